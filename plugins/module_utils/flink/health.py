@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Health of a Flink session cluster, judged from its REST interface (check ids H2-H5 of docs/verify).
+
+The JobManager answers 200 while jobs are dead, reports a job RUNNING while none of its tasks runs (no slots, a TaskManager
+lost), and lists a checkpoint interval that the job was never given: so every statement here is about tasks and completed
+checkpoints, never about the process.
+"""
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+
+#: get(path, timeout_s) → decoded JSON of REST. Raises OSError.
+Get = Callable[[str, float], Any]
+
+
+def rest(base: str) -> Get:
+    """A Get for the REST interface at *base* (``http://127.0.0.1:8081``)."""
+
+    def get(path: str, timeout_s: float) -> Any:
+        with urllib.request.urlopen(base + path, timeout=timeout_s) as answer:
+            return json.loads(answer.read())
+
+    return get
+
+
+def check_cluster(report: Report, get: Get, task_managers: int, slots_free: int) -> None:
+    """H2: as many TaskManagers as declared and slots in reserve."""
+    with report.check(
+        "H2", "task managers registered", expected=task_managers, unit="task managers",
+        hint="journalctl -u hnai-flink-taskmanager", explain="curl -s http://127.0.0.1:8081/overview",
+    ) as check:
+        overview = get("/overview", report.timeout(10))
+        check.observed = overview["taskmanagers"]
+        check.evidence = overview
+        enough = overview["slots-available"] >= slots_free
+        check.passed(
+            overview["taskmanagers"] >= task_managers and enough,
+            "" if enough else "only %d free slots, %d wanted in reserve" % (overview["slots-available"], slots_free),
+        )
+
+
+def check_job(
+    report: Report, get: Get, name: str, jobs: Sequence[Mapping[str, Any]], max_checkpoint_age_s: float, now: Callable[[], float] = time.time
+) -> None:
+    """H3 exactly one RUNNING with all tasks running; H4 completed checkpoints, the newest not too old; H5 no restart since its start."""
+    alive = [job for job in jobs if job["name"] == name and job["state"] not in ("CANCELED", "FAILED", "FINISHED")]
+    with report.check(
+        "H3", "job %s runs, exactly once" % name, expected="1 RUNNING, all tasks running", subject=name,
+        hint="journalctl -u hnai-flink-jobs says what keeps it from running", explain="curl -s http://127.0.0.1:8081/jobs/overview",
+    ) as check:
+        check.evidence = {"jobs": [dict(job) for job in jobs if job["name"] == name][:5]}
+        check.observed = ", ".join("%s %d/%d tasks" % (job["state"], job["tasks"]["running"], job["tasks"]["total"]) for job in alive) or "none"
+        check.passed(
+            len(alive) == 1 and alive[0]["state"] == "RUNNING" and alive[0]["tasks"]["running"] == alive[0]["tasks"]["total"] > 0
+        )
+    if not alive:
+        return
+    job_id = alive[-1]["jid"]
+    with report.check(
+        "H4", "job %s: checkpoints complete" % name, expected=max_checkpoint_age_s, unit="s since the newest", subject=name,
+        hint="look at /jobs/%s/exceptions and at the disk below /var/lib/hnai/flink/checkpoints" % job_id,
+        explain="curl -s http://127.0.0.1:8081/jobs/%s/checkpoints" % job_id,
+    ) as check:
+        answer = get("/jobs/%s/checkpoints" % job_id, report.timeout(10))
+        newest = (answer["latest"] or {}).get("completed")
+        check.evidence = {"counts": answer["counts"], "newest": newest and {key: newest[key] for key in ("id", "end_to_end_duration", "state_size", "external_path") if key in newest}}
+        running_s = now() - alive[-1]["start-time"] / 1000.0
+        if newest is None and running_s < max_checkpoint_age_s:
+            check.inconclusive("no checkpoint yet, the job started %.0f s ago" % running_s)
+        else:
+            check.observed = round(now() - newest["latest_ack_timestamp"] / 1000.0, 1) if newest else None
+            check.passed(newest is not None and check.observed <= max_checkpoint_age_s)
+    with report.check(
+        "H5", "job %s: no restart" % name, expected=0, unit="restarts since it was submitted", subject=name,
+        hint="curl -s http://127.0.0.1:8081/jobs/%s/exceptions" % job_id, explain="curl -s 'http://127.0.0.1:8081/jobs/%s/metrics?get=numRestarts'" % job_id,
+    ) as check:
+        values = get("/jobs/%s/metrics?get=numRestarts" % job_id, report.timeout(10))
+        if not values:
+            check.inconclusive("the job has no metrics yet")
+        else:
+            check.observed = int(float(values[0]["value"]))
+            check.passed(check.observed == 0 or running_steadily(get, job_id, report, now), "%d restarts, the last one within 5 min" % check.observed)
+
+
+def running_steadily(get: Get, job_id: str, report: Report, now: Callable[[], float]) -> bool:
+    """Whether the job has been up for five minutes: a restart longer ago is history, not health."""
+    values = get("/jobs/%s/metrics?get=uptime" % job_id, report.timeout(10))
+    return bool(values) and float(values[0]["value"]) >= 300_000
+
+
+def check_all(
+    report: Report, get: Get, jobs: Sequence[str], task_managers: int = 1, slots_free: int = 0, max_checkpoint_age_s: float = 60.0,
+    now: Callable[[], float] = time.time,
+) -> None:
+    """All checks of one cluster. *jobs* are the declared names."""
+    check_cluster(report, get, task_managers, slots_free)
+    known: list[Mapping[str, Any]] | None = None
+    with report.check(
+        "H1", "only declared jobs run", expected=sorted(jobs), hint="journalctl -u hnai-flink-jobs", explain="curl -s http://127.0.0.1:8081/jobs/overview"
+    ) as check:
+        known = get("/jobs/overview", report.timeout(10))["jobs"]
+        check.observed = sorted({job["name"] for job in known or [] if job["state"] not in ("CANCELED", "FAILED", "FINISHED")})
+        check.passed(set(check.observed) <= set(jobs))
+    for name in jobs:
+        if known is None:
+            with report.check("H3", "job %s runs, exactly once" % name, subject=name) as check:
+                check.inconclusive("the JobManager does not answer")
+        else:
+            check_job(report, get, name, known, max_checkpoint_age_s, now)
