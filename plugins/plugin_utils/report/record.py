@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was expected, what arrived, and the judgement: the record, of which everything else is a view."""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import (
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    SKIPPED,
+    STATUSES,
+    aggregate,
+)
+
+SCHEMA = "hnai-verdict/1"
+VERDICT_PREFIX = "hnai_verdict_"
+BROKEN_PREFIX = "hnai_broken_"
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What must arrive of *component*: every variable of *names* from every host of *hosts* (or, once, from any).
+
+    A name but the first may be skipped by its task on a host that it does not concern.
+    """
+
+    component: str
+    module: str
+    hosts: tuple[str, ...]
+    once: bool = False
+    names: tuple[str, ...] = ()
+
+
+def selected(components: Iterable[str], run_tags: Sequence[str], skip_tags: Sequence[str]) -> set[str]:
+    """Components whose checks ran under these tags: all for ``all`` or ``verify``, else those that are named."""
+    names = set(components)
+    if not {"all", "verify"} & set(run_tags):
+        names &= set(run_tags)
+    return names - set(skip_tags)
+
+
+def registered(tasks: Any) -> tuple[str, ...]:
+    """Names ``hnai_verdict_*`` that the tasks of a role's tasks/verify.yml register, in order, blocks included."""
+    found: list[str] = []
+    for task in tasks if isinstance(tasks, list) else []:
+        for part in ("block", "rescue", "always"):
+            found += registered(task.get(part))
+        name = task.get("register")
+        if isinstance(name, str) and name.startswith(VERDICT_PREFIX) and name not in found:
+            found.append(name)
+    return tuple(found)
+
+
+def expectations(
+    contracts: Mapping[str, Mapping[str, Any]],
+    groups: Mapping[str, Sequence[str]],
+    play_hosts: Sequence[str],
+    chosen: set[str],
+    names: Mapping[str, tuple[str, ...]] | None = None,
+) -> list[Expectation]:
+    """What must arrive: the verdicts of every chosen contract that has a health module, from its hosts, as far as the
+    run covers them. *names*: component -> variables that its tasks/verify.yml registers.
+    """
+    found = []
+    for name, contract in sorted(contracts.items()):
+        health = contract.get("health")
+        if name not in chosen or not isinstance(health, Mapping):
+            continue
+        members = groups.get(contract.get("placement", name), ())
+        hosts = tuple(host for host in members if host in play_hosts)
+        if hosts:
+            variables = (names or {}).get(name) or (VERDICT_PREFIX + name,)
+            found.append(Expectation(name, str(health["module"]), hosts, health.get("run") == "once", variables))
+    return found
+
+
+@dataclass
+class Arrived:
+    """Verdicts that came and the raw evidence they carried; which variables came or were skipped, by (host, name);
+    why others did not come, by (component, host)."""
+
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    raw: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    come: set[tuple[str, str]] = field(default_factory=set)
+    skipped: set[tuple[str, str]] = field(default_factory=set)
+    reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+
+
+def _flat(value: Any) -> Iterable[Mapping[str, Any]]:
+    """A registered result, or those of its loop."""
+    if isinstance(value, Mapping):
+        results = value.get("results")
+        if isinstance(results, Sequence) and not isinstance(results, str) and "checks" not in value:
+            for item in results:
+                yield from _flat(item)
+        else:
+            yield value
+
+
+def _component_of(name: str, prefix: str, components: Iterable[str]) -> str:
+    """The component in a variable's name ``<prefix><component>[__anything]``; the longest that fits."""
+    rest = name[len(prefix):]
+    fits = [component for component in components if rest == component or rest.startswith(component + "_")]
+    return max(fits, key=len) if fits else rest.split("__", 1)[0]
+
+
+def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str]) -> Arrived:
+    """Read ``hnai_verdict_*`` and ``hnai_broken_*`` of every host. *variables*: host -> its variables."""
+    arrived = Arrived()
+    names = list(components)
+    seen: set[str] = set()
+    for host in sorted(variables):
+        for name in sorted(variables[host]):
+            value = variables[host][name]
+            if name.startswith(BROKEN_PREFIX):
+                arrived.reasons[_component_of(name, BROKEN_PREFIX, names), host] = str(value)
+            if not name.startswith(VERDICT_PREFIX):
+                continue
+            component = _component_of(name, VERDICT_PREFIX, names)
+            for result in _flat(value):
+                checks = result.get("checks")
+                if not isinstance(checks, Sequence) or isinstance(checks, str):
+                    if result.get("skipped"):
+                        arrived.skipped.add((host, name))
+                        continue
+                    what = "the host could not be reached" if result.get("unreachable") else "the check module gave no verdict"
+                    arrived.reasons.setdefault((component, host), f"{what}: {' '.join(str(result.get('msg', '')).split())}".rstrip(": "))
+                    continue
+                arrived.come.add((host, name))
+                key = json.dumps([result.get("component"), result.get("module"), result.get("started_at"), checks], sort_keys=True)
+                if key in seen:  # a task with run_once registers the same result for every host
+                    continue
+                seen.add(key)
+                verdict = {
+                    field_name: result.get(field_name, "")
+                    for field_name in ("component", "version", "module", "status", "summary", "started_at", "ended_at")
+                }
+                verdict["component"] = verdict["component"] or component
+                verdict["host"] = host
+                verdict["checks"] = [dict(check) for check in checks]
+                arrived.verdicts.append(verdict)
+                if result.get("raw"):
+                    arrived.raw.setdefault((verdict["component"], host), {}).update(result["raw"])
+    return arrived
+
+
+def missing_verdicts(expected: Sequence[Expectation], arrived: Arrived) -> list[dict[str, Any]]:
+    """A verdict for each one that was expected and did not come: inconclusive, naming component, host and reason."""
+    found = []
+    for item in expected:
+        names = item.names or (VERDICT_PREFIX + item.component,)
+        absent: dict[str, list[str]] = {}
+        for host in item.hosts:
+            lacking = [name for name in names if (host, name) not in arrived.come]
+            if len(lacking) < len(names):
+                lacking = [name for name in lacking if (host, name) not in arrived.skipped]
+            if lacking:
+                absent[host] = lacking
+        if item.once:
+            absent = {} if len(absent) < len(item.hosts) else dict(list(absent.items())[:1])
+        for host, lacking in absent.items():
+            reason = arrived.reasons.get((item.component, host), "no verdict arrived")
+            module = item.module if len(lacking) == len(names) else ", ".join(lacking)
+            title = f"{module} on {host} gives a verdict"
+            found.append({
+                "component": item.component, "version": "", "module": item.module, "host": host, "status": INCONCLUSIVE,
+                "summary": f"{item.component} on {host}: {reason}", "started_at": "", "ended_at": "",
+                "checks": [{
+                    "id": f"V-{item.component}", "title": title, "status": INCONCLUSIVE, "observed": None, "expected": "a verdict",
+                    "unit": "", "evidence": {}, "duration_ms": 0.0, "controls": [], "reason": reason,
+                    "hint": f"is {host} up, and is the conduit of management to it open?",
+                    "explain": f"ansible-playbook hnai.platform.verify --limit {host} --tags {item.component} -vvv",
+                }],
+            })
+    return found
+
+
+@dataclass
+class Judgement:
+    """The verdict of the whole, what speaks against it, and what is merely worth knowing."""
+
+    verdict: str
+    counts: dict[str, int]
+    problems: list[dict[str, Any]]
+    notices: list[str]
+
+    @property
+    def failed(self) -> bool:
+        return self.verdict != PASS
+
+    def summary(self) -> str:
+        """One line."""
+        counted = ", ".join(f"{self.counts[status]} {status}" for status in STATUSES if self.counts[status]) or "nothing was checked"
+        line = f"{self.verdict}: {counted}"
+        shown = [f"{p['component']}/{p['host']} {p['id']} {p['title']} [{p['why']}]" for p in self.problems[:4]]
+        if len(self.problems) > 4:
+            shown.append(f"and {len(self.problems) - 4} more")
+        return line + ("; " + "; ".join(shown) if shown else "")
+
+
+def judge(
+    verdicts: Sequence[Mapping[str, Any]],
+    expected_skips: Iterable[str] = (),
+    allow_inconclusive: Iterable[str] = (),
+    complete: bool = True,
+) -> Judgement:
+    """Judge all checks together.
+
+    A fail fails; so does an inconclusive one whose id is not allowed, and a skipped one that the site did not announce.
+    With *complete* (the run covered the whole site) an announced skip that did not happen is a notice.
+    """
+    skips, allowed = set(expected_skips), set(allow_inconclusive)
+    counts = dict.fromkeys(STATUSES, 0)
+    problems: list[dict[str, Any]] = []
+    weight: list[str] = []
+    skipped: set[str] = set()
+    for verdict in verdicts:
+        for check in verdict["checks"]:
+            status = check.get("status") if check.get("status") in STATUSES else INCONCLUSIVE
+            counts[status] += 1
+            why = ""
+            if status == FAIL:
+                why, counted = FAIL, FAIL
+            elif status == INCONCLUSIVE:
+                counted = PASS if check["id"] in allowed else INCONCLUSIVE
+                why = "" if check["id"] in allowed else INCONCLUSIVE
+            elif status == SKIPPED:
+                skipped.add(check["id"])
+                counted = PASS if check["id"] in skips else FAIL
+                why = "" if check["id"] in skips else "skipped, but hnai_expected_skips does not list it"
+            else:
+                counted = PASS
+            weight.append(counted)
+            if why:
+                problems.append({
+                    "component": verdict["component"], "host": verdict["host"], "id": check["id"], "title": check["title"],
+                    "subject": check.get("subject", ""), "why": why, "reason": check.get("reason", ""), "hint": check.get("hint", ""),
+                })
+    rank = {FAIL: 0, INCONCLUSIVE: 1}
+    problems.sort(key=lambda problem: rank.get(problem["why"], 0))
+    notices = []
+    if complete:
+        notices = [
+            f"{id} is listed in hnai_expected_skips but was not skipped: it can be checked here, take it off the list"
+            for id in sorted(skips - skipped)
+        ]
+    return Judgement(aggregate(weight), counts, problems, notices)
+
+
+def component_table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Name, version, hosts, status and counts of each component, in order of name."""
+    table: dict[str, dict[str, Any]] = {}
+    for verdict in verdicts:
+        row = table.setdefault(
+            verdict["component"], {"name": verdict["component"], "versions": set(), "hosts": set(), "statuses": []}
+        )
+        if verdict.get("version"):
+            row["versions"].add(verdict["version"])
+        row["hosts"].add(verdict["host"])
+        row["statuses"] += [check.get("status") or INCONCLUSIVE for check in verdict["checks"]]
+    return [
+        {
+            "name": name, "version": ", ".join(sorted(row["versions"])), "hosts": sorted(row["hosts"]),
+            "status": aggregate(row["statuses"]), "counts": {status: row["statuses"].count(status) for status in STATUSES},
+        }
+        for name, row in sorted(table.items())
+    ]
+
+
+def build(
+    verdicts: Sequence[Mapping[str, Any]],
+    judgement: Judgement,
+    **facts: Any,
+) -> dict[str, Any]:
+    """The record. *facts*: run_id, site, environment, profile, started_at, ended_at, subject, last_full, expected_skips …"""
+    return {
+        "schema": SCHEMA,
+        **facts,
+        "verdict": judgement.verdict,
+        "summary": judgement.summary(),
+        "counts": judgement.counts,
+        "problems": judgement.problems,
+        "notices": judgement.notices,
+        "components": component_table(verdicts),
+        "verdicts": list(verdicts),
+    }
+
+
+def digest_of(files: Mapping[str, bytes]) -> str:
+    """One sha256 over names and contents, independent of order."""
+    whole = hashlib.sha256()
+    for name in sorted(files):
+        whole.update(f"{name}\0{hashlib.sha256(files[name]).hexdigest()}\n".encode())
+    return whole.hexdigest()

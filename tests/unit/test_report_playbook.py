@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verdict_report in a real run, with a component that is broken, one that is not reached and one that is well."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+HEALTH = '''
+# SPDX-License-Identifier: Apache-2.0
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+
+module = AnsibleModule(argument_spec=dict(VERDICT_ARGS, says=dict(type="str", required=True)), supports_check_mode=True)
+if module.params["says"] == "crash":
+    raise RuntimeError("the module itself is broken")
+report = Report(component="alpha", version="1.0", deadline_s=module.params["deadline"])
+with report.check("A1", "alpha works", expected="pass", explain="alpha --check") as check:
+    check.observed = module.params["says"]
+    check.raw("a1.txt", "answer")
+    check.passed(module.params["says"] == "pass", "alpha says so")
+if module.params["says"] == "skip":
+    report.skip("A9", "alpha deep", "not possible here")
+finish(module, report)
+'''
+CONTRACT = {
+    "name": "alpha", "purpose": "A test.", "levels": ["l3"], "listens": [], "connects": [], "artifacts": [], "service": {"units": []},
+    "secrets": [], "health": {"module": "hnai.platform.alpha_health"}, "state": [], "ui": "none", "requirements": ["X08"],
+}
+PLAYBOOK = """
+- name: Verify
+  hosts: alpha
+  gather_facts: false
+  ignore_unreachable: true
+  tags: [verify, alpha]
+  tasks:
+    - name: Collect
+      block:
+        - name: Check
+          hnai.platform.alpha_health: {says: "{{ says }}", collect: true}
+          register: hnai_verdict_alpha
+      rescue:
+        - name: Keep why
+          ansible.builtin.set_fact:
+            hnai_broken_alpha: "{{ ansible_failed_task.name }}: {{ ansible_failed_result.msg | default('no message') }}"
+- name: Judge
+  hosts: managed
+  gather_facts: false
+  tags: [verify, alpha]
+  tasks:
+    - name: Judge
+      hnai.platform.verdict_report:
+        path: "{{ verdicts }}"
+        site: test
+        environment: lab
+        expected_skips: "{{ skips | default([]) }}"
+        full_max_age: "{{ full_max_age | default(0) }}"
+        explain: "{{ explain | default(omit) }}"
+        show: "{{ show | default(false) }}"
+      run_once: true
+"""
+
+
+class Site:
+    """A collection of its own with one component on local hosts."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.verdicts = base / "verdicts"
+        root = base / "collections" / "ansible_collections" / "hnai" / "platform"
+        shutil.copytree(ROOT / "plugins", root / "plugins", ignore=shutil.ignore_patterns("__pycache__"))
+        (root / "plugins" / "modules" / "alpha_health.py").write_text(HEALTH)
+        meta = root / "roles" / "alpha" / "meta"
+        meta.mkdir(parents=True)
+        (meta / "component.yml").write_text(yaml.safe_dump(CONTRACT))
+        (root / "galaxy.yml").write_text("version: 9.9.9\n")
+        (base / "play.yml").write_text(PLAYBOOK)
+        (base / "ansible.cfg").write_text("[defaults]\n")
+
+    def run(self, hosts: dict[str, dict[str, Any]], *options: str) -> tuple[int, str]:
+        local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        members = {name: {**local, **variables} for name, variables in hosts.items()}
+        inventory = {"all": {"children": {"managed": {"children": {"alpha": {"hosts": members}}}}}}
+        (self.base / "hosts.yml").write_text(yaml.safe_dump(inventory))
+        environment = {
+            **os.environ, "ANSIBLE_COLLECTIONS_PATH": str(self.base / "collections"), "ANSIBLE_CONFIG": str(self.base / "ansible.cfg"),
+            "ANSIBLE_LOCAL_TEMP": str(self.base / "tmp"), "ANSIBLE_REMOTE_TEMP": str(self.base / "tmp"), "LC_ALL": "C.UTF-8",
+            "ANSIBLE_INJECT_FACT_VARS": "false", "COLUMNS": "160",
+        }
+        command = [
+            str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(self.base / "hosts.yml"), str(self.base / "play.yml"),
+            "-e", f"verdicts={self.verdicts}", *options,
+        ]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def record(self) -> dict[str, Any]:
+        return json.loads((self.verdicts / "latest" / "record.json").read_text())
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def statuses(record: dict[str, Any]) -> dict[tuple[str, str], str]:
+    return {(one["host"], check["id"]): check["status"] for one in record["verdicts"] for check in one["checks"]}
+
+
+def test_all_is_well(site: Site) -> None:
+    code, output = site.run({"a1": {"says": "pass"}, "a2": {"says": "pass"}})
+    assert code == 0, output
+    record = site.record()
+    assert record["verdict"] == "pass"
+    assert statuses(record) == {("a1", "A1"): "pass", ("a2", "A1"): "pass"}
+    assert record["subject"]["collection"] == "hnai.platform 9.9.9"
+    assert len(record["subject"]["inventory_sha256"]) == 64
+    assert [entry["path"] for entry in record["manifest"]] == ["raw/a1/alpha/a1.txt", "raw/a2/alpha/a1.txt"]
+    assert "VERDICT pass: 2 pass" in output
+    assert "a1..2" in output
+    assert "changed=0" in output
+
+
+def test_one_fails_one_breaks_one_is_away_and_all_are_named(site: Site) -> None:
+    away = {"says": "pass", "ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_ssh_timeout": 5}
+    code, output = site.run({"a1": {"says": "no"}, "a2": {"says": "crash"}, "a3": away, "a4": {"says": "pass"}})
+    assert code == 2, output
+    record = site.record()
+    assert record["verdict"] == "fail"
+    assert statuses(record) == {
+        ("a1", "A1"): "fail", ("a2", "V-alpha"): "inconclusive", ("a3", "V-alpha"): "inconclusive", ("a4", "A1"): "pass",
+    }
+    reasons = {problem["host"]: problem["reason"] for problem in record["problems"]}
+    assert reasons["a1"] == "alpha says so"
+    assert "the module itself is broken" in reasons["a2"]
+    assert "could not be reached" in reasons["a3"]
+    assert "VERDICT fail" in output
+
+
+def test_every_module_broken_is_still_judged(site: Site) -> None:
+    code, output = site.run({"a1": {"says": "crash"}})
+    assert code == 2, output
+    assert site.record()["verdict"] == "inconclusive"
+
+
+def test_a_limit_judges_only_its_host(site: Site) -> None:
+    code, output = site.run({"a1": {"says": "pass"}, "a2": {"says": "no"}}, "--limit", "a1", "-e", '{"skips": ["A9"]}')
+    assert code == 0, output
+    assert statuses(site.record()) == {("a1", "A1"): "pass"}
+    assert "notice" not in output
+
+
+def test_skips_must_be_announced(site: Site) -> None:
+    # "skip" is also not "pass" for A1
+    site.run({"a1": {"says": "skip"}})
+    assert {problem["id"] for problem in site.record()["problems"]} == {"A1", "A9"}
+
+
+def test_check_mode_writes_nothing_and_does_not_fail(site: Site) -> None:
+    code, output = site.run({"a1": {"says": "no"}}, "--check")
+    assert code == 0, output
+    assert not site.verdicts.exists()
+    assert "VERDICT fail" in output
+
+
+def test_an_old_full_verdict_fails_the_quick_one(site: Site) -> None:
+    code, output = site.run({"a1": {"says": "pass"}}, "-e", "full_max_age=3600")
+    assert code == 2
+    assert "was never made" in output
+    assert site.record()["problems"][0]["id"] == "V-full"
+
+
+def test_explain_and_show_read_the_newest_record(site: Site) -> None:
+    code, output = site.run({"a1": {"says": "pass"}}, "-e", "explain=A1", "--tags", "alpha")
+    assert code == 2
+    assert "holds no verdict yet" in output
+    site.run({"a1": {"says": "pass"}})
+    code, output = site.run({"a1": {"says": "pass"}}, "-e", "explain=A1")
+    assert code == 0, output
+    assert "alpha --check" in output
+    code, output = site.run({"a1": {"says": "pass"}}, "-e", "explain=Z1")
+    assert code == 2
+    assert "no check Z1" in output
+    code, output = site.run({"a1": {"says": "pass"}}, "-e", "show=true")
+    assert code == 0, output
+    assert "VERDICT pass: 1 pass" in output
