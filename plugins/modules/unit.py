@@ -1,0 +1,209 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Module side of unit."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: unit
+short_description: A systemd unit that is enabled and runs what lies on the host now
+version_added: "0.1.0"
+author: hnai.platform maintainers (@hnai)
+description:
+  - Computes a restart digest and a reload digest of the unit, enables it, writes the digests as the last step, then starts,
+    restarts or reloads it, exactly once per change, and verifies that it stays active.
+  - What runs is recorded by the unit itself when it starts (C(/run/hnai/<unit>.restart)), so that a restart that is due
+    survives a killed run, and a restart by hand settles it. There are no handlers.
+  - The unit's own file and drop-ins always belong to the restart digest.
+  - A oneshot unit that does not remain active is started once per digest.
+options:
+  name:
+    description: Full name of the unit, with its suffix.
+    type: str
+    required: true
+  restart_on:
+    description: >-
+      Paths or globs. Directories count recursively by content; a symbolic link counts by its target and by the
+      C(.hnai-manifest) in it. A changed binary, configuration or credential belongs here.
+    type: list
+    elements: str
+    default: []
+  restart_ignore:
+    description: Paths or globs that do not count for a restart although they lie below O(restart_on). Everything in
+      O(reload_on) is ignored anyway.
+    type: list
+    elements: str
+    default: []
+  reload_on:
+    description: Paths or globs whose change is taken up by C(systemctl reload). The unit must have C(ExecReload).
+    type: list
+    elements: str
+    default: []
+  enabled:
+    description: Whether the unit starts at boot. Static units are left as they are.
+    type: bool
+    default: true
+  state:
+    description: Whether the unit runs.
+    type: str
+    choices: [started, stopped]
+    default: started
+  rolling:
+    description: >-
+      V(true) starts what does not run, but never restarts what does: it only reports RV(restart_pending), and the roll of the
+      component's playbook restarts host by host.
+    type: bool
+    default: false
+  force_restart:
+    description: For the step of a roll, overrides O(rolling). A restart still happens only when one is pending.
+    type: bool
+    default: false
+  settle_s:
+    description: The unit must be this old (seconds) and still the same start before the task ends. Units that run longer cost
+      no wait.
+    type: float
+    default: 3
+  timeout_s:
+    description: How long a start, stop or reload may take, in seconds.
+    type: float
+    default: 90
+  predicted_changes:
+    description: >-
+      Check mode only: paths that earlier tasks would change (as RV(ignore:changed_paths) of M(hnai.platform.config_tree)), so
+      that the restart they would cause is predicted too.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    description: Predicts, also on a host that does not have the unit yet.
+    support: full
+  diff_mode:
+    description: Which files differ between what runs and what should.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Run the unit
+  hnai.platform.unit:
+    name: hnai-kafka.service
+    restart_on: [/opt/hnai/kafka/current, /etc/hnai/kafka, /etc/credstore.encrypted/hnai-kafka.*]
+    reload_on: [/etc/hnai/kafka/tls]
+    rolling: true
+    predicted_changes: "{{ __kafka_tree.changed_paths + __kafka_tree.removed }}"
+  register: __kafka_unit
+"""
+
+RETURN = r"""
+state:
+  description: ActiveState at the end.
+  returned: always
+  type: str
+restart_pending:
+  description: The unit runs something else than what lies on the host, and was not restarted.
+  returned: always
+  type: bool
+reload_pending:
+  description: As RV(restart_pending), for what a reload takes up.
+  returned: always
+  type: bool
+started:
+  description: It was started (it did not run).
+  returned: always
+  type: bool
+restarted:
+  description: It was restarted.
+  returned: always
+  type: bool
+reloaded:
+  description: It was reloaded.
+  returned: always
+  type: bool
+causes:
+  description: Paths whose change led, or will lead, to the restart or reload.
+  returned: always
+  type: list
+  elements: str
+actions:
+  description: Everything that was done, in order.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import contextlib
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
+from ansible_collections.hnai.platform.plugins.module_utils.unit import Request, Unit
+
+
+def main() -> None:
+    """Reads the arguments, converges, reports."""
+    paths = {"type": "list", "elements": "str", "default": []}
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "restart_on": paths,
+            "restart_ignore": paths,
+            "reload_on": paths,
+            "enabled": {"type": "bool", "default": True},
+            "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
+            "rolling": {"type": "bool", "default": False},
+            "force_restart": {"type": "bool", "default": False},
+            "settle_s": {"type": "float", "default": 3},
+            "timeout_s": {"type": "float", "default": 90},
+            "predicted_changes": paths,
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    host = Host()
+    request = Request(
+        name=given["name"],
+        restart_on=tuple(given["restart_on"]),
+        restart_ignore=tuple(given["restart_ignore"]),
+        reload_on=tuple(given["reload_on"]),
+        enabled=given["enabled"],
+        state=given["state"],
+        rolling=given["rolling"],
+        force_restart=given["force_restart"],
+        settle_s=given["settle_s"],
+        timeout_s=given["timeout_s"],
+        predicted_changes=tuple(given["predicted_changes"]),
+    )
+    try:
+        unit = Unit(
+            host,
+            request,
+            module.check_mode,
+        )
+        with contextlib.nullcontext() if module.check_mode else host.lock(f"unit-{given['name']}", timeout=given["timeout_s"] + 30):
+            outcome = unit.converge()
+    except (HostError, OSError) as error:
+        module.fail_json(msg=str(error))
+    for warning in outcome.warnings:
+        module.warn(warning)
+    difference = {
+        "before": outcome.before,
+        "after": outcome.after,
+        "before_header": given["name"],
+        "after_header": given["name"],
+    }
+    module.exit_json(
+        changed=outcome.changed,
+        state=outcome.state,
+        restart_pending=outcome.restart_pending,
+        reload_pending=outcome.reload_pending,
+        started="started" in outcome.actions,
+        restarted="restarted" in outcome.actions,
+        reloaded="reloaded" in outcome.actions,
+        causes=outcome.causes,
+        actions=outcome.actions,
+        **({"diff": difference} if module._diff else {}),
+    )
+
+
+if __name__ == "__main__":
+    main()

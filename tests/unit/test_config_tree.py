@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The core of config_tree on a temporary root, with accounts and systemd scripted."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.module_utils import config_tree as core
+from ansible_collections.hnai.platform.plugins.module_utils.config_tree import Directory, Entry, Outcome, Tree, Validator
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host, HostError
+
+CONF = "/etc/hnai/x/x.conf"
+UNIT = "/etc/systemd/system/hnai-x.service"
+SYSUSERS = "/etc/sysusers.d/hnai-x.conf"
+TMPFILES = "/etc/tmpfiles.d/hnai-x.conf"
+
+
+class Killed(BaseException):
+    """The run was killed at this point."""
+
+
+class Machine(Host):
+    """A host below a temporary root. Owners are kept by inode; `fuse` counts down to a kill before the next side effect."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root))
+        self.users = {"root": 0}
+        self.groups = {"root": 0}
+        self.owners: dict[int, tuple[int, int]] = {}
+        self.commands: list[list[str]] = []
+        self.fuse: int | None = None
+        self.stale_units = False
+        self.checker: Callable[[list[str]], Completed] = lambda argv: Completed(0, b"", b"")
+
+    def burn(self) -> None:
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse < 0:
+                raise Killed
+
+    def uid(self, name: str) -> int | None:
+        return self.users.get(name)
+
+    def gid(self, name: str) -> int | None:
+        return self.groups.get(name)
+
+    def chown(self, target: int | str, uid: int, gid: int) -> None:
+        self.burn()
+        self.owners[os.stat(target).st_ino] = (uid, gid)
+
+    def owner(self, info: os.stat_result) -> tuple[int, int]:
+        return self.owners.get(info.st_ino, (0, 0))
+
+    def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+        if argv[:2] == ["systemctl", "show"]:
+            return Completed(0, b"NeedDaemonReload=" + (b"yes" if self.stale_units else b"no") + b"\n", b"")
+        self.burn()
+        self.commands.append(argv)
+        if argv[0] == "systemd-sysusers":
+            self.users["hnai-x"] = self.groups["hnai-x"] = 900
+        elif argv[0] == "systemd-tmpfiles":
+            os.makedirs(self.at("/var/lib/hnai/x"), mode=0o750, exist_ok=True)
+            os.chmod(self.at("/var/lib/hnai/x"), 0o750)
+            self.owners[os.stat(self.at("/var/lib/hnai/x")).st_ino] = (900, 900)
+        elif argv[:2] == ["systemctl", "daemon-reload"]:
+            self.stale_units = False
+        elif argv[0] == "check-x":
+            return self.checker(argv)
+        return Completed(0, b"", b"")
+
+
+def entry(path: str, content: str = "a = 1\n", mode: int = 0o644, group: str = "root") -> Entry:
+    return Entry(path, content.encode(), mode, "root", group)
+
+
+def standard(conf: str = "a = 1\n") -> list[Entry]:
+    return [
+        entry(CONF, conf, 0o640, "hnai-x"),
+        entry(UNIT, "[Service]\n"),
+        entry(SYSUSERS, "u hnai-x - - -\n"),
+        entry(TMPFILES, "d /var/lib/hnai/x 0750 hnai-x hnai-x -\n"),
+    ]
+
+
+def converge(host: Host, entries: list[Entry], check: bool = False, validators: list[Validator] | None = None) -> Outcome:
+    return Tree(host, "x", entries, [Directory("/etc/hnai/x", 0o750, "root", "hnai-x")], validators or [], check).converge()
+
+
+def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(path.relative_to(root)): (stat.S_IMODE(path.lstat().st_mode), path.read_bytes() if path.is_file() else b"") for path in root.rglob("*")}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Machine:
+    (tmp_path / "run").mkdir()
+    return Machine(tmp_path)
+
+
+def test_a_bare_host_is_converged_in_order_and_then_nothing_changes(host: Machine, tmp_path: Path) -> None:
+    outcome = converge(host, standard())
+    assert outcome.changed
+    assert outcome.accounts
+    assert outcome.tmpfiles
+    assert outcome.daemon_reload
+    assert [command[0] for command in host.commands] == ["systemd-sysusers", "systemd-tmpfiles", "systemctl"]
+    assert outcome.changed_paths[-1] == UNIT
+    info = (tmp_path / CONF[1:]).stat()
+    assert (stat.S_IMODE(info.st_mode), host.owner(info)) == (0o640, (0, 900))
+    assert stat.S_IMODE((tmp_path / "etc/hnai/x").stat().st_mode) == 0o750
+    host.commands.clear()
+    again = converge(host, standard())
+    assert not again.changed
+    assert not again.diff
+    assert not host.commands
+
+
+def test_check_mode_on_a_bare_host_predicts_exactly_and_touches_nothing(host: Machine, tmp_path: Path) -> None:
+    before = snapshot(tmp_path)
+    predicted = converge(host, standard(), check=True)
+    assert snapshot(tmp_path) == before
+    assert not host.commands
+    real = converge(host, standard())
+    assert (predicted.changed_paths, predicted.removed, predicted.daemon_reload, predicted.tmpfiles) == (
+        real.changed_paths,
+        real.removed,
+        real.daemon_reload,
+        real.tmpfiles,
+    )
+    assert not converge(host, standard(), check=True).changed
+
+
+@pytest.mark.parametrize("spoil", ["content", "mode", "owner", "directory", "state"])
+def test_drift_is_predicted_and_repaired(host: Machine, tmp_path: Path, spoil: str) -> None:
+    converge(host, standard())
+    conf = tmp_path / CONF[1:]
+    if spoil == "content":
+        conf.write_text("b")
+    elif spoil == "mode":
+        conf.chmod(0o666)
+    elif spoil == "owner":
+        host.owners[conf.stat().st_ino] = (7, 7)
+    elif spoil == "directory":
+        conf.parent.chmod(0o777)
+    else:
+        (tmp_path / "var/lib/hnai/x").rmdir()
+    assert converge(host, standard(), check=True).changed
+    assert converge(host, standard()).changed
+    assert not converge(host, standard()).changed
+    info = conf.stat()
+    assert (conf.read_text(), stat.S_IMODE(info.st_mode), host.owner(info)) == ("a = 1\n", 0o640, (0, 900))
+
+
+def test_a_missing_account_is_made_again_although_its_file_is_unchanged(host: Machine) -> None:
+    converge(host, standard())
+    del host.users["hnai-x"]
+    assert converge(host, standard()).accounts
+    assert host.uid("hnai-x") == 900
+
+
+def test_what_the_tree_no_longer_has_is_removed_and_foreign_files_stay(host: Machine, tmp_path: Path) -> None:
+    extra = entry("/etc/hnai/x/sub/extra.conf", group="hnai-x", mode=0o640)
+    tree = Tree(
+        host,
+        "x",
+        [*standard(), extra],
+        [Directory("/etc/hnai/x", 0o750, "root", "hnai-x"), Directory("/etc/hnai/x/sub", 0o750, "root", "hnai-x")],
+        [],
+    )
+    tree.converge()
+    (tmp_path / "etc/hnai/x/alien").write_text("theirs")
+    outcome = converge(host, standard())
+    assert outcome.removed == [extra.path]
+    assert outcome.foreign == ["/etc/hnai/x/alien"]
+    assert not (tmp_path / "etc/hnai/x/sub").exists()
+    assert (tmp_path / "etc/hnai/x/alien").read_text() == "theirs"
+    assert not converge(host, standard()).removed
+
+
+def test_a_removed_unit_is_stopped_before_its_file_goes(host: Machine, tmp_path: Path) -> None:
+    converge(host, standard())
+    host.commands.clear()
+    outcome = converge(host, [item for item in standard() if item.path != UNIT])
+    assert outcome.stopped == ["hnai-x.service"]
+    assert host.commands == [["systemctl", "disable", "--now", "hnai-x.service"], ["systemctl", "daemon-reload"]]
+    assert not (tmp_path / UNIT[1:]).exists()
+
+
+def test_a_file_that_moved_to_another_component_stays(host: Machine, tmp_path: Path) -> None:
+    shared = entry("/etc/shared.conf")
+    converge(host, [*standard(), shared])
+    Tree(host, "y", [shared], [], []).converge()
+    assert converge(host, standard()).removed == []
+    assert (tmp_path / "etc/shared.conf").exists()
+
+
+def test_a_drop_in_of_another_component_is_not_foreign_and_does_not_stop_the_unit(host: Machine, tmp_path: Path) -> None:
+    theirs = entry(f"{UNIT}.d/theirs.conf", "[Service]\n")
+    mine = entry(f"{UNIT}.d/mine.conf", "[Service]\n")
+    Tree(host, "y", [theirs], [], []).converge()
+    assert converge(host, [*standard(), mine]).foreign == []
+    (tmp_path / f"{UNIT}.d/local.conf"[1:]).write_text("")
+    assert converge(host, [*standard(), mine]).foreign == [f"{UNIT}.d/local.conf"]
+    outcome = Tree(host, "y", [entry("/etc/y")], [], []).converge()
+    assert (outcome.removed, outcome.stopped, outcome.daemon_reload) == ([theirs.path], [], True)
+
+
+def test_an_invalid_candidate_replaces_nothing_and_the_error_has_file_and_reason(host: Machine, tmp_path: Path) -> None:
+    converge(host, standard())
+    seen: list[str] = []
+
+    def checker(argv: list[str]) -> Completed:
+        seen.append(Path(argv[1]).read_text())
+        assert Path(argv[2] + UNIT).is_file()
+        return Completed(1, b"", b"line 1: bad password=hunter2") if "bad" in seen[-1] else Completed(0, b"", b"")
+
+    host.checker = checker
+    rule = [Validator(CONF, ("check-x", "%s", "%d"))]
+    for check in (True, False):
+        with pytest.raises(HostError, match=r"/etc/hnai/x/x.conf: refused by its checker.*line 1: bad") as caught:
+            converge(host, standard("bad\n"), check=check, validators=rule)
+        assert "hunter2" not in str(caught.value)
+        assert (tmp_path / CONF[1:]).read_text() == "a = 1\n"
+    assert converge(host, standard("good\n"), validators=rule).changed
+    assert seen == ["bad\n", "bad\n", "good\n"]
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_the_checker_may_be_absent_in_check_mode_only(host: Machine) -> None:
+    host.checker = lambda argv: Completed(127, b"", b"check-x: not installed")
+    rule = [Validator(CONF, ("check-x", "%s"))]
+    assert converge(host, standard(), check=True, validators=rule).changed
+    with pytest.raises(HostError, match="not installed"):
+        converge(host, standard(), validators=rule)
+
+
+def test_a_private_key_is_refused(host: Machine, tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="private key"):
+        converge(host, standard("-----BEGIN EC PRIVATE KEY-----\nMHc\n-----END EC PRIVATE KEY-----\n"))
+    assert not (tmp_path / "etc").exists()
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_the_diff_masks_secrets_on_both_sides(host: Machine, tmp_path: Path, changed: bool) -> None:
+    converge(host, standard("password = one\nkeep = 1\n"))
+    diff = converge(host, standard("password = two\nkeep = 2\n" if changed else "password = two\nkeep = 1\n"), check=True).diff[0]
+    assert "one" not in str(diff)
+    assert "two" not in str(diff)
+    assert core.MASK in diff["before"]
+    assert diff["before"] != diff["after"], "a change must be visible although the value is not"
+    (tmp_path / CONF[1:]).write_text("-----BEGIN PRIVATE KEY-----\nabcdef\n-----END PRIVATE KEY-----\n")
+    assert "abcdef" not in str(converge(host, standard(), check=True).diff)
+
+
+@pytest.mark.parametrize(
+    ("line", "secret"),
+    [
+        ('  "client_secret": "abc",', "abc"),
+        ("sasl.jaas.config=x password='abc';", "abc"),
+        ("Token: abc", "abc"),
+        ("admin_passwd abc", "abc"),
+        ("apikey=abc", "abc"),
+    ],
+)
+def test_lines_that_name_a_secret_lose_their_value(line: str, secret: str) -> None:
+    assert secret not in core.masked(line)
+    assert core.MASK in core.masked(line)
+
+
+def test_binary_content_is_shown_by_its_digest(host: Machine) -> None:
+    blob = Entry("/etc/hnai/x/blob", b"\0\xff", 0o640, "root", "hnai-x")
+    diff = converge(host, [*standard(), blob], check=True).diff
+    assert any("binary, 2 bytes, sha256" in item["after"] for item in diff)
+    converge(host, [*standard(), blob])
+    assert Path(host.at(blob.path)).read_bytes() == b"\0\xff"
+
+
+def test_daemon_reload_is_made_up_for_when_a_killed_run_left_it_out(host: Machine) -> None:
+    converge(host, standard())
+    host.stale_units = True
+    assert converge(host, standard(), check=True).daemon_reload
+    assert converge(host, standard()).daemon_reload
+    assert not converge(host, standard()).changed
+
+
+def test_a_kill_before_any_single_step_loses_nothing(tmp_path: Path) -> None:
+    """First tree, then a second one that changes, removes and adds; killed before each side effect in turn, then run again."""
+    old = entry("/etc/hnai/x/old.conf", group="hnai-x", mode=0o640)
+    new = entry("/etc/hnai/x/new.conf", group="hnai-x", mode=0o640)
+    for fuse in range(60):
+        root = tmp_path / str(fuse)
+        (root / "run").mkdir(parents=True)
+        host = Machine(root)
+        converge(host, [*standard(), old])
+        host.fuse = fuse
+        try:
+            converge(host, [*standard("a = 2\n"), new])
+        except Killed:
+            finished = False
+        else:
+            finished = True
+        host.fuse = None
+        converge(host, [*standard("a = 2\n"), new])
+        assert not converge(host, [*standard("a = 2\n"), new]).changed
+        assert (root / CONF[1:]).read_text() == "a = 2\n"
+        assert (root / new.path[1:]).exists()
+        assert not (root / old.path[1:]).exists()
+        assert json.loads((root / "var/lib/hnai/trees/x.json").read_text())["intended"] == {}
+        if finished:
+            assert fuse > 3
+            return
+    pytest.fail("the run never finished")
+
+
+def test_a_file_that_never_became_ours_is_not_removed_after_a_kill(host: Machine, tmp_path: Path) -> None:
+    converge(host, standard())
+    (tmp_path / "etc/foreign.conf").write_text("theirs")
+    host.fuse = 1
+    with pytest.raises(Killed):
+        converge(host, [*standard("a = 3\n"), entry("/etc/foreign.conf", "ours")])
+    host.fuse = None
+    assert (tmp_path / "etc/foreign.conf").read_text() == "theirs"
+    assert converge(host, standard()).removed == []
+    assert (tmp_path / "etc/foreign.conf").read_text() == "theirs"
+
+
+def test_a_bind_mount_is_written_in_place(host: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = tmp_path / "etc/hosts"
+    hosts.parent.mkdir()
+    hosts.write_text("old and longer than the new content\n")
+    inode = hosts.stat().st_ino
+    real = os.replace
+
+    def busy(source: str, target: str) -> None:
+        if target == str(hosts):
+            raise OSError(16, "Device or resource busy")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", busy)
+    converge(host, [entry("/etc/hosts", "new\n")] + standard())
+    assert hosts.read_text() == "new\n"
+    assert hosts.stat().st_ino == inode
+    assert [path.name for path in hosts.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_errors_name_path_and_remedy(host: Machine, tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"no group 'hnai-none'.*sysusers.d"):
+        converge(host, [*standard(), entry("/etc/y", group="hnai-none")])
+    with pytest.raises(HostError, match="two files of the tree"):
+        converge(host, [*standard(), entry(CONF)])
+    with pytest.raises(HostError, match="not a file of the tree"):
+        converge(host, standard(), validators=[Validator("/etc/none", ("true",))])
+    (tmp_path / "etc/directory").mkdir()
+    with pytest.raises(HostError, match=r"/etc/directory.*something else"):
+        converge(host, [*standard(), entry("/etc/directory")])
+    (tmp_path / "var/lib/hnai/trees/x.json").write_text("{")
+    with pytest.raises(HostError, match=r"trees/x.json: not a registry"):
+        converge(host, standard())
+
+
+def test_a_link_in_the_way_is_replaced_and_its_target_left_alone(host: Machine, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("theirs")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/z").symlink_to(target)
+    converge(host, [*standard(), entry("/etc/z", "ours\n")])
+    assert not (tmp_path / "etc/z").is_symlink()
+    assert target.read_text() == "theirs"
+
+
+def test_two_runs_do_not_overlap(host: Machine) -> None:
+    second = host.lock("tree-x", timeout=0.3)
+    with host.lock("tree-x"), pytest.raises(HostError, match="another run still holds this lock"), second:
+        pytest.fail("the lock was given twice")
+    with host.lock("tree-x", timeout=0.3):
+        pass
