@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Controller side of firewall: check, apply, prove by new SSH connections, confirm."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.hnai.platform.plugins.module_utils.firewall import TOOL
+
+MODULE = "hnai.platform.firewall"
+#: Nothing shared with a connection that is open already. ssh takes the first value it gets, so these come first.
+_FRESH = ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
+#: Kept of the time until the revert for the confirm itself and for what the way of the results costs.
+CONFIRM_S = 7.0
+
+
+def ssh_command(options: Mapping[str, Any], host: str) -> list[str]:
+    """A login that shares nothing with connections that are open already, and does nothing."""
+    command = [str(options.get("ssh_executable") or "ssh"), *_FRESH]
+    if options.get("port"):
+        command += ["-o", f"Port={int(options['port'])}"]
+    if options.get("private_key_file"):
+        command += ["-o", f"IdentityFile={options['private_key_file']}"]
+    if options.get("remote_user"):
+        command += ["-o", f"User={options['remote_user']}"]
+    for name in ("ssh_common_args", "ssh_extra_args"):
+        command += shlex.split(str(options.get(name) or ""))
+    return [*command, str(options.get("host") or host), "true"]
+
+
+def fresh_jump(command: list[str], effective: str) -> list[str]:
+    """The login with a new connection to its jump too, which ssh would take from a shared one.
+
+    `effective`: what `ssh -G` prints for the command. A chain of jumps, or none, is left as it is.
+    """
+    jump = next((line.partition(" ")[2].strip() for line in effective.splitlines() if line.startswith("proxyjump ")), "")
+    if not jump or jump == "none" or "," in jump:
+        return command
+    start = 1 + len(_FRESH)
+    own = command[start:-2]
+    files = [word for index, word in enumerate(own) if word == "-F" or (index and own[index - 1] == "-F")]
+    name, _colon, port = jump.rpartition(":")
+    if not port.isdigit():
+        name, port = jump, ""
+    inner = [command[0], *_FRESH, *files, *(["-p", port] if port else []), "-W", "[%h]:%p", name]
+    return [*command[:start], "-o", "ProxyCommand=" + " ".join(map(shlex.quote, inner)), *own, *command[-2:]]
+
+
+def effective(command: list[str]) -> str:
+    """What ssh would do with the command's options, '' if it cannot say."""
+    done = subprocess.run([command[0], "-G", *command[1:-1]], capture_output=True, text=True, timeout=10, check=False)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def prove(commands: Mapping[str, list[str]], deadline: float, run: Callable[[list[str], float], tuple[bool, str]]) -> tuple[str, str]:
+    """The first host that answers by `deadline` (monotonic seconds) and '', or '' and what the last attempt said."""
+    said = "no host"
+    while True:
+        for host, command in commands.items():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return "", said
+            good, said = run(command, left)
+            if good:
+                return host, ""
+        time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+
+
+def login(command: list[str], timeout: float) -> tuple[bool, str]:
+    """Run one ssh."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return False, "no answer in time"
+    return done.returncode == 0, done.stderr.strip()[-500:]
+
+
+class ActionModule(ActionBase):
+    """See the module's documentation."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The module's result; nothing to do costs one module call."""
+        task_vars = task_vars or {}
+        result = super().run(tmp, task_vars)
+        args = dict(self._task.args)
+        if args.get("step", "all") != "all":
+            raise AnsibleActionFail("firewall: step is set by the action; leave it out")
+        first = self._step("check", args, task_vars)
+        if first.get("failed") or not first.get("changed") or self._task.check_mode:
+            result.update(first)
+            return result
+        result.update({key: first[key] for key in ("reasons", "diff") if key in first})
+        own = self._own_command(task_vars)
+        proofs = [self._commands(group, task_vars) for group in args.get("proof_hosts") or []]
+        # Only what answered before is asked for afterwards: a host that is down must not keep a router from changing.
+        answers = self._ask(proofs, 8.0)
+        before = [{host: commands[host]} if host else {} for commands, (host, _said) in zip(proofs, answers)]
+        args["run_id"] = uuid.uuid4().hex[:16]
+        seconds = int(args.get("revert_after_s") or 30)
+        applied = self._step("apply", args, task_vars)
+        if applied.get("failed"):
+            result.update(applied)
+            return result
+        deadline = time.monotonic() + seconds - float(applied["armed_s"]) - CONFIRM_S
+        wanted = [{task_vars["inventory_hostname"]: own}, *(commands for commands in before if commands)]
+        for commands in wanted:
+            host, said = prove(commands, deadline, login)
+            if not host:
+                names = ", ".join(commands)
+                result.update(
+                    failed=True,
+                    changed=False,
+                    confirmed=False,
+                    msg=f"firewall: no new connection to {names} under the new ruleset ({said}); it is taken back within {seconds} s",
+                )
+                return result
+        # A shell, not a module: the dead-man's clock is running.
+        done = self._low_level_execute_command(f"{TOOL} confirm {args['run_id']}")
+        if done["rc"] != 0:
+            result.update(failed=True, changed=False, confirmed=False, msg=f"firewall: {done['stderr'] or done['stdout']}".strip())
+            return result
+        result.update(changed=True, confirmed=True)
+        if args.get("approved") is not None:
+            settled = self._step("settle", args, task_vars)
+            result.update({key: settled[key] for key in ("deleted_connections", "note", "msg", "failed") if key in settled})
+        if result.get("note"):
+            self._display.warning(f"{task_vars['inventory_hostname']}: {result['note']}")
+        return result
+
+    def _step(self, step: str, args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        result = self._execute_module(module_name=MODULE, module_args={**args, "step": step}, task_vars=task_vars)
+        result.pop("invocation", None)
+        return dict(result)
+
+    @staticmethod
+    def _ask(proofs: list[dict[str, list[str]]], seconds: float) -> list[tuple[str, str]]:
+        return [prove(commands, time.monotonic() + seconds, login) for commands in proofs]
+
+    def _own_command(self, task_vars: dict[str, Any]) -> list[str]:
+        if self._connection.transport != "ssh":
+            raise AnsibleActionFail(f"firewall: connection {self._connection.transport}; only a new SSH login confirms, so use connection ssh")
+        names = ("ssh_executable", "port", "private_key_file", "remote_user", "ssh_common_args", "ssh_extra_args", "host")
+        command = ssh_command({name: self._connection.get_option(name) for name in names}, task_vars["inventory_hostname"])
+        return fresh_jump(command, effective(command))
+
+    def _commands(self, hosts: list[str], task_vars: dict[str, Any]) -> dict[str, list[str]]:
+        """ssh to other hosts of the inventory, by their own variables."""
+        found = {}
+        for host in hosts:
+            variables = task_vars["hostvars"][host]
+            options = {
+                "host": variables.get("ansible_host"),
+                "port": variables.get("ansible_port"),
+                "remote_user": variables.get("ansible_user"),
+                "private_key_file": variables.get("ansible_ssh_private_key_file"),
+                "ssh_common_args": variables.get("ansible_ssh_common_args"),
+                "ssh_extra_args": variables.get("ansible_ssh_extra_args"),
+            }
+            command = ssh_command(options, host)
+            found[host] = fresh_jump(command, effective(command))
+        return found

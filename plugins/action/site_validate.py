@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Controller side of site_validate: collects inventory variables and contracts, calls the core, contacts nobody."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import needed_flows
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import validate
+from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect
+
+
+def text(problems: list[dict[str, str]]) -> str:
+    """The findings as a list for people."""
+    lines = []
+    for number, problem in enumerate(problems, 1):
+        rule = f"[{problem['invariant']}] " if problem["invariant"] else ""
+        lines += [
+            f"{number}. {problem['file']}: {problem['key']}",
+            f"   {rule}{problem['message']}",
+            f"   remedy: {problem['remedy']}",
+        ]
+    return "\n".join(lines)
+
+
+class ActionModule(ActionBase):
+    """See the module's documentation."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _VALID_ARGS = frozenset(("format", "today"))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Result with errors and warnings_found; failed if there is an error."""
+        task_vars = task_vars or {}
+        result = super().run(tmp, task_vars)
+        args = {key: value for key, value in self._task.args.items() if value not in (None, "")}
+        form = args.get("format", "text")
+        if form not in ("text", "json"):
+            raise AnsibleActionFail(f"format {form!r} is not text or json")
+        try:
+            today = datetime.date(*map(int, str(args["today"]).split("-"))) if "today" in args else datetime.date.today()
+        except (TypeError, ValueError) as error:
+            raise AnsibleActionFail(f"today {args['today']!r} is not YYYY-MM-DD") from error
+        try:
+            data = collect(task_vars["hostvars"], task_vars["groups"])
+            add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
+            found = validate(data, today)
+            site = Site.from_dict(data)
+            result.update(flows=len(needed_flows(site)[0]), conduits=len(site.conduits))
+        except ContractError as error:
+            found = [{**problem, "invariant": "contract", "severity": "error"} for problem in error.problems]
+        except AnsibleError as error:
+            found = [
+                {
+                    "file": "inventory",
+                    "key": "(templates)",
+                    "message": str(error),
+                    "remedy": "correct the variable that cannot be evaluated",
+                    "invariant": "format",
+                    "severity": "error",
+                }
+            ]
+        errors = [problem for problem in found if problem["severity"] == "error"]
+        warnings = [problem for problem in found if problem["severity"] != "error"]
+        result.update(changed=False, failed=bool(errors), errors=errors, warnings_found=warnings)
+        if form == "json":
+            result["msg"] = json.dumps({"errors": errors, "warnings": warnings}, sort_keys=True)
+            return result
+        if errors:
+            result["msg"] = (
+                f"{len(errors)} error(s), {len(warnings)} warning(s); no host was contacted\n{text(errors + warnings)}"
+            )
+        else:
+            result["msg"] = f"The site model holds: {result['conduits']} conduits approve {result['flows']} needed flows."
+            for warning in warnings:
+                self._display.warning(f"{warning['file']}: {warning['key']}: {warning['message']}; remedy: {warning['remedy']}")
+        return result

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The site model as data."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: site
+short_description: The site model, from the inventory variables of all hosts and the components' contracts
+version_added: "0.1.0"
+author: hnai.platform maintainers
+description:
+  - Returns zones, hosts, groups, assets, conduits, OT sources, SLO and contracts as one dictionary, the input of the
+    collection's zone filters
+    P(hnai.platform.nft_ruleset#filter), P(hnai.platform.kafka_acls#filter) and P(hnai.platform.mosquitto_acl#filter).
+  - It reads inventory variables only, never facts, so that the result does not depend on C(--limit).
+options:
+  _terms:
+    description: None are used.
+    required: false
+"""
+
+EXAMPLES = r"""
+- name: Show the ruleset of a host
+  ansible.builtin.debug:
+    msg: "{{ lookup('hnai.platform.site') | hnai.platform.nft_ruleset(inventory_hostname) }}"
+"""
+
+RETURN = r"""
+_raw:
+  description: One dictionary.
+  type: list
+  elements: dict
+"""
+
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
+
+from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import collect
+
+
+class LookupModule(LookupBase):
+    """See DOCUMENTATION."""
+
+    def run(self, terms: list[Any], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[dict[str, Any]]:
+        """[model]. Raises AnsibleError naming the contract that is wrong."""
+        self.set_options(var_options=variables, direct=kwargs)
+        variables = variables or {}
+        try:
+            return [collect(variables["hostvars"], variables["groups"])]
+        except ContractError as error:
+            raise AnsibleError(str(error)) from error

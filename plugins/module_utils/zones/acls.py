@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kafka and MQTT access lists from the contracts and the approved conduits, and what they must never allow (I12, I13).
+
+A Kafka ACL is {principal: "User:x", host, operation, permission, resource_type, pattern_type, name}; topic names that end in
+`*` are prefixes. An MQTT entry is {principal, read: [filter], write: [filter]}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import approvals, clients
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
+
+EXTRA_VARIABLE = "kafka_extra_acls"
+CONTROL_VARIABLE = "hnai_control_identities"
+MQTT_VARIABLE = "mosquitto_extra_acl"
+#: What an identity at or below level 3 may hold: it delivers, it never fetches.
+_LOW_ALLOWED = frozenset({("topic", "write"), ("topic", "describe"), ("cluster", "idempotentwrite"), ("cluster", "idempotent_write")})
+
+
+def _pattern(name: str) -> tuple[str, str]:
+    """(pattern_type, name) of a topic or group as contracts write it."""
+    return ("prefixed", name[:-1]) if name.endswith("*") and name != "*" else ("literal", name)
+
+
+def _acl(principal: str, operation: str, resource: str, name: str) -> dict[str, str]:
+    pattern, plain = _pattern(name)
+    return {
+        "principal": f"User:{principal}",
+        "host": "*",
+        "operation": operation,
+        "permission": "Allow",
+        "resource_type": resource,
+        "pattern_type": pattern,
+        "name": plain,
+    }
+
+
+def _approved(site: Site, component: str, hosts: tuple[str, ...], connect: Mapping[str, Any]) -> bool:
+    """Some host reaches some target by a conduit, or stands on it."""
+    listener = site.listener(component, str(connect.get("listener"))) or {}
+    targets = site.placed(component, listener.get("group", ""))
+    book = approvals(site.conduits)
+    return any(host == target or (host, target, listener.get("proto", ""), listener.get("port", 0)) in book for host in hosts for target in targets)
+
+
+def kafka_acls(site: Site) -> list[dict[str, str]]:
+    """Every ACL the cluster shall hold, extra ones (`kafka_extra_acls`) included; sorted, each once."""
+    found: list[dict[str, str]] = []
+    for principal, hosts, connect, _file, _key in clients(site, "kafka"):
+        if not _approved(site, "kafka", hosts, connect):
+            continue
+        topics = connect.get("topics") or {}
+        for topic in topics.get("write") or []:
+            found += [_acl(principal, operation, "topic", topic) for operation in ("Write", "Describe")]
+        for topic in topics.get("read") or []:
+            found += [_acl(principal, operation, "topic", topic) for operation in ("Read", "Describe")]
+        for group in connect.get("groups") or []:
+            found.append(_acl(principal, "Read", "group", group))
+        for ident in connect.get("transactional_ids") or []:
+            found += [_acl(principal, operation, "transactional_id", ident) for operation in ("Write", "Describe")]
+    for extra in extra_acls(site):
+        found.append(
+            {
+                "host": "*",
+                "permission": "Allow",
+                "pattern_type": "literal",
+                **{k: str(v) for k, v in extra.items() if k != "level"},
+            }
+        )
+    unique = {tuple(sorted(acl.items())): acl for acl in found}
+    return sorted(unique.values(), key=lambda acl: tuple(acl[key] for key in ("principal", "resource_type", "name", "operation")))
+
+
+def extra_acls(site: Site) -> list[dict[str, Any]]:
+    """`kafka_extra_acls` as the brokers see it, each once."""
+    found: list[dict[str, Any]] = []
+    for host in site.placed("kafka"):
+        for acl in site.value(host, EXTRA_VARIABLE) or []:
+            if isinstance(acl, Mapping) and dict(acl) not in found:
+                found.append(dict(acl))
+    return found
+
+
+def mosquitto_acl(site: Site) -> list[dict[str, Any]]:
+    """[{principal, read, write}] sorted by principal, of identities whose conduit is approved."""
+    book: dict[str, dict[str, set[str]]] = {}
+    for principal, hosts, connect, _file, _key in clients(site, "mosquitto"):
+        if _approved(site, "mosquitto", hosts, connect):
+            entry = book.setdefault(principal, {"read": set(), "write": set()})
+            for access in entry:
+                entry[access].update((connect.get("topics") or {}).get(access) or [])
+    return [{"principal": name, "read": sorted(entry["read"]), "write": sorted(entry["write"])} for name, entry in sorted(book.items())]
+
+
+def mqtt_overlap(first: str, second: str) -> bool:
+    """Can one topic match both MQTT filters?
+
+    >>> mqtt_overlap("ot/#", "ot/a/+"), mqtt_overlap("line/1/cmd", "ot/#")
+    (True, False)
+    """
+    left, right = first.split("/"), second.split("/")
+    while left and right:
+        if "#" in (left[0], right[0]):
+            return True
+        if left[0] != right[0] and "+" not in (left[0], right[0]):
+            return False
+        left, right = left[1:], right[1:]
+    return (not left and not right) or (left or right) == ["#"]
+
+
+def _topics_overlap(first: str, second: str) -> bool:
+    """Do two Kafka topic names or prefixes meet?"""
+    a, b = first.rstrip("*"), second.rstrip("*")
+    if first.endswith("*") and second.endswith("*"):
+        return a.startswith(b) or b.startswith(a)
+    if first.endswith("*") or second.endswith("*"):
+        return b.startswith(a) if first.endswith("*") else a.startswith(b)
+    return a == b
+
+
+def _level(site: Site, hosts: Iterable[str]) -> list[float]:
+    return sorted({site.zones[site.nodes[host].zone].level for host in hosts if host in site.nodes})
+
+
+def check_kafka(site: Site) -> list[Problem]:
+    """I13: no identity of level ≤ 3 reads, a topic has one owner, L3 and L4 never share a listener or a principal."""
+    found: list[Problem] = []
+    levels: dict[str, tuple[float, str]] = {}
+    listeners: dict[str, tuple[float, str]] = {}
+    writers: list[tuple[str, float, str]] = []
+    for principal, hosts, connect, file, key in clients(site, "kafka"):
+        for level in _level(site, hosts):
+            low = level <= 3
+            topics = connect.get("topics") or {}
+            if low and (topics.get("read") or connect.get("groups")):
+                what = ", ".join([*(topics.get("read") or []), *(connect.get("groups") or [])])
+                message = f"{principal} at level {level:g} reads {what}: a path back from IT to the plant"
+                found.append(
+                    Problem(
+                        file,
+                        f"{key}.topics.read",
+                        message,
+                        "an identity of level ≤ 3 writes only: remove read and groups",
+                        "I13",
+                    )
+                )
+            for book, name, label in ((levels, principal, "principal"), (listeners, str(connect.get("listener")), "listener")):
+                before = book.setdefault(name, (level, key))
+                if (before[0] <= 3) != low:
+                    message = f"{label} {name} is used from level {before[0]:g} and {level:g}"
+                    found.append(Problem(file, key, message, f"give each level a {label} of its own", "I13"))
+            writers += [(topic, level, f"{file}: {key}") for topic in topics.get("write") or []]
+    found += _owners(writers)
+    for index, acl in enumerate(extra_acls(site)):
+        found += _check_extra(site, index, acl, levels, writers)
+    return found
+
+
+def _owners(writers: list[tuple[str, float, str]]) -> list[Problem]:
+    found = []
+    for number, (topic, level, where) in enumerate(writers):
+        for other, other_level, other_where in writers[:number]:
+            if level != other_level and _topics_overlap(topic, other):
+                file, _colon, key = where.partition(": ")
+                message = f"topic {topic} is written from level {level:g}, and {other} from level {other_level:g} ({other_where})"
+                found.append(Problem(file, f"{key}.topics.write", message, "a topic is owned by one level: write to another topic", "I13"))
+    return found
+
+
+def _check_extra(
+    site: Site,
+    index: int,
+    acl: Mapping[str, Any],
+    levels: Mapping[str, tuple[float, str]],
+    writers: list[tuple[str, float, str]],
+) -> list[Problem]:
+    file, key = site.file(EXTRA_VARIABLE), f"{EXTRA_VARIABLE}[{index}]"
+    missing = [name for name in ("principal", "operation", "resource_type", "name") if not acl.get(name)]
+    if missing:
+        return [Problem(file, key, f"lacks {', '.join(missing)}", "write principal, operation, resource_type, name", "format")]
+    if str(acl.get("permission", "Allow")).lower() != "allow":
+        return []
+    principal = str(acl["principal"])
+    principal = principal[5:] if principal.startswith("User:") else principal
+    if principal in levels:
+        level = levels[principal][0]
+    elif isinstance(acl.get("level"), (int, float)) and not isinstance(acl.get("level"), bool) and principal != "*":
+        level = float(acl["level"])
+    else:
+        message = f"{principal} is in no contract, so nobody knows its level"
+        return [Problem(file, key, message, "add level: 4 to the entry, or declare the principal in a contract's connects", "I13")]
+    resource, operation, name = str(acl["resource_type"]).lower(), str(acl["operation"]).lower(), str(acl["name"])
+    if level <= 3 and (resource, operation) not in _LOW_ALLOWED:
+        message = f"gives {principal} (level {level:g}) {acl['operation']} on {resource} {name}: a path back from IT to the plant"
+        return [Problem(file, key, message, "level ≤ 3 gets Write and Describe on its own topics only: remove the entry", "I13")]
+    if resource == "topic" and operation in ("write", "all"):
+        pattern = name + "*" if str(acl.get("pattern_type", "literal")).lower() == "prefixed" else name
+        for topic, other, where in writers:
+            if other != level and _topics_overlap(pattern, topic):
+                message = f"lets {principal} (level {level:g}) write {name}, which level {other:g} owns ({where})"
+                return [Problem(file, key, message, "a topic is owned by one level: use another topic", "I13")]
+    return []
+
+
+def _mqtt_clients(site: Site) -> list[tuple[str, list[float], list[str], list[str], str, str]]:
+    """(principal, levels, read, write, file, key) of contracts, assets and `mosquitto_extra_acl`."""
+    found = []
+    for principal, hosts, connect, file, key in clients(site, "mosquitto"):
+        topics = connect.get("topics") or {}
+        found.append((principal, _level(site, hosts), list(topics.get("read") or []), list(topics.get("write") or []), file, key))
+    seen: list[Mapping[str, Any]] = []
+    for host in site.placed("mosquitto"):
+        for index, entry in enumerate(site.value(host, MQTT_VARIABLE) or []):
+            if isinstance(entry, Mapping) and entry.get("principal") and entry not in seen:
+                seen.append(entry)
+                level = entry.get("level")
+                levels = [float(level)] if isinstance(level, (int, float)) else []
+                read, write = list(entry.get("read") or []), list(entry.get("write") or [])
+                found.append((str(entry["principal"]), levels, read, write, site.file(MQTT_VARIABLE), f"{MQTT_VARIABLE}[{index}]"))
+    return found
+
+
+def check_mqtt(site: Site) -> list[Problem]:
+    """The site broker has no client above level 3, and nobody but listed control identities publishes to what a line reads."""
+    found: list[Problem] = []
+    control = {str(name) for host in site.placed("mosquitto") for name in site.value(host, CONTROL_VARIABLE) or []}
+    known = _mqtt_clients(site)
+    for principal, levels, reads, _writes, file, key in known:
+        if any(level > 3 for level in levels):
+            message = f"{principal} at level {max(levels):g} is a client of the site's MQTT broker"
+            found.append(Problem(file, key, message, "fetch from Kafka in the IDMZ instead", "I13"))
+        if not any(level <= 2 for level in levels):
+            continue
+        for filt in reads:
+            for other, _levels, _reads, writes, _file, other_key in known:
+                if other != principal and other not in control and any(mqtt_overlap(filt, write) for write in writes):
+                    message = f"{principal} (level {min(levels):g}) reads {filt}, to which {other} may publish ({other_key})"
+                    remedy = f"narrow one of the two, or list {other} in {CONTROL_VARIABLE}"
+                    found.append(Problem(file, f"{key}.topics.read", message, remedy, "I12"))
+    return found

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may dial whom: the rules that no approval can lift (I1–I6, I9, I12 of the zone model)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import (
+    JUMP_GROUP,
+    NTP,
+    READ_VERBS,
+    SSH,
+    Conduit,
+    Node,
+    Problem,
+    Service,
+    Site,
+    Zone,
+)
+
+
+class Refusal(NamedTuple):
+    """Why an initiation is refused."""
+
+    invariant: str
+    message: str
+    remedy: str
+
+
+_FETCH = "let the upper side fetch from a listener in the IDMZ (4→3.5), and the plant push up to it (3→3.5)"
+
+
+def dial(site: Site, source: Node, target: Node, service: Service, kind: str) -> Refusal | None:
+    """None if `source` may open `service` on `target` by a conduit of `kind`, else the reason."""
+    here, there = site.zone_of(source, target), site.zone_of(target, source)
+    if here.island or there.island:
+        return Refusal(
+            "I4",
+            f"{here.id if here.island else there.id} is an island",
+            "remove the conduit: nothing enters or leaves an island",
+        )
+    if kind == "management":
+        return _management(here, source, target, service, there)
+    if (service.proto, service.port) == SSH and target.kind == "host":
+        return Refusal("I9", "SSH to a managed host that is no management conduit", "come from the jump with kind: management")
+    if (service.proto, service.port) == NTP:
+        return _time(here, there, target)
+    if here.side == "security":
+        return _security(site, source, target, service, here, there)
+    if "management" in (here.side, there.side) and here.id != there.id:
+        return Refusal("I9", f"{here.id}→{there.id}: the management network carries management and time only", "remove the conduit")
+    if here.id == there.id:
+        return None
+    return _levels(here, there, site, source, service, kind)
+
+
+def _management(here: Zone, source: Node, target: Node, service: Service, there: Zone) -> Refusal | None:
+    if (service.proto, service.port) != SSH:
+        return Refusal("I9", f"management over {service.text}", "kind: management is tcp/22 only")
+    if target.kind != "host":
+        return Refusal("I9", f"management of {target.name}, which is not a managed host", "remove the conduit")
+    if there.level <= 2:
+        return Refusal("I9", "level 2 is never managed over the network", "remove the conduit")
+    if JUMP_GROUP in target.groups and here.id == there.id:
+        return None
+    if JUMP_GROUP not in source.groups or here.side != "management":
+        return Refusal("I9", f"management from {source.name}, which is no jump of the management zone", "come from the jump")
+    return None
+
+
+def _time(here: Zone, there: Zone, target: Node) -> Refusal | None:
+    if JUMP_GROUP not in target.groups:
+        return Refusal("I9", f"time from {target.name}, which is not the site's time source", "take time from the jump")
+    if here.level < 3:
+        return Refusal("I1", f"level {here.level:g} reaches for the management network", "give the plant a time source of its own")
+    return None
+
+
+def _security(site: Site, source: Node, target: Node, service: Service, here: Zone, there: Zone) -> Refusal | None:
+    if here.id == there.id and service.component and source.name in site.placed(service.component):
+        return None
+    return Refusal(
+        "I1",
+        f"{here.id} initiates to {target.name}",
+        "security accepts and never initiates, but raft among its members and NTP",
+    )
+
+
+def _levels(here: Zone, there: Zone, site: Site, source: Node, service: Service, kind: str) -> Refusal | None:
+    low, high = here.level, there.level
+    step = f"{here.id} (level {low:g}) → {there.id} (level {high:g})"
+    if low >= 4 and high < 3.5:
+        return Refusal("I1", f"{step} is never allowed, even if a person approved it", _FETCH)
+    if low == 3.5 and high < 3:
+        return Refusal("I1", f"{step} is never allowed, even if a person approved it", _FETCH)
+    if low == 3.5 and high == 3:
+        if kind in ("jump", "brokered"):
+            return None
+        return Refusal("I1", f"{step} with kind {kind}", "only kind: jump or brokered, with an end; better let level 3 push up")
+    if low == 3.5 and high >= 4:
+        return Refusal("I1", f"{step}: the IDMZ never calls out to IT", "let level 4 fetch from the IDMZ's listener")
+    if low == 3 and high == 2:
+        return _into_plant(site, source, service, step)
+    if low < 3 and high < low:
+        return Refusal("I1", f"{step} goes down", "nothing below level 3 dials down")
+    if (low, high) in ((3.0, 3.5), (4.0, 3.5)) or (low < 3 and high - low == 1):
+        return None
+    if low == high == 3.5 and there.side == "security":
+        return None
+    if low == high:
+        return Refusal("I1", f"{step}: two zones of one level", "put both in one zone, or meet at a listener in the IDMZ")
+    return Refusal("I2", f"{step} skips a level", "go through each level: 2→3, 3→3.5, and 4 fetches from 3.5")
+
+
+def _into_plant(site: Site, source: Node, service: Service, step: str) -> Refusal | None:
+    if not site.is_collector(source):
+        return Refusal("I3", f"{step} from {source.name}, which is no collector", "only a host of group ot_collector reads from level 2")
+    allowed = READ_VERBS.get(service.app, frozenset())
+    if not service.ops or set(service.ops) - allowed:
+        wanted = ", ".join(sorted(allowed)) or "none known for this app; use " + " or ".join(sorted(READ_VERBS))
+        return Refusal("I3", f"{step} with app {service.app or 'none'}, ops {list(service.ops)}", f"name app and read verbs only: {wanted}")
+    return None
+
+
+def _direction(site: Site, conduit: Conduit, source: Node, target: Node) -> Refusal | None:
+    """Data must not come back down a channel that was approved for the way up (I12, I13)."""
+    low, high = site.zone_of(source, target).level, site.zone_of(target, source).level
+    if conduit.kind == "management" or (conduit.service.proto, conduit.service.port) == NTP:
+        return None
+    upward = low < high and low <= 3
+    if (upward or (low == 3 and high == 2)) and conduit.direction != "up":
+        return Refusal("I12", f"data_direction {conduit.direction} between level {low:g} and {high:g}", "write data_direction: up")
+    if conduit.kind == "reverse" and not (low == 2 and high == 3 and conduit.service.app == "opcua" and site.is_collector(target)):
+        return Refusal("I12", "kind reverse", "reverse is OPC UA ReverseHello from level 2 to a collector, with app: opcua")
+    return None
+
+
+def refused(site: Site, conduits: list[Conduit]) -> list[Problem]:
+    """What of the approved conduits may not be, one problem per conduit and reason."""
+    found: list[Problem] = []
+    file = site.file("hnai_conduits")
+    for conduit in conduits:
+        seen: dict[Refusal, list[str]] = {}
+        for first, second in conduit.pairs():
+            source, target = site.nodes[first], site.nodes[second]
+            for refusal in (
+                dial(site, source, target, conduit.service, conduit.kind),
+                _direction(site, conduit, source, target),
+                _families(site, source, target),
+            ):
+                if refusal is not None:
+                    seen.setdefault(refusal, []).append(f"{first} → {second}")
+        for refusal, pairs in seen.items():
+            what = f"{refusal.message}: {', '.join(pairs)} {conduit.service.text}"
+            found.append(Problem(file, f"hnai_conduits[{conduit.id}]", what, refusal.remedy, refusal.invariant))
+    return found + _pass_through(site, conduits)
+
+
+def _families(site: Site, source: Node, target: Node) -> Refusal | None:
+    for version in (4, 6):
+        if source.address(version, site.zone_of(target, source).id) and target.address(version, site.zone_of(source, target).id):
+            return None
+    return Refusal("I10", "no common address family", "give both an address of the same family")
+
+
+def _pass_through(site: Site, conduits: list[Conduit]) -> list[Problem]:
+    """I6: no host of the IDMZ takes in and sends on the same protocol and port."""
+    found: list[Problem] = []
+    into: dict[tuple[str, str, int], str] = {}
+    out: dict[tuple[str, str, int], str] = {}
+    for conduit in conduits:
+        for first, second in conduit.pairs():
+            source, target = site.nodes[first], site.nodes[second]
+            if conduit.kind == "management" or site.zone_of(source, target).id == site.zone_of(target, source).id:
+                continue
+            for book, node in ((out, source), (into, target)):
+                if site.zones[node.zone].level == 3.5 and not node.interfaces:
+                    book.setdefault((node.name, conduit.service.proto, conduit.service.port), conduit.id)
+    for (host, proto, port), ident in sorted(out.items()):
+        if (host, proto, port) in into:
+            message = f"{host} takes in {proto}/{port} by {into[host, proto, port]} and sends it on: the IDMZ must terminate"
+            found.append(
+                Problem(
+                    site.file("hnai_conduits"),
+                    f"hnai_conduits[{ident}]",
+                    message,
+                    "end one of the two in the IDMZ with another service",
+                    "I6",
+                )
+            )
+    return found

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nftables rulesets from the approved conduits: one own table, default deny in, out and forward, both families alike.
+
+The text is deterministic: the same model gives the same bytes. Loading it replaces the table in one transaction
+(add, delete, define) and touches no other table. There is no NAT, ever (I11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.module_utils.zones.law import refused
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import (
+    JUMP_GROUP,
+    L2_LIMITS,
+    ROUTER_GROUP,
+    Conduit,
+    Node,
+    Problem,
+    Site,
+    SiteError,
+)
+
+TABLE = "table inet hnai"
+#: Errors that concern a flow are `related`; these also name ones that conntrack cannot attribute (path MTU must work).
+_ICMP6_ERRORS = "{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }"
+_NEIGHBOUR = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept"
+_FAMILIES = ((4, "ip"), (6, "ip6"))
+
+
+def ruleset(site: Site, host: str, mode: str = "enforce") -> str:
+    """The nft file of a managed host or router. `mode`: enforce, or observe (counts what it would drop).
+
+    Raises SiteError if the model has a problem or a conduit may not be: no rule comes from such a model.
+    """
+    return _render(site, host, mode, site.conduits)
+
+
+def bootstrap(site: Site, host: str) -> str:
+    """Management and what is established, nothing else: before the first confirm, and at boot if nothing was confirmed."""
+    return _render(site, host, "enforce", [conduit for conduit in site.conduits if conduit.kind == "management"])
+
+
+def _render(site: Site, host: str, mode: str, conduits: Sequence[Conduit]) -> str:
+    problems = site.problems + refused(site, site.conduits)
+    if problems:
+        raise SiteError(problems)
+    if host not in site.nodes or site.nodes[host].kind != "host":
+        raise SiteError([_unknown(host)])
+    node = site.nodes[host]
+    drop = "drop" if mode == "enforce" else ""
+    policy = "drop" if mode == "enforce" else "accept"
+    router = ROUTER_GROUP in node.groups
+    lines = [
+        "# SPDX-License-Identifier: Apache-2.0",
+        f"# {host}: generated from the approved conduits; do not edit.",
+        TABLE,
+        f"delete {TABLE}",
+    ]
+    lines += [f"{TABLE} {{"]
+    if router:
+        lines += _chain("antispoof", "", "", _antispoof(site, node, drop))
+    lines += _chain(
+        "input",
+        "input",
+        policy,
+        [*_common("iifname", router, drop, "in"), _NEIGHBOUR, *_inputs(site, node, conduits), _end(drop, "in")],
+    )
+    lines += _chain(
+        "output",
+        "output",
+        policy,
+        [*_common("oifname", False, drop, "out"), *_output_icmp(), *_outputs(site, node, conduits), _end(drop, "out")],
+    )
+    forward = [_end(drop, "forward")]
+    if router:
+        forward = [*_common("", True, drop, "forward"), *_forwards(site, node, conduits, drop), *forward]
+    lines += _chain("forward", "forward", policy, forward)
+    return "\n".join([*lines, "}", ""])
+
+
+def _unknown(host: str) -> Problem:
+    return Problem("inventory", host, "is no managed host of the model", "add it to the group managed with hnai_zone and hnai_addresses")
+
+
+def _chain(name: str, hook: str, policy: str, rules: Iterable[str]) -> list[str]:
+    head = [f"    type filter hook {hook} priority filter; policy {policy};"] if hook else []
+    return [f"  chain {name} {{", *head, *(f"    {rule}" for rule in rules), "  }"]
+
+
+def _end(drop: str, direction: str) -> str:
+    return _join("counter", drop, f'comment "drop-{direction}"')
+
+
+def _join(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _common(interface: str, antispoof: bool, drop: str, direction: str) -> Iterator[str]:
+    if interface:
+        yield f'{interface} "lo" accept'
+    if antispoof:
+        yield "jump antispoof"
+    yield "ct state established,related accept"
+    yield _join("ct state invalid counter", drop, f'comment "invalid-{direction}"')
+    if direction != "out":
+        yield f"icmpv6 type {_ICMP6_ERRORS} accept"
+
+
+def _output_icmp() -> Iterator[str]:
+    yield f"icmpv6 type {_ICMP6_ERRORS} accept"
+    yield _NEIGHBOUR
+    # A host must join its solicited-node groups, or a snooping bridge drops the questions of its neighbours.
+    yield "icmpv6 type { mld2-listener-report, mld-listener-report } accept"
+
+
+def _antispoof(site: Site, node: Node, drop: str) -> Iterator[str]:
+    """A packet's source belongs to the zone of the interface it came in by."""
+    for leg in node.interfaces:
+        zone = site.zones[leg.zone]
+        net4, net6 = zone.cidr(4), zone.cidr(6)
+        comment = f'comment "spoof-{leg.zone}"'
+        yield _join(f'iifname "{leg.name}"', f"ip saddr != {net4}" if net4 else "meta nfproto ipv4", "counter", drop, comment)
+        inside = f"ip6 saddr != {{ ::, fe80::/10, {net6} }}" if net6 else "ip6 saddr != { ::, fe80::/10 }"
+        yield _join(f'iifname "{leg.name}"', inside, "counter", drop, comment)
+
+
+def _set(addresses: Iterable[str]) -> str:
+    unique = sorted({address for address in addresses if address}, key=lambda text: (len(text), text))
+    return unique[0] if len(unique) == 1 else "{ " + ", ".join(unique) + " }" if unique else ""
+
+
+def _peers(site: Site, node: Node, names: Iterable[str], version: int) -> str:
+    """Addresses under which `node` sees the named peers."""
+    return _set(site.nodes[name].address(version, node.zone_towards(site.nodes[name].zone)) for name in names if name != node.name)
+
+
+def _new(conduit: Conduit) -> str:
+    return f"{conduit.service.proto} dport {conduit.service.port} ct state new"
+
+
+def _accept(conduit: Conduit) -> str:
+    return f'counter accept comment "{conduit.id}"'
+
+
+def _inputs(site: Site, node: Node, conduits: Iterable[Conduit]) -> Iterator[str]:
+    for conduit in conduits:
+        if node.name in conduit.targets:
+            for version, family in _FAMILIES:
+                peers = _peers(site, node, conduit.sources, version)
+                if peers and node.address(version, node.zone):
+                    yield _join(
+                        f"{family} saddr {peers}",
+                        _own(site, node, conduit.sources, version, family),
+                        _new(conduit),
+                        _accept(conduit),
+                    )
+
+
+def _own(site: Site, node: Node, peers: Iterable[str], version: int, family: str) -> str:
+    """Only the address that a peer is meant to use: a router has one in every zone."""
+    return f"{family} daddr {_set(node.address(version, site.nodes[peer].zone) for peer in peers if peer != node.name)}"
+
+
+def _outputs(site: Site, node: Node, conduits: Iterable[Conduit]) -> Iterator[str]:
+    for conduit in conduits:
+        if node.name in conduit.sources:
+            for version, family in _FAMILIES:
+                peers = _peers(site, node, conduit.targets, version)
+                if peers and node.address(version, node.zone):
+                    yield _join(f"{family} daddr {peers}", _new(conduit), _accept(conduit))
+
+
+def _forwards(site: Site, router: Node, conduits: Iterable[Conduit], drop: str) -> Iterator[str]:
+    legs = {leg.zone: leg.name for leg in router.interfaces}
+    for conduit in conduits:
+        for here in sorted(legs):
+            for there in sorted(legs):
+                if here != there:
+                    yield from _forward(site, router, conduit, (here, legs[here]), (there, legs[there]), drop)
+
+
+def _forward(site: Site, router: Node, conduit: Conduit, here: tuple[str, str], there: tuple[str, str], drop: str) -> Iterator[str]:
+    sources = [name for name in conduit.sources if site.nodes[name].zone == here[0] and name != router.name]
+    targets = [name for name in conduit.targets if site.nodes[name].zone == there[0] and name != router.name]
+    lowest = min(site.zones[here[0]].level, site.zones[there[0]].level)
+    limits = dict(conduit.limits) if lowest > 2 else {**L2_LIMITS, **conduit.limits}
+    for version, family in _FAMILIES:
+        from_set = _set(site.nodes[name].address(version, here[0]) for name in sources)
+        to_set = _set(site.nodes[name].address(version, there[0]) for name in targets)
+        if not from_set or not to_set:
+            continue
+        way = f'iifname "{here[1]}" oifname "{there[1]}" {family} saddr {from_set}'
+        if limits:
+            # Per target: two devices of one conduit do not share their sessions' budget.
+            for name in targets:
+                address = site.nodes[name].address(version, there[0])
+                if address:
+                    yield from _limits(conduit, f"{way} {family} daddr {address} {_new(conduit)}", limits, drop)
+        yield f"{way} {family} daddr {to_set} {_new(conduit)} {_accept(conduit)}"
+
+
+def _limits(conduit: Conduit, match: str, limits: dict[str, int], drop: str) -> Iterator[str]:
+    if "connections" in limits:
+        yield _join(match, f"ct count over {limits['connections']} counter", drop, f'comment "{conduit.id} connections"')
+    if "new_per_minute" in limits:
+        burst = limits.get("connections", 1)
+        rate = f"limit rate over {limits['new_per_minute']}/minute burst {burst} packets counter"
+        yield _join(match, rate, drop, f'comment "{conduit.id} new_per_minute"')
+
+
+def approved(site: Site, host: str) -> list[dict[str, Any]]:
+    """What may be open through `host`: [{source: [address], target: [address], proto, port}]; a router sees every conduit."""
+    node = site.nodes[host]
+    found = []
+    for conduit in site.conduits:
+        router = ROUTER_GROUP in node.groups
+        if not (router or host in conduit.sources or host in conduit.targets):
+            continue
+        found.append(
+            {
+                "source": _all_addresses(site, conduit.sources),
+                "target": _all_addresses(site, conduit.targets),
+                "proto": conduit.service.proto,
+                "port": conduit.service.port,
+            }
+        )
+    return found
+
+
+def _all_addresses(site: Site, names: Iterable[str]) -> list[str]:
+    found: set[str] = set()
+    for name in names:
+        node = site.nodes[name]
+        found |= {node.v4, node.v6, *(leg.v4 for leg in node.interfaces), *(leg.v6 for leg in node.interfaces)}
+    return sorted(found - {""})
+
+
+def proof_hosts(site: Site, host: str) -> list[list[str]]:
+    """Hosts to log in to before a ruleset of `host` may be confirmed: of each inner list one that answered before.
+
+    A router or the jump carries the way to everybody else, so one host of every other zone must still be reachable.
+    """
+    node = site.nodes[host]
+    if not {ROUTER_GROUP, JUMP_GROUP} & node.groups:
+        return []
+    zones: dict[str, list[str]] = {}
+    for other in site.managed():
+        if other.name != host and not {ROUTER_GROUP, JUMP_GROUP} & other.groups:
+            zones.setdefault(other.zone, []).append(other.name)
+    return [zones[name] for name in sorted(zones)]

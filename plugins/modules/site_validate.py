@@ -1,0 +1,101 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Documentation of the action plugin of the same name."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: site_validate
+short_description: Hold the site model against its contracts and invariants
+version_added: "0.1.0"
+author: hnai.platform maintainers
+description:
+  - Reads the inventory variables of all hosts and the contracts of all components, and contacts no host.
+  - Reports everything that is wrong in one list, each finding with the file and key where it stands and what to do
+    about it, and fails once.
+  - Refused are a needed flow without a conduit, a conduit that nothing needs, one that the zone rules forbid even if a
+    person approved it, a component on a forbidden level, two listeners on one port, an even quorum, a buffer too
+    small for the outage that C(slo.yml) declares, an unknown variable with a prefix of the collection, an expired conduit.
+options:
+  format:
+    description: Whether the message is text for people, or the findings as JSON.
+    type: str
+    choices: [text, json]
+    default: text
+  today:
+    description: The day on which expiry is judged, as YYYY-MM-DD. The controller's day by default.
+    type: str
+attributes:
+  check_mode:
+    description: Changes nothing.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+  platform:
+    description: Runs on the controller.
+    support: full
+    platforms: posix
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+"""
+
+EXAMPLES = r"""
+- name: Validate the site
+  hnai.platform.site_validate:
+"""
+
+RETURN = r"""
+errors:
+  description: What must be corrected.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    file:
+      description: The file where it stands.
+      type: str
+    key:
+      description: The key in that file.
+      type: str
+    message:
+      description: What is wrong.
+      type: str
+    remedy:
+      description: What to do.
+      type: str
+    invariant:
+      description: The rule that is broken, as I1 or I13, or a word.
+      type: str
+    severity:
+      description: Either error or warning.
+      type: str
+warnings_found:
+  description: What will need attention, in the same form.
+  returned: always
+  type: list
+  elements: dict
+flows:
+  description: Number of flows that the placed components need.
+  returned: when the model could be read
+  type: int
+conduits:
+  description: Number of approved conduits.
+  returned: when the model could be read
+  type: int
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main() -> None:
+    """The work is done by the action plugin."""
+    module = AnsibleModule(
+        argument_spec={"format": {"type": "str", "choices": ["text", "json"], "default": "text"}, "today": {"type": "str"}},
+        supports_check_mode=True,
+    )
+    module.fail_json(msg="site_validate runs on the controller: call it by its full name, hnai.platform.site_validate")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collects the site model's input from Ansible: inventory variables of all hosts (never facts), groups and contracts.
+
+Controller only. The result is what `module_utils/zones/model.py` reads. It does not depend on --limit, on the order of plays
+or on what a host answered.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import CONTROL_VARIABLE, EXTRA_VARIABLE, MQTT_VARIABLE
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
+
+_SITE = {
+    "zones": "hnai_zones",
+    "assets": "hnai_assets",
+    "conduits": "hnai_conduits",
+    "ot_sources": "hnai_ot_sources",
+    "slo": "hnai_slo",
+    "break_glass": "hnai_break_glass",
+}
+_HOST = {
+    "zone": "hnai_zone",
+    "addresses": "hnai_addresses",
+    "interfaces": "hnai_interfaces",
+    "dual_homed": "hnai_dual_homed",
+}
+#: What the model reads of a source; tags stay where they are.
+_SOURCE_KEYS = ("id", "name", "asset", "protocol", "endpoint", "host", "port", "records_per_s")
+
+
+class _Tolerant(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads names only: unknown tags (!vault) are somebody else's values."""
+
+
+_Tolerant.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+def plain(value: Any) -> Any:
+    """Lists, dicts and scalars without Ansible's lazy containers and tags."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime.datetime):
+        return value.date().isoformat()
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    return value
+
+
+def collect(
+    hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], collection_root: Path | None = None
+) -> dict[str, Any]:
+    """The model's input. `hostvars` and `groups` are Ansible's. Raises ContractError, and what templating a value raises."""
+    known = contracts.all(collection_root)
+    managed = [str(host) for host in groups.get("managed", [])]
+    site = hostvars[managed[0]] if managed else {}
+    data: dict[str, Any] = {key: plain(site[name]) if name in site else None for key, name in _SITE.items()}
+    data["ot_sources"] = [_source(source) for source in data["ot_sources"] or [] if isinstance(source, dict)]
+    buffers = {buffer["variable"].partition(".")[0] for contract in known.values() for buffer in contract.get("buffers", [])}
+    wanted = sorted(buffers | {EXTRA_VARIABLE, MQTT_VARIABLE, CONTROL_VARIABLE})
+    hosts: dict[str, Any] = {}
+    for host in managed:
+        variables = hostvars[host]
+        entry = {key: plain(variables[name]) for key, name in _HOST.items() if name in variables}
+        entry["vars"] = {name: plain(variables[name]) for name in wanted if name in variables}
+        hosts[host] = entry
+    data["hosts"] = hosts
+    data["groups"] = {
+        str(group): [str(host) for host in members] for group, members in groups.items() if group not in ("all", "ungrouped")
+    }
+    data["contracts"] = known
+    data["defaults"] = defaults(wanted, collection_root)
+    return data
+
+
+def _source(source: dict[str, Any]) -> dict[str, Any]:
+    """A source without its tags, but with the rate that follows from them (records per second)."""
+    result = {key: source[key] for key in _SOURCE_KEYS if key in source}
+    rate = 0.0
+    for tag in source.get("tags") or []:
+        period = (tag.get("sampling_ms") or source.get("poll_ms")) if isinstance(tag, dict) else None
+        if isinstance(period, (int, float)) and period > 0 and tag.get("kind", "cyclic") == "cyclic":
+            rate += 1000.0 / period
+    result.setdefault("records_per_s", round(rate, 3))
+    return result
+
+
+def defaults(names: Iterable[str], collection_root: Path | None = None) -> dict[str, Any]:
+    """Role defaults of some variables; one that is a template stays text."""
+    found: dict[str, Any] = {}
+    root = Path(collection_root or contracts.COLLECTION_ROOT)
+    wanted = set(names)
+    for path in sorted(root.glob("roles/*/defaults/main.yml")):
+        if any(name.startswith(path.parents[1].name) for name in wanted):
+            found.update({name: value for name, value in _mapping(path).items() if name in wanted})
+    return found
+
+
+def add_names(
+    data: dict[str, Any],
+    hostvars: Mapping[str, Any],
+    sources: Iterable[str],
+    collection_root: Path | None = None,
+) -> None:
+    """Add what the check of names needs: every variable with our prefix, what the roles know, and where each is written."""
+    root = Path(collection_root or contracts.COLLECTION_ROOT)
+    roles = sorted(path.name for path in root.glob("roles/*") if path.is_dir())
+    prefixes = (*(f"{role}_" for role in roles), "hnai_")
+    for host, entry in data["hosts"].items():
+        for name in hostvars[host]:
+            if str(name).startswith(prefixes):
+                entry["vars"].setdefault(str(name), None)
+    data["roles"] = roles
+    data["known_variables"] = sorted(_role_variables(root))
+    data["files"] = variable_files(sources)
+
+
+def _role_variables(root: Path) -> Iterator[str]:
+    for path in root.glob("roles/*/meta/argument_specs.yml"):
+        for entry in (_mapping(path).get("argument_specs") or {}).values():
+            yield from (entry.get("options") or {})
+
+
+def variable_files(sources: Iterable[str]) -> dict[str, str]:
+    """Variable → the inventory file that sets it (the most specific last), relative to the working directory if below it."""
+    found: dict[str, str] = {}
+    for source in sources:
+        base = Path(source)
+        for path in [base] if base.is_file() else []:
+            found.update(dict.fromkeys(_inventory_names(_mapping(path)), _shown(path)))
+        home = base if base.is_dir() else base.parent
+        for kind in ("group_vars/all", "group_vars", "host_vars"):
+            for path in sorted([*home.glob(f"{kind}.y*ml"), *home.glob(f"{kind}/**/*.y*ml")]):
+                found.update(dict.fromkeys(_mapping(path), _shown(path)))
+    return found
+
+
+def _inventory_names(group: Any) -> Iterator[str]:
+    """Variable names in a YAML inventory."""
+    if isinstance(group, dict):
+        for key, value in group.items():
+            if key == "vars" and isinstance(value, dict):
+                yield from value
+            elif key == "hosts" and isinstance(value, dict):
+                for host in value.values():
+                    yield from host or ()
+            elif isinstance(value, dict):
+                yield from _inventory_names(value)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """A YAML file that is a map; {} for anything else (Ansible itself reports what it cannot read)."""
+    try:
+        data = _Tolerant(path.read_text(encoding="utf-8")).get_single_data()
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _shown(path: Path) -> str:
+    try:
+        return path.resolve().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return str(path)
