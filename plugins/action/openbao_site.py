@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Controller side of openbao_site: the spec out of the contracts, and the identities that stay in the state directory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.files import read_or_none, write_durably
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys, openbao_spec
+
+NAME = "hnai.platform.openbao_site"
+#: Settings of the spec, as options of the module with their defaults.
+SETTINGS = {
+    "site": "site",
+    "kv": "hnai",
+    "pki_root": "pki_root",
+    "pki_int": "pki_int",
+    "root_ttl": "10y",
+    "intermediate_ttl": "5y",
+    "leaf_ttl": "90d",
+    "identity_ttl": "90d",
+}
+PASSED = ("address", "ca_file")
+#: Names of the identities in identities_file, and in OpenBao.
+IDENTITIES = {"site_admin": "site-admin", "deploy": "deploy"}
+
+
+class ActionModule(ActionBase):
+    """Runs the module with the spec; stores new identities before the root token is revoked."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The module's result without any secret. Raises AnsibleActionFail naming file or key, and the remedy."""
+        task_vars = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        args = dict(self._task.args)
+        for name in ("keys_file", "identities_file", "root_ca_file"):
+            if not args.get(name):
+                raise AnsibleActionFail(f"openbao_site: {name} is missing; see ansible-doc -t module {NAME}")
+        try:
+            groups = task_vars.get("groups", {})
+            settings = {key: args.get(key, default) for key, default in SETTINGS.items()}
+            spec = openbao_spec.build(contracts.placed(groups), groups, settings)
+            result.update(self._converge(args, spec, task_vars))
+        except (openbao_keys.KeysError, openbao_spec.SpecError, contracts.ContractError, OSError) as error:
+            raise AnsibleActionFail(str(error)) from error
+        return result
+
+    def _converge(self, args: dict[str, Any], spec: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        keys_file, identities_file = (Path(str(args[name])).expanduser() for name in ("keys_file", "identities_file"))
+        stored = openbao_keys.load(identities_file) or {}
+        held = {
+            name: {**stored.get(name, {}), **{key: value for key, value in (args.get(name) or {}).items() if value}}
+            for name in IDENTITIES
+        }
+        root_token = str(args.get("root_token") or "")
+        if not root_token and not stored.get("root_revoked_at"):
+            initial = openbao_keys.load(keys_file) or {}
+            root_token = "" if initial.get("pgp") else str(initial.get("root_token", ""))
+        common = {name: args[name] for name in PASSED if name in args}
+        result = dict(
+            self._execute_module(
+                module_name=NAME, task_vars=task_vars, module_args={**common, **held, "root_token": root_token, "spec": spec}
+            )
+        )
+        issued = result.pop("identities", {})
+        if result.get("failed"):
+            return result
+        for warning in result.get("pending", []):
+            result.setdefault("warnings", []).append(
+                f"OpenBao: {warning} differs from the collection's and only root may change it (docs/openbao-ceremony.md)"
+            )
+        if self._task.check_mode:
+            return result
+        for name, identity in IDENTITIES.items():
+            if identity in issued:
+                stored[name] = issued[identity]
+        if issued:
+            openbao_keys.store(identities_file, stored)
+        if root_token:
+            # Only now: the identities that take over are on the controller's disk.
+            done = self._execute_module(
+                module_name=NAME, task_vars=task_vars, module_args={**common, "root_token": root_token, "revoke_root": True}
+            )
+            if done.get("failed"):
+                return dict(done)
+            stored["root_revoked_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            openbao_keys.store(identities_file, stored)
+            result["root_revoked"] = True
+            result["changed"] = True
+        result["changed"] = (
+            self._root_ca(Path(str(args["root_ca_file"])).expanduser(), str(result.get("root_ca", ""))) or result["changed"]
+        )
+        return result
+
+    @staticmethod
+    def _root_ca(target: Path, pem: str) -> bool:
+        """The public root on the controller; True if it was written."""
+        if not pem or read_or_none(str(target)) == pem.encode():
+            return False
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(str(target), pem.encode(), 0o644)
+        return True

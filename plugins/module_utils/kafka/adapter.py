@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one file that knows kafka-python (3.0.x, from the probe environment). Everything that leaves it is plain data.
+
+Names and shapes were read from kafka-python 3.0.12 and confirmed on a Kafka 4.3.1 cluster. To speak to Kafka by another client,
+replace this file.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..probe_env import activate
+from .acls import Acl
+from .state import KafkaError, Partition, Quorum, Snapshot, Unreachable, Voter
+from .topics import Topic
+from .users import User
+
+_SCRAM = {"SCRAM-SHA-256": 1, "SCRAM-SHA-512": 2}
+_MECHANISM = {number: name for name, number in _SCRAM.items()}
+#: Of the sources of a setting: what is set on the topic itself.
+_TOPIC_SOURCE = "DYNAMIC_TOPIC_CONFIG"
+
+
+def _diagnose(address: str, context: ssl.SSLContext) -> str:
+    """Why one listener cannot be used; the library keeps that to itself."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2) as plain, context.wrap_socket(plain, server_hostname=host) as stream:
+            return f"TLS works ({stream.version()}), the broker does not answer (yet)"
+    except (OSError, ssl.SSLError) as error:
+        return str(error)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach the cluster: mutual TLS, with a certificate whose principal is a super user."""
+
+    bootstrap: tuple[str, ...]
+    ca_file: str
+    cert_file: str
+    key_file: str
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Connection:
+        """From the options of doc fragment and argument spec of the Kafka modules."""
+        return cls(tuple(params["bootstrap"]), params["ca_file"], params["cert_file"], params["key_file"])
+
+
+def _voter(data: Mapping[str, Any]) -> Voter:
+    return Voter(
+        id=data["replica_id"], directory=str(data.get("replica_directory_id", "")), end_offset=data["log_end_offset"],
+        last_fetch_ms=data.get("last_fetch_timestamp", -1), last_caught_up_ms=data.get("last_caught_up_timestamp", -1),
+    )
+
+
+class Admin:
+    """An open admin client. Use as a context manager; every call is bounded by `timeout_s`.
+
+    Raises Unreachable when no broker answers, KafkaError when one refuses. Importing this module needs no library, opening does (then
+    ProbeMissing of probe_env names the remedy).
+    """
+
+    def __init__(self, connection: Connection, timeout_s: float = 10.0) -> None:
+        activate()
+        import kafka.admin
+        import kafka.errors
+
+        self._api = kafka.admin
+        self._errors = kafka.errors
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
+        self._timeout_ms = max(1000, int(timeout_s * 1000))
+        try:
+            context = ssl.create_default_context(cafile=connection.ca_file)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.load_cert_chain(connection.cert_file, connection.key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise Unreachable(f"{connection.cert_file}: {error}; the role's identity step puts certificate and key there") from error
+        try:
+            self._client = kafka.admin.KafkaAdminClient(
+                bootstrap_servers=list(connection.bootstrap), client_id="hnai-platform", security_protocol="SSL", ssl_context=context,
+                request_timeout_ms=self._timeout_ms, bootstrap_timeout_ms=self._timeout_ms, reconnect_backoff_max_ms=500,
+            )
+        except kafka.errors.KafkaError as error:
+            raise Unreachable(f"no broker of {', '.join(connection.bootstrap)} answered within {timeout_s:g} s; "
+                              f"the first one: {_diagnose(connection.bootstrap[0], context)}") from error
+
+    def __enter__(self) -> Admin:
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        self._client.close()
+
+    def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (self._errors.KafkaTimeoutError, self._errors.KafkaConnectionError, self._errors.NodeNotReadyError,
+                self._errors.RequestTimedOutError) as error:
+            raise Unreachable(f"{function.__name__}: {error}") from error
+        except self._errors.KafkaError as error:
+            raise KafkaError(f"{function.__name__}: {error}") from error
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def quorum(self) -> Quorum:
+        """The metadata quorum, as its leader answers through a broker."""
+        answer = self._call(self._client.describe_metadata_quorum)
+        data = answer["topics"][0]["partitions"][0]
+        if data.get("error"):
+            raise Unreachable(f"describe_metadata_quorum: {data['error']}")
+        return Quorum(
+            leader_id=data["leader_id"], leader_epoch=data["leader_epoch"], high_watermark=data["high_watermark"],
+            voters=tuple(sorted((_voter(item) for item in data["current_voters"]), key=lambda v: v.id)),
+            observers=tuple(sorted((_voter(item) for item in data["observers"]), key=lambda v: v.id)),
+        )
+
+    def cluster(self) -> tuple[str, dict[int, bool]]:
+        """Cluster id, and id → fenced of every registered broker."""
+        answer = self._call(self._client.describe_cluster)
+        return answer["cluster_id"], {item["broker_id"]: bool(item.get("is_fenced", False)) for item in answer["brokers"]}
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the gate looks at, in five calls."""
+        cluster_id, brokers = self.cluster()
+        described = self._describe_topics(None)
+        minimum = self._min_isr([topic["name"] for topic in described])
+        partitions = tuple(
+            Partition(
+                topic=topic["name"], number=item["partition_index"], leader=item["leader_id"] if item["error_code"] == 0 else -1,
+                replicas=tuple(item["replica_nodes"]), isr=tuple(item["isr_nodes"]), min_isr=min(minimum[topic["name"]], len(item["replica_nodes"])),
+            )
+            for topic in described for item in topic["partitions"]
+        )
+        moving = self._call(self._client.list_partition_reassignments)
+        return Snapshot(
+            cluster_id=cluster_id, quorum=self.quorum(), brokers=brokers, partitions=partitions,
+            reassignments=tuple(sorted(f"{key.topic}-{key.partition}" for key in moving)),
+        )
+
+    def _describe_topics(self, names: list[str] | None) -> list[dict[str, Any]]:
+        return [topic for topic in self._call(self._client.describe_topics, names) if topic["error_code"] == 0]
+
+    def _configs(self, kind: str, names: Iterable[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, dict[str, Any]]]:
+        resources = [self._api.ConfigResource(self._api.ConfigResourceType[kind], name, dict.fromkeys(keys) if keys else None) for name in names]
+        if not resources:
+            return {}
+        answer = self._call(self._client.describe_configs, resources, config_filter="all")
+        return {name: dict(values) for found in answer.values() for name, values in found.items()}
+
+    def _min_isr(self, names: list[str]) -> dict[str, int]:
+        key = "min.insync.replicas"
+        found = self._configs("TOPIC", names, [key])
+        return {name: int(values[key]["value"]) for name, values in found.items()}
+
+    def broker_config(self, node: int, keys: Sequence[str]) -> dict[str, str]:
+        """Effective settings of one broker. The authorizer's (super.users, ...) are not among those that Kafka tells."""
+        found = self._configs("BROKER", [str(node)], keys)
+        return {key: str(item["value"]) for key, item in found.get(str(node), {}).items()}
+
+    def features(self) -> dict[str, tuple[int, int]]:
+        """Feature → (finalized level, highest level that this broker supports)."""
+        answer = self._call(self._client.describe_features)
+        return {name: (item.get("finalized", (0, 0))[1], item.get("supported", (0, 0))[1]) for name, item in answer.items()}
+
+    def log_dirs(self) -> list[dict[str, Any]]:
+        """One entry {broker, path, error, total_bytes, usable_bytes, cordoned, future} per log directory."""
+        found = []
+        for broker in self._call(self._client.describe_log_dirs):
+            for item in broker["log_dirs"]:
+                future = sum(1 for topic in item.get("topics", []) for part in topic["partitions"] if part.get("is_future_key"))
+                found.append({
+                    "broker": broker["broker"], "path": item["log_dir"], "error": item["error_code"], "total_bytes": item.get("total_bytes", -1),
+                    "usable_bytes": item.get("usable_bytes", -1), "cordoned": bool(item.get("is_cordoned", False)), "future": future,
+                })
+        return found
+
+    # -- topics -----------------------------------------------------------------------------------------------------
+
+    def topics(self) -> dict[str, Topic]:
+        """What is there; `config` holds only what is set on the topic itself."""
+        described = self._describe_topics(None)
+        configs = self._configs("TOPIC", [topic["name"] for topic in described])
+        return {
+            topic["name"]: Topic(
+                name=topic["name"], partitions=len(topic["partitions"]), replication_factor=max(len(p["replica_nodes"]) for p in topic["partitions"]),
+                config={key: str(item["value"]) for key, item in configs.get(topic["name"], {}).items() if item["config_source"] == _TOPIC_SOURCE},
+            )
+            for topic in described
+        }
+
+    def create_topics(self, topics: Sequence[Topic], validate_only: bool = False) -> None:
+        """Create, and wait until each has its leaders."""
+        wanted = {
+            t.name: {"num_partitions": t.partitions, "replication_factor": t.replication_factor, "configs": dict(t.config)} for t in topics
+        }
+        answer = self._call(self._client.create_topics, wanted, timeout_ms=self._timeout_ms, raise_errors=False, validate_only=validate_only)
+        self._refused("kafka_topics", ((item["name"], item["error_code"], item.get("error_message")) for item in answer["topics"]))
+        if not validate_only:
+            self._call(self._client.wait_for_topics, list(wanted), timeout_ms=self._timeout_ms)
+
+    def grow_topics(self, partitions: Mapping[str, int]) -> None:
+        """More partitions."""
+        self._call(self._client.create_partitions, dict(partitions), timeout_ms=self._timeout_ms)
+
+    def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]]) -> None:
+        """Set and reset topic-level settings."""
+        kind = self._api.ConfigResourceType["TOPIC"]
+        if wanted:
+            self._call(self._client.alter_configs, [self._api.ConfigResource(kind, name, dict(values)) for name, values in wanted.items()],
+                       incremental=True)
+        if reset:
+            self._call(self._client.reset_configs, [self._api.ConfigResource(kind, name, dict.fromkeys(keys)) for name, keys in reset.items()],
+                       incremental=True)
+
+    def _refused(self, what: str, results: Iterable[tuple[str, int, str | None]]) -> None:
+        bad = [f"{name}: {message or self._errors.for_code(code).__name__}" for name, code, message in results if code]
+        if bad:
+            raise KafkaError(f"{what}: " + "; ".join(bad))
+
+    # -- users ------------------------------------------------------------------------------------------------------
+
+    def users(self) -> dict[str, dict[str, int]]:
+        """User → mechanism → iterations."""
+        answer = self._call(self._client.describe_user_scram_credentials)
+        return {
+            name: {_MECHANISM[int(item["mechanism"])]: item["iterations"] for item in info["credential_infos"]}
+            for name, info in answer.items() if not info["error"]
+        }
+
+    def alter_users(self, upsert: Sequence[tuple[User, str]], delete: Sequence[tuple[str, str]]) -> None:
+        """Write and remove SCRAM credentials; the password is salted here and never sent."""
+        changes: list[Any] = [self._api.UserScramCredentialDeletion(name, _SCRAM[mechanism]) for name, mechanism in delete]
+        changes += [self._api.UserScramCredentialUpsertion(user.name, _SCRAM[mechanism], user.password, iterations=user.iterations)
+                    for user, mechanism in upsert]
+        while changes:
+            # Kafka refuses a request that alters one user twice: one change per user and round.
+            batch = {change.user: change for change in reversed(changes)}
+            changes = [change for change in changes if batch[change.user] is not change]
+            answer = self._call(self._client.alter_user_scram_credentials, list(batch.values()))
+            bad = [f"{name}: {message}" for name, message in answer.items() if message]
+            if bad:
+                raise KafkaError("kafka_users: " + "; ".join(bad))
+
+    # -- ACLs -------------------------------------------------------------------------------------------------------
+
+    def _enum(self, name: str, value: str) -> Any:
+        return getattr(self._api, name)[value.upper()]
+
+    def acls(self) -> list[Acl]:
+        """Every ACL of the cluster."""
+        everything = self._api.ACLFilter(
+            principal=None, host=None, operation=self._api.ACLOperation.ANY, permission_type=self._api.ACLPermissionType.ANY,
+            resource_pattern=self._api.ResourcePatternFilter(self._api.ResourceType.ANY, None, self._api.ACLResourcePatternType.ANY),
+        )
+        found, _error = self._call(self._client.describe_acls, everything)
+        return [
+            Acl(principal=item.principal, resource_type=item.resource_pattern.resource_type.name.lower(),
+                resource_name=item.resource_pattern.resource_name, operation=item.operation.name.lower(),
+                pattern_type=item.resource_pattern.pattern_type.name.lower(), permission=item.permission_type.name.lower(), host=item.host)
+            for item in found
+        ]
+
+    def _entry(self, acl: Acl, kind: str, pattern: str) -> Any:
+        return getattr(self._api, kind)(
+            principal=acl.principal, host=acl.host, operation=self._enum("ACLOperation", acl.operation),
+            permission_type=self._enum("ACLPermissionType", acl.permission),
+            resource_pattern=getattr(self._api, pattern)(
+                self._enum("ResourceType", acl.resource_type), acl.resource_name, self._enum("ACLResourcePatternType", acl.pattern_type)),
+        )
+
+    def create_acls(self, acls: Sequence[Acl]) -> None:
+        """Add entries."""
+        answer = self._call(self._client.create_acls, [self._entry(acl, "ACL", "ResourcePattern") for acl in acls])
+        if answer["failed"]:
+            raise KafkaError("create_acls: " + ", ".join(error.__name__ for error in answer["failed"]))
+
+    def delete_acls(self, acls: Sequence[Acl]) -> None:
+        """Remove exactly these entries."""
+        answer = self._call(self._client.delete_acls, [self._entry(acl, "ACLFilter", "ResourcePatternFilter") for acl in acls])
+        bad = [error.__name__ for _filter, _found, error in answer if error is not self._errors.NoError]
+        if bad:
+            raise KafkaError("delete_acls: " + ", ".join(bad))

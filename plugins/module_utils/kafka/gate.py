@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""May this broker be restarted now, and when is its turn?
+
+The rules are those of Strimzi's KafkaRoller (proposal 060), decided on one snapshot: order = not running, followers, active
+controller; a restart must leave the metadata quorum a caught-up majority and every partition at its min.insync.replicas.
+What cannot be seen is never "allowed": the one exception is a node that serves nobody while nobody else answers either
+(the whole cluster is down), because there is nothing left to protect and a restart is the cure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from .state import KafkaError, Snapshot, Unreachable
+
+NOT_RUNNING, FOLLOWER, ACTIVE_CONTROLLER = 0, 1, 2
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the gate holds a cluster against. `expected`: node ids that the inventory declares."""
+
+    expected: tuple[int, ...]
+    max_lag_ms: float = 2000.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`reasons` is empty exactly when the restart is allowed. `rank`: 0 not running, 1 follower, 2 active controller."""
+
+    rank: int
+    reasons: tuple[str, ...]
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it may be restarted now."""
+        return not self.reasons
+
+
+def _some(names: Iterable[object]) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def rank(snapshot: Snapshot | None, node: int, serving: bool) -> int:
+    """When its turn is. `serving`: its own broker listener accepts connections."""
+    if not serving or (snapshot is not None and node not in snapshot.live()):
+        return NOT_RUNNING
+    if snapshot is not None and snapshot.quorum.leader_id == node:
+        return ACTIVE_CONTROLLER
+    return FOLLOWER
+
+
+def decide(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) -> Decision:
+    """Whether `node` may be restarted. `snapshot` None: no broker answered."""
+    position = rank(snapshot, node, serving)
+    if snapshot is None:
+        if not serving:
+            return Decision(position, ())
+        return Decision(position, ("no broker answers about the cluster, although this one accepts connections; look at its certificate "
+                                   "(S1) and at its log before restarting anything",))
+    quorum = snapshot.quorum
+    reasons: list[str] = []
+    if quorum.leader_id < 0:
+        reasons.append("the metadata quorum has no leader")
+    others_ahead = [v.id for v in quorum.voters if v.id != node and quorum.lag_ms(v) < rules.max_lag_ms]
+    is_voter = any(v.id == node for v in quorum.voters)
+    behind = [voter for voter in quorum.behind(rules.max_lag_ms) if voter != node]
+    if quorum.leader_id >= 0 and is_voter:
+        if len(quorum.voters) > 1 and len(others_ahead) < quorum.majority:
+            reasons.append(f"without node {node} only {len(others_ahead)} of {len(quorum.voters)} voters are caught up, "
+                           f"{quorum.majority} are needed")
+        elif behind and position != NOT_RUNNING:
+            reasons.append(f"voter {_some(behind)} is not caught up")
+    if position == NOT_RUNNING:
+        # It is in no ISR and leads nothing; starting it can only help, also where partitions are in need.
+        return Decision(position, tuple(reasons))
+    if node in quorum.behind(rules.max_lag_ms):
+        reasons.append(f"node {node} itself is not caught up with the metadata log")
+    missing = sorted(set(rules.expected) - snapshot.live())
+    if missing:
+        reasons.append(f"broker {_some(missing)} is not there or fenced")
+    if snapshot.offline():
+        reasons.append(f"offline: {_some(snapshot.offline())}")
+    under = [name for name in snapshot.under_min_isr() if name not in set(snapshot.offline())]
+    if under:
+        reasons.append(f"under min.insync.replicas: {_some(under)}")
+    alone = len(rules.expected) == 1  # No redundancy is declared, so there is none to keep.
+    fallen = sorted(p.name for p in snapshot.partitions
+                    if node in p.isr and len(p.isr) == p.min_isr and not alone)
+    if fallen:
+        reasons.append(f"would fall under min.insync.replicas: {_some(fallen)}")
+    if snapshot.reassignments:
+        reasons.append(f"being reassigned: {_some(snapshot.reassignments)}")
+    return Decision(position, tuple(reasons))
+
+
+def unhealthy(snapshot: Snapshot | None, rules: Rules) -> list[str]:
+    """Why the cluster is not (yet) whole; [] when the next broker may be looked at."""
+    if snapshot is None:
+        return ["no broker answers"]
+    reasons: list[str] = []
+    if snapshot.quorum.leader_id < 0:
+        reasons.append("the metadata quorum has no leader")
+    elif snapshot.quorum.behind(rules.max_lag_ms):
+        reasons.append(f"voter {_some(snapshot.quorum.behind(rules.max_lag_ms))} is not caught up")
+    missing = sorted(set(rules.expected) - snapshot.live())
+    if missing:
+        reasons.append(f"broker {_some(missing)} is not there or fenced")
+    if snapshot.offline():
+        reasons.append(f"offline: {_some(snapshot.offline())}")
+    if snapshot.under_replicated():
+        reasons.append(f"under-replicated: {_some(snapshot.under_replicated())}")
+    return reasons
+
+
+def wait_until(
+    look: Callable[[float], Snapshot],
+    judge: Callable[[Snapshot | None], list[str]],
+    deadline_s: float,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+    stable: int = 1,
+    interval_s: float = 1.0,
+) -> tuple[Snapshot | None, list[str], float]:
+    """Look again until `judge` finds nothing `stable` times in a row, or the deadline is over.
+
+    `look(limit_s)` raises Unreachable when nobody answers. Returns the last snapshot, the last reasons ([] = good) and the
+    seconds that passed.
+    """
+    begin = clock()
+    good = 0
+    while True:
+        left = deadline_s - (clock() - begin)
+        snapshot: Snapshot | None = None
+        try:
+            snapshot = look(max(1.0, min(10.0, left)))
+            reasons = judge(snapshot)
+        except Unreachable:
+            reasons = judge(None)
+        except KafkaError as error:
+            reasons = [str(error)]  # Somebody answered, so this is not "nobody is there".
+        good = 0 if reasons else good + 1
+        passed = clock() - begin
+        if good >= stable:
+            return snapshot, [], passed
+        if passed + interval_s >= deadline_s:
+            return snapshot, reasons or ["not stable yet"], passed
+        sleep(interval_s)

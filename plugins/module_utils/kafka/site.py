@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topics, users and ACLs of a cluster, converged together: what the declaration allows, what differs, what was done.
+
+Order: topics (something to have rights on), users, ACLs added, ACLs removed. Each step is idempotent, so a run that was killed is simply
+run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from . import acls, topics, users
+from .acls import Acl
+from .state import KafkaError
+from .topics import Topic
+from .users import User
+
+
+class Cluster(Protocol):
+    """What is needed of the cluster; adapter.Admin is one."""
+
+    def topics(self) -> dict[str, Topic]: ...
+
+    def create_topics(self, topics: Sequence[Topic]) -> None: ...
+
+    def grow_topics(self, partitions: Mapping[str, int]) -> None: ...
+
+    def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]]) -> None: ...
+
+    def users(self) -> dict[str, dict[str, int]]: ...
+
+    def alter_users(self, upsert: Sequence[tuple[User, str]], delete: Sequence[tuple[str, str]]) -> None: ...
+
+    def acls(self) -> list[Acl]: ...
+
+    def create_acls(self, acls: Sequence[Acl]) -> None: ...
+
+    def delete_acls(self, acls: Sequence[Acl]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the inventory and the approved conduits say. `levels`: principal → Purdue level of the zone that it comes from."""
+
+    topics: tuple[Topic, ...]
+    users: tuple[User, ...]
+    acls: tuple[Acl, ...]
+    levels: Mapping[str, float]
+    supers: tuple[str, ...]
+    brokers: int
+    prune: bool = True
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with it, at once. Nothing is touched while this is not empty."""
+        return [
+            *topics.check(self.topics, self.brokers),
+            *users.check(self.users, self.supers),
+            *acls.refused(self.acls, self.levels, self.topics, self.supers),
+        ]
+
+
+@dataclass
+class Outcome:
+    """What differs (and, after `apply`, was done). Texts never hold a password."""
+
+    topics: topics.Plan
+    users: users.Plan
+    acls: acls.Plan
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything differs."""
+        return self.topics.changed or self.users.changed or self.acls.changed
+
+
+class Empty:
+    """A cluster that is not there yet, for a prediction."""
+
+    def topics(self) -> dict[str, Topic]:
+        """None."""
+        return {}
+
+    def users(self) -> dict[str, dict[str, int]]:
+        """None."""
+        return {}
+
+    def acls(self) -> list[Acl]:
+        """None."""
+        return []
+
+
+def plan(declared: Declared, cluster: Cluster | Empty, works: Callable[[User, str], bool]) -> Outcome:
+    """What differs. Raises KafkaError for what cannot be converged without moving or losing data."""
+    outcome = Outcome(
+        topics=topics.plan(declared.topics, cluster.topics()),
+        users=users.plan(declared.users, cluster.users(), works, declared.prune),
+        acls=acls.plan(declared.acls, cluster.acls()),
+    )
+    if outcome.topics.problems:
+        raise KafkaError("; ".join(outcome.topics.problems))
+    outcome.before = [*outcome.topics.before, *outcome.users.before, *(str(acl) for acl in outcome.acls.delete)]
+    outcome.after = [*outcome.topics.after, *outcome.users.after, *(str(acl) for acl in outcome.acls.create)]
+    return outcome
+
+
+def apply(outcome: Outcome, cluster: Cluster) -> None:
+    """Do it."""
+    if outcome.topics.create:
+        cluster.create_topics(outcome.topics.create)
+    if outcome.topics.grow:
+        cluster.grow_topics(outcome.topics.grow)
+    if outcome.topics.set_config or outcome.topics.reset_config:
+        cluster.configure_topics(outcome.topics.set_config, outcome.topics.reset_config)
+    if outcome.users.changed:
+        cluster.alter_users(outcome.users.upsert, outcome.users.delete)
+    if outcome.acls.create:
+        cluster.create_acls(outcome.acls.create)
+    if outcome.acls.delete:
+        cluster.delete_acls(outcome.acls.delete)
+
+
+def settle(
+    declared: Declared, cluster: Cluster, works: Callable[[User, str], bool],
+    deadline_s: float, clock: Callable[[], float], sleep: Callable[[float], None],
+) -> None:
+    """Wait until the cluster says what was asked of it (metadata reaches every broker a moment later). Raises KafkaError."""
+    end = clock() + deadline_s
+    while True:
+        left = plan(declared, cluster, works)
+        if not left.changed:
+            return
+        if clock() >= end:
+            raise KafkaError(f"the cluster did not take over within {deadline_s:g} s: {'; '.join([*left.before, *left.after])}")
+        sleep(0.3)

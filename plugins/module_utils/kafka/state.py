@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a cluster looked like at one moment, as plain data: input of the restart gate and of the health checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+class KafkaError(Exception):
+    """Kafka refused or did something else than asked; the text says what and, where known, the remedy."""
+
+
+class Unreachable(KafkaError):
+    """No broker answered in time. Says nothing about the cluster's state."""
+
+
+@dataclass(frozen=True)
+class Voter:
+    """One replica of the metadata log. Times in ms since the epoch, -1 = never."""
+
+    id: int
+    directory: str
+    end_offset: int
+    last_fetch_ms: int
+    last_caught_up_ms: int
+
+
+@dataclass(frozen=True)
+class Quorum:
+    """The metadata quorum as its leader sees it. `leader_id` -1 = there is none."""
+
+    leader_id: int
+    leader_epoch: int
+    high_watermark: int
+    voters: tuple[Voter, ...]
+    observers: tuple[Voter, ...] = ()
+
+    @property
+    def majority(self) -> int:
+        """How many voters decide."""
+        return len(self.voters) // 2 + 1
+
+    def lag_ms(self, voter: Voter) -> float:
+        """How long ago `voter` had everything that the leader has (ms); infinite if never or if there is no leader."""
+        if voter.id == self.leader_id:
+            return 0.0
+        leader = next((v for v in self.voters if v.id == self.leader_id), None)
+        if leader is None or leader.last_caught_up_ms < 0 or voter.last_caught_up_ms < 0:
+            return float("inf")
+        return max(0.0, float(leader.last_caught_up_ms - voter.last_caught_up_ms))
+
+    def behind(self, max_lag_ms: float) -> list[int]:
+        """Voters that are not caught up: time decides, not offsets (KIP-836)."""
+        return sorted(v.id for v in self.voters if self.lag_ms(v) >= max_lag_ms)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One partition. `leader` -1 = offline."""
+
+    topic: str
+    number: int
+    leader: int
+    replicas: tuple[int, ...]
+    isr: tuple[int, ...]
+    min_isr: int
+
+    @property
+    def name(self) -> str:
+        """topic-number, as Kafka's tools write it."""
+        return f"{self.topic}-{self.number}"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A whole cluster. `brokers`: id → fenced, of every broker that is registered."""
+
+    cluster_id: str
+    quorum: Quorum
+    brokers: dict[int, bool]
+    partitions: tuple[Partition, ...] = ()
+    reassignments: tuple[str, ...] = field(default=())
+
+    def offline(self) -> list[str]:
+        """Partitions without a leader."""
+        return sorted(p.name for p in self.partitions if p.leader < 0)
+
+    def under_min_isr(self) -> list[str]:
+        """Partitions that refuse acks=all."""
+        return sorted(p.name for p in self.partitions if len(p.isr) < p.min_isr)
+
+    def under_replicated(self) -> list[str]:
+        """Partitions with a replica that is not in sync."""
+        return sorted(p.name for p in self.partitions if len(p.isr) < len(p.replicas))
+
+    def live(self) -> set[int]:
+        """Registered brokers that are not fenced."""
+        return {node for node, fenced in self.brokers.items() if not fenced}

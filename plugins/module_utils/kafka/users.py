@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SCRAM users as data.
+
+Whether a password already works is observed by logging in with it (a salted hash cannot be compared), and only what does not work
+is written. A mechanism that a declared user has beside the declared one is left alone: it is the other half of a rotation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .scram import MECHANISMS
+
+MIN_ITERATIONS = 8192
+MAX_ITERATIONS = 16384  # Kafka's own upper limit (ScramMechanism).
+
+
+@dataclass(frozen=True)
+class User:
+    """One declared user. The password never appears in a text."""
+
+    name: str
+    password: str = field(repr=False)
+    mechanisms: tuple[str, ...] = ("SCRAM-SHA-512",)
+    iterations: int = MIN_ITERATIONS
+
+
+@dataclass
+class Plan:
+    """What to do: (user, mechanism) pairs."""
+
+    upsert: list[tuple[User, str]] = field(default_factory=list)
+    delete: list[tuple[str, str]] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything is to be done."""
+        return bool(self.upsert or self.delete)
+
+
+def check(declared: Sequence[User], supers: Iterable[str]) -> list[str]:
+    """What is wrong with the declaration, with key and remedy; never names a password."""
+    problems: list[str] = []
+    names = [user.name for user in declared]
+    for user in declared:
+        key = f"kafka_users[{user.name}]"
+        if user.name in set(supers) or user.name in ("ANONYMOUS", "*", ""):
+            problems.append(f"{key}.name: is the name of a broker, whose rights it would have; choose another")
+        if not user.password:
+            problems.append(f"{key}.password: is empty; OpenBao has no value at its path, run the openbao play")
+        if not user.mechanisms or set(user.mechanisms) - set(MECHANISMS):
+            problems.append(f"{key}.mechanisms: use {', '.join(MECHANISMS)}")
+        if not MIN_ITERATIONS <= user.iterations <= MAX_ITERATIONS:
+            problems.append(f"{key}.iterations: {user.iterations}; use {MIN_ITERATIONS} to {MAX_ITERATIONS}")
+    problems += [f"kafka_users[{name}]: is there twice; remove one" for name in sorted({n for n in names if names.count(n) > 1})]
+    return problems
+
+
+def plan(
+    declared: Sequence[User],
+    present: Mapping[str, Mapping[str, int]],
+    works: Callable[[User, str], bool],
+    prune: bool = True,
+) -> Plan:
+    """The difference. `present`: user → mechanism → iterations. `works(user, mechanism)`: a login with the declared password succeeds."""
+    result = Plan()
+    for user in sorted(declared, key=lambda item: item.name):
+        have = present.get(user.name, {})
+        for mechanism in user.mechanisms:
+            if mechanism not in have:
+                result.after.append(f"user {user.name} {mechanism} iterations={user.iterations}")
+            elif have[mechanism] != user.iterations:
+                result.before.append(f"user {user.name} {mechanism} iterations={have[mechanism]}")
+                result.after.append(f"user {user.name} {mechanism} iterations={user.iterations}")
+            elif not works(user, mechanism):
+                result.before.append(f"user {user.name} {mechanism} password=(another)")
+                result.after.append(f"user {user.name} {mechanism} password=(as in OpenBao)")
+            else:
+                continue
+            result.upsert.append((user, mechanism))
+    if prune:
+        for name in sorted(set(present) - {user.name for user in declared}):
+            for mechanism in sorted(present[name]):
+                result.delete.append((name, mechanism))
+                result.before.append(f"user {name} {mechanism} iterations={present[name][mechanism]}")
+    return result

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges the status file of the OT collector. Pure: takes the decoded file, the time and the limits.
+
+The file (``/run/hnai/ot_collector/collector.status.json``, written every second)::
+
+    {"version": "1.0.0", "pid": n, "now": ticks, "started": ticks,
+     "sources": [{"source", "protocol", "tags", "state", "detail", "since", "last_heard", "attempts", "connects", "losses",
+                  "clock_offset_s", "failed": {tag: "0x…"}, "small_queues": {tag: n}, "limits", "subscription",
+                  "samples", "bad", "repeats", "gaps": {reason: n}, "open_gaps", "last_gap", "last_sample"}],
+     "outlet": {"depth", "limit", "sent", "dropped", "blocked_s"}}
+
+Times are 100-ns ticks since 1970-01-01Z.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..verdict import Check, Report
+
+TICKS_PER_S = 10_000_000
+STALE_S = 10.0
+"""The file is written every second; older than this the collector does not run or does not breathe."""
+_REMEDY = "journalctl -u hnai-telegraf-shipper.service | grep ot_collector"
+
+
+class StatusError(Exception):
+    """The status file cannot be used; the text says why."""
+
+
+def decode(text: str, path: str) -> dict[str, Any]:
+    """The file's content. Raises StatusError."""
+    try:
+        status = json.loads(text)
+    except ValueError as error:
+        raise StatusError("%s: no JSON: %s" % (path, error)) from error
+    if not isinstance(status, dict) or not isinstance(status.get("sources"), list) or not isinstance(status.get("now"), int):
+        raise StatusError("%s: not a status of the collector" % path)
+    return status
+
+
+def age_s(then: Any, now: int) -> float | None:
+    """Seconds from *then* (ticks or None) to *now* (ticks)."""
+    return None if not isinstance(then, int) else round((now - then) / TICKS_PER_S, 3)
+
+
+def judge(
+    report: Report,
+    status: Mapping[str, Any] | None,
+    problem: str,
+    now: int,
+    expected: Iterable[str],
+    max_age_s: float,
+    max_offset_s: float,
+    gap_window_s: float,
+) -> None:
+    """Add the checks OC0 to OC8 to *report*.
+
+    *status* is None when the file could not be read, then *problem* says why and everything else is inconclusive.
+    *expected* are the ids of the sources that this host must read.
+    """
+    with report.check("OC0", "the collector runs", expected=STALE_S, unit="s", hint=_REMEDY,
+                      explain="stat -c %y /run/hnai/ot_collector/collector.status.json") as check:
+        if status is None:
+            check.fail(problem)
+        else:
+            check.observed = age_s(status["now"], now)
+            check.evidence = {"pid": status.get("pid"), "started": status.get("started"), "version": status.get("version")}
+            check.passed(check.observed is not None and check.observed <= STALE_S, "its status is %s s old" % check.observed)
+    running = report.checks[-1].status == "pass"
+    known = {source["source"]: source for source in (status or {}).get("sources", [])}
+    for name in sorted(expected):
+        _source(report, name, known.get(name), running, now, max_age_s, max_offset_s, gap_window_s)
+    with report.check("OC7", "nothing was dropped before the pipe", expected=0, unit="records", hint=_REMEDY) as check:
+        if not running or status is None:
+            check.inconclusive("the collector does not run")
+        else:
+            outlet = status["outlet"]
+            check.observed, check.evidence = outlet["dropped"], dict(outlet)
+            check.passed(outlet["dropped"] == 0 and outlet["blocked_s"] < 30,
+                         "%s records dropped, the pipe is blocked for %s s" % (outlet["dropped"], outlet["blocked_s"]))
+
+
+def _source(
+    report: Report, name: str, source: Mapping[str, Any] | None, running: bool, now: int, max_age_s: float, max_offset_s: float,
+    gap_window_s: float,
+) -> None:
+    """Checks of one source; *source* is None when the running collector does not know it."""
+
+    def usable(check: Check) -> bool:
+        if not running:
+            check.inconclusive("the collector does not run")
+            return False
+        if source is None:
+            check.fail("the running collector does not read this source; restart hnai-telegraf-shipper.service")
+            return False
+        return True
+
+    with report.check("OC1", "the source is connected", expected="connected", subject=name, controls=["SR 5.2"],
+                      hint="detail says what the source answered; %s" % _REMEDY) as check:
+        if usable(check) and source is not None:
+            check.observed = source["state"]
+            check.evidence = {key: source[key] for key in ("detail", "attempts", "connects", "losses", "since", "subscription")}
+            check.passed(source["state"] == "connected", "%s: %s" % (source["state"], source["detail"] or "no reason known"))
+    with report.check("OC2", "the source is heard", expected=max_age_s, unit="s", subject=name, hint=_REMEDY) as check:
+        if usable(check) and source is not None:
+            check.observed = age_s(source["last_heard"], now)
+            check.evidence = {"last_sample_age_s": age_s(source["last_sample"], now), "samples": source["samples"]}
+            check.passed(check.observed is not None and check.observed <= max_age_s, "last heard %s s ago" % check.observed)
+    with report.check("OC3", "every declared tag can be read", expected=0, unit="tags", subject=name,
+                      hint="compare the node or register with the device's own list") as check:
+        if usable(check) and source is not None:
+            check.observed = len(source["failed"])
+            check.evidence = {"tags": source["tags"], "failed": source["failed"]}
+            check.passed(not source["failed"], ", ".join("%s %s" % item for item in sorted(source["failed"].items())[:5]))
+    with report.check("OC4", "no gap of late", expected=gap_window_s, unit="s", subject=name,
+                      hint="the records with a gap say from when to when and why") as check:
+        if usable(check) and source is not None:
+            check.observed = age_s(source["last_gap"], now)
+            check.evidence = {"gaps": source["gaps"], "open": source["open_gaps"]}
+            recent = check.observed is not None and check.observed < gap_window_s
+            lost = {reason: count for reason, count in source["gaps"].items() if reason != "collector_restart"}
+            check.passed(not source["open_gaps"] and not (recent and lost),
+                         "%s tags have an open gap, the last one closed %s s ago" % (source["open_gaps"], check.observed))
+    if source is None or source["protocol"] == "opcua":
+        with report.check("OC5", "the source's clock agrees", expected=max_offset_s, unit="s", subject=name, controls=["SR 2.11"],
+                          hint="the time source of the device") as check:
+            if usable(check) and source is not None:
+                offset = source["clock_offset_s"]
+                check.observed = None if offset is None else round(offset, 3)
+                if offset is None:
+                    check.inconclusive("the server has not told its time yet")
+                else:
+                    check.passed(abs(offset) <= max_offset_s, "%.3f s" % offset)
+        with report.check("OC6", "the identity is not locked out", expected=False, subject=name, controls=["SR 1.11"],
+                          hint="correct the password with the plant, then restart hnai-telegraf-shipper.service") as check:
+            if usable(check) and source is not None:
+                check.observed = source["state"] == "locked"
+                check.passed(not check.observed, source["detail"])
+        with report.check("OC8", "the server's queues are as long as declared", expected=0, unit="tags", subject=name,
+                          hint="shorten queue in hnai_ot_sources to what the server grants, and know that a longer outage is a gap") as check:
+            if usable(check) and source is not None:
+                check.observed = len(source["small_queues"])
+                check.evidence = {"revised": source["small_queues"]}
+                check.passed(not source["small_queues"])

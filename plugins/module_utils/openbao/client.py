@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small client of the OpenBao (and Vault) HTTP API over verified TLS.
+
+Standard library only, on purpose: it must work before the probe environment is on the host, and the API is
+plain JSON. One kept-alive connection per client; every call has a time limit. Tokens live in memory only.
+
+Source of the paths and answers: https://openbao.org/api-docs/, confirmed on OpenBao 2.7.2.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+#: OpenBao answers sys/init within about one second on an idle host; raft writes wait for the disk.
+DEFAULT_TIMEOUT_S = 15.0
+
+
+class BaoError(Exception):
+    """OpenBao answered with an error. ``status`` is the HTTP status, ``errors`` its own texts (never a secret)."""
+
+    def __init__(self, method: str, path: str, status: int, errors: list[str]) -> None:
+        self.method = method
+        self.path = path
+        self.status = status
+        self.errors = errors
+        super().__init__("%s %s: HTTP %d%s" % (method, path, status, ": " + "; ".join(errors) if errors else ""))
+
+
+class Forbidden(BaoError):
+    """403: the token is not alive or its policy does not allow the call."""
+
+
+class NotFound(BaoError):
+    """404: nothing is there."""
+
+
+class Sealed(BaoError):
+    """503: sealed, or no active node."""
+
+
+class Unreachable(Exception):
+    """No answer: not running, not listening, certificate not trusted, or too late."""
+
+
+class Api(Protocol):
+    """What the cores need of a client; tests give a fake."""
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        wrap_ttl: str | None = None,
+    ) -> dict[str, Any]:
+        """The decoded answer, {} for 204."""
+
+
+class Client:
+    """Calls to one OpenBao server. *address* is ``https://host:port``, *ca_file* a PEM bundle of trusted roots."""
+
+    def __init__(
+        self,
+        address: str,
+        ca_file: str,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        parts = urlsplit(address)
+        if parts.scheme != "https" or not parts.hostname:
+            raise ValueError("address %r is not https://host:port" % address)
+        self.address = address
+        self.host: str = parts.hostname
+        self.port: int = parts.port or 8200
+        self._ca_file = ca_file
+        self._timeout_s = timeout_s
+        self._context = context
+        self._connection: http.client.HTTPSConnection | None = None
+        self.calls = 0
+
+    def _open(self) -> http.client.HTTPSConnection:
+        if self._connection is None:
+            if self._context is None:
+                try:
+                    self._context = ssl.create_default_context(cafile=self._ca_file)
+                except (OSError, ssl.SSLError) as error:
+                    raise Unreachable("%s: trusted roots cannot be read (%s)" % (self._ca_file, error)) from error
+                self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+            self._connection = http.client.HTTPSConnection(self.host, self.port, timeout=self._timeout_s, context=self._context)
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection; the next call opens a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        wrap_ttl: str | None = None,
+    ) -> dict[str, Any]:
+        """One call below /v1/. Returns the decoded answer ({} for 204).
+
+        LIST and SCAN are sent as such. Raises Forbidden, NotFound, Sealed, BaoError or Unreachable.
+        """
+        headers = {"Accept": "application/json"}
+        payload = None
+        if body is not None:
+            payload = json.dumps(body)
+            headers["Content-Type"] = "application/json"
+        if token:
+            headers["X-Vault-Token"] = token
+        if wrap_ttl:
+            headers["X-Vault-Wrap-TTL"] = wrap_ttl
+        self.calls += 1
+        try:
+            connection = self._open()
+            connection.request(method, "/v1/" + path, body=payload, headers=headers)
+            answer = connection.getresponse()
+            raw = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise Unreachable("%s: %s" % (self.address, str(error) or type(error).__name__)) from error
+        return decode(method, path, answer.status, raw)
+
+
+def decode(method: str, path: str, status: int, raw: bytes) -> dict[str, Any]:
+    """The answer as a dict, or the error that *status* means."""
+    try:
+        data = json.loads(raw) if raw else {}
+    except ValueError:
+        data = {}
+    if not isinstance(data, dict):
+        data = {"data": data}
+    if status < 300:
+        return data
+    errors = [" ".join(str(item).split()) for item in data.get("errors") or []]
+    kind = {403: Forbidden, 404: NotFound, 503: Sealed}.get(status, BaoError)
+    raise kind(method, path, status, errors)
+
+
+def wait_reachable(api: Api, deadline_s: float, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
+    """sys/seal-status as soon as the server answers. Raises the last Unreachable after *deadline_s* seconds."""
+    end = clock() + deadline_s
+    while True:
+        try:
+            return api.call("GET", "sys/seal-status")
+        except Unreachable:
+            if clock() >= end:
+                raise
+        sleep(0.2)
+
+
+def login(api: Api, mount: str, role_id: str, secret_id: str) -> dict[str, Any]:
+    """AppRole login; returns ``auth`` {client_token, policies, metadata: {role_name}, …}. Raises BaoError."""
+    return dict(api.call("POST", "auth/%s/login" % mount, {"role_id": role_id, "secret_id": secret_id})["auth"])
+
+
+def revoke(api: Api, token: str) -> None:
+    """End *token*. A token that is already dead is what was wanted."""
+    try:
+        api.call("POST", "auth/token/revoke-self", {}, token=token)
+    except Forbidden:
+        return
+
+
+def leave(api: Api, token: str) -> None:
+    """End *token* on the way out. Where that fails it dies by itself within its five minutes; the first error counts."""
+    try:
+        revoke(api, token)
+    except (BaoError, Unreachable):
+        return
+
+
+def served_certificate(host: str, port: int, ca_file: str, timeout_s: float = 5.0, server_name: str | None = None) -> dict[str, Any]:
+    """What the server presents, after verification against *ca_file*: {serial: hex, not_after: unix s, subject, sans}.
+
+    Raises Unreachable when the chain, the name or the connection is not good.
+    """
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        plain = socket.create_connection((host, port), timeout=timeout_s)
+        with context.wrap_socket(plain, server_hostname=server_name or host) as secure:
+            found: dict[str, Any] = secure.getpeercert() or {}
+            protocol = secure.version()
+    except OSError as error:
+        raise Unreachable("%s:%d: %s" % (host, port, error)) from error
+    return {
+        "serial": str(found.get("serialNumber", "")).lower(),
+        "not_after": ssl.cert_time_to_seconds(found["notAfter"]),
+        "subject": ",".join("%s=%s" % pair for rdn in found.get("subject", ()) for pair in rdn),
+        "issuer": ",".join("%s=%s" % pair for rdn in found.get("issuer", ()) for pair in rdn),
+        "sans": sorted("%s:%s" % pair for pair in found.get("subjectAltName", ())),
+        "protocol": protocol,
+    }

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS of OpenBao before it has a PKI of its own, and what modules on its host trust.
+
+A server without a certificate cannot be asked to sign one. So the first start gets a self-signed certificate for
+loopback names only, valid for two days, made of the key that stays. As soon as the server's own PKI has signed a leaf
+(names and usages differ, hence the leaf is due at once) the leaf replaces it and is taken up by SIGHUP.
+
+``trust.pem`` is what modules on this host verify the server against: the temporary certificate and, once there is
+one, the root of the PKI. It only grows, so there is no moment of the change at which the server cannot be verified.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .files import read_or_none, write_durably
+
+#: Runs a command and gives (rc, stdout, stderr).
+Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
+SUBJECT = "hnai-openbao-bootstrap"
+DAYS = 2
+#: A certificate with less life than this is no good for a run.
+MARGIN_S = 300
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+class TlsError(Exception):
+    """openssl refused; the text is its own."""
+
+
+@dataclass
+class Outcome:
+    """Paths that were (or would be) written."""
+
+    changed_paths: list[str] = field(default_factory=list)
+
+
+def trust(path: str, pem: bytes, check: bool = False) -> bool:
+    """Every certificate of *pem* stands in the bundle *path*; True if one was missing."""
+    present = _PEM.findall(read_or_none(path) or b"")
+    wanted = [item for item in _PEM.findall(pem.replace(b"\r\n", b"\n")) if item not in present]
+    if wanted and not check:
+        write_durably(path, b"".join(item + b"\n" for item in [*present, *wanted]), 0o644)
+    return bool(wanted)
+
+
+def _usable(run: Run, cert: str, key: str) -> bool:
+    """The certificate is readable, not about to expire and belongs to the key."""
+    if run(["openssl", "x509", "-in", cert, "-noout", "-checkend", str(MARGIN_S)])[0] != 0:
+        return False
+    of_cert = run(["openssl", "x509", "-in", cert, "-noout", "-pubkey"])
+    of_key = run(["openssl", "pkey", "-in", key, "-pubout"])
+    return of_cert[0] == 0 and of_key[0] == 0 and of_cert[1].strip() == of_key[1].strip()
+
+
+def ensure(run: Run, directory: str, trust_file: str, gid: int, check: bool = False) -> Outcome:
+    """A usable pair key.pem and cert.pem, ca.pem, and a trust bundle that fits. *gid*: group of the server.
+
+    Raises TlsError, OSError.
+    """
+    out = Outcome()
+    key, cert, ca = (os.path.join(directory, name) for name in ("key.pem", "cert.pem", "ca.pem"))
+    if not _usable(run, cert, key):
+        out.changed_paths.append(cert)
+        if check:
+            return out
+        os.makedirs(directory, mode=0o750, exist_ok=True)
+        os.chown(directory, 0, gid)
+        if run(["openssl", "pkey", "-in", key, "-noout"])[0] != 0:
+            made = run(
+                [
+                    "openssl",
+                    "genpkey",
+                    "-algorithm",
+                    "EC",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                    "-pkeyopt",
+                    "ec_param_enc:named_curve",
+                ]
+            )
+            if made[0] != 0:
+                raise TlsError("%s: openssl could not make a key: %s" % (key, made[2].strip()))
+            write_durably(key, made[1].encode(), 0o640, 0, gid)
+            out.changed_paths.append(key)
+        made = run(
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-new",
+                "-sha256",
+                "-key",
+                key,
+                "-days",
+                str(DAYS),
+                "-subj",
+                "/CN=" + SUBJECT,
+                "-addext",
+                "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",
+            ]
+        )
+        if made[0] != 0:
+            raise TlsError("%s: openssl could not make the temporary certificate: %s" % (cert, made[2].strip()))
+        pem = made[1].encode()
+        if trust(trust_file, pem):
+            out.changed_paths.append(trust_file)
+        write_durably(cert, pem, 0o644, 0, gid)
+    if not os.path.exists(ca) and not check:
+        write_durably(ca, read_or_none(cert) or b"", 0o644, 0, gid)
+        out.changed_paths.append(ca)
+    if trust(trust_file, read_or_none(ca) or b"", check) and trust_file not in out.changed_paths:
+        out.changed_paths.append(trust_file)
+    return out

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Health of OpenBao, judged on what it answers and on what lies on its host's disks."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
+
+from . import component, policies
+from .client import Api, BaoError, Forbidden, leave, login
+
+#: Bytes at the end of an audit file in which the check's own request must stand.
+TAIL = 262144
+#: Most token accessors that are looked at; more live tokens than that is a finding of its own.
+MAX_ACCESSORS = 500
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is expected. Fractions 0..1, times in days. Space is enough when ``free`` or ``free_mib`` is there."""
+
+    version: str = ""
+    voters: int = 1
+    audit_devices: int = 2
+    free: float = 0.30
+    free_mib: int = 4096
+    days: float = 14.0
+    kv: str = "hnai"
+    pki: str = "pki_int"
+
+
+@dataclass
+class Host:
+    """What the checks read on the host; tests give their own functions."""
+
+    stat: Callable[[str], os.stat_result] = os.stat
+    statvfs: Callable[[str], os.statvfs_result] = os.statvfs
+    served: Callable[[], Mapping[str, Any]] = dict
+    serial_on_disk: Callable[[], str] = str
+    now: Callable[[], float] = time.time
+
+
+@dataclass
+class Visit:
+    """What one visit as ``hnai-openbao`` found."""
+
+    audit: dict[str, Any] = field(default_factory=dict)
+    request_id: str = ""
+    raft: list[dict[str, Any]] = field(default_factory=list)
+    autopilot: dict[str, Any] = field(default_factory=dict)
+    kv_config: dict[str, Any] = field(default_factory=dict)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
+    accessors: int = 0
+    error: str = ""
+
+
+def visit(api: Api, deploy: Mapping[str, str], kv: str) -> Visit:
+    """Everything that needs a login, in one visit; its failure is told by ``error``."""
+    found = Visit()
+    if not deploy.get("secret_id"):
+        found.error = "no deploy identity was given (hnai_openbao_deploy)"
+        return found
+    try:
+        token = component.enter(api, policies.SELF, deploy)
+    except component.VisitError as error:
+        found.error = str(error)
+        return found
+    try:
+        audit = api.call("GET", "sys/audit", token=token)
+        found.audit, found.request_id = dict(audit["data"]), str(audit["request_id"])
+        found.raft = list(api.call("GET", "sys/storage/raft/configuration", token=token)["data"]["config"]["servers"])
+        found.autopilot = dict(api.call("GET", "sys/storage/raft/autopilot/state", token=token).get("data") or {})
+        found.kv_config = dict(api.call("GET", kv + "/config", token=token)["data"])
+        accessors = api.call("LIST", "auth/token/accessors", token=token)["data"].get("keys") or []
+        found.accessors = len(accessors)
+        for accessor in accessors[:MAX_ACCESSORS]:
+            try:
+                found.tokens.append(dict(api.call("POST", "auth/token/lookup-accessor", {"accessor": accessor}, token=token)["data"]))
+            except Forbidden:
+                continue  # Ended between the list and the look.
+    finally:
+        leave(api, token)
+    return found
+
+
+def version_tuple(text: str) -> tuple[int, ...]:
+    """(2, 7, 2) of "2.7.2"; what is no number ends it."""
+    return tuple(int(part) for part in re.findall(r"^v?(\d+)\.(\d+)\.(\d+)", text)[0]) if re.match(r"^v?\d+\.\d+\.\d+", text) else ()
+
+
+def recorded(path: str, request_id: str) -> bool:
+    """Whether the audit file's end holds the answer to this request."""
+    with open(path, "rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - TAIL))
+        return any(request_id.encode() in line for line in stream.read().splitlines())
+
+
+def audit_paths(devices: Mapping[str, Any]) -> dict[str, str]:
+    """{device: file path, or type for one that is no file}."""
+    return {name.rstrip("/"): str((device.get("options") or {}).get("file_path") or device.get("type")) for name, device in sorted(devices.items())}
+
+
+def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host: Host) -> dict[str, Any]:
+    """All checks into *report*. Returns the facts that the module hands out: sealed, leader, audit, voters."""
+    facts: dict[str, Any] = {"sealed": None, "leader": "", "audit": {}, "voters": 0, "days_left": None}
+    status: dict[str, Any] = {}
+
+    with report.check(
+        "BAO01",
+        "initialised and unsealed",
+        expected="initialised, unsealed",
+        controls=["SR 4.1"],
+        hint="lab: run playbooks/components/openbao.yml; production: the key holders unseal (docs/openbao-ceremony.md)",
+        explain="bao status -address=https://127.0.0.1:8200",
+    ) as check:
+        status.update(api.call("GET", "sys/seal-status"))
+        facts["sealed"] = bool(status["sealed"])
+        check.observed = "%s, %s" % (
+            "initialised" if status["initialized"] else "not initialised",
+            "sealed" if status["sealed"] else "unsealed",
+        )
+        check.passed(status["initialized"] and not status["sealed"])
+
+    with report.check(
+        "BAO02",
+        "runs the declared version",
+        expected=want.version or "any",
+        hint="the unit runs another binary than /opt/hnai/openbao/current: run the openbao play",
+    ) as check:
+        check.observed = str(status["version"])
+        report.version = check.observed
+        check.passed(not want.version or version_tuple(check.observed) == version_tuple(want.version))
+
+    found = visit(api, deploy, want.kv) if status and not status.get("sealed", True) else Visit(error="sealed or unreachable")
+
+    def logged_in(check: Check) -> bool:
+        if found.error:
+            check.inconclusive(found.error)
+        return not found.error
+
+    with report.check(
+        "BAO03",
+        "one leader, every raft voter healthy",
+        expected=want.voters,
+        unit="voters",
+        controls=["SR 7.1"],
+        hint="bao operator raft list-peers; bao operator raft autopilot state",
+        explain="bao operator raft autopilot state -address=https://127.0.0.1:8200",
+    ) as check:
+        leader = api.call("GET", "sys/leader")
+        facts["leader"] = str(leader.get("leader_address") or "")
+        if logged_in(check):
+            voters = [server for server in found.raft if server.get("voter")]
+            facts["voters"] = len(voters)
+            check.observed = len(voters)
+            check.evidence = {
+                "leader": facts["leader"],
+                "healthy": found.autopilot.get("healthy"),
+                "failure_tolerance": found.autopilot.get("failure_tolerance"),
+            }
+            leaders = [server for server in found.raft if server.get("leader")]
+            check.passed(len(voters) == want.voters and len(leaders) == 1 and found.autopilot.get("healthy") is True)
+
+    files: dict[str, str] = {}
+    with report.check(
+        "BAO04",
+        "audit devices on different file systems",
+        expected=want.audit_devices,
+        unit="independent devices",
+        controls=["SR 2.8", "SR 2.9"],
+        hint="two devices on one file system are one failure: openbao_audit_devices",
+        explain="bao audit list -detailed; stat -c '%d %n' <each path>",
+    ) as check:
+        if logged_in(check):
+            paths = audit_paths(found.audit)
+            files.update({name: path for name, path in paths.items() if path.startswith("/")})
+            places = {name: ("device %d" % host.stat(path).st_dev if path.startswith("/") else path) for name, path in paths.items()}
+            facts["audit"] = paths
+            check.observed = len(set(places.values()))
+            check.evidence = {"paths": paths, "places": places}
+            check.passed(check.observed >= want.audit_devices)
+
+    for name, path in sorted(files.items()):
+        with report.check(
+            "BAO05",
+            "the audit device records",
+            subject=name,
+            expected="this check's own request",
+            controls=["SR 2.8"],
+            hint="the file was moved and not reopened: systemctl reload hnai-openbao.service",
+            explain="tail -n1 %s" % path,
+        ) as check:
+            check.evidence = {"path": path, "request_id": found.request_id}
+            there = recorded(path, found.request_id)
+            check.observed = "recorded" if there else "not recorded"
+            check.passed(there)
+        with report.check(
+            "BAO06",
+            "space for the audit log",
+            subject=name,
+            expected=round(want.free * 100),
+            unit="% free",
+            controls=["SR 2.9"],
+            hint="OpenBao answers nothing when no device can write: rotate, or enlarge the file system",
+            explain="df %s" % path,
+        ) as check:
+            room = host.statvfs(path)
+            free = room.f_bavail / room.f_blocks if room.f_blocks else 0.0
+            free_mib = room.f_bavail * room.f_frsize // 1048576
+            check.observed = round(free * 100)
+            check.evidence = {"path": path, "free_mib": free_mib, "enough_mib": want.free_mib}
+            check.passed(free >= want.free or free_mib >= want.free_mib)
+
+    with report.check(
+        "BAO07",
+        "no root token is alive",
+        expected=0,
+        unit="root tokens",
+        controls=["SR 1.5"],
+        hint="bao token revoke -accessor <accessor>; root is made by a quorum when needed (docs/openbao-ceremony.md)",
+        explain="bao list auth/token/accessors; bao token lookup -accessor <each>",
+    ) as check:
+        if logged_in(check):
+            roots = [token for token in found.tokens if "root" in (token.get("policies") or [])]
+            check.observed = len(roots)
+            check.evidence = {"tokens": found.accessors, "accessors": [token.get("accessor") for token in roots]}
+            if found.accessors > MAX_ACCESSORS and not roots:
+                check.inconclusive("%d tokens are alive, only %d were looked at" % (found.accessors, MAX_ACCESSORS))
+            else:
+                check.passed(not roots)
+
+    with report.check(
+        "BAO08",
+        "serves a certificate of the site's own PKI, long enough",
+        expected=want.days,
+        unit="days left",
+        controls=["SR 4.1"],
+        hint="run the openbao play: it renews the certificate and reloads the server",
+        explain="openssl s_client -connect 127.0.0.1:8200 -CAfile /etc/hnai/openbao/tls/ca.pem -verify_return_error",
+    ) as check:
+        served = host.served()
+        left = (float(served["not_after"]) - host.now()) / 86400.0
+        facts["days_left"] = round(left, 1)
+        on_disk = host.serial_on_disk()
+        check.observed = round(left, 1)
+        check.evidence = {
+            "served_serial": served["serial"],
+            "serial_on_disk": on_disk,
+            "subject": served["subject"],
+            "sans": served["sans"],
+            "protocol": served["protocol"],
+        }
+        same = bool(on_disk) and int(str(served["serial"]), 16) == int(on_disk, 16)
+        check.passed(left >= want.days and same, "" if same else "the server has not taken up the certificate on disk")
+
+    with report.check(
+        "BAO09",
+        "every write to a secret needs check-and-set",
+        expected=True,
+        hint="%s/config: cas_required; needs root or a ceremony" % want.kv,
+        explain="bao read %s/config" % want.kv,
+    ) as check:
+        if logged_in(check):
+            check.observed = bool(found.kv_config.get("cas_required"))
+            check.passed(check.observed)
+
+    with report.check(
+        "BAO10",
+        "the deploy identity reads no secret by itself",
+        expected="refused (403)",
+        controls=["SR 2.1"],
+        hint="policy deploy differs from the collection's: run the openbao play with a root token (ceremony)",
+        explain="log in as deploy, then: bao kv get %s/…" % want.kv,
+    ) as check:
+        if logged_in(check):
+            token = str(login(api, policies.IDENTITY_AUTH, deploy["role_id"], deploy["secret_id"])["client_token"])
+            try:
+                api.call("GET", "%s/data/%s/hnai-canary" % (want.kv, policies.SELF), token=token)
+                check.observed = "allowed"
+            except Forbidden:
+                check.observed = "refused (403)"
+            finally:
+                leave(api, token)
+            check.passed(check.observed == "refused (403)")
+    with report.check(
+        "BAO11",
+        "root is not made without a login",
+        expected="refused",
+        controls=["SR 1.5"],
+        hint="openbao_generate_root is for the time of one ceremony: unset it and run the openbao play",
+        explain="curl --cacert /etc/hnai/openbao/tls/ca.pem https://127.0.0.1:8200/v1/sys/generate-root/attempt",
+    ) as check:
+        try:
+            api.call("GET", "sys/generate-root/attempt")
+            check.observed = "allowed"
+        except BaoError as error:
+            check.observed = "refused" if error.status in (403, 404, 405) else str(error)
+        check.passed(check.observed == "refused")
+    return facts
+
+
+def pem_serial(text: str) -> str:
+    """The serial (hex) in the output of ``openssl x509 -noout -serial``; "" if it is not there."""
+    found = re.search(r"serial=([0-9A-Fa-f]+)", text)
+    return found.group(1).lower() if found else ""

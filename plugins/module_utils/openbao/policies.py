@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The least-privilege policies, as text. Pure functions of the site's spec.
+
+Three kinds of identity, none of them root:
+
+* a component (``hnai-<component>``, AppRole on the auth mount ``hnai``): reads its own secrets and those that a
+  contract grants it, asks for certificates of its own PKI role, nothing else;
+* ``deploy`` (AppRole on ``approle``): issues *wrapped* secret_ids for components; reads no secret itself;
+* ``site-admin`` (AppRole on ``approle``): keeps policies, AppRoles, PKI roles and *absent* secrets in step with the
+  contracts; may create a secret, never read or replace one.
+
+Components have an auth mount of their own so that the deploy identity can be limited to
+``auth/hnai/role/+/secret-id``: with the identities on the same mount it could make itself site-admin, and a glob
+``hnai-*`` would reach the sub-paths by which a role's policies are changed.
+
+What this cannot do: whoever may write policies can write one for itself. site-admin is therefore used by the openbao
+play alone, is bound to the loopback of the OpenBao host, and every step of it stands in the audit log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+COMPONENT_AUTH = "hnai"
+IDENTITY_AUTH = "approle"
+PREFIX = "hnai-"
+#: The component that OpenBao itself is; its identity also makes the health checks.
+SELF = "openbao"
+
+Rule = tuple[str, Sequence[str], Mapping[str, str]]
+
+
+def render(rules: Iterable[Rule]) -> str:
+    """HCL of (path, capabilities, further attributes)."""
+    blocks = []
+    for path, capabilities, attributes in rules:
+        lines = ['path "%s" {' % path, "  capabilities = [%s]" % ", ".join('"%s"' % item for item in capabilities)]
+        lines += ['  %s = "%s"' % (key, value) for key, value in sorted(attributes.items())]
+        blocks.append("\n".join([*lines, "}"]))
+    return "\n".join(blocks) + "\n"
+
+
+def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki: str) -> str:
+    """Policy of one component. *grants*: secrets of other components, relative to the KV mount."""
+    rules: list[Rule] = [("%s/data/%s/*" % (kv, name), ["read"], {})]
+    rules += [("%s/data/%s" % (kv, path), ["read"], {}) for path in sorted(set(grants))]
+    if certificate:
+        rules.append(("%s/sign/%s%s" % (pki, PREFIX, name), ["update"], {}))
+    rules.append(("auth/token/revoke-self", ["update"], {}))
+    if name == SELF:
+        rules += [
+            ("sys/audit", ["read", "sudo"], {}),
+            ("sys/storage/raft/configuration", ["read"], {}),
+            ("sys/storage/raft/autopilot/state", ["read"], {}),
+            ("%s/config" % kv, ["read"], {}),
+            ("auth/token/accessors/", ["list", "sudo"], {}),
+            ("auth/token/accessors", ["list", "sudo"], {}),
+            ("auth/token/lookup-accessor", ["update"], {}),
+        ]
+    return render(rules)
+
+
+def deploy() -> str:
+    """Policy of the deploy identity."""
+    return render(
+        [
+            ("auth/%s/role/+/role-id" % COMPONENT_AUTH, ["read"], {}),
+            ("auth/%s/role/+/secret-id" % COMPONENT_AUTH, ["update"], {"min_wrapping_ttl": "15s", "max_wrapping_ttl": "120s"}),
+            ("auth/token/revoke-self", ["update"], {}),
+        ]
+    )
+
+
+def site_admin(kv: str, pki_root: str, pki_int: str) -> str:
+    """Policy of the site-admin identity."""
+    edit = ["create", "read", "update", "delete"]
+    rules: list[Rule] = [
+        ("sys/mounts", ["read"], {}),
+        ("sys/auth", ["read"], {}),
+        ("%s/config" % kv, ["read"], {}),
+        ("%s/metadata/" % kv, ["list", "scan"], {}),
+        ("%s/metadata/*" % kv, ["list", "scan", "read"], {}),
+        ("%s/data/*" % kv, ["create"], {}),
+        ("sys/policies/acl/%s*" % PREFIX, edit, {}),
+        ("auth/%s/role/" % COMPONENT_AUTH, ["list"], {}),
+        ("auth/%s/role/+" % COMPONENT_AUTH, edit, {}),
+        ("%s/roles/%s*" % (pki_int, PREFIX), edit, {}),
+        # Root is made by this identity *and* a quorum of key shares (since 2.6 neither can do it alone).
+        ("sys/generate-root-token/*", ["create", "read", "update", "delete", "sudo"], {}),
+        ("auth/token/revoke-self", ["update"], {}),
+    ]
+    for identity in ("site-admin", "deploy"):
+        role = "auth/%s/role/%s" % (IDENTITY_AUTH, identity)
+        rules += [
+            ("sys/policies/acl/%s" % identity, ["read"], {}),
+            (role, ["read"], {}),
+            (role + "/role-id", ["read"], {}),
+            (role + "/secret-id", ["update"], {}),
+            (role + "/secret-id/lookup", ["update"], {}),
+        ]
+    return render(rules)

@@ -1,0 +1,449 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convergence of one OpenBao to the site's spec: observe, then change only what differs.
+
+Spec (made on the controller out of the contracts, ``plugin_utils/openbao_spec.py``)::
+
+    {"site": "lab", "kv": "hnai", "pki_root": "pki_root", "pki_int": "pki_int",
+     "root_ttl": s, "intermediate_ttl": s, "leaf_ttl": s, "identity_ttl": s, "cidrs": ["127.0.0.1/32", "::1/128"],
+     "components": {"kafka": {"grants": ["telegraf/x"], "secrets": [{"path": "kafka/x", "kind": "password", "username": "x"}],
+                              "certificate": {"server": true, "client": true, "domains": ["kafka1", "localhost"]} | null}}}
+
+Two levels of right. The *foundation* (mounts, auth mounts, root and intermediate CA, the two identities and their
+policies) is made by the root token, which is revoked afterwards. Everything that follows the contracts is done by
+site-admin. What of the foundation differs later is reported (``pending``), for a ceremony, and not changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets as random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from . import policies
+from .client import Api, BaoError, Forbidden, NotFound, leave, login, revoke
+
+#: 24 random bytes are 32 url-safe characters.
+PASSWORD_BYTES = 24
+COMPONENT_TOKEN_S = 300
+IDENTITIES = ("site-admin", "deploy")
+
+
+class SiteError(Exception):
+    """Convergence cannot go on; the text names what and the remedy."""
+
+
+@dataclass
+class Change:
+    """One object that is, or would be, changed; texts for --diff, never a secret."""
+
+    what: str
+    before: str = ""
+    after: str = ""
+
+
+@dataclass
+class Outcome:
+    """``identities`` is secret: {name: {role_id, secret_id}} of those issued now. ``pending``: foundation that differs."""
+
+    changes: list[Change] = field(default_factory=list)
+    identities: dict[str, dict[str, str]] = field(default_factory=dict)
+    pending: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    root_ca: str = ""
+
+
+def password() -> str:
+    """32 random url-safe characters, never one that a command line takes for an option."""
+    while True:
+        value = random.token_urlsafe(PASSWORD_BYTES)
+        if value[0].isalnum():
+            return value
+
+
+def instant(text: str) -> float:
+    """Unix seconds of OpenBao's RFC 3339 times (nanoseconds, Z)."""
+    return datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+
+
+def differs(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether any wanted key has another value; lists without order, addresses without their full-length mask."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return sorted(str(item).replace("/32", "").replace("/128", "") for item in value)
+        return value
+
+    return any(plain(present.get(key)) != plain(value) for key, value in wanted.items())
+
+
+def approle(policy: str, cidrs: list[str], secret_id_ttl_s: int, uses: int) -> dict[str, Any]:
+    """Settings of an AppRole."""
+    return {
+        "bind_secret_id": True,
+        "secret_id_num_uses": uses,
+        "secret_id_ttl": secret_id_ttl_s,
+        "secret_id_bound_cidrs": cidrs,
+        "token_bound_cidrs": cidrs,
+        "token_policies": [policy],
+        "token_no_default_policy": True,
+        "token_ttl": COMPONENT_TOKEN_S,
+        "token_max_ttl": COMPONENT_TOKEN_S,
+        "token_type": "service",
+    }
+
+
+def pki_role(component: str, certificate: Mapping[str, Any], leaf_ttl_s: int) -> dict[str, Any]:
+    """Settings of a component's PKI role: its hosts' names only, EC keys, OU = component."""
+    return {
+        "allowed_domains": sorted(set(certificate["domains"])),
+        "allow_bare_domains": True,
+        "allow_subdomains": False,
+        "allow_glob_domains": False,
+        "allow_wildcard_certificates": False,
+        "allow_any_name": False,
+        "allow_localhost": True,
+        "allow_ip_sans": True,
+        "enforce_hostnames": True,
+        "require_cn": True,
+        "server_flag": bool(certificate.get("server")),
+        "client_flag": bool(certificate.get("client")),
+        "code_signing_flag": False,
+        "email_protection_flag": False,
+        "key_type": "ec",
+        "key_bits": 256,
+        "key_usage": ["DigitalSignature"],
+        "ou": [component],
+        "ttl": leaf_ttl_s,
+        "max_ttl": leaf_ttl_s,
+        "use_csr_common_name": False,
+        "use_csr_sans": False,
+        "not_before_duration": 60,
+        "generate_lease": False,
+    }
+
+
+class Site:
+    """One visit. *credentials*: {"site-admin": {role_id, secret_id}, "deploy": {…}} as far as the controller has them."""
+
+    def __init__(
+        self,
+        api: Api,
+        spec: Mapping[str, Any],
+        credentials: Mapping[str, Mapping[str, str]],
+        root_token: str = "",
+        check: bool = False,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        new_password: Callable[[], str] = password,
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.api = api
+        self.spec = spec
+        self.credentials = credentials
+        self.root_token = root_token
+        self.check = check
+        self.out = Outcome()
+        self._now = now
+        self._sleep = sleep
+        self._password = new_password
+        self._progress = progress
+        self._token = ""
+        self._is_root = False
+
+    # -- entry --------------------------------------------------------------------------------------------
+    def converge(self) -> Outcome:
+        """All of it. Raises SiteError, BaoError, Unreachable."""
+        self._enter()
+        try:
+            if self._foundation():
+                for name, component in sorted(self.spec["components"].items()):
+                    self._component(name, component)
+                self._secrets()
+                self._orphans()
+            self._identities()
+        finally:
+            if not self._is_root:
+                leave(self.api, self._token)
+        self.out.root_ca = self._root_ca()
+        return self.out
+
+    def _enter(self) -> None:
+        """Root where a living one was given (it can do all), else site-admin."""
+        reasons = []
+        if self.root_token:
+            try:
+                self._call("GET", "auth/token/lookup-self", token=self.root_token)
+                self._token, self._is_root = self.root_token, True
+                return
+            except Forbidden:
+                reasons.append("the root token at hand is not alive")
+        admin = self.credentials.get("site-admin") or {}
+        if admin.get("secret_id"):
+            try:
+                self._token = login(self.api, policies.IDENTITY_AUTH, admin["role_id"], admin["secret_id"])["client_token"]
+                return
+            except BaoError as error:
+                if error.status not in (400, 403, 404):
+                    raise
+                reasons.append("the site-admin identity is refused (%s)" % error)
+        else:
+            reasons.append("the controller has no site-admin identity (openbao/deploy.json in hnai_state_dir)")
+        raise SiteError(
+            "%s. Bring that file back (or the AWX credential); without it a key-holder ceremony gives a root token for one "
+            "run: -e @file with openbao_root_token, docs/openbao-ceremony.md" % ", and ".join(reasons)
+        )
+
+    # -- helpers ------------------------------------------------------------------------------------------
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str = "") -> dict[str, Any]:
+        return self.api.call(method, path, body, token=token or self._token)
+
+    def _read(self, path: str) -> dict[str, Any] | None:
+        try:
+            return dict(self._call("GET", path)["data"])
+        except NotFound:
+            return None
+
+    def _change(self, what: str, write: Callable[[], Any], before: str = "", after: str = "") -> None:
+        self.out.changes.append(Change(what, before, after))
+        if not self.check:
+            self._progress(what)
+            write()
+
+    def _policy(self, name: str, text: str, may_write: bool = True) -> None:
+        present = self._read("sys/policies/acl/" + name)
+        before = "" if present is None else str(present["policy"])
+        if before == text:
+            return
+        if not may_write:
+            self.out.pending.append("policy %s" % name)
+            return
+        self._change("policy %s" % name, lambda: self._call("PUT", "sys/policies/acl/" + name, {"policy": text}), before, text)
+
+    def _object(self, what: str, path: str, wanted: Mapping[str, Any], may_write: bool = True) -> None:
+        present = self._read(path)
+        if present is not None and not differs(present, wanted):
+            return
+        if not may_write:
+            self.out.pending.append(what)
+            return
+
+        def show(values: Mapping[str, Any]) -> str:
+            return "".join("%s: %s\n" % (key, values.get(key)) for key in sorted(wanted))
+
+        self._change(what, lambda: self._call("POST", path, wanted), "" if present is None else show(present), show(wanted))
+
+    # -- foundation ---------------------------------------------------------------------------------------
+    def _foundation(self) -> bool:
+        """True when what follows has something to stand on (in check mode on a fresh store it has not)."""
+        spec = self.spec
+        mounts = self._call("GET", "sys/mounts")["data"]
+        auths = self._call("GET", "sys/auth")["data"]
+        there = True
+        wanted: list[tuple[str, int, dict[str, Any]]] = [
+            (spec["kv"], 0, {"type": "kv", "options": {"version": "2"}, "description": "Secrets of the platform's components"}),
+            (spec["pki_root"], spec["root_ttl"], {"type": "pki", "description": "Root CA of the site"}),
+            (
+                spec["pki_int"],
+                spec["intermediate_ttl"],
+                {"type": "pki", "description": "Intermediate CA: signs the hosts' certificates"},
+            ),
+        ]
+        for name, ttl, body in wanted:
+            present = mounts.get(name + "/")
+            if present is None:
+                there = False
+                if ttl:
+                    body["config"] = {"max_lease_ttl": "%ds" % ttl, "default_lease_ttl": "%ds" % min(ttl, spec["leaf_ttl"])}
+                self._privileged("mount %s" % name, "sys/mounts/" + name, body)
+            elif present["type"] != body["type"]:
+                raise SiteError(
+                    "mount %s is of type %s, not %s: choose another name (openbao_kv_mount, openbao_pki_mounts)" % (name, present["type"], body["type"])
+                )
+        for name, text in (
+            (policies.COMPONENT_AUTH, "AppRoles of components"),
+            (policies.IDENTITY_AUTH, "Identities of the automation"),
+        ):
+            if name + "/" not in auths:
+                there = False
+                self._privileged("auth mount %s" % name, "sys/auth/" + name, {"type": "approle", "description": text})
+        if self.check and not there:
+            return False
+        self._kv_config()
+        self._authorities()
+        kv, root, intermediate = spec["kv"], spec["pki_root"], spec["pki_int"]
+        self._policy("site-admin", policies.site_admin(kv, root, intermediate), self._is_root)
+        self._policy("deploy", policies.deploy(), self._is_root)
+        for identity in IDENTITIES:
+            settings = approle(identity, list(spec["cidrs"]), spec["identity_ttl"], 0)
+            self._object("AppRole %s" % identity, "auth/%s/role/%s" % (policies.IDENTITY_AUTH, identity), settings, self._is_root)
+        return True
+
+    def _privileged(self, what: str, path: str, body: Mapping[str, Any]) -> None:
+        if not self._is_root:
+            raise SiteError(
+                "%s is absent and only root may create it: this store was changed by hand or is another one. Restore it, "
+                "or give a root token for one run (openbao_root_token, docs/openbao-ceremony.md)" % what
+            )
+        self._change(what, lambda: self._call("POST", path, body))
+
+    def _kv_config(self) -> None:
+        path = self.spec["kv"] + "/config"
+        wanted = {"cas_required": True, "max_versions": 10}
+        present = self._when_ready(lambda: self._read(path)) or {}
+        if not differs(present, wanted):
+            return
+        if not self._is_root:
+            self.out.pending.append("%s: cas_required" % path)
+            return
+        self._change("%s: every write needs check-and-set" % path, lambda: self._when_ready(lambda: self._call("POST", path, wanted)))
+
+    def _when_ready(self, call: Callable[[], Any]) -> Any:
+        """A KV mount is upgraded to version 2 in the background (400 until then, about one second)."""
+        for _attempt in range(50):
+            try:
+                return call()
+            except BaoError as error:
+                if error.status != 400 or "pgrading" not in " ".join(error.errors):
+                    raise
+            self._sleep(0.2)
+        return call()
+
+    def _ca(self, mount: str) -> str:
+        """The CA certificate of a mount, "" if it has none. The path needs no token."""
+        try:
+            return str(self._call("GET", mount + "/cert/ca")["data"].get("certificate") or "").strip()
+        except BaoError as error:
+            # Exactly these two mean "none yet"; any other error must never lead to a second root.
+            if error.status == 404 or (error.status == 400 and "no default issuer" in " ".join(error.errors)):
+                return ""
+            raise
+
+    def _root_ca(self) -> str:
+        found = self._ca(self.spec["pki_root"])
+        return found + "\n" if found else ""
+
+    def _authorities(self) -> None:
+        spec = self.spec
+        root, intermediate = spec["pki_root"], spec["pki_int"]
+        names = {"root": "%s root CA" % spec["site"], "intermediate": "%s intermediate CA" % spec["site"]}
+        if not self._ca(root):
+            self._privileged(
+                "root CA of %s" % root,
+                root + "/root/generate/internal",
+                {
+                    "common_name": names["root"],
+                    "issuer_name": "root",
+                    "key_type": "ec",
+                    "key_bits": 384,
+                    "ttl": "%ds" % spec["root_ttl"],
+                    "max_path_length": 1,
+                },
+            )
+        if self._ca(intermediate) or (self.check and not self._ca(root)):
+            return
+        if not self._is_root:
+            self._privileged("intermediate CA of %s" % intermediate, "", {})
+        self._change("intermediate CA of %s" % intermediate, lambda: self._intermediate(names["intermediate"]))
+
+    def _intermediate(self, name: str) -> None:
+        spec = self.spec
+        asked = self._call(
+            "POST",
+            spec["pki_int"] + "/intermediate/generate/internal",
+            {"common_name": name, "key_type": "ec", "key_bits": 256},
+        )["data"]["csr"]
+        signed = self._call(
+            "POST",
+            spec["pki_root"] + "/root/sign-intermediate",
+            {"csr": asked, "common_name": name, "ttl": "%ds" % spec["intermediate_ttl"], "max_path_length": 0},
+        )["data"]
+        self._call(
+            "POST",
+            spec["pki_int"] + "/intermediate/set-signed",
+            {"certificate": "%s\n%s" % (signed["certificate"], signed["issuing_ca"])},
+        )
+
+    # -- contracts ----------------------------------------------------------------------------------------
+    def _component(self, name: str, component: Mapping[str, Any]) -> None:
+        spec = self.spec
+        full = policies.PREFIX + name
+        certificate = component.get("certificate")
+        self._policy(full, policies.component(name, component.get("grants", ()), bool(certificate), spec["kv"], spec["pki_int"]))
+        self._object(
+            "AppRole %s" % full,
+            "auth/%s/role/%s" % (policies.COMPONENT_AUTH, full),
+            approle(full, list(spec["cidrs"]), COMPONENT_TOKEN_S, 1),
+        )
+        if certificate:
+            self._object("PKI role %s" % full, "%s/roles/%s" % (spec["pki_int"], full), pki_role(name, certificate, spec["leaf_ttl"]))
+
+    def _secrets(self) -> None:
+        kv = self.spec["kv"]
+        try:
+            present = set(self._call("SCAN", kv + "/metadata/")["data"].get("keys") or [])
+        except NotFound:
+            present = set()
+        for name in sorted(self.spec["components"]):
+            for secret in self.spec["components"][name].get("secrets", ()):
+                path = secret["path"]
+                if path in present or secret["kind"] != "password":
+                    continue
+                present.add(path)
+                value = {"username": secret.get("username") or path.rsplit("/", 1)[-1], "password": self._password()}
+                body = {"options": {"cas": 0}, "data": value}
+                write = functools.partial(self._call, "POST", "%s/data/%s" % (kv, path), body)
+                self._change("secret %s/%s" % (kv, path), write)
+
+    def _orphans(self) -> None:
+        """AppRoles of components that are placed nowhere any more; only root or site-admin with list may see them."""
+        try:
+            found = self._call("LIST", "auth/%s/role" % policies.COMPONENT_AUTH)["data"].get("keys") or []
+        except (Forbidden, NotFound):
+            return
+        self.out.orphans = sorted(set(found) - {policies.PREFIX + name for name in self.spec["components"]})
+
+    # -- identities ---------------------------------------------------------------------------------------
+    def _identities(self) -> None:
+        """Each identity has a secret_id that works and has more than a third of its life left."""
+        for identity in IDENTITIES:
+            role = "auth/%s/role/%s" % (policies.IDENTITY_AUTH, identity)
+            held = self.credentials.get(identity) or {}
+            if held.get("secret_id") and self._good(role, held["secret_id"]):
+                continue
+            self._change("secret_id of %s" % identity, functools.partial(self._issue, identity, role))
+
+    def _good(self, role: str, secret_id: str) -> bool:
+        try:
+            found = self._call("POST", role + "/secret-id/lookup", {"secret_id": secret_id}).get("data") or {}
+        except NotFound:
+            return False
+        if not found:
+            return False
+        born, dies = instant(found["creation_time"]), instant(found["expiration_time"])
+        return dies < born or dies - self._now() > (dies - born) / 3
+
+    def _issue(self, identity: str, role: str) -> None:
+        self.out.identities[identity] = {
+            "role_id": str(self._call("GET", role + "/role-id")["data"]["role_id"]),
+            "secret_id": str(self._call("POST", role + "/secret-id", {})["data"]["secret_id"]),
+        }
+
+
+def revoke_root(api: Api, root_token: str) -> bool:
+    """Revoke the root token and prove that it is refused. True if it was alive. Raises SiteError when it still works."""
+    try:
+        found = api.call("GET", "auth/token/lookup-self", token=root_token)["data"]
+    except Forbidden:
+        return False
+    if "root" not in found.get("policies", []):
+        raise SiteError("the token that was given as root token has the policies %s: nothing was revoked" % found.get("policies"))
+    revoke(api, root_token)
+    try:
+        api.call("GET", "auth/token/lookup-self", token=root_token)
+    except Forbidden:
+        return True
+    raise SiteError("the root token is still accepted after its revocation")

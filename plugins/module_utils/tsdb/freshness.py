@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of tsdb_freshness over a client that the caller makes. Standard library, Python 3.9."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Point, Store
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.inventory import expected
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.judge import ages
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+
+_VIEWS = (
+    ("FR1", "every declared tag is stored", {"nocache": "1", "latency_offset": "1ms"}),
+    ("FR2", "every declared tag is in the operator's view", {}),
+)
+
+
+def run(report: Report, params: Mapping[str, Any], store: Callable[[], Store], now: Callable[[], float]) -> None:
+    """Make FR1 and FR2, one check per source and view. *now* gives unix seconds."""
+    wanted = expected(params["sources"])
+    window = int(max(params["cyclic_max_age"], params["on_change_max_age"]) * 4)
+    for ident, title, arguments in _VIEWS:
+        for source in dict.fromkeys(item.source for item in wanted):
+            mine = [item for item in wanted if item.source == source]
+            with report.check(
+                ident,
+                title,
+                subject=source,
+                unit="stale tags",
+                expected=0,
+                controls=["SR 3.4"],
+                hint="source, collector or its link: verify's ot_collector and canary checks say which",
+                explain='/api/v1/query?query=tlast_over_time({source="%s"}[%ds]) keep_metric_names' % (source, window),
+            ) as check:
+                points: list[Point] = store().query(
+                    'tlast_over_time({source="%s",__name__=~".+:(status|observed_ts)"}[%ds]) keep_metric_names'
+                    % (source, window),
+                    **arguments,
+                )
+                judged = ages(mine, points, now(), params["cyclic_max_age"], params["on_change_max_age"])
+                stale = [age for age in judged if age.stale]
+                known = [age.age_s for age in judged if age.age_s is not None]
+                check.observed = len(stale)
+                check.evidence = {
+                    "tags": len(judged),
+                    "oldest_s": round(max(known), 1) if known else None,
+                    "stale": [age.text() for age in stale[:50]],
+                    "limit_s": {"cyclic": params["cyclic_max_age"], "on_change": params["on_change_max_age"]},
+                }
+                more = "" if len(stale) <= 5 else " and %d more" % (len(stale) - 5)
+                check.passed(not stale, "stale: %s%s" % (", ".join(age.text() for age in stale[:5]), more))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of tsdb_health over clients that the caller makes. Standard library, Python 3.9."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store, duration_s, parse_flags, parse_metrics
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+
+_SECRET_FLAGS = ("password", "key", "token", "secret")
+
+
+def run(
+    report: Report,
+    params: Mapping[str, Any],
+    reader: Callable[[], Store],
+    backend: Callable[[], Store],
+    anonymous: Callable[[], Store],
+    impostor: Callable[[], Store],
+    free_mib: Callable[[], float],
+) -> None:
+    """Make VM1 to VM6. The factories are called inside the checks, so that what they raise is a verdict too."""
+    with report.check(
+        "VM1",
+        "a query is answered over TLS",
+        expected=1,
+        hint="journalctl -u hnai-victoriametrics -u hnai-victoriametrics-auth",
+        explain="curl --cacert ca.pem -u dashboard 'https://HOST:8428/api/v1/query?query=1'",
+    ) as check:
+        points = reader().query("1")
+        check.observed = int(points[0].value) if points else None
+        check.passed(check.observed == 1)
+
+    flags: dict[str, str] = {}
+    with report.check(
+        "VM2",
+        "the running retention is the declared one",
+        expected=params["retention"],
+        controls=["SR 6.1"],
+        hint="converge the component; the store must restart to take it up",
+        explain="curl -u vmauth http://127.0.0.1:8429/flags",
+    ) as check:
+        flags = parse_flags(backend().text("/flags"))
+        check.observed = flags.get("retentionPeriod", "1")
+        check.passed(duration_s(check.observed) == duration_s(str(params["retention"])))
+
+    with report.check(
+        "VM3",
+        "the flags of the data path are set",
+        hint="hnai-victoriametrics.service was edited; converge the component",
+        expected="dedup 1ms, one series per tag, latency offset <= %g s" % params["latency_offset_max"],
+    ) as check:
+        if not flags:
+            raise RuntimeError("the flags are not known (VM2)")
+        check.evidence = {"flags": {k: v for k, v in flags.items() if not any(word in k.lower() for word in _SECRET_FLAGS)}}
+        offset = duration_s(flags.get("search.latencyOffset", "30s"))
+        check.observed = "dedup %s, influxSkipSingleField %s, latency offset %g s" % (
+            flags.get("dedup.minScrapeInterval", "off"),
+            flags.get("influxSkipSingleField", "false"),
+            offset,
+        )
+        check.passed(
+            duration_s(flags.get("dedup.minScrapeInterval", "0s")) == 0.001
+            and flags.get("influxSkipSingleField") == "true"
+            and offset <= params["latency_offset_max"]
+        )
+
+    with report.check(
+        "VM4",
+        "there is room for data",
+        unit="MiB free",
+        expected=">= %d" % (2 * params["min_free_mib"]),
+        controls=["SR 7.2"],
+        hint="the store refuses data below %d MiB: enlarge the file system or shorten the retention" % params["min_free_mib"],
+    ) as check:
+        check.observed = round(free_mib())
+        check.passed(check.observed >= 2 * params["min_free_mib"])
+
+    with report.check(
+        "VM5",
+        "strangers and readers cannot do what they may not",
+        controls=["SR 1.1", "SR 2.1"],
+        expected="anonymous 401, wrong password 401, write by the reader refused",
+        explain="curl --cacert ca.pem https://HOST:8428/api/v1/query?query=1",
+    ) as check:
+        seen = {
+            "anonymous query": anonymous().status("GET", "/api/v1/query?query=1"),
+            "anonymous write": anonymous().status("POST", "/write"),
+            "anonymous metrics": anonymous().status("GET", "/metrics"),
+            "wrong password": impostor().status("GET", "/api/v1/query?query=1"),
+            "reader write": reader().status("POST", "/write"),
+            "reader delete": reader().status("POST", "/api/v1/admin/tsdb/delete_series"),
+        }
+        check.evidence = {"statuses": seen}
+        check.observed = ", ".join("%s %d" % item for item in seen.items())
+        strangers = [seen["anonymous query"], seen["anonymous write"], seen["anonymous metrics"], seen["wrong password"]]
+        check.passed(
+            all(status in (401, 403) for status in strangers)
+            and all(400 <= seen[name] < 500 for name in ("reader write", "reader delete"))
+        )
+
+    with report.check(
+        "VM6",
+        "the store threw no row away",
+        unit="rows since it started",
+        expected=0,
+        hint="a source clock outside the retention, or rows that are no line protocol (vm_rows_ignored_total)",
+    ) as check:
+        page = backend().text("/metrics")
+        check.observed = int(parse_metrics(page, "vm_rows_ignored_total") + parse_metrics(page, "vm_rows_invalid_total"))
+        check.passed(check.observed == 0)

@@ -1,0 +1,177 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Module side of kafka_health."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kafka_health
+short_description: Verdict on a Kafka cluster, and on the listeners of this broker
+version_added: "0.1.0"
+author: hnai.platform maintainers
+description:
+  - Quorum (Q1 leader, Q2 voters, Q3 caught up by time, Q4 log advances, Q6 tolerance), features (F1), brokers and partitions (B1 registered,
+    B2 offline, B3 under min.insync.replicas, B5 under-replicated, B7 internal topics, B8 unclean election, B9 reassignments), log directories (L1),
+    and security (S1 TLS, S2 no client without certificate, S3 wrong password refused, S4 nothing without TLS, S5 no reader of level 3 or below,
+    S6 deny by default, S7 no client with a broker's name).
+options:
+  node_id:
+    description: Node id of this host.
+    type: int
+    required: true
+  host:
+    description: Name of this host, as its certificate has it.
+    type: str
+    required: true
+  expected_nodes:
+    description: Node ids that the inventory declares.
+    type: list
+    elements: int
+    required: true
+  super_users:
+    description: Names of the brokers' own principals.
+    type: list
+    elements: str
+    required: true
+  principal_levels:
+    description: Purdue level of the zone that each principal comes from.
+    type: dict
+    default: {}
+  features:
+    description: Feature levels that must be finalized.
+    type: dict
+    default: {}
+  listeners:
+    description: Listeners of this host.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name.
+        type: str
+        required: true
+      port:
+        description: Port.
+        type: int
+        required: true
+      mutual:
+        description: Whether it wants a client certificate; else it wants SCRAM.
+        type: bool
+        required: true
+  config_file:
+    description: The broker's configuration.
+    type: path
+    default: /etc/hnai/kafka/server.properties
+  max_voter_lag_ms:
+    description: A voter that is behind the leader by this much (milliseconds) is not caught up.
+    type: int
+    default: 2000
+  min_free_pct:
+    description: Least free share of a log directory's file system, in percent.
+    type: float
+    default: 10.0
+  min_cert_days:
+    description: Least remaining life of a certificate, in days.
+    type: float
+    default: 3.0
+  version:
+    description: Version of Kafka, for the report.
+    type: str
+    default: ""
+extends_documentation_fragment:
+  - hnai.platform.kafka
+  - hnai.platform.verdict
+attributes:
+  check_mode:
+    description: The same; it changes nothing.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Check the cluster from this broker
+  hnai.platform.kafka_health:
+    node_id: 1
+    host: kafka1
+    expected_nodes: [1, 2, 3]
+    super_users: [kafka1, kafka2, kafka3]
+    bootstrap: [kafka1:9091, kafka2:9091, kafka3:9091]
+    listeners:
+      - {name: internal, port: 9091, mutual: true}
+      - {name: l3, port: 9094, mutual: false}
+"""
+
+RETURN = r"""
+status:
+  description: Verdict of the whole.
+  returned: always
+  type: str
+checks:
+  description: The checks, each with id, title, status, observed, expected, unit, evidence and hint.
+  returned: always
+  type: list
+  elements: dict
+summary:
+  description: One line.
+  returned: always
+  type: str
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.health import Expected, Health
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.listeners import Files, Listener
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+
+
+def main() -> None:
+    """Reads the arguments, checks, reports."""
+    nodes = {"type": "list", "elements": "int", "required": True}
+    module = AnsibleModule(
+        argument_spec=dict(
+            VERDICT_ARGS,
+            node_id={"type": "int", "required": True},
+            host={"type": "str", "required": True},
+            expected_nodes=nodes,
+            super_users={"type": "list", "elements": "str", "required": True},
+            principal_levels={"type": "dict", "default": {}},
+            features={"type": "dict", "default": {}},
+            listeners={"type": "list", "elements": "dict", "required": True, "options": {
+                "name": {"type": "str", "required": True}, "port": {"type": "int", "required": True}, "mutual": {"type": "bool", "required": True}}},
+            config_file={"type": "path", "default": "/etc/hnai/kafka/server.properties"},
+            max_voter_lag_ms={"type": "int", "default": 2000},
+            min_free_pct={"type": "float", "default": 10.0},
+            min_cert_days={"type": "float", "default": 3.0},
+            version={"type": "str", "default": ""},
+            bootstrap={"type": "list", "elements": "str", "required": True},
+            ca_file={"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
+            cert_file={"type": "path", "default": "/etc/hnai/kafka/tls/cert.pem"},
+            key_file={"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
+        ),
+        supports_check_mode=True,
+    )
+    given = module.params
+    report = Report(component="kafka", version=given["version"], deadline_s=given["deadline"])
+    connection = Connection.from_params(given)
+    expected = Expected(
+        host=given["host"], node=given["node_id"], nodes=tuple(given["expected_nodes"]), supers=tuple(given["super_users"]),
+        levels={str(name): float(level) for name, level in given["principal_levels"].items()},
+        features={str(name): int(level) for name, level in given["features"].items()},
+        max_lag_ms=given["max_voter_lag_ms"], min_free_pct=given["min_free_pct"], min_cert_days=given["min_cert_days"],
+    )
+    health = Health(report, lambda limit_s: Admin(connection, limit_s), expected)
+    health.run(
+        [Listener(**item) for item in given["listeners"]],
+        Files(given["ca_file"], given["cert_file"], given["key_file"]),
+        lambda: Path(given["config_file"]).read_text(encoding="utf-8"),
+    )
+    finish(module, report)
+
+
+if __name__ == "__main__":
+    main()

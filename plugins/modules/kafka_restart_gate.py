@@ -1,0 +1,150 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Module side of kafka_restart_gate."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kafka_restart_gate
+short_description: When is this broker's turn, may it be restarted now, and is the cluster whole again
+version_added: "0.1.0"
+author: hnai.platform maintainers
+description:
+  - Looks at the whole cluster through any broker that answers, also when the play is limited to one host. Changes nothing.
+  - With O(state=ranked) says when the node's turn is, without judging. V(0) it does not run, V(1) follower, V(2) active controller.
+  - With O(state=allowed) waits until a restart of this node is safe. No partition offline, under min.insync.replicas or falling under it
+    without this node, no reassignment, every declared broker registered and unfenced, every voter caught up by time (not by offset),
+    and a caught-up majority without this node. Fails with the reasons when O(timeout) is over.
+  - With O(state=healthy) waits until all brokers are back, all voters caught up and all replicas in sync, twice in a row.
+  - A node that serves nobody is allowed when nothing can be lost by starting it.
+options:
+  state:
+    description: The question.
+    type: str
+    choices: [ranked, allowed, healthy]
+    required: true
+  node_id:
+    description: Node id of this host.
+    type: int
+    required: true
+  expected_nodes:
+    description: Node ids that the inventory declares.
+    type: list
+    elements: int
+    required: true
+  max_voter_lag_ms:
+    description: A voter that is behind the leader by this much (milliseconds) is not caught up.
+    type: int
+    default: 2000
+  timeout:
+    description: Seconds to wait for the answer to become yes.
+    type: float
+    default: 300.0
+extends_documentation_fragment:
+  - hnai.platform.kafka
+attributes:
+  check_mode:
+    description: Looks once, reports and does not wait or fail.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Wait until this broker may be restarted
+  hnai.platform.kafka_restart_gate:
+    state: allowed
+    node_id: 2
+    expected_nodes: [1, 2, 3]
+    bootstrap: [kafka2:9091, kafka1:9091, kafka3:9091]
+"""
+
+RETURN = r"""
+rank:
+  description: V(0) not running, V(1) follower, V(2) active controller.
+  returned: always
+  type: int
+can_restart:
+  description: Whether a restart is safe now.
+  returned: always
+  type: bool
+reasons:
+  description: What stands against it (or, with O(state=healthy), what is not whole).
+  returned: always
+  type: list
+  elements: str
+waited_s:
+  description: Seconds that the answer took.
+  returned: always
+  type: float
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import gate
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Snapshot
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.storage import accepts
+from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing
+
+
+def main() -> None:
+    """Reads the arguments, asks, reports."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["ranked", "allowed", "healthy"], "required": True},
+            "node_id": {"type": "int", "required": True},
+            "expected_nodes": {"type": "list", "elements": "int", "required": True},
+            "max_voter_lag_ms": {"type": "int", "default": 2000},
+            "timeout": {"type": "float", "default": 300.0},
+            "bootstrap": {"type": "list", "elements": "str", "required": True},
+            "ca_file": {"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
+            "cert_file": {"type": "path", "default": "/etc/hnai/kafka/tls/cert.pem"},
+            "key_file": {"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    connection = Connection.from_params(given)
+    node = given["node_id"]
+    rules = gate.Rules(tuple(given["expected_nodes"]), given["max_voter_lag_ms"])
+    asking = given["state"]
+
+    def serving() -> bool:
+        return accepts(connection.bootstrap[0])
+
+    def look(limit_s: float) -> Snapshot:
+        with Admin(connection, limit_s) as admin:
+            return admin.snapshot()
+
+    def judge(snapshot: Snapshot | None) -> list[str]:
+        if asking == "healthy":
+            return gate.unhealthy(snapshot, rules)
+        if asking == "ranked":
+            return []
+        return list(gate.decide(snapshot, node, serving(), rules).reasons)
+
+    patience = 0.0 if module.check_mode else given["timeout"]
+    try:
+        snapshot, reasons, waited = gate.wait_until(
+            look, judge, patience, time.monotonic, time.sleep, stable=2 if asking == "healthy" and not module.check_mode else 1)
+    except (ProbeMissing, KafkaError) as error:
+        if not module.check_mode:
+            module.fail_json(msg=str(error))
+        snapshot, reasons, waited = None, [str(error)], 0.0
+    decision = gate.decide(snapshot, node, serving(), rules)
+    result = {
+        "rank": decision.rank, "can_restart": decision.allowed, "waited_s": round(waited, 1),
+        "reasons": reasons if asking != "ranked" else list(decision.reasons),
+    }
+    if reasons and not module.check_mode:
+        what = f"node {node} may not be restarted" if asking == "allowed" else "the cluster is not whole again"
+        module.fail_json(msg=f"{what} after {waited:.0f} s: {'; '.join(reasons)}. Nothing was restarted by this; correct the cause and run "
+                             "again, what is pending stays pending", **result)
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

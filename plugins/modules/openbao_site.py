@@ -1,0 +1,221 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Module side of openbao_site."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: openbao_site
+short_description: Bring an OpenBao in step with the contracts of the placed components
+version_added: "0.1.0"
+author: hnai.platform maintainers
+description:
+  - Makes the KV v2 mount (check-and-set required), root and intermediate CA, and per placed component one AppRole,
+    one least-privilege policy,
+    one PKI role and the declared secrets that are absent. Secrets are generated on the OpenBao host and never travel.
+  - Everything is observed first; a second run changes nothing.
+  - The foundation needs a root token, once. Then the identities C(site-admin) and C(deploy) take over, the root token
+    is revoked and its
+    refusal is proven. C(site-admin) may create a secret, but not read or replace one; C(deploy) may issue wrapped
+    secret_ids of components only.
+  - The action plugin of the same name computes the spec on the controller, keeps the identities there
+    (O(identities_file)) and writes
+    the root certificate to O(root_ca_file).
+options:
+  keys_file:
+    description: Controller file with the answer of C(sys/init); its root token is used until it is revoked.
+    type: path
+  identities_file:
+    description: Controller file for the identities, mode 0600. The key C(deploy) is what C(hnai_openbao_deploy) reads.
+    type: path
+  root_ca_file:
+    description: Controller file for the root certificate, mode 0644.
+    type: path
+  site:
+    description: Name of the site, part of the CAs' common names.
+    type: str
+  kv:
+    description: KV v2 mount.
+    type: str
+    default: hnai
+  pki_root:
+    description: Mount of the root CA.
+    type: str
+    default: pki_root
+  pki_int:
+    description: Mount of the intermediate CA.
+    type: str
+    default: pki_int
+  root_ttl:
+    description: Life of the root CA.
+    type: str
+    default: 10y
+  intermediate_ttl:
+    description: Life of the intermediate CA.
+    type: str
+    default: 5y
+  leaf_ttl:
+    description: Longest life of a host's certificate.
+    type: str
+    default: 90d
+  identity_ttl:
+    description: Life of the identities' secret_ids. A run in the last third of it issues new ones.
+    type: str
+    default: 90d
+  site_admin:
+    description: >-
+      Role_id and secret_id of the identity site-admin, where they are not in O(identities_file) (AWX credential).
+    type: dict
+    default: {}
+  deploy:
+    description: >-
+      Role_id and secret_id of the identity deploy, where they are not in O(identities_file) (AWX credential).
+    type: dict
+    default: {}
+  root_token:
+    description: A root token for this run, from a key-holder ceremony. It is revoked at the end.
+    type: str
+    default: ""
+  address:
+    description: Address of the server, from its own host.
+    type: str
+    default: https://127.0.0.1:8200
+  ca_file:
+    description: Bundle on the host against which modules verify the server; the root CA is added to it.
+    type: path
+    default: /etc/hnai/openbao/trust.pem
+  spec:
+    description: Set by the action plugin.
+    type: dict
+    default: {}
+  revoke_root:
+    description: Set by the action plugin.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    description: Predicts, also on a host without the server.
+    support: full
+  diff_mode:
+    description: Policies and role settings before and after. Never a secret.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Bring OpenBao in step with the contracts
+  hnai.platform.openbao_site:
+    keys_file: "{{ hnai_state_dir }}/openbao/init.json"
+    identities_file: "{{ hnai_state_dir }}/openbao/deploy.json"
+    root_ca_file: "{{ hnai_state_dir }}/ca.pem"
+    site: "{{ hnai_site }}"
+"""
+
+RETURN = r"""
+changes:
+  description: What was (or would be) changed.
+  returned: always
+  type: list
+  elements: str
+pending:
+  description: Parts of the foundation that differ from the collection's and need a root token; see the ceremony.
+  returned: always
+  type: list
+  elements: str
+orphans:
+  description: AppRoles of components that are placed nowhere any more.
+  returned: always
+  type: list
+  elements: str
+root_ca:
+  description: Root certificate, PEM.
+  returned: always
+  type: str
+root_revoked:
+  description: Whether the root token that was at hand is proven dead.
+  returned: when a root token was at hand
+  type: bool
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import first_tls, site
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Client, Unreachable
+
+IDENTITY = {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}}
+
+
+def stands(api: Client) -> bool:
+    """Whether there is an unsealed store to look at."""
+    try:
+        status = api.call("GET", "sys/seal-status")
+    except (BaoError, Unreachable):
+        return False
+    return bool(status["initialized"]) and not status["sealed"]
+
+
+def main() -> None:
+    """Reads the arguments, converges or revokes root, reports."""
+    span = {"type": "str"}
+    module = AnsibleModule(
+        argument_spec={
+            "keys_file": {"type": "path", "no_log": False},
+            "identities_file": {"type": "path"},
+            "root_ca_file": {"type": "path"},
+            "site": {"type": "str"},
+            "kv": {"type": "str", "default": "hnai"},
+            "pki_root": {"type": "str", "default": "pki_root"},
+            "pki_int": {"type": "str", "default": "pki_int"},
+            "root_ttl": dict(span, default="10y"),
+            "intermediate_ttl": dict(span, default="5y"),
+            "leaf_ttl": dict(span, default="90d"),
+            "identity_ttl": dict(span, default="90d"),
+            "site_admin": {"type": "dict", "default": {}, "options": IDENTITY},
+            "deploy": {"type": "dict", "default": {}, "options": IDENTITY},
+            "root_token": {"type": "str", "default": "", "no_log": True},
+            "address": {"type": "str", "default": "https://127.0.0.1:8200"},
+            "ca_file": {"type": "path", "default": "/etc/hnai/openbao/trust.pem"},
+            "spec": {"type": "dict", "default": {}},
+            "revoke_root": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    try:
+        api = Client(given["address"], given["ca_file"])
+        if given["revoke_root"]:
+            alive = site.revoke_root(api, given["root_token"])
+            module.exit_json(changed=alive, root_revoked=True)
+        work = site.Site(
+            api,
+            given["spec"],
+            {"site-admin": given["site_admin"] or {}, "deploy": given["deploy"] or {}},
+            given["root_token"],
+            module.check_mode,
+        )
+        if module.check_mode and not stands(api):
+            module.exit_json(changed=True, changes=["the whole site (no store is open yet)"], pending=[], orphans=[], root_ca="")
+        out = work.converge()
+        trusted = bool(out.root_ca) and first_tls.trust(given["ca_file"], out.root_ca.encode(), module.check_mode)
+    except (site.SiteError, BaoError, Unreachable, OSError, ValueError) as error:
+        module.fail_json(msg=str(error))
+    if trusted:
+        out.changes.append(site.Change("root CA trusted on the host"))
+    module.exit_json(
+        changed=bool(out.changes),
+        changes=[change.what for change in out.changes],
+        pending=out.pending,
+        orphans=out.orphans,
+        root_ca=out.root_ca,
+        identities=out.identities,
+        diff=[
+            {"before": change.before, "after": change.after, "before_header": change.what, "after_header": change.what}
+            for change in out.changes
+            if change.after
+        ]
+        if module._diff
+        else [],
+    )
+
+
+if __name__ == "__main__":
+    main()

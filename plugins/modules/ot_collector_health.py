@@ -1,0 +1,107 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Health of the OT collector."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ot_collector_health
+short_description: Whether the collector hears every source of the plant
+version_added: "0.1.0"
+author: hnai.platform maintainers
+description:
+  - Judges the status that the running collector writes every second. Opens no connection to a source, so it costs the plant nothing.
+  - OC0 the collector runs. OC7 nothing was dropped before the pipe to Telegraf.
+  - Per source, OC1 it is connected, OC2 heard of late, OC3 every declared tag can be read (the others are named), OC4 no gap of late, and for
+    OPC UA OC5 the server's clock agrees, OC6 the identity is not locked out, OC8 the server's queues are as long as declared.
+options:
+  status_file:
+    description: Where the collector writes its status.
+    type: path
+    default: /run/hnai/ot_collector/collector.status.json
+  sources:
+    description: Ids of the sources that this host must read.
+    type: list
+    elements: str
+    required: true
+  max_age:
+    description: Most seconds since a source was last heard. A subscription that is alive answers at least once per keep-alive.
+    type: float
+    default: 15.0
+  max_clock_offset:
+    description: Most seconds that a server's clock may differ from this host's.
+    type: float
+    default: 2.0
+  gap_window:
+    description: Seconds to look back for gaps. A gap because the collector itself was restarted does not count, an open one always does.
+    type: float
+    default: 60.0
+extends_documentation_fragment: hnai.platform.verdict
+attributes:
+  check_mode:
+    description: Changes nothing anyway.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Check the collector
+  hnai.platform.ot_collector_health:
+    sources: [plc1, sep1]
+"""
+
+RETURN = r"""
+status:
+  description: V(pass), V(fail), V(inconclusive) or V(skipped).
+  returned: always
+  type: str
+checks:
+  description: The checks, one by one.
+  returned: always
+  type: list
+  elements: dict
+summary:
+  description: One line.
+  returned: always
+  type: str
+"""
+
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.collector import StatusError, decode, judge
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec=dict(
+            VERDICT_ARGS,
+            status_file={"type": "path", "default": "/run/hnai/ot_collector/collector.status.json"},
+            sources={"type": "list", "elements": "str", "required": True},
+            max_age={"type": "float", "default": 15.0},
+            max_clock_offset={"type": "float", "default": 2.0},
+            gap_window={"type": "float", "default": 60.0},
+        ),
+        supports_check_mode=True,
+    )
+    params = module.params
+    status, problem = None, ""
+    try:
+        status = decode(Path(params["status_file"]).read_text(encoding="utf-8"), params["status_file"])
+    except FileNotFoundError:
+        problem = "%s is missing: the collector has not run since this host started" % params["status_file"]
+    except (OSError, StatusError) as error:
+        problem = str(error)
+    report = Report("ot_collector", version=str((status or {}).get("version", "")), deadline_s=params["deadline"])
+    judge(
+        report, status, problem, time.time_ns() // 100, params["sources"], params["max_age"], params["max_clock_offset"],
+        params["gap_window"],
+    )
+    finish(module, report)
+
+
+if __name__ == "__main__":
+    main()

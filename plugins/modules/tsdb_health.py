@@ -1,0 +1,146 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Health of the time-series store."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tsdb_health
+short_description: Whether the time-series store answers, keeps what it should and refuses whom it should
+version_added: "0.1.0"
+author: hnai.platform maintainers
+description:
+  - Runs on the store's host. Asks the store on loopback for its flags and counters, and the public listener as its clients do.
+  - VM1 a query is answered over TLS. VM2 the running retention is the declared one.
+    VM3 the flags that the data path needs are set.
+    VM4 there is room on the disk.
+    VM5 the public listener refuses an anonymous client, a wrong password (once) and a write by a reader.
+    VM6 the store threw no row away.
+options:
+  backend_url:
+    description: Address of the store itself on loopback.
+    type: str
+    default: http://127.0.0.1:8429
+  backend_username:
+    description: Identity on loopback.
+    type: str
+    default: vmauth
+  backend_credential:
+    description: Where the password of O(backend_username) lies on this host.
+    type: dict
+    required: true
+    suboptions:
+      component:
+        description: Component that owns the credential.
+        type: str
+        required: true
+      name:
+        description: Name of the credential.
+        type: str
+        required: true
+  retention:
+    description: Declared retention, as C(31d).
+    type: str
+    required: true
+  storage_path:
+    description: Directory of the data.
+    type: path
+    default: /var/lib/hnai/victoriametrics
+  min_free_mib:
+    description: Below this the store refuses data. The check fails at twice as much.
+    type: int
+    default: 512
+  latency_offset_max:
+    description: Most seconds that a stored sample may stay hidden from queries.
+    type: float
+    default: 1.0
+extends_documentation_fragment:
+  - hnai.platform.verdict
+  - hnai.platform.tsdb
+"""
+
+EXAMPLES = r"""
+- name: Check the store
+  hnai.platform.tsdb_health:
+    url: https://localhost:8428
+    ca_file: /etc/hnai/victoriametrics/tls/ca.pem
+    credential: {component: victoriametrics, name: dashboard}
+    backend_credential: {component: victoriametrics, name: backend}
+    retention: 31d
+"""
+
+RETURN = r"""
+status:
+  description: V(pass), V(fail), V(inconclusive) or V(skipped).
+  returned: always
+  type: str
+checks:
+  description: The checks, one by one.
+  returned: always
+  type: list
+  elements: dict
+summary:
+  description: One line.
+  returned: always
+  type: str
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.access import STORE_ARGS, connect
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, Store
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.health import run
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec=dict(
+            VERDICT_ARGS,
+            **STORE_ARGS,
+            backend_url={"type": "str", "default": "http://127.0.0.1:8429"},
+            backend_username={"type": "str", "default": "vmauth"},
+            backend_credential=STORE_ARGS["credential"],
+            retention={"type": "str", "required": True},
+            storage_path={"type": "path", "default": "/var/lib/hnai/victoriametrics"},
+            min_free_mib={"type": "int", "default": 512},
+            latency_offset_max={"type": "float", "default": 1.0},
+        ),
+        supports_check_mode=True,
+    )
+    params, host = module.params, Host()
+    report = Report(component="victoriametrics", deadline_s=params["deadline"])
+
+    def timeout() -> float:
+        return report.timeout(10)
+
+    def backend() -> Store:
+        return connect(
+            {"url": params["backend_url"], "username": params["backend_username"], "credential": params["backend_credential"]},
+            timeout,
+            host,
+        )
+
+    def free_mib() -> float:
+        info = os.statvfs(params["storage_path"])
+        return info.f_bavail * info.f_frsize / 1048576.0
+
+    transport = Http(params["url"], params["ca_file"])
+    run(
+        report,
+        params,
+        reader=lambda: connect(params, timeout, host),
+        backend=backend,
+        anonymous=lambda: Store(transport, timeout=timeout),
+        impostor=lambda: Store(transport, params["username"], "not-the-password", timeout),
+        free_mib=free_mib,
+    )
+    finish(module, report)
+
+
+if __name__ == "__main__":
+    main()

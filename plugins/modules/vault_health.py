@@ -1,0 +1,178 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Module side of vault_health."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vault_health
+short_description: Whether OpenBao (or Vault) is unsealed, led, audited and without a root token
+version_added: "0.1.0"
+author: hnai.platform maintainers
+description:
+  - Runs on the host of the server. Checks seal, version, leader and raft voters, audit devices (at least two on
+    different file systems, each having
+    recorded this very check, with space left), that no root token is alive, the served certificate against the site's
+    root and the file on disk,
+    that root is not made without a login, that secrets need check-and-set, and that the deploy identity reads no secret by itself.
+  - Checks behind a login are made as C(hnai-openbao). Without O(deploy) they are V(inconclusive).
+extends_documentation_fragment: hnai.platform.verdict
+options:
+  deploy:
+    description: The deploy identity, C(hnai_openbao_deploy).
+    type: dict
+    default: {}
+    suboptions:
+      role_id:
+        description: Its role_id.
+        type: str
+      secret_id:
+        description: Its secret_id.
+        type: str
+  address:
+    description: Address of the server, from its own host.
+    type: str
+    default: https://127.0.0.1:8200
+  ca_file:
+    description: Root of the site's PKI on the host; the served certificate must chain to it.
+    type: path
+    default: /etc/hnai/openbao/tls/ca.pem
+  cert_file:
+    description: The server's certificate on disk.
+    type: path
+    default: /etc/hnai/openbao/tls/cert.pem
+  expected_version:
+    description: Version that must run; empty for any.
+    type: str
+    default: ""
+  expected_voters:
+    description: Number of raft voters.
+    type: int
+    default: 1
+  min_audit_devices:
+    description: Number of audit devices on different file systems (a device that is no file counts as one of its own).
+    type: int
+    default: 2
+  min_free_percent:
+    description: Free space that each audit device's file system must have, unless it has O(min_free_mib).
+    type: float
+    default: 30
+  min_free_mib:
+    description: Free space that is enough whatever share of the file system it is.
+    type: int
+    default: 4096
+  min_days:
+    description: Days that the served certificate must still be valid.
+    type: float
+    default: 14
+  kv:
+    description: KV v2 mount.
+    type: str
+    default: hnai
+attributes:
+  check_mode:
+    description: Changes nothing anyway.
+    support: full
+  diff_mode:
+    description: Changes nothing anyway.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Judge OpenBao
+  hnai.platform.vault_health:
+    deploy: "{{ hnai_openbao_deploy }}"
+    expected_version: "2.7.2"
+    collect: true
+  register: verdict_openbao
+"""
+
+RETURN = r"""
+status:
+  description: Verdict of the whole.
+  returned: always
+  type: str
+checks:
+  description: The checks, see the verdict format.
+  returned: always
+  type: list
+  elements: dict
+sealed:
+  description: Whether the store is sealed.
+  returned: always
+  type: bool
+leader:
+  description: Address of the active node.
+  returned: always
+  type: str
+voters:
+  description: Number of raft voters.
+  returned: always
+  type: int
+audit:
+  description: Audit devices and where they write.
+  returned: always
+  type: dict
+days_left:
+  description: Days until the served certificate ends.
+  returned: always
+  type: float
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import health
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, served_certificate
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+
+
+def main() -> None:
+    """Reads the arguments, makes the checks, reports."""
+    module = AnsibleModule(
+        argument_spec=dict(
+            VERDICT_ARGS,
+            deploy={
+                "type": "dict",
+                "default": {},
+                "options": {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}},
+            },
+            address={"type": "str", "default": "https://127.0.0.1:8200"},
+            ca_file={"type": "path", "default": "/etc/hnai/openbao/tls/ca.pem"},
+            cert_file={"type": "path", "default": "/etc/hnai/openbao/tls/cert.pem"},
+            expected_version={"type": "str", "default": ""},
+            expected_voters={"type": "int", "default": 1},
+            min_audit_devices={"type": "int", "default": 2},
+            min_free_percent={"type": "float", "default": 30},
+            min_free_mib={"type": "int", "default": 4096},
+            min_days={"type": "float", "default": 14},
+            kv={"type": "str", "default": "hnai"},
+        ),
+        supports_check_mode=True,
+    )
+    given = module.params
+    report = Report(component="openbao", deadline_s=given["deadline"])
+    client = Client(given["address"], given["ca_file"], timeout_s=min(10.0, given["deadline"]))
+
+    def serial_on_disk() -> str:
+        return health.pem_serial(module.run_command(["openssl", "x509", "-in", given["cert_file"], "-noout", "-serial"])[1])
+
+    facts = health.run(
+        report,
+        client,
+        given["deploy"] or {},
+        health.Wanted(
+            version=given["expected_version"],
+            voters=given["expected_voters"],
+            audit_devices=given["min_audit_devices"],
+            free=given["min_free_percent"] / 100.0,
+            free_mib=given["min_free_mib"],
+            days=given["min_days"],
+            kv=given["kv"],
+        ),
+        health.Host(served=lambda: served_certificate(client.host, client.port, given["ca_file"]), serial_on_disk=serial_on_disk),
+    )
+    finish(module, report, **facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What OpenBao must hold, computed out of the contracts of the placed components. Controller only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import policies
+
+#: Kinds of secret that are generated when absent; every other kind is put there by people.
+GENERATED = ("password",)
+_SPAN = re.compile(r"^(\d+)\s*([smhdwy])$")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
+
+
+class SpecError(Exception):
+    """Contracts or settings that cannot be turned into a spec; the text names the key and the remedy."""
+
+
+def seconds(text: str, key: str) -> int:
+    """Seconds of ``90d``, ``10y`` (365 days each), ``12h``. Raises SpecError naming *key*."""
+    found = _SPAN.match(str(text).strip())
+    if not found:
+        raise SpecError(f"{key}: {text!r} is no span of time; write a number and one of s, m, h, d, w, y (as 90d)")
+    return int(found.group(1)) * _SECONDS[found.group(2)]
+
+
+def build(
+    contracts: Iterable[Mapping[str, Any]], groups: Mapping[str, Iterable[str]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The spec of module_utils/openbao/site.py.
+
+    *contracts*: of the placed components. *groups*: the inventory's. *settings*: site, kv, pki_root, pki_int and the spans
+    root_ttl, intermediate_ttl, leaf_ttl, identity_ttl. A secret with ``group`` exists only where that child group has a host.
+    Raises SpecError.
+    """
+    items = list(contracts)
+    spans = {
+        key: seconds(settings[key], f"openbao_{key}") for key in ("root_ttl", "intermediate_ttl", "leaf_ttl", "identity_ttl")
+    }
+    if not spans["leaf_ttl"] < spans["intermediate_ttl"] < spans["root_ttl"]:
+        raise SpecError(
+            "openbao_leaf_ttl must be shorter than openbao_intermediate_ttl, and that shorter than openbao_root_ttl"
+        )
+    components: dict[str, dict[str, Any]] = {}
+    for contract in items:
+        name = str(contract["name"])
+        hosts = sorted(groups.get(contract.get("placement", name), []))
+        secrets = [
+            secret for secret in contract.get("secrets", []) if "group" not in secret or list(groups.get(secret["group"], []))
+        ]
+        certificate = contract.get("certificate")
+        components[name] = {
+            "secrets": [
+                {"path": secret["path"], "kind": secret["kind"], "username": secret.get("username", "")} for secret in secrets
+            ],
+            "grants": sorted(secret["path"] for secret in secrets if not secret["path"].startswith(name + "/")),
+            "certificate": {
+                "server": certificate["server"],
+                "client": certificate["client"],
+                "domains": sorted({*hosts, "localhost", *certificate.get("extra_dns", [])}),
+            }
+            if certificate
+            else None,
+        }
+        _check_paths(name, components[name]["secrets"])
+    for contract in items:
+        for secret in contract.get("secrets", []):
+            present = any(secret["path"] == own["path"] for own in components[str(contract["name"])]["secrets"])
+            for reader in secret.get("readers", []) if present else []:
+                if reader in components and not secret["path"].startswith(reader + "/"):
+                    components[reader]["grants"] = sorted({*components[reader]["grants"], secret["path"]})
+    needed = {
+        name: item
+        for name, item in components.items()
+        if name == policies.SELF or item["secrets"] or item["grants"] or item["certificate"]
+    }
+    return {
+        "site": str(settings["site"]),
+        "kv": str(settings["kv"]),
+        "pki_root": str(settings["pki_root"]),
+        "pki_int": str(settings["pki_int"]),
+        "cidrs": ["127.0.0.1/32", "::1/128"],
+        "components": needed,
+        **spans,
+    }
+
+
+def _check_paths(component: str, secrets: list[dict[str, Any]]) -> None:
+    for secret in secrets:
+        parts = secret["path"].split("/")
+        if len(parts) < 2 or "" in parts or ".." in parts:
+            raise SpecError(
+                f"roles/{component}/meta/component.yml: secrets: {secret['path']!r} is no path; write <component>/<name>"
+            )

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known about each tag of a source, and the records that follow from it: samples, repeats, failures, gaps.
+
+Pure: knows no protocol, takes the clock and the way out as parameters.
+
+A gap of a tag begins after the last sample that was delivered (cyclic) or after the last moment at which the source was
+known to be alive (on change: silence is no loss), and ends before the first sample after it. Samples strictly between
+may be missing; nothing else is. It is announced when noticed (``to`` null) and closed when data flows again.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .record import BAD_NO_COMMUNICATION, TICKS_PER_MS, TICKS_PER_S, Record, fit, overflowed
+
+
+@dataclass
+class Gap:
+    """An open gap of one tag."""
+
+    start: int
+    reason: str
+
+
+@dataclass
+class TagState:
+    """The last things known about a tag."""
+
+    type: str
+    cyclic: bool
+    value: Any = None
+    status: int | None = None
+    source_ts: int | None = None
+    server_ts: int | None = None
+    origin: str = "source"
+    has_value: bool = False
+    emitted: int = 0
+    failure: int | None = None
+    gap: Gap | None = None
+
+
+@dataclass
+class Counters:
+    """Totals since the program started."""
+
+    samples: int = 0
+    bad: int = 0
+    repeats: int = 0
+    gaps: dict[str, int] = field(default_factory=dict)
+    last_gap: int | None = None
+    last_sample: int | None = None
+
+
+class Stream:
+    """Records of one source, numbered. *known* is ``{tag: [source_ts, status]}`` of an earlier run."""
+
+    def __init__(
+        self, source: str, tags: Iterable[tuple[str, str, bool]], emit: Callable[[Record], None], clock: Callable[[], int],
+        repeat_s: float = 60.0, known: Mapping[str, Any] | None = None, alive: int | None = None,
+    ) -> None:
+        self.source, self._emit, self._clock = source, emit, clock
+        self._repeat = int(repeat_s * TICKS_PER_S)
+        self.tags = {name: TagState(kind, cyclic) for name, kind, cyclic in tags}
+        self.alive = alive
+        self.counters = Counters()
+        # Unix milliseconds x 1000: greater than any number of an earlier run at less than 1000 records per millisecond.
+        self.seq = clock() // TICKS_PER_MS * 1000
+        for name, last in (known or {}).items():
+            state = self.tags.get(name)
+            if state is not None:
+                state.source_ts, state.status = int(last[0]), int(last[1])
+                state.gap = Gap(self._gap_start(state), "collector_restart")
+
+    def now(self) -> int:
+        """The stream's clock, in ticks."""
+        return self._clock()
+
+    def _record(self, name: str, state: TagState, **fields: Any) -> Record:
+        self.seq += 1
+        record = Record(source=self.source, tag=name, type=state.type, observed_ts=self._clock(), seq=self.seq, **fields)
+        self._emit(record)
+        return record
+
+    def _gap_start(self, state: TagState) -> int:
+        last = state.source_ts or 0
+        return last if state.cyclic and last else max(last, self.alive or 0)
+
+    def _gap(self, name: str, state: TagState, start: int, end: int | None, reason: str, **more: Any) -> None:
+        counters = self.counters
+        if end is not None:
+            counters.gaps[reason] = counters.gaps.get(reason, 0) + 1
+            counters.last_gap = self._clock()
+        moment = start + TICKS_PER_MS
+        if end is not None and end > start:
+            moment = min(moment, end - 1)
+        self._record(name, state, value=None, status=BAD_NO_COMMUNICATION, source_ts=moment, server_ts=None,
+                     ts_origin="collector", gap={"from": start, "to": end, "reason": reason, **more})
+
+    # -- what happens -------------------------------------------------------------------------------------
+    def heard(self, now: int | None = None) -> None:
+        """The source answered: what did not change has not changed."""
+        self.alive = self._clock() if now is None else now
+
+    def sample(self, name: str, value: Any, status: int, source_ts: int | None, server_ts: int | None = None,
+               origin: str = "source") -> bool:
+        """A value or a quality from the source; False when it is a repeat of the last one."""
+        state = self.tags[name]
+        if source_ts is None:
+            source_ts, origin = (server_ts, "source") if server_ts is not None else (self._clock(), "collector")
+        value, status = fit(value, state.type, status)
+        again = state.source_ts == source_ts and state.status == status and origin == "source" and (
+            not state.has_value or state.value == value)
+        gap, state.gap = state.gap, None
+        state.failure = None
+        if again and gap is not None:
+            self._gap(name, state, gap.start, max(gap.start, self._clock()), gap.reason, lost=0)
+        elif gap is not None:
+            self._gap(name, state, gap.start, max(gap.start, source_ts), gap.reason)
+        elif not again and overflowed(status) and state.source_ts is not None:
+            self._gap(name, state, min(state.source_ts, source_ts), max(state.source_ts, source_ts), "server_queue_overflow")
+        state.value, state.status, state.source_ts, state.server_ts = value, status, source_ts, server_ts
+        state.origin, state.has_value = origin, True
+        state.emitted = self._clock()
+        self.counters.last_sample = state.emitted
+        if again:
+            self.counters.repeats += 1
+        else:
+            self.counters.samples += 1
+            self.counters.bad += 1 if status & 0x80000000 else 0
+        self._record(name, state, value=value, status=status, source_ts=source_ts, server_ts=server_ts,
+                     ts_origin=origin, repeat=again)
+        return not again
+
+    def polled(self, name: str, value: Any, status: int, source_ts: int | None, server_ts: int | None = None) -> None:
+        """A value that was read: what is unchanged is repeated only every ``repeat_s``."""
+        state = self.tags[name]
+        fitted, code = fit(value, state.type, status)
+        same = source_ts is not None and state.source_ts == source_ts and state.has_value and (
+            state.value == fitted and state.status == code)
+        if same and state.gap is None and self._clock() - state.emitted < self._repeat:
+            return
+        self.sample(name, value, status, source_ts, server_ts)
+
+    def failure(self, name: str, status: int) -> None:
+        """The tag cannot be read: told when it begins or changes, then every ``repeat_s``."""
+        state, now = self.tags[name], self._clock()
+        again = state.failure == status
+        if again and now - state.emitted < self._repeat:
+            return
+        state.failure, state.emitted = status, now
+        if state.gap is None and state.source_ts is not None:
+            state.gap = Gap(self._gap_start(state), "not_readable")
+        self._record(name, state, value=None, status=status, source_ts=now, server_ts=None, ts_origin="collector", repeat=again)
+
+    def lost(self, reason: str, names: Iterable[str] | None = None) -> None:
+        """Nothing is heard any more (or something was skipped): announce a gap of every tag that had data."""
+        for name in self.tags if names is None else names:
+            state = self.tags[name]
+            if state.gap is None and state.source_ts is not None:
+                state.gap = Gap(self._gap_start(state), reason)
+                self._gap(name, state, state.gap.start, None, reason)
+
+    def dropped(self, name: str, start: int, end: int, count: int) -> None:
+        """The way out dropped *count* records of the tag."""
+        self._gap(name, self.tags[name], start, end, "outlet_overflow", count=count)
+
+    def repeats(self) -> None:
+        """Repeat on-change tags whose last record is older than ``repeat_s``; call only while the source is heard."""
+        now = self._clock()
+        for name, state in self.tags.items():
+            if state.cyclic or not state.has_value or state.gap is not None or state.failure is not None:
+                continue
+            if now - state.emitted >= self._repeat and state.source_ts is not None:
+                state.emitted = now
+                self.counters.repeats += 1
+                self._record(name, state, value=state.value, status=state.status, source_ts=state.source_ts,
+                             server_ts=state.server_ts, ts_origin=state.origin, repeat=True)
+
+    def memory(self) -> dict[str, list[int]]:
+        """What the next run must know: ``{tag: [source_ts, status]}``."""
+        return {name: [state.source_ts, state.status] for name, state in self.tags.items()
+                if state.source_ts is not None and state.status is not None}
+
+    def open_gaps(self) -> list[str]:
+        """Tags whose gap is not closed."""
+        return [name for name, state in self.tags.items() if state.gap is not None]

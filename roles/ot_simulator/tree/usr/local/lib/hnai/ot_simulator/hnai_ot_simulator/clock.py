@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time in 100-ns ticks since 1970-01-01Z, and a pace of steps that never bursts."""
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+TICKS_PER_S = 10_000_000
+
+
+def ticks() -> int:
+    """Now."""
+    return time.time_ns() // 100
+
+
+async def pace(step_s: float) -> AsyncIterator[None]:
+    """Yield once per *step_s*. After a stall the missed steps are skipped, not made up for in a burst."""
+    due = time.monotonic()
+    while True:
+        due = max(due + step_s, time.monotonic() - step_s)
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        yield

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The confirmed-or-reverted life of a ruleset, against a host that is played; the shell script is the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.action import firewall as action
+from ansible_collections.hnai.platform.plugins.module_utils.firewall import (
+    Firewall,
+    FirewallError,
+    cut,
+    normalise,
+    own_table_only,
+    uncovered,
+)
+
+SCRIPT = Path(__file__).parents[2] / "roles/firewall/tree/usr/local/sbin/hnai-firewall"
+TABLE = "table inet hnai\ndelete table inet hnai\ntable inet hnai {\n  chain input {\n    RULE\n  }\n}\n"
+GOOD = TABLE.replace("RULE", 'counter accept comment "good"')
+NEXT = TABLE.replace("RULE", 'counter accept comment "next"')
+BAD = TABLE.replace("RULE", "nonsense")
+
+
+class Host:
+    """Plays nft and systemd: the loaded table is a file, so that the script's own nft sees it too."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / "state"
+        self.bootstrap = root / "bootstrap.nft"
+        self.loaded = root / "loaded"
+        self.armed: list[str] = []
+        self.arming_fails = False
+        self.load_fails = False
+        self.events: list[str] = []
+
+    def run(self, argv: list[str], stdin: Optional[str]) -> tuple[int, str, str]:
+        if argv[0] == "nft":
+            return self.nft(argv, stdin or "")
+        if argv[0] == "systemd-run":
+            self.events.append("arm")
+            if self.arming_fails:
+                return 1, "", "no bus"
+            self.armed.append(argv[-1])
+            assert "--on-active=30s" in argv
+            return 0, "", ""
+        assert argv[:2] == ["systemctl", "stop"]
+        self.armed = [run for run in self.armed if f"-{run}." not in argv[2]]
+        return 0, "", ""
+
+    def nft(self, argv: list[str], stdin: str) -> tuple[int, str, str]:
+        if argv[1] == "-j":
+            if not self.loaded.exists():
+                return 1, "", "No such file or directory"
+            rule = {"rule": {"handle": len(self.events), "expr": [self.loaded.read_text(encoding="utf-8")]}}
+            return 0, json.dumps({"nftables": [{"metainfo": {"version": "1"}}, rule]}), ""
+        if "nonsense" in stdin:
+            return 1, "", "syntax error"
+        if "-c" not in argv:
+            self.events.append("load")
+            if self.load_fails:
+                return 1, "", "out of memory"
+            self.loaded.write_text(stdin, encoding="utf-8")
+        return 0, "", ""
+
+    def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The role's script with its paths moved below root, and an nft that copies the file it loads."""
+        tools = self.root / "bin"
+        tools.mkdir(exist_ok=True)
+        (tools / "nft").write_text(f'#!/bin/sh\n[ "$2" = - ] && cat >{self.loaded} || cp "$2" {self.loaded}\n', encoding="utf-8")
+        (tools / "systemctl").write_text("#!/bin/sh\n", encoding="utf-8")
+        for tool in ("nft", "systemctl"):
+            (tools / tool).chmod(0o755)
+        text = SCRIPT.read_text(encoding="utf-8")
+        for old, new in (("/var/lib/hnai/firewall", self.state), ("/etc/hnai/firewall/bootstrap.nft", self.bootstrap)):
+            assert str(old) in text
+            text = text.replace(str(old), str(new))
+        text = text.replace("PATH=/usr/sbin", f"PATH={tools}:/usr/sbin")
+        copy = self.root / "hnai-firewall"
+        copy.write_text(text, encoding="utf-8")
+        return subprocess.run(["sh", str(copy), *arguments], capture_output=True, text=True, check=False, env=dict(os.environ))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+@pytest.fixture
+def firewall(host: Host) -> Firewall:
+    return Firewall(host.run, host.state)
+
+
+def change(firewall: Firewall, host: Host, ruleset: str, run_id: str = "run001") -> None:
+    """Apply and confirm."""
+    firewall.apply(ruleset, run_id, 30, lambda: 0.0)
+    assert host.script("confirm", run_id).returncode == 0
+
+
+def test_first_change_and_nothing_to_do_afterwards(host: Host, firewall: Firewall) -> None:
+    assert firewall.reasons(GOOD) == ["no confirmed ruleset", "the table is not loaded"]
+    change(firewall, host, GOOD)
+    assert firewall.reasons(GOOD) == []
+    assert firewall.reasons(NEXT) == ["the ruleset changed"]
+    assert sorted(path.name for path in host.state.iterdir()) == ["confirmed.json", "confirmed.nft", "lock"]
+
+
+def test_armed_before_loaded(host: Host, firewall: Firewall) -> None:
+    firewall.apply(GOOD, "run001", 30, lambda: 0.0)
+    assert host.events == ["arm", "load"]
+    assert host.armed == ["run001"]
+
+
+def test_not_armed_not_changed(host: Host, firewall: Firewall) -> None:
+    host.arming_fails = True
+    with pytest.raises(FirewallError, match="nothing was changed"):
+        firewall.apply(GOOD, "run001", 30, lambda: 0.0)
+    assert host.events == ["arm"]
+    assert not (host.state / "pending.json").exists()
+
+
+def test_a_bad_ruleset_never_replaces_a_good_one(host: Host, firewall: Firewall) -> None:
+    change(firewall, host, GOOD)
+    before = list(host.events)
+    with pytest.raises(FirewallError, match="nft refuses"):
+        firewall.apply(BAD, "run002", 30, lambda: 0.0)
+    assert host.events == before
+    assert host.loaded.read_text(encoding="utf-8") == GOOD
+
+
+def test_a_ruleset_that_fails_in_earnest_leaves_nothing_behind(host: Host, firewall: Firewall) -> None:
+    change(firewall, host, GOOD)
+    host.load_fails = True
+    host.armed.clear()
+    with pytest.raises(FirewallError, match="the old one stays"):
+        firewall.apply(NEXT, "run002", 30, lambda: 0.0)
+    assert host.armed == []
+    assert firewall.reasons(GOOD) == []
+
+
+def test_an_unconfirmed_change_is_taken_back(host: Host, firewall: Firewall) -> None:
+    change(firewall, host, GOOD)
+    firewall.apply(NEXT, "run002", 30, lambda: 0.0)
+    assert firewall.reasons(GOOD) == ["the loaded table was changed by hand", "a change was never confirmed"]
+    assert host.script("revert", "run002").returncode == 0
+    assert host.loaded.read_text(encoding="utf-8") == GOOD
+    assert firewall.reasons(GOOD) == []
+    late = host.script("confirm", "run002")
+    assert late.returncode == 1
+    assert "taken back" in late.stderr
+
+
+def test_the_first_change_reverts_to_management_never_to_open(host: Host, firewall: Firewall) -> None:
+    host.bootstrap.write_text("bootstrap", encoding="utf-8")
+    firewall.apply(GOOD, "run001", 30, lambda: 0.0)
+    host.script("revert", "run001")
+    assert host.loaded.read_text(encoding="utf-8") == "bootstrap"
+    host.bootstrap.unlink()
+    firewall.apply(GOOD, "run002", 30, lambda: 0.0)
+    assert host.script("revert", "run002").returncode == 1
+    assert "policy drop" in host.loaded.read_text(encoding="utf-8")
+
+
+def test_a_revert_after_the_confirm_or_of_an_older_run_does_nothing(host: Host, firewall: Firewall) -> None:
+    change(firewall, host, GOOD)
+    host.script("revert", "run001")
+    assert host.loaded.read_text(encoding="utf-8") == GOOD
+    firewall.apply(NEXT, "run002", 30, lambda: 0.0)
+    host.script("revert", "run001")
+    assert host.loaded.read_text(encoding="utf-8") == NEXT
+
+
+def test_boot_loads_confirmed_rules_only(host: Host, firewall: Firewall) -> None:
+    change(firewall, host, GOOD)
+    firewall.apply(NEXT, "run002", 30, lambda: 0.0)
+    host.loaded.unlink()
+    assert host.script("load").returncode == 0
+    assert host.loaded.read_text(encoding="utf-8") == GOOD
+    assert firewall.reasons(GOOD) == []
+
+
+def test_a_confirm_that_was_cut_in_the_middle_is_done_again(host: Host, firewall: Firewall) -> None:
+    change(firewall, host, GOOD)
+    firewall.apply(NEXT, "run002", 30, lambda: 0.0)
+    (host.state / "pending.nft").replace(host.state / "confirmed.nft")
+    assert "no confirmed ruleset" in firewall.reasons(NEXT)
+    change(firewall, host, NEXT, "run003")
+    assert firewall.reasons(NEXT) == []
+
+
+def test_a_rule_added_by_hand_is_seen_and_repaired(host: Host, firewall: Firewall) -> None:
+    change(firewall, host, GOOD)
+    host.loaded.write_text(GOOD + "tcp dport 4444 accept", encoding="utf-8")
+    assert firewall.reasons(GOOD) == ["the loaded table was changed by hand"]
+    change(firewall, host, GOOD, "run002")
+    assert firewall.reasons(GOOD) == []
+
+
+def test_counters_and_handles_are_no_drift() -> None:
+    def listing(handle: int, packets: int, port: int) -> str:
+        expr = [{"match": {"right": port}}, {"counter": {"packets": packets, "bytes": packets * 60}}, {"accept": None}]
+        return json.dumps({"nftables": [{"metainfo": {"version": handle}}, {"rule": {"handle": handle, "expr": expr}}]})
+
+    assert normalise(listing(1, 0, 22)) == normalise(listing(9, 500, 22))
+    assert normalise(listing(1, 0, 22)) != normalise(listing(1, 0, 23))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "flush ruleset\n" + GOOD,
+        GOOD + "table ip other {\n}\n",
+        GOOD + "delete table ip other\n",
+        "table inet hnai\n",
+        GOOD.rstrip("}\n"),
+        "",
+        'include "/etc/x"\n' + GOOD,
+        GOOD.replace("\n}\n", "\n} table ip other {\n}\n"),
+    ],
+)
+def test_own_table_only(text: str) -> None:
+    with pytest.raises(FirewallError):
+        own_table_only(text)
+
+
+@pytest.mark.parametrize("run_id", ["", "x", "../../etc", "run 1", "RUN001"])
+def test_run_ids_are_plain(firewall: Firewall, run_id: str) -> None:
+    with pytest.raises(FirewallError, match="run_id"):
+        firewall.apply(GOOD, run_id, 30, lambda: 0.0)
+
+
+APPROVED = [{"source": ["10.0.3.11", "fd00:3::11"], "target": ["10.0.35.11", "fd00:35::11"], "proto": "tcp", "port": 9094}]
+LISTING = """\
+tcp      6 431999 ESTABLISHED src=10.0.3.11 dst=10.0.35.11 sport=40000 dport=9094 src=10.0.35.11 dst=10.0.3.11 sport=9094 dport=40000 [ASSURED] use=1
+tcp      6 431999 ESTABLISHED src=10.0.35.11 dst=10.0.3.11 sport=9094 dport=40001 src=10.0.3.11 dst=10.0.35.11 sport=40001 dport=9094 [ASSURED] use=1
+tcp      6 431999 ESTABLISHED src=10.0.4.12 dst=10.0.35.11 sport=50000 dport=9094 src=10.0.35.11 dst=10.0.4.12 sport=9094 dport=50000 [ASSURED] use=1
+tcp      6 431999 ESTABLISHED src=fd00:0003:0::11 dst=fd00:35::11 sport=40002 dport=9094 src=fd00:35::11 dst=fd00:3::11 sport=9094 dport=40002 use=1
+udp      17 20 src=10.0.3.11 dst=10.0.35.11 sport=5 dport=9094 [UNREPLIED] src=10.0.35.11 dst=10.0.3.11 sport=9094 dport=5 use=1
+tcp      6 9 ESTABLISHED src=127.0.0.1 dst=127.0.0.1 sport=1 dport=2 src=127.0.0.1 dst=127.0.0.1 sport=2 dport=1 use=1
+tcp      6 9 ESTABLISHED src=10.0.3.11 dst=10.0.3.11 sport=1 dport=2 src=10.0.3.11 dst=10.0.3.11 sport=2 dport=1 use=1
+icmp     1 9 src=10.0.3.11 dst=10.0.35.11 type=8 code=0 id=1 src=10.0.35.11 dst=10.0.3.11 type=0 code=0 id=1 use=1
+"""
+
+
+def test_only_what_no_conduit_covers_is_uncovered() -> None:
+    assert [(item["src"], item["proto"]) for item in uncovered(LISTING, APPROVED)] == [("10.0.4.12", "tcp"), ("10.0.3.11", "udp")]
+
+
+def test_exactly_the_uncovered_connections_are_cut() -> None:
+    calls: list[list[str]] = []
+
+    def run(argv: list[str], _stdin: Optional[str]) -> tuple[int, str, str]:
+        calls.append(argv)
+        return 0, LISTING if argv[-1] == "ipv4" else "", ""
+
+    deleted, note = cut(run, APPROVED)
+    assert [(item["src"], item["sport"]) for item in deleted] == [("10.0.4.12", "50000"), ("10.0.3.11", "5")]
+    assert note == ""
+    removals = [argv for argv in calls if "-D" in argv]
+    assert len(removals) == 2
+    assert removals[0][-4:] == ["--sport", "50000", "--dport", "9094"]
+
+
+def test_without_conntrack_it_says_so() -> None:
+    def run(_argv: list[str], _stdin: Optional[str]) -> tuple[int, str, str]:
+        raise FileNotFoundError
+
+    assert cut(run, APPROVED)[1].startswith("conntrack is not installed")
+
+
+def test_the_proof_shares_no_connection() -> None:
+    options = {"ssh_common_args": "-F /x/config -o 'UserKnownHostsFile=/a b'", "remote_user": "ansible", "host": "10.0.3.11", "port": 2222}
+    command = action.ssh_command(options, "edge1")
+    assert command[:5] == ["ssh", "-o", "ControlMaster=no", "-o", "ControlPath=none"]
+    assert command.index("ControlPath=none") < command.index("-F")
+    assert command[-2:] == ["10.0.3.11", "true"]
+    assert "UserKnownHostsFile=/a b" in command
+    through = action.fresh_jump(command, "user ansible\nproxyjump ops@jump1:2200\n")
+    proxy = through[through.index("ControlPath=none") :]
+    proxy = [word for word in proxy if word.startswith("ProxyCommand=")]
+    assert len(proxy) == 1
+    assert "ControlPath=none" in proxy[0]
+    assert "-F /x/config" in proxy[0]
+    assert proxy[0].endswith("-p 2200 -W '[%h]:%p' ops@jump1")
+    assert action.fresh_jump(command, "user ansible\n") == command
+    assert action.fresh_jump(command, "proxyjump a,b\n") == command
+
+
+def test_prove_waits_for_one_and_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(action.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(action.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    tries: list[str] = []
+
+    def run(command: list[str], left: float) -> tuple[bool, str]:
+        assert left > 0
+        tries.append(command[0])
+        now[0] += 2.0
+        return len(tries) == 3, "refused"
+
+    commands: dict[str, Any] = {"a": ["a"], "b": ["b"]}
+    assert action.prove(commands, 10.0, run) == ("a", "")
+    assert tries == ["a", "b", "a"]
+    tries.extend(["x"] * 10)
+    assert action.prove(commands, now[0] + 5.0, run) == ("", "refused")

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client of the time-series store: what it asks, what it makes of the answers, what it never says."""
+from __future__ import annotations
+
+import base64
+import json
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import (
+    Http,
+    Store,
+    StoreError,
+    StoreRefused,
+    duration_s,
+    parse_flags,
+    parse_metrics,
+)
+
+
+class Wire:
+    """A transport that answers as told and remembers what it was asked."""
+
+    def __init__(self, status: int = 200, body: Any = b"", error: Exception | None = None) -> None:
+        self.answer = (status, body if isinstance(body, bytes) else json.dumps(body).encode())
+        self.error = error
+        self.asked: list[tuple[str, str, dict[str, list[str]], Mapping[str, str], float]] = []
+
+    def __call__(self, method: str, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
+        self.asked.append((method, path, urllib.parse.parse_qs(body.decode()), headers, timeout_s))
+        if self.error is not None:
+            raise self.error
+        return self.answer
+
+
+def vector(*items: Any) -> dict[str, Any]:
+    result = [{"metric": labels, "value": [1, value]} for labels, value in items]
+    return {"status": "success", "data": {"resultType": "vector", "result": result}}
+
+
+def test_query_sends_the_login_the_expression_and_the_timeout() -> None:
+    wire = Wire(body=vector(({"__name__": "whp", "source": "plc1"}, "12.5")))
+    points = Store(wire, "dashboard", "s3cret", lambda: 2.5).query("whp", nocache="1")
+    method, path, form, headers, timeout_s = wire.asked[0]
+    assert (method, path, timeout_s) == ("POST", "/api/v1/query", 2.5)
+    assert form == {"query": ["whp"], "nocache": ["1"]}
+    assert base64.b64decode(headers["Authorization"].split()[1]) == b"dashboard:s3cret"
+    assert [(point.name, point.source, point.value) for point in points] == [("whp", "plc1", 12.5)]
+
+
+def test_without_a_name_there_is_no_login() -> None:
+    wire = Wire(status=401)
+    assert Store(wire).status("GET", "/api/v1/query?query=1") == 401
+    assert "Authorization" not in wire.asked[0][3]
+
+
+@pytest.mark.parametrize("body", [b"no json", b"[]", {"status": "error", "data": {}}, {"status": "success", "data": {"resultType": "matrix"}}])
+def test_an_answer_that_is_no_vector_is_an_error(body: Any) -> None:
+    with pytest.raises(StoreError):
+        Store(Wire(body=body)).query("x")
+
+
+def test_a_partial_answer_is_no_answer() -> None:
+    with pytest.raises(StoreError, match="partial"):
+        Store(Wire(body=dict(vector(), isPartial=True))).query("x")
+
+
+def test_a_refusal_says_its_number_and_a_dead_store_no_password() -> None:
+    with pytest.raises(StoreRefused) as refused:
+        Store(Wire(status=401, body=b"Unauthorized"), "u", "s3cret").query("x")
+    assert refused.value.status == 401
+    with pytest.raises(StoreError) as dead:
+        Store(Wire(error=ConnectionRefusedError(111, "refused")), "u", "s3cret").query("x")
+    assert "refused" in str(dead.value)
+    assert "s3cret" not in str(dead.value)
+
+
+def test_export_joins_the_blocks_of_a_series_and_sorts_them() -> None:
+    lines = [
+        {"metric": {"__name__": "c"}, "values": [3, None], "timestamps": [3000, 4000]},
+        {"metric": {"__name__": "c"}, "values": [1, 2], "timestamps": [1000, 2000]},
+    ]
+    body = b"\n".join(json.dumps(line).encode() for line in lines) + b"\n\n"
+    wire = Wire(body=body)
+    (series,) = Store(wire).export("c", 0.5, 9)
+    assert list(series.times) == [1000, 2000, 3000, 4000]
+    assert list(series.values)[:3] == [1, 2, 3]
+    assert series.values[3] != series.values[3]
+    assert wire.asked[0][2]["start"] == ["0.500"]
+
+
+def test_only_http_addresses() -> None:
+    with pytest.raises(ValueError, match="no http"):
+        Http("ftp://x")
+
+
+def test_flags_and_metrics() -> None:
+    flags = parse_flags('-retentionPeriod="31d"\n-influxSkipSingleField="true"\nnoise\n')
+    assert flags == {"retentionPeriod": "31d", "influxSkipSingleField": "true"}
+    page = 'vm_rows_ignored_total{reason="a"} 2\nvm_rows_ignored_total{reason="b"} 3\nvm_rows_ignored_total_x 9\n'
+    assert parse_metrics(page, "vm_rows_ignored_total") == 5
+    assert parse_metrics(page, "absent") == 0
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1ms", 0.001), ("0s", 0), ("90m", 5400), ("31d", 2678400), ("1", 2678400), ("2y", 63072000)])
+def test_durations(text: str, seconds: float) -> None:
+    assert duration_s(text) == seconds
+
+
+def test_a_duration_that_is_none() -> None:
+    with pytest.raises(ValueError):
+        duration_s("soon")

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two small programs beside the store: the observer of the canaries, and the maker of vmauth's configuration."""
+from __future__ import annotations
+
+import base64
+import importlib.machinery
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2] / "roles"
+
+
+def load(path: str) -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader(path.rpartition("/")[2].replace("-", "_"), str(ROOT / path))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def observer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    return load("canary/tree/usr/local/lib/hnai/canary/observe")
+
+
+@pytest.fixture
+def auth(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    return load("victoriametrics/tree/usr/local/lib/hnai/victoriametrics/auth-config")
+
+
+def test_one_query_for_all_canaries(observer: ModuleType) -> None:
+    canaries = [{"source": "plc1", "tag": "canary_sequence"}, {"source": "line1", "tag": "canary_sequence"}, {"source": "x", "tag": "beat"}]
+    assert observer.expression(canaries) == 'timestamp(beat{source=~"x"}) or timestamp(canary_sequence{source=~"line1|plc1"})'
+
+
+def test_an_observation_says_what_was_shown_or_why_not(observer: ModuleType) -> None:
+    assert observer.observe(lambda: {"plc1": 9.5}, now=lambda: 10.0, monotonic=lambda: 1.0) == {"time": 10.0, "took": 0.0, "newest": {"plc1": 9.5}}
+
+    def dead() -> Any:
+        raise ConnectionRefusedError("no")
+
+    assert observer.observe(dead, now=lambda: 10.0, monotonic=lambda: 1.0)["error"] == "ConnectionRefusedError: no"
+
+
+def test_the_answer_of_the_store(observer: ModuleType) -> None:
+    body = json.dumps({"status": "success", "data": {"result": [{"metric": {"source": "plc1"}, "value": [10, "9.25"]}]}})
+    assert observer.newest(body) == {"plc1": 9.25}
+    with pytest.raises(ValueError):
+        observer.newest(json.dumps({"status": "error"}))
+
+
+def test_the_ring_is_bounded(observer: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "ring"
+    path.write_text("{}\n")
+    ring = observer.Ring(str(path), 3)
+    for number in range(7):
+        ring.add({"n": number})
+    kept = [json.loads(line) for name in ("ring.1", "ring") for line in (tmp_path / name).read_text().splitlines()]
+    assert [item["n"] for item in kept] == [2, 3, 4, 5, 6]
+    assert all(len((tmp_path / name).read_text().splitlines()) <= 3 for name in ("ring", "ring.1"))
+
+
+ROUTES = {"backend": "http://127.0.0.1:1", "backend_user": "vmauth", "users": [{"username": "dashboard", "credential": "d", "paths": ["/api/v1/query"]}]}
+
+
+def test_rights_by_path_and_the_backend_login(auth: ModuleType) -> None:
+    built = auth.build(ROUTES, {"backend": "b-pw", "d": "d-pw"}.__getitem__)
+    (user,) = built["users"]
+    assert (user["username"], user["password"]) == ("dashboard", "d-pw")
+    (route,) = user["url_map"]
+    assert route["src_paths"] == ["/api/v1/query"]
+    name, _colon, value = route["headers"][0].partition(": Basic ")
+    assert name == "Authorization"
+    assert base64.b64decode(value) == b"vmauth:b-pw"
+    assert "url_prefix" not in user
+
+
+def test_the_file_is_for_its_owner_only(auth: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "routes.json").write_text(json.dumps(ROUTES))
+    (tmp_path / "backend").write_text("b")
+    (tmp_path / "d").write_text("d")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    out = tmp_path / "auth.yml"
+    assert auth.main([str(tmp_path / "routes.json"), str(out)]) == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "d").unlink()
+    with pytest.raises(OSError):
+        auth.main([str(tmp_path / "routes.json"), str(out)])

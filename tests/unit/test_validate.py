@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`validate`: each refusal, with file, key and remedy, and all of them in one run."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import validate
+
+FIXTURE = yaml.safe_load((Path(__file__).parent / "fixtures/site/site.yml").read_text(encoding="utf-8"))
+TODAY = datetime.date(2030, 1, 1)
+APPROVED = {"owner": "somebody", "reason": "they asked", "expires": "2030-12-31", "data_direction": "up", "kind": "direct"}
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    return copy.deepcopy(FIXTURE)
+
+
+def errors(data: dict[str, Any], today: datetime.date = TODAY) -> list[dict[str, str]]:
+    found = [problem for problem in validate(data, today) if problem["severity"] == "error"]
+    assert all(problem["file"] and problem["key"] and problem["message"] and problem["remedy"] for problem in found)
+    return found
+
+
+def conduit(data: dict[str, Any], ident: str) -> dict[str, Any]:
+    return next(item for item in data["conduits"] if item["id"] == ident)
+
+
+def without_conduit(data: dict[str, Any]) -> None:
+    """A component is added, and nobody approves its flow."""
+    data["contracts"]["reporter"] = {
+        "name": "reporter",
+        "levels": ["l4"],
+        "listens": [],
+        "connects": [{"to": "kafka", "listener": "l4", "reason": "daily report"}],
+    }
+    data["groups"]["reporter"] = ["data1"]
+    data["conduits"] = [item for item in data["conduits"] if item["id"] != "C-401"]
+
+
+def down(data: dict[str, Any]) -> None:
+    """4→3, approved by a person."""
+    service = {"component": "mosquitto", "listener": "mqtt"}
+    data["conduits"].append({"id": "C-900", "from": {"host": "data1"}, "to": {"host": "edge1"}, "service": service, **APPROVED})
+
+
+def kafka_on_l2(data: dict[str, Any]) -> None:
+    data["hosts"]["kafka3"] = {"zone": "l2", "addresses": {"v4": "10.0.2.33", "v6": "fd00:2::33"}}
+
+
+def two_on_one_port(data: dict[str, Any]) -> None:
+    data["contracts"]["store"]["listens"].append(
+        {"name": "extra", "proto": "tcp", "port": 8428, "bind": "loopback", "tls": False, "authentication": "password"}
+    )
+
+
+def even_quorum(data: dict[str, Any]) -> None:
+    data["hosts"]["sec2"] = {"zone": "security", "addresses": {"v4": "10.0.36.12", "v6": "fd00:36::12"}}
+    data["groups"]["managed"].append("sec2")
+    data["groups"]["vault"].append("sec2")
+
+
+def small_queue(data: dict[str, Any]) -> None:
+    data["hosts"]["edge1"]["vars"] = {"mosquitto_queue": 1000}
+
+
+def unknown_variable(data: dict[str, Any]) -> None:
+    data["hosts"]["kafka1"]["vars"] = {"kafka_retension_ms": 5, "ansible_user": "x", "kafkaesque": 1}
+    data["files"]["kafka_retension_ms"] = "host_vars/kafka1.yml"
+
+
+REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str, str, str, str]] = {
+    # name: (change, file, key, part of the message, part of the remedy)
+    "component without a conduit": (
+        without_conduit,
+        "group_vars/all/conduits.yml",
+        "hnai_conduits: reporter → kafka.l4",
+        "data1 → kafka1",
+        "approve a conduit tcp/9095",
+    ),
+    "conduit 4→3 that a person approved": (down, "group_vars/all/conduits.yml", "hnai_conduits[C-900]", "never allowed, even if a person approved it", "IDMZ"),
+    "Kafka on L2": (kafka_on_l2, "hosts.yml", "groups.kafka: kafka3", "kafka stands on kafka3 in zone l2", "it may stand in l35"),
+    "two listeners on one port": (two_on_one_port, "roles/store/meta/component.yml", "listens.extra.port", "both listen on tcp/8428 of data1", "change one"),
+    "even quorum": (even_quorum, "inventory", "groups.vault", "2 voting members", "use 1 or 3"),
+    "queue too small for the outage": (small_queue, "host_vars/edge1.yml", "edge1: mosquitto_queue", "1000 records is too small", "at least 6000"),
+    "unknown variable with our prefix": (unknown_variable, "host_vars/kafka1.yml", "kafka_retension_ms", "nothing reads", "did you mean kafka_retention_ms"),
+}
+
+
+def test_the_fixture_is_right(data: dict[str, Any]) -> None:
+    assert validate(data, TODAY) == []
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_each_is_refused(data: dict[str, Any], name: str) -> None:
+    change, file, key, message, remedy = REFUSED[name]
+    change(data)
+    found = [problem for problem in errors(data) if (problem["file"], problem["key"]) == (file, key)]
+    assert len(found) == 1
+    assert message in found[0]["message"]
+    assert remedy in found[0]["remedy"]
+
+
+def test_all_are_refused_in_one_run(data: dict[str, Any]) -> None:
+    for change, *_rest in REFUSED.values():
+        change(data)
+    found = {(problem["file"], problem["key"]) for problem in errors(data)}
+    assert {(file, key) for _change, file, key, _message, _remedy in REFUSED.values()} <= found
+    assert "ansible_user" not in str(found)
+    assert "kafkaesque" not in str(found)
+
+
+@pytest.mark.parametrize("removed", [item["id"] for item in FIXTURE["conduits"]])
+def test_every_conduit_of_the_fixture_is_needed(data: dict[str, Any], removed: str) -> None:
+    data["conduits"] = [item for item in data["conduits"] if item["id"] != removed]
+    assert errors(data)
+
+
+def test_a_conduit_that_nothing_needs(data: dict[str, Any]) -> None:
+    service = {"proto": "tcp", "port": 8200}
+    data["conduits"].append({"id": "C-901", "from": {"host": "data1"}, "to": {"host": "sec1"}, "service": service, **APPROVED})
+    assert [(item["key"], item["invariant"]) for item in errors(data)] == [("hnai_conduits[C-901]", "stale")]
+    data["conduits"][-1]["needed_by"] = "people"
+    assert errors(data) == []
+
+
+def test_wider_than_needed_is_a_warning(data: dict[str, Any]) -> None:
+    conduit(data, "C-401")["from"] = {"group": "telegraf"}
+    conduit(data, "C-401")["data_direction"] = "up"
+    assert [item["severity"] for item in validate(data, TODAY) if item["invariant"] == "stale"] == ["warning"]
+
+
+@pytest.mark.parametrize(
+    ("today", "severity", "text"),
+    [
+        (datetime.date(2030, 11, 30), None, ""),
+        (datetime.date(2030, 12, 1), "warning", "within a month"),
+        (datetime.date(2030, 12, 24), "warning", "within a week"),
+        (datetime.date(2030, 12, 31), "warning", "within a week"),
+        (datetime.date(2031, 1, 1), "error", "expired on 2030-12-31"),
+    ],
+)
+def test_expiry(data: dict[str, Any], today: datetime.date, severity: str | None, text: str) -> None:
+    found = [item for item in validate(data, today) if item["invariant"] == "expiry"]
+    assert {item["severity"] for item in found} == ({severity} if severity else set())
+    assert all(text in item["message"] for item in found)
+
+
+def test_break_glass_lets_an_expired_conduit_through_for_a_day(data: dict[str, Any]) -> None:
+    conduit(data, "C-201")["expires"] = "2029-12-31"
+    entry = {"id": "C-201", "owner": "shift lead", "reason": "audit is late", "since": "2030-01-01", "hours": 8}
+    data["break_glass"] = [entry]
+    assert errors(data) == []
+    assert [item["key"] for item in validate(data, TODAY)] == ["hnai_conduits[C-201].expires"]
+    for wrong in ({"hours": 48}, {"owner": ""}, {"since": "2029-12-20"}, {"id": "C-301"}):
+        data["break_glass"] = [{**entry, **wrong}]
+        assert [item["key"] for item in errors(data)] == ["hnai_conduits[C-201].expires"]
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "invariant"),
+    [
+        ({"owner": " "}, "owner", "format"),
+        ({"reason": None}, "reason", "format"),
+        ({"expires": None}, "expires", "format"),
+        ({"expires": "soon"}, "expires", "format"),
+        ({"kind": "tunnel"}, "kind", "format"),
+        ({"data_direction": None}, "data_direction", "format"),
+        ({"from": {"zone": "l3"}}, "from", "I5"),
+        ({"from": {"group": "all"}}, "from", "I5"),
+        ({"from": "any"}, "from", "I5"),
+        ({"to": {"host": "nowhere"}}, "to", "format"),
+        ({"to": {"asset": "nothing"}}, "to", "format"),
+        ({"from": {"group": "nobody"}}, "from", "format"),
+        ({"to": {"host": "data1"}}, "to", "format"),
+        ({"service": {"proto": "any", "port": 1}}, "service.proto", "I5"),
+        ({"service": {"proto": "icmp", "port": 1}}, "service.proto", "I5"),
+        ({"service": {"proto": "tcp", "port": "1-65535"}}, "service.port", "I5"),
+        ({"service": {"proto": "tcp", "port": 0}}, "service.port", "I5"),
+        ({"service": {"component": "kafka", "listener": "l5"}}, "service", "format"),
+        ({"service": {"component": "store", "listener": "internal"}}, "service", "I5"),
+        ({"service": None}, "service", "I5"),
+        ({"limits": {"connections": 0}}, "limits", "format"),
+        ({"nat": True}, "nat", "format"),
+    ],
+)
+def test_a_malformed_conduit(data: dict[str, Any], change: dict[str, Any], key: str, invariant: str) -> None:
+    conduit(data, "C-201").update(change)
+    assert (f"hnai_conduits[C-201].{key}", invariant) in {(item["key"], item["invariant"]) for item in errors(data)}
+
+
+def test_ids_are_unique(data: dict[str, Any]) -> None:
+    data["conduits"].append(dict(conduit(data, "C-201")))
+    assert ("hnai_conduits[C-201].id", "format") in {(item["key"], item["invariant"]) for item in errors(data)}
+
+
+def test_no_data_comes_back_down(data: dict[str, Any]) -> None:
+    conduit(data, "C-103")["data_direction"] = "both"
+    assert [item["invariant"] for item in errors(data)] == ["I12"]
+
+
+def test_the_idmz_terminates(data: dict[str, Any]) -> None:
+    """In by 9094 from level 3, and out by 9094 to the security zone: a pass-through."""
+    data["conduits"].append({"id": "C-902", "from": {"host": "kafka1"}, "to": {"host": "sec1"}, "service": {"proto": "tcp", "port": 9094}, **APPROVED})
+    assert "I6" in {item["invariant"] for item in errors(data)}
+
+
+def test_a_dual_homed_host_is_declared_or_refused(data: dict[str, Any]) -> None:
+    data["hosts"]["edge1"]["interfaces"] = {"l4": {"name": "eth1", "v4": "10.0.4.99", "v6": "fd00:4::99"}}
+    assert "I7" in {item["invariant"] for item in errors(data)}
+    data["hosts"]["edge1"]["dual_homed"] = {"owner": "somebody", "reason": "storage network"}
+    assert "I7" not in {item["invariant"] for item in errors(data)}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "invariant"),
+    [
+        ({"v4": "10.0.3.11"}, "I10"),
+        ({"v4": "10.0.3.11", "v6": "fe80::1"}, "I10"),
+        ({"v4": "10.0.3.11", "v6": "fd00:4::11"}, "I10"),
+        ({"v4": "10.0.3.300", "v6": "fd00:3::11"}, "format"),
+        ({}, "format"),
+    ],
+)
+def test_addresses_of_both_families_in_the_zone(data: dict[str, Any], addresses: dict[str, str], invariant: str) -> None:
+    data["hosts"]["edge1"]["addresses"] = addresses
+    assert invariant in {item["invariant"] for item in errors(data) if item["key"].startswith("edge1: hnai_addresses")}
+
+
+def test_one_address_names_one_host(data: dict[str, Any]) -> None:
+    data["hosts"]["kafka2"]["addresses"] = data["hosts"]["kafka1"]["addresses"]
+    assert "I7" in {item["invariant"] for item in errors(data)}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"principal": "User:shipper", "operation": "Read", "resource_type": "topic", "name": "ot.raw"},
+        {"principal": "shipper", "operation": "Read", "resource_type": "group", "name": "g"},
+        {"principal": "User:shipper", "operation": "All", "resource_type": "topic", "name": "x"},
+        {"principal": "User:shipper", "operation": "ClusterAction", "resource_type": "cluster", "name": "kafka-cluster"},
+        {"principal": "User:shipper", "operation": "Create", "resource_type": "topic", "name": "x"},
+        {"principal": "User:shipper", "operation": "DescribeConfigs", "resource_type": "topic", "name": "ot.raw"},
+        {"principal": "User:*", "operation": "Read", "resource_type": "topic", "name": "ot.raw", "level": 4},
+        {"principal": "User:stranger", "operation": "Read", "resource_type": "topic", "name": "ot.raw"},
+        {"principal": "User:writer", "operation": "Write", "resource_type": "topic", "name": "ot.raw"},
+        {"principal": "User:writer", "operation": "Write", "resource_type": "topic", "name": "ot.", "pattern_type": "prefixed"},
+        {"principal": "User:low", "operation": "Read", "resource_type": "topic", "name": "x", "level": 3},
+    ],
+)
+def test_extra_acls_that_open_a_reverse_channel(data: dict[str, Any], entry: dict[str, Any]) -> None:
+    data["hosts"]["kafka1"]["vars"] = {"kafka_extra_acls": [entry]}
+    assert [item["invariant"] for item in errors(data)] == ["I13"]
+
+
+def test_an_extra_acl_of_level_4_is_fine(data: dict[str, Any]) -> None:
+    entry = {"principal": "User:analyst", "operation": "Read", "resource_type": "topic", "name": "ot.raw", "level": 4}
+    data["hosts"]["kafka1"]["vars"] = {"kafka_extra_acls": [entry]}
+    assert errors(data) == []
+
+
+def test_level_3_reads_no_topic(data: dict[str, Any]) -> None:
+    data["contracts"]["telegraf"]["connects"][0]["topics"]["read"] = ["ot.normalised"]
+    assert [item["invariant"] for item in errors(data)] == ["I13"]
+
+
+def test_a_topic_has_one_owner(data: dict[str, Any]) -> None:
+    data["contracts"]["telegraf"]["connects"][2]["topics"]["write"] = ["ot.*"]
+    assert [item["invariant"] for item in errors(data)] == ["I13"]
+
+
+def test_levels_3_and_4_share_no_listener(data: dict[str, Any]) -> None:
+    data["contracts"]["telegraf"]["connects"][2]["listener"] = "l3"
+    conduit(data, "C-401")["service"]["listener"] = "l3"
+    assert "I13" in {item["invariant"] for item in errors(data)}
+
+
+def test_levels_3_and_4_share_no_principal(data: dict[str, Any]) -> None:
+    data["contracts"]["telegraf"]["connects"][2]["principal"] = "shipper"
+    assert "I13" in {item["invariant"] for item in errors(data)}
+
+
+def test_nobody_publishes_to_what_a_line_reads(data: dict[str, Any]) -> None:
+    data["assets"]["plc1"]["connects"][0]["topics"]["read"] = ["ot/line1/command"]
+    assert [item["invariant"] for item in errors(data)] == ["I12"]
+    data["hosts"]["edge1"]["vars"] = {"hnai_control_identities": ["shipper"]}
+    assert errors(data) == []
+
+
+def test_the_site_broker_has_no_client_above_level_3(data: dict[str, Any]) -> None:
+    data["contracts"]["telegraf"]["connects"].append({"to": "mosquitto", "listener": "mqtt", "group": "writer", "principal": "x", "reason": "y"})
+    assert {"I13", "I1"} <= {item["invariant"] for item in errors(data)}
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"outage_s": 7200}, "data1"),
+        ({"outage_s": 0}, "hnai_slo.hops.to_kafka"),
+        ({"records_per_s": 50}, "hnai_slo.hops.to_kafka.records_per_s"),
+        ({"record_bytes": 5000}, "edge1: telegraf_buffer_mib"),
+    ],
+)
+def test_hops(data: dict[str, Any], change: dict[str, Any], key: str) -> None:
+    data["slo"]["hops"]["to_kafka"].update(change)
+    keys = [item["key"] for item in errors(data)]
+    assert any(item.startswith(key) or (key == "data1" and item == "edge1: telegraf_buffer_mib") for item in keys)
+
+
+def test_a_buffer_that_no_hop_sizes_and_a_hop_that_nothing_buffers(data: dict[str, Any]) -> None:
+    data["slo"]["hops"]["other"] = data["slo"]["hops"].pop("to_store")
+    assert {item["key"] for item in errors(data)} == {"hnai_slo.hops.to_store", "hnai_slo.hops.other"}
+
+
+def test_retention_for_ever_is_long_enough(data: dict[str, Any]) -> None:
+    data["defaults"]["kafka_retention_ms"] = -1
+    assert errors(data) == []
+    data["defaults"]["kafka_retention_ms"] = 1000
+    assert {item["key"] for item in errors(data)} == {f"kafka{n}: kafka_retention_ms" for n in (1, 2, 3)}
+
+
+def test_a_component_that_stands_nowhere_is_named(data: dict[str, Any]) -> None:
+    data["groups"]["store"] = []
+    assert "groups.store" in {item["key"] for item in errors(data)}
+
+
+def test_a_source_without_an_asset(data: dict[str, Any]) -> None:
+    data["ot_sources"].append({"id": "plc9", "asset": "plc9", "protocol": "opcua"})
+    assert "hnai_ot_sources[plc9]" in {item["key"] for item in errors(data)}
+
+
+@pytest.mark.parametrize("damage", [None, [], "text", 5, {"x": None}, [None], [[]], [{"id": None}]])
+@pytest.mark.parametrize("part", ["conduits", "zones", "assets", "ot_sources", "slo", "hosts", "groups", "break_glass"])
+def test_nonsense_is_reported_and_never_raises(data: dict[str, Any], part: str, damage: Any) -> None:
+    data[part] = copy.deepcopy(damage)
+    validate(data, TODAY)

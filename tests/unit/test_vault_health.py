@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each check of OpenBao's health goes red by its own cause and by no other; could-not-check is never a pass."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import health
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, NotFound, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+
+DAY = 86400.0
+NOW = 1_800_000_000.0
+
+
+class Bao:
+    """Answers of a healthy server; a test changes one of them. A value that is an exception is raised."""
+
+    def __init__(self, directory: Path) -> None:
+        self.files = {"a": directory / "a.log", "b": directory / "b.log"}
+        for path in self.files.values():
+            path.write_text('{"type":"response","request":{"id":"req-1"}}\n')
+        self.answers: dict[str, Any] = {
+            "sys/seal-status": {"initialized": True, "sealed": False, "version": "2.7.2"},
+            "sys/leader": {"leader_address": "https://sec1:8200"},
+            "auth/approle/login": {"auth": {"client_token": "d"}},
+            "auth/hnai/role/hnai-openbao/role-id": {"data": {"role_id": "r"}},
+            "auth/hnai/role/hnai-openbao/secret-id": {"wrap_info": {"token": "w"}},
+            "sys/wrapping/unwrap": {"data": {"secret_id": "s"}},
+            "auth/hnai/login": {"auth": {"client_token": "c"}},
+            "auth/token/revoke-self": {},
+            "sys/audit": {"request_id": "req-1", "data": {
+                name + "/": {"type": "file", "options": {"file_path": str(path)}} for name, path in self.files.items()}},
+            "sys/storage/raft/configuration": {"data": {"config": {"servers": [{"node_id": "sec1", "leader": True, "voter": True}]}}},
+            "sys/storage/raft/autopilot/state": {"data": {"healthy": True, "failure_tolerance": 0}},
+            "hnai/config": {"data": {"cas_required": True}},
+            "auth/token/accessors": {"data": {"keys": ["a1"]}},
+            "auth/token/lookup-accessor": {"data": {"accessor": "a1", "policies": ["hnai-openbao"]}},
+            "hnai/data/openbao/hnai-canary": Forbidden("GET", "x", 403, []),
+            "sys/generate-root/attempt": BaoError("GET", "x", 405, []),
+        }
+
+    def call(self, method: str, path: str, body: Any = None, token: Any = None, wrap_ttl: Any = None) -> dict[str, Any]:
+        found = self.answers[path]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+class World:
+    """A healthy server and host."""
+
+    def __init__(self, directory: Path) -> None:
+        self.bao = Bao(directory)
+        self.devices = {"a.log": 1, "b.log": 2}
+        self.free = {"a.log": 80, "b.log": 80}
+        self.served: Callable[[], dict[str, Any]] = lambda: {
+            "serial": "0ab1", "not_after": NOW + 80 * DAY, "subject": "commonName=sec1", "sans": [], "protocol": "TLSv1.3"}
+        self.deploy = {"role_id": "r", "secret_id": "s"}
+        self.want = health.Wanted(version="2.7.2")
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        report = Report("openbao", deadline_s=None)
+        host = health.Host(
+            stat=lambda path: SimpleNamespace(st_dev=self.devices[os.path.basename(path)]),  # type: ignore[arg-type, return-value]
+            statvfs=lambda path: SimpleNamespace(  # type: ignore[arg-type, return-value]
+                f_bavail=self.free[os.path.basename(path)], f_blocks=100, f_frsize=1048576),
+            served=self.served, serial_on_disk=lambda: "AB1", now=lambda: NOW)
+        self.facts = health.run(report, self.bao, self.deploy, self.want, host)
+        self.result = report.result(collect=True)
+        return {check["id"] + (":" + check["subject"] if check.get("subject") else ""): check for check in self.result["checks"]}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def reds(checks: dict[str, dict[str, Any]]) -> list[str]:
+    return sorted(name for name, check in checks.items() if check["status"] != "pass")
+
+
+def test_healthy(world: World) -> None:
+    assert reds(world.run()) == []
+    assert world.result["status"] == "pass" and world.result["version"] == "2.7.2"
+    assert world.facts == {"sealed": False, "leader": "https://sec1:8200", "voters": 1, "days_left": 80.0,
+                           "audit": {name: str(path) for name, path in world.bao.files.items()}}
+
+
+def change(path: str, value: Any) -> Callable[[World], None]:
+    return lambda world: world.bao.answers.__setitem__(path, value)
+
+
+def two_voters(world: World) -> None:
+    world.bao.answers["sys/storage/raft/configuration"]["data"]["config"]["servers"].append({"node_id": "x", "leader": False, "voter": True})
+
+
+def one_device(world: World) -> None:
+    del world.bao.answers["sys/audit"]["data"]["b/"]
+
+
+@pytest.mark.parametrize(("harm", "expected"), [
+    (change("sys/seal-status", {"initialized": True, "sealed": False, "version": "2.6.9"}), ["BAO02"]),
+    (two_voters, ["BAO03"]),
+    (change("sys/storage/raft/autopilot/state", {"data": {"healthy": False}}), ["BAO03"]),
+    (lambda world: world.devices.update({"b.log": 1}), ["BAO04"]),
+    (one_device, ["BAO04"]),
+    (lambda world: world.bao.files["b"].write_text("{}\n"), ["BAO05:b"]),
+    (lambda world: world.free.update({"a.log": 29}), ["BAO06:a"]),
+    (change("auth/token/lookup-accessor", {"data": {"accessor": "a1", "policies": ["root"]}}), ["BAO07"]),
+    (lambda world: setattr(world, "served", lambda: {
+        "serial": "0AB1", "not_after": NOW + 13 * DAY, "subject": "", "sans": [], "protocol": ""}), ["BAO08"]),
+    (lambda world: setattr(world, "served", lambda: {
+        "serial": "0AB2", "not_after": NOW + 80 * DAY, "subject": "", "sans": [], "protocol": ""}), ["BAO08"]),
+    (change("hnai/config", {"data": {"cas_required": False}}), ["BAO09"]),
+    (change("hnai/data/openbao/hnai-canary", {"data": {}}), ["BAO10"]),
+    (change("sys/generate-root/attempt", {"started": False}), ["BAO11"]),
+])
+def test_each_cause_reddens_its_own_check(world: World, harm: Callable[[World], None], expected: list[str]) -> None:
+    harm(world)
+    checks = world.run()
+    assert reds(checks) == expected
+    assert all(checks[name]["status"] == "fail" for name in expected)
+
+
+def test_deploy_that_finds_nothing_is_not_refused(world: World) -> None:
+    """404 instead of 403 means that it may read."""
+    world.bao.answers["hnai/data/openbao/hnai-canary"] = NotFound("GET", "x", 404, [])
+    assert world.run()["BAO10"]["status"] == "inconclusive"
+
+
+def test_sealed(world: World) -> None:
+    world.bao.answers["sys/seal-status"] = {"initialized": True, "sealed": True, "version": "2.7.2"}
+    checks = world.run()
+    assert checks["BAO01"]["status"] == "fail" and world.result["status"] == "fail" and world.facts["sealed"] is True
+    assert {checks[name]["status"] for name in ("BAO03", "BAO04", "BAO07", "BAO09", "BAO10")} == {"inconclusive"}
+    assert checks["BAO08"]["status"] == "pass", "what is not the cause stays pass"
+
+
+def test_without_the_deploy_identity_nothing_behind_a_login_passes(world: World) -> None:
+    world.deploy = {}
+    checks = world.run()
+    assert reds(checks) == ["BAO03", "BAO04", "BAO07", "BAO09", "BAO10"]
+    assert all("hnai_openbao_deploy" in checks[name]["reason"] for name in reds(checks))
+
+
+def test_unreachable_is_inconclusive_everywhere(world: World) -> None:
+    world.bao.answers = dict.fromkeys(world.bao.answers, Unreachable("refused"))
+    world.served = lambda: (_ for _ in ()).throw(Unreachable("refused"))
+    assert {check["status"] for check in world.run().values()} == {"inconclusive"}
+
+
+def test_much_free_space_is_enough_whatever_its_share(world: World) -> None:
+    world.free.update({"a.log": 10})
+    world.want = health.Wanted(version="2.7.2", free_mib=10)
+    assert reds(world.run()) == []
+
+
+def test_a_device_that_is_no_file_counts_as_its_own(world: World) -> None:
+    world.bao.answers["sys/audit"]["data"]["b/"] = {"type": "syslog", "options": {}}
+    checks = world.run()
+    assert reds(checks) == [] and "BAO05:b" not in checks
+
+
+def test_more_tokens_than_were_looked_at_is_no_pass(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MAX_ACCESSORS", 0)
+    assert world.run()["BAO07"]["status"] == "inconclusive"
+
+
+def test_versions() -> None:
+    assert health.version_tuple("v2.7.2+x") == health.version_tuple("2.7.2") == (2, 7, 2)
+    assert health.version_tuple("") == () and health.pem_serial("serial=0AB1\n") == "0ab1" and health.pem_serial("x") == ""

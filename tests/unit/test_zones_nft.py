@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rulesets judged by what they do: each packet of a whole site is taken through output, forward and input of the generated text."""
+
+from __future__ import annotations
+
+import copy
+import ipaddress
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.hnai.platform.plugins.module_utils.firewall import own_table_only
+from ansible_collections.hnai.platform.plugins.module_utils.zones import nft
+from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import approvals
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Node, Site, SiteError
+
+FIXTURE = yaml.safe_load((Path(__file__).parent / "fixtures/site/site.yml").read_text(encoding="utf-8"))
+PORTS = [("tcp", 22), ("udp", 123), ("tcp", 4840), ("tcp", 8883), ("tcp", 9093), ("tcp", 9094), ("tcp", 9095), ("udp", 9094), ("tcp", 80)]
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    return copy.deepcopy(FIXTURE)
+
+
+def chains(text: str) -> dict[str, list[str]]:
+    """Chain → rules."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if match := re.match(r"  chain (\S+) \{", line):
+            rules = found.setdefault(match[1], [])
+        elif line.startswith("    ") and "type filter hook" not in line:
+            rules.append(line.strip())
+    return found
+
+
+def matches(rule: str, packet: dict[str, str]) -> bool:
+    """Does a NEW packet meet every match of a rule? Knows exactly the grammar that the generator writes; anything else fails."""
+    rest = re.sub(r'\s*comment "[^"]*"$', "", rule)
+    rest = re.sub(r"\s*(counter )?(accept|drop)?$", "", re.sub(r"\bcounter (accept|drop)$", r"\1", rest)).strip()
+    while rest:
+        if match := re.match(r'(iifname|oifname) "([^"]+)" ?', rest):
+            good = packet.get(match[1], "") == match[2]
+        elif match := re.match(r"(ip6?) (saddr|daddr) (!= )?(\{[^}]*\}|\S+) ?", rest):
+            version = 6 if match[1] == "ip6" else 4
+            address = ipaddress.ip_address(packet[match[2]])
+            nets = [ipaddress.ip_network(item.strip()) for item in match[4].strip("{} ").split(",")]
+            inside = any(net.version == address.version and address in net for net in nets)
+            good = address.version == version and (not inside if match[3] else inside)
+        elif match := re.match(r"(tcp|udp) dport (\d+) ?", rest):
+            good = (packet["proto"], packet["port"]) == (match[1], match[2])
+        elif match := re.match(r"ct state new ?", rest):
+            good = True
+        elif match := re.match(r"(ct state (established,related|invalid)|icmpv6 type \{[^}]*\}( ip6 hoplimit 255)?) ?", rest):
+            good = False
+        elif match := re.match(r"(ct count over \d+|limit rate over \d+/minute burst \d+ packets|counter) ?", rest):
+            good = match[0].startswith("counter")  # below the limits
+        else:
+            raise AssertionError(f"unknown rule: {rule!r} at {rest!r}")
+        if not good:
+            return False
+        rest = rest[match.end() :]
+    return True
+
+
+def verdict(text: str, chain: str, packet: dict[str, str]) -> str:
+    """accept or drop, with the policy of a base chain."""
+    for rule in chains(text)[chain]:
+        if rule.startswith("jump "):
+            if verdict(text, rule[5:], packet) == "drop":
+                return "drop"
+        elif re.search(r"\b(accept|drop)\b", rule) and matches(rule, packet):
+            return "accept" if re.search(r"\baccept\b", rule) else "drop"
+    return "drop" if f"hook {chain}" in text and "policy drop" in text else "continue"
+
+
+def passes(site: Site, texts: dict[str, str], source: Node, target: Node, proto: str, port: int, version: int) -> bool:
+    """Does a first packet get from source to target? Assets have no firewall of their own."""
+    here, there = site.zone_of(source, target), site.zone_of(target, source)
+    packet = {
+        "saddr": source.address(version, there.id),
+        "daddr": target.address(version, here.id),
+        "proto": proto,
+        "port": str(port),
+    }
+    if source.kind == "host" and verdict(texts[source.name], "output", packet) != "accept":
+        return False
+    if here.id != there.id:
+        routed = {**packet, "iifname": here.id, "oifname": there.id}
+        if verdict(texts["router"], "forward", routed) != "accept":
+            return False
+    arriving = {**packet, "iifname": here.id if target.interfaces else "eth0"}
+    return target.kind != "host" or verdict(texts[target.name], "input", arriving) == "accept"
+
+
+def whole(site: Site) -> dict[tuple[str, str, str, int, int], bool]:
+    texts = {node.name: nft.ruleset(site, node.name) for node in site.managed()}
+    return {
+        (first.name, second.name, proto, port, version): passes(site, texts, first, second, proto, port, version)
+        for first in site.nodes.values()
+        for second in site.nodes.values()
+        if first.name != second.name
+        for proto, port in PORTS
+        for version in (4, 6)
+    }
+
+
+def expected(site: Site) -> set[tuple[str, str, str, int]]:
+    return {key for key in approvals(site.conduits) if (key[2], key[3]) in PORTS}
+
+
+def test_exactly_the_approved_flows_pass_in_both_families(data: dict[str, Any]) -> None:
+    site = Site.from_dict(data)
+    table = whole(site)
+    for version in (4, 6):
+        assert {key[:4] for key, good in table.items() if good and key[4] == version} == expected(site)
+    assert len(table) > 1500
+
+
+@pytest.mark.parametrize("removed", [item["id"] for item in FIXTURE["conduits"]])
+def test_removing_a_conduit_closes_exactly_its_flows(data: dict[str, Any], removed: str) -> None:
+    data["conduits"] = [item for item in data["conduits"] if item["id"] != removed]
+    site = Site.from_dict(data)
+    assert {key[:4] for key, good in whole(site).items() if good} == expected(site)
+    assert expected(site) < expected(Site.from_dict(copy.deepcopy(FIXTURE)))
+
+
+def test_same_model_same_bytes(data: dict[str, Any]) -> None:
+    shuffled = copy.deepcopy(data)
+    shuffled["conduits"].reverse()
+    shuffled["groups"] = {name: list(reversed(members)) for name, members in reversed(shuffled["groups"].items())}
+    shuffled["hosts"] = dict(reversed(shuffled["hosts"].items()))
+    for host in data["hosts"]:
+        assert nft.ruleset(Site.from_dict(data), host) == nft.ruleset(Site.from_dict(shuffled), host)
+
+
+def test_a_spoofed_source_is_dropped_before_established(data: dict[str, Any]) -> None:
+    text = nft.ruleset(Site.from_dict(data), "router")
+    rules = chains(text)["forward"]
+    assert rules.index("jump antispoof") < rules.index("ct state established,related accept")
+    for saddr, daddr in (("10.0.3.11", "10.0.35.11"), ("fd00:3::11", "fd00:35::11")):
+        packet = {"iifname": "l4", "oifname": "l35", "saddr": saddr, "daddr": daddr, "proto": "tcp", "port": "9094"}
+        assert verdict(text, "antispoof", packet) == "drop"
+        assert verdict(text, "antispoof", {**packet, "iifname": "l3"}) == "continue"
+
+
+def test_level_2_has_limits_by_default_and_by_conduit(data: dict[str, Any]) -> None:
+    text = nft.ruleset(Site.from_dict(data), "router")
+    assert text.count('ct count over 2 counter drop comment "C-101 connections"') == 2
+    assert text.count('limit rate over 6/minute burst 2 packets counter drop comment "C-101 new_per_minute"') == 2
+    assert text.count('ct count over 4 counter drop comment "C-103 connections"') == 2
+    assert text.count('limit rate over 12/minute burst 4 packets counter drop comment "C-103 new_per_minute"') == 2
+    assert "C-201 connections" not in text
+    for ident in ("C-101", "C-103"):
+        assert text.index(f'"{ident} connections"') < text.index(f'"{ident} new_per_minute"') < text.index(f'accept comment "{ident}"')
+
+
+def test_each_device_has_its_own_limits(data: dict[str, Any]) -> None:
+    data["assets"]["plc2"] = {**data["assets"]["plc1"], "addresses": {"v4": "10.0.2.12", "v6": "fd00:2::12"}, "connects": []}
+    data["conduits"].append({**data["conduits"][3], "id": "C-102", "to": {"asset": "plc2"}})
+    text = nft.ruleset(Site.from_dict(data), "router")
+    assert 'ip daddr 10.0.2.12 tcp dport 4840 ct state new ct count over 2 counter drop comment "C-102 connections"' in text
+
+
+def test_default_deny_everywhere_and_drops_are_counted(data: dict[str, Any]) -> None:
+    site = Site.from_dict(data)
+    for node in site.managed():
+        text = nft.ruleset(site, node.name)
+        assert text.count("policy drop;") == 3
+        assert "policy accept" not in text
+        for direction, chain in (("in", "input"), ("out", "output"), ("forward", "forward")):
+            assert chains(text)[chain][-1] == f'counter drop comment "drop-{direction}"'
+        assert "nat" not in re.findall(r"type (\S+) hook", text)
+        own_table_only(text)
+
+
+def test_observe_counts_and_drops_nothing(data: dict[str, Any]) -> None:
+    for host in ("edge1", "router"):
+        text = nft.ruleset(Site.from_dict(data), host, "observe")
+        assert "drop;" not in text
+        assert not re.search(r"\bdrop\b(?!-)", re.sub(r'"[^"]*"', "", text))
+        assert 'counter comment "drop-in"' in text
+
+
+def test_bootstrap_is_management_only(data: dict[str, Any]) -> None:
+    site = Site.from_dict(data)
+    comments = set(re.findall(r'accept comment "([^"]+)"', nft.bootstrap(site, "edge1")))
+    assert comments == {"C-002"}
+    assert set(re.findall(r'accept comment "([^"]+)"', nft.bootstrap(site, "jump1"))) == {"C-001", "C-002"}
+    assert set(re.findall(r'accept comment "([^"]+)"', nft.bootstrap(site, "router"))) == {"C-002"}
+
+
+def test_an_expired_conduit_does_not_change_a_firewall(data: dict[str, Any]) -> None:
+    before = nft.ruleset(Site.from_dict(data), "edge1")
+    for item in data["conduits"]:
+        item["expires"] = "2001-01-01"
+    assert nft.ruleset(Site.from_dict(data), "edge1") == before
+
+
+def test_no_ruleset_comes_from_a_model_that_may_not_be(data: dict[str, Any]) -> None:
+    service = {"component": "mosquitto", "listener": "mqtt"}
+    data["conduits"].append({**data["conduits"][5], "id": "C-900", "from": {"host": "data1"}, "to": {"host": "edge1"}, "service": service})
+    with pytest.raises(SiteError, match="never allowed"):
+        nft.ruleset(Site.from_dict(data), "edge1")
+    with pytest.raises(SiteError, match="no managed host"):
+        nft.ruleset(Site.from_dict(copy.deepcopy(FIXTURE)), "plc1")
+
+
+def test_proof_hosts_stand_in_every_zone_behind(data: dict[str, Any]) -> None:
+    site = Site.from_dict(data)
+    assert nft.proof_hosts(site, "edge1") == []
+    for host in ("router", "jump1"):
+        assert nft.proof_hosts(site, host) == [["edge1"], ["kafka1", "kafka2", "kafka3"], ["data1"], ["sec1"]]
+
+
+def test_approved_covers_what_a_host_takes_part_in(data: dict[str, Any]) -> None:
+    site = Site.from_dict(data)
+    assert {item["port"] for item in nft.approved(site, "data1")} == {22, 123, 9095}
+    assert {item["port"] for item in nft.approved(site, "router")} == {22, 123, 4840, 8883, 9093, 9094, 9095}
+
+
+def test_nft_takes_every_ruleset(data: dict[str, Any]) -> None:
+    """By nft itself where it can run (root, a network namespace of its own); its grammar is checked above anyway."""
+    site = Site.from_dict(data)
+    texts = [nft.ruleset(site, node.name, mode) for node in site.managed() for mode in ("enforce", "observe")]
+    texts += [nft.bootstrap(site, node.name) for node in site.managed()]
+    own = ["unshare", "--net"]
+    usable = shutil.which("nft") and os.geteuid() == 0 and subprocess.run([*own, "true"], check=False).returncode == 0
+    for text in texts if usable else []:
+        done = subprocess.run([*own, "nft", "-c", "-f", "-"], input=text, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert len(texts) == 24
