@@ -34,7 +34,9 @@ def path_of(component: str, name: str) -> str:
 
 
 def select(wanted: Sequence[Mapping[str, str]], secrets: Mapping[str, Mapping[str, object]], predict: bool = False) -> dict[str, str | None]:
-    """{name: value} of the `wanted` ({path, field, as}) out of `secrets` ({path: {field: value}}).
+    """{name: value} of the `wanted` ({path, field, as, wrap?}) out of `secrets` ({path: {field: value}}).
+
+    `wrap` is the text of a file that a product reads the value from (a JAAS entry), with one `%s` where the value stands.
 
     With `predict` a value that is not there is None; otherwise it raises HostError naming path and field.
     """
@@ -48,7 +50,10 @@ def select(wanted: Sequence[Mapping[str, str]], secrets: Mapping[str, Mapping[st
             )
         if item["as"] in found:
             raise HostError(f"credentials: two secrets have the name '{item['as']}'")
-        found[item["as"]] = None if value is None else str(value)
+        wrap = item.get("wrap") or "%s"
+        if wrap.count("%s") != 1:
+            raise HostError(f"credentials: {item['as']}: 'wrap' has exactly one %s, where the value stands")
+        found[item["as"]] = None if value is None else wrap.replace("%s", str(value))
     return found
 
 

@@ -43,6 +43,9 @@ options:
         description: Name of the credential.
         type: str
         required: true
+      wrap:
+        description: Text of the file that the product reads, with one V(%s) where the value stands. By default the value alone.
+        type: str
   secrets:
     description: Secrets as OpenBao returned them, by path and then by field.
     type: dict
@@ -143,7 +146,7 @@ def main() -> None:
         argument_spec={
             "component": text,
             "items": {"type": "dict", "default": {}, "no_log": True},
-            "select": {"type": "list", "elements": "dict", "default": [], "options": {"path": text, "field": text, "as": text}},
+            "select": {"type": "list", "elements": "dict", "default": [], "options": {"path": text, "field": text, "as": text, "wrap": {"type": "str"}}},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "tls": {
                 "type": "dict",

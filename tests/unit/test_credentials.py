@@ -99,6 +99,14 @@ def test_selection_names_what_is_missing(host: Creds) -> None:
         select([*WANTED, *WANTED], {"x/db": {"password": "p"}})
 
 
+def test_a_value_may_stand_in_the_text_that_a_product_reads() -> None:
+    wrapped = {**WANTED[0], "wrap": 'login password="%s";'}
+    assert select([wrapped], {"x/db": {"password": "100%s"}}) == {"db_password": 'login password="100%s";'}
+    assert select([{**wrapped, "wrap": None}], {"x/db": {"password": "p"}}) == {"db_password": "p"}
+    with pytest.raises(HostError, match="exactly one %s"):
+        select([{**wrapped, "wrap": "no place"}], {"x/db": {"password": "p"}})
+
+
 @pytest.mark.parametrize(
     ("component", "items", "message"),
     [
