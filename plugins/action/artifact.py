@@ -34,9 +34,7 @@ class Need:
 
     def __init__(self, component: str, entries: list[dict[str, Any]], release: locks.Release, channel: str) -> None:
         role = contracts.path_of(component).parents[1]
-        self.archives = [
-            locks.archive(role, component, entry, release, channel) for entry in entries if not locks.is_deb(entry)
-        ]
+        self.archives = [locks.archive(role, component, entry, release, channel) for entry in entries if not locks.is_deb(entry)]
         self.debs = [locks.debs(component, entry, release) for entry in entries if locks.is_deb(entry)]
 
     def lacking(self, store: Store, seen: dict[str, Any]) -> tuple[list[locks.Archive], list[locks.Debs], list[str]]:
@@ -112,9 +110,7 @@ class ActionModule(ActionBase):
         names = [entry["name"] for entry in entries if not locks.is_deb(entry)]
         seen = self._call(variables, step="observe", names=names, packages=packages, mask=units)
         system = seen["os"]
-        release = locks.release_of(
-            system["version"] if system["id"] == "debian" else f"{system['id']} {system['version']}".strip(), host
-        )
+        release = locks.release_of(system["version"] if system["id"] == "debian" else f"{system['id']} {system['version']}".strip(), host)
         if system["arch"] != locks.ARCH:
             raise StoreError(f"Only {locks.ARCH} is supported, {host} is {system['arch']}: refused")
         need = Need(component, entries, release, arguments["channel"])
@@ -123,9 +119,7 @@ class ActionModule(ActionBase):
         if not changed or self._task.check_mode:
             return self._report(need, seen, changed, archives, sets, unmasked)
         after = self._apply(store, variables, release, archives, sets, unmasked, seen)
-        done = [
-            archive for archive in archives if after["applied"][archive.name]["changed"]
-        ]  # another run may have been faster
+        done = [archive for archive in archives if after["applied"][archive.name]["changed"]]  # another run may have been faster
         return self._report(need, after, after["changed"], done, [], after["masked"], after["installed"], seen)
 
     def _apply(
@@ -166,9 +160,7 @@ class ActionModule(ActionBase):
                 missing = self._call(variables, step="plan", packages=pins, bundles=[remote])["missing"]
                 debs.bundle(store, repository, missing, scratch / "packages.tar")
                 bundles.append(self._push(scratch / "packages.tar", "packages.tar"))
-        return self._call(
-            variables, step="apply", names=list(seen["archives"]), packages=pins, mask=unmasked, bundles=bundles, archives=specs
-        )
+        return self._call(variables, step="apply", names=list(seen["archives"]), packages=pins, mask=unmasked, bundles=bundles, archives=specs)
 
     @staticmethod
     def _report(
@@ -236,15 +228,11 @@ class ActionModule(ActionBase):
                 jobs.update({archive.key: archive for archive in need.archives})
                 jobs.update({wanted.key: wanted for wanted in need.debs})
         missing = {
-            key: job
-            for key, job in jobs.items()
-            if (build.existing(store, job) if isinstance(job, locks.Archive) else debs.resolved(store, job)) is None
+            key: job for key, job in jobs.items() if (build.existing(store, job) if isinstance(job, locks.Archive) else debs.resolved(store, job)) is None
         }
         if self._task.check_mode or not missing:
             return {"changed": bool(missing), "built": sorted(missing)}
-        display.display(
-            f"{len(missing)} of {len(jobs)} artifacts are not in the store {store.root}: fetching and building them"
-        )
+        display.display(f"{len(missing)} of {len(jobs)} artifacts are not in the store {store.root}: fetching and building them")
 
         def one(job: locks.Archive | locks.Debs) -> None:
             if isinstance(job, locks.Archive):
@@ -262,9 +250,7 @@ class ActionModule(ActionBase):
                     future.result()
                 except StoreError as error:
                     failures.append(str(error))
-                display.display(
-                    f"{done} of {len(missing)}: {running[future]} {'failed' if failures and future.exception() else 'ready'}"
-                )
+                display.display(f"{done} of {len(missing)}: {running[future]} {'failed' if failures and future.exception() else 'ready'}")
         if failures:
             raise StoreError("\n".join(failures))
         return {"changed": True, "built": sorted(missing)}

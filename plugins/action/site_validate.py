@@ -71,15 +71,14 @@ class ActionModule(ActionBase):
         errors = [problem for problem in found if problem["severity"] == "error"]
         warnings = [problem for problem in found if problem["severity"] != "error"]
         result.update(changed=False, failed=bool(errors), errors=errors, warnings_found=warnings)
-        if form == "json":
-            result["msg"] = json.dumps({"errors": errors, "warnings": warnings}, sort_keys=True)
-            return result
+        summary = f"{len(errors)} error(s), {len(warnings)} warning(s)"
         if errors:
-            result["msg"] = (
-                f"{len(errors)} error(s), {len(warnings)} warning(s); no host was contacted\n{text(errors + warnings)}"
-            )
+            result["msg"] = f"The site model is refused: {summary}; no host was contacted"
         else:
-            result["msg"] = f"The site model holds: {result['conduits']} conduits approve {result['flows']} needed flows."
-            for warning in warnings:
-                self._display.warning(f"{warning['file']}: {warning['key']}: {warning['message']}; remedy: {warning['remedy']}")
+            result["msg"] = f"The site model holds: {result['conduits']} conduits approve {result['flows']} needed flows; {summary}"
+        # The findings stand once, for people or as one line for machines; the result has them too.
+        if form == "json":
+            self._display.display(json.dumps({"errors": errors, "warnings": warnings}, sort_keys=True))
+        else:
+            self._display.display("\n".join(filter(None, [text(found), result["msg"]])))
         return result

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: site
 short_description: The site model, from the inventory variables of all hosts and the components' contracts
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Returns zones, hosts, groups, assets, conduits, OT sources, SLO and contracts as one dictionary, the input of the
     collection's zone filters

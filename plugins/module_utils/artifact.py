@@ -127,9 +127,7 @@ def observe_archive(name: str, opt: Path = OPT) -> dict[str, Any]:
 
 def run(argv: Sequence[str], timeout_s: float, keep: tuple[int, ...] = ()) -> tuple[int, str]:
     """Exit code and joined output of a program; 127 if it is not there. Raises ArtifactError at the deadline."""
-    environment = dict(
-        os.environ, LC_ALL="C.UTF-8", DEBIAN_FRONTEND="noninteractive", APT_LISTCHANGES_FRONTEND="none", NEEDRESTART_SUSPEND="1"
-    )
+    environment = dict(os.environ, LC_ALL="C.UTF-8", DEBIAN_FRONTEND="noninteractive", APT_LISTCHANGES_FRONTEND="none", NEEDRESTART_SUSPEND="1")
     try:
         done = subprocess.run(
             list(argv),
@@ -144,9 +142,7 @@ def run(argv: Sequence[str], timeout_s: float, keep: tuple[int, ...] = ()) -> tu
     except FileNotFoundError:
         return 127, argv[0] + ": not found"
     except subprocess.TimeoutExpired as error:
-        raise ArtifactError(
-            "%s: no end after %.0f s; remedy: look at the host's load and run again" % (" ".join(argv[:4]), timeout_s)
-        ) from error
+        raise ArtifactError("%s: no end after %.0f s; remedy: look at the host's load and run again" % (" ".join(argv[:4]), timeout_s)) from error
     return done.returncode, done.stdout.decode("utf-8", "replace")
 
 
@@ -219,9 +215,7 @@ def host_lock(
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
                     raise
             if clock() - started > deadline_s:
-                raise ArtifactError(
-                    "%s: another installation holds it for %.0f s; remedy: wait for it or end it" % (path, deadline_s)
-                )
+                raise ArtifactError("%s: another installation holds it for %.0f s; remedy: wait for it or end it" % (path, deadline_s))
             sleep(0.5)
         yield handle
     finally:
@@ -326,11 +320,7 @@ def flip(base: Path, version: str) -> None:
 def _tidy(base: Path, keep: set[str]) -> list[str]:
     """Remove everything but `current`, the kept versions and one old version (the newest); the removed versions."""
     entries = [entry for entry in base.iterdir() if entry.name != "current"]
-    old = [
-        entry
-        for entry in entries
-        if not entry.name.startswith(".") and entry.name not in keep and entry.is_dir() and not entry.is_symlink()
-    ]
+    old = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in keep and entry.is_dir() and not entry.is_symlink()]
     room = 2 - len(keep)
     spared = {entry.name for entry in sorted(old, key=lambda entry: entry.lstat().st_mtime, reverse=True)[: max(room, 0)]}
     removed = []
@@ -370,8 +360,7 @@ def install_archive(spec: Mapping[str, Any], opt: Path = OPT, runner: Run = run)
         sha256 = _sha256(source)
         if sha256 != spec["digest"]:
             raise ArtifactError(
-                "%s %s: what arrived has sha256 %s, expected %s: refused; remedy: run again"
-                % (spec["name"], spec["version"], sha256, spec["digest"])
+                "%s %s: what arrived has sha256 %s, expected %s: refused; remedy: run again" % (spec["name"], spec["version"], sha256, spec["digest"])
             )
         work = Path(tempfile.mkdtemp(prefix=".new-", dir=base))
         work.chmod(0o755)
@@ -469,10 +458,7 @@ class Debs:
         with tarfile.open(bundle, "r:") as tar:
             for info in tar:
                 steps = info.name.split("/")
-                plain = info.isreg() and (
-                    info.name in INDEX_FILES
-                    or (len(steps) == 2 and steps[0] == "pool" and re.fullmatch(r"[\w.+~%-]+\.deb", steps[1]))
-                )
+                plain = info.isreg() and (info.name in INDEX_FILES or (len(steps) == 2 and steps[0] == "pool" and re.fullmatch(r"[\w.+~%-]+\.deb", steps[1])))
                 stream = tar.extractfile(info) if plain else None
                 if stream is None:
                     raise ArtifactError("%s: member %r is not allowed: refused" % (bundle, info.name))
@@ -528,9 +514,7 @@ class Debs:
         for unit in fresh:
             path = self.units / unit
             if path.exists() and not path.is_symlink():
-                raise ArtifactError(
-                    "%s: is a unit of the site's own; remedy: move it away or take %s out of `mask`" % (path, unit)
-                )
+                raise ArtifactError("%s: is a unit of the site's own; remedy: move it away or take %s out of `mask`" % (path, unit))
             self.units.mkdir(parents=True, exist_ok=True)
             link = self.units / (".hnai-mask-%d" % os.getpid())
             if os.path.lexists(link):
@@ -591,9 +575,7 @@ class Debs:
         found = installed_packages(names, self.runner)
         wrong = [package for package in packages if found.get(package.split("=", 1)[0]) != package.split("=", 1)[1]]
         if wrong:
-            raise ArtifactError(
-                "after the installation dpkg does not have %s; remedy: look at `dpkg --audit` on the host" % ", ".join(wrong)
-            )
+            raise ArtifactError("after the installation dpkg does not have %s; remedy: look at `dpkg --audit` on the host" % ", ".join(wrong))
 
     def tidy(self) -> None:
         """Drop packages from the pool that the index no longer names (those it names stay: they are the way back)."""

@@ -60,11 +60,16 @@ def own_table_only(ruleset: str) -> None:
     depth = 0
     seen = False
     for number, line in enumerate(ruleset.splitlines(), 1):
-        code = line.split("#", 1)[0].strip() if depth == 0 else line.strip()
-        if depth == 0 and code and code not in (TABLE, f"delete {TABLE}", f"{TABLE} {{"):
-            raise FirewallError(f"line {number}: {code!r} is outside {TABLE}; a ruleset of ours defines its own table only")
-        seen = seen or code == f"{TABLE} {{"
-        depth += code.count("{") - code.count("}")
+        code = line.strip()
+        if depth == 0 and (not code or code.startswith("#")):
+            continue
+        outside = depth == 0 and code not in (TABLE, f"delete {TABLE}", f"{TABLE} {{")
+        seen = seen or (depth == 0 and code == f"{TABLE} {{")
+        for character in code:
+            depth += {"{": 1, "}": -1}.get(character, 0)
+            outside = outside or (depth <= 0 and character == "}" and code != "}")
+        if outside or code.startswith("include"):
+            raise FirewallError(f"line {number}: {code!r} leaves {TABLE}; a ruleset of ours defines its own table only")
     if not seen or depth:
         raise FirewallError(f"the ruleset does not define {TABLE} completely")
 

@@ -26,12 +26,9 @@ def site_packages(root: Path = CURRENT) -> Path:
     others = sorted(entry.name for entry in (root / "lib").glob("python*")) if (root / "lib").is_dir() else []
     if others:
         raise ProbeMissing(
-            "%s is for %s, this module runs on %s; remedy: set ansible_python_interpreter to /usr/bin/python3"
-            % (root, ", ".join(others), version)
+            "%s is for %s, this module runs on %s; remedy: set ansible_python_interpreter to /usr/bin/python3" % (root, ", ".join(others), version)
         )
-    raise ProbeMissing(
-        "%s is not there; remedy: put the host into the group `probe` and run site.yml with the tag probe" % root
-    )
+    raise ProbeMissing("%s is not there; remedy: put the host into the group `probe` and run site.yml with the tag probe" % root)
 
 
 def activate(root: Path = CURRENT, path: list[str] | None = None) -> str:

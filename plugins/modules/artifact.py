@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: artifact
 short_description: Deliver the artifacts of a component from the controller's store
 version_added: "0.1.0"
-author: hnai.platform contributors
+author: hnai.platform maintainers (@hnai)
 description:
   - Brings every artifact that the contract of O(component) names (C(roles/<component>/meta/component.yml)) onto the host.
   - An archive becomes C(/opt/hnai/<name>/<version>) and the symlink C(/opt/hnai/<name>/current), which is flipped

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: firewall
 short_description: Load a ruleset that reverts itself unless a new login proves it
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Makes the host's own nftables table equal to a ruleset. A ruleset that nft refuses never replaces a good one.
   - Before the change a timer is armed that restores the last confirmed ruleset (before the first confirm the bootstrap

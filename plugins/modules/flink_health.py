@@ -27,7 +27,7 @@ options:
     type: float
     default: 60.0
 extends_documentation_fragment: hnai.platform.verdict
-author: hnai
+author: hnai.platform maintainers (@hnai)
 """
 
 EXAMPLES = r"""

@@ -21,7 +21,7 @@ options:
     type: float
     default: 0.1
 extends_documentation_fragment: hnai.platform.verdict
-author: hnai
+author: hnai.platform maintainers (@hnai)
 """
 
 EXAMPLES = r"""

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: kafka_converge
 short_description: Topics, SCRAM users and ACLs of a Kafka cluster as data
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Waits until the cluster can be asked, then makes its topics, users and ACLs what is declared. Run once per cluster, on any broker.
   - Topics are created, grown and configured; a topic-level setting that is not declared is reset. Topics that are not declared are left alone.
@@ -188,8 +188,11 @@ deleted_acls:
 
 import ssl
 import time
+from collections.abc import Callable
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, gate, scram, site
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Snapshot, Unreachable
@@ -203,7 +206,7 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def declared(given: dict) -> site.Declared:
+def declared(given: dict[str, Any]) -> site.Declared:
     """The declaration from the arguments. Raises AclError."""
     return site.Declared(
         topics=tuple(Topic(name=t["name"], partitions=t["partitions"], replication_factor=t["replication_factor"], owner_level=t["owner_level"],
@@ -215,7 +218,7 @@ def declared(given: dict) -> site.Declared:
     )
 
 
-def login_test(given: dict):
+def login_test(given: dict[str, Any]) -> Callable[[User, str], bool]:
     """works(user, mechanism): a login on this host's own listener. Raises KafkaError when it says neither yes nor no."""
     host, _, port = given["login_address"].rpartition(":")
     context = scram.tls_context(given["ca_file"])

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: kafka_format
 short_description: Format a KRaft log directory at the declared first bootstrap, and only then
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Where the log directory has a C(meta.properties), compares its cluster id and node id with the declared ones and changes nothing.
   - An empty directory is formatted only when nothing says that this node ever was part of the cluster. It is refused, with the remedy,
@@ -127,6 +127,7 @@ import json
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError, atomic_write, read_file, required_ids
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import storage
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection

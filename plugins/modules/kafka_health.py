@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: kafka_health
 short_description: Verdict on a Kafka cluster, and on the listeners of this broker
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Quorum (Q1 leader, Q2 voters, Q3 caught up by time, Q4 log advances, Q6 tolerance), features (F1), brokers and partitions (B1 registered,
     B2 offline, B3 under min.insync.replicas, B5 under-replicated, B7 internal topics, B8 unclean election, B9 reassignments), log directories (L1),
@@ -123,6 +123,7 @@ summary:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.health import Expected, Health
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.listeners import Files, Listener

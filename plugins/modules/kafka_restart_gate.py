@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: kafka_restart_gate
 short_description: When is this broker's turn, may it be restarted now, and is the cluster whole again
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Looks at the whole cluster through any broker that answers, also when the play is limited to one host. Changes nothing.
   - With O(state=ranked) says when the node's turn is, without judging. V(0) it does not run, V(1) follower, V(2) active controller.
@@ -83,6 +83,7 @@ waited_s:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import gate
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Snapshot

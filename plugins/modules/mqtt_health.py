@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: mqtt_health
 short_description: Whether the MQTT broker lets in whom it should, and its live view is fresh
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Runs on the broker's host. MQ1 an identity logs in over TLS. MQ2 an anonymous client and a wrong password (once) are
     refused.

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: openbao_bootstrap
 short_description: Initialise and unseal OpenBao, safe against a kill at any moment
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - With O(state=tls), gives the server a temporary self-signed certificate for its first start, or when its own has
     expired,

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: openbao_component
 short_description: Read a component's secrets and sign its certificate, logged in as the component
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Runs on the OpenBao host. Logs in as the deploy identity, gets a response-wrapped single-use secret_id of
     C(hnai-<component>), unwraps it,

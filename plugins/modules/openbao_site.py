@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: openbao_site
 short_description: Bring an OpenBao in step with the contracts of the placed components
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Makes the KV v2 mount (check-and-set required), root and intermediate CA, and per placed component one AppRole,
     one least-privilege policy,

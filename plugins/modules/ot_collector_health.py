@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: ot_collector_health
 short_description: Whether the collector hears every source of the plant
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Judges the status that the running collector writes every second. Opens no connection to a source, so it costs the plant nothing.
   - OC0 the collector runs. OC7 nothing was dropped before the pipe to Telegraf.

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: site_validate
 short_description: Hold the site model against its contracts and invariants
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Reads the inventory variables of all hosts and the contracts of all components, and contacts no host.
   - Reports everything that is wrong in one list, each finding with the file and key where it stands and what to do

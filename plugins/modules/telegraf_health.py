@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: telegraf_health
 short_description: Whether the Telegraf instances of this host move data and have room to buffer it
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Reads what the instances write about themselves (C(/run/hnai-telegraf-<instance>/counters.json)) and their files.
     Opens no connection.

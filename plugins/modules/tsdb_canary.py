@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: tsdb_canary
 short_description: Freshness and completeness of the data path, from the canaries that its sources number
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - A canary is born in the source and runs always; this module makes none and waits for none. It judges the last window.
   - CN1 the observer (unit C(hnai-canary), asks as an operator does) is alive.

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: tsdb_freshness
 short_description: Whether every declared tag is fresh in the time-series store
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Compares the declared tags (C(hnai_ot_sources)) with what the store holds.
     A tag of which nothing is found is stale, not absent.

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: tsdb_health
 short_description: Whether the time-series store answers, keeps what it should and refuses whom it should
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Runs on the store's host. Asks the store on loopback for its flags and counters, and the public listener as its clients do.
   - VM1 a query is answered over TLS. VM2 the running retention is the declared one.

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: vault_health
 short_description: Whether OpenBao (or Vault) is unsealed, led, audited and without a root token
 version_added: "0.1.0"
-author: hnai.platform maintainers
+author: hnai.platform maintainers (@hnai)
 description:
   - Runs on the host of the server. Checks seal, version, leader and raft voters, audit devices (at least two on
     different file systems, each having

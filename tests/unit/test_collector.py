@@ -105,7 +105,7 @@ def test_first_value_after_a_reconnect_that_is_known_is_a_repeat_not_a_second_sa
 
 
 def test_same_time_with_another_value_or_status_is_a_sample() -> None:
-    one, out, clock = make()
+    one, _, clock = make()
     one.sample("p", 1.0, 0, clock.now)
     assert one.sample("p", 2.0, 0, clock.now)
     assert one.sample("p", 2.0, 0x40930000, clock.now)
@@ -186,7 +186,7 @@ def test_clock_that_jumps_back_makes_no_negative_gap() -> None:
     one.sample("p", 1.0, 0, clock.now)
     one.lost("link_lost")
     one.sample("p", 2.0, 0, clock.now - 100 * S)
-    closed = [r.gap for r in out if r.gap and r.gap["to"]][0]
+    closed = next(r.gap for r in out if r.gap and r.gap["to"])
     assert closed["to"] >= closed["from"]
 
 

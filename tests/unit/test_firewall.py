@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
@@ -41,7 +41,7 @@ class Host:
         self.load_fails = False
         self.events: list[str] = []
 
-    def run(self, argv: list[str], stdin: Optional[str]) -> tuple[int, str, str]:
+    def run(self, argv: list[str], stdin: str | None) -> tuple[int, str, str]:
         if argv[0] == "nft":
             return self.nft(argv, stdin or "")
         if argv[0] == "systemd-run":
@@ -256,7 +256,7 @@ def test_only_what_no_conduit_covers_is_uncovered() -> None:
 def test_exactly_the_uncovered_connections_are_cut() -> None:
     calls: list[list[str]] = []
 
-    def run(argv: list[str], _stdin: Optional[str]) -> tuple[int, str, str]:
+    def run(argv: list[str], _stdin: str | None) -> tuple[int, str, str]:
         calls.append(argv)
         return 0, LISTING if argv[-1] == "ipv4" else "", ""
 
@@ -269,7 +269,7 @@ def test_exactly_the_uncovered_connections_are_cut() -> None:
 
 
 def test_without_conntrack_it_says_so() -> None:
-    def run(_argv: list[str], _stdin: Optional[str]) -> tuple[int, str, str]:
+    def run(_argv: list[str], _stdin: str | None) -> tuple[int, str, str]:
         raise FileNotFoundError
 
     assert cut(run, APPROVED)[1].startswith("conntrack is not installed")

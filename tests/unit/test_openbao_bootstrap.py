@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import (
     Bootstrap,
     BootstrapError,
@@ -15,6 +16,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap im
     recorded_since,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Unreachable
+
+PLAIN = Keys(3, 2)
 
 
 class Killed(BaseException):
@@ -96,14 +99,14 @@ class World:
             self.stop_at = ""
             raise Killed
 
-    def machine(self, keys: Keys = Keys(3, 2)) -> Bootstrap:
+    def machine(self, keys: Keys = PLAIN) -> Bootstrap:
         def sleep(seconds: float) -> None:
             self.seconds += seconds
 
         return Bootstrap(self.server, self.server, self.layout, keys, now=lambda: 1767225600.0, clock=lambda: self.seconds,
                          sleep=sleep, step=self.step)
 
-    def run(self, keys: Keys = Keys(3, 2), **more):
+    def run(self, keys: Keys = PLAIN, **more):
         held = self.controller
         machine = self.machine(keys)
         out = machine.converge(held["keys_base64"] if held else [], held is not None, **more)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import client
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import (
     BaoError,

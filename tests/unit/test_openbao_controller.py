@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
+
 from ansible_collections.hnai.platform.plugins.action import openbao_bootstrap, openbao_site
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import fingerprint
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys, openbao_spec

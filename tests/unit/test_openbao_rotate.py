@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "roles/openbao/tree/usr/local/lib/hnai/openbao/rotate-audit"
-SERVER = "import signal, sys\nsignal.signal(signal.SIGHUP, lambda *a: (open(sys.argv[1], 'a').write('HUP'), sys.exit(0)))\nprint('up', flush=True)\nsignal.pause()"
+SERVER = """
+import signal, sys
+signal.signal(signal.SIGHUP, lambda *a: (open(sys.argv[1], 'a').write('HUP'), sys.exit(0)))
+print('up', flush=True)
+signal.pause()
+"""
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import component, policies, site
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, NotFound
 

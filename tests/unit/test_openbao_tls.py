@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import first_tls
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The client of the time-series store: what it asks, what it makes of the answers, what it never says."""
+
 from __future__ import annotations
 
 import base64

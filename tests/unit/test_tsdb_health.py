@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """tsdb_health: each check fails for its own cause."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -11,7 +12,10 @@ from ansible_collections.hnai.platform.plugins.module_utils.tsdb.health import r
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
 FLAGS = {
-    "retentionPeriod": "31d", "dedup.minScrapeInterval": "1ms", "influxSkipSingleField": "true", "search.latencyOffset": "0s",
+    "retentionPeriod": "31d",
+    "dedup.minScrapeInterval": "1ms",
+    "influxSkipSingleField": "true",
+    "search.latencyOffset": "0s",
     "httpAuth.password": "hunter2",
 }
 PARAMS = {"retention": "31d", "min_free_mib": 512, "latency_offset_max": 1.0}
@@ -44,8 +48,13 @@ class Site:
     def judge(self) -> Report:
         report = Report("victoriametrics")
         run(
-            report, PARAMS, lambda: self.client("reader"), lambda: self.client("backend"), lambda: self.client("anonymous"),
-            lambda: self.client("impostor"), lambda: self.free,
+            report,
+            PARAMS,
+            lambda: self.client("reader"),
+            lambda: self.client("backend"),
+            lambda: self.client("anonymous"),
+            lambda: self.client("impostor"),
+            lambda: self.free,
         )
         return report
 
@@ -105,5 +114,10 @@ def test_a_store_that_does_not_answer_is_inconclusive() -> None:
     report = Report("victoriametrics")
     run(report, PARAMS, dead, dead, dead, dead, lambda: site.free)
     assert {check.id: check.status for check in report.checks} == {
-        "VM1": "inconclusive", "VM2": "inconclusive", "VM3": "inconclusive", "VM4": "pass", "VM5": "inconclusive", "VM6": "inconclusive",
+        "VM1": "inconclusive",
+        "VM2": "inconclusive",
+        "VM3": "inconclusive",
+        "VM4": "pass",
+        "VM5": "inconclusive",
+        "VM6": "inconclusive",
     }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is judged of the store: the empty answer is never green, and loss is counted by the canary's own numbers."""
+
 from __future__ import annotations
 
 import json
@@ -44,7 +45,10 @@ def stream(numbers: Sequence[int], start_ms: int = 9_925_000, step_ms: int = 500
 # -- inventory ----------------------------------------------------------------------------------------------
 def test_what_is_expected() -> None:
     assert [(item.source, item.series) for item in expected(SOURCES)] == [
-        ("plc1", "canary_sequence:status"), ("plc1", "whp:status"), ("plc1", "valve:observed_ts"), ("sep1", "level:status"),
+        ("plc1", "canary_sequence:status"),
+        ("plc1", "whp:status"),
+        ("plc1", "valve:observed_ts"),
+        ("sep1", "level:status"),
     ]
     assert [(one.source, one.tag, one.rate) for one in canaries(SOURCES)] == [("plc1", "canary_sequence", 2.0)]
 
@@ -143,8 +147,16 @@ class FakeStore:
 
 
 PARAMS = {
-    "sources": SOURCES, "window": 75.0, "settle": 10.0, "since": 0.0, "freshness_p95": 10.0, "min_observations": 120,
-    "completeness": 0.999, "max_gap": 10.0, "cyclic_max_age": 60.0, "on_change_max_age": 150.0,
+    "sources": SOURCES,
+    "window": 75.0,
+    "settle": 10.0,
+    "since": 0.0,
+    "freshness_p95": 10.0,
+    "min_observations": 120,
+    "completeness": 0.999,
+    "max_gap": 10.0,
+    "cyclic_max_age": 60.0,
+    "on_change_max_age": 150.0,
 }
 
 
@@ -204,7 +216,10 @@ def test_stale_tags_are_named_per_source_and_view() -> None:
     report = Report("canary")
     freshness_checks.run(report, PARAMS, lambda: store, lambda: NOW)
     assert {(check.id, check.subject): check.status for check in report.checks} == {
-        ("FR1", "plc1"): "fail", ("FR1", "sep1"): "fail", ("FR2", "plc1"): "fail", ("FR2", "sep1"): "fail",
+        ("FR1", "plc1"): "fail",
+        ("FR1", "sep1"): "fail",
+        ("FR2", "plc1"): "fail",
+        ("FR2", "sep1"): "fail",
     }
     assert "plc1/whp (nothing)" in report.checks[0].reason
     assert store.asked[0][1] == {"nocache": "1", "latency_offset": "1ms"}

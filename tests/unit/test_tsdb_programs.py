@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two small programs beside the store: the observer of the canaries, and the maker of vmauth's configuration."""
+
 from __future__ import annotations
 
 import base64

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import health
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, NotFound, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import ipaddress
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ def data() -> dict[str, Any]:
     return copy.deepcopy(FIXTURE)
 
 
+@functools.lru_cache(maxsize=64)
 def chains(text: str) -> dict[str, list[str]]:
     """Chain → rules."""
     found: dict[str, list[str]] = {}
@@ -40,43 +43,50 @@ def chains(text: str) -> dict[str, list[str]]:
     return found
 
 
-def matches(rule: str, packet: dict[str, str]) -> bool:
-    """Does a NEW packet meet every match of a rule? Knows exactly the grammar that the generator writes; anything else fails."""
+Packet = dict[str, Any]
+
+
+@functools.lru_cache(maxsize=4096)
+def parse(rule: str) -> tuple[str, tuple[Callable[[Packet], bool], ...]]:
+    """(verdict or '', what a NEW packet below all limits must meet). Knows exactly the grammar that the generator writes."""
     rest = re.sub(r'\s*comment "[^"]*"$', "", rule)
-    rest = re.sub(r"\s*(counter )?(accept|drop)?$", "", re.sub(r"\bcounter (accept|drop)$", r"\1", rest)).strip()
+    verdict = rest.rsplit(" ", 1)[-1] if rest.endswith((" accept", " drop")) else ""
+    rest = rest.removesuffix(verdict).strip()
+    tests: list[Callable[[Packet], bool]] = []
     while rest:
         if match := re.match(r'(iifname|oifname) "([^"]+)" ?', rest):
-            good = packet.get(match[1], "") == match[2]
+            tests.append(lambda packet, key=match[1], name=match[2]: packet.get(key) == name)
         elif match := re.match(r"(ip6?) (saddr|daddr) (!= )?(\{[^}]*\}|\S+) ?", rest):
-            version = 6 if match[1] == "ip6" else 4
-            address = ipaddress.ip_address(packet[match[2]])
             nets = [ipaddress.ip_network(item.strip()) for item in match[4].strip("{} ").split(",")]
-            inside = any(net.version == address.version and address in net for net in nets)
-            good = address.version == version and (not inside if match[3] else inside)
+            version = 6 if match[1] == "ip6" else 4
+
+            def inside(packet: Packet, key: str = match[2], wanted: bool = not match[3], nets: Any = nets, version: int = version) -> bool:
+                address = packet[key]
+                return address.version == version and any(net.version == version and address in net for net in nets) == wanted
+
+            tests.append(inside)
         elif match := re.match(r"(tcp|udp) dport (\d+) ?", rest):
-            good = (packet["proto"], packet["port"]) == (match[1], match[2])
-        elif match := re.match(r"ct state new ?", rest):
-            good = True
-        elif match := re.match(r"(ct state (established,related|invalid)|icmpv6 type \{[^}]*\}( ip6 hoplimit 255)?) ?", rest):
-            good = False
-        elif match := re.match(r"(ct count over \d+|limit rate over \d+/minute burst \d+ packets|counter) ?", rest):
-            good = match[0].startswith("counter")  # below the limits
-        else:
+            tests.append(lambda packet, service=(match[1], int(match[2])): packet["service"] == service)
+        elif (match := re.match(r"(ct state (established,related|invalid)|icmpv6 type \{[^}]*\}( ip6 hoplimit 255)?) ?", rest)) or (
+            match := re.match(r"(ct count over \d+|limit rate over \d+/minute burst \d+ packets) ?", rest)
+        ):
+            tests.append(lambda _packet: False)
+        elif not (match := re.match(r"(ct state new|counter) ?", rest)):
             raise AssertionError(f"unknown rule: {rule!r} at {rest!r}")
-        if not good:
-            return False
         rest = rest[match.end() :]
-    return True
+    return verdict, tuple(tests)
 
 
-def verdict(text: str, chain: str, packet: dict[str, str]) -> str:
+def verdict(text: str, chain: str, packet: Packet) -> str:
     """accept or drop, with the policy of a base chain."""
     for rule in chains(text)[chain]:
         if rule.startswith("jump "):
             if verdict(text, rule[5:], packet) == "drop":
                 return "drop"
-        elif re.search(r"\b(accept|drop)\b", rule) and matches(rule, packet):
-            return "accept" if re.search(r"\baccept\b", rule) else "drop"
+            continue
+        end, tests = parse(rule)
+        if end and all(test(packet) for test in tests):
+            return end
     return "drop" if f"hook {chain}" in text and "policy drop" in text else "continue"
 
 
@@ -84,10 +94,9 @@ def passes(site: Site, texts: dict[str, str], source: Node, target: Node, proto:
     """Does a first packet get from source to target? Assets have no firewall of their own."""
     here, there = site.zone_of(source, target), site.zone_of(target, source)
     packet = {
-        "saddr": source.address(version, there.id),
-        "daddr": target.address(version, here.id),
-        "proto": proto,
-        "port": str(port),
+        "saddr": ipaddress.ip_address(source.address(version, there.id)),
+        "daddr": ipaddress.ip_address(target.address(version, here.id)),
+        "service": (proto, port),
     }
     if source.kind == "host" and verdict(texts[source.name], "output", packet) != "accept":
         return False
@@ -145,7 +154,8 @@ def test_a_spoofed_source_is_dropped_before_established(data: dict[str, Any]) ->
     rules = chains(text)["forward"]
     assert rules.index("jump antispoof") < rules.index("ct state established,related accept")
     for saddr, daddr in (("10.0.3.11", "10.0.35.11"), ("fd00:3::11", "fd00:35::11")):
-        packet = {"iifname": "l4", "oifname": "l35", "saddr": saddr, "daddr": daddr, "proto": "tcp", "port": "9094"}
+        addresses = {"saddr": ipaddress.ip_address(saddr), "daddr": ipaddress.ip_address(daddr)}
+        packet = {"iifname": "l4", "oifname": "l35", "service": ("tcp", 9094), **addresses}
         assert verdict(text, "antispoof", packet) == "drop"
         assert verdict(text, "antispoof", {**packet, "iifname": "l3"}) == "continue"
 

@@ -68,7 +68,10 @@ def snake(word: str) -> str:
 
 
 def parse(entries: Iterable[Mapping[str, str]], where: str) -> list[Acl]:
-    """ACLs from their data {principal, resource_type, name, operation, pattern_type, permission, host}, words in any case. `where`: the variable they stand in, for messages. Raises AclError."""
+    """ACLs from their data {principal, resource_type, name, operation, pattern_type, permission, host}, words in any case.
+
+    `where`: the variable they stand in, for messages. Raises AclError.
+    """
     found: list[Acl] = []
     for index, entry in enumerate(entries):
         words = {key: str(value) for key, value in entry.items() if value is not None}
@@ -110,15 +113,18 @@ def refused(acls: Iterable[Acl], levels: Mapping[str, float], topics: Sequence[T
             continue
         level = levels.get(name)
         if level is None:
-            problems.append(f"{acl}: nobody knows which level this principal comes from; declare it in a contract's connects, or add level to its entry in kafka_extra_acls")
+            problems.append(f"{acl}: nobody knows which level this principal comes from; declare it in a contract's connects, "
+                            "or add level to its entry in kafka_extra_acls")
             continue
+        if (acl.resource_type, acl.operation) == ("cluster", "idempotent_write"):
+            continue  # Numbers a producer's batches; gives no access to anything.
         if acl.operation in _ADMIN_OPERATIONS or acl.resource_type in ("cluster", "delegation_token", "user"):
             problems.append(f"{acl}: administration is the brokers' own identity's; remove it")
             continue
-        if level < FIRST_READING_LEVEL:
-            if acl.resource_type != "topic" or acl.operation not in _WRITER_OPERATIONS or acl.pattern_type != "literal" or acl.resource_name == "*":
-                problems.append(f"{acl}: an identity of level {level:g} has write and describe on topics by their full name, nothing else; remove it")
-                continue
+        delivers = (acl.resource_type, acl.pattern_type) == ("topic", "literal") and acl.operation in _WRITER_OPERATIONS and acl.resource_name != "*"
+        if level < FIRST_READING_LEVEL and not delivers:
+            problems.append(f"{acl}: an identity of level {level:g} has write and describe on topics by their full name, nothing else; remove it")
+            continue
         if acl.resource_type == "topic" and acl.operation == "write":
             others = sorted(t.name for t in topics if _covers(acl, t.name) and t.owner_level != level)
             if others:

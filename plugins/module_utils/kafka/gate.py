@@ -40,8 +40,8 @@ class Decision:
 
 
 def _some(names: Iterable[object]) -> str:
-    names = [str(name) for name in names]
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
 
 
 def rank(snapshot: Snapshot | None, node: int, serving: bool) -> int:
@@ -59,8 +59,9 @@ def decide(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) ->
     if snapshot is None:
         if not serving:
             return Decision(position, ())
-        return Decision(position, ("no broker answers about the cluster, although this one accepts connections; look at its certificate "
-                                   "(S1) and at its log before restarting anything",))
+        why = ("no broker answers about the cluster, although this one accepts connections; look at its certificate (S1) and at its log "
+               "before restarting anything")
+        return Decision(position, (why,))
     quorum = snapshot.quorum
     reasons: list[str] = []
     if quorum.leader_id < 0:

@@ -275,7 +275,8 @@ class Health:
             (spec("F1", "feature levels are the release's", controls=["SR 7.6"], hint="finalize with kafka-features.sh upgrade after the whole roll",
                   explain="kafka-features.sh --command-config admin.properties --bootstrap-server HOST:9091 describe"), self.f1),
             (spec("B1", "all brokers are there and not fenced", controls=["SR 7.1"],
-                  explain="kafka-broker-api-versions.sh; kafka-metadata-quorum.sh describe --status", hint="look at the unit and log of the missing broker"), self.b1),
+                  explain="kafka-broker-api-versions.sh; kafka-metadata-quorum.sh describe --status",
+                  hint="look at the unit and log of the missing broker"), self.b1),
             (spec("B2", "no partition is offline", unit="partitions", controls=["SR 7.1"], explain=topics_tool + " --unavailable-partitions",
                   hint="bring the broker with the last in-sync replica back"), self.b2),
             (spec("B3", "no partition is under min.insync.replicas", unit="partitions", controls=["SR 7.1"],
@@ -297,17 +298,36 @@ class Health:
             (spec("S7", "no client has a broker's name", unit="users", controls=["SR 1.1"], explain="kafka-configs.sh --describe --entity-type users",
                   hint="delete that SCRAM user"), self.s7),
         ]
-        where = f"openssl s_client -connect {self.want.host}:PORT -CAfile ca.pem -verify_return_error"
         for item in listeners:
-            todo.append((spec("S1", "the listener's certificate is ours, right and valid", subject=item.name, unit="days left", controls=["SR 1.9", "SR 3.1"],
-                              explain=where, hint="run the kafka play: it renews and restarts"), lambda c, item=item: self.s1(c, item, files)))
-            todo.append((spec("S4", "no answer without TLS", subject=item.name, controls=["SR 4.1"], explain="printf an ApiVersions request to the port",
-                              hint="correct listener.security.protocol.map"), lambda c, item=item: self.s4(c, item)))
-            if item.mutual:
-                todo.append((spec("S2", "a client without certificate is refused", subject=item.name, controls=["SR 1.2"], explain=where,
-                                  hint="ssl.client.auth=required"), lambda c, item=item: self.s2(c, item, files)))
-            else:
-                todo.append((spec("S3", "a wrong password is refused", subject=item.name, controls=["SR 1.1"],
-                                  explain="kafka-broker-api-versions.sh with a wrong password", hint="look at sasl.enabled.mechanisms"),
-                             lambda c, item=item: self.s3(c, item, files)))
+            todo += self._listener(item, files)
         self.report.run_checks(todo)
+
+    def _listener(self, item: Listener, files: Files) -> Todo:
+        """The checks of one listener."""
+        where = f"openssl s_client -connect {self.want.host}:{item.port} -CAfile ca.pem -verify_return_error"
+
+        def tls(c: Check) -> None:
+            self.s1(c, item, files)
+
+        def plaintext(c: Check) -> None:
+            self.s4(c, item)
+
+        def anonymous(c: Check) -> None:
+            self.s2(c, item, files)
+
+        def password(c: Check) -> None:
+            self.s3(c, item, files)
+
+        found: Todo = [
+            ({"id": "S1", "title": "the listener's certificate is ours, right and valid", "subject": item.name, "unit": "days left",
+              "controls": ["SR 1.9", "SR 3.1"], "explain": where, "hint": "run the kafka play: it renews and restarts"}, tls),
+            ({"id": "S4", "title": "no answer without TLS", "subject": item.name, "controls": ["SR 4.1"],
+              "explain": "send an ApiVersions request to the port without TLS", "hint": "correct listener.security.protocol.map"}, plaintext),
+        ]
+        if item.mutual:
+            found.append(({"id": "S2", "title": "a client without certificate is refused", "subject": item.name, "controls": ["SR 1.2"],
+                           "explain": where, "hint": "ssl.client.auth=required"}, anonymous))
+        else:
+            found.append(({"id": "S3", "title": "a wrong password is refused", "subject": item.name, "controls": ["SR 1.1"],
+                           "explain": "kafka-broker-api-versions.sh with a wrong password", "hint": "look at sasl.enabled.mechanisms"}, password))
+        return found

@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from .scram import LoginError, call, login, tls_context
 
@@ -49,7 +50,7 @@ def handshake(host: str, listener: Listener, files: Files, timeout_s: float) -> 
         if listener.mutual:
             # TLS 1.3 refuses a client's certificate after the handshake: only an answer proves that it was accepted.
             call(stream, _API_VERSIONS, 0, 1, b"")
-        shown = stream.getpeercert() or {}
+        shown: dict[str, Any] = dict(stream.getpeercert() or {})
         subject = ",".join(f"{key}={value}" for part in shown.get("subject", ()) for key, value in part)
         names = tuple(str(value) for _kind, value in shown.get("subjectAltName", ()))
         return Handshake(stream.version() or "", ssl.cert_time_to_seconds(str(shown["notAfter"])), subject, names)

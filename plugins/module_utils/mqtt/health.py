@@ -13,6 +13,9 @@ from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Mes
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
 DROPPED = "$SYS/broker/publish/messages/dropped"
+"""Published when it changes, so it is absent while nothing was dropped (seen: 2.0.11)."""
+
+UPTIME = "$SYS/broker/uptime"
 FILTERS = ("ot/#", "$SYS/broker/#")
 
 
@@ -144,7 +147,7 @@ def run(
         expected=0,
         hint="a client was away for longer than its queue lasts: mosquitto_max_queued_messages",
     ) as check:
-        if live is None or DROPPED not in live.system:
-            raise MqttError("the broker published no %s" % DROPPED)
-        check.observed = int(live.system[DROPPED])
+        if live is None or UPTIME not in live.system:
+            raise MqttError("the broker published no %s" % UPTIME)
+        check.observed = int(live.system.get(DROPPED, "0"))
         check.passed(check.observed == 0)

@@ -20,6 +20,7 @@ from .files import read_or_none, write_durably
 
 #: Runs a command and gives (rc, stdout, stderr).
 Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
+#: Followed by a random part: of two certificates with one name and one key in a bundle, OpenSSL tries only the first.
 SUBJECT = "hnai-openbao-bootstrap"
 DAYS = 2
 #: A certificate with less life than this is no good for a run.
@@ -98,7 +99,7 @@ def ensure(run: Run, directory: str, trust_file: str, gid: int, check: bool = Fa
                 "-days",
                 str(DAYS),
                 "-subj",
-                "/CN=" + SUBJECT,
+                "/CN=%s-%s" % (SUBJECT, os.urandom(4).hex()),
                 "-addext",
                 "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",
             ]

@@ -573,7 +573,7 @@ class Site:
 
 
 def _overlap(first: Network, second: Network) -> bool:
-    return first.version == second.version and first.overlaps(second)  # type: ignore[arg-type]
+    return first.version == second.version and first.overlaps(second)
 
 
 def _declared(value: Any) -> bool:

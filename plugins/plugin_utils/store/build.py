@@ -62,9 +62,7 @@ def ensure(store: Store, archive: Archive) -> dict[str, Any]:
         return value
 
 
-def _part(
-    store: Store, archive: Archive, part: Mapping[str, Any], folder: Path, what: str, notes: dict[str, Any]
-) -> list[Member]:
+def _part(store: Store, archive: Archive, part: Mapping[str, Any], folder: Path, what: str, notes: dict[str, Any]) -> list[Member]:
     if part["type"] == "maven":
         return maven.fetch(store, part, what, archive.key)
     if part["type"] == "pypi":

@@ -125,8 +125,7 @@ class Store:
         found = sha256_file(path)
         if expect is not None and found != expect:
             raise StoreError(
-                f"{origin or path.name}: sha256 is {found}, the lock says {expect}: refused; "
-                "remedy: find out why it differs before you run `make lock`"
+                f"{origin or path.name}: sha256 is {found}, the lock says {expect}: refused; remedy: find out why it differs before you run `make lock`"
             )
         target = self.blob_path(found)
         if not target.is_file():
@@ -187,9 +186,7 @@ class Store:
                         raise
                 now = self.clock()
                 if now - started > self.deadline_s:
-                    raise StoreError(
-                        f"{path}: held by another run for {now - started:.0f} s ({what or key}); remedy: wait for it or end it"
-                    )
+                    raise StoreError(f"{path}: held by another run for {now - started:.0f} s ({what or key}); remedy: wait for it or end it")
                 if now - told >= PROGRESS_S:
                     told = now
                     self.say(f"{what or key}: waiting for another run that builds it ({now - started:.0f} s)")
@@ -227,9 +224,7 @@ class Store:
         package that brings the program. Raises StoreError (program absent, exit code, deadline).
         """
         if shutil.which(argv[0]) is None and not os.path.isabs(argv[0]):
-            raise StoreError(
-                f"{what}: the program {argv[0]} is not on the controller; remedy: apt-get install {package or argv[0]}"
-            )
+            raise StoreError(f"{what}: the program {argv[0]} is not on the controller; remedy: apt-get install {package or argv[0]}")
         limit = timeout_s or self.deadline_s
         log = self._dir("logs") / f"{key}.log"
         out = log.with_suffix(".out")
@@ -251,9 +246,7 @@ class Store:
                         break
                     now = self.clock()
                     if now - started > limit:
-                        raise StoreError(
-                            f"{what}: no end after {limit:.0f} s (log: {log}); remedy: check the network and run again"
-                        )
+                        raise StoreError(f"{what}: no end after {limit:.0f} s (log: {log}); remedy: check the network and run again")
                     if now - told >= PROGRESS_S:
                         told = now
                         self.say(f"{what}: still running ({now - started:.0f} s)")

@@ -203,14 +203,8 @@ class AptRoot:
 
     def versions(self, package: str) -> list[str]:
         """Every version of the package that the mirror has now."""
-        rows = self.run(
-            ["apt-cache", "madison", package], f"Debian {self.release.number}: looking up {package}", 60
-        ).splitlines()
-        return [
-            steps[1]
-            for steps in ([step.strip() for step in row.split("|")] for row in rows)
-            if len(steps) == 3 and steps[0] == package
-        ]
+        rows = self.run(["apt-cache", "madison", package], f"Debian {self.release.number}: looking up {package}", 60).splitlines()
+        return [steps[1] for steps in ([step.strip() for step in row.split("|")] for row in rows) if len(steps) == 3 and steps[0] == package]
 
 
 def choose(debs: Debs, available: Mapping[str, list[str]]) -> dict[str, str]:
@@ -283,9 +277,7 @@ def ensure(store: Store, debs: Debs) -> dict[str, Any]:
         apt.update()
         available = {package: apt.versions(package) for package, _glob in debs.wanted}
         if recorded:
-            gone = [
-                f"{name} {version}" for name, version in recorded["chosen"].items() if version not in available.get(name, [])
-            ]
+            gone = [f"{name} {version}" for name, version in recorded["chosen"].items() if version not in available.get(name, [])]
             if gone:
                 raise StoreError(
                     f"{store.manifest_path(debs.key)}: {', '.join(gone)} of the recorded set is gone from store and mirror; "
@@ -304,16 +296,12 @@ def _fetch(store: Store, apt: AptRoot, debs: Debs, chosen: Mapping[str, str], wh
     options = ["-y", "-q", "--no-install-recommends"]
     plan = apt.run(["apt-get", *options, "-s", "install", *pins], f"{what}: resolving", 120)
     closure = re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+) ", plan, re.MULTILINE)
-    shown = parse_stanzas(
-        apt.run(["apt-cache", "show", *(f"{name}={version}" for name, version in closure)], f"{what}: reading the indices", 120)
-    )
+    shown = parse_stanzas(apt.run(["apt-cache", "show", *(f"{name}={version}" for name, version in closure)], f"{what}: reading the indices", 120))
     records = {(item["Package"], item["Version"]): _record(item) for item in shown}
     wanted = [records[(name.split(":")[0], version)] for name, version in closure]
     missing = [item for item in wanted if not store.has(item["sha256"])]
     if missing:
-        store.say(
-            f"{what}: fetching {len(missing)} of {len(wanted)} packages, {sum(item['size'] for item in missing) / 1e6:.0f} MB"
-        )
+        store.say(f"{what}: fetching {len(missing)} of {len(wanted)} packages, {sum(item['size'] for item in missing) / 1e6:.0f} MB")
         pinned = [f"{item['package']}={item['version']}" for item in missing]
         with store.scratch() as scratch:
             folder = scratch / "debs"

@@ -52,9 +52,7 @@ def module(store: Store, part: Mapping[str, Any], what: str, key: str) -> dict[s
         )
     value = dict(json.loads(text))
     if value.get("Error"):
-        raise StoreError(
-            f"{what}: {part['module']}@{part['version']}: {value['Error']}; remedy: check the network, or `make lock`"
-        )
+        raise StoreError(f"{what}: {part['module']}@{part['version']}: {value['Error']}; remedy: check the network, or `make lock`")
     return value
 
 

@@ -137,9 +137,7 @@ def read_lock(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise StoreError(
-            f"{path}: the lock file is not there; remedy: correct `lock` in the contract or write it and run `make lock`"
-        ) from error
+        raise StoreError(f"{path}: the lock file is not there; remedy: correct `lock` in the contract or write it and run `make lock`") from error
     except ValueError as error:
         raise bad("(file)", f"is not JSON: {error}") from error
     for key in ("name", "version", "parts"):
@@ -191,9 +189,7 @@ def archive(role: Path, component: str, entry: Mapping[str, Any], release: Relea
     lock = read_lock(path)
     for key in ("name", "version"):
         if str(lock[key]) != str(entry[key]):
-            raise StoreError(
-                f"{where}.{key}: {entry[key]} is not what {path} says ({lock[key]}); remedy: make them equal, then `make lock`"
-            )
+            raise StoreError(f"{where}.{key}: {entry[key]} is not what {path} says ({lock[key]}); remedy: make them equal, then `make lock`")
     python = any(part["type"] == "pypi" for part in lock["parts"])
     for part in lock["parts"]:
         if part["type"] == "pypi" and release.tag not in part.get("targets", {}):

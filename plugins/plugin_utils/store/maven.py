@@ -49,9 +49,7 @@ def pom(artifacts: Iterable[Mapping[str, str]], alone: bool) -> str:
     return _POM.format(dependencies="\n".join(rows))
 
 
-def download(
-    store: Store, artifacts: Sequence[Mapping[str, str]], scratch: Path, what: str, key: str, alone: bool = True
-) -> Path:
+def download(store: Store, artifacts: Sequence[Mapping[str, str]], scratch: Path, what: str, key: str, alone: bool = True) -> Path:
     """Fetch into scratch/out in repository layout and return that directory."""
     (scratch / "pom.xml").write_text(pom(artifacts, alone), encoding="utf-8")
     out = scratch / "out"

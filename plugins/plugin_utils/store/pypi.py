@@ -129,9 +129,7 @@ def files(store: Store, part: Mapping[str, Any], scratch: Path, what: str, key: 
         blob = store.verified(item["sha256"], item["filename"])
         for name, path, _executable in _unpack(blob, scratch / item["sha256"][:16], item["filename"]):
             for rule in part["files"]:
-                if fnmatch.fnmatchcase(name, rule["match"]) and not any(
-                    fnmatch.fnmatchcase(name, no) for no in rule.get("exclude", [])
-                ):
+                if fnmatch.fnmatchcase(name, rule["match"]) and not any(fnmatch.fnmatchcase(name, no) for no in rule.get("exclude", [])):
                     inside = name.removeprefix(rule["strip"]).lstrip("/")
                     members.append(Member(f"{rule['into']}/{inside}".lstrip("/"), path, bool(rule.get("executable", False))))
                     break

@@ -118,10 +118,10 @@ def submit(name: str, sql: str, session: dict[str, str], checkpoint: str | None,
         job_id = ""
         for statement in statements(sql):
             operation = call("POST", base + "/statements", {"statement": statement})["operationHandle"]
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while (status := call("GET", f"{base}/operations/{operation}/status")["status"]) not in ("FINISHED", "ERROR", "CANCELED"):
                 if time.monotonic() > deadline:
-                    raise OSError(f"{name}: a statement is still {status} after 120 s")
+                    raise OSError(f"{name}: a statement is still {status} after 300 s")
                 sleep(0.2)
             result = call("GET", f"{base}/operations/{operation}/result/0?rowFormat=JSON")
             job_id = result.get("jobID") or job_id

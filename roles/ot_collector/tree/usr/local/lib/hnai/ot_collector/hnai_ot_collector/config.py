@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .record import TYPES
 
@@ -133,7 +133,7 @@ class _Reader:
         self._raw: dict[str, Any] = raw
         self._used: set[str] = set()
 
-    def _raise(self, key: str, what: str) -> None:
+    def _raise(self, key: str, what: str) -> NoReturn:
         raise ConfigError("%s: %s%s: %s" % (self.file, self.path, "." + key if key else "", what))
 
     def get(self, key: str, kind: type | tuple[type, ...], default: Any = None, required: bool = False) -> Any:
@@ -171,7 +171,6 @@ class _Reader:
         found = pattern.match(self.text(key))
         if found is None:
             self._raise(key, "is %r, must look like %s" % (self._raw[key], pattern.pattern))
-        assert found is not None
         return found
 
     def done(self) -> None:

@@ -224,7 +224,7 @@ class OpcuaCollector:
         source = self.source
         nodes = await self._resolve(channel, [*subscribed, *polled])
         await self._monitor(channel, {index: nodes[index] for index in subscribed if index in nodes})
-        due = {index: 0.0 for index in polled}
+        due = dict.fromkeys(polled, time.monotonic())
         retry_at = time.monotonic() + source.retry_s
         while True:
             now = time.monotonic()
@@ -232,7 +232,8 @@ class OpcuaCollector:
             if ready:
                 await self._poll(channel, ready, nodes)
                 for index in ready:
-                    due[index] = max(now, due[index] + source.tags[index].sampling_ms / 1000.0)
+                    period = source.tags[index].sampling_ms / 1000.0
+                    due[index] = due[index] + period if due[index] + period > now else now + period
             if now >= retry_at:
                 retry_at = now + source.retry_s
                 again = [index for index in self._failed if index in subscribed]

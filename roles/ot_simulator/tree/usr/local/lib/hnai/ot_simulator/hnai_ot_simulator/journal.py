@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 
 class Journal:
@@ -20,8 +20,8 @@ class Journal:
         self.path = directory / ("%s.jsonl" % name)
         self._directory, self._name, self._limit, self._keep = directory, name, limit_bytes, keep
         directory.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = open(self.path, "ab", buffering=0)
-        self._size = os.fstat(self._file.fileno()).st_size
+        self._file = self._open()
+        self._size = os.fstat(self._file).st_size
         self.lines = 0
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -32,24 +32,29 @@ class Journal:
         data = ("\n".join(lines) + "\n").encode("utf-8")
         if self._size and self._size + len(data) > self._limit:
             self._rotate()
-        self._file.write(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view):]
         self._size += len(data)
         self.lines += len(lines)
+
+    def _open(self, more: int = 0) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | more, 0o640)
 
     def _old(self, number: int) -> Path:
         return self._directory / ("%s.%d.jsonl" % (self._name, number))
 
     def _rotate(self) -> None:
-        self._file.close()
+        os.close(self._file)
         self._old(self._keep).unlink(missing_ok=True)
         for number in range(self._keep - 1, 0, -1):
             if self._old(number).exists():
                 self._old(number).rename(self._old(number + 1))
         if self._keep:
             self.path.rename(self._old(1))
-        self._file = open(self.path, "wb", buffering=0)
+        self._file = self._open(os.O_TRUNC)
         self._size = 0
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        os.close(self._file)

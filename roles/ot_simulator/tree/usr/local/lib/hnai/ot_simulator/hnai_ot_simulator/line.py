@@ -6,7 +6,6 @@ has every record it produced; what the broker lost can be counted by the numbers
 """
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import ssl
