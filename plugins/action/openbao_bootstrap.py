@@ -37,6 +37,9 @@ class ActionModule(ActionBase):
         if args.get("state", "ready") == "tls":
             result.update(self._execute_module(module_name=NAME, module_args=args, task_vars=task_vars))
             return result
+        nodes = list(task_vars.get("groups", {}).get("openbao", []))
+        if len(nodes) > 1:
+            raise AnsibleActionFail(f"openbao_bootstrap: the group openbao has {len(nodes)} hosts; this version makes one node, leave one")
         keys_file = args.pop("keys_file", None)
         if not keys_file:
             raise AnsibleActionFail("openbao_bootstrap: keys_file is missing; give hnai_state_dir ~ '/openbao/init.json'")
@@ -62,6 +65,7 @@ class ActionModule(ActionBase):
         )
         answer = result.pop("init", None)
         sha256 = str(result.pop("init_sha256", ""))
+        waiting = str(result.pop("waiting", ""))
         if result.get("failed") or not answer or self._task.check_mode:
             return result
         kept = {key: value for key, value in (held or {}).items() if key != "pgp"}
@@ -82,4 +86,6 @@ class ActionModule(ActionBase):
             return dict(done)
         result["changed"] = True
         result["actions"] = [*result.get("actions", []), f"keys handed over to {keys_file}"]
+        if waiting:
+            result.update(failed=True, msg=f"{waiting}. The encrypted shares are in {keys_file}")
         return result

@@ -79,7 +79,7 @@ def inventory_digest(folder: str | None) -> str:
 def registered(root: Path, component: str) -> tuple[str, ...]:
     """Verdict variables that the component's tasks/verify.yml registers; none where there is no such file."""
     path = root / "roles" / component / "tasks" / "verify.yml"
-    return record.registered(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else ()
+    return record.registered(yaml.safe_load(path.read_text(encoding="utf-8")), component) if path.is_file() else ()
 
 
 class ActionModule(ActionBase):

@@ -254,6 +254,7 @@ def main() -> None:
         sealed=out.sealed,
         init=out.init,
         init_sha256=out.init_sha256,
+        waiting=out.waiting,
     )
 
 

@@ -67,11 +67,25 @@ options:
       Role_id and secret_id of the identity site-admin, where they are not in O(identities_file) (AWX credential).
     type: dict
     default: {}
+    suboptions:
+      role_id:
+        description: Its role_id.
+        type: str
+      secret_id:
+        description: Its secret_id.
+        type: str
   deploy:
     description: >-
       Role_id and secret_id of the identity deploy, where they are not in O(identities_file) (AWX credential).
     type: dict
     default: {}
+    suboptions:
+      role_id:
+        description: Its role_id.
+        type: str
+      secret_id:
+        description: Its secret_id.
+        type: str
   root_token:
     description: A root token for this run, from a key-holder ceremony. It is revoked at the end.
     type: str

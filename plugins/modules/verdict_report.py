@@ -10,7 +10,7 @@ version_added: 0.1.0
 description:
   - Gathers what the check modules of this run found on all hosts, compares it with what the contracts of the placed
     components say must arrive, and judges it as one.
-  - A check module registers its result as C(hnai_verdict_<component>), or C(hnai_verdict_<component>__<anything>) where
+  - A check module registers its result as C(<component>_verdict), or C(<component>_verdict__<anything>) where
     a component has several.
   - A verdict that was expected and did not come is V(inconclusive) and names component and host.
   - Writes C(record.json), C(report.html), C(junit.xml), the raw evidence and C(SHA256SUMS) into a folder of its own below

@@ -35,7 +35,7 @@ def modules(tasks: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for task in tasks:
         found += modules(task.get("block", []))
-        if str(task.get("register", "")).startswith(record.VERDICT_PREFIX):
+        if record.VERDICT_SUFFIX in str(task.get("register", "")):
             found += [(name, arguments) for name, arguments in task.items() if name.startswith("hnai.platform.")]
     return found
 
@@ -57,9 +57,9 @@ def test_the_play_stands_on_the_placement_and_has_the_tag(name: str) -> None:
 @pytest.mark.parametrize("name", CHECKED)
 def test_the_role_registers_what_the_judge_reads(name: str) -> None:
     tasks = yaml.safe_load((ROOT / "roles" / name / "tasks" / "verify.yml").read_text(encoding="utf-8"))
-    assert record.registered(tasks)[:1] == (record.VERDICT_PREFIX + name,)
-    for registered in record.registered(tasks)[1:]:
-        assert registered.startswith(f"{record.VERDICT_PREFIX}{name}__")
+    assert record.registered(tasks, name)[:1] == (name + record.VERDICT_SUFFIX,)
+    for registered in record.registered(tasks, name)[1:]:
+        assert registered.startswith(f"{name}{record.VERDICT_SUFFIX}__")
     checks = modules(tasks)
     assert CONTRACTS[name]["health"]["module"] in [module for module, _ in checks]
     assert all(arguments.get("collect") is True for _, arguments in checks), "a check fails the run by itself: collect: true"

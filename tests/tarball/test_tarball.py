@@ -21,7 +21,7 @@ ALLOWED = (
     "awx/*.yml", "awx/*.md",
     "inventories/lab/*.yml", "inventories/lab/*.md",
     "playbooks/*.yml", "playbooks/*.j2", "playbooks/*.service", "playbooks/lab/*",
-    "plugins/*.py", "plugins/*.json", "plugins/*.j2",
+    "plugins/*.py", "plugins/*.yml", "plugins/*.json", "plugins/*.j2",
     "roles/*/README.md", "roles/*/defaults/main.yml", "roles/*/vars/*.yml", "roles/*/meta/*.yml", "roles/*/tasks/*.yml",
     "roles/*/templates/*", "roles/*/tree/*", "roles/*/files/*",
 )

@@ -174,6 +174,22 @@ def test_encrypted_shares_are_kept_but_never_used(tmp_path: Path) -> None:
     assert sent[0]["unseal_keys"] == [] and sent[0]["controller_has_keys"] is True
 
 
+def test_encrypted_shares_reach_the_controller_before_the_run_stops(tmp_path: Path) -> None:
+    keys = tmp_path / "init.json"
+    made, sent = action(openbao_bootstrap.ActionModule, {"keys_file": str(keys), "pgp_keys": ["p"]}, [
+        {"changed": True, "init": ANSWER, "init_sha256": fingerprint(ANSWER), "waiting": "sealed"}, {"changed": True}])
+    result = made.run(None, {})
+    assert result["failed"] and "sealed. The encrypted shares are in" in result["msg"] and len(sent) == 2
+    assert openbao_keys.load(keys) == {**ANSWER, "pgp": True}
+
+
+def test_more_than_one_node_is_refused(tmp_path: Path) -> None:
+    made, sent = action(openbao_bootstrap.ActionModule, {"keys_file": str(tmp_path / "k")}, [])
+    with pytest.raises(AnsibleActionFail, match="2 hosts"):
+        made.run(None, {"groups": {"openbao": ["a", "b"]}})
+    assert sent == []
+
+
 @pytest.mark.parametrize("args", [{"state": "handed_over"}, {"unseal_keys": ["x"], "keys_file": "k"}, {}])
 def test_what_a_playbook_may_not_say(args: dict[str, Any]) -> None:
     made, sent = action(openbao_bootstrap.ActionModule, args, [])

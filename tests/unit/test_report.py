@@ -88,14 +88,14 @@ def test_selected(run: list[str], skip: list[str], names: set[str]) -> None:
 
 
 def missing(variables: dict[str, dict[str, Any]], *items: record.Expectation) -> list[dict[str, Any]]:
-    return record.missing_verdicts(items, record.collect(variables, CONTRACTS))
+    return record.missing_verdicts(items, record.collect(variables, [*CONTRACTS, "canary"]))
 
 
 KAFKA = record.Expectation("kafka", "hnai.platform.kafka_health", ("kafka1", "kafka2"))
 
 
 def test_a_host_that_says_nothing_is_named() -> None:
-    found = missing({"kafka1": {"hnai_verdict_kafka": result("kafka", check())}, "kafka2": {}}, KAFKA)
+    found = missing({"kafka1": {"kafka_verdict": result("kafka", check())}, "kafka2": {}}, KAFKA)
     assert [(one["component"], one["host"], one["checks"][0]["status"]) for one in found] == [("kafka", "kafka2", "inconclusive")]
     assert "kafka2" in found[0]["checks"][0]["title"]
     judgement = record.judge(found)
@@ -105,8 +105,8 @@ def test_a_host_that_says_nothing_is_named() -> None:
 
 def test_an_unreachable_host_is_named_with_the_reason() -> None:
     variables = {
-        "kafka1": {"hnai_verdict_kafka": result("kafka", check())},
-        "kafka2": {"hnai_verdict_kafka": {"unreachable": True, "msg": "timed out", "changed": False}},
+        "kafka1": {"kafka_verdict": result("kafka", check())},
+        "kafka2": {"kafka_verdict": {"unreachable": True, "msg": "timed out", "changed": False}},
     }
     (found,) = missing(variables, KAFKA)
     assert found["checks"][0]["reason"] == "the host could not be reached: timed out"
@@ -114,59 +114,59 @@ def test_an_unreachable_host_is_named_with_the_reason() -> None:
 
 def test_a_broken_module_is_named_with_the_reason() -> None:
     variables = {
-        "kafka1": {"hnai_verdict_kafka": {"failed": True, "msg": "MODULE FAILURE"}, "hnai_broken_kafka": "Check: no json"},
-        "kafka2": {"hnai_verdict_kafka": result("kafka", check())},
+        "kafka1": {"kafka_verdict": {"failed": True, "msg": "MODULE FAILURE"}, "hnai_broken_kafka": "Check: no json"},
+        "kafka2": {"kafka_verdict": result("kafka", check())},
     }
     (found,) = missing(variables, KAFKA)
     assert (found["host"], found["checks"][0]["reason"]) == ("kafka1", "Check: no json")
 
 
 def test_a_skipped_task_is_no_verdict() -> None:
-    assert len(missing({"kafka1": {"hnai_verdict_kafka": {"skipped": True}}, "kafka2": {}}, KAFKA)) == 2
+    assert len(missing({"kafka1": {"kafka_verdict": {"skipped": True}}, "kafka2": {}}, KAFKA)) == 2
 
 
 def test_once_is_satisfied_by_one_host_and_missed_once() -> None:
     item = record.Expectation("flink", "m", ("stream1", "stream2"), once=True)
-    assert not missing({"stream2": {"hnai_verdict_flink": result("flink", check("F1"))}}, item)
+    assert not missing({"stream2": {"flink_verdict": result("flink", check("F1"))}}, item)
     assert len(missing({}, item)) == 1
 
 
 def test_every_variable_that_the_tasks_register_is_expected() -> None:
     tasks = [
-        {"name": "a", "x": {}, "register": "hnai_verdict_canary"},
-        {"name": "b", "block": [{"x": {}, "register": "hnai_verdict_canary__age"}, {"x": {}, "register": "__other"}]},
+        {"name": "a", "x": {}, "register": "canary_verdict"},
+        {"name": "b", "block": [{"x": {}, "register": "canary_verdict__age"}, {"x": {}, "register": "__other"}]},
     ]
-    names = record.registered(tasks)
-    assert names == ("hnai_verdict_canary", "hnai_verdict_canary__age")
+    names = record.registered(tasks, "canary")
+    assert names == ("canary_verdict", "canary_verdict__age")
     contracts = {"canary": {"health": {"module": "hnai.platform.tsdb_canary"}}}
     (item,) = record.expectations(contracts, {"canary": ["stream1"]}, ["stream1"], {"canary"}, {"canary": names})
-    first = {"hnai_verdict_canary": result("canary", check("C1"))}
+    first = {"canary_verdict": result("canary", check("C1"))}
     (found,) = missing({"stream1": first}, item)
-    assert "hnai_verdict_canary__age on stream1" in found["checks"][0]["title"]
-    assert not missing({"stream1": {**first, "hnai_verdict_canary__age": {"skipped": True}}}, item)
-    assert not missing({"stream1": {**first, "hnai_verdict_canary__age": result("canary", check("C2"))}}, item)
+    assert "canary_verdict__age on stream1" in found["checks"][0]["title"]
+    assert not missing({"stream1": {**first, "canary_verdict__age": {"skipped": True}}}, item)
+    assert not missing({"stream1": {**first, "canary_verdict__age": result("canary", check("C2"))}}, item)
     assert len(missing({"stream1": {name: {"skipped": True} for name in names}}, item)) == 1
 
 
 # -- collecting -------------------------------------------------------------------------------------------
 def test_a_run_once_result_counts_once() -> None:
     same = result("flink", check("F1"))
-    assert len(verdicts_of({"stream1": {"hnai_verdict_flink": same}, "stream2": {"hnai_verdict_flink": dict(same)}})) == 1
+    assert len(verdicts_of({"stream1": {"flink_verdict": same}, "stream2": {"flink_verdict": dict(same)}})) == 1
 
 
 def test_two_hosts_that_find_the_same_at_different_times_count_twice() -> None:
     first, second = result("kafka", check()), result("kafka", check(), started_at="2026-01-31T12:00:00.001Z")
-    assert len(verdicts_of({"kafka1": {"hnai_verdict_kafka": first}, "kafka2": {"hnai_verdict_kafka": second}})) == 2
+    assert len(verdicts_of({"kafka1": {"kafka_verdict": first}, "kafka2": {"kafka_verdict": second}})) == 2
 
 
 def test_results_of_a_loop_and_several_names_are_collected() -> None:
     looped = {"results": [result("telegraf", check("T1", subject="a")), result("telegraf", check("T1", subject="b"))]}
-    variables = {"edge1": {"hnai_verdict_telegraf": looped, "hnai_verdict_telegraf__disk": result("telegraf", check("T9"))}}
+    variables = {"edge1": {"telegraf_verdict": looped, "telegraf_verdict__disk": result("telegraf", check("T9"))}}
     assert [one["checks"][0]["id"] for one in verdicts_of(variables)] == ["T1", "T1", "T9"]
 
 
 def test_raw_evidence_is_kept_by_component_and_host() -> None:
-    arrived = record.collect({"kafka1": {"hnai_verdict_kafka": result("kafka", check(), raw={"k1.json": "{}"})}}, CONTRACTS)
+    arrived = record.collect({"kafka1": {"kafka_verdict": result("kafka", check(), raw={"k1.json": "{}"})}}, CONTRACTS)
     assert arrived.raw == {("kafka", "kafka1"): {"k1.json": "{}"}}
 
 

@@ -47,7 +47,7 @@ PLAYBOOK = """
       block:
         - name: Check
           hnai.platform.alpha_health: {says: "{{ says }}", collect: true}
-          register: hnai_verdict_alpha
+          register: alpha_verdict
       rescue:
         - name: Keep why
           ansible.builtin.set_fact:

@@ -79,13 +79,17 @@ class Keys:
 
 @dataclass
 class Outcome:
-    """What was found and done. ``init`` (secret) is the answer of sys/init while the host still holds it."""
+    """What was found and done. ``init`` (secret) is the answer of sys/init while the host still holds it.
+
+    ``waiting``: what people must do before the run can go on, after the answer was handed over.
+    """
 
     actions: list[str] = field(default_factory=list)
     initialized: bool = False
     sealed: bool = True
     init: dict[str, Any] | None = None
     init_sha256: str = ""
+    waiting: str = ""
 
     @property
     def changed(self) -> bool:
@@ -180,8 +184,13 @@ class Bootstrap:
         elif answer is not None:
             remove_durably(self.layout.marker)
         if status["sealed"]:
-            keys = list(answer["keys_base64"]) if answer is not None and not self.keys.pgp_keys else list(unseal_keys)
-            status = self._unseal(keys, int(status["t"]), result)
+            plain = answer is not None and not self.keys.pgp_keys
+            keys = list(answer["keys_base64"]) if answer is not None and plain else list(unseal_keys)
+            if answer is not None and self.keys.pgp_keys:
+                # The ciphertexts go to the controller first, so that their holders can be given them.
+                result.waiting = short_of_keys(0, int(status["t"]))
+            else:
+                status = self._unseal(keys, int(status["t"]), result)
         result.initialized, result.sealed = bool(status["initialized"]), bool(status["sealed"])
         if answer is not None:
             result.init = answer
@@ -243,10 +252,7 @@ class Bootstrap:
 
     def _unseal(self, keys: Sequence[str], threshold: int, result: Outcome) -> dict[str, Any]:
         if len(keys) < threshold:
-            raise BootstrapError(
-                "sealed, and %d of %d needed key shares are at hand. The key holders unseal it (docs/openbao-ceremony.md), "
-                "then run again" % (len(keys), threshold)
-            )
+            raise BootstrapError(short_of_keys(len(keys), threshold))
         self._step("unseal")
         self.api.call("POST", "sys/unseal", {"reset": True})
         status: dict[str, Any] = {}
@@ -292,6 +298,11 @@ class Bootstrap:
         self._step("hand over")
         remove_durably(self.layout.marker)
         return remove_durably(self.layout.answer)
+
+
+def short_of_keys(held: int, threshold: int) -> str:
+    """The sentence for a sealed store that this run cannot open."""
+    return "sealed, and %d of %d needed key shares are at hand. The key holders unseal it (docs/openbao-ceremony.md), then run again" % (held, threshold)
 
 
 def fingerprint(answer: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.tsdb.inventory impor
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.judge import ages
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
-_VIEWS = (
+_VIEWS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("FR1", "every declared tag is stored", {"nocache": "1", "latency_offset": "1ms"}),
     ("FR2", "every declared tag is in the operator's view", {}),
 )

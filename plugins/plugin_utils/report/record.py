@@ -18,7 +18,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import (
 )
 
 SCHEMA = "hnai-verdict/1"
-VERDICT_PREFIX = "hnai_verdict_"
+VERDICT_SUFFIX = "_verdict"
 BROKEN_PREFIX = "hnai_broken_"
 
 
@@ -44,14 +44,19 @@ def selected(components: Iterable[str], run_tags: Sequence[str], skip_tags: Sequ
     return names - set(skip_tags)
 
 
-def registered(tasks: Any) -> tuple[str, ...]:
-    """Names ``hnai_verdict_*`` that the tasks of a role's tasks/verify.yml register, in order, blocks included."""
+def verdict_of(name: str, components: Iterable[str]) -> str:
+    """The component of a verdict variable ``<component>_verdict[__anything]``; empty for any other variable."""
+    return next((one for one in components if name == one + VERDICT_SUFFIX or name.startswith(one + VERDICT_SUFFIX + "__")), "")
+
+
+def registered(tasks: Any, component: str) -> tuple[str, ...]:
+    """Verdict variables that the tasks of a role's tasks/verify.yml register, in order, blocks included."""
     found: list[str] = []
     for task in tasks if isinstance(tasks, list) else []:
         for part in ("block", "rescue", "always"):
-            found += registered(task.get(part))
+            found += registered(task.get(part), component)
         name = task.get("register")
-        if isinstance(name, str) and name.startswith(VERDICT_PREFIX) and name not in found:
+        if isinstance(name, str) and verdict_of(name, [component]) and name not in found:
             found.append(name)
     return tuple(found)
 
@@ -74,7 +79,7 @@ def expectations(
         members = groups.get(contract.get("placement", name), ())
         hosts = tuple(host for host in members if host in play_hosts)
         if hosts:
-            variables = (names or {}).get(name) or (VERDICT_PREFIX + name,)
+            variables = (names or {}).get(name) or (name + VERDICT_SUFFIX,)
             found.append(Expectation(name, str(health["module"]), hosts, health.get("run") == "once", variables))
     return found
 
@@ -102,15 +107,11 @@ def _flat(value: Any) -> Iterable[Mapping[str, Any]]:
             yield value
 
 
-def _component_of(name: str, prefix: str, components: Iterable[str]) -> str:
-    """The component in a variable's name ``<prefix><component>[__anything]``; the longest that fits."""
-    rest = name[len(prefix):]
-    fits = [component for component in components if rest == component or rest.startswith(component + "_")]
-    return max(fits, key=len) if fits else rest.split("__", 1)[0]
-
-
 def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str]) -> Arrived:
-    """Read ``hnai_verdict_*`` and ``hnai_broken_*`` of every host. *variables*: host -> its variables."""
+    """Read ``<component>_verdict[__anything]`` and ``hnai_broken_<component>`` of every host.
+
+    *variables*: host -> its variables.
+    """
     arrived = Arrived()
     names = list(components)
     seen: set[str] = set()
@@ -118,10 +119,10 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
         for name in sorted(variables[host]):
             value = variables[host][name]
             if name.startswith(BROKEN_PREFIX):
-                arrived.reasons[_component_of(name, BROKEN_PREFIX, names), host] = str(value)
-            if not name.startswith(VERDICT_PREFIX):
+                arrived.reasons[name[len(BROKEN_PREFIX):], host] = str(value)
+            component = verdict_of(name, names)
+            if not component:
                 continue
-            component = _component_of(name, VERDICT_PREFIX, names)
             for result in _flat(value):
                 checks = result.get("checks")
                 if not isinstance(checks, Sequence) or isinstance(checks, str):
@@ -153,7 +154,7 @@ def missing_verdicts(expected: Sequence[Expectation], arrived: Arrived) -> list[
     """A verdict for each one that was expected and did not come: inconclusive, naming component, host and reason."""
     found = []
     for item in expected:
-        names = item.names or (VERDICT_PREFIX + item.component,)
+        names = item.names or (item.component + VERDICT_SUFFIX,)
         absent: dict[str, list[str]] = {}
         for host in item.hosts:
             lacking = [name for name in names if (host, name) not in arrived.come]

@@ -31,8 +31,8 @@ class ModbusCollector:
         self._missing = 0
 
     async def run(self) -> None:
-        """Until cancelled."""
-        while True:
+        """Until cancelled or stopped."""
+        while not self._stopping:
             wait = self._pacer.wait_s()
             if wait:
                 self.health.state = "waiting"

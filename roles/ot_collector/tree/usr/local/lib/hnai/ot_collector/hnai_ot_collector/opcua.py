@@ -71,8 +71,8 @@ class OpcuaCollector:
 
     # -- the loop -----------------------------------------------------------------------------------------
     async def run(self) -> None:
-        """Until cancelled."""
-        while True:
+        """Until cancelled or stopped."""
+        while not self._stopping:
             if self.lock.closed:
                 self.health.state, self.health.detail = "locked", (
                     "identity rejected %d times (0x%08X): check user and password, then SIGHUP or restart" % (
@@ -152,11 +152,14 @@ class OpcuaCollector:
         jobs.append(self._maintain(channel, subscribed, polled))
         tasks = [asyncio.ensure_future(job) for job in jobs]
         try:
-            await asyncio.gather(*tasks)
+            # Not gather: a cancellation that meets a failing child would be lost in it.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
 
     # -- items --------------------------------------------------------------------------------------------
     async def _resolve(self, channel: Channel, indices: Iterable[int]) -> dict[int, Any]:

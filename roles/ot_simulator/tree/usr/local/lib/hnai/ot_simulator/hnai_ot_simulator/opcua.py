@@ -171,10 +171,10 @@ def repair(faults: Faults, canary: Any) -> None:
             raise ServiceError(ua.StatusCodes.BadTooManyOperations)
         results = await read(self, params)
         if self.external and (self.user is None or self.user.name != "engineer"):
-            for item, result in zip(params.NodesToRead, results):
-                # UserAccessLevel is per user; asyncua holds one value for all.
+            for index, item in enumerate(params.NodesToRead):
+                # UserAccessLevel is per user; asyncua holds one value for all (and hands out its own object: replace, never change).
                 if item.AttributeId == ua.AttributeIds.UserAccessLevel and item.NodeId == canary:
-                    result.Value = ua.Variant(1, ua.VariantType.Byte)
+                    results[index] = ua.DataValue(ua.Variant(1, ua.VariantType.Byte))
         return results
 
     InternalSession.create_monitored_items = limited_create

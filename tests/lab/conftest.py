@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The standing lab as tests see it: hosts over the site's own SSH, the plant over podman, playbooks through ansible-runner."""
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ansible_runner
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SUDO = [] if os.getuid() == 0 else ["sudo", "-n"]
+
+
+@dataclass
+class Run:
+    """What a playbook run did: exit code, events of tasks, final counts per host."""
+
+    rc: int
+    events: list[dict[str, Any]]
+    stats: dict[str, Any]
+    stdout: str
+
+    def changed(self) -> list[str]:
+        """["host: task"] of everything that changed."""
+        return [
+            f"{event['event_data']['host']}: {event['event_data']['task']}"
+            for event in self.events
+            if event["event"] == "runner_on_ok" and (event["event_data"].get("res") or {}).get("changed")
+        ]
+
+    def task_hosts(self) -> int:
+        """runner_on_ok and runner_on_skipped events: what the run costs."""
+        return sum(event["event"] in ("runner_on_ok", "runner_on_skipped") for event in self.events)
+
+
+class Lab:
+    """The lab site of INVENTORY."""
+
+    def __init__(self) -> None:
+        self.inventory = ROOT / os.environ.get("INVENTORY", "inventories/lab/hosts.yml")
+        self.python_path = ROOT / ".venv" / "bin"
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """ansible-inventory --list: groups and raw variables."""
+        run = subprocess.run(
+            [str(self.python_path / "ansible-inventory"), "-i", str(self.inventory), "--list"],
+            cwd=ROOT, check=True, capture_output=True, text=True, timeout=60,
+        )
+        return json.loads(run.stdout)
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Group → hosts, children included."""
+
+        def members(name: str) -> list[str]:
+            group = self.data.get(name, {})
+            found = list(group.get("hosts", []))
+            for child in group.get("children", []):
+                found += [host for host in members(child) if host not in found]
+            return found
+
+        return {name: members(name) for name in self.data if name != "_meta"}
+
+    def var(self, host: str, name: str) -> Any:
+        """A raw inventory variable of a host."""
+        return self.data["_meta"]["hostvars"][host].get(name)
+
+    @cached_property
+    def state(self) -> Path:
+        """hnai_state_dir of the site."""
+        run = subprocess.run(
+            [str(self.python_path / "ansible"), "localhost", "-i", str(self.inventory), "-c", "local", "-o", "-m", "ansible.builtin.debug",
+             "-a", "msg={{ hnai_state_dir }}", "-e", "ansible_python_interpreter={{ ansible_playbook_python }}"],
+            cwd=ROOT, check=True, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        return Path(run.stdout.split('"msg": "', 1)[1].split('"', 1)[0])
+
+    def run(self, host: str, *argv: str, stdin: str = "", timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """A command as root on a managed host, over the site's SSH through the jump."""
+        command = ["ssh", "-F", str(self.state / "ssh/config"), host, "sudo -n " + shlex.join(argv)]
+        return subprocess.run(command, input=stdin, check=check, capture_output=True, text=True, timeout=timeout)
+
+    def python(self, host: str, code: str, *args: str, timeout: float = 120, interpreter: str = "/usr/bin/python3") -> Any:
+        """A Python program on a host; its standard output is JSON."""
+        return json.loads(self.run(host, interpreter, "-", *args, stdin=code, timeout=timeout).stdout)
+
+    def plant(self, *argv: str, host: str = "plc1", timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """A command on a device of the plant, over podman: nothing of the site reaches it."""
+        return self.podman("exec", f"{self.var('plc1', 'lab_prefix') or 'hnai-'}{host}", *argv, timeout=timeout, check=check)
+
+    def podman(self, *argv: str, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """podman on this machine."""
+        return subprocess.run([*SUDO, "podman", *argv], check=check, capture_output=True, text=True, timeout=timeout)
+
+    def container(self, host: str) -> str:
+        """Name of a lab host's container."""
+        return f"{self.var('plc1', 'lab_prefix') or 'hnai-'}{host}"
+
+    def each(self, hosts: list[str], function: Any) -> dict[str, Any]:
+        """function(host) on several hosts, four at a time."""
+        with ThreadPoolExecutor(4) as pool:
+            return dict(zip(hosts, pool.map(function, hosts), strict=True))
+
+    def play(self, playbook: str, *args: str, extra: Mapping[str, Any] | None = None, timeout: float = 1200) -> Run:
+        """A playbook through ansible-runner; a failed run is returned, not raised."""
+        with tempfile.TemporaryDirectory() as private:
+            result = ansible_runner.run(
+                private_data_dir=private, project_dir=str(ROOT), playbook=playbook, inventory=str(self.inventory),
+                cmdline=shlex.join(args) or None, extravars=dict(extra or {}), quiet=True, timeout=int(timeout),
+                envvars={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": f"{self.python_path}:{os.environ['PATH']}"},
+            )
+            events = [event for event in result.events if event["event"].startswith("runner_on_")]
+            return Run(result.rc, events, dict(result.stats or {}), result.stdout.read())
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The lab; `make lab` made it."""
+    yield Lab()

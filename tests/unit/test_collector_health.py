@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verdicts over the collector's status file."""
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.module_utils.opcua import collector
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+
+S = collector.TICKS_PER_S
+NOW = 17_956_000_000 * S
+SOURCE = {
+    "source": "plc1", "protocol": "opcua", "tags": 206, "state": "connected", "detail": "", "since": NOW - 900 * S, "last_heard": NOW - S,
+    "attempts": 1, "connects": 1, "losses": 0, "clock_offset_s": 0.01, "failed": {}, "small_queues": {}, "limits": {}, "subscription": {},
+    "samples": 9000, "bad": 3, "repeats": 1, "gaps": {"collector_restart": 206}, "open_gaps": 0, "last_gap": NOW - 5 * S, "last_sample": NOW - S,
+}
+STATUS = {"version": "1.0.0", "pid": 7, "now": NOW - S, "started": NOW - 900 * S, "sources": [SOURCE],
+          "outlet": {"depth": 0, "limit": 100000, "sent": 9000, "dropped": 0, "blocked_s": 0.0}}
+
+
+def verdict(change: dict[str, Any] | None = None, top: dict[str, Any] | None = None, status: bool = True,
+            expected: tuple[str, ...] = ("plc1",)) -> dict[str, str]:
+    body = copy.deepcopy(STATUS)
+    body["sources"][0].update(change or {})
+    body.update(top or {})
+    report = Report("ot_collector")
+    collector.judge(report, body if status else None, "missing", NOW, expected, 15.0, 2.0, 60.0)
+    return {check.id: check.status for check in report.checks}
+
+
+def test_all_is_well() -> None:
+    assert set(verdict().values()) == {"pass"}
+
+
+@pytest.mark.parametrize(
+    ("change", "failing"),
+    [
+        ({"state": "waiting", "detail": "no answer in time"}, "OC1"),
+        ({"last_heard": NOW - 16 * S}, "OC2"),
+        ({"last_heard": None}, "OC2"),
+        ({"failed": {"t": "0x80340000"}}, "OC3"),
+        ({"open_gaps": 1}, "OC4"),
+        ({"gaps": {"link_lost": 206}}, "OC4"),
+        ({"clock_offset_s": -2.5}, "OC5"),
+        ({"small_queues": {"t": 1}}, "OC8"),
+    ],
+)
+def test_each_fault_fails_its_check_and_no_other(change: dict[str, Any], failing: str) -> None:
+    assert {check for check, status in verdict(change).items() if status != "pass"} == {failing}
+
+
+def test_a_gap_of_long_ago_is_forgiven() -> None:
+    assert set(verdict({"gaps": {"link_lost": 206}, "last_gap": NOW - 61 * S}).values()) == {"pass"}
+
+
+def test_locked_identity() -> None:
+    assert {check for check, status in verdict({"state": "locked"}).items() if status == "fail"} == {"OC1", "OC6"}
+
+
+def test_no_status_is_a_failure_and_the_rest_cannot_be_known() -> None:
+    result = verdict(status=False)
+    assert result.pop("OC0") == "fail"
+    assert set(result.values()) == {"inconclusive"}
+
+
+def test_a_stale_status_is_no_status() -> None:
+    result = verdict(top={"now": NOW - 11 * S})
+    assert result.pop("OC0") == "fail"
+    assert set(result.values()) == {"inconclusive"}
+
+
+def test_a_source_that_the_running_collector_does_not_read_fails() -> None:
+    report = Report("ot_collector")
+    collector.judge(report, copy.deepcopy(STATUS), "", NOW, ("plc1", "new"), 15.0, 2.0, 60.0)
+    assert {(c.subject, c.status) for c in report.checks if c.id == "OC1"} == {("plc1", "pass"), ("new", "fail")}
+
+
+def test_dropped_records_and_a_blocked_pipe() -> None:
+    assert verdict(top={"outlet": {**STATUS["outlet"], "dropped": 1}})["OC7"] == "fail"
+    assert verdict(top={"outlet": {**STATUS["outlet"], "blocked_s": 40.0}})["OC7"] == "fail"
+
+
+def test_a_file_that_is_no_status_is_named() -> None:
+    assert collector.decode(json.dumps(STATUS), "f") == STATUS
+    for text in ("", "[]", "{}"):
+        with pytest.raises(collector.StatusError, match="f: "):
+            collector.decode(text, "f")

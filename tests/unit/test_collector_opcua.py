@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OPC UA source against a channel that the test plays: limits, namespaces, refusals, silence, sequence numbers."""
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "roles/ot_collector/tree/usr/local/lib/hnai/ot_collector"))
+
+from asyncua import ua
+from hnai_ot_collector import config, health, opcua, record, stream, ua_channel
+from hnai_ot_collector.ua_channel import IdentityRejected, ItemResult, LinkError, Notification, TooManyOperations, Value
+
+LOG = logging.getLogger("test")
+T0 = 17_956_000_000_000_000
+
+
+def source(count: int = 3, **change: Any) -> config.OpcuaSource:
+    tags = [{"name": "t%d" % n, "node": "nsu=urn:plant;s=N%d" % n, "type": "double"} for n in range(count)]
+    raw = {
+        "status_file": "/s", "state_file": "/t",
+        "sources": [{
+            "id": "plc1", "protocol": "opcua", "endpoint": "opc.tcp://x:4840/", "server_certificate": "/s.pem", "certificate": "/c.pem",
+            "private_key": "/k.pem", "application_uri": "urn:x", "username": "observer", "tags": tags,
+            "limits": {"new_per_minute": 600, "burst": 600},
+        }],
+    }
+    parsed = config.parse(raw, "f").sources[0]
+    assert isinstance(parsed, config.OpcuaSource)
+    return dataclasses.replace(parsed, **change)
+
+
+class FakeChannel:
+    """Plays a server. *script* are the notifications to publish; then silence."""
+
+    def __init__(self, namespaces: list[str], limit: int = 0, told: tuple[int, int] = (0, 0), missing: frozenset[str] = frozenset(),
+                 script: tuple[Notification, ...] = (), fails: Callable[[], Exception | None] = lambda: None, queue: int = 10) -> None:
+        self.table, self.limit, self.told, self.missing, self.script, self.queue = namespaces, limit, told, missing, list(script), queue
+        self.fails = fails
+        self.calls: list[list[str]] = []
+        self.acknowledged: list[int] = []
+        self.aborted = False
+
+    async def open(self) -> None:
+        error = self.fails()
+        if error is not None:
+            raise error
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    async def close(self, timeout_s: float) -> None:
+        self.aborted = True
+
+    def node(self, index: int, kind: str, identifier: str) -> str:
+        return "%d:%s=%s" % (index, kind, identifier)
+
+    async def namespaces(self) -> list[str]:
+        return self.table
+
+    async def operation_limits(self) -> tuple[int, int]:
+        return self.told
+
+    async def subscribe(self) -> tuple[float, int, int]:
+        return 100.0, 1, 3
+
+    async def create_items(self, items: Any) -> list[ItemResult]:
+        if self.limit and len(items) > self.limit:
+            raise TooManyOperations
+        self.calls.append([item.node for item in items])
+        return [ItemResult(0x80340000 if item.node in self.missing else 0, self.queue, 100.0) for item in items]
+
+    async def publish(self, acknowledge: Any) -> Notification:
+        self.acknowledged.extend(acknowledge)
+        if self.script:
+            return self.script.pop(0)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def read(self, nodes: Any) -> list[Value]:
+        return [Value(1.0, 0, T0, T0) for _ in nodes]
+
+
+def run(one: config.OpcuaSource, channels: list[FakeChannel], seconds: float, lock: opcua.Lock | None = None) -> Any:
+    """Run the source until the channels are used up or *seconds* passed; returns (records, health, lock, channels used)."""
+    out: list[record.Record] = []
+    used: list[FakeChannel] = []
+
+    async def go() -> tuple[Any, Any, Any]:
+        flow = stream.Stream("plc1", [(tag.name, tag.type, tag.cyclic) for tag in one.tags], out.append, lambda: T0 + 10 * record.TICKS_PER_S)
+        state = health.Health("plc1", "opcua", len(one.tags), lambda: T0)
+        gate = lock or opcua.Lock()
+
+        def connect(_source: Any, _password: str) -> Any:
+            used.append(channels[min(len(used), len(channels) - 1)])
+            return used[-1]
+
+        collector = opcua.OpcuaCollector(one, flow, state, lambda: "pw", LOG, gate, connect)
+        task = asyncio.create_task(collector.run())
+        await asyncio.sleep(seconds)
+        snapshot, until_now = dataclasses.replace(state, failed=dict(state.failed)), list(out)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return until_now, snapshot, gate
+
+    seen, state, gate = asyncio.run(go())
+    return seen, state, gate, used
+
+
+def data(number: int, *values: tuple[int, float, int]) -> Notification:
+    return Notification(number, T0, [(handle, Value(value, 0, T0 + moment, T0 + moment)) for handle, value, moment in values], None, False)
+
+
+def test_every_request_that_is_not_reading_is_refused_before_it_is_made() -> None:
+    for name in ("WriteRequest", "CallRequest", "HistoryUpdateRequest", "AddNodesRequest", "DeleteNodesRequest", "AddReferencesRequest",
+                 "DeleteReferencesRequest", "SetTriggeringRequest", "TransferSubscriptionsRequest", "RegisterServer2Request"):
+        with pytest.raises(ua_channel.Forbidden):
+            ua_channel.check_reading(getattr(ua, name)())
+    ua_channel.check_reading(ua.ReadRequest())
+
+
+def test_the_socket_itself_refuses_a_write() -> None:
+    async def go() -> None:
+        protocol = ua_channel._Protocol(1.0)
+        with pytest.raises(ua_channel.Forbidden):
+            protocol._send_request(ua.WriteRequest())
+
+    asyncio.run(go())
+
+
+def test_times_keep_their_100_ns() -> None:
+    from asyncua.common.utils import Buffer
+    from asyncua.ua import ua_binary
+
+    filetime = T0 + 7 + ua_channel.FILETIME_EPOCH
+    decoded = ua_binary.Primitives.DateTime.unpack(Buffer(filetime.to_bytes(8, "little")))
+    assert ua_channel._ticks(decoded) == T0 + 7
+    assert ua_channel._ticks(ua_binary.Primitives.DateTime.unpack(Buffer(bytes(8)))) is None
+
+
+def test_index_comes_from_todays_namespace_table() -> None:
+    channel = FakeChannel(["http://opcfoundation.org/UA/", "urn:server", "urn:foreign", "urn:plant"])
+    run(source(), [channel], 0.15)
+    assert channel.calls == [["3:s=N0", "3:s=N1", "3:s=N2"]]
+
+
+def test_a_namespace_that_is_not_there_costs_only_its_tags_and_is_named() -> None:
+    out, state, _, _ = run(source(), [FakeChannel(["http://opcfoundation.org/UA/"])], 0.15)
+    assert state.state == "connected"
+    assert state.failed == dict.fromkeys(("t0", "t1", "t2"), 0x80340000)
+    assert {(r.tag, r.status) for r in out} == {("t%d" % n, 0x80340000) for n in range(3)}
+
+
+def test_a_missing_node_costs_only_itself() -> None:
+    channel = FakeChannel(["0", "urn:plant"], missing=frozenset({"1:s=N1"}), script=(data(1, (0, 5.0, 1), (2, 6.0, 1)),))
+    out, state, _, _ = run(source(), [channel], 0.15)
+    assert state.failed == {"t1": 0x80340000}
+    assert sorted((r.tag, r.value) for r in out if r.status == 0) == [("t0", 5.0), ("t2", 6.0)]
+
+
+def test_calls_obey_what_the_server_says() -> None:
+    channel = FakeChannel(["0", "urn:plant"], told=(0, 20))
+    run(source(45), [channel], 0.2)
+    assert [len(call) for call in channel.calls] == [20, 20, 5]
+
+
+def test_calls_are_halved_when_the_server_only_complains() -> None:
+    channel = FakeChannel(["0", "urn:plant"], limit=20)
+    run(source(100), [channel], 0.2)
+    assert max(len(call) for call in channel.calls) <= 20
+    assert [node for call in channel.calls for node in call] == ["1:s=N%d" % n for n in range(100)]
+
+
+def test_a_shorter_queue_is_named() -> None:
+    _, state, _, _ = run(source(), [FakeChannel(["0", "urn:plant"], queue=1)], 0.15)
+    assert state.small_queues == {"t0": 1, "t1": 1, "t2": 1}
+
+
+def test_two_identical_rejections_are_the_last() -> None:
+    channel = FakeChannel([], fails=lambda: IdentityRejected(0x801F0000, "no"))
+    one = source()
+    lock = opcua.Lock(1, 0x801F0000)
+    _, state, lock, used = run(one, [channel], 0.3, lock)
+    assert len(used) == 1
+    assert lock.closed
+    assert state.state == "locked"
+    _, state, _, used = run(one, [channel], 0.3, opcua.Lock(2, 0x801F0000))
+    assert used == []
+
+
+def test_another_rejection_starts_counting_again_and_success_forgets() -> None:
+    lock = opcua.Lock()
+    lock.rejected(1)
+    lock.rejected(2)
+    assert not lock.closed
+    lock.accepted()
+    lock.rejected(2)
+    assert not lock.closed
+    lock.rejected(2)
+    assert lock.closed
+    lock.open()
+    assert not lock.closed
+
+
+def test_silence_for_three_keep_alives_is_a_lost_link() -> None:
+    """100 ms x 1 keep-alive x 3: after 0.3 s the connection is dropped and the gap announced."""
+    channel = FakeChannel(["0", "urn:plant"], script=(data(1, (0, 5.0, 1)),))
+    out, state, _, _ = run(source(), [channel], 0.6)
+    assert channel.aborted
+    assert state.losses == 1
+    assert "nothing published" in state.detail
+    assert [r.gap for r in out if r.gap] == [{"from": T0 + 1, "to": None, "reason": "link_lost"}]
+
+
+def test_keep_alives_keep_the_link_without_a_sample() -> None:
+    beats = tuple(Notification(1, T0, [], None, False) for _ in range(4))
+    out, state, _, _ = run(source(), [FakeChannel(["0", "urn:plant"], script=beats)], 0.2)
+    assert state.losses == 0
+    assert state.last_heard == T0
+    assert out == []
+
+
+def test_sequence_jump_is_a_gap_and_order_is_kept() -> None:
+    script = (data(1, (0, 1.0, 1)), data(2, (0, 2.0, 2)), data(4, (0, 4.0, 4)))
+    out, state, _, _ = run(source(), [FakeChannel(["0", "urn:plant"], script=script)], 0.2)
+    assert state.losses == 0
+    assert [r.value for r in out if r.gap is None] == [1.0, 2.0, 4.0]
+    assert [r.gap for r in out if r.gap][-1] == {"from": T0 + 2, "to": T0 + 4, "reason": "sequence_jump"}
+
+
+def test_keep_alive_carries_the_next_number() -> None:
+    script = (data(1, (0, 1.0, 1)), Notification(2, T0, [], None, False), data(2, (0, 2.0, 2)))
+    out, _, _, _ = run(source(), [FakeChannel(["0", "urn:plant"], script=script)], 0.2)
+    assert [r.gap for r in out if r.gap] == []
+
+
+def test_data_is_acknowledged_and_keep_alives_are_not() -> None:
+    script = tuple(data(n, (0, float(n), n)) for n in range(1, 8))
+    channel = FakeChannel(["0", "urn:plant"], script=script)
+    run(source(), [channel], 0.2)
+    assert channel.acknowledged == sorted(set(channel.acknowledged))
+    assert set(channel.acknowledged) <= set(range(1, 8))
+    assert len(channel.acknowledged) >= 4
+
+
+def test_a_subscription_that_the_server_ends_is_made_anew() -> None:
+    ended = Notification(1, T0, [], 0x800A0000, False)
+    first, second = FakeChannel(["0", "urn:plant"], script=(ended,)), FakeChannel(["0", "x", "urn:plant"])
+    _, _, _, used = run(source(), [first, second], 1.3)
+    assert first.aborted
+    assert used[:2] == [first, second]
+    assert second.calls[0][0] == "2:s=N0"
+
+
+def test_a_refused_connection_waits_longer_than_a_lost_one() -> None:
+    _, _, _, used = run(source(), [FakeChannel([], fails=lambda: ua_channel.Refused("no"))], 1.5)
+    assert len(used) == 1
+    _, _, _, used = run(source(), [FakeChannel([], fails=lambda: LinkError("gone"))], 1.5)
+    assert len(used) == 2
+
+
+def test_polling_reads_in_calls_of_the_servers_size() -> None:
+    one = source(7)
+    one = dataclasses.replace(one, tags=tuple(dataclasses.replace(tag, poll=True) for tag in one.tags))
+    sizes: list[int] = []
+
+    class Reading(FakeChannel):
+        async def read(self, nodes: Any) -> list[Value]:
+            sizes.append(len(nodes))
+            return await super().read(nodes)
+
+    out, state, _, _ = run(one, [Reading(["0", "urn:plant"], told=(3, 0))], 0.2)
+    assert sizes == [3, 3, 1]
+    assert len(out) == 7
+    assert state.state == "connected"
+
+
+def test_a_cancellation_that_meets_a_closing_channel_ends_the_source() -> None:
+    """Stop closes the session, so the publisher fails in the moment in which the source is cancelled."""
+
+    class Closing(FakeChannel):
+        def __init__(self) -> None:
+            super().__init__(["0", "urn:plant"])
+            self.gone = asyncio.Event()
+
+        async def publish(self, acknowledge: Any) -> Notification:
+            await self.gone.wait()
+            raise LinkError("closed")
+
+        async def close(self, timeout_s: float) -> None:
+            self.gone.set()
+
+    async def go() -> None:
+        channel = Closing()
+        flow = stream.Stream("plc1", [("t0", "double", True)], lambda _record: None, lambda: T0)
+        collector = opcua.OpcuaCollector(
+            source(1), flow, health.Health("plc1", "opcua", 1, lambda: T0), lambda: "pw", LOG, opcua.Lock(), lambda *_: channel)
+        for turns in range(6):
+            channel.gone.clear()
+            collector._stopping = False
+            task = asyncio.create_task(collector.run())
+            await asyncio.sleep(0.05)
+            await collector.stop(1.0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=2)
+            assert done
+            collector._pacer = opcua.Pacer(600, 600, lambda: 0.0)
+
+    asyncio.run(go())

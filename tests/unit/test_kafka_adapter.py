@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The adapter with a library in place of kafka-python: what it makes of answers, and the order of what it sends."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
+
+
+@dataclass(frozen=True)
+class Deletion:
+    user: str
+    mechanism: int
+
+
+@dataclass(frozen=True)
+class Upsertion:
+    user: str
+    mechanism: int
+    password: str
+    iterations: int
+
+
+class LibraryError(Exception):
+    """Root of the library's errors."""
+
+
+class TimedOut(LibraryError):
+    """One of those that mean: nobody answered."""
+
+
+class Client:
+    """Records; answers what it is told."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[Any]] = []
+        self.answers: dict[str, Any] = {}
+
+    def alter_user_scram_credentials(self, changes: list[Any]) -> dict[str, str | None]:
+        self.sent.append(changes)
+        assert len({change.user for change in changes}) == len(changes), "Kafka refuses to alter a user twice in one request"
+        return self.answers.get("alter", dict.fromkeys((change.user for change in changes), None))
+
+    def describe_metadata_quorum(self) -> dict[str, Any]:
+        found = self.answers["quorum"]
+        if isinstance(found, Exception):
+            raise found
+        return dict(found)
+
+    def describe_cluster(self) -> dict[str, Any]:
+        return {"cluster_id": "c", "brokers": [{"broker_id": 1, "is_fenced": False}, {"broker_id": 2, "is_fenced": True}]}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.fixture
+def admin() -> tuple[adapter.Admin, Client]:
+    found = adapter.Admin.__new__(adapter.Admin)
+    client = Client()
+    found._client = client
+    found._api = types.SimpleNamespace(UserScramCredentialDeletion=Deletion, UserScramCredentialUpsertion=Upsertion)
+    found._errors = types.SimpleNamespace(
+        KafkaError=LibraryError, KafkaTimeoutError=TimedOut, KafkaConnectionError=TimedOut, NodeNotReadyError=TimedOut, RequestTimedOutError=TimedOut)
+    found._timeout_ms = 1000
+    return found, client
+
+
+def test_a_user_is_altered_once_per_request(admin: tuple[adapter.Admin, Client]) -> None:
+    one, client = admin
+    user = User("flink", "x", ("SCRAM-SHA-256", "SCRAM-SHA-512"))
+    one.alter_users([(user, "SCRAM-SHA-256"), (user, "SCRAM-SHA-512")], [("gone", "SCRAM-SHA-256"), ("gone", "SCRAM-SHA-512")])
+    assert sorted((type(c).__name__, c.user, c.mechanism) for batch in client.sent for c in batch) == [
+        ("Deletion", "gone", 1), ("Deletion", "gone", 2), ("Upsertion", "flink", 1), ("Upsertion", "flink", 2)]
+
+
+def test_a_refusal_is_an_error_without_the_password(admin: tuple[adapter.Admin, Client]) -> None:
+    one, client = admin
+    client.answers["alter"] = {"flink": "iterations too high"}
+    with pytest.raises(KafkaError, match="flink: iterations too high") as error:
+        one.alter_users([(User("flink", "s3cret"), "SCRAM-SHA-512")], [])
+    assert "s3cret" not in str(error.value)
+
+
+def _voter(number: int, caught_up: int) -> dict[str, int]:
+    return {"replica_id": number, "log_end_offset": 10, "last_fetch_timestamp": caught_up, "last_caught_up_timestamp": caught_up}
+
+
+def test_quorum_and_cluster(admin: tuple[adapter.Admin, Client]) -> None:
+    one, client = admin
+    client.answers["quorum"] = {"topics": [{"partitions": [{
+        "leader_id": 2, "leader_epoch": 7, "high_watermark": 9, "error": None, "observers": [], "current_voters": [_voter(2, 5000), _voter(1, 1000)]}]}]}
+    quorum = one.quorum()
+    assert [v.id for v in quorum.voters] == [1, 2]
+    assert quorum.behind(2000) == [1]
+    assert one.cluster() == ("c", {1: False, 2: True})
+
+
+def test_nobody_answered_and_somebody_refused_are_two_things(admin: tuple[adapter.Admin, Client]) -> None:
+    one, client = admin
+    client.answers["quorum"] = TimedOut("x")
+    with pytest.raises(Unreachable):
+        one.quorum()
+    client.answers["quorum"] = LibraryError("ClusterAuthorizationFailed")
+    with pytest.raises(KafkaError) as error:
+        one.quorum()
+    assert not isinstance(error.value, Unreachable)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The restart gate on clusters in every state that it must refuse, and in the few in which it may allow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import gate
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Partition, Quorum, Snapshot, Unreachable, Voter
+
+NOW = 1_800_000_000_000
+RULES = gate.Rules((1, 2, 3))
+
+
+def quorum(leader: int = 3, lags: dict[int, int] | None = None) -> Quorum:
+    """Three voters; `lags` in ms, -1 = never caught up."""
+    lags = lags or {}
+
+    def caught(node: int) -> int:
+        lag = lags.get(node, 0 if node == leader else 200)
+        return -1 if lag < 0 else NOW - lag
+
+    return Quorum(leader, 5, 100, tuple(Voter(n, f"d{n}", 100, NOW, caught(n)) for n in (1, 2, 3)))
+
+
+def partition(isr: Iterable[int] = (1, 2, 3), leader: int = 1, min_isr: int = 2, replicas: Iterable[int] = (1, 2, 3)) -> Partition:
+    return Partition("ot.raw", 0, leader, tuple(replicas), tuple(isr), min_isr)
+
+
+def cluster(**changes: object) -> Snapshot:
+    base = Snapshot("c", quorum(), {1: False, 2: False, 3: False}, (partition(),))
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def test_a_whole_cluster_restarts_followers_before_the_active_controller() -> None:
+    decisions = {node: gate.decide(cluster(), node, True, RULES) for node in (1, 2, 3)}
+    assert all(decision.allowed for decision in decisions.values())
+    assert {node: decision.rank for node, decision in decisions.items()} == {1: 1, 2: 1, 3: 2}
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "word"),
+    [
+        (cluster(quorum=quorum(leader=-1)), "no leader"),
+        (cluster(brokers={1: False, 2: True, 3: False}), "broker 2 is not there or fenced"),
+        (cluster(brokers={1: False, 3: False}), "broker 2 is not there or fenced"),
+        (cluster(partitions=(partition(leader=-1),)), "offline: ot.raw-0"),
+        (cluster(partitions=(partition(isr=(3,), leader=3),)), "under min.insync.replicas: ot.raw-0"),
+        (cluster(partitions=(partition(isr=(1, 2)),)), "would fall under min.insync.replicas: ot.raw-0"),
+        (cluster(partitions=(partition(isr=(1,), replicas=(1,), min_isr=1),)), "would fall under"),
+        (cluster(reassignments=("ot.raw-0",)), "being reassigned"),
+        (cluster(quorum=quorum(lags={2: 2000})), "caught up"),
+        (cluster(quorum=quorum(lags={1: 9000})), "node 1 itself"),
+    ],
+)
+def test_a_running_broker_is_refused(snapshot: Snapshot, word: str) -> None:
+    decision = gate.decide(snapshot, 1, True, RULES)
+    assert not decision.allowed
+    assert word in "; ".join(decision.reasons)
+
+
+def test_time_decides_not_the_offset() -> None:
+    behind = tuple(dataclasses.replace(v, end_offset=1) if v.id == 2 else v for v in quorum().voters)
+    assert gate.decide(cluster(quorum=dataclasses.replace(quorum(), voters=behind)), 1, True, RULES).allowed
+
+
+def test_a_voter_that_never_caught_up_is_behind() -> None:
+    assert quorum(lags={2: -1}).behind(2000) == [2]
+
+
+def test_the_isr_without_this_node_does_not_matter_to_it() -> None:
+    assert gate.decide(cluster(partitions=(partition(isr=(2, 3), leader=2, replicas=(2, 3)),)), 1, True, RULES).allowed
+
+
+@pytest.mark.parametrize("brokers", [{2: False, 3: False}, {1: True, 2: False, 3: False}])
+def test_a_node_that_serves_nobody_goes_first_even_where_partitions_are_in_need(brokers: dict[int, bool]) -> None:
+    snapshot = cluster(brokers=brokers, partitions=(partition(isr=(2,), leader=-1),), quorum=quorum(lags={1: 60_000}))
+    decision = gate.decide(snapshot, 1, True, RULES)
+    assert decision == gate.Decision(gate.NOT_RUNNING, ())
+
+
+def test_a_node_that_serves_nobody_may_still_be_a_voter_that_is_needed() -> None:
+    snapshot = cluster(brokers={2: False, 3: False}, quorum=quorum(lags={2: 60_000}))
+    assert not gate.decide(snapshot, 1, False, RULES).allowed
+
+
+def test_nobody_answers() -> None:
+    assert gate.decide(None, 1, False, RULES) == gate.Decision(gate.NOT_RUNNING, ())
+    assert not gate.decide(None, 1, True, RULES).allowed
+
+
+def test_a_single_declared_broker_has_no_redundancy_to_keep() -> None:
+    voter = (Voter(1, "d1", 1, NOW, NOW),)
+    snapshot = Snapshot("c", Quorum(1, 1, 1, voter), {1: False}, (partition(isr=(1,), replicas=(1,), min_isr=1),))
+    assert gate.decide(snapshot, 1, True, gate.Rules((1,))).allowed
+
+
+def test_whole_again_needs_every_replica() -> None:
+    assert gate.unhealthy(cluster(), RULES) == []
+    assert gate.unhealthy(cluster(partitions=(partition(isr=(1, 2)),)), RULES) == ["under-replicated: ot.raw-0"]
+    assert gate.unhealthy(None, RULES)
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_waiting_asks_until_it_is_good_and_stays_good() -> None:
+    time = Time()
+    answers = iter([None, cluster(), None, cluster(), cluster()])
+
+    def look(limit: float) -> Snapshot:
+        found = next(answers)
+        if found is None:
+            raise Unreachable("nobody")
+        return found
+
+    _snapshot, reasons, waited = gate.wait_until(look, lambda s: gate.unhealthy(s, RULES), 60, time.clock, time.sleep, stable=2)
+    assert (reasons, waited) == ([], 4.0)
+
+
+def test_waiting_ends_at_the_deadline_with_the_reasons() -> None:
+    time = Time()
+    _snapshot, reasons, waited = gate.wait_until(
+        lambda limit: cluster(quorum=quorum(leader=-1)), lambda s: list(gate.decide(s, 1, True, RULES).reasons), 5, time.clock, time.sleep)
+    assert "no leader" in reasons[0]
+    assert waited <= 5
+
+
+def test_an_answer_that_is_an_error_is_not_nobody() -> None:
+    """Else a node whose own port is closed would be "allowed" while the cluster works and only refuses us."""
+    time = Time()
+
+    def look(limit: float) -> Snapshot:
+        raise KafkaError("ClusterAuthorizationFailed")
+
+    _snapshot, reasons, _waited = gate.wait_until(look, lambda s: list(gate.decide(s, 1, False, RULES).reasons), 3, time.clock, time.sleep)
+    assert reasons == ["ClusterAuthorizationFailed"]

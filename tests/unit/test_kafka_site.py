@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topics, users, ACLs: the law of I13, the difference, and that a second run finds nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, site, topics, users
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.topics import Topic
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
+
+RAW = Topic("ot.raw", 3, 3, {"min.insync.replicas": "2"}, 3)
+NORMALISED = Topic("ot.normalised", 3, 3, {}, 4)
+LEVELS = {"telegraf-shipper": 3.0, "flink": 4.0}
+SHIPPER = "User:telegraf-shipper"
+FLINK = "User:flink"
+WRITE = Acl(SHIPPER, "topic", "ot.raw", "write")
+
+
+def refused(*entries: Acl) -> list[str]:
+    return acls.refused(entries, LEVELS, (RAW, NORMALISED), ("kafka1",))
+
+
+# -- I13 ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_site_needs_is_allowed() -> None:
+    assert refused(
+        WRITE, Acl(SHIPPER, "topic", "ot.raw", "describe"), Acl(FLINK, "topic", "ot.raw", "read"), Acl(FLINK, "group", "flink", "read"),
+        Acl(FLINK, "topic", "ot.normalised", "write"), Acl(FLINK, "transactional_id", "flink", "write", "prefixed"),
+    ) == []
+
+
+@pytest.mark.parametrize("operation", ["read", "all", "create", "delete", "describe_configs", "alter", "alter_configs"])
+def test_level_3_has_write_and_describe_and_nothing_else(operation: str) -> None:
+    assert refused(Acl(SHIPPER, "topic", "ot.raw", operation))
+
+
+@pytest.mark.parametrize(
+    "acl",
+    [
+        Acl(SHIPPER, "group", "any", "read"),
+        Acl(SHIPPER, "group", "any", "describe"),
+        Acl(SHIPPER, "transactional_id", "x", "write"),
+        Acl(SHIPPER, "topic", "*", "write"),
+        Acl(SHIPPER, "topic", "ot.", "write", "prefixed"),
+        Acl(SHIPPER, "topic", "ot.", "describe", "prefixed"),
+        Acl(SHIPPER, "topic", "ot.normalised", "write"),
+        Acl(SHIPPER, "topic", "nobody.declared", "write"),
+        Acl(FLINK, "topic", "ot.raw", "write"),
+        Acl(FLINK, "topic", "ot.", "write", "prefixed"),
+        Acl(FLINK, "topic", "*", "write"),
+        Acl(FLINK, "topic", "ot.raw", "all"),
+        Acl(FLINK, "cluster", "kafka-cluster", "alter"),
+        Acl(FLINK, "cluster", "kafka-cluster", "describe"),
+        Acl("User:*", "topic", "ot.raw", "read"),
+        Acl("User:stranger", "topic", "ot.raw", "read"),
+        Acl("User:kafka1", "topic", "ot.raw", "read"),
+    ],
+    ids=str,
+)
+def test_refused(acl: Acl) -> None:
+    found = refused(acl)
+    assert len(found) == 1
+    assert str(acl) in found[0]
+
+
+def test_numbering_batches_is_no_access() -> None:
+    assert refused(Acl(SHIPPER, "cluster", "kafka-cluster", "idempotent_write")) == []
+
+
+def test_denying_is_always_allowed() -> None:
+    assert refused(Acl("User:*", "topic", "ot.raw", "read", permission="deny")) == []
+
+
+def test_readers_below_level_3_5_are_found_whoever_made_them() -> None:
+    entries = [WRITE, Acl(FLINK, "topic", "ot.raw", "read"), Acl(SHIPPER, "topic", "ot.raw", "read"), Acl("User:*", "topic", "x", "all"),
+               Acl("User:stranger", "group", "g", "read")]
+    assert len(acls.readers_below(entries, LEVELS)) == 3
+
+
+def test_words_of_the_filter_and_of_kafka() -> None:
+    entry = {"principal": SHIPPER, "host": "*", "operation": "Write", "permission": "Allow", "resource_type": "topic", "pattern_type": "literal",
+             "name": "ot.raw"}
+    assert acls.parse([entry], "acls") == [WRITE]
+    with pytest.raises(acls.AclError, match=r"acls\[0\].operation"):
+        acls.parse([dict(entry, operation="Peek")], "acls")
+    with pytest.raises(acls.AclError, match="principal"):
+        acls.parse([dict(entry, principal="flink")], "acls")
+
+
+# -- topics -------------------------------------------------------------------------------------------------------------
+
+
+def test_declared_topics_that_cannot_work_are_all_named() -> None:
+    bad = [Topic("ot_raw", 1, 3), Topic("a", 0, 3), Topic("b", 1, 4), Topic("c", 1, 3, {"min.insync.replicas": "3"}),
+           Topic("d", 1, 3, {"unclean.leader.election.enable": "true"}), RAW, RAW]
+    assert len(topics.check(bad, 3)) == 6
+    assert topics.check([RAW, NORMALISED], 3) == []
+
+
+def test_topics_grow_and_are_configured_but_never_shrink_or_move() -> None:
+    now = {"ot.raw": Topic("ot.raw", 1, 3, {"retention.ms": "5"}), "old": Topic("old", 1, 3), "__consumer_offsets": Topic("__consumer_offsets", 50, 3)}
+    plan = topics.plan([RAW, NORMALISED], now)
+    assert (plan.create, plan.grow) == ([NORMALISED], {"ot.raw": 3})
+    assert plan.set_config == {"ot.raw": {"min.insync.replicas": "2"}}
+    assert plan.reset_config == {"ot.raw": ["retention.ms"]}
+    assert plan.unmanaged == ["old"]
+    assert topics.plan([Topic("a", 1, 2)], {"a": Topic("a", 2, 3)}).problems[0].startswith("kafka_topics[a].partitions")
+
+
+# -- users --------------------------------------------------------------------------------------------------------------
+
+
+def test_only_a_password_that_does_not_work_is_written() -> None:
+    old, new = User("a", "right"), User("b", "wrong")
+    plan = users.plan([old, new], {"a": {"SCRAM-SHA-512": 8192}, "b": {"SCRAM-SHA-512": 8192}}, lambda user, mechanism: user.password == "right")
+    assert plan.upsert == [(new, "SCRAM-SHA-512")]
+    assert "wrong" not in str(plan.before + plan.after) + repr(plan.upsert)
+
+
+def test_the_other_half_of_a_rotation_stays_and_strangers_go() -> None:
+    present = {"a": {"SCRAM-SHA-512": 8192, "SCRAM-SHA-256": 8192}, "gone": {"SCRAM-SHA-256": 4096}}
+    assert users.plan([User("a", "x")], present, lambda *_: True).delete == [("gone", "SCRAM-SHA-256")]
+    assert not users.plan([User("a", "x")], present, lambda *_: True, prune=False).changed
+
+
+def test_a_client_never_has_a_brokers_name() -> None:
+    assert "name of a broker" in users.check([User("kafka1", "x")], ["kafka1"])[0]
+
+
+@pytest.mark.parametrize("user", [User("a", ""), User("a", "x", ("PLAIN",)), User("a", "x", iterations=4096), User("a", "x", ())])
+def test_weak_users_are_refused(user: User) -> None:
+    assert len(users.check([user], [])) == 1
+
+
+# -- together -----------------------------------------------------------------------------------------------------------
+
+
+class Fake:
+    """A cluster in memory that keeps the order of what was done."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, Topic] = {}
+        self.scram: dict[str, dict[str, int]] = {}
+        self.passwords: dict[tuple[str, str], str] = {}
+        self.entries: set[Acl] = set()
+        self.done: list[str] = []
+
+    def topics(self) -> dict[str, Topic]:
+        return dict(self.there)
+
+    def create_topics(self, topics: Sequence[Topic]) -> None:
+        self.done.append("create_topics")
+        self.there.update({t.name: dataclasses.replace(t, owner_level=0) for t in topics})
+
+    def grow_topics(self, partitions: Mapping[str, int]) -> None:
+        self.done.append("grow_topics")
+
+    def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]]) -> None:
+        self.done.append("configure_topics")
+
+    def users(self) -> dict[str, dict[str, int]]:
+        return {name: dict(found) for name, found in self.scram.items()}
+
+    def alter_users(self, upsert: Sequence[tuple[User, str]], delete: Sequence[tuple[str, str]]) -> None:
+        self.done.append("alter_users")
+        for user, mechanism in upsert:
+            self.scram.setdefault(user.name, {})[mechanism] = user.iterations
+            self.passwords[user.name, mechanism] = user.password
+        for name, mechanism in delete:
+            self.scram[name].pop(mechanism)
+            if not self.scram[name]:
+                self.scram.pop(name)
+
+    def acls(self) -> list[Acl]:
+        return sorted(self.entries)
+
+    def create_acls(self, acls: Sequence[Acl]) -> None:
+        self.done.append("create_acls")
+        self.entries |= set(acls)
+
+    def delete_acls(self, acls: Sequence[Acl]) -> None:
+        self.done.append("delete_acls")
+        self.entries -= set(acls)
+
+    def works(self, user: User, mechanism: str) -> bool:
+        return self.passwords.get((user.name, mechanism)) == user.password
+
+
+def declaration(**changes: object) -> site.Declared:
+    base = site.Declared((RAW, NORMALISED), (User("telegraf-shipper", "s"),), (WRITE,), LEVELS, ("kafka1", "kafka2", "kafka3"), 3)
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def test_one_run_converges_and_the_next_finds_nothing() -> None:
+    cluster, want = Fake(), declaration()
+    cluster.entries = {Acl(SHIPPER, "topic", "ot.raw", "read")}
+    cluster.scram = {"gone": {"SCRAM-SHA-256": 4096}}
+    assert want.problems() == []
+    site.apply(site.plan(want, cluster, cluster.works), cluster)
+    assert cluster.done == ["create_topics", "alter_users", "create_acls", "delete_acls"]
+    assert cluster.acls() == [WRITE]
+    again = site.plan(want, cluster, cluster.works)
+    assert not again.changed
+    assert (again.before, again.after) == ([], [])
+
+
+def test_a_new_password_is_a_change_and_never_a_text() -> None:
+    cluster = Fake()
+    site.apply(site.plan(declaration(), cluster, cluster.works), cluster)
+    outcome = site.plan(declaration(users=(User("telegraf-shipper", "changed"),)), cluster, cluster.works)
+    assert outcome.users.changed and not outcome.acls.changed
+    assert "changed" not in "".join(outcome.before + outcome.after)
+
+
+def test_all_problems_come_at_once() -> None:
+    want = declaration(topics=(Topic("ot_raw", 1, 3),), users=(User("kafka1", "x"),), acls=(Acl(SHIPPER, "topic", "ot.raw", "read"),))
+    assert len(want.problems()) == 3
+
+
+def test_what_would_move_data_is_refused() -> None:
+    cluster = Fake()
+    cluster.there = {"ot.raw": dataclasses.replace(RAW, replication_factor=1)}
+    with pytest.raises(KafkaError, match="replication_factor"):
+        site.plan(declaration(), cluster, cluster.works)
+
+
+def test_a_prediction_without_a_cluster() -> None:
+    outcome = site.plan(declaration(), site.Empty(), lambda *_: False)
+    assert outcome.changed
+    assert len(outcome.after) == 4
+
+
+def test_settling_has_a_deadline() -> None:
+    cluster = Fake()
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    with pytest.raises(KafkaError, match="did not take over within 5 s"):
+        site.settle(declaration(), cluster, cluster.works, 5, lambda: now[0], sleep)
+    site.apply(site.plan(declaration(), cluster, cluster.works), cluster)
+    site.settle(declaration(), cluster, cluster.works, 5, lambda: now[0], sleep)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Formatting: once, whole or not at all, and never after a loss. Ids as Kafka accepts them."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import ids, storage
+
+CONTROLLERS = tuple(storage.Controller(n, f"kafka{n}", 9093) for n in (1, 2, 3))
+
+
+def wanted(directory: Path, **changes: object) -> storage.Wanted:
+    base = storage.Wanted("lab", 1, str(directory / "data"), CONTROLLERS, True)
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+class Tool:
+    """Kafka's storage tool: writes what it writes."""
+
+    def __init__(self, want: storage.Wanted, dies: bool = False) -> None:
+        self.want, self.dies, self.calls = want, dies, 0
+
+    def __call__(self, file: str, cluster: str, initial: str) -> None:
+        self.calls += 1
+        config = storage.read_properties(Path(file).read_text())
+        place = Path(config["log.dirs"])
+        (place / "__cluster_metadata-0").mkdir()
+        (place / "bootstrap.checkpoint").write_text("x")
+        if self.dies:
+            raise KeyboardInterrupt
+        me = self.want.me()
+        assert me is not None
+        (place / storage.META).write_text(
+            f"#comment\nversion=1\nnode.id={config['node.id']}\ncluster.id={cluster}\ndirectory.id={self.want.directory(me)}\n")
+
+
+def format_it(want: storage.Wanted, tool: Tool) -> None:
+    storage.format_directory(want, "node.id=1\nlog.dirs=/elsewhere\n  log.dir = /x\nmetadata.log.dir=/y\n", tool, lambda path: None)
+
+
+def test_ids_are_kafkas_and_always_the_same() -> None:
+    found = {ids.derive("lab", "directory", f"kafka{n}") for n in range(200)}
+    assert len(found) == 200
+    for text in found:
+        assert len(text) == 22 and not text.startswith("-")
+        assert len(base64.urlsafe_b64decode(text + "==")) == 16
+        assert ids.check(text, "x") == text
+    # Of the deployed sites: must never change.
+    assert ids.derive("lab", "cluster") == "81YHRqXbWAW9-KwaDji0YA"
+
+
+@pytest.mark.parametrize("text", ["", "short", "AAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAQ", "!" * 22, "A" * 24, "AAAAAAAAAAAAAAAAAAAAYQ"])
+def test_ids_that_kafka_refuses(text: str) -> None:
+    with pytest.raises(ids.IdError, match="kafka_cluster_id"):
+        ids.check(text, "kafka_cluster_id")
+
+
+def test_all_nodes_agree_on_the_first_quorum(tmp_path: Path) -> None:
+    texts = {wanted(tmp_path, node_id=n).initial() for n in (1, 2, 3)}
+    assert len(texts) == 1
+    assert texts.pop().startswith("1@kafka1:9093:")
+
+
+def test_format_then_verify(tmp_path: Path) -> None:
+    want = wanted(tmp_path)
+    assert storage.identity(want.log_dir) is None
+    format_it(want, Tool(want))
+    meta = storage.identity(want.log_dir)
+    assert meta is not None
+    storage.verify(meta, want)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
+    with pytest.raises(storage.StorageError, match="kafka_cluster_id"):
+        storage.verify(meta, wanted(tmp_path, site="other"))
+    with pytest.raises(storage.StorageError, match="kafka_node_id"):
+        storage.verify(meta, wanted(tmp_path, node_id=2))
+
+
+def test_a_run_that_is_killed_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    want = wanted(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        format_it(want, Tool(want, dies=True))
+    assert storage.identity(want.log_dir) is None
+    format_it(want, Tool(want))
+    assert storage.identity(want.log_dir) is not None
+    assert not (tmp_path / storage.STAGING).exists()
+
+
+def test_an_empty_directory_of_the_package_is_replaced(tmp_path: Path) -> None:
+    want = wanted(tmp_path)
+    Path(want.log_dir).mkdir()
+    format_it(want, Tool(want))
+    assert storage.identity(want.log_dir) is not None
+
+
+def test_data_without_identity_is_not_touched(tmp_path: Path) -> None:
+    want = wanted(tmp_path)
+    (tmp_path / "data" / "ot.raw-0").mkdir(parents=True)
+    with pytest.raises(storage.StorageError, match="without its identity"):
+        storage.identity(want.log_dir)
+
+
+def test_refused_after_a_loss(tmp_path: Path) -> None:
+    assert "was formatted before" in storage.refusal(wanted(tmp_path), True, lambda: None)
+    assert "knows broker 1" in storage.refusal(wanted(tmp_path), False, lambda: True)
+    assert "kafka_bootstrap" in storage.refusal(wanted(tmp_path, bootstrap=False), False, lambda: None)
+    assert "kafka_initial_controllers" in storage.refusal(wanted(tmp_path, node_id=4), False, lambda: None)
+
+
+def test_allowed_at_the_first_bootstrap_and_for_a_member_that_missed_it(tmp_path: Path) -> None:
+    assert storage.refusal(wanted(tmp_path), False, lambda: None) == ""
+    assert storage.refusal(wanted(tmp_path), False, lambda: False) == ""
+
+
+def test_peers() -> None:
+    peers = ["kafka2:9091", "kafka3:9091"]
+
+    def silent() -> tuple[int, dict[int, bool]]:
+        raise ConnectionError("timeout")
+
+    assert storage.ask_peers(peers, 1, lambda: (2, {1: True, 2: False}), lambda a: True, ConnectionError) is True
+    assert storage.ask_peers(peers, 1, lambda: (2, {2: False}), lambda a: True, ConnectionError) is False
+    assert storage.ask_peers(peers, 1, lambda: (-1, {1: False}), lambda a: True, ConnectionError) is None
+    assert storage.ask_peers(peers, 1, silent, lambda a: False, ConnectionError) is None
+    with pytest.raises(storage.StorageError, match="kafka3:9091 listens but cannot be asked"):
+        storage.ask_peers(peers, 1, silent, lambda a: a.startswith("kafka3"), ConnectionError)

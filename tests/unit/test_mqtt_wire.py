@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MQTT on the wire: against a scripted socket, byte by byte."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import (
+    Client,
+    Message,
+    MqttError,
+    MqttRefused,
+    connect_packet,
+    length,
+    parse_publish,
+    subscribe_packet,
+    text,
+)
+
+ACCEPTED = b"\x20\x02\x00\x00"
+SUBACK = b"\x90\x03\x00\x01\x00"
+
+
+def publish(topic: str, payload: bytes, retained: bool = True, qos: int = 0) -> bytes:
+    body = text(topic) + (b"\x00\x07" if qos else b"") + payload
+    return bytes([0x30 | (qos << 1) | int(retained)]) + length(len(body)) + body
+
+
+class Script:
+    """A socket that gives its bytes *size* at a time, then is quiet, then (if *ends*) closed."""
+
+    def __init__(self, data: bytes, size: int = 3, ends: bool = False) -> None:
+        self.data, self.size, self.ends = data, size, ends
+        self.sent = b""
+        self.closed = False
+        self.timeouts: list[float] = []
+
+    def sendall(self, data: bytes) -> None:
+        self.sent += data
+
+    def settimeout(self, seconds: float) -> None:
+        self.timeouts.append(seconds)
+
+    def recv(self, _most: int) -> bytes:
+        if not self.data:
+            if self.ends:
+                return b""
+            raise socket.timeout("quiet")
+        part, self.data = self.data[: self.size], self.data[self.size :]
+        return part
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def client(script: Script, username: str = "u", password: str = "p", clock: Any = lambda: 0.0) -> Client:
+    def dial() -> Any:
+        return script
+
+    return Client(dial, "check", username, password, lambda: 5.0, clock)
+
+
+def test_packets_are_those_of_the_standard() -> None:
+    assert connect_packet("c", "", "") == b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c"
+    assert connect_packet("c", "u", "p")[9] == 0xC2
+    assert connect_packet("c", "u", "p").endswith(b"\x00\x01u\x00\x01p")
+    assert subscribe_packet(1, ["ot/#"]) == b"\x82\x09\x00\x01\x00\x04ot/#\x00"
+    assert [length(n).hex() for n in (0, 127, 128, 16384)] == ["00", "7f", "8001", "808001"]
+
+
+def test_a_session_reads_what_is_retained_and_leaves_politely() -> None:
+    script = Script(ACCEPTED + publish("ot/a/b", b"early") + SUBACK + publish("ot/a/c", b"x" * 300, qos=1))
+    with client(script) as session:
+        session.subscribe(["ot/#"])
+        got = list(session.messages(0.2, 1.0))
+    assert got == [Message("ot/a/b", b"early", True), Message("ot/a/c", b"x" * 300, True)]
+    assert script.sent.endswith(b"\xe0\x00")
+    assert script.closed
+
+
+def test_a_busy_topic_is_never_quiet_so_there_is_a_limit() -> None:
+    ticks = iter(range(100))
+    script = Script(ACCEPTED + SUBACK + publish("t", b"1", False) * 50, size=1000)
+    with client(script, clock=lambda: next(ticks)) as session:
+        session.subscribe(["#"])
+        assert 0 < len(list(session.messages(0.2, 10.0))) < 12
+
+
+@pytest.mark.parametrize(("code", "word"), [(4, "bad user name"), (5, "not authorised"), (9, "?")])
+def test_a_refusal(code: int, word: str) -> None:
+    script = Script(bytes([0x20, 2, 0, code]))
+    with pytest.raises(MqttRefused, match="code %d" % code) as refused:
+        client(script)
+    assert word in str(refused.value)
+    assert script.closed
+
+
+@pytest.mark.parametrize("data", [b"", b"\x20", b"\x30\x03\x00\x01t", b"\x20\xff\xff\xff\xff\x01"])
+def test_anything_else_is_an_error_and_leaves_no_socket(data: bytes) -> None:
+    script = Script(data, ends=True)
+    with pytest.raises(MqttError):
+        client(script)
+    assert script.closed
+
+
+def test_a_refused_subscription() -> None:
+    with client(Script(ACCEPTED + b"\x90\x03\x00\x01\x80")) as session, pytest.raises(MqttError, match="refused: secret/#"):
+        session.subscribe(["secret/#"])
+
+
+def test_a_publish_that_cannot_be_read() -> None:
+    with pytest.raises(MqttError):
+        parse_publish(0, struct.pack("!H", 3) + b"\xff\xfe\xfd")
+    with pytest.raises(MqttError):
+        parse_publish(0, b"\x00")

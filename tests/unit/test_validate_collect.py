@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the controller collects for the site model: names, files, rates, and only what it needs."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.plugin_utils import site
+
+CONTRACT = """\
+name: kafka
+purpose: x
+levels: [l35]
+listens: []
+connects: []
+artifacts: []
+service: {units: []}
+secrets: []
+health: none
+state: []
+ui: none
+requirements: []
+buffers: [{hop: h, variable: kafka_topic_defaults.retention_ms, unit: milliseconds}]
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A collection with one role."""
+    role = tmp_path / "collection/roles/kafka"
+    for name, text in {
+        "meta/component.yml": CONTRACT,
+        "meta/argument_specs.yml": "argument_specs: {main: {options: {kafka_heap: {type: str}, kafka_topic_defaults: {type: dict}}}}",
+        "defaults/main.yml": "kafka_heap: 1g\nkafka_topic_defaults: {retention_ms: 5}\n",
+    }.items():
+        path = role / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return tmp_path / "collection"
+
+
+HOSTVARS: dict[str, Any] = {
+    "kafka1": {
+        "hnai_zone": "l35",
+        "hnai_addresses": {"v4": "10.0.35.11"},
+        "hnai_zones": {"l35": {"level": 3.5}},
+        "hnai_conduits": [{"id": "C-1", "expires": datetime.date(2030, 1, 2)}],
+        "hnai_ot_sources": [
+            {
+                "id": "plc1",
+                "asset": "plc1",
+                "protocol": "opcua",
+                "identity": {"username": "observer"},
+                "tags": [
+                    {"name": "a", "kind": "cyclic", "sampling_ms": 500},
+                    {"name": "b", "kind": "cyclic", "sampling_ms": 250},
+                    {"name": "c", "kind": "on_change", "sampling_ms": 100},
+                ],
+            },
+            {"id": "m", "protocol": "modbus", "poll_ms": 1000, "tags": [{"name": "x"}, {"name": "y"}]},
+        ],
+        "kafka_heap": "2g",
+        "kafka_heep": "3g",
+        "ansible_user": "x",
+        "ansible_facts": {"never": "read"},
+    },
+    "plc1": {"hnai_zone": "l2"},
+}
+GROUPS = {"all": ["kafka1", "plc1"], "ungrouped": [], "managed": ["kafka1"], "kafka": ["kafka1"], "ot_devices": ["plc1"]}
+
+
+def test_collects_inventory_variables_of_managed_hosts(root: Path) -> None:
+    data = site.collect(HOSTVARS, GROUPS, root)
+    assert list(data["hosts"]) == ["kafka1"]
+    assert data["hosts"]["kafka1"]["zone"] == "l35"
+    assert set(data["groups"]) == {"managed", "kafka", "ot_devices"}
+    assert data["conduits"] == [{"id": "C-1", "expires": "2030-01-02"}]
+    assert data["defaults"] == {"kafka_topic_defaults": {"retention_ms": 5}}
+    assert "never" not in str(data)
+    assert "observer" not in str(data)
+
+
+def test_rates_follow_from_the_tags(root: Path) -> None:
+    rates = {source["id"]: source["records_per_s"] for source in site.collect(HOSTVARS, GROUPS, root)["ot_sources"]}
+    assert rates == {"plc1": 6.0, "m": 2.0}
+
+
+def test_names_with_our_prefix_only(root: Path) -> None:
+    data = site.collect(HOSTVARS, GROUPS, root)
+    site.add_names(data, HOSTVARS, [], root)
+    assert {"kafka_heap", "kafka_heep", "hnai_zone"} <= set(data["hosts"]["kafka1"]["vars"])
+    assert "ansible_user" not in data["hosts"]["kafka1"]["vars"]
+    assert set(data["known_variables"]) == {"kafka_heap", "kafka_topic_defaults"}
+
+
+def test_where_a_variable_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {
+        "hosts.yml": "all: {children: {kafka: {vars: {in_group: 1}, hosts: {kafka1: {in_host: 1}, kafka2: null}}}}",
+        "group_vars/all/zones.yml": "hnai_zones: {}\nsecret: !vault |\n  $ANSIBLE_VAULT\n",
+        "group_vars/kafka.yml": "kafka_heap: 1g\n",
+        "host_vars/kafka1/main.yml": "kafka_heap: 2g\n",
+        "group_vars/all/broken.yml": "a: [",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert site.variable_files([str(tmp_path / "hosts.yml")]) == {
+        "in_group": "hosts.yml",
+        "in_host": "hosts.yml",
+        "hnai_zones": "group_vars/all/zones.yml",
+        "secret": "group_vars/all/zones.yml",
+        "kafka_heap": "host_vars/kafka1/main.yml",
+    }

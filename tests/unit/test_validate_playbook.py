@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""playbooks/validate.yml as an operator runs it, on the lab's inventory and on damaged copies of it. No host is contacted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [str(Path(sys.executable).with_name("ansible-playbook")), str(ROOT / "playbooks/validate.yml"), "-e", "format=json"]
+
+
+def run(inventory: Path, tmp_path: Path) -> tuple[int, dict[str, Any], str]:
+    """(exit code, findings, output). A connection to a host would fail: ssh is not there."""
+    tools = tmp_path / "bin"
+    tools.mkdir(exist_ok=True)
+    (tools / "ssh").write_text('#!/bin/sh\ntouch "$0.called"\nexit 255\n', encoding="utf-8")
+    (tools / "ssh").chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "HNAI_STATE_DIR": str(tmp_path / "state"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+        "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+        "ANSIBLE_NOCOLOR": "1",
+    }
+    environment.pop("ANSIBLE_COLLECTIONS_PATH", None)
+
+    done = subprocess.run([*COMMAND, "-i", str(inventory)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert not (tools / "ssh.called").exists()
+    line = next((line for line in done.stdout.splitlines() if line.startswith('{"errors"')), "{}")
+    return done.returncode, json.loads(line), done.stdout + done.stderr
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """A copy of the lab's inventory that may be damaged."""
+    return Path(shutil.copytree(ROOT / "inventories/lab", tmp_path / "lab"))
+
+
+def change(path: Path, alter: Any) -> None:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    alter(content)
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def test_the_lab_is_right(tmp_path: Path) -> None:
+    code, found, output = run(ROOT / "inventories/lab/hosts.yml", tmp_path)
+    assert code == 0, output
+    assert found == {"errors": [], "warnings": found["warnings"]}
+    assert {problem["invariant"] for problem in found["warnings"]} <= {"expiry"}
+
+
+def test_everything_wrong_with_a_site_in_one_run(lab: Path, tmp_path: Path) -> None:
+    variables = lab / "group_vars/all"
+
+    def hosts(content: dict[str, Any]) -> None:
+        children = content["all"]["children"]["managed"]["children"]
+        children["kafka"]["hosts"]["kafka3"].update(hnai_zone="l2", hnai_addresses={"v4": "10.77.2.33", "v6": "fd77:0:0:2::33"})
+        children["openbao"]["hosts"]["sec2"] = {
+            "hnai_debian": "12",
+            "hnai_zone": "security",
+            "hnai_addresses": {"v4": "10.77.36.12", "v6": "fd77:0:0:36::12"},
+        }
+        # A component more, on a host of its own: its way to the broker is not approved.
+        children["telegraf"]["children"]["telegraf_bridge"]["hosts"]["edge2"] = {
+            "hnai_debian": "12",
+            "hnai_zone": "l3",
+            "hnai_addresses": {"v4": "10.77.3.12", "v6": "fd77:0:0:3::12"},
+        }
+
+    def conduits(content: dict[str, Any]) -> None:
+        approved = {"kind": "direct", "data_direction": "down", "owner": "x", "reason": "y", "expires": "2099-12-31"}
+        way = {"from": {"host": "stream1"}, "to": {"host": "edge1"}, "service": {"component": "mosquitto", "listener": "mqtt"}}
+        content["hnai_conduits"].append({"id": "C-900", **way, **approved})
+
+    change(lab / "hosts.yml", hosts)
+    change(variables / "conduits.yml", conduits)
+    (variables / "mistakes.yml").write_text("---\nmosquitto_max_queued_messages: 100\nkafka_heep: 1g\n", encoding="utf-8")
+    code, found, output = run(lab / "hosts.yml", tmp_path)
+    assert code != 0, output
+    by_key = {problem["key"]: problem for problem in found["errors"]}
+    assert all(problem["file"] and problem["message"] and problem["remedy"] for problem in found["errors"])
+    assert by_key["hnai_conduits[C-900]"]["invariant"] == "I1"
+    assert by_key["hnai_conduits[C-900]"]["file"].endswith("group_vars/all/conduits.yml")
+    assert by_key["groups.kafka: kafka3"]["invariant"] == "level"
+    assert by_key["groups.openbao"]["invariant"] == "quorum"
+    assert by_key["edge1: mosquitto_max_queued_messages"]["file"].endswith("group_vars/all/mistakes.yml")
+    assert by_key["kafka_heep"]["file"].endswith("group_vars/all/mistakes.yml")
+    assert "edge2 → edge1" in by_key["hnai_conduits: telegraf → mosquitto.mqtt"]["message"]
