@@ -447,3 +447,25 @@ def test_credential_is_found_or_named(tmp_path: Path) -> None:
         config.credential({"CREDENTIALS_DIRECTORY": str(tmp_path)}, "other")
     with pytest.raises(config.ConfigError, match="LoadCredentialEncrypted=opcua_other_password"):
         config.credential({}, "other")
+
+
+# -- dialling ---------------------------------------------------------------------------------------------------------
+def test_one_address_per_attempt_and_the_other_after_a_failure() -> None:
+    import asyncio
+
+    from hnai_ot_collector import dial
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["fd77::1", "10.0.0.1"] if host == "plc" else []
+
+    async def go() -> None:
+        assert await dial.address("plc", 1, resolve) == "fd77::1"
+        assert await dial.address("plc", 1, resolve) == "fd77::1"
+        dial.failed("plc")
+        assert await dial.address("plc", 1, resolve) == "10.0.0.1"
+        dial.failed("plc")
+        assert await dial.address("plc", 1, resolve) == "fd77::1"
+        with pytest.raises(OSError, match="no address"):
+            await dial.address("nobody", 1, resolve)
+
+    asyncio.run(go())

@@ -8,8 +8,10 @@ from typing import Any
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
+from . import dial
 from .config import ModbusSource
 
+CONNECT_S = 9.0
 READING = frozenset({3, 4})
 """Read Holding Registers, Read Input Registers."""
 
@@ -40,17 +42,22 @@ class ModbusChannel:
 
     def __init__(self, source: ModbusSource) -> None:
         self._source = source
-        self._client = _Client(source.host, port=source.port, name="hnai-%s" % source.id, timeout=source.timeout_s,
-                               retries=0, reconnect_delay=0)
+        self._client: Any = None
 
     async def open(self) -> None:
         """Connect. Raises NoLink."""
+        source = self._source
         try:
-            connected = await asyncio.wait_for(self._client.connect(), 9.0)
+            host = await dial.address(source.host, source.port)
+            self._client = _Client(host, port=source.port, name="hnai-%s" % source.id, timeout=source.timeout_s, retries=0,
+                                   reconnect_delay=0)
+            connected = await asyncio.wait_for(self._client.connect(), CONNECT_S)
         except (OSError, TimeoutError, ModbusException) as error:
+            dial.failed(source.host)
             raise NoLink(str(error) or type(error).__name__) from error
         if not connected:
-            raise NoLink("connection refused or no answer")
+            dial.failed(source.host)
+            raise NoLink("connection to %s refused or no answer" % host)
 
     async def read(self, address: int, count: int) -> tuple[list[int], int]:
         """Registers and exception code (0 = none). Raises NoReply or NoLink."""
@@ -74,4 +81,5 @@ class ModbusChannel:
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        if self._client is not None:
+            self._client.close()

@@ -28,6 +28,7 @@ from asyncua.ua.ua_binary import struct_from_binary
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from . import dial
 from .config import OpcuaSource
 
 log = logging.getLogger("hnai")
@@ -164,7 +165,14 @@ class _Protocol(UASocketProtocol):
 
 
 class _Client(UaClient):
-    """asyncua's transport with our socket."""
+    """asyncua's transport with our socket, dialling one address at a time."""
+
+    async def connect_socket(self, host: str, port: int) -> None:
+        try:
+            await super().connect_socket(await dial.address(host, port), port)
+        except (OSError, TimeoutError):
+            dial.failed(host)
+            raise
 
     def _make_protocol(self) -> UASocketProtocol:
         self.protocol = _Protocol(self._timeout, security_policy=self.security_policy)
@@ -199,8 +207,10 @@ def _pem_or_der(path: Path) -> bytes:
     return cert.public_bytes(Encoding.DER)
 
 
-def _extension(path: Path) -> str:
-    return "pem" if path.read_bytes().lstrip().startswith(b"-----") else "der"
+def _file(path: Path) -> Any:
+    """A certificate or key for asyncua, by content."""
+    raw = path.read_bytes()
+    return uacrypto.CertProperties(raw, "pem" if raw.lstrip().startswith(b"-----") else "der")
 
 
 class Channel:
@@ -240,8 +250,8 @@ class Channel:
         pin = _pem_or_der(source.server_certificate)
         await client.set_security(
             getattr(security_policies, "SecurityPolicy%s" % source.policy),
-            uacrypto.CertProperties(source.certificate, _extension(source.certificate)),
-            uacrypto.CertProperties(source.private_key, _extension(source.private_key)),
+            _file(source.certificate),
+            _file(source.private_key),
             server_certificate=uacrypto.CertProperties(pin, "der"),
             mode=getattr(ua.MessageSecurityMode, source.mode),
         )
