@@ -63,11 +63,13 @@ def test_files_of_a_role(role: Path) -> None:
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_options_are_the_defaults(role: Path) -> None:
-    options = {name: option for name, option in options_of(role).items() if not option.get("required")}
+    # An option that is neither required nor has a default is one that a role asks with `is defined`.
+    options = {name: option for name, option in options_of(role).items() if "default" in option}
     defaults = defaults_of(role)
-    assert sorted(options) == sorted(defaults), "options that are not required, and defaults, must be the same names"
+    assert sorted(options) == sorted(defaults), "options with a default, and defaults, must be the same names"
+    assert not [name for name in options if options[name].get("required")]
     different = {
-        name: (option.get("default"), defaults[name]) for name, option in options.items() if option.get("default") != defaults[name]
+        name: (option.get("default"), defaults[name]) for name, option in options.items() if option["default"] != defaults[name]
     }
     assert not different, "(spec, default) differ"
 

@@ -18,6 +18,10 @@ def test_a_unit_that_runs_what_is_wanted_does_not_wait(tmp_path: Path) -> None:
     (running / "a.service.restart").write_text("1")
     (running / "b.service.restart").write_text("0")
     assert pending(wanted, running) == ["b.service (restart)", "c.service (reload)"]
+    timers = tmp_path / "timers"
+    timers.mkdir()
+    (timers / "c.service.reload").write_text("1")
+    assert pending(wanted, running, timers) == ["b.service (restart)"]
 
 
 def test_the_clock_error_adds_what_the_source_itself_may_be_off() -> None:

@@ -19,12 +19,16 @@ def run_command(argv: Sequence[str], timeout_s: float) -> str:
     return subprocess.run(list(argv), check=True, capture_output=True, text=True, timeout=timeout_s).stdout
 
 
-def pending(digests: Path, running: Path) -> list[str]:
-    """Units whose wanted digest differs from the one they were started (or reloaded) with: ["x.service (restart)"]."""
+def pending(digests: Path, *running: Path) -> list[str]:
+    """Units whose wanted digest differs from the one they were started (or reloaded) with: ["x.service (restart)"].
+
+    What runs is recorded in the first of the *running* directories that knows the unit: /run/hnai by the unit itself,
+    /var/lib/hnai/digests for timers, which cannot record anything.
+    """
     result = []
     for wanted in sorted(digests.glob("*")):
-        have = running / wanted.name
-        if wanted.suffix in (".restart", ".reload") and (not have.exists() or have.read_text() != wanted.read_text()):
+        have = next((one / wanted.name for one in running if (one / wanted.name).exists()), None)
+        if wanted.suffix in (".restart", ".reload") and (have is None or have.read_text() != wanted.read_text()):
             result.append("%s (%s)" % (wanted.stem, wanted.suffix[1:]))
     return result
 
@@ -58,7 +62,8 @@ def unwritten(wanted: Mapping[str, str], proc: Path = Path("/proc/sys")) -> tupl
 
 def check_all(
     report: Report, sysctl: Mapping[str, str], min_free_percent: float, max_time_error_s: float, run: Run = run_command,
-    digests: Path = Path("/etc/hnai/digests"), running: Path = Path("/run/hnai"), proc: Path = Path("/proc/sys"),
+    digests: Path = Path("/etc/hnai/digests"), running: tuple[Path, ...] = (Path("/run/hnai"), Path("/var/lib/hnai/digests")),
+    proc: Path = Path("/proc/sys"),
 ) -> None:
     """All checks of one host."""
     with report.check(
@@ -71,7 +76,7 @@ def check_all(
         "HO2", "nothing waits for a restart", expected=0, unit="units", hint="run site.yml: it restarts what waits, behind its gate",
         explain="diff -r /etc/hnai/digests /run/hnai",
     ) as check:
-        waiting = pending(digests, running)
+        waiting = pending(digests, *running)
         check.observed, check.evidence = len(waiting), {"units": waiting}
         check.passed(not waiting, ", ".join(waiting))
     with report.check(
