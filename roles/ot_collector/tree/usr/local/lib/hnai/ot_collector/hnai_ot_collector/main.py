@@ -11,6 +11,7 @@ import signal
 import stat
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +68,15 @@ def read_state(path: Path) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
+def _password(source: OpcuaSource) -> str:
+    """Password of the source's identity; read at each connect, so that a person's correction counts after SIGHUP."""
+    return credential(os.environ, source.id) if source.username else ""
+
+
 class Program:
     """All sources of one configuration."""
 
-    def __init__(self, config: Config, outlet: Outlet) -> None:
+    def __init__(self, config: Config, outlet: Outlet, stop: asyncio.Event) -> None:
         # Here, so that --check needs no third-party library.
         from .modbus import ModbusCollector
         from .opcua import Lock, OpcuaCollector
@@ -78,7 +84,7 @@ class Program:
         self.config, self.outlet = config, outlet
         self.started = ticks()
         self.invocation = os.environ.get("INVOCATION_ID", "")
-        self.stop = asyncio.Event()
+        self.stop = stop
         self.streams: dict[str, Stream] = {}
         self.health: dict[str, Health] = {}
         self.locks: dict[str, Lock] = {}
@@ -98,9 +104,7 @@ class Program:
                 # A restart by a person (another invocation of the unit) opens the lock; one by Telegraf does not.
                 locked = memory.get("lock", [0, 0]) if same_start else [0, 0]
                 lock = self.locks[source.id] = Lock(int(locked[0]), int(locked[1]))
-                name = source.id if source.username else ""
-                self.collectors.append(OpcuaCollector(
-                    source, stream, health, lambda name=name: credential(os.environ, name) if name else "", log, lock))
+                self.collectors.append(OpcuaCollector(source, stream, health, partial(_password, source), log, lock))
             else:
                 self.collectors.append(ModbusCollector(source, stream, health, log))
 
@@ -187,9 +191,13 @@ def _write_all(data: bytes) -> None:
 
 async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
-    outlet = Outlet(_write_all, config.queue_records)
-    program = Program(config, outlet)
-    outlet._on_broken = lambda: loop.call_soon_threadsafe(program.stop.set)
+    stop = asyncio.Event()
+
+    def broken() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    outlet = Outlet(_write_all, config.queue_records, broken)
+    program = Program(config, outlet, stop)
     outlet.start()
 
     def unlock() -> None:

@@ -65,7 +65,8 @@ class Well:
         for key in ("reservoir_psi", "productivity_bpd_psi", "choke_bpd_psi", "buildup_tau_s", "slug_period_s"):
             if not raw[key] > 0:
                 raise ValueError("well %s: %s must be > 0" % (raw["id"], key))
-        return cls(**{key: value if key == "id" else float(value) for key, value in raw.items()})
+        numbers: dict[str, Any] = {key: float(value) for key, value in raw.items() if key != "id"}
+        return cls(id=str(raw["id"]), **numbers)
 
 
 @dataclass
