@@ -317,3 +317,11 @@ def test_a_cancellation_that_meets_a_closing_channel_ends_the_source() -> None:
             collector._pacer = opcua.Pacer(600, 600, lambda: 0.0)
 
     asyncio.run(go())
+
+
+def test_what_nobody_foresaw_costs_a_connection_not_the_process() -> None:
+    broken = FakeChannel(["0", "urn:plant"], script=(data(1, (99, 1.0, 1)),))
+    _, state, _, used = run(source(), [broken], 0.3)
+    assert len(used) == 1
+    assert broken.aborted
+    assert "IndexError" in state.detail

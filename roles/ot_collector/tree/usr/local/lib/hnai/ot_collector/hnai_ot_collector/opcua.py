@@ -84,7 +84,13 @@ class OpcuaCollector:
             if wait:
                 self.health.state = "waiting"
                 await asyncio.sleep(wait)
-            await self._once()
+            try:
+                await self._once()
+            except Exception as error:
+                # What nobody foresaw costs this source a connection, never the other sources their process.
+                self.health.detail = "%s: %s" % (type(error).__name__, error)
+                self._log.exception("E! %s: unforeseen: %s", self.source.id, self.health.detail)
+                self._pacer.failed(refused=True)
 
     async def _once(self) -> None:
         """One connection from dialling to its end."""
