@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import testinfra
+
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 
 COMPONENTS = os.environ["COMPONENTS"].split(",")

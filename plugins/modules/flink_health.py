@@ -9,10 +9,10 @@ description:
   - Asks the REST interface on loopback. A job counts as healthy when it runs exactly once, all its tasks run, its
     checkpoints complete and it does not restart.
 options:
-  url:
-    description: REST interface of the JobManager.
-    type: str
-    default: http://127.0.0.1:8081
+  port:
+    description: Port of the JobManager's REST interface on loopback.
+    type: int
+    default: 8081
   jobs:
     description: Names of the declared jobs.
     type: list
@@ -50,6 +50,7 @@ checks:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.hnai.platform.plugins.module_utils.flink.health import check_all, rest
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
 
@@ -59,7 +60,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             VERDICT_ARGS,
-            url=dict(type="str", default="http://127.0.0.1:8081"),
+            port=dict(type="int", default=8081),
             jobs=dict(type="list", elements="str", required=True),
             task_managers=dict(type="int", default=1),
             max_checkpoint_age=dict(type="float", default=60.0),
@@ -68,7 +69,7 @@ def main() -> None:
     )
     report = Report("flink", "2.2.1", module.params["deadline"])
     check_all(
-        report, rest(module.params["url"]), module.params["jobs"], module.params["task_managers"],
+        report, rest("127.0.0.1", module.params["port"]), module.params["jobs"], module.params["task_managers"],
         max_checkpoint_age_s=module.params["max_checkpoint_age"],
     )
     finish(module, report)

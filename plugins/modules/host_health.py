@@ -44,6 +44,7 @@ checks:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.hnai.platform.plugins.module_utils.host.health import check_all
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
 

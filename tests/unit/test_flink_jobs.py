@@ -66,24 +66,29 @@ def test_statements_end_at_a_line_end_only() -> None:
     ]
 
 
+Submitted = list[tuple[str, "str | None"]]
+
+
 @pytest.fixture
-def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[jobs.Keeper, list[tuple[str, str | None]]]:
+def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[jobs.Keeper, Submitted]:
     for name in ("config", "state", "checkpoints"):
         (tmp_path / name).mkdir()
     (tmp_path / "config/jobs.json").write_text(json.dumps({"jobs": ["a"], "session": {}}))
     (tmp_path / "config/a.sql").write_text("INSERT INTO t SELECT 1;\n")
-    submitted: list[tuple[str, str | None]] = []
+    submitted: Submitted = []
 
     def submit(name: str, sql: str, session: dict[str, str], start: str | None) -> str:
         submitted.append((name, start))
         return f"job{len(submitted)}"
 
     monkeypatch.setattr(jobs, "submit", submit)
-    monkeypatch.setattr(jobs, "running", lambda: [])
+    monkeypatch.setattr(jobs, "running", list)
     return jobs.Keeper(tmp_path / "config", tmp_path / "state", tmp_path / "checkpoints"), submitted
 
 
-def test_after_a_restart_it_goes_on_from_its_checkpoint_and_a_changed_statement_does_not(keeper: tuple[jobs.Keeper, list[tuple[str, str | None]]], tmp_path: Path) -> None:
+def test_after_a_restart_it_goes_on_from_its_checkpoint_and_a_changed_statement_does_not(
+    keeper: tuple[jobs.Keeper, Submitted], tmp_path: Path
+) -> None:
     loop, submitted = keeper
     loop.step()
     kept = checkpoint(tmp_path / "checkpoints", "job1", 1, 100)

@@ -7,9 +7,9 @@ checkpoints, never about the process.
 """
 from __future__ import annotations
 
+import http.client
 import json
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,12 +19,20 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import Repor
 Get = Callable[[str, float], Any]
 
 
-def rest(base: str) -> Get:
-    """A Get for the REST interface at *base* (``http://127.0.0.1:8081``)."""
+def rest(host: str, port: int) -> Get:
+    """A Get for the REST interface of the JobManager on loopback (plain HTTP: it is never reachable from elsewhere)."""
 
     def get(path: str, timeout_s: float) -> Any:
-        with urllib.request.urlopen(base + path, timeout=timeout_s) as answer:
-            return json.loads(answer.read())
+        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status != 200:
+                raise OSError("GET %s: %d %s" % (path, answer.status, body[:200].decode("utf-8", "replace")))
+            return json.loads(body)
+        finally:
+            connection.close()
 
     return get
 
@@ -69,7 +77,8 @@ def check_job(
     ) as check:
         answer = get("/jobs/%s/checkpoints" % job_id, report.timeout(10))
         newest = (answer["latest"] or {}).get("completed")
-        check.evidence = {"counts": answer["counts"], "newest": newest and {key: newest[key] for key in ("id", "end_to_end_duration", "state_size", "external_path") if key in newest}}
+        kept = ("id", "end_to_end_duration", "state_size", "external_path")
+        check.evidence = {"counts": answer["counts"], "newest": newest and {key: newest[key] for key in kept if key in newest}}
         running_s = now() - alive[-1]["start-time"] / 1000.0
         if newest is None and running_s < max_checkpoint_age_s:
             check.inconclusive("no checkpoint yet, the job started %.0f s ago" % running_s)

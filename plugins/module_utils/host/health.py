@@ -69,7 +69,8 @@ def check_all(
     with report.check(
         "HO1", "no failed unit", expected=0, unit="units", hint="systemctl status UNIT; journalctl -u UNIT", explain="systemctl --failed"
     ) as check:
-        failed = [line.split()[0] for line in run(["systemctl", "--failed", "--no-legend", "--plain"], report.timeout(10)).splitlines() if line.strip()]
+        listed = run(["systemctl", "--failed", "--no-legend", "--plain"], report.timeout(10))
+        failed = [line.split()[0] for line in listed.splitlines() if line.strip()]
         check.observed, check.evidence = len(failed), {"units": failed}
         check.passed(not failed, ", ".join(failed))
     with report.check(
@@ -80,7 +81,8 @@ def check_all(
         check.observed, check.evidence = len(waiting), {"units": waiting}
         check.passed(not waiting, ", ".join(waiting))
     with report.check(
-        "HO3", "free disk", expected=min_free_percent, unit="% free below /var/lib", hint="journalctl --vacuum-size, or a larger file system", explain="df /var/lib"
+        "HO3", "free disk", expected=min_free_percent, unit="% free below /var/lib",
+        hint="journalctl --vacuum-size, or a larger file system", explain="df /var/lib",
     ) as check:
         stat = os.statvfs("/var/lib")
         check.observed = round(100.0 * stat.f_bavail / stat.f_blocks, 1)

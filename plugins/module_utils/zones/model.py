@@ -208,7 +208,8 @@ class Site:
         self.slo: dict[str, Any] = self._map(data, "slo", "hnai_slo")
         self.sources: list[dict[str, Any]] = self._list(data, "ot_sources", "hnai_ot_sources")
         self.break_glass: list[dict[str, Any]] = self._list(data, "break_glass", "hnai_break_glass")
-        self.assets: dict[str, dict[str, Any]] = {name: dict(asset) for name, asset in self._map(data, "assets", "hnai_assets").items() if isinstance(asset, Mapping)}
+        assets = self._map(data, "assets", "hnai_assets")
+        self.assets: dict[str, dict[str, Any]] = {name: dict(asset) for name, asset in assets.items() if isinstance(asset, Mapping)}
         self.zones = self._read_zones(self._map(data, "zones", "hnai_zones"))
         self.nodes: dict[str, Node] = {}
         self._read_hosts(hosts)
