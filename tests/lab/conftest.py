@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,10 @@ from typing import Any
 
 import ansible_runner
 import pytest
+
+# Tests say `from conftest import Lab`, and share the programs beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
+sys.modules["conftest"] = sys.modules[__name__]
 
 ROOT = Path(__file__).resolve().parents[2]
 SUDO = [] if os.getuid() == 0 else ["sudo", "-n"]
