@@ -75,3 +75,22 @@ def test_a_job_manager_that_does_not_answer_is_inconclusive() -> None:
 
     check_all(report, refuse, ["normalise"])
     assert {check.id: check.status for check in report.checks} == {"H2": "inconclusive", "H1": "inconclusive", "H3": "inconclusive"}
+
+
+def test_metrics_that_come_only_when_asked_twice_are_waited_for() -> None:
+    answers, asked = cluster(), []
+
+    def get(path: str, _timeout: float) -> Any:
+        asked.append(path)
+        return [] if path.endswith("numRestarts") and asked.count(path) < 3 else answers[path]
+
+    report = Report("flink")
+    check_all(report, get, ["normalise"], now=lambda: 1000.0, sleep=lambda _s: None)
+    assert {check.id: check.status for check in report.checks}["H5"] == "pass"
+
+
+def test_metrics_that_never_come_are_inconclusive() -> None:
+    report = Report("flink")
+    answers = cluster(**{"/jobs/j/metrics?get=numRestarts": []})
+    check_all(report, lambda path, _timeout: answers[path], ["normalise"], now=lambda: 1000.0, sleep=lambda _s: None)
+    assert {check.id: check.status for check in report.checks}["H5"] == "inconclusive"

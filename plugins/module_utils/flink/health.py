@@ -15,6 +15,8 @@ from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
+#: How long a job's metrics may take from the first question, in seconds.
+METRICS_S = 15.0
 #: get(path, timeout_s) → decoded JSON of REST. Raises OSError.
 Get = Callable[[str, float], Any]
 
@@ -54,7 +56,8 @@ def check_cluster(report: Report, get: Get, task_managers: int, slots_free: int)
 
 
 def check_job(
-    report: Report, get: Get, name: str, jobs: Sequence[Mapping[str, Any]], max_checkpoint_age_s: float, now: Callable[[], float] = time.time
+    report: Report, get: Get, name: str, jobs: Sequence[Mapping[str, Any]], max_checkpoint_age_s: float, now: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """H3 exactly one RUNNING with all tasks running; H4 completed checkpoints, the newest not too old; H5 no restart since its start."""
     alive = [job for job in jobs if job["name"] == name and job["state"] not in ("CANCELED", "FAILED", "FINISHED")]
@@ -89,23 +92,29 @@ def check_job(
         "H5", "job %s: no restart" % name, expected=0, unit="restarts since it was submitted", subject=name,
         hint="curl -s http://127.0.0.1:8081/jobs/%s/exceptions" % job_id, explain="curl -s 'http://127.0.0.1:8081/jobs/%s/metrics?get=numRestarts'" % job_id,
     ) as check:
-        values = get("/jobs/%s/metrics?get=numRestarts" % job_id, report.timeout(10))
-        if not values:
-            check.inconclusive("the job has no metrics yet")
+        restarts = job_metric(report, get, job_id, "numRestarts", sleep)
+        if restarts is None:
+            check.inconclusive("the JobManager gave no metrics of the job within %.0f s" % METRICS_S)
         else:
-            check.observed = int(float(values[0]["value"]))
-            check.passed(check.observed == 0 or running_steadily(get, job_id, report, now), "%d restarts, the last one within 5 min" % check.observed)
+            check.observed = int(restarts)
+            # A restart longer ago than five minutes is history, not health.
+            steady = check.observed == 0 or (job_metric(report, get, job_id, "uptime", sleep) or 0) >= 300_000
+            check.passed(steady, "%d restarts, the last one within 5 min" % check.observed)
 
 
-def running_steadily(get: Get, job_id: str, report: Report, now: Callable[[], float]) -> bool:
-    """Whether the job has been up for five minutes: a restart longer ago is history, not health."""
-    values = get("/jobs/%s/metrics?get=uptime" % job_id, report.timeout(10))
-    return bool(values) and float(values[0]["value"]) >= 300_000
+def job_metric(report: Report, get: Get, job_id: str, name: str, sleep: Callable[[float], None]) -> float | None:
+    """A metric of a job, None when none came in METRICS_S: the JobManager fetches metrics only when somebody asks."""
+    for _attempt in range(int(METRICS_S)):
+        values = get("/jobs/%s/metrics?get=%s" % (job_id, name), report.timeout(10))
+        if values:
+            return float(values[0]["value"])
+        sleep(min(1.0, report.timeout(1.0)))
+    return None
 
 
 def check_all(
     report: Report, get: Get, jobs: Sequence[str], task_managers: int = 1, slots_free: int = 0, max_checkpoint_age_s: float = 60.0,
-    now: Callable[[], float] = time.time,
+    now: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """All checks of one cluster. *jobs* are the declared names."""
     check_cluster(report, get, task_managers, slots_free)
@@ -121,4 +130,4 @@ def check_all(
             with report.check("H3", "job %s runs, exactly once" % name, subject=name) as check:
                 check.inconclusive("the JobManager does not answer")
         else:
-            check_job(report, get, name, known, max_checkpoint_age_s, now)
+            check_job(report, get, name, known, max_checkpoint_age_s, now, sleep)
