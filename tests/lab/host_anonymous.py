@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs on a host: speaks to a listener without any identity, and says how it answers.
 
-usage: - KIND HOST PORT CA_FILE      CA_FILE '' = no TLS; KIND: kafka, mqtt, http:PATH or silence (TLS without a client certificate)
+usage: - KIND HOST PORT CA_FILE      CA_FILE '' = no TLS; KIND: kafka, mqtt, http:PATH or noise (bytes that mean nothing)
 
 One JSON object {"tls": version or null, "answer": text, "refused": bool}. The server's certificate is verified: a listener without
 its TLS is an error.
@@ -16,7 +16,7 @@ import sys
 
 #: Metadata request, version 0, all topics: header (api key 3, version 0, correlation 7, client id), then an empty list.
 KAFKA = struct.pack(">hhih", 3, 0, 7, 4) + b"test" + struct.pack(">i", 0)
-#: CONNECT of MQTT 3.1.1, clean session, no user name and no password; then what it wants to read.
+#: CONNECT of MQTT 3.1.1, clean session, no user name and no password.
 MQTT = b"\x10\x14\x00\x04MQTT\x04\x02\x00\x1e\x00\x08anonymus"
 
 
@@ -29,7 +29,7 @@ def ask(kind: str, stream: socket.socket, host: str) -> str:
     elif kind.startswith("http:"):
         stream.sendall(("GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (kind[5:], host)).encode("ascii"))
     else:
-        stream.sendall(b"\x00")
+        stream.sendall(b"\x00" * 64)
     try:
         return stream.recv(4096).decode("latin-1")
     except ConnectionResetError:
@@ -58,7 +58,8 @@ def main(kind: str, host: str, port: str, ca_file: str) -> None:
     elif kind.startswith("http:"):
         refused = answer.split(" ")[1:2] in (["401"], ["403"])
     else:
-        refused = answer == "" or answer.startswith("alert: ")
+        # An empty answer is a closed connection; \x15 begins an alert of TLS.
+        refused = answer == "" or answer.startswith(("alert: ", "\x15"))
     print(json.dumps({"tls": version, "answer": answer[:200], "refused": refused}))
 
 

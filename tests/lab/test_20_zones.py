@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Lab
+from plant_view import program
+
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import approvals
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import collect
-from conftest import Lab
-from plant_view import program
 
 TIMEOUT_S = 2.5
 NOBODY = 65534
@@ -86,14 +87,15 @@ def test_only_approved_conduits_connect_from_every_host(lab: Lab, site: Site) ->
     for source in sources:
         must, may = approved(site, source)
         opened += len(must)
-        limited = {pair.rpartition(".")[2].rpartition(":")[2] for pair in may}
-        assert limited is not None
         for pair, answer in sorted(found[source].items()):
-            if pair not in must | may or answer != "open":
-                wrong.append(f"{source} → {targets(site)[pair.split(' ')[0]]} {pair}: {answer}, not approved")
+            # What is approved with a limit may be refused by the device itself, where it has one family or few sessions.
+            if pair not in must | may or (answer != "open" and pair in must):
+                wrong.append(f"{source} → {targets(site)[pair.split(' ')[0]]} {pair}: {answer}")
         wrong += [f"{source} → {pair}: approved, but closed" for pair in sorted(must - set(found[source]))]
-        if may and not may & set(found[source]):
-            wrong.append(f"{source}: none of {sorted(may)} is open")
+        for service in {(targets(site)[pair.split(" ")[0]], pair.split(" ")[1]) for pair in may}:
+            both = [pair for pair in may if (targets(site)[pair.split(" ")[0]], pair.split(" ")[1]) == service]
+            if "open" not in [found[source].get(pair) for pair in both]:
+                wrong.append(f"{source}: none of {both} is open: {[found[source].get(pair) for pair in both]}")
     assert not wrong, "\n".join(wrong)
     assert opened >= 40
 
@@ -151,7 +153,7 @@ ASKED = {
     ("kafka", "l4"): [("data1", "kafka", CA.format("telegraf")), ("stream1", "kafka", CA.format("flink"))],
     ("mosquitto", "mqtt"): [("plc1", "mqtt", "/etc/hnai/ot_simulator/broker-ca.pem")],
     ("openbao", "api"): [("self", f"http:/v1/{path}", CA.format("openbao")) for path in ("sys/auth", "hnai/data/telegraf/kafka_writer", "sys/policies/acl")],
-    ("openbao", "cluster"): [("self", "silence", "")],
+    ("openbao", "cluster"): [("self", "noise", "")],
     ("victoriametrics", "https"): [
         ("stream1", f"http:{path}", CA.format("canary"))
         for path in ("/", "/api/v1/query?query=1", "/api/v1/export?match[]=heartbeat", "/write", "/metrics", "/flags", "/debug/pprof/", "/-/reload")

@@ -36,13 +36,14 @@ def window(lab: Lab) -> Window:
     """The newest settled window; where the plant was connected only now, it is waited for."""
     sources = ("plc1", "sep1")
 
-    def begin() -> int:
-        status = collector(lab)
-        assert {name: status[name]["state"] for name in sources} == dict.fromkeys(sources, "connected")
-        return max(status[name]["since"] for name in sources) // TICKS_PER_MS + BEGIN_MS
-
     length = int(MINUTES * 60_000)
-    until("the plant is not connected for long enough", lambda: now_ms() - SETTLE_MS - length >= begin(), MINUTES * 60 + 90, 5)
+
+    def long_enough() -> bool:
+        status = [collector(lab)[name] for name in sources]
+        begin = max(one["since"] for one in status) // TICKS_PER_MS + BEGIN_MS
+        return all(one["state"] == "connected" for one in status) and now_ms() - SETTLE_MS - length >= begin
+
+    until("the plant is not connected for long enough", long_enough, MINUTES * 60 + 90, 5)
     end = now_ms() - SETTLE_MS
     start = end - length
     return Window(start, end, stored(lab, ["plc1", "sep1", "line1"], start, end + 5_000))

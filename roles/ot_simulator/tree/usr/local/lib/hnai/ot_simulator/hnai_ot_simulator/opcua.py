@@ -215,7 +215,8 @@ class OpcuaSimulator:
         await server.init()
         await server.set_application_uri(config["application_uri"])
         server.set_endpoint(config["endpoint"])
-        server.socket_address = (config["bind"], int(config["port"]))
+        # An empty bind = every address of both families; "::" would be IPv6 only (asyncio sets IPV6_V6ONLY).
+        server.socket_address = (config["bind"] or None, int(config["port"]))
         server.set_server_name("hnai lab well pad")
         server.product_uri = config["application_uri"]
         await server.load_certificate(Path(config["certificate"]), "pem")
