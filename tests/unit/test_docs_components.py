@@ -45,7 +45,7 @@ def text(name: str) -> str:
 
 
 def test_the_component_pages_are_up_to_date() -> None:
-    assert text("components.md") == generated(), "run: scripts/docs-components >docs/components.md"
+    assert text("components.md") == generated(), "run: .venv/bin/python scripts/docs-components >docs/components.md"
 
 
 def test_a_changed_contract_and_option_change_the_pages(tmp_path: Path) -> None:
