@@ -94,7 +94,9 @@ class Lab:
     def run(self, host: str, *argv: str, stdin: str = "", timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command as root on a managed host, over the site's SSH through the jump."""
         command = ["ssh", "-F", str(self.state / "ssh/config"), host, "sudo -n " + shlex.join(argv)]
-        return subprocess.run(command, input=stdin, check=check, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, input=stdin, check=False, capture_output=True, text=True, timeout=timeout)
+        assert done.returncode == 0 or not check, f"{host}: {shlex.join(argv)[:300]}: rc {done.returncode}: {done.stderr[-2000:]}{done.stdout[-500:]}"
+        return done
 
     def python(self, host: str, code: str, *args: str, timeout: float = 120, interpreter: str = "/usr/bin/python3") -> Any:
         """A Python program on a host; its standard output is JSON."""

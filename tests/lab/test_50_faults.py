@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What breaks is named: by the verdict while a part stands still, and by the store after a link was cut.
 
-HNAI_ALL=1: all parts and all faults, not only the two that every run takes.
+HNAI_ALL=1: all five parts and the faults of a server, not only the two parts and the cut that every run takes.
 """
 from __future__ import annotations
 
@@ -141,7 +141,8 @@ def flowing_since(lab: Lab, moment_ms: int, sources: tuple[str, ...] = ("plc1", 
 
     def ask() -> dict[str, float] | None:
         for name, one in collector(lab).items():
-            at = (one["last_sample"] or 0) / TICKS_PER_MS
+            # A time-out makes a sample too: the source must have been heard.
+            at = min(one["last_sample"] or 0, one["last_heard"] or 0) / TICKS_PER_MS
             if name in sources and name not in seen and one["state"] == "connected" and at > moment_ms:
                 seen[name] = (at - moment_ms) / 1000
         return seen if set(seen) == set(sources) else None
@@ -287,10 +288,9 @@ def never_answers(lab: Lab) -> None:
     right_values(lab, now_ms() + 3_000)
 
 
-FAULTS = [namespaces_move, twenty_items_a_call, never_answers] if ALL else [namespaces_move]
+if ALL:
 
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_changed_server_is_mirrored_again_by_itself(lab: Lab, fault: Callable[[Lab], None]) -> None:
-    until("the plant is not connected", lambda: collector(lab)["plc1"]["state"] == "connected", 60)
-    fault(lab)
+    @pytest.mark.parametrize("fault", [namespaces_move, twenty_items_a_call, never_answers])
+    def test_a_changed_server_is_mirrored_again_by_itself(lab: Lab, fault: Callable[[Lab], None]) -> None:
+        until("the plant is not connected", lambda: collector(lab)["plc1"]["state"] == "connected", 60)
+        fault(lab)
