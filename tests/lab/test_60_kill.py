@@ -34,7 +34,7 @@ MOMENTS = (
     ("Restart the unit", 3),
 )
 LATER_S = 4.0
-SEED = 62443
+SEED = 13
 RUN_S = 600
 #: systemd's own ids of "begins to stop" and "has started" (systemd.journal-fields(7), sd-messages.h).
 STOPPING, STARTED = "de5b426a63be47a7b6ac3eaac82e2f6f", "39f53479d3a045ac8e11786248231fbf"
