@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every target makes its own virtual environment first. Variables: INVENTORY, ARGS (to ansible-playbook), SCENARIO.
+# Every target makes its own virtual environment first. Variables: INVENTORY, ARGS (to ansible-playbook), NAME (of a scenario).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup preflight lab lab-destroy unit test test-all scenario lint verify bench lock
@@ -41,13 +41,14 @@ test: ## unit tests, the lab from scratch or from any wreck, then its scenarios
 	@scripts/setup
 	@scripts/test all
 
-test-all: ## lint, test and the cost budget of a run that changes nothing
+test-all: ## lint, test, every scenario (hours) and the cost budget of a run that changes nothing
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory test
+	@scripts/test scenarios
 	@$(MAKE) --no-print-directory bench
 
-scenario: setup ## one scenario on the running lab: make scenario SCENARIO=kafka
-	@scripts/test scenario "$(SCENARIO)"
+scenario: setup ## one scenario on the running lab: make scenario NAME=outage
+	@scripts/test scenario "$(NAME)"
 
 lint: setup ## everything that can be known without running it
 	@scripts/lint

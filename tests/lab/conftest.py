@@ -2,13 +2,14 @@
 """The standing lab as tests see it: hosts over the site's own SSH, the plant over podman, playbooks through ansible-runner."""
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.modules["conftest"] = sys.modules[__name__]
 
+import scenarios
+
 ROOT = Path(__file__).resolve().parents[2]
+STARTED = pytest.StashKey[datetime.datetime]()
+TESTS = pytest.StashKey[list[dict[str, Any]]]()
 SUDO = [] if os.getuid() == 0 else ["sudo", "-n"]
 
 
@@ -135,3 +140,52 @@ class Lab:
 def lab() -> Lab:
     """The lab; `make lab` made it."""
     return Lab()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--scenario NAME: exactly the tests of one scenario."""
+    parser.addoption("--scenario", choices=sorted(scenarios.SCENARIOS), help="run the tests of this scenario, and leave its result")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The mark, and the clock of a result."""
+    config.addinivalue_line("markers", "scenario(name): runs only by `make scenario NAME=name`; the names stand in tests/lab/scenarios.py")
+    config.stash[STARTED] = datetime.datetime.now(datetime.UTC)
+    config.stash[TESTS] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test belongs to one scenario, or to every run."""
+    wanted = config.getoption("--scenario")
+    taken, left = [], []
+    for item in items:
+        mark = item.get_closest_marker("scenario")
+        name = mark.args[0] if mark else None
+        if name is not None and name not in scenarios.SCENARIOS:
+            raise pytest.UsageError(f"{item.nodeid}: no scenario {name!r} in tests/lab/scenarios.py")
+        (taken if name == wanted else left).append(item)
+    items[:] = taken
+    config.hook.pytest_deselected(items=left)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Collects outcomes for the result."""
+    report = yield
+    if report.when == "call" or report.outcome != "passed":
+        test = {"id": item.name, "outcome": report.outcome, "seconds": round(report.duration, 1), "output": report.capstdout[-4000:]}
+        if report.failed:
+            test["why"] = report.longreprtext[-4000:]
+        item.config.stash[TESTS].append(test)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leaves the result of a scenario."""
+    name = session.config.getoption("--scenario")
+    if not name or not session.config.stash[TESTS]:
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    found = scenarios.result(name, session.config.stash[STARTED], now, session.config.stash[TESTS])
+    path = scenarios.leave(Lab().state, found | {"commit": scenarios.commit(ROOT)})
+    print(f"\n{name}: {found['verdict']}, {path}")

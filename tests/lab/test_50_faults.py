@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What breaks is named: by the verdict while a part stands still, and by the store after a link was cut.
 
-HNAI_ALL=1: all five parts and the faults of a server, not only the two parts and the cut that every run takes.
+Scenario `parts`: all five parts and the faults of a server, not only the two parts and the cut that every run takes.
 """
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from conftest import SUDO, Lab
 from journals import BAD, BAD_NO_COMMUNICATION, BAD_TIMEOUT, TICKS_PER_MS, compare
 from plant_view import STATUS, collector, journal, now_ms, source, stored, until
 
-ALL = os.environ.get("HNAI_ALL") == "1"
 OPCUA = "hnai-ot-simulator-opcua.service"
 FLOWS_AGAIN_S = 10.0
 
@@ -43,7 +41,8 @@ PARTS = {
     "bridge": Part("edge1", "hnai-telegraf-bridge.service", "telegraf", "edge1", "TG1", "bridge"),
     "flink job": Part("stream1", "hnai-flink-jobs.service", "flink", "stream1", "H3"),
 }
-TAKEN = list(PARTS) if ALL else ["simulator", "writer"]
+ALWAYS = ("simulator", "writer")
+EACH = [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.scenario("parts")) for name in PARTS]
 
 CANCEL = """
 import json, sys, time, urllib.request
@@ -96,7 +95,7 @@ def noticed(lab: Lab, part: Part) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", EACH)
 def test_a_part_that_stands_still_is_named_by_the_verdict(lab: Lab, name: str) -> None:
     part = PARTS[name]
     latest = lab.state / "verdicts/latest/record.json"
@@ -288,9 +287,8 @@ def never_answers(lab: Lab) -> None:
     right_values(lab, now_ms() + 3_000)
 
 
-if ALL:
-
-    @pytest.mark.parametrize("fault", [namespaces_move, twenty_items_a_call, never_answers])
-    def test_a_changed_server_is_mirrored_again_by_itself(lab: Lab, fault: Callable[[Lab], None]) -> None:
-        until("the plant is not connected", lambda: collector(lab)["plc1"]["state"] == "connected", 60)
-        fault(lab)
+@pytest.mark.scenario("parts")
+@pytest.mark.parametrize("fault", [namespaces_move, twenty_items_a_call, never_answers])
+def test_a_changed_server_is_mirrored_again_by_itself(lab: Lab, fault: Callable[[Lab], None]) -> None:
+    until("the plant is not connected", lambda: collector(lab)["plc1"]["state"] == "connected", 60)
+    fault(lab)

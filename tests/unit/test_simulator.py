@@ -2,6 +2,8 @@
 """The simulated plant: physics, determinism, journal, and that the lab's inventory says what the model has."""
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import math
 import sys
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "roles/ot_simulator/tree/usr/local/lib/hnai/ot_simulator"))
 
-from hnai_ot_simulator import control, journal, line, modbus, model, plant
+from hnai_ot_simulator import clock, control, journal, line, modbus, model, plant
 
 CONFIG = yaml.safe_load((ROOT / "inventories/lab/plant/plant.yml").read_text(encoding="utf-8"))
 SOURCES = {entry["id"]: entry for entry in yaml.safe_load(
@@ -265,3 +267,25 @@ def test_fault_file(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("[]", encoding="utf-8")
     with pytest.raises(ValueError, match="JSON object"):
         control.read_faults(tmp_path / "f")
+
+
+def test_a_stalled_pace_skips_and_never_bursts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    yielded = []
+
+    async def sleep(seconds: float) -> None:
+        # The third wake is 1.7 s late, the fifth 0.499 s.
+        now[0] += seconds + {2: 1.7, 4: 0.499}.get(len(yielded), 0.0)
+
+    async def walk() -> None:
+        async for _ in clock.pace(0.5):
+            yielded.append(now[0])
+            if len(yielded) == 9:
+                return
+
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(clock.asyncio, "sleep", sleep)
+    asyncio.run(walk())
+    gaps = [second - first for first, second in itertools.pairwise(yielded)]
+    assert min(gaps) >= 0.25
+    assert gaps[-3:] == pytest.approx([0.5] * 3)

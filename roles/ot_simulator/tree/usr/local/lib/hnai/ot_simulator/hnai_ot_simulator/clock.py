@@ -15,9 +15,9 @@ def ticks() -> int:
 
 
 async def pace(step_s: float) -> AsyncIterator[None]:
-    """Yield once per *step_s*. After a stall the missed steps are skipped, not made up for in a burst."""
+    """Yield once per *step_s*. After a stall the missed steps are skipped; two steps are never nearer than half of one."""
     due = time.monotonic()
     while True:
-        due = max(due + step_s, time.monotonic() - step_s)
+        due = max(due, time.monotonic() - step_s / 2) + step_s
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         yield

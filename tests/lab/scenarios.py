@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scenarios: tests that take minutes, start from the standing lab, and leave a dated result.
+
+A test with `@pytest.mark.scenario(NAME)` runs only by `make scenario NAME=…` (and in `make test-all`, in this order); one without
+the mark runs in every `make test`. The result lies in `<hnai_state_dir>/scenarios/<name>/<UTC>.json`.
+"""
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+#: Name → what it shows.
+SCENARIOS = {
+    "parts": "each part of the data path stopped in turn, and servers that change or never answer",
+    "outage": "a broker's host away for two minutes, then the shipper cut off from Kafka for two minutes",
+    "first-kill": "the controller killed in the middle of the first deployment: the next run converges",
+}
+Z = "%Y%m%dT%H%M%SZ"
+
+
+def result(name: str, started: datetime.datetime, ended: datetime.datetime, tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a scenario leaves: {scenario, shows, commit, started, ended, verdict, tests: [{id, outcome, seconds, output}]}."""
+    outcomes = {test["outcome"] for test in tests}
+    return {
+        "scenario": name,
+        "shows": SCENARIOS[name],
+        "started": started.strftime(Z),
+        "ended": ended.strftime(Z),
+        "verdict": "pass" if outcomes == {"passed"} else "fail",
+        "tests": list(tests),
+    }
+
+
+def commit(root: Path) -> str:
+    """The revision that ran, with a mark where the work tree differs from it."""
+    run = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=root, check=False, capture_output=True, text=True, timeout=20)
+    return run.stdout.strip() or "no revision"
+
+
+def leave(folder: Path, found: dict[str, Any]) -> Path:
+    """Writes a result."""
+    path = folder / "scenarios" / found["scenario"] / (found["started"] + ".json")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return path
