@@ -25,6 +25,9 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.store.tree import Me
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: Processes of their own, not forks of a test runner that has threads.
+FRESH = multiprocessing.get_context("spawn")
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
@@ -92,8 +95,9 @@ class TestBlobs:
         assert stat.S_IMODE(store.root.stat().st_mode) == 0o700
 
 
-def _hold(root: str) -> None:
+def _hold(root: str, held: str) -> None:
     with Store(Path(root)).lock("demo"):
+        Path(held).touch()
         time.sleep(60)
 
 
@@ -110,7 +114,7 @@ def _build_once(root: str, counter: str) -> None:
 class TestProcesses:
     def test_one_builds_the_others_reuse(self, tmp_path: Path) -> None:
         counter = tmp_path / "counter"
-        workers = [multiprocessing.Process(target=_build_once, args=(str(tmp_path / "s"), str(counter))) for _ in range(5)]
+        workers = [FRESH.Process(target=_build_once, args=(str(tmp_path / "s"), str(counter))) for _ in range(5)]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -126,10 +130,13 @@ class TestProcesses:
             pass
         assert any("kafka 4.3.1: waiting" in line for line in lines)
 
-    def test_a_killed_holder_frees_the_lock(self, store: Store) -> None:
-        worker = multiprocessing.Process(target=_hold, args=(str(store.root),))
+    def test_a_killed_holder_frees_the_lock(self, store: Store, tmp_path: Path) -> None:
+        worker = FRESH.Process(target=_hold, args=(str(store.root), str(tmp_path / "held")))
         worker.start()
-        time.sleep(0.5)
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "held").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert (tmp_path / "held").exists()
         worker.kill()
         worker.join()
         with Store(store.root, deadline_s=2.0).lock("demo"):
