@@ -32,7 +32,8 @@ def test_the_same_questions_are_answered_to_one_who_may_read(lab: Lab) -> None:
     answers = reads(lab, lab.groups["telegraf_writer"][0], 9095, "telegraf-writer", "hnai-telegraf.kafka_writer", "telegraf-writer", "ot.normalised")
     print(answers)
     assert answers["OffsetFetch"] in (0, NOT_COORDINATOR)
-    # Another broker may lead or coordinate: also an answer to one who may. The group is alive with members of its own; another kind of member is turned away for that, not for want of a right.
+    # Another broker may lead or coordinate: also an answer to one who may. The group is alive with members of its own; another
+    # kind of member is turned away for that, not for want of a right.
     assert {way: code for way, code in answers.items() if code in REFUSED} == {}
 
 
