@@ -16,6 +16,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import (
     STATUSES,
     aggregate,
 )
+from ansible_collections.hnai.platform.plugins.plugin_utils.checks import Entry, fields, find
 
 SCHEMA = "hnai-verdict/1"
 VERDICT_SUFFIX = "_verdict"
@@ -251,6 +252,15 @@ def judge(
             for id in sorted(skips - skipped)
         ]
     return Judgement(aggregate(weight), counts, problems, notices)
+
+
+def describe(judgement: Judgement, verdicts: Sequence[Mapping[str, Any]], register: Mapping[str, Entry]) -> None:
+    """Give each problem what the register says of its id, and notice ids that it does not hold."""
+    for problem in judgement.problems:
+        entry = find(register, problem["id"])
+        problem.update(fields(entry) if entry else {"severity": "critical", "meaning": "", "action": ""})
+    unknown = sorted({check["id"] for verdict in verdicts for check in verdict["checks"] if find(register, check["id"]) is None})
+    judgement.notices += [f"{ident} stands in no meta/checks.yml: nobody is told what it means" for ident in unknown]
 
 
 def component_table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
