@@ -179,7 +179,8 @@ class ActionModule(ActionBase):
             "verdict": judgement.verdict,
             "summary": judgement.summary(),
             "counts": judgement.counts,
-            "problems": judgement.problems,
+            # Without what the register says of each: the table has told it, and a failed task prints all of this.
+            "problems": [{key: value for key, value in one.items() if key not in ("meaning", "action", "hint")} for one in judgement.problems],
             "folder": written,
         }
         if judgement.failed and not checking:

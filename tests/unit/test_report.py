@@ -90,6 +90,12 @@ def test_selected(run: list[str], skip: list[str], names: set[str]) -> None:
     assert record.selected(CONTRACTS, run, skip) == names
 
 
+def test_what_a_host_carries_follows_from_its_groups_and_the_tags() -> None:
+    contracts = {**CONTRACTS, "everywhere": {"health": {"module": "m"}, "placement": "all"}}
+    assert record.checked(contracts, ["managed", "telegraf", "kafka", "probe"], set(contracts)) == ["everywhere", "host", "kafka", "telegraf"]
+    assert record.checked(contracts, ["managed", "kafka"], {"kafka", "flink"}) == ["kafka"]
+
+
 def missing(variables: dict[str, dict[str, Any]], *items: record.Expectation) -> list[dict[str, Any]]:
     return record.missing_verdicts(items, record.collect(variables, [*CONTRACTS, "canary"]))
 
@@ -112,6 +118,13 @@ def test_an_unreachable_host_is_named_with_the_reason() -> None:
         "kafka2": {"kafka_verdict": {"unreachable": True, "msg": "timed out", "changed": False}},
     }
     (found,) = missing(variables, KAFKA)
+    assert found["checks"][0]["reason"] == "the host could not be reached: timed out"
+
+
+def test_the_other_components_of_a_host_that_was_not_reached_say_why() -> None:
+    """Nobody asks them again, so nothing of them arrives."""
+    variables = {"edge1": {"host_verdict": {"unreachable": True, "msg": "timed out"}}}
+    (found,) = missing(variables, record.Expectation("telegraf", "hnai.platform.telegraf_health", ("edge1",)))
     assert found["checks"][0]["reason"] == "the host could not be reached: timed out"
 
 

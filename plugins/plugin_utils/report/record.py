@@ -21,6 +21,7 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.checks import Entry,
 SCHEMA = "hnai-verdict/1"
 VERDICT_SUFFIX = "_verdict"
 BROKEN_PREFIX = "hnai_broken_"
+UNREACHABLE = "the host could not be reached"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ def expectations(
     return found
 
 
+def checked(contracts: Mapping[str, Mapping[str, Any]], group_names: Iterable[str], chosen: set[str]) -> list[str]:
+    """Components that a host of these groups carries and that have a health module; the one that stands on every host comes first."""
+    groups = {*group_names, "all"}
+    found = [
+        name for name, contract in contracts.items()
+        if name in chosen and isinstance(contract.get("health"), Mapping) and contract.get("placement", name) in groups
+    ]
+    return sorted(found, key=lambda name: (contracts[name].get("placement", name) == name, name))
+
+
 @dataclass
 class Arrived:
     """Verdicts that came and the raw evidence they carried; which variables came or were skipped, by (host, name);
@@ -130,7 +141,7 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
                     if result.get("skipped"):
                         arrived.skipped.add((host, name))
                         continue
-                    what = "the host could not be reached" if result.get("unreachable") else "the check module gave no verdict"
+                    what = UNREACHABLE if result.get("unreachable") else "the check module gave no verdict"
                     arrived.reasons.setdefault((component, host), f"{what}: {' '.join(str(result.get('msg', '')).split())}".rstrip(": "))
                     continue
                 arrived.come.add((host, name))
@@ -154,6 +165,8 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
 def missing_verdicts(expected: Sequence[Expectation], arrived: Arrived) -> list[dict[str, Any]]:
     """A verdict for each one that was expected and did not come: inconclusive, naming component, host and reason."""
     found = []
+    # Nobody asks the other components of a host that could not be reached once.
+    away = {host: why for (_component, host), why in sorted(arrived.reasons.items()) if why.startswith(UNREACHABLE)}
     for item in expected:
         names = item.names or (item.component + VERDICT_SUFFIX,)
         absent: dict[str, list[str]] = {}
@@ -166,7 +179,7 @@ def missing_verdicts(expected: Sequence[Expectation], arrived: Arrived) -> list[
         if item.once:
             absent = {} if len(absent) < len(item.hosts) else dict(list(absent.items())[:1])
         for host, lacking in absent.items():
-            reason = arrived.reasons.get((item.component, host), "no verdict arrived")
+            reason = arrived.reasons.get((item.component, host)) or away.get(host, "no verdict arrived")
             module = item.module if len(lacking) == len(names) else ", ".join(lacking)
             title = f"{module} on {host} gives a verdict"
             found.append({
