@@ -102,7 +102,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.credentials import d
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import run
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, tls_dialler
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, host = module.params, Host()
-    report = Report(component="mosquitto", deadline_s=params["deadline"])
+    report = start(module, "mosquitto")
 
     def timeout() -> float:
         return report.timeout(5)

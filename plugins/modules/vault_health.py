@@ -123,7 +123,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import health
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, served_certificate
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def main() -> None:
@@ -150,7 +150,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     given = module.params
-    report = Report(component="openbao", deadline_s=given["deadline"])
+    report = start(module, "openbao")
     client = Client(given["address"], given["ca_file"], timeout_s=min(10.0, given["deadline"]))
 
     def serial_on_disk() -> str:

@@ -2,7 +2,6 @@
 """The register of check ids, and what is made from it: runbook, alert rules, dashboard."""
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path

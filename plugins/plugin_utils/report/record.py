@@ -96,6 +96,26 @@ def checked(contracts: Mapping[str, Mapping[str, Any]], group_names: Iterable[st
     return sorted(found, key=lambda name: (contracts[name].get("placement", name) == name, name))
 
 
+def certificates(contracts: Mapping[str, Mapping[str, Any]], group_names: Iterable[str]) -> list[str]:
+    """Certificate files that the components of a host of these groups must have."""
+    groups = {*group_names, "all"}
+    return [
+        f"/etc/hnai/{name}/tls/cert.pem" for name, contract in sorted(contracts.items())
+        if contract.get("certificate") and contract.get("placement", name) in groups
+    ]
+
+
+def exposure(contracts: Mapping[str, Mapping[str, Any]], group_names: Iterable[str]) -> dict[str, float]:
+    """Unit -> worst score of its sandbox that a contract allows, of the units of a host of these groups."""
+    groups = {*group_names, "all"}
+    return {
+        unit["name"]: float(unit["max_exposure"])
+        for name, contract in sorted(contracts.items()) if contract.get("placement", name) in groups
+        for unit in contract.get("service", {}).get("units", [])
+        if "max_exposure" in unit and unit.get("group", "all") in groups
+    }
+
+
 @dataclass
 class Arrived:
     """Verdicts that came and the raw evidence they carried; which variables came or were skipped, by (host, name);
