@@ -9,7 +9,20 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import DROPPED, UPTIME, run, view
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import (
+    ARRIVING,
+    AWAY,
+    DENY,
+    DROPPED,
+    LIVE_DENY,
+    RETAINED,
+    STORED,
+    UPTIME,
+    Sources,
+    denied,
+    run,
+    view,
+)
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Message, MqttRefused
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
@@ -20,7 +33,26 @@ PARAMS = {
     "sources": ["plc1", "sep1"],
     "live_max_age": 30.0,
     "clients": ["hnai-health", "line1"],
+    "acl": [{"principal": "hnai-health", "read": ["ot/#", "$SYS/#"]}, {"principal": "line1", "write": ["line/line1/#"]}],
+    "max_queued": 1000,
+    "max_fill": 50.0,
+    "bridge_counters": "counters.json",
+    "bridge_window": 60.0,
+    "bridge_max_latency": 5.0,
 }
+
+
+def counters(last: float = 0.0, step: int = 50, **fields: float) -> str:
+    """Counters of a bridge, every 10 s for two minutes; *fields* are those of the newest line."""
+    lines = []
+    for number in range(13):
+        values = {"metrics_added": 50 * number, "metrics_written": step * number, "metrics_dropped": 0, "metrics_rejected": 0, "buffer_size": 0,
+                  "write_time_ns": 2e7}
+        if number == 12:
+            values.update(fields)
+        lines.append(json.dumps({"name": "internal_write", "tags": {"alias": "kafka"}, "fields": values,
+                                 "timestamp": (NOW - last - 10 * (12 - number)) * 1000}))
+    return "\n".join(lines)
 
 
 def record(source: str, tag: str, age: float) -> Message:
@@ -32,40 +64,63 @@ class Broker:
 
     def __init__(self) -> None:
         self.logins = {("hnai-health", "right")}
-        self.messages = [record("plc1", "a", 40), record("plc1", "b", 2), record("sep1", "c", 5), Message(UPTIME, b"9 s", True)]
+        self.logins.add(("line1", "right"))
+        self.messages = [
+            record("plc1", "a", 40), record("plc1", "b", 2), record("sep1", "c", 5), Message(UPTIME, b"9 s", True), Message(AWAY, b"0", True),
+            Message(STORED, b"120", True), Message(RETAINED, b"100", True), Message(ARRIVING, b"600.0", True),
+        ]
+        self.enforces = True
+        self.leaks: list[Message] = []
+        self.delivered: list[Message] = []
+        self.counters = counters()
         self.passwords = "hnai-health:$7$x\nline1:$7$y\n"
         self.tried: list[tuple[str, str]] = []
 
     @contextmanager
-    def login(self, username: str, password: str) -> Any:
+    def login(self, username: str, password: str, version: int = 4) -> Any:
         self.tried.append((username, password))
         if (username, password) not in self.logins:
             raise MqttRefused(5)
         broker = self
 
         class Session:
+            filters: tuple[str, ...] = ()
+
             def subscribe(self, filters: Any) -> None:
-                assert "ot/#" in filters
+                self.filters = tuple(filters)
+
+            def publish(self, topic: str, payload: bytes, expiry_s: int = 1) -> int:
+                assert version == 5 and expiry_s == 1
+                if broker.enforces:
+                    return 0x87
+                broker.delivered.append(Message(topic, payload, False))
+                return 0
 
             def messages(self, quiet_s: float, limit_s: float) -> list[Message]:
                 assert limit_s > quiet_s
+                if any(one.startswith("ot/hnai-health") for one in self.filters):
+                    return broker.delivered
+                if username != "hnai-health":
+                    return broker.leaks if broker.enforces else broker.messages
                 return broker.messages
 
         yield Session()
 
     def judge(self) -> dict[str, str]:
         report = Report("mosquitto")
-        run(report, PARAMS, self.login, lambda: "right", lambda: self.passwords, lambda: NOW)
+        run(report, PARAMS, Sources(self.login, lambda *_: "right", lambda: self.passwords, lambda: self.counters, lambda: NOW))
+        self.checks = {check.id + check.subject: check for check in report.checks}
         return {check.id + check.subject: check.status for check in report.checks}
 
 
-WELL = {"MQ1": "pass", "MQ2": "pass", "MQ3plc1": "pass", "MQ3sep1": "pass", "MQ4": "pass", "MQ5": "pass"}
+WELL = {"MQ1": "pass", "MQ2": "pass", "MQ3plc1": "pass", "MQ3sep1": "pass", "MQ4": "pass", "MQ5": "pass", "MQ6": "pass", "MQ7": "pass",
+        "MQ8hnai-health": "pass", "MQ8line1": "pass", "MQ9": "pass"}
 
 
 def test_a_healthy_broker_passes_and_one_wrong_password_is_tried_once() -> None:
     broker = Broker()
     assert broker.judge() == WELL
-    assert broker.tried == [("hnai-health", "right"), ("", ""), ("hnai-health", "not-the-password")]
+    assert [one for one in broker.tried if one[1] != "right"] == [("", ""), ("hnai-health", "not-the-password")]
 
 
 @pytest.mark.parametrize("stranger", [("", ""), ("hnai-health", "not-the-password")])
@@ -77,7 +132,7 @@ def test_a_stranger_who_is_let_in_fails(stranger: tuple[str, str]) -> None:
 
 def test_a_silent_source_is_stale_not_absent() -> None:
     broker = Broker()
-    broker.messages = [record("plc1", "a", 31), Message(UPTIME, b"9 s", True)]
+    broker.messages = [record("plc1", "a", 31), *broker.messages[3:]]
     assert broker.judge() == {**WELL, "MQ3plc1": "fail", "MQ3sep1": "fail"}
 
 
@@ -93,15 +148,97 @@ def test_drops_are_counted_and_an_unknown_count_is_inconclusive() -> None:
     broker = Broker()
     broker.messages.append(Message(DROPPED, b"3", True))
     assert broker.judge() == {**WELL, "MQ5": "fail"}
-    del broker.messages[-2:]
+    broker.messages = [one for one in broker.messages if one.topic not in (DROPPED, UPTIME)]
     assert broker.judge() == {**WELL, "MQ5": "inconclusive"}
 
 
 def test_our_own_login_refused_leaves_the_view_unknown() -> None:
     broker = Broker()
     broker.logins.clear()
-    assert broker.judge() == {**WELL, "MQ1": "inconclusive", "MQ3plc1": "inconclusive", "MQ3sep1": "inconclusive", "MQ5": "inconclusive"}
+    unknown = {name: "inconclusive" for name in WELL if name[:3] in ("MQ1", "MQ3", "MQ5", "MQ6", "MQ7", "MQ8")}
+    assert broker.judge() == {**WELL, **unknown}
 
 
 def test_what_is_no_record_is_named() -> None:
     assert view([Message("ot/x/y", b"nonsense", True), Message("ot/x/z", b"{}", True)]).broken == ["ot/x/y", "ot/x/z"]
+
+
+def test_a_client_that_is_away_is_counted_and_an_unknown_count_is_inconclusive() -> None:
+    broker = Broker()
+    broker.messages.append(Message(AWAY, b"1", True))
+    assert broker.judge() == {**WELL, "MQ6": "fail"}
+    broker.messages = [one for one in broker.messages if one.topic != AWAY]
+    assert broker.judge() == {**WELL, "MQ6": "inconclusive"}
+
+
+def test_a_queue_fills_and_says_when_it_will_be_full() -> None:
+    broker = Broker()
+    broker.judge()
+    assert broker.checks["MQ7"].observed == 20
+    assert broker.checks["MQ7"].evidence["full_in_s_at_this_rate"] == 98.0
+    broker.messages.append(Message(STORED, b"600", True))
+    assert broker.judge() == {**WELL, "MQ7": "fail"}, "500 of 1000 wait"
+    broker.messages.append(Message(STORED, b"599", True))
+    assert broker.judge() == WELL
+    broker.messages = [one for one in broker.messages if one.topic != STORED]
+    assert broker.judge() == {**WELL, "MQ7": "inconclusive"}
+
+
+def test_without_an_acl_every_client_has_rights_too_many() -> None:
+    broker = Broker()
+    broker.enforces = False
+    assert broker.judge() == {**WELL, "MQ8hnai-health": "fail", "MQ8line1": "fail"}
+    assert broker.checks["MQ8hnai-health"].observed == ["write " + DENY, "write " + LIVE_DENY]
+    assert "read ot/plc1/a" in broker.checks["MQ8line1"].observed
+
+
+def test_what_a_client_may_not_read_must_stay_away_from_it() -> None:
+    broker = Broker()
+    broker.leaks = [record("plc1", "a", 1)]
+    assert broker.judge() == {**WELL, "MQ8line1": "fail"}
+
+
+def test_an_answer_that_says_refused_is_not_believed_when_the_witness_saw_it() -> None:
+    broker = Broker()
+    broker.delivered = [Message(DENY, ("%s %.6f" % ("line1", NOW)).encode(), False)]
+    assert broker.judge() == {**WELL, "MQ8line1": "fail"}
+
+
+def test_silence_without_a_positive_control_proves_nothing() -> None:
+    broker = Broker()
+    broker.messages = broker.messages[3:]
+    got = broker.judge()
+    assert got["MQ8line1"] == got["MQ8hnai-health"] == "inconclusive"
+
+
+def test_only_what_is_not_given_is_tried() -> None:
+    assert denied({}) == (["ot/#", "$SYS/broker/#"], [DENY, LIVE_DENY])
+    assert denied({"read": ["ot/plc1/#"], "write": ["ot/#"]}) == (["$SYS/broker/#"], [DENY])
+    assert denied({"read": ["#"], "write": ["#"]}) == (["$SYS/broker/#"], []), "# does not match $SYS"
+
+
+BRIDGES: list[tuple[str, str]] = [
+    (counters(), "pass"),
+    (counters(metrics_dropped=1), "fail"),
+    (counters(metrics_rejected=1), "fail"),
+    (counters(buffer_size=24), "pass"),  # 5 a second: 4.8 s
+    (counters(buffer_size=26), "fail"),
+    (counters(last=21), "fail"),
+    (counters(step=0, buffer_size=5), "fail"),
+    ("", "inconclusive"),
+    ("not json", "inconclusive"),
+]
+
+
+@pytest.mark.parametrize(("text", "status"), BRIDGES)
+def test_the_bridge_by_its_own_counters(text: str, status: str) -> None:
+    broker = Broker()
+    broker.counters = text
+    assert broker.judge() == {**WELL, "MQ9": status}
+
+
+def test_a_bridge_that_nobody_feeds_is_inconclusive() -> None:
+    broker = Broker()
+    broker.counters = "\n".join(line.replace('"metrics_added": %d' % (50 * n), '"metrics_added": 0').replace(
+        '"metrics_written": %d' % (50 * n), '"metrics_written": 0') for n, line in enumerate(counters().splitlines()))
+    assert broker.judge() == {**WELL, "MQ9": "inconclusive"}

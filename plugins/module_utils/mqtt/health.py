@@ -9,13 +9,23 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Message, MqttError, MqttRefused
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+from ansible_collections.hnai.platform.plugins.module_utils.telegraf import COUNTERS_EVERY_S, Counter, flow, parse
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 
 DROPPED = "$SYS/broker/publish/messages/dropped"
 """Published when it changes, so it is absent while nothing was dropped (seen: 2.0.11)."""
 
 UPTIME = "$SYS/broker/uptime"
+AWAY = "$SYS/broker/clients/disconnected"
+STORED = "$SYS/broker/store/messages/count"
+RETAINED = "$SYS/broker/retained messages/count"
+ARRIVING = "$SYS/broker/load/publish/received/1min"
+DENY = "hnai-health/deny"
+LIVE_DENY = "ot/hnai-health/deny"
+"""Nobody's topics. The second one lies where the live view would show it."""
+
 FILTERS = ("ot/#", "$SYS/broker/#")
 
 
@@ -28,9 +38,27 @@ class Session(Protocol):
     def messages(self, quiet_s: float, limit_s: float) -> Iterable[Message]:
         """What comes."""
 
+    def publish(self, topic: str, payload: bytes, expiry_s: int = 1) -> int:
+        """Publish with MQTT 5 and QoS 1; the broker's reason code."""
 
-Login = Callable[[str, str], "AbstractContextManager[Session]"]
-"""(user name, password) -> a session. Raises MqttRefused where the broker says no."""
+
+class Login(Protocol):
+    """A session of a client. Raises MqttRefused where the broker says no."""
+
+    def __call__(self, username: str, password: str, version: int = 4) -> AbstractContextManager[Session]:
+        """*version*: 4 (3.1.1) or 5."""
+
+
+@dataclass
+class Sources:
+    """Where the checks look. *password* gives the health identity's, or that of another client; *password_file* and *counters*
+    the text of the broker's file and of the bridge's."""
+
+    login: Login
+    password: Callable[..., str]
+    password_file: Callable[[], str]
+    counters: Callable[[], str]
+    now: Callable[[], float]
 
 
 @dataclass
@@ -73,15 +101,30 @@ def refused(login: Login, username: str, password: str) -> str:
         return "refused (code %d)" % error.code
 
 
-def run(
-    report: Report,
-    params: Mapping[str, Any],
-    login: Login,
-    password: Callable[[], str],
-    password_file: Callable[[], str],
-    now: Callable[[], float],
-) -> None:
-    """Make MQ1 to MQ5. *password* gives the health identity's, *password_file* the text of the broker's file."""
+def denied(entry: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """(filters that an identity must not be able to read, topics that it must not be able to write), of those that can be tried."""
+    def may(wanted: str, rights: Iterable[str]) -> bool:
+        # A wildcard at the beginning never covers what begins with $ [4.7.2].
+        return any(mqtt_overlap(wanted, right) for right in rights if wanted[0] != "$" or right[0] == "$")
+
+    reads = [one for one in FILTERS if not may(one, entry.get("read") or [])]
+    writes = [one for one in (DENY, LIVE_DENY) if not may(one, entry.get("write") or [])]
+    return reads, writes
+
+
+def _number(live: View | None, topic: str, otherwise: str = "") -> float:
+    """A value of the broker's own. Raises MqttError where it published none."""
+    if live is None:
+        raise MqttError("the broker's own values are not known (MQ1)")
+    text = live.system.get(topic, otherwise)
+    if not text:
+        raise MqttError("the broker published no %s" % topic)
+    return float(text)
+
+
+def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
+    """Make MQ1 to MQ9."""
+    login, password, password_file, now = where.login, where.password, where.password_file, where.now
     live: View | None = None
     with report.check(
         "MQ1",
@@ -95,6 +138,7 @@ def run(
             live = view(session.messages(params["quiet"], 5 * params["quiet"]))
         check.observed = "logged in"
         check.evidence = {"broker": live.system.get("$SYS/broker/version", ""), "sources": live.tags}
+        check.raw("broker.json", json.dumps({"system": live.system, "newest": live.newest}, sort_keys=True, indent=1))
         check.passed(True)
 
     with report.check(
@@ -151,3 +195,125 @@ def run(
             raise MqttError("the broker published no %s" % UPTIME)
         check.observed = int(live.system.get(DROPPED, "0"))
         check.passed(check.observed == 0)
+
+    with report.check(
+        "MQ6",
+        "no client with a session of its own is away",
+        unit="clients away",
+        expected=0,
+        hint="its queue fills: which one is missing stands in journalctl -u hnai-mosquitto",
+        explain="mosquitto_sub … -t '%s' -W 12" % AWAY,
+        controls=["SR 7.1"],
+    ) as check:
+        check.observed = int(_number(live, AWAY))
+        check.passed(check.observed == 0)
+
+    if params["max_queued"]:
+        with report.check(
+            "MQ7",
+            "what waits for clients fits their queues",
+            unit="messages waiting",
+            expected="< %d" % (params["max_queued"] * params["max_fill"] / 100.0),
+            hint="a client is away or too slow; when its queue is full the broker drops the newest",
+            explain="mosquitto_sub … -t '%s' -t '%s' -W 12" % (STORED, RETAINED),
+            controls=["SR 7.2"],
+        ) as check:
+            # What is retained is stored too; the rest waits for somebody.
+            check.observed = max(0, int(_number(live, STORED) - _number(live, RETAINED)))
+            rate = _number(live, ARRIVING, "0") / 60.0
+            left = max(0.0, params["max_queued"] - check.observed)
+            check.evidence = {
+                "limit_of_one_client": params["max_queued"],
+                "fill_percent": round(100.0 * check.observed / params["max_queued"], 1),
+                "arriving_per_s": round(rate, 1),
+                "full_in_s_at_this_rate": round(left / rate, 1) if rate else None,
+            }
+            check.passed(check.observed < params["max_queued"] * params["max_fill"] / 100.0)
+
+    if params["acl"]:
+        rights = {entry["principal"]: entry for entry in params["acl"]}
+        for client in params["clients"]:
+            reads, writes = denied(rights.get(client, {}))
+            if not reads and not writes:
+                continue
+            with report.check(
+                "MQ8",
+                "the broker refuses what the ACL does not give",
+                subject=client,
+                expected=[],
+                unit="rights too many",
+                controls=["SR 2.1"],
+                hint="acl_file is gone or too generous: converge the component; who changed it?",
+                explain="mosquitto_pub -V 5 -q 1 … -u %s -t %s -m x: not authorised" % (client, (writes or ["-"])[0]),
+            ) as check:
+                _refuses(check, params, where, client, reads, writes, live)
+
+    if params["bridge_counters"]:
+        with report.check(
+            "MQ9",
+            "the bridge brings what lines publish to Kafka, at once",
+            unit="s through the bridge",
+            expected="<= %g, nothing lost" % params["bridge_max_latency"],
+            hint="journalctl -u hnai-telegraf-bridge; Kafka (B1, B3, S1)",
+            explain="tail -n 40 %s: of output kafka, buffer_size and metrics_dropped" % params["bridge_counters"],
+            controls=["SR 3.4"],
+        ) as check:
+            _bridge(check, params, where)
+
+
+def _refuses(
+    check: Check, params: Mapping[str, Any], where: Sources, client: str, reads: Sequence[str], writes: Sequence[str], live: View | None
+) -> None:
+    """A session of *client*: what it must not read stays away, what it must not write is refused and nobody gets it."""
+    if live is None or not live.newest:
+        raise MqttError("no positive control: the live view is empty or unknown, so silence proves nothing (MQ1, MQ3)")
+    nonce = "%s %.6f" % (client, where.now())
+    answers: dict[str, str] = {}
+    got: list[str] = []
+    with where.login(params["username"], where.password(), 4) as witness, where.login(client, where.password(client), 5) as session:
+        witness.subscribe(["ot/hnai-health/#", "hnai-health/#"])
+        if reads:
+            # A broker grants the subscription and filters what it delivers: only what comes tells.
+            session.subscribe(reads)
+        for topic in writes:
+            code = session.publish(topic, nonce.encode())
+            answers[topic] = "0x%02x" % code
+        if reads:
+            came = {message.topic for message in session.messages(params["quiet"] / 2, 2 * params["quiet"])}
+            got = sorted(came, key=lambda topic: (topic.startswith("$"), topic))
+        seen = sorted({message.topic for message in witness.messages(params["quiet"] / 4, params["quiet"])
+                       if message.payload == nonce.encode()}) if writes else []
+    written = [topic for topic, code in answers.items() if int(code, 16) < 0x80]
+    check.observed = ["write " + topic for topic in sorted({*written, *seen})] + ["read " + topic for topic in got[:5]]
+    check.evidence = {"tried_to_read": list(reads), "tried_to_write": answers, "witness_saw": seen, "positive_control": sorted(live.newest)}
+    check.passed(not check.observed, ", ".join(check.observed))
+
+
+def _bridge(check: Check, params: Mapping[str, Any], where: Sources) -> None:
+    """Loss and delay between taking from the broker and Kafka's acknowledgement, by the bridge's own counters."""
+    outputs = parse(where.counters().splitlines(), "internal_write")
+    book: Sequence[Counter] = outputs.get("kafka", ())
+    if not book:
+        raise MqttError("%s holds nothing of the output to Kafka" % params["bridge_counters"])
+    age = where.now() - book[-1].time
+    if age > 4 * COUNTERS_EVERY_S:
+        check.fail("the bridge counted nothing for %.0f s" % age)
+        return
+    window = params["bridge_window"]
+    written, added = flow(book, "metrics_written", window), flow(book, "metrics_added", window)
+    lost = sum(flow(book, key, window).amount for key in ("metrics_dropped", "metrics_rejected"))
+    waiting = book[-1].fields.get("buffer_size", 0.0)
+    rate = written.amount / written.seconds if written.seconds > 0 else 0.0
+    flush = book[-1].fields.get("write_time_ns", 0.0) / 1e9
+    check.evidence = {
+        "lost": int(lost), "waiting": int(waiting), "taken": int(added.amount), "delivered": int(written.amount),
+        "window_s": round(written.seconds, 1), "write_s": round(flush, 4),
+    }
+    if not added.amount and not waiting and not lost:
+        check.inconclusive("no line published anything in %.0f s" % added.seconds)
+        return
+    if waiting and not rate:
+        check.fail("%d messages wait and none was delivered in %.0f s" % (waiting, written.seconds))
+        return
+    check.observed = round(flush + (waiting / rate if rate else 0.0), 3)
+    check.passed(not lost and check.observed <= params["bridge_max_latency"], "%d lost" % lost if lost else "")

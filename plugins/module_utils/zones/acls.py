@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import approvals, clients
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 
@@ -93,22 +94,6 @@ def mosquitto_acl(site: Site) -> list[dict[str, Any]]:
             for access in entry:
                 entry[access].update((connect.get("topics") or {}).get(access) or [])
     return [{"principal": name, "read": sorted(entry["read"]), "write": sorted(entry["write"])} for name, entry in sorted(book.items())]
-
-
-def mqtt_overlap(first: str, second: str) -> bool:
-    """Can one topic match both MQTT filters?
-
-    >>> mqtt_overlap("ot/#", "ot/a/+"), mqtt_overlap("line/1/cmd", "ot/#")
-    (True, False)
-    """
-    left, right = first.split("/"), second.split("/")
-    while left and right:
-        if "#" in (left[0], right[0]):
-            return True
-        if left[0] != right[0] and "+" not in (left[0], right[0]):
-            return False
-        left, right = left[1:], right[1:]
-    return (not left and not right) or (left or right) == ["#"]
 
 
 def _topics_overlap(first: str, second: str) -> bool:
