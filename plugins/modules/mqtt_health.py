@@ -14,7 +14,7 @@ description:
     refused.
   - MQ3 per source, the newest retained record is young. MQ4 every declared client has an entry in the password file.
     MQ5 the broker dropped nothing.
-  - MQ6 no client with a session of its own is away. MQ7 what waits for clients fits its queue. MQ8 per client, the broker refuses
+  - MQ6 every client of the site is connected. MQ7 what waits for clients fits its queue. MQ8 per client, the broker refuses
     what the ACL does not give it. MQ9 the bridge to Kafka loses nothing and is not behind.
   - What MQ8 publishes (MQTT 5, not retained, expiring after a second, below C(hnai-health/) and C(ot/hnai-health/)) is delivered
     to nobody unless the broker's ACL is off.
@@ -56,6 +56,10 @@ options:
       level:
         description: Purdue level that it comes from; not used here.
         type: float
+      hosts:
+        description: Where the client stands, host to addresses. It must be connected from each of them.
+        type: dict
+        default: {}
       read:
         description: Filters that it may read.
         type: list
@@ -74,6 +78,10 @@ options:
     description: Share of O(max_queued), in percent, that may wait.
     type: float
     default: 50.0
+  unit:
+    description: The broker's unit, whose journal names the clients whose messages were dropped.
+    type: str
+    default: hnai-mosquitto.service
   bridge_counters:
     description: Counters of the bridge, where it runs on this host. Without them MQ9 is not made.
     type: path
@@ -114,12 +122,13 @@ summary:
   type: str
 """
 
+import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import MQTT_ARGS, Broker
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import MQTT_ARGS, Broker, peers
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import Sources, run
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
@@ -140,10 +149,17 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "default": [],
-                "options": {"principal": {"type": "str", "required": True}, "level": {"type": "float"}, "read": filters, "write": filters},
+                "options": {
+                    "principal": {"type": "str", "required": True},
+                    "level": {"type": "float"},
+                    "hosts": {"type": "dict", "default": {}},
+                    "read": filters,
+                    "write": filters,
+                },
             },
             max_queued={"type": "int", "default": 0},
             max_fill={"type": "float", "default": 50.0},
+            unit={"type": "str", "default": "hnai-mosquitto.service"},
             bridge_counters={"type": "path", "default": ""},
             bridge_window={"type": "float", "default": 60.0},
             bridge_max_latency={"type": "float", "default": 5.0},
@@ -158,9 +174,23 @@ def main() -> None:
         with open(path, encoding="utf-8") as file:
             return file.read()
 
+    def command(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(list(argv), capture_output=True, text=True, timeout=report.timeout(10), check=False)
+
+    def dropping() -> list[str]:
+        since = command("systemctl", "show", "--property=InvocationID", "--value", params["unit"]).stdout.strip()
+        if not since:
+            raise OSError("%s does not run, so nobody knows since when" % params["unit"])
+        found = command("journalctl", "-q", "-o", "cat", "-n", "20", "-g", "messages are being dropped", "_SYSTEMD_INVOCATION_ID=" + since)
+        # 1 without a word: no such line.
+        if found.returncode and found.stderr.strip():
+            raise OSError("journalctl: " + found.stderr.strip())
+        return found.stdout.splitlines()
+
     run(report, params, Sources(
         login=broker.login, password=broker.password, password_file=lambda: text(params["password_file"]),
-        counters=lambda: text(params["bridge_counters"]), now=time.time,
+        counters=lambda: text(params["bridge_counters"]), dropping=dropping,
+        peers=lambda: peers([text("/proc/net/tcp"), text("/proc/net/tcp6")], params["port"]), now=time.time,
     ))
     finish(module, report)
 

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import peers
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import (
     ARRIVING,
-    AWAY,
     DENY,
     DROPPED,
     LIVE_DENY,
-    RETAINED,
     STORED,
     UPTIME,
     Sources,
@@ -28,12 +28,15 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import Repor
 
 NOW = 1_000_000.0
 PARAMS = {
+    "port": 8883,
     "username": "hnai-health",
     "quiet": 0.1,
     "sources": ["plc1", "sep1"],
     "live_max_age": 30.0,
     "clients": ["hnai-health", "line1"],
-    "acl": [{"principal": "hnai-health", "read": ["ot/#", "$SYS/#"]}, {"principal": "line1", "write": ["line/line1/#"]}],
+    "acl": [{"principal": "hnai-health", "read": ["ot/#", "$SYS/#"]}, {"principal": "line1", "write": ["line/line1/#"]},
+            {"principal": "shipper", "write": ["ot/#"], "hosts": {"edge1": ["10.0.0.1", "fd00::1"], "edge2": ["10.0.0.2"]}},
+            {"principal": "bridge", "read": ["line/#"], "hosts": {"edge1": ["10.0.0.1", "fd00::1"]}}],
     "max_queued": 1000,
     "max_fill": 50.0,
     "bridge_counters": "counters.json",
@@ -66,13 +69,15 @@ class Broker:
         self.logins = {("hnai-health", "right")}
         self.logins.add(("line1", "right"))
         self.messages = [
-            record("plc1", "a", 40), record("plc1", "b", 2), record("sep1", "c", 5), Message(UPTIME, b"9 s", True), Message(AWAY, b"0", True),
-            Message(STORED, b"120", True), Message(RETAINED, b"100", True), Message(ARRIVING, b"600.0", True),
+            record("plc1", "a", 40), record("plc1", "b", 2), record("sep1", "c", 5), Message(UPTIME, b"9 s", True),
+            Message(STORED, b"26", True), Message(ARRIVING, b"600.0", True),
         ]
         self.enforces = True
         self.leaks: list[Message] = []
         self.delivered: list[Message] = []
         self.counters = counters()
+        self.dropping: list[str] = []
+        self.peers = ["10.0.0.1", "10.0.0.2", "127.0.0.1", "fd00::1"]
         self.passwords = "hnai-health:$7$x\nline1:$7$y\n"
         self.tried: list[tuple[str, str]] = []
 
@@ -108,7 +113,8 @@ class Broker:
 
     def judge(self) -> dict[str, str]:
         report = Report("mosquitto")
-        run(report, PARAMS, Sources(self.login, lambda *_: "right", lambda: self.passwords, lambda: self.counters, lambda: NOW))
+        run(report, PARAMS, Sources(self.login, lambda *_: "right", lambda: self.passwords, lambda: self.counters,
+                                    lambda: self.dropping, lambda: self.peers, lambda: NOW))
         self.checks = {check.id + check.subject: check for check in report.checks}
         return {check.id + check.subject: check.status for check in report.checks}
 
@@ -149,13 +155,13 @@ def test_drops_are_counted_and_an_unknown_count_is_inconclusive() -> None:
     broker.messages.append(Message(DROPPED, b"3", True))
     assert broker.judge() == {**WELL, "MQ5": "fail"}
     broker.messages = [one for one in broker.messages if one.topic not in (DROPPED, UPTIME)]
-    assert broker.judge() == {**WELL, "MQ5": "inconclusive"}
+    assert broker.judge() == {**WELL, "MQ5": "inconclusive", "MQ7": "inconclusive"}
 
 
 def test_our_own_login_refused_leaves_the_view_unknown() -> None:
     broker = Broker()
     broker.logins.clear()
-    unknown = {name: "inconclusive" for name in WELL if name[:3] in ("MQ1", "MQ3", "MQ5", "MQ6", "MQ7", "MQ8")}
+    unknown = {name: "inconclusive" for name in WELL if name[:3] in ("MQ1", "MQ3", "MQ5", "MQ7", "MQ8")}
     assert broker.judge() == {**WELL, **unknown}
 
 
@@ -163,25 +169,53 @@ def test_what_is_no_record_is_named() -> None:
     assert view([Message("ot/x/y", b"nonsense", True), Message("ot/x/z", b"{}", True)]).broken == ["ot/x/y", "ot/x/z"]
 
 
-def test_a_client_that_is_away_is_counted_and_an_unknown_count_is_inconclusive() -> None:
+def test_a_drop_is_remembered_by_the_journal() -> None:
     broker = Broker()
-    broker.messages.append(Message(AWAY, b"1", True))
+    broker.dropping = ["Outgoing messages are being dropped for client telegraf-bridge."]
+    assert broker.judge() == {**WELL, "MQ5": "fail"}
+    assert "telegraf-bridge" in broker.checks["MQ5"].reason
+
+
+@pytest.mark.parametrize(("peers", "short"), [
+    (["10.0.0.1", "10.0.0.2"], "edge1 holds 1 of 2 connections (bridge, shipper)"),
+    (["10.0.0.1", "fd00::1"], "edge2 holds 0 of 1 connections (shipper)"),
+    (["127.0.0.1"] * 9, "edge1 holds 0 of 2 connections (bridge, shipper); edge2 holds 0 of 1 connections (shipper)"),
+])
+def test_a_client_that_is_away_is_missed_at_its_host(peers: list[str], short: str) -> None:
+    broker = Broker()
+    broker.peers = peers
     assert broker.judge() == {**WELL, "MQ6": "fail"}
-    broker.messages = [one for one in broker.messages if one.topic != AWAY]
-    assert broker.judge() == {**WELL, "MQ6": "inconclusive"}
+    assert broker.checks["MQ6"].reason == short
+
+
+def test_connections_as_the_kernel_lists_them() -> None:
+    """A listener, a connection of ours to another, and three to us: over v4, over v6, and v4 on a socket of both families."""
+    head = "  sl  local_address rem_address   st\n"
+    four = head + (
+        "0: 00000000:22B3 00000000:0000 0A 0 0\n1: 0B034D0A:A77A 0B034D0A:22B3 01 0 0\n2: 0B034D0A:22B3 0B024D0A:98D3 01 0 0\n"
+        "3: 0B034D0A:22B3 0B024D0A:98D4 06 0 0\n")
+    six = head + (
+        "0: 00000000000000000000000000000000:22B3 00000000000000000000000000000000:0000 0A 0\n"
+        "1: 000077FD030000000000000011000000:22B3 000077FD020000000000000011000000:9000 01 0\n"
+        "2: 0000000000000000FFFF00000B034D0A:22B3 0000000000000000FFFF00000C034D0A:9000 01 0\n")
+    if sys.byteorder == "little":
+        assert peers([four, six], 8883) == ["10.77.2.11", "10.77.3.12", "fd77:0:0:2::11"]
+    assert len(peers([four, six], 8883)) == 3
+    assert peers([four], 8884) == []
 
 
 def test_a_queue_fills_and_says_when_it_will_be_full() -> None:
     broker = Broker()
     broker.judge()
-    assert broker.checks["MQ7"].observed == 20
+    assert broker.checks["MQ7"].observed == 20, "26 are stored, of which 6 are retained"
     assert broker.checks["MQ7"].evidence["full_in_s_at_this_rate"] == 98.0
-    broker.messages.append(Message(STORED, b"600", True))
+    broker.messages[4] = Message(STORED, b"506", True)
     assert broker.judge() == {**WELL, "MQ7": "fail"}, "500 of 1000 wait"
-    broker.messages.append(Message(STORED, b"599", True))
+    broker.messages[4] = Message(STORED, b"505", True)
     assert broker.judge() == WELL
-    broker.messages = [one for one in broker.messages if one.topic != STORED]
-    assert broker.judge() == {**WELL, "MQ7": "inconclusive"}
+    del broker.messages[4]
+    assert broker.judge() == WELL, "it did not change for a minute: nothing fills"
+    assert broker.checks["MQ7"].observed is None
 
 
 def test_without_an_acl_every_client_has_rights_too_many() -> None:

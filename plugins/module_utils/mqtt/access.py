@@ -6,8 +6,10 @@ Passwords are systemd credentials of a component on this host, decrypted here an
 
 from __future__ import annotations
 
+import ipaddress
 import os
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import decrypt, path_of
@@ -50,3 +52,20 @@ class Broker:
         if value is None:
             raise HostError("%s cannot be decrypted here" % path_of(credential["component"], name))
         return value.decode("utf-8")
+
+
+def peers(tables: Iterable[str], port: int) -> list[str]:
+    """Addresses from which connections to a local TCP port are established. *tables*: texts of /proc/net/tcp and tcp6 (proc(5))."""
+    found = []
+    for table in tables:
+        for line in table.splitlines()[1:]:
+            fields = line.split()
+            if len(fields) < 4 or fields[3] != "01" or int(fields[1].rpartition(":")[2], 16) != port:
+                continue
+            digits = fields[2].rpartition(":")[0]
+            # Words of 32 bits in the order of this machine.
+            raw = b"".join(struct.pack("=I", int(digits[i : i + 8], 16)) for i in range(0, len(digits), 8))
+            address = ipaddress.ip_address(raw)
+            mapped = getattr(address, "ipv4_mapped", None)
+            found.append(str(mapped or address))
+    return sorted(found)

@@ -2,8 +2,8 @@
 """As much of MQTT 3.1.1 and 5 as a check needs: log in, subscribe, read what comes, leave. Standard library, Python 3.9.
 
 Source: OASIS MQTT 3.1.1 and (v5) MQTT 5, sections in brackets. Version 5 is there because only it tells a client that a
-publish was refused [v5 3.4.2.1]; ``publish`` exists to be refused. Every read honours the deadline of the socket's owner: *connect* is a function that gives a connected (TLS) socket, *timeout* gives the seconds that the next
-read may take.
+publish was refused [v5 3.4.2.1]; ``publish`` exists to be refused. Every read honours the deadline of the socket's owner:
+*connect* is a function that gives a connected (TLS) socket, *timeout* gives the seconds that the next read may take.
 """
 
 from __future__ import annotations

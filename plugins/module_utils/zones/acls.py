@@ -86,14 +86,18 @@ def extra_acls(site: Site) -> list[dict[str, Any]]:
 
 
 def mosquitto_acl(site: Site) -> list[dict[str, Any]]:
-    """[{principal, read, write}] sorted by principal, of identities whose conduit is approved."""
+    """[{principal, read, write, hosts}] sorted by principal, of identities whose conduit is approved. hosts: name → addresses."""
     book: dict[str, dict[str, set[str]]] = {}
+    stands: dict[str, dict[str, list[str]]] = {}
     for principal, hosts, connect, _file, _key in clients(site, "mosquitto"):
         if _approved(site, "mosquitto", hosts, connect):
+            stands.setdefault(principal, {}).update({host: [a for a in (site.nodes[host].v4, site.nodes[host].v6) if a] for host in hosts})
             entry = book.setdefault(principal, {"read": set(), "write": set()})
             for access in entry:
                 entry[access].update((connect.get("topics") or {}).get(access) or [])
-    return [{"principal": name, "read": sorted(entry["read"]), "write": sorted(entry["write"])} for name, entry in sorted(book.items())]
+    return [
+        {"principal": name, "read": sorted(entry["read"]), "write": sorted(entry["write"]), "hosts": stands[name]} for name, entry in sorted(book.items())
+    ]
 
 
 def _topics_overlap(first: str, second: str) -> bool:
