@@ -83,10 +83,12 @@ class World:
         self.deploy = {"role_id": "r", "secret_id": "s"}
         self.want = health.Wanted(version="2.7.2")
 
+        self.look: Callable[[str], Any] = lambda path: SimpleNamespace(st_dev=self.devices[os.path.basename(path)])
+
     def run(self) -> dict[str, dict[str, Any]]:
         report = Report("openbao", deadline_s=None)
         host = health.Host(
-            stat=lambda path: SimpleNamespace(st_dev=self.devices[os.path.basename(path)]),  # type: ignore[arg-type, return-value]
+            stat=self.look,
             statvfs=lambda path: SimpleNamespace(  # type: ignore[arg-type, return-value]
                 f_bavail=self.free[os.path.basename(path)], f_blocks=100, f_frsize=1048576),
             served=self.served, serial_on_disk=lambda: "AB1", now=lambda: NOW)
@@ -199,6 +201,22 @@ def test_a_visit_that_hangs_leaves_the_rest_inconclusive_not_broken(world: World
     assert checks["BAO03"]["status"] == "inconclusive"
     assert {checks[name]["status"] for name in ("BAO04", "BAO07", "BAO09", "BAO10")} == {"inconclusive"}
     assert {checks[name]["status"] for name in ("BAO01", "BAO02", "BAO08", "BAO11", "BAO12")} == {"pass"}
+
+
+def test_a_device_whose_file_is_gone_fails_and_is_named(world: World) -> None:
+    """It records into a file that nobody can find; one device is left."""
+    gone = world.bao.files["b"]
+    gone.unlink()
+
+    def look(path: str) -> Any:
+        if path == str(gone):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return SimpleNamespace(st_dev=world.devices[os.path.basename(path)])
+
+    world.look = look
+    checks = world.run()
+    assert {name: checks[name]["status"] for name in reds(checks)} == {"BAO04": "fail", "BAO05:b": "fail"}
+    assert str(gone) in checks["BAO04"]["reason"] and str(gone) in checks["BAO05:b"]["reason"]
 
 
 def test_an_authority_that_is_not_told_is_inconclusive(world: World) -> None:

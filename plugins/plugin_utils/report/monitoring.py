@@ -110,35 +110,35 @@ def alert_tests(sections: Sequence[Section], rules: str) -> dict[str, Any]:
             labels = {"site": "s", "host": "h", "component": section.component, "id": ident}
             series = 'hnai_check_problem{%s,subject=""}' % ",".join(f'{key}="{value}"' for key, value in labels.items())
             tests.append({
-                "interval": "1m",
-                # Minutes 0 and 1 well, 2 to 31 a problem, then well.
-                "input_series": [{"series": series, "values": "0x1 1x29 0x10"}],
+                "interval": "5m",
+                # At 0 well, from 5 to 25 minutes a problem, then well.
+                "input_series": [{"series": series, "values": "0 1x4 0x2"}],
                 "alert_rule_test": [
-                    {"eval_time": "1m", "alertname": alert_name(entry), "exp_alerts": []},
-                    {"eval_time": "20m", "alertname": alert_name(entry), "exp_alerts": [
+                    {"eval_time": "0m", "alertname": alert_name(entry), "exp_alerts": []},
+                    {"eval_time": "25m", "alertname": alert_name(entry), "exp_alerts": [
                         {"exp_labels": {**labels, "severity": entry.severity}, "exp_annotations": _annotations(entry)}]},
-                    {"eval_time": "34m", "alertname": alert_name(entry), "exp_alerts": []},
+                    {"eval_time": "30m", "alertname": alert_name(entry), "exp_alerts": []},
                 ],
             })
     old, absent = _site_rules()
     stamp = 'hnai_verdict_timestamp_seconds{site="s",profile="quick"}'
     tests.append({
-        "interval": "1m", "input_series": [{"series": stamp, "values": "0x120"}],
+        "interval": "5m", "input_series": [{"series": stamp, "values": "0x20"}],
         "alert_rule_test": [
-            {"eval_time": "59m", "alertname": old["alert"], "exp_alerts": []},
-            {"eval_time": "61m", "alertname": old["alert"], "exp_alerts": [
+            {"eval_time": "60m", "alertname": old["alert"], "exp_alerts": []},
+            {"eval_time": "65m", "alertname": old["alert"], "exp_alerts": [
                 {"exp_labels": {"site": "s", **old["labels"]}, "exp_annotations": old["annotations"]}]},
         ],
     })
     tests.append({
-        "interval": "1m", "input_series": [{"series": "other", "values": "0x120"}],
+        "interval": "5m", "input_series": [{"series": "other", "values": "0x20"}],
         "alert_rule_test": [
             {"eval_time": "10m", "alertname": absent["alert"], "exp_alerts": []},
             {"eval_time": "20m", "alertname": absent["alert"], "exp_alerts": [
                 {"exp_labels": absent["labels"], "exp_annotations": absent["annotations"]}]},
         ],
     })
-    return {"rule_files": [rules], "evaluation_interval": "1m", "tests": tests}
+    return {"rule_files": [rules], "evaluation_interval": "5m", "tests": tests}
 
 
 def to_yaml(value: Any) -> str:
