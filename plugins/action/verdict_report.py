@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import INCONCLUSIVE, PASS, utc_iso
-from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
+from ansible_collections.hnai.platform.plugins.plugin_utils import checks, contracts
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, record, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,14 +101,19 @@ class ActionModule(ActionBase):
 
     def _newest(self, folder: Path, id: str | None) -> dict[str, Any]:
         """Print from the newest record: how the check *id* is repeated, or else the table."""
+        newest: dict[str, Any] | None = None
         try:
             newest = archive.latest(folder)
-            told = table.explain(newest, id) if id else []
-        except (FileNotFoundError, KeyError) as error:
-            raise AnsibleActionFail(str(error.args[0])) from error
+        except FileNotFoundError as error:
+            if not id:
+                raise AnsibleActionFail(str(error.args[0])) from error
         if id:
+            try:
+                told = table.explain(newest, id, checks.by_id(checks.load(ROOT)))
+            except (KeyError, checks.RegisterError) as error:
+                raise AnsibleActionFail(str(error.args[0])) from error
             display.display("\n".join(["", *told]))
-        else:
+        elif newest is not None:
             self._print(newest, str(folder / newest["run_id"]))
         return {"changed": False}
 
@@ -140,6 +145,8 @@ class ActionModule(ActionBase):
             })
             if judgement.verdict == PASS:
                 judgement.verdict = INCONCLUSIVE
+        register = checks.by_id(checks.load(ROOT))
+        record.describe(judgement, verdicts, register)
         begins = [one["started_at"] for one in verdicts if one["started_at"]]
         ends = [one["ended_at"] for one in verdicts if one["ended_at"]]
         built = record.build(
@@ -172,7 +179,8 @@ class ActionModule(ActionBase):
             "verdict": judgement.verdict,
             "summary": judgement.summary(),
             "counts": judgement.counts,
-            "problems": judgement.problems,
+            # Without what the register says of each: the table has told it, and a failed task prints all of this.
+            "problems": [{key: value for key, value in one.items() if key not in ("meaning", "action", "hint")} for one in judgement.problems],
             "folder": written,
         }
         if judgement.failed and not checking:

@@ -20,6 +20,11 @@ options:
       - What could not be checked in that time is V(inconclusive).
     type: float
     default: 60.0
+  call_timeout:
+    description:
+      - Seconds that one call (a connection, a command, an answer) may take; less is left near O(deadline).
+    type: float
+    default: 10.0
   allow_inconclusive:
     description:
       - Ids of checks that may be V(inconclusive) without failing the task.

@@ -203,3 +203,57 @@ def latency_summary(seconds: Sequence[float]) -> dict[str, float | int | None]:
         "max": max(seconds),
         "p95_upper": quantile_upper_bound(seconds),
     }
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A measured number beside what carries it: how many samples, in which window, with which hole, and the bound that
+    would hold if the samples were independent. *what* says what is bounded; *side* is "at most" or "at least".
+    """
+
+    what: str
+    observed: float | None
+    side: str
+    bound: float | None
+    n: int
+    window_s: float
+    longest_gap_s: float | None
+    unit: str = ""
+    too_few: str = ""
+
+    def text(self) -> str:
+        """One line: ``P95 1.3 s; n 150 in 75 s, longest gap 0.6 s; at most 1.4 s with 95 % if independent``."""
+
+        def value(number: float) -> str:
+            return ("%.6g %s" % (number, self.unit)).strip()
+
+        observed = "unknown" if self.observed is None else value(self.observed)
+        gap = "unknown" if self.longest_gap_s is None else "%.3g s" % self.longest_gap_s
+        bound = self.too_few if self.bound is None else "%s %s with %g %% if independent" % (self.side, value(self.bound), 100 * CONFIDENCE)
+        return "%s %s; n %d in %.4g s, longest gap %s; %s" % (self.what, observed, self.n, self.window_s, gap, bound)
+
+    def evidence(self) -> dict[str, object]:
+        """For ``check.evidence["statistics"]``, which table, page and explain print."""
+        return {
+            "what": self.what, "observed": self.observed, "side": self.side, "bound_if_independent": self.bound, "confidence": CONFIDENCE,
+            "n": self.n, "window_s": round(self.window_s, 3), "longest_gap_s": self.longest_gap_s, "text": self.text(),
+        }
+
+
+def p95_statement(values: Sequence[float], times: Sequence[float], start: float, end: float, unit: str = "s") -> Statement:
+    """P95 of *values* seen at *times* in the window *start* to *end*, with its upper bound (order statistics)."""
+    gap = longest_gap(times, start, end)
+    return Statement(
+        "P95", percentile(values, 0.95) if values else None, "at most", quantile_upper_bound(values), len(values), end - start,
+        None if gap is None else gap.length, unit, "too few samples for a bound (59 are needed)",
+    )
+
+
+def completeness_statement(arrived: int, expected: int, times: Sequence[float], start: float, end: float) -> Statement:
+    """Share of *expected* that *arrived* in the window, with its lower bound (Clopper and Pearson). 0 of 0 is unknown."""
+    gap = longest_gap(times, start, end)
+    known = expected > 0
+    return Statement(
+        "completeness", arrived / expected if known else None, "at least", proportion_lower_bound(arrived, expected) if known else None,
+        expected, end - start, None if gap is None else gap.length, "", "nothing was expected, so nothing is bounded",
+    )

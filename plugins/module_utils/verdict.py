@@ -7,11 +7,11 @@ the module object as a parameter.
 
 Use in a check module::
 
-    from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report, VERDICT_ARGS, finish
+    from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
     module = AnsibleModule(argument_spec=dict(VERDICT_ARGS, address=dict(type="str", required=True)),
                            supports_check_mode=True)
-    r = Report(component="kafka", version="4.3.1", deadline_s=module.params["deadline"])
+    r = start(module, "kafka", "4.3.1")        # its deadlines are the module's options
     with r.check("K2", "no offline partition", expected=0, unit="partitions", controls=["SR 7.1"],
                  hint="look at the log of the broker that left the ISR",
                  explain="kafka-topics.sh --describe --unavailable-partitions") as c:
@@ -62,6 +62,7 @@ RAW_LIMIT = 262144
 VERDICT_ARGS: dict[str, dict[str, Any]] = {
     "collect": {"type": "bool", "default": False},
     "deadline": {"type": "float", "default": 60.0},
+    "call_timeout": {"type": "float", "default": 10.0},
     "allow_inconclusive": {"type": "list", "elements": "str", "default": []},
 }
 """Options that every check module has; documented in the doc fragment ``hnai.platform.verdict``."""
@@ -228,6 +229,7 @@ class _Running:
 class Report:
     """Checks of one component, made under one deadline.
 
+    *call_s* is the most that one call may take (``timeout``).
     *clock* gives seconds that only grow; *now* gives the aware wall-clock time. Both are parameters so that
     a test needs no waiting; the hard interrupt is armed only with the real clock.
     """
@@ -239,6 +241,7 @@ class Report:
         deadline_s: float | None = 60.0,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        call_s: float | None = None,
     ) -> None:
         self.component = component
         self.version = version
@@ -247,6 +250,7 @@ class Report:
         self._now = now
         self._begin = clock()
         self._deadline_s = deadline_s
+        self._call_s = call_s
         self._deadline = None if deadline_s is None else self._begin + deadline_s
         self._call_deadline: float | None = None
         self.started_at = now()
@@ -258,10 +262,12 @@ class Report:
         return max(0.0, min(ends) - self._clock()) if ends else None
 
     def timeout(self, limit_s: float) -> float:
-        """Seconds that the next call may take: *limit_s*, less near the deadline.
+        """Seconds that the next call may take: *limit_s*, no more than the caller allows a call, less near the deadline.
 
         Raises DeadlineExceeded when nothing is left.
         """
+        if self._call_s is not None:
+            limit_s = min(limit_s, self._call_s)
         left = self.remaining()
         if left is None:
             return limit_s
@@ -369,6 +375,11 @@ class Report:
         if result["failed"]:
             result["msg"] = result["summary"]
         return result
+
+
+def start(module: Any, component: str, version: str = "") -> Report:
+    """The report of an Ansible module, under the deadlines that its caller gave."""
+    return Report(component, version, deadline_s=module.params["deadline"], call_s=module.params["call_timeout"])
 
 
 def finish(module: Any, report: Report, **data: Any) -> None:

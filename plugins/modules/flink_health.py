@@ -52,7 +52,7 @@ checks:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.flink.health import check_all, rest
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
         ),
         supports_check_mode=True,
     )
-    report = Report("flink", "2.2.1", module.params["deadline"])
+    report = start(module, "flink", "2.2.1")
     check_all(
         report, rest("127.0.0.1", module.params["port"]), module.params["jobs"], module.params["task_managers"],
         max_checkpoint_age_s=module.params["max_checkpoint_age"],

@@ -6,7 +6,10 @@ DOCUMENTATION = r"""
 module: host_health
 short_description: Health of a host
 description:
-  - Failed units, units that wait for a restart, free disk, time error against the site's source, kernel settings.
+  - HO1 failed units. HO2 units that wait for a restart. HO3 free disk and inodes. HO4 time error against the site's source.
+    HO5 kernel settings, HO6 those that this host cannot write. HO7 life of every certificate below C(/etc/hnai), HO8 age of every
+    revocation list there. HO9 the audit daemon, where it can run. HO10 sandboxes of the units, where they are asked for.
+  - What the collector knows of each OT source's clock is judged by M(hnai.platform.ot_collector_health), OC5.
 options:
   sysctl:
     description: Kernel settings that must hold, key to value. One that this host cannot write is reported as skipped.
@@ -20,6 +23,28 @@ options:
     description: Largest worst-case clock error in seconds.
     type: float
     default: 0.1
+  time_sources:
+    description: Names and addresses of the site's time source. Empty on the source itself.
+    type: list
+    elements: str
+    default: []
+  certificates:
+    description: Certificates that must be there. Others that are found below C(/etc/hnai) are judged too.
+    type: list
+    elements: path
+    default: []
+  min_certificate_days:
+    description: Days that every certificate must still be valid.
+    type: float
+    default: 14.0
+  audit_rules:
+    description: File of the audit rules that must be loaded. Without one the audit daemon is not judged.
+    type: path
+    default: ""
+  exposure:
+    description: Worst score of C(systemd-analyze security) by unit. It takes a third of a second a unit, so only a full verdict asks.
+    type: dict
+    default: {}
 extends_documentation_fragment: hnai.platform.verdict
 author: hnai.platform maintainers (@hnai)
 """
@@ -45,8 +70,8 @@ checks:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.host.health import check_all
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.host.health import Wanted, check_all
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def main() -> None:
@@ -57,11 +82,21 @@ def main() -> None:
             sysctl=dict(type="dict", default={}),
             min_free_percent=dict(type="float", default=10.0),
             max_time_error=dict(type="float", default=0.1),
+            time_sources=dict(type="list", elements="str", default=[]),
+            certificates=dict(type="list", elements="path", default=[]),
+            min_certificate_days=dict(type="float", default=14.0),
+            audit_rules=dict(type="path", default=""),
+            exposure=dict(type="dict", default={}),
         ),
         supports_check_mode=True,
     )
-    report = Report("host", "", module.params["deadline"])
-    check_all(report, module.params["sysctl"], module.params["min_free_percent"], module.params["max_time_error"])
+    report = start(module, "host")
+    given = module.params
+    check_all(report, Wanted(
+        sysctl=given["sysctl"], min_free_percent=given["min_free_percent"], max_time_error_s=given["max_time_error"],
+        time_sources=given["time_sources"], certificates=given["certificates"], min_certificate_days=given["min_certificate_days"],
+        audit_rules=given["audit_rules"], exposure={unit: float(limit) for unit, limit in given["exposure"].items()},
+    ))
     finish(module, report)
 
 

@@ -127,7 +127,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.health import Expected, Health
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.listeners import Files, Listener
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def main() -> None:
@@ -157,7 +157,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     given = module.params
-    report = Report(component="kafka", version=given["version"], deadline_s=given["deadline"])
+    report = start(module, "kafka", given["version"])
     connection = Connection.from_params(given)
     expected = Expected(
         host=given["host"], node=given["node_id"], nodes=tuple(given["expected_nodes"]), supers=tuple(given["super_users"]),

@@ -14,37 +14,11 @@ description:
     refused.
   - MQ3 per source, the newest retained record is young. MQ4 every declared client has an entry in the password file.
     MQ5 the broker dropped nothing.
-  - Publishes nothing.
+  - MQ6 every client of the site is connected. MQ7 what waits for clients fits its queue. MQ8 per client, the broker refuses
+    what the ACL does not give it. MQ9 the bridge to Kafka loses nothing and is not behind.
+  - What MQ8 publishes (MQTT 5, not retained, expiring after a second, below C(hnai-health/) and C(ot/hnai-health/)) is delivered
+    to nobody unless the broker's ACL is off.
 options:
-  host:
-    description: Name of the broker, as its certificate has it.
-    type: str
-    default: localhost
-  port:
-    description: Port of the TLS listener.
-    type: int
-    default: 8883
-  ca_file:
-    description: Root certificates.
-    type: path
-    default: /etc/hnai/mosquitto/tls/ca.pem
-  username:
-    description: Identity of the check; it may only read.
-    type: str
-    default: hnai-health
-  credential:
-    description: Where the password of O(username) lies on this host.
-    type: dict
-    default: {component: mosquitto, name: hnai-health}
-    suboptions:
-      component:
-        description: Component that owns the credential.
-        type: str
-        required: true
-      name:
-        description: Name of the credential.
-        type: str
-        required: true
   clients:
     description: User names that must be able to log in, and no others.
     type: list
@@ -67,7 +41,62 @@ options:
     description: The live view is complete when nothing came for this many seconds, or after five times as much.
     type: float
     default: 0.4
-extends_documentation_fragment: hnai.platform.verdict
+  acl:
+    description:
+      - Rights as the ACL file has them; a client of O(clients) that does not stand here has none.
+      - Without it no deny test is made.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      principal:
+        description: User name.
+        type: str
+        required: true
+      level:
+        description: Purdue level that it comes from; not used here.
+        type: float
+      hosts:
+        description: Where the client stands, host to addresses. It must be connected from each of them.
+        type: dict
+        default: {}
+      read:
+        description: Filters that it may read.
+        type: list
+        elements: str
+        default: []
+      write:
+        description: Filters that it may write.
+        type: list
+        elements: str
+        default: []
+  max_queued:
+    description: Messages that the broker keeps for one client; V(0) leaves MQ7 out.
+    type: int
+    default: 0
+  max_fill:
+    description: Share of O(max_queued), in percent, that may wait.
+    type: float
+    default: 50.0
+  unit:
+    description: The broker's unit, whose journal names the clients whose messages were dropped.
+    type: str
+    default: hnai-mosquitto.service
+  bridge_counters:
+    description: Counters of the bridge, where it runs on this host. Without them MQ9 is not made.
+    type: path
+    default: ""
+  bridge_window:
+    description: Seconds that MQ9 looks back.
+    type: float
+    default: 60.0
+  bridge_max_latency:
+    description: Most seconds that a message may take through the bridge into Kafka.
+    type: float
+    default: 5.0
+extends_documentation_fragment:
+  - hnai.platform.mqtt
+  - hnai.platform.verdict
 """
 
 EXAMPLES = r"""
@@ -93,62 +122,76 @@ summary:
   type: str
 """
 
-import os
+import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.credentials import decrypt, path_of
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import run
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, tls_dialler
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import MQTT_ARGS, Broker, peers
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import Sources, run
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def main() -> None:
     """Entry point."""
+    filters = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec=dict(
             VERDICT_ARGS,
-            host={"type": "str", "default": "localhost"},
-            port={"type": "int", "default": 8883},
-            ca_file={"type": "path", "default": "/etc/hnai/mosquitto/tls/ca.pem"},
-            username={"type": "str", "default": "hnai-health"},
-            credential={
-                "type": "dict",
-                "default": {"component": "mosquitto", "name": "hnai-health"},
-                "options": {"component": {"type": "str", "required": True}, "name": {"type": "str", "required": True}},
-            },
+            **MQTT_ARGS,
             clients={"type": "list", "elements": "str", "required": True},
             password_file={"type": "path", "default": "/run/hnai-mosquitto/passwords", "no_log": False},
             sources={"type": "list", "elements": "str", "default": []},
             live_max_age={"type": "float", "default": 30.0},
             quiet={"type": "float", "default": 0.4},
+            acl={
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "principal": {"type": "str", "required": True},
+                    "level": {"type": "float"},
+                    "hosts": {"type": "dict", "default": {}},
+                    "read": filters,
+                    "write": filters,
+                },
+            },
+            max_queued={"type": "int", "default": 0},
+            max_fill={"type": "float", "default": 50.0},
+            unit={"type": "str", "default": "hnai-mosquitto.service"},
+            bridge_counters={"type": "path", "default": ""},
+            bridge_window={"type": "float", "default": 60.0},
+            bridge_max_latency={"type": "float", "default": 5.0},
         ),
         supports_check_mode=True,
     )
-    params, host = module.params, Host()
-    report = Report(component="mosquitto", deadline_s=params["deadline"])
+    params = module.params
+    report = start(module, "mosquitto")
+    broker = Broker(params, lambda: report.timeout(5), Host())
 
-    def timeout() -> float:
-        return report.timeout(5)
-
-    def login(username: str, password: str) -> Client:
-        dial = tls_dialler(params["host"], params["port"], params["ca_file"], timeout)
-        return Client(dial, "hnai-health-%d" % os.getpid(), username, password, timeout)
-
-    def password() -> str:
-        credential = params["credential"]
-        value = decrypt(host, credential["component"], credential["name"])
-        if value is None:
-            raise HostError("%s cannot be decrypted here" % path_of(credential["component"], credential["name"]))
-        return value.decode("utf-8")
-
-    def password_file() -> str:
-        with open(params["password_file"], encoding="utf-8") as file:
+    def text(path: str) -> str:
+        with open(path, encoding="utf-8") as file:
             return file.read()
 
-    run(report, params, login=login, password=password, password_file=password_file, now=time.time)
+    def command(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(list(argv), capture_output=True, text=True, timeout=report.timeout(10), check=False)
+
+    def dropping() -> list[str]:
+        since = command("systemctl", "show", "--property=InvocationID", "--value", params["unit"]).stdout.strip()
+        if not since:
+            raise OSError("%s does not run, so nobody knows since when" % params["unit"])
+        found = command("journalctl", "-q", "-o", "cat", "-n", "20", "-g", "messages are being dropped", "_SYSTEMD_INVOCATION_ID=" + since)
+        # 1 without a word: no such line.
+        if found.returncode and found.stderr.strip():
+            raise OSError("journalctl: " + found.stderr.strip())
+        return found.stdout.splitlines()
+
+    run(report, params, Sources(
+        login=broker.login, password=broker.password, password_file=lambda: text(params["password_file"]),
+        counters=lambda: text(params["bridge_counters"]), dropping=dropping,
+        peers=lambda: peers([text("/proc/net/tcp"), text("/proc/net/tcp6")], params["port"]), now=time.time,
+    ))
     finish(module, report)
 
 

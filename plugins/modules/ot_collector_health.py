@@ -71,7 +71,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.collector import StatusError, decode, judge
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def main() -> None:
         problem = "%s is missing: the collector has not run since this host started" % params["status_file"]
     except (OSError, StatusError) as error:
         problem = str(error)
-    report = Report("ot_collector", version=str((status or {}).get("version", "")), deadline_s=params["deadline"])
+    report = start(module, "ot_collector", str((status or {}).get("version", "")))
     judge(
         report, status, problem, time.time_ns() // 100, params["sources"], params["max_age"], params["max_clock_offset"],
         params["gap_window"],

@@ -74,7 +74,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.telegraf import Disk, run
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, host = module.params, Host()
-    report = Report(component="telegraf", deadline_s=params["deadline"])
+    report = start(module, "telegraf")
 
     def state(unit: str) -> str:
         return host.run(["systemctl", "is-active", unit], timeout=report.timeout(10)).text.strip()

@@ -67,7 +67,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.access import STORE_ARGS, connect
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.freshness import run
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, host = module.params, Host()
-    report = Report(component="canary", deadline_s=params["deadline"])
+    report = start(module, "canary")
     run(report, params, store=lambda: connect(params, lambda: report.timeout(10), host), now=time.time)
     finish(module, report)
 

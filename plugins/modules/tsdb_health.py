@@ -93,7 +93,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Hos
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.access import STORE_ARGS, connect
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, Store
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.health import run
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def main() -> None:
@@ -113,7 +113,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, host = module.params, Host()
-    report = Report(component="victoriametrics", deadline_s=params["deadline"])
+    report = start(module, "victoriametrics")
 
     def timeout() -> float:
         return report.timeout(10)

@@ -65,10 +65,18 @@ options:
     description: Days that the served certificate must still be valid.
     type: float
     default: 14
+  min_ca_days:
+    description: Days that the authority which issues certificates must still be valid.
+    type: float
+    default: 180
   kv:
     description: KV v2 mount.
     type: str
     default: hnai
+  pki:
+    description: Mount of the authority that issues certificates.
+    type: str
+    default: pki_int
 attributes:
   check_mode:
     description: Changes nothing anyway.
@@ -123,7 +131,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import health
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, served_certificate
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def main() -> None:
@@ -145,13 +153,15 @@ def main() -> None:
             min_free_percent={"type": "float", "default": 30},
             min_free_mib={"type": "int", "default": 4096},
             min_days={"type": "float", "default": 14},
+            min_ca_days={"type": "float", "default": 180},
             kv={"type": "str", "default": "hnai"},
+            pki={"type": "str", "default": "pki_int"},
         ),
         supports_check_mode=True,
     )
     given = module.params
-    report = Report(component="openbao", deadline_s=given["deadline"])
-    client = Client(given["address"], given["ca_file"], timeout_s=min(10.0, given["deadline"]))
+    report = start(module, "openbao")
+    client = Client(given["address"], given["ca_file"], timeout_s=lambda: report.timeout(10))
 
     def serial_on_disk() -> str:
         return health.pem_serial(module.run_command(["openssl", "x509", "-in", given["cert_file"], "-noout", "-serial"])[1])
@@ -167,9 +177,11 @@ def main() -> None:
             free=given["min_free_percent"] / 100.0,
             free_mib=given["min_free_mib"],
             days=given["min_days"],
+            ca_days=given["min_ca_days"],
             kv=given["kv"],
+            pki=given["pki"],
         ),
-        health.Host(served=lambda: served_certificate(client.host, client.port, given["ca_file"]), serial_on_disk=serial_on_disk),
+        health.Host(served=lambda: served_certificate(client.host, client.port, given["ca_file"], report.timeout(5)), serial_on_disk=serial_on_disk),
     )
     finish(module, report, **facts)
 

@@ -17,19 +17,6 @@ CONTRACTS = contracts.all(ROOT)
 CHECKED = sorted(name for name, contract in CONTRACTS.items() if isinstance(contract["health"], dict))
 
 
-def role_of(play: dict[str, Any]) -> str:
-    """The role whose verify tasks a play runs, without the collection's name; empty for another play."""
-    for task in play["tasks"]:
-        for inner in task.get("block", []):
-            imported = inner.get("ansible.builtin.import_role", {})
-            if imported.get("tasks_from") == "verify":
-                return imported["name"].removeprefix("hnai.platform.")
-    return ""
-
-
-VERIFIED = {role_of(play): play for play in PLAYS if role_of(play)}
-
-
 def modules(tasks: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     """(module, arguments) of every task of ours that registers a verdict, blocks included."""
     found = []
@@ -40,18 +27,32 @@ def modules(tasks: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def test_exactly_the_checked_components_have_a_play() -> None:
-    assert sorted(VERIFIED) == CHECKED
+def play(name: str) -> dict[str, Any]:
+    """The play of verify.yml with this name."""
+    (found,) = [one for one in PLAYS if one["name"] == name]
+    return found
+
+
+def test_the_play_asks_every_host_and_has_the_tag_of_every_component() -> None:
+    collect = play("Collect the verdicts")
+    assert collect["hosts"].split("{{")[0] == "managed"
+    assert set(collect["tags"]) == {"verify", *CHECKED}
+    assert collect["ignore_unreachable"] is True
+    (include,) = collect["tasks"]
+    assert include["loop"] == "{{ query('hnai.platform.checked') }}"
+    tasks = yaml.safe_load((ROOT / "playbooks" / include["ansible.builtin.include_tasks"]["file"]).read_text(encoding="utf-8"))
+    (check,), (rescue,) = tasks[0]["block"], tasks[0]["rescue"]
+    assert check["ansible.builtin.include_role"] == {"name": "hnai.platform.{{ verify_component }}", "tasks_from": "verify", "rolespec_validate": False}
+    assert [*rescue["ansible.builtin.set_fact"]] == [record.BROKEN_PREFIX + "{{ verify_component }}"]
 
 
 @pytest.mark.parametrize("name", CHECKED)
-def test_the_play_stands_on_the_placement_and_has_the_tag(name: str) -> None:
-    play = VERIFIED[name]
-    assert play["hosts"].split("{{")[0] == CONTRACTS[name].get("placement", name)
-    assert set(play["tags"]) == {"verify", name}
-    assert play["ignore_unreachable"] is True
-    (rescue,) = play["tasks"][0]["rescue"]
-    assert record.BROKEN_PREFIX + name in rescue["ansible.builtin.set_fact"]
+def test_a_host_carries_what_its_groups_say(name: str) -> None:
+    group = CONTRACTS[name].get("placement", name)
+    assert name in record.checked(CONTRACTS, [group], set(CONTRACTS))
+    assert name not in record.checked(CONTRACTS, [group], set(CONTRACTS) - {name})
+    assert name not in record.checked(CONTRACTS, ["elsewhere"], set(CONTRACTS))
+    assert record.checked(CONTRACTS, ["managed", group], set(CONTRACTS))[0] == "host"
 
 
 @pytest.mark.parametrize("name", CHECKED)
@@ -69,4 +70,5 @@ def test_the_role_registers_what_the_judge_reads(name: str) -> None:
 
 def test_the_judge_runs_under_the_tag_of_every_component() -> None:
     assert set(PLAYS[-1]["tags"]) == {"verify", *CHECKED}
+    assert PLAYS[-1].get("strategy", "linear") == "linear", "run_once needs it"
     assert "hnai.platform.verdict_report" in PLAYS[-1]["tasks"][0]

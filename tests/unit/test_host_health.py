@@ -2,9 +2,27 @@
 """Host health: what waits for a restart, clock error, kernel settings."""
 from __future__ import annotations
 
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ansible_collections.hnai.platform.plugins.module_utils.host.health import offset_s, pending, unwritten
+import pytest
+
+from ansible_collections.hnai.platform.plugins.module_utils.host import health
+from ansible_collections.hnai.platform.plugins.module_utils.host.health import (
+    Host,
+    Room,
+    Wanted,
+    check_all,
+    offset_s,
+    pending,
+    rooms,
+    unwritten,
+)
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
 TRACKING = "E1E352D6,jump1,11,1700000000.1,-0.000165360,0.0,0.0,1.0,0.0,0.1,0.0010,0.0020,64.0,Normal\n"
 
@@ -40,3 +58,202 @@ def test_a_setting_that_differs_is_named_and_a_missing_one_is_beyond_this_host(t
     differ, beyond = unwritten({"net.good": "1", "net.bad": "1", "net.none": "1"}, tmp_path)
     assert differ == {"net.bad": "is 0, wanted 1"}
     assert beyond == ["net.none"]
+
+
+# -- all checks of one host --------------------------------------------------------------------------------
+DAY = 86400.0
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 30 days and a revocation list of 5, made by openssl today."""
+    folder = tmp_path_factory.mktemp("authority")
+
+    def openssl(*argv: str) -> None:
+        subprocess.run(["openssl", *argv], cwd=folder, check=True, capture_output=True, timeout=60)
+
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "30",
+            "-subj", "/CN=x")
+    (folder / "index").write_text("")
+    (folder / "number").write_text("01\n")
+    (folder / "cnf").write_text("[ca]\ndefault_ca=x\n[x]\ndatabase=index\ncrlnumber=number\ndefault_md=sha256\ndefault_crl_days=5\n")
+    openssl("ca", "-config", "cnf", "-gencrl", "-cert", "cert.pem", "-keyfile", "key.pem", "-out", "list.crl")
+    return folder
+
+
+class Machine:
+    """A healthy host below a folder; a test harms one thing."""
+
+    def __init__(self, base: Path, authority: Path) -> None:
+        self.base = base
+        for name in ("digests", "run", "proc", "etc/kafka/tls"):
+            (base / name).mkdir(parents=True)
+        (base / "digests/a.service.restart").write_text("1")
+        (base / "run/a.service.restart").write_text("1")
+        (base / "mounts").write_text("")
+        self.certificate = base / "etc/kafka/tls/cert.pem"
+        self.certificate.write_text((authority / "cert.pem").read_text())
+        (base / "etc/kafka/tls/key.pem").write_text("no certificate and none of ours to judge")
+        self.authority = authority
+        self.now = time.time()
+        self.failed, self.tracking, self.audit = "", TRACKING, "Operation not permitted"
+        self.auditctl = {"-s": "enabled 1\npid 77\nlost 0\n", "-l": "-w /etc/sudoers -p wa -k hnai-sudo\n"}
+        self.security = '[{"unit": "hnai-a.service", "exposure": "2.1"}]'
+        self.want = Wanted(time_sources=["jump1", "10.0.0.1"], certificates=[str(self.certificate)])
+
+    def run(self, argv: Sequence[str], timeout_s: float) -> str:
+        assert timeout_s > 0
+        if argv[0] == "systemctl":
+            return self.failed
+        if argv[0] == "chronyc":
+            return self.tracking
+        if argv[0] == "/usr/sbin/auditctl":
+            return self.auditctl[argv[1]]
+        assert argv[:2] == ["systemd-analyze", "security"]
+        return self.security
+
+    def judge(self) -> dict[str, str]:
+        report = Report("host")
+        place = Host(
+            run=self.run, digests=self.base / "digests", running=(self.base / "run",), proc=self.base / "proc", mounts=self.base / "mounts",
+            etc=self.base / "etc", data=(str(self.base),), now=lambda: self.now, audit=lambda: self.audit,
+        )
+        check_all(report, self.want, place)
+        self.checks = {check.id: check for check in report.checks}
+        return {check.id: check.status for check in report.checks}
+
+
+@pytest.fixture
+def machine(tmp_path: Path, authority: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    # How full this machine is must not matter.
+    monkeypatch.setattr(health, "rooms", lambda *_: [Room("/", 60.0, 90.0, 9000)])
+    return Machine(tmp_path, authority)
+
+
+WELL = {"HO1": "pass", "HO2": "pass", "HO3": "pass", "HO4": "pass", "HO5": "pass", "HO7": "pass"}
+
+
+def test_a_healthy_host_keeps_what_it_was_told(machine: Machine) -> None:
+    assert machine.judge() == WELL
+    assert machine.checks["HO4"].files["tracking.csv"] == TRACKING
+    assert machine.checks["HO7"].observed == pytest.approx(30, abs=0.2)
+
+
+def harm_certificate_missing(machine: Machine) -> None:
+    machine.certificate.unlink()
+
+
+def harm_certificate_garbled(machine: Machine) -> None:
+    machine.certificate.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+
+
+def harm_certificate_late(machine: Machine) -> None:
+    machine.now += 17 * DAY
+
+
+def harm_second_certificate_of_a_file(machine: Machine) -> None:
+    """The chain's second certificate counts too; here the same one, twice, judged when it has 13 days left."""
+    machine.certificate.write_text(machine.certificate.read_text() * 2)
+    machine.now += 17 * DAY
+
+
+HARMS: list[tuple[Any, str]] = [
+    (lambda m: setattr(m, "failed", "x.service loaded failed failed\n"), "HO1"),
+    (lambda m: (m.base / "run/a.service.restart").write_text("0"), "HO2"),
+    (lambda m: setattr(m, "tracking", TRACKING.replace(",jump1,11,", ",,0,")), "HO4"),
+    (lambda m: setattr(m, "tracking", TRACKING.replace(",jump1,", ",10.9.9.9,")), "HO4"),
+    (lambda m: setattr(m, "tracking", TRACKING.replace("0.0020", "0.2")), "HO4"),
+    (harm_certificate_missing, "HO7"),
+    (harm_certificate_garbled, "HO7"),
+    (harm_certificate_late, "HO7"),
+    (harm_second_certificate_of_a_file, "HO7"),
+]
+
+
+@pytest.mark.parametrize(("harm", "ident"), HARMS)
+def test_each_cause_fails_its_own_check(machine: Machine, harm: Any, ident: str) -> None:
+    harm(machine)
+    assert machine.judge() == {**WELL, ident: "fail"}
+    assert machine.checks[ident].reason
+
+
+@pytest.mark.parametrize("room", [Room("/var", 9.0, 90.0, 5), Room("/var", 90.0, 9.0, 5000)])
+def test_bytes_and_inodes_run_out(machine: Machine, monkeypatch: pytest.MonkeyPatch, room: Room) -> None:
+    monkeypatch.setattr(health, "rooms", lambda *_: [Room("/", 60.0, 90.0, 9000), room])
+    assert machine.judge() == {**WELL, "HO3": "fail"}
+    assert "/var" in machine.checks["HO3"].reason
+
+
+def test_nothing_that_could_be_looked_at_is_no_pass(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "rooms", lambda *_: [])
+    (machine.base / "digests/a.service.restart").unlink()
+    machine.tracking = ""
+    assert machine.judge() == {**WELL, "HO2": "inconclusive", "HO3": "inconclusive", "HO4": "fail"}
+
+
+def test_a_command_that_hangs_is_inconclusive_and_no_other_check_waits(machine: Machine) -> None:
+    whole = machine.run
+
+    def run(argv: Sequence[str], timeout_s: float) -> str:
+        if argv[0] == "chronyc":
+            raise subprocess.TimeoutExpired(list(argv), timeout_s)
+        return whole(argv, timeout_s)
+
+    machine.run = run  # type: ignore[method-assign]
+    assert machine.judge() == {**WELL, "HO4": "inconclusive"}
+
+
+def test_the_jump_follows_whom_it_wants(machine: Machine) -> None:
+    machine.want = replace(machine.want, time_sources=[])
+    machine.tracking = TRACKING.replace(",jump1,", ",LOCAL,")
+    assert machine.judge() == WELL
+
+
+def test_a_revocation_list_is_judged_where_there_is_one(machine: Machine) -> None:
+    pki = machine.base / "etc/ot_collector/pki/issuers"
+    pki.mkdir(parents=True)
+    (pki / "plant.crl").write_text((machine.authority / "list.crl").read_text())
+    assert machine.judge() == {**WELL, "HO8": "pass"}
+    assert machine.checks["HO8"].observed == pytest.approx(5, abs=0.2)
+    machine.now += 4.2 * DAY
+    assert machine.judge() == {**WELL, "HO8": "fail"}
+
+
+def rules(machine: Machine, text: str) -> None:
+    (machine.base / "rules").write_text(text)
+    machine.want = replace(machine.want, audit_rules=str(machine.base / "rules"))
+
+
+def test_audit_is_skipped_where_the_kernel_refuses_and_judged_where_not(machine: Machine) -> None:
+    rules(machine, "-w /etc/sudoers -p wa -k hnai-sudo\n")
+    assert machine.judge() == {**WELL, "HO9": "skipped"}
+    assert "Operation not permitted" in machine.checks["HO9"].reason
+    machine.audit = ""
+    assert machine.judge() == {**WELL, "HO9": "pass"}
+    for state in ("enabled 0\npid 77\nlost 0\n", "enabled 1\npid 0\nlost 0\n", "enabled 1\npid 77\nlost 5\n"):
+        machine.auditctl["-s"] = state
+        assert machine.judge() == {**WELL, "HO9": "fail"}
+    machine.auditctl["-s"] = "enabled 1\npid 77\nlost 0\n"
+    rules(machine, "-w /etc/sudoers -p wa -k hnai-sudo\n-a always,exit -F arch=b64 -S init_module -F key=hnai-modules\n")
+    assert machine.judge() == {**WELL, "HO9": "fail"}
+    assert "hnai-modules" in machine.checks["HO9"].reason
+
+
+def test_sandboxes_are_judged_only_when_asked_for(machine: Machine) -> None:
+    machine.want = replace(machine.want, exposure={"hnai-a.service": 3.0})
+    assert machine.judge() == {**WELL, "HO10": "pass"}
+    machine.security = '[{"unit": "hnai-a.service", "exposure": "3.1"}]'
+    assert machine.judge() == {**WELL, "HO10": "fail"}
+    machine.security = "[]"
+    assert machine.judge() == {**WELL, "HO10": "fail"}, "a unit that is not there has no sandbox"
+    machine.security = "{}"
+    assert machine.judge() == {**WELL, "HO10": "inconclusive"}
+
+
+def test_rooms_are_the_file_systems_of_ours_each_once(tmp_path: Path) -> None:
+    found = rooms([str(tmp_path), str(tmp_path), str(tmp_path / "none")])
+    assert [room.path for room in found] == [str(tmp_path)]
+    assert 0 <= found[0].free <= 100 and 0 <= found[0].inodes <= 100
+    assert [room.path for room in rooms([], ["/de"], "devtmpfs /dev devtmpfs rw 0 0\nproc /proc proc rw 0 0\n")] == ["/dev"]
+    assert rooms([], ["/de"], "x /dev tmpfs rw 0 0\n") == [] and rooms([], ["/de"], "x /dev ext4 ro,noatime 0 0\n") == []
+    assert rooms([], [], "x /dev ext4 rw 0 0\n") == []

@@ -17,6 +17,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import (
     connect_packet,
     length,
     parse_publish,
+    publish_packet,
     subscribe_packet,
     text,
 )
@@ -117,3 +118,63 @@ def test_a_publish_that_cannot_be_read() -> None:
         parse_publish(0, struct.pack("!H", 3) + b"\xff\xfe\xfd")
     with pytest.raises(MqttError):
         parse_publish(0, b"\x00")
+
+
+# -- version 5 ----------------------------------------------------------------------------------------------
+ACCEPTED5 = b"\x20\x06\x00\x00\x03\x21\x00\x14"
+
+
+def client5(script: Script) -> Client:
+    return Client(lambda: script, "check", "u", "p", lambda: 5.0, lambda: 0.0, version=5)  # type: ignore[arg-type,return-value]
+
+
+def publish5(topic: str, payload: bytes, qos: int = 0) -> bytes:
+    body = text(topic) + (b"\x00\x07" if qos else b"") + b"\x05\x02\x00\x00\x00\x01" + payload
+    return bytes([0x30 | (qos << 1)]) + length(len(body)) + body
+
+
+def test_packets_of_version_5_are_those_of_the_standard() -> None:
+    assert connect_packet("c", "", "", version=5) == b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01c"
+    assert subscribe_packet(1, ["ot/#"], 5) == b"\x82\x0a\x00\x01\x00\x00\x04ot/#\x00"
+    assert publish_packet(2, "a", b"x", 1) == b"\x32\x0c\x00\x01a\x00\x02\x05\x02\x00\x00\x00\x01x"
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"\x40\x02\x00\x01", 0), (b"\x40\x03\x00\x01\x10", 0x10), (b"\x40\x04\x00\x01\x87\x00", 0x87)])
+def test_a_publish_is_told_how_it_was_taken(answer: bytes, code: int) -> None:
+    script = Script(ACCEPTED5 + publish5("ot/a/b", b"first", qos=1) + answer)
+    with client5(script) as session:
+        assert session.publish("hnai-health/deny", b"x") == code
+        assert list(session.messages(0.1, 1.0)) == [Message("ot/a/b", b"first", False)], "what came before the answer is kept, without its properties"
+        assert list(session.messages(0.1, 1.0)) == [], "and given once"
+    assert script.sent.endswith(publish_packet(1, "hnai-health/deny", b"x", 1) + b"\xe0\x00")
+
+
+def test_an_answer_to_something_else_is_none() -> None:
+    script = Script(ACCEPTED5 + b"\x40\x03\x00\x09\x00" + b"\x40\x03\x00\x01\x87")
+    with client5(script) as session:
+        assert session.publish("t", b"x") == 0x87
+
+
+def test_a_broker_that_ends_the_session_says_why() -> None:
+    script = Script(ACCEPTED5 + b"\xe0\x01\x87")
+    with pytest.raises(MqttError, match="0x87"), client5(script) as session:
+        session.publish("t", b"x")
+
+
+def test_only_version_5_publishes() -> None:
+    with pytest.raises(MqttError, match=r"3\.1\.1"), client(Script(ACCEPTED)) as session:
+        session.publish("t", b"x")
+
+
+@pytest.mark.parametrize(("code", "same"), [(0x86, 4), (0x87, 5), (0x99, 0x99)])
+def test_refusals_of_version_5_have_the_codes_of_version_4(code: int, same: int) -> None:
+    with pytest.raises(MqttRefused) as error:
+        client5(Script(b"\x20\x03\x00" + bytes([code]) + b"\x00"))
+    assert error.value.code == same
+
+
+def test_a_refused_filter_of_version_5_is_an_error() -> None:
+    with pytest.raises(MqttError, match="refused"), client5(Script(ACCEPTED5 + b"\x90\x04\x00\x01\x00\x87")) as session:
+        session.subscribe(["#"])
+    with client5(Script(ACCEPTED5 + b"\x90\x05\x00\x01\x00\x00\x00")) as session:
+        session.subscribe(["a", "b"])

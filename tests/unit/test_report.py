@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import xml.etree.ElementTree as ET
 from datetime import datetime, timezone
@@ -15,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, junit, record, table
+from ansible_collections.hnai.platform.plugins.plugin_utils.checks import Entry
+from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, junit, metrics, record, table
 
+REGISTER = {"K2": Entry("K2", "kafka", "warning", "the title of K2", "the meaning of K2", "the action of K2", "repeat K2")}
 CONTRACTS: dict[str, dict[str, Any]] = {
     "kafka": {"health": {"module": "hnai.platform.kafka_health"}},
     "telegraf": {"health": {"module": "hnai.platform.telegraf_health"}},
@@ -87,6 +90,12 @@ def test_selected(run: list[str], skip: list[str], names: set[str]) -> None:
     assert record.selected(CONTRACTS, run, skip) == names
 
 
+def test_what_a_host_carries_follows_from_its_groups_and_the_tags() -> None:
+    contracts = {**CONTRACTS, "everywhere": {"health": {"module": "m"}, "placement": "all"}}
+    assert record.checked(contracts, ["managed", "telegraf", "kafka", "probe"], set(contracts)) == ["everywhere", "host", "kafka", "telegraf"]
+    assert record.checked(contracts, ["managed", "kafka"], {"kafka", "flink"}) == ["kafka"]
+
+
 def missing(variables: dict[str, dict[str, Any]], *items: record.Expectation) -> list[dict[str, Any]]:
     return record.missing_verdicts(items, record.collect(variables, [*CONTRACTS, "canary"]))
 
@@ -109,6 +118,13 @@ def test_an_unreachable_host_is_named_with_the_reason() -> None:
         "kafka2": {"kafka_verdict": {"unreachable": True, "msg": "timed out", "changed": False}},
     }
     (found,) = missing(variables, KAFKA)
+    assert found["checks"][0]["reason"] == "the host could not be reached: timed out"
+
+
+def test_the_other_components_of_a_host_that_was_not_reached_say_why() -> None:
+    """Nobody asks them again, so nothing of them arrives."""
+    variables = {"edge1": {"host_verdict": {"unreachable": True, "msg": "timed out"}}}
+    (found,) = missing(variables, record.Expectation("telegraf", "hnai.platform.telegraf_health", ("edge1",)))
     assert found["checks"][0]["reason"] == "the host could not be reached: timed out"
 
 
@@ -232,10 +248,32 @@ def test_no_line_of_the_table_is_too_long(title: str, reason: str, width: int) -
 
 
 def test_explain_tells_how_to_repeat() -> None:
-    told = "\n".join(table.explain(built(result("kafka", check("K2", explain="kafka-topics --describe", controls=["SR 7.1"]))), "k2"))
-    assert "kafka-topics --describe" in told and "SR 7.1" in told and "kafka1" in told
-    with pytest.raises(KeyError, match="K2"):
-        table.explain(built(result("kafka", check("K2"))), "nope")
+    seen = built(result("kafka", check("K2", explain="kafka-topics --describe", controls=["SR 7.1"], evidence={"statistics": {"text": "n 7 in 5 s"}})))
+    told = "\n".join(table.explain(seen, "k2", REGISTER))
+    assert "kafka-topics --describe" in told and "SR 7.1" in told and "kafka1" in told and "n 7 in 5 s" in told
+    assert "means      the meaning of K2" in told and "repeat     repeat K2" in told
+    # What only the record knows is told too, and what only the register knows needs no record.
+    assert "title of K7" in "\n".join(table.explain(built(result("kafka", check("K7"))), "K7", REGISTER))
+    assert "no record yet" in "\n".join(table.explain(None, "K2", REGISTER))
+
+
+@pytest.mark.parametrize(("asked", "near"), [("K22", "K2"), ("k3", "K2"), ("V-fulll", "V-full")])
+def test_an_unknown_id_is_refused_and_the_nearest_is_named(asked: str, near: str) -> None:
+    with pytest.raises(KeyError, match=f"no check {asked}; the nearest: .*{near}"):
+        table.explain(None, asked, {**REGISTER, "V-full": REGISTER["K2"]} if asked != "V-fulll" else {"V-full": REGISTER["K2"]})
+
+
+def test_the_numbers_behind_a_statistic_stand_below_its_row() -> None:
+    got = table.lines(built(result("canary", check("C1", evidence={"statistics": {"text": "P95 1 s; n 60 in 75 s; at most 2 s if independent"}}))), 120)
+    assert "C1" in got[1][0] and "if independent" in got[2][0]
+
+
+def test_problems_carry_what_the_register_says_and_strangers_are_noticed() -> None:
+    verdicts = [{"component": "kafka", "host": "h", "checks": [check("K2", "fail"), check("K9", "fail")]}]
+    judgement = record.judge(verdicts)
+    record.describe(judgement, verdicts, REGISTER)
+    assert {p["id"]: (p["severity"], p["action"]) for p in judgement.problems} == {"K2": ("warning", "the action of K2"), "K9": ("critical", "")}
+    assert judgement.notices == ["K9 stands in no meta/checks.yml: nobody is told what it means"]
 
 
 def test_junit_counts_every_status() -> None:
@@ -318,12 +356,14 @@ def test_write_is_whole_private_and_verifiable(tmp_path: Path) -> None:
     folder = tmp_path / "verdicts"
     one = built(result("kafka", check("K1")))
     path = archive.write(folder, one, {("kafka", "kafka1"): {"../../etc/passwd": "{}"}})
-    assert {item.name for item in path.iterdir()} == {"record.json", "report.html", "junit.xml", "raw", "SHA256SUMS"}
+    assert {item.name for item in path.iterdir()} == {"record.json", "report.html", "junit.xml", "metrics.prom", "raw", "SHA256SUMS"}
     assert (folder / "latest").resolve() == path.resolve()
     done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     loaded = json.loads((path / "record.json").read_text())
-    (entry,) = loaded["manifest"]
+    entry, whole = loaded["manifest"]
+    assert whole["path"] == "raw/kafka1/kafka/kafka_health.json"
+    assert loaded["verdicts"][0]["raw"] == [whole, entry]
     assert entry["sha256"] == hashlib.sha256(b"{}").hexdigest()
     assert (path / entry["path"]).read_text() == "{}"
     assert (path / entry["path"]).resolve().is_relative_to(path.resolve())
@@ -331,15 +371,109 @@ def test_write_is_whole_private_and_verifiable(tmp_path: Path) -> None:
     assert loaded["verdict"] == "pass"
 
 
+WHOLE = {"covers": {"whole_site": True}}
+
+
+def test_every_verdict_has_raw_evidence_with_its_sum(tmp_path: Path) -> None:
+    """Two modules of one component, one module twice, and a host that gave nothing: each names a file of its own."""
+    many = [
+        {**result("canary", check("C1")), "host": "a"}, {**result("canary", check("C2")), "host": "a"},
+        *record.missing_verdicts([record.Expectation("kafka", "hnai.platform.kafka_health", ("k1",))], record.Arrived()),
+    ]
+    path = archive.write(tmp_path, built(*many), {})
+    loaded = json.loads((path / "record.json").read_text())
+    files = [entry["path"] for verdict in loaded["verdicts"] for entry in verdict["raw"]]
+    assert len(files) == len(set(files)) == 3
+    for verdict in loaded["verdicts"]:
+        content = (path / verdict["raw"][0]["path"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == verdict["raw"][0]["sha256"]
+        assert json.loads(content)["checks"] == verdict["checks"]
+
+
 def test_latest_and_the_last_full_verdict(tmp_path: Path) -> None:
     assert archive.last_full(tmp_path, NOW) == {}
     with pytest.raises(FileNotFoundError, match="no verdict yet"):
         archive.latest(tmp_path)
-    archive.write(tmp_path, built(result("kafka", check("K1")), run_id="20260131T110000.000Z", profile="full", ended_at="2026-01-31T11:00:00.123Z"), {})
-    archive.write(tmp_path, built(result("kafka", check("K1"))), {})
+    full = {"profile": "full", "ended_at": "2026-01-31T11:00:00.123Z"}
+    archive.write(tmp_path, built(result("kafka", check("K1")), run_id="20260131T110000.000Z", **full), {})
+    assert archive.last_full(tmp_path, NOW) == {}, "a full verdict of one host is none of the site"
+    archive.write(tmp_path, built(result("kafka", check("K1")), run_id="20260131T110000.001Z", **full, **WHOLE), {})
+    archive.write(tmp_path, built(result("kafka", check("K1")), **WHOLE), {})
     assert archive.latest(tmp_path)["profile"] == "quick"
-    full = archive.last_full(tmp_path, NOW)
-    assert (full["verdict"], full["age_s"], full["age"]) == ("pass", 3600.0, "1 h")
+    found = archive.last_full(tmp_path, NOW)
+    assert (found["verdict"], found["age_s"], found["age"], found["run_id"]) == ("pass", 3600.0, "1 h", "20260131T110000.001Z")
+    (tmp_path / "full.json").write_text("{")
+    assert archive.last_full(tmp_path, NOW) == {}
+
+
+def test_the_last_full_verdict_outlives_any_number_of_quick_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "KEEP", 2)
+    archive.write(tmp_path, built(result("kafka", check("K1")), run_id="20260131T100000.000Z", profile="full", **WHOLE), {})
+    for minute in range(4):
+        archive.write(tmp_path, built(result("kafka", check("K1")), run_id=f"20260131T12{minute:02}00.000Z", **WHOLE), {})
+    names = [path.parent.name for path in archive.records(tmp_path)]
+    assert names == ["20260131T100000.000Z", "20260131T120200.000Z", "20260131T120300.000Z"]
+    archive.write(tmp_path, built(result("kafka", check("K1")), run_id="20260131T130000.000Z", profile="full", **WHOLE), {})
+    archive.write(tmp_path, built(result("kafka", check("K1")), run_id="20260131T130100.000Z", **WHOLE), {})
+    assert "20260131T100000.000Z" not in [path.parent.name for path in archive.records(tmp_path)], "it is the last one no more"
+
+
+def test_metrics_of_a_part_do_not_hide_the_site(tmp_path: Path) -> None:
+    archive.write(tmp_path, built(result("kafka", check("K1"), check("K2", "fail")), **WHOLE), {})
+    whole = (tmp_path / "hnai.prom").read_bytes()
+    part = archive.write(tmp_path, built(result("kafka", check("K1")), run_id="20260131T130000.000Z"), {})
+    assert (tmp_path / "hnai.prom").read_bytes() == whole
+    assert (part / "metrics.prom").read_bytes() != whole
+
+
+# -- metrics ----------------------------------------------------------------------------------------------
+SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)\{((?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*",?)*)\} (\S+)')
+
+
+def samples(text: bytes) -> dict[str, float]:
+    """Series and values of the exposition format; raises on a line that is none, and on a series that comes twice."""
+    found: dict[str, float] = {}
+    typed: set[str] = set()
+    for line in text.decode().removesuffix("\n").split("\n"):
+        if line.startswith("# TYPE "):
+            typed.add(line.split()[2])
+            continue
+        if line.startswith("# HELP "):
+            continue
+        match = SAMPLE.fullmatch(line)
+        assert match, line
+        series = f"{match[1]}{{{match[2]}}}"
+        assert series not in found, series
+        assert match[1] in typed
+        found[series] = float(match[3])
+    return found
+
+
+def test_metrics_say_what_the_record_says() -> None:
+    one = built(
+        result("kafka", check("K1", observed=3), check("K2", "fail", observed=True, subject="l3"), check("K3", "skipped"),
+               check("K4", "inconclusive", observed="x")),
+        skips=("K3",), last_full={"ended_at": "2026-01-31T10:00:00.000Z"}, **WHOLE,
+    )
+    got = samples(metrics.render(one))
+
+    def value(name: str, ident: str, subject: str = "", more: str = "") -> float:
+        return got[f'{name}{{site="lab",host="kafka1",component="kafka",id="{ident}",subject="{subject}"{more}}}']
+
+    assert [value("hnai_check_state", i, s) for i, s in (("K1", ""), ("K2", "l3"), ("K3", ""), ("K4", ""))] == [0, 3, 1, 2]
+    assert [value("hnai_check_problem", i, s) for i, s in (("K1", ""), ("K2", "l3"), ("K3", ""), ("K4", ""))] == [0, 1, 0, 1]
+    assert value("hnai_check_observed", "K1", more=',unit="partitions"') == 3 and value("hnai_check_observed", "K2", "l3", ',unit="partitions"') == 1
+    assert value("hnai_check_duration_seconds", "K1") == pytest.approx(0.012)
+    assert got['hnai_verdict_state{site="lab",profile="quick"}'] == 3
+    assert got['hnai_verdict_whole_site{site="lab"}'] == 1
+    assert got['hnai_full_verdict_timestamp_seconds{site="lab"}'] == datetime(2026, 1, 31, 10, tzinfo=timezone.utc).timestamp()
+
+
+@given(st.text(), st.floats() | st.integers() | st.text() | st.none())
+def test_metrics_survive_any_text(text: str, observed: Any) -> None:
+    twice = [check("K1", "fail", observed=observed, unit=text, subject=text), check("K1", observed=observed, unit=text, subject=text)]
+    got = samples(metrics.render(built(result("kafka", *twice), site=text)))
+    assert [value for series, value in got.items() if series.startswith("hnai_check_state")] == [3.0], "the worst of two"
 
 
 def test_a_run_that_was_killed_while_writing_leaves_no_record(tmp_path: Path) -> None:

@@ -82,6 +82,9 @@ class Site:
         meta = root / "roles" / "alpha" / "meta"
         meta.mkdir(parents=True)
         (meta / "component.yml").write_text(yaml.safe_dump(CONTRACT))
+        (meta / "checks.yml").write_text(yaml.safe_dump({"heading": "Alpha", "order": 1, "checks": {
+            ident: {"severity": "warning", "title": "alpha", "meaning": f"alpha means {ident}", "action": "mend it", "repeat": "alpha --again"}
+            for ident in ("A1", "A9")}}))
         (root / "galaxy.yml").write_text("version: 9.9.9\n")
         (base / "play.yml").write_text(PLAYBOOK)
         (base / "ansible.cfg").write_text("[defaults]\n")
@@ -124,7 +127,9 @@ def test_all_is_well(site: Site) -> None:
     assert statuses(record) == {("a1", "A1"): "pass", ("a2", "A1"): "pass"}
     assert record["subject"]["collection"] == "hnai.platform 9.9.9"
     assert len(record["subject"]["inventory_sha256"]) == 64
-    assert [entry["path"] for entry in record["manifest"]] == ["raw/a1/alpha/a1.txt", "raw/a2/alpha/a1.txt"]
+    assert [entry["path"] for entry in record["manifest"]] == [
+        f"raw/{host}/alpha/{name}" for host in ("a1", "a2") for name in ("a1.txt", "alpha_health.json")]
+    assert 'hnai_check_problem{site="test",host="a1",component="alpha",id="A1",subject=""} 0' in (site.verdicts / "hnai.prom").read_text()
     assert "VERDICT pass: 2 pass" in output
     assert "a1..2" in output
     assert "changed=0" in output
@@ -136,6 +141,7 @@ def test_one_fails_one_breaks_one_is_away_and_all_are_named(site: Site) -> None:
     assert code == 2, output
     record = site.record()
     assert record["verdict"] == "fail"
+    assert {p["id"]: p["action"] for p in record["problems"]} == {"A1": "mend it", "V-alpha": record["problems"][-1]["action"]}
     assert statuses(record) == {
         ("a1", "A1"): "fail", ("a2", "V-alpha"): "inconclusive", ("a3", "V-alpha"): "inconclusive", ("a4", "A1"): "pass",
     }
@@ -181,15 +187,18 @@ def test_an_old_full_verdict_fails_the_quick_one(site: Site) -> None:
 
 def test_explain_and_show_read_the_newest_record(site: Site) -> None:
     code, output = site.run({"a1": {"says": "pass"}}, "-e", "explain=A1", "--tags", "alpha")
+    assert code == 0, output
+    assert "alpha means A1" in output and "alpha --again" in output and "no record yet" in output
+    code, output = site.run({"a1": {"says": "pass"}}, "-e", "show=true")
     assert code == 2
     assert "holds no verdict yet" in output
     site.run({"a1": {"says": "pass"}})
     code, output = site.run({"a1": {"says": "pass"}}, "-e", "explain=A1")
     assert code == 0, output
     assert "alpha --check" in output
-    code, output = site.run({"a1": {"says": "pass"}}, "-e", "explain=Z1")
+    code, output = site.run({"a1": {"says": "pass"}}, "-e", "explain=A2")
     assert code == 2
-    assert "no check Z1" in output
+    assert "no check A2; the nearest: A9, A1" in output or "no check A2; the nearest: A1, A9" in output
     code, output = site.run({"a1": {"says": "pass"}}, "-e", "show=true")
     assert code == 0, output
     assert "VERDICT pass: 1 pass" in output

@@ -120,3 +120,37 @@ def test_latency_summary() -> None:
     summary = stats.latency_summary([float(i) for i in range(1, 121)])
     assert (summary["n"], summary["p50"], summary["p95"], summary["max"]) == (120, 60.0, 114.0, 120.0)
     assert summary["p95_upper"] == 119.0
+
+
+@given(st.lists(st.floats(min_value=0, max_value=1e6), min_size=1, max_size=200), st.floats(min_value=1, max_value=1e4))
+def test_a_p95_statement_names_what_carries_it(values: list[float], window: float) -> None:
+    times = [window * (i + 1) / (len(values) + 1) for i in range(len(values))]
+    said = stats.p95_statement(values, times, 0.0, window)
+    assert said.observed == stats.percentile(values, 0.95)
+    assert (said.bound is None) == (len(values) < 59)
+    assert said.bound is None or (said.bound in values and said.bound >= said.observed)
+    assert said.longest_gap_s == pytest.approx(window / (len(values) + 1), rel=1e-6)
+    text = said.text()
+    assert f"n {len(values)} in " in text and "longest gap" in text
+    assert ("with 95 % if independent" in text) != ("too few samples" in text)
+    assert said.evidence()["text"] == text
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_a_completeness_statement_never_claims_more_than_it_saw(arrived: int, more: int) -> None:
+    expected = arrived + more
+    said = stats.completeness_statement(arrived, expected, [1.0, 2.0], 0.0, 10.0)
+    if not expected:
+        assert said.observed is None and said.bound is None and "nothing was expected" in said.text()
+        return
+    assert said.observed == arrived / expected
+    assert 0.0 <= said.bound <= said.observed <= 1.0
+    assert said.bound < 1.0, "no sample size proves completeness"
+    assert said.longest_gap_s == 8.0
+
+
+def test_what_was_never_seen_drives_the_statement() -> None:
+    said = stats.p95_statement([1.0] * 90 + [math.inf] * 10, [float(i) for i in range(90)], 0.0, 100.0)
+    assert (said.observed, said.bound) == (math.inf, math.inf)
+    assert "P95 inf s" in said.text()
+    assert stats.p95_statement([], [], 0.0, 60.0).text().startswith("P95 unknown; n 0 in 60 s, longest gap 60 s;")

@@ -2,7 +2,11 @@
 """Each check of OpenBao's health goes red by its own cause and by no other; could-not-check is never a pass."""
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +16,24 @@ import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import health
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, NotFound, Unreachable
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import DeadlineExceeded, Report
 
 DAY = 86400.0
 NOW = 1_800_000_000.0
+
+
+@functools.cache
+def authority(days: int) -> str:
+    """A certificate of that many days from now on."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "key", "-out", "cert", "-days",
+             str(days), "-subj", "/CN=x"], cwd=folder, check=True, capture_output=True, timeout=60)
+        return (Path(folder) / "cert").read_text()
+
+
+#: NOW is a fixed day; this authority outlives it.
+AUTHORITY = authority(int((NOW - time.time()) / DAY) + 400)
 
 
 class Bao:
@@ -43,6 +61,7 @@ class Bao:
             "auth/token/lookup-accessor": {"data": {"accessor": "a1", "policies": ["hnai-openbao"]}},
             "hnai/data/openbao/hnai-canary": Forbidden("GET", "x", 403, []),
             "sys/generate-root/attempt": BaoError("GET", "x", 405, []),
+            "pki_int/cert/ca": {"data": {"certificate": AUTHORITY}},
         }
 
     def call(self, method: str, path: str, body: Any = None, token: Any = None, wrap_ttl: Any = None) -> dict[str, Any]:
@@ -64,10 +83,12 @@ class World:
         self.deploy = {"role_id": "r", "secret_id": "s"}
         self.want = health.Wanted(version="2.7.2")
 
+        self.look: Callable[[str], Any] = lambda path: SimpleNamespace(st_dev=self.devices[os.path.basename(path)])
+
     def run(self) -> dict[str, dict[str, Any]]:
         report = Report("openbao", deadline_s=None)
         host = health.Host(
-            stat=lambda path: SimpleNamespace(st_dev=self.devices[os.path.basename(path)]),  # type: ignore[arg-type, return-value]
+            stat=self.look,
             statvfs=lambda path: SimpleNamespace(  # type: ignore[arg-type, return-value]
                 f_bavail=self.free[os.path.basename(path)], f_blocks=100, f_frsize=1048576),
             served=self.served, serial_on_disk=lambda: "AB1", now=lambda: NOW)
@@ -120,6 +141,7 @@ def one_device(world: World) -> None:
     (change("hnai/config", {"data": {"cas_required": False}}), ["BAO09"]),
     (change("hnai/data/openbao/hnai-canary", {"data": {}}), ["BAO10"]),
     (change("sys/generate-root/attempt", {"started": False}), ["BAO11"]),
+    (change("pki_int/cert/ca", {"data": {"certificate": authority(int((NOW - time.time()) / DAY) + 170)}}), ["BAO12"]),
 ])
 def test_each_cause_reddens_its_own_check(world: World, harm: Callable[[World], None], expected: list[str]) -> None:
     harm(world)
@@ -170,6 +192,36 @@ def test_a_device_that_is_no_file_counts_as_its_own(world: World) -> None:
 def test_more_tokens_than_were_looked_at_is_no_pass(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "MAX_ACCESSORS", 0)
     assert world.run()["BAO07"]["status"] == "inconclusive"
+
+
+def test_a_visit_that_hangs_leaves_the_rest_inconclusive_not_broken(world: World) -> None:
+    """The visit is cut off by the deadline of its check; what needs it says so, what does not is judged."""
+    world.bao.answers["sys/audit"] = DeadlineExceeded("deadline")
+    checks = world.run()
+    assert checks["BAO03"]["status"] == "inconclusive"
+    assert {checks[name]["status"] for name in ("BAO04", "BAO07", "BAO09", "BAO10")} == {"inconclusive"}
+    assert {checks[name]["status"] for name in ("BAO01", "BAO02", "BAO08", "BAO11", "BAO12")} == {"pass"}
+
+
+def test_a_device_whose_file_is_gone_fails_and_is_named(world: World) -> None:
+    """It records into a file that nobody can find; one device is left."""
+    gone = world.bao.files["b"]
+    gone.unlink()
+
+    def look(path: str) -> Any:
+        if path == str(gone):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return SimpleNamespace(st_dev=world.devices[os.path.basename(path)])
+
+    world.look = look
+    checks = world.run()
+    assert {name: checks[name]["status"] for name in reds(checks)} == {"BAO04": "fail", "BAO05:b": "fail"}
+    assert str(gone) in checks["BAO04"]["reason"] and str(gone) in checks["BAO05:b"]["reason"]
+
+
+def test_an_authority_that_is_not_told_is_inconclusive(world: World) -> None:
+    world.bao.answers["pki_int/cert/ca"] = NotFound("GET", "x", 404, [])
+    assert world.run()["BAO12"]["status"] == "inconclusive"
 
 
 def test_versions() -> None:

@@ -150,6 +150,26 @@ def test_timeout_shrinks_near_the_deadline_and_ends() -> None:
     assert Report("kafka", deadline_s=None).timeout(4) == 4
 
 
+def test_no_call_takes_longer_than_the_caller_allows_one() -> None:
+    clock = Clock()
+    report = Report("kafka", deadline_s=10, clock=clock, call_s=2)
+    assert report.timeout(4) == 2
+    assert report.timeout(1) == 1
+    clock.now += 9
+    assert report.timeout(4) == pytest.approx(1)
+    assert Report("kafka", deadline_s=None, call_s=2).timeout(4) == 2
+
+
+def test_a_module_starts_under_its_callers_deadlines() -> None:
+    class Module:
+        params = {"deadline": 30.0, "call_timeout": 3.0}
+
+    report = verdict.start(Module(), "kafka", "4.3.1")
+    assert report.timeout(10) == 3.0 and 29 < (report.remaining() or 0) <= 30
+    assert (report.component, report.version) == ("kafka", "4.3.1")
+    assert {"deadline", "call_timeout"} <= set(verdict.VERDICT_ARGS)
+
+
 def test_deadline_of_one_check_bounds_its_calls_only() -> None:
     clock = Clock()
     report = Report("kafka", deadline_s=100, clock=clock)

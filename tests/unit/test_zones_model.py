@@ -208,10 +208,12 @@ def test_a_star_at_the_end_is_a_prefix(data: dict[str, Any]) -> None:
 
 
 def test_mosquitto_acl(data: dict[str, Any]) -> None:
-    assert mosquitto_acl(Site.from_dict(data)) == [
+    got = mosquitto_acl(Site.from_dict(data))
+    assert [{key: entry[key] for key in ("principal", "read", "write")} for entry in got] == [
         {"principal": "line1", "read": [], "write": ["line/line1/#"]},
         {"principal": "shipper", "read": ["line/#"], "write": ["ot/#"]},
     ]
+    assert got[0]["hosts"] == {"plc1": ["10.0.2.11", "fd00:2::11"]}, "where each stands: whoever checks sessions must know"
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Health of a host: failed units, pending restarts, disk, time against the site's source, kernel settings (ids HO1-HO5)."""
+"""Health of a host: failed units, pending restarts, disk, time against the site's source, kernel settings, certificates and
+revocation lists, the audit daemon, sandboxes (ids HO1 to HO10)."""
 from __future__ import annotations
 
+import json
 import os
 import re
+import socket
+import struct
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
+from ansible_collections.hnai.platform.plugins.module_utils.x509 import X509Error, read_pem
 
 #: run(argv, timeout_s) → stdout. Raises OSError or subprocess.SubprocessError when the command cannot be run or fails.
 Run = Callable[[Sequence[str], float], str]
@@ -41,6 +49,12 @@ def offset_s(tracking: str) -> float | None:
     return abs(float(fields[4])) + float(fields[11]) + float(fields[10]) / 2
 
 
+def time_source(tracking: str) -> str:
+    """Name or address of the source that chronyd follows; "" for none."""
+    fields = tracking.strip().split(",")
+    return fields[1] if len(fields) > 12 and fields[2] != "0" else ""
+
+
 def unwritten(wanted: Mapping[str, str], proc: Path = Path("/proc/sys")) -> tuple[dict[str, str], list[str]]:
     """(keys that are writable but differ: {key: "is X"}, keys that this host cannot write or lacks)."""
     differ: dict[str, str] = {}
@@ -60,50 +74,253 @@ def unwritten(wanted: Mapping[str, str], proc: Path = Path("/proc/sys")) -> tupl
     return differ, beyond
 
 
-def check_all(
-    report: Report, sysctl: Mapping[str, str], min_free_percent: float, max_time_error_s: float, run: Run = run_command,
-    digests: Path = Path("/etc/hnai/digests"), running: tuple[Path, ...] = (Path("/run/hnai"), Path("/var/lib/hnai/digests")),
-    proc: Path = Path("/proc/sys"),
-) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """What is expected of a host. *time_sources*: names and addresses of the site's source, none for the source itself.
+    *certificates*: files that must be there. *audit_rules*: the file of rules that must be loaded, "" where none is declared.
+    *exposure*: unit -> worst score of ``systemd-analyze security``; empty where it is not asked for (it is slow).
+    """
+
+    sysctl: Mapping[str, str] = field(default_factory=dict)
+    min_free_percent: float = 10.0
+    max_time_error_s: float = 0.1
+    time_sources: Sequence[str] = ()
+    certificates: Sequence[str] = ()
+    min_certificate_days: float = 14.0
+    min_crl_days: float = 1.0
+    audit_rules: str = ""
+    exposure: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Free share of a file system, in percent of its bytes and of its inodes."""
+
+    path: str
+    free: float
+    inodes: float
+    free_mib: int
+
+
+def rooms(paths: Iterable[str], below: Sequence[str] = (), mounts: str = "") -> list[Room]:
+    """The file systems on which *paths* lie, and the writable ones that are mounted somewhere *below*; each once.
+
+    *mounts*: text of /proc/self/mounts. What lives in memory is left out.
+    """
+    mounted = [line.split() for line in mounts.splitlines()]
+    wanted = list(paths) + [
+        one[1] for one in mounted
+        if len(one) > 3 and one[2] not in ("tmpfs", "ramfs") and "ro" not in one[3].split(",") and one[1].startswith(tuple(below) or ("//",))
+    ]
+    found: dict[int, Room] = {}
+    for path in wanted:
+        if not os.path.exists(path):
+            continue
+        device, info = os.stat(path).st_dev, os.statvfs(path)
+        if device not in found and info.f_blocks:
+            inodes = 100.0 * info.f_favail / info.f_files if info.f_files else 100.0
+            found[device] = Room(path, 100.0 * info.f_bavail / info.f_blocks, inodes, info.f_bavail * info.f_frsize // 1048576)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A certificate or a revocation list in a file, and the days it has left; None: it never ends."""
+
+    path: str
+    kind: str
+    days: float | None
+
+
+def papers(paths: Iterable[Path], now: float) -> tuple[list[Paper], dict[str, str]]:
+    """(what the files hold, {file: why it cannot be read}). A file with several counts each."""
+    found: list[Paper] = []
+    broken: dict[str, str] = {}
+    for path in sorted(set(paths)):
+        try:
+            for one in read_pem(path.read_text(encoding="ascii", errors="replace")):
+                found.append(Paper(str(path), one.kind, None if one.end is None else (one.end - now) / 86400.0))
+        except (OSError, X509Error) as error:
+            broken[str(path)] = str(error)
+    return found, broken
+
+
+def audit_possible() -> str:
+    """"" where this host may configure the kernel's audit; else why not. Asks the kernel (AUDIT_GET), changes nothing."""
+    netlink_audit, audit_get, request_ack = 9, 1000, 0x5
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_audit) as link:
+            link.settimeout(2.0)
+            link.sendto(struct.pack("=IHHII", 16, audit_get, request_ack, 1, 0), (0, 0))
+            answer = link.recv(8192)
+    except OSError as error:
+        return error.strerror or str(error)
+    _size, kind, _flags, _sequence, _pid = struct.unpack("=IHHII", answer[:16])
+    if kind == 2:  # NLMSG_ERROR: 0 acknowledges
+        code = -struct.unpack("=i", answer[16:20])[0]
+        return os.strerror(code) if code else ""
+    return ""
+
+
+def audit_rules(text: str) -> list[str]:
+    """The rules of a file as ``auditctl -l`` lists watches and system calls: only their keys can be compared, sorted."""
+    return sorted(set(re.findall(r"(?:-k|-F key=) ?(\S+)", text)))
+
+
+def exposures(text: str) -> dict[str, float]:
+    """{unit: score} of ``systemd-analyze security --json=short``. Raises ValueError for what is no such list."""
+    listed = json.loads(text)
+    if not isinstance(listed, list):
+        raise ValueError("systemd-analyze gave no list")
+    return {str(one["unit"]): float(one["exposure"]) for one in listed if one.get("exposure") is not None}
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where the checks look; tests give their own."""
+
+    run: Run = run_command
+    digests: Path = Path("/etc/hnai/digests")
+    running: tuple[Path, ...] = (Path("/run/hnai"), Path("/var/lib/hnai/digests"))
+    proc: Path = Path("/proc/sys")
+    mounts: Path = Path("/proc/self/mounts")
+    etc: Path = Path("/etc/hnai")
+    data: tuple[str, ...] = ("/", "/var/lib", "/var/log", "/opt")
+    below: tuple[str, ...] = ("/var/lib/hnai/", "/opt/hnai/")
+    now: Callable[[], float] = time.time
+    audit: Callable[[], str] = audit_possible
+
+
+def check_all(report: Report, want: Wanted, host: Host = Host()) -> None:
     """All checks of one host."""
+    run = host.run
     with report.check(
         "HO1", "no failed unit", expected=0, unit="units", hint="systemctl status UNIT; journalctl -u UNIT", explain="systemctl --failed"
     ) as check:
         listed = run(["systemctl", "--failed", "--no-legend", "--plain"], report.timeout(10))
+        check.raw("failed-units.txt", listed)
         failed = [line.split()[0] for line in listed.splitlines() if line.strip()]
-        check.observed, check.evidence = len(failed), {"units": failed}
+        check.observed, check.evidence["units"] = len(failed), failed
         check.passed(not failed, ", ".join(failed))
     with report.check(
         "HO2", "nothing waits for a restart", expected=0, unit="units", hint="run site.yml: it restarts what waits, behind its gate",
         explain="diff -r /etc/hnai/digests /run/hnai",
     ) as check:
-        waiting = pending(digests, *running)
-        check.observed, check.evidence = len(waiting), {"units": waiting}
-        check.passed(not waiting, ", ".join(waiting))
+        waiting = pending(host.digests, *host.running)
+        check.observed, check.evidence = len(waiting), {"units": waiting, "judged": len(list(host.digests.glob("*")))}
+        if not check.evidence["judged"]:
+            check.inconclusive("%s is empty: nothing of ours was ever started here" % host.digests)
+        else:
+            check.passed(not waiting, ", ".join(waiting))
     with report.check(
-        "HO3", "free disk", expected=min_free_percent, unit="% free below /var/lib",
-        hint="journalctl --vacuum-size, or a larger file system", explain="df /var/lib",
+        "HO3", "free disk", expected=want.min_free_percent, unit="% free on the fullest file system",
+        hint="journalctl --vacuum-size, or a larger file system", explain="df -h; df -i", controls=["SR 7.2"],
     ) as check:
-        stat = os.statvfs("/var/lib")
-        check.observed = round(100.0 * stat.f_bavail / stat.f_blocks, 1)
-        check.passed(check.observed >= min_free_percent)
+        _disk(check, rooms(host.data, host.below, host.mounts.read_text()), want.min_free_percent)
     with report.check(
-        "HO4", "time agrees with the site's source", expected=max_time_error_s, unit="s", controls=["SR 2.11"],
+        "HO4", "time agrees with the site's source", expected=want.max_time_error_s, unit="s", controls=["SR 2.11"],
         hint="chronyc sources; is the jump reachable on udp/123?", explain="chronyc -c tracking",
     ) as check:
         answer = run(["chronyc", "-c", "tracking"], report.timeout(10))
-        check.evidence = {"tracking": answer.strip()}
-        error = offset_s(answer)
-        if error is None:
-            check.fail("chronyd follows no source")
-        else:
-            check.observed = round(error, 6)
-            check.passed(error <= max_time_error_s)
+        check.raw("tracking.csv", answer)
+        _time(check, answer, want)
+    beyond: list[str] = []
     with report.check(
         "HO5", "kernel settings as declared", expected=0, unit="settings that differ", controls=["SR 7.7"], hint="sysctl --system", explain="sysctl -a"
     ) as check:
-        differ, beyond = unwritten(sysctl, proc)
+        differ, beyond = unwritten(want.sysctl, host.proc)
         check.observed, check.evidence = len(differ), {"differ": differ, "not writable on this host": beyond}
         check.passed(not differ, ", ".join(sorted(differ)))
     if beyond:
         report.skip("HO6", "kernel settings of the whole machine", "not possible here: %s" % ", ".join(beyond))
+    files = [path for pattern in ("*/tls/*.pem", "*/pki/*.pem", "*/servers/*.pem", "*/tls/*.crl", "*/pki/**/*.crl") for path in host.etc.glob(pattern)]
+    _papers(report, want, [path for path in files if "key" not in path.name], host.now())
+    if want.audit_rules:
+        _audit(report, want, host)
+    if want.exposure:
+        with report.check(
+            "HO10", "the units are sandboxed as their contracts say", expected=0, unit="units that are not", controls=["SR 7.7"],
+            hint="site.yml: a unit file was edited", explain="systemd-analyze security UNIT",
+        ) as check:
+            # --json leaves the units that are not loaded out.
+            found = exposures(run(["systemd-analyze", "security", "--no-pager", "--json=short", *sorted(want.exposure)], report.timeout(30)))
+            check.evidence = {"exposure": found, "limits": dict(want.exposure)}
+            worse = sorted(unit for unit, limit in want.exposure.items() if found.get(unit, 10.0) > limit)
+            check.observed = len(worse)
+            check.passed(not worse, ", ".join("%s %s" % (unit, found.get(unit, "unknown")) for unit in worse))
+
+
+def _disk(check: Check, found: Sequence[Room], least: float) -> None:
+    if not found:
+        raise OSError("no file system could be looked at")
+    worst = min(found, key=lambda one: min(one.free, one.inodes))
+    check.observed = round(min(worst.free, worst.inodes), 1)
+    check.evidence = {room.path: {"free_percent": round(room.free, 1), "free_inodes_percent": round(room.inodes, 1), "free_mib": room.free_mib}
+                      for room in found}
+    check.passed(check.observed >= least, "%s: %s" % (worst.path, "no inodes" if worst.inodes < worst.free else "%d MiB left" % worst.free_mib))
+
+
+def _time(check: Check, tracking: str, want: Wanted) -> None:
+    error, source = offset_s(tracking), time_source(tracking)
+    check.evidence["source"] = source
+    check.evidence["allowed_sources"] = list(want.time_sources)
+    if error is None:
+        check.fail("chronyd follows no source")
+        return
+    check.observed = round(error, 6)
+    if want.time_sources and source not in want.time_sources:
+        check.fail("chronyd follows %s, which is not the site's source" % source)
+    else:
+        check.passed(error <= want.max_time_error_s, "may be off by %.3f s against %s" % (error, source))
+
+
+def _papers(report: Report, want: Wanted, files: Sequence[Path], now: float) -> None:
+    found, broken = papers(files, now)
+    certificates = [one for one in found if one.kind == "certificate"]
+    missing = sorted(set(want.certificates) - {one.path for one in certificates})
+    if certificates or missing or broken:
+        with report.check(
+            "HO7", "every certificate lives long enough", expected=want.min_certificate_days, unit="days left", controls=["SR 1.9"],
+            hint="site.yml renews ours; a source's and our OPC UA certificate are renewed with the plant",
+            explain="for f in /etc/hnai/*/tls/*.pem; do openssl x509 -noout -enddate -in $f; done",
+        ) as check:
+            soon = sorted((one for one in certificates if one.days is not None and one.days < want.min_certificate_days), key=lambda one: one.days or 0.0)
+            left = [one.days for one in certificates if one.days is not None]
+            check.observed = round(min(left), 1) if left else None
+            check.evidence = {"days": {one.path: round(one.days or 0.0, 1) for one in sorted(certificates, key=lambda one: -(one.days or 0.0))},
+                              "missing": missing, "unreadable": broken}
+            check.passed(not soon and not missing and not broken, "; ".join(
+                ["%s: %.1f days" % (one.path, one.days or 0.0) for one in soon[:5]] + ["%s is not there" % path for path in missing]
+                + ["%s: %s" % item for item in sorted(broken.items())]))
+    lists = [one for one in found if one.kind == "crl"]
+    if lists:
+        with report.check(
+            "HO8", "every revocation list is young enough", expected=want.min_crl_days, unit="days until the next is due", controls=["SR 1.9"],
+            hint="an expired list stops OPC UA as surely as an expired certificate: fetch the new one from its issuer",
+            explain="openssl crl -noout -nextupdate -in FILE",
+        ) as check:
+            left = [one.days for one in lists if one.days is not None]
+            check.observed = round(min(left), 1) if left else None
+            check.evidence = {"days": {one.path: one.days if one.days is None else round(one.days, 1) for one in lists}}
+            due = [one for one in lists if one.days is not None and one.days < want.min_crl_days]
+            check.passed(not due, "; ".join("%s: %.1f days" % (one.path, one.days or 0.0) for one in due))
+
+
+def _audit(report: Report, want: Wanted, host: Host) -> None:
+    title, controls = "the audit daemon records by our rules", ["SR 2.8", "SR 6.1"]
+    why = host.audit()
+    if why:
+        report.skip("HO9", title, "not possible here: %s" % why, controls=controls)
+        return
+    with report.check(
+        "HO9", title, expected="enabled, every rule loaded, nothing lost", controls=controls,
+        hint="systemctl status auditd; augenrules --load", explain="auditctl -s; auditctl -l",
+    ) as check:
+        status, listed = (host.run(["/usr/sbin/auditctl", what], report.timeout(10)) for what in ("-s", "-l"))
+        check.raw("audit.txt", status + listed)
+        state: dict[str, Any] = dict(line.split(None, 1) for line in status.splitlines() if len(line.split(None, 1)) == 2)
+        absent = sorted(set(audit_rules(Path(want.audit_rules).read_text(encoding="utf-8"))) - set(audit_rules(listed)))
+        running = state.get("enabled") in ("1", "2") and state.get("pid", "0") != "0"
+        check.evidence.update({"enabled": state.get("enabled"), "pid": state.get("pid"), "lost": state.get("lost"), "absent": absent})
+        check.observed = "%s, %d keys absent, %s lost" % ("enabled" if running else "not running", len(absent), state.get("lost", "?"))
+        check.passed(running and not absent and state.get("lost") == "0", "absent: " + ", ".join(absent) if absent else "")

@@ -9,13 +9,24 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Message, MqttError, MqttRefused
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+from ansible_collections.hnai.platform.plugins.module_utils.telegraf import COUNTERS_EVERY_S, Counter, flow, parse
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 
 DROPPED = "$SYS/broker/publish/messages/dropped"
-"""Published when it changes, so it is absent while nothing was dropped (seen: 2.0.11)."""
+"""The broker publishes a value of its own when it changes, and it expires after 60 s (2.0.11): what is absent did not change
+in the last minute. So this one alone does not remember a drop; the broker's journal does."""
 
 UPTIME = "$SYS/broker/uptime"
+"""Changes each time, so the absence of this one means that the others are not known."""
+
+STORED = "$SYS/broker/store/messages/count"
+ARRIVING = "$SYS/broker/load/publish/received/1min"
+DENY = "hnai-health/deny"
+LIVE_DENY = "ot/hnai-health/deny"
+"""Nobody's topics. The second one lies where the live view would show it."""
+
 FILTERS = ("ot/#", "$SYS/broker/#")
 
 
@@ -28,9 +39,30 @@ class Session(Protocol):
     def messages(self, quiet_s: float, limit_s: float) -> Iterable[Message]:
         """What comes."""
 
+    def publish(self, topic: str, payload: bytes, expiry_s: int = 1) -> int:
+        """Publish with MQTT 5 and QoS 1; the broker's reason code."""
 
-Login = Callable[[str, str], "AbstractContextManager[Session]"]
-"""(user name, password) -> a session. Raises MqttRefused where the broker says no."""
+
+class Login(Protocol):
+    """A session of a client. Raises MqttRefused where the broker says no."""
+
+    def __call__(self, username: str, password: str, version: int = 4) -> AbstractContextManager[Session]:
+        """*version*: 4 (3.1.1) or 5."""
+
+
+@dataclass
+class Sources:
+    """Where the checks look. *password* gives the health identity's, or that of another client; *password_file* and *counters*
+    the text of the broker's file and of the bridge's; *dropping* the lines of the broker's journal that name a client whose
+    messages were dropped since the broker started; *peers* the addresses from which connections to the listener are open."""
+
+    login: Login
+    password: Callable[..., str]
+    password_file: Callable[[], str]
+    counters: Callable[[], str]
+    dropping: Callable[[], Sequence[str]]
+    peers: Callable[[], Sequence[str]]
+    now: Callable[[], float]
 
 
 @dataclass
@@ -41,6 +73,7 @@ class View:
     tags: dict[str, int] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     system: dict[str, str] = field(default_factory=dict)
+    retained: int = 0
 
 
 def view(messages: Iterable[Message]) -> View:
@@ -48,6 +81,7 @@ def view(messages: Iterable[Message]) -> View:
     result = View()
     topics = set()
     for message in messages:
+        result.retained += message.retained
         if message.topic.startswith("$SYS/"):
             result.system[message.topic] = message.payload.decode("utf-8", "replace")
             continue
@@ -73,15 +107,38 @@ def refused(login: Login, username: str, password: str) -> str:
         return "refused (code %d)" % error.code
 
 
-def run(
-    report: Report,
-    params: Mapping[str, Any],
-    login: Login,
-    password: Callable[[], str],
-    password_file: Callable[[], str],
-    now: Callable[[], float],
-) -> None:
-    """Make MQ1 to MQ5. *password* gives the health identity's, *password_file* the text of the broker's file."""
+def denied(entry: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """(filters that an identity must not be able to read, topics that it must not be able to write), of those that can be tried."""
+    def may(wanted: str, rights: Iterable[str]) -> bool:
+        # A wildcard at the beginning never covers what begins with $ [4.7.2].
+        return any(mqtt_overlap(wanted, right) for right in rights if wanted[0] != "$" or right[0] == "$")
+
+    reads = [one for one in FILTERS if not may(one, entry.get("read") or [])]
+    writes = [one for one in (DENY, LIVE_DENY) if not may(one, entry.get("write") or [])]
+    return reads, writes
+
+
+def _number(live: View | None, topic: str, otherwise: str) -> float:
+    """A value of the broker's own; *otherwise* where it did not change in the last minute. Raises MqttError where that is not known."""
+    if live is None:
+        raise MqttError("the broker's own values are not known (MQ1)")
+    if UPTIME not in live.system:
+        raise MqttError("the broker published no %s" % UPTIME)
+    return float(live.system.get(topic, otherwise))
+
+
+def sessions(acl: Iterable[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...], list[str]]]:
+    """(host, its addresses, the clients that must be connected from it), from the entries that know where their client stands."""
+    found: dict[str, tuple[tuple[str, ...], list[str]]] = {}
+    for entry in acl:
+        for host, addresses in sorted((entry.get("hosts") or {}).items()):
+            found.setdefault(host, (tuple(addresses), []))[1].append(entry["principal"])
+    return [(host, addresses, sorted(clients)) for host, (addresses, clients) in sorted(found.items())]
+
+
+def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
+    """Make MQ1 to MQ9."""
+    login, password, password_file, now = where.login, where.password, where.password_file, where.now
     live: View | None = None
     with report.check(
         "MQ1",
@@ -95,6 +152,7 @@ def run(
             live = view(session.messages(params["quiet"], 5 * params["quiet"]))
         check.observed = "logged in"
         check.evidence = {"broker": live.system.get("$SYS/broker/version", ""), "sources": live.tags}
+        check.raw("broker.json", json.dumps({"system": live.system, "newest": live.newest}, sort_keys=True, indent=1))
         check.passed(True)
 
     with report.check(
@@ -147,7 +205,145 @@ def run(
         expected=0,
         hint="a client was away for longer than its queue lasts: mosquitto_max_queued_messages",
     ) as check:
-        if live is None or UPTIME not in live.system:
-            raise MqttError("the broker published no %s" % UPTIME)
-        check.observed = int(live.system.get(DROPPED, "0"))
-        check.passed(check.observed == 0)
+        counted = int(_number(live, DROPPED, "0"))
+        lines = list(where.dropping())
+        check.observed = max(counted, len(lines))
+        check.evidence = {"counted_in_the_last_minute": counted, "journal": lines[-5:]}
+        check.passed(check.observed == 0, lines[-1] if lines else "")
+
+    wanted = sessions(params["acl"])
+    if wanted:
+        with report.check(
+            "MQ6",
+            "every client of the site is connected",
+            unit="hosts with too few connections",
+            expected=0,
+            hint="its queue fills: TG1 of that host; journalctl -u hnai-mosquitto says when it left",
+            explain="ss -tn state established sport = :%d" % params["port"],
+            controls=["SR 7.1"],
+        ) as check:
+            _connected(check, wanted, where.peers())
+
+    if params["max_queued"]:
+        with report.check(
+            "MQ7",
+            "what waits for clients fits their queues",
+            unit="messages waiting",
+            expected="< %d" % (params["max_queued"] * params["max_fill"] / 100.0),
+            hint="a client is away or too slow; when its queue is full the broker drops the newest",
+            explain="mosquitto_sub … -t '%s' -W 12" % STORED,
+            controls=["SR 7.2"],
+        ) as check:
+            _queues(check, params, live)
+
+    if params["acl"]:
+        rights = {entry["principal"]: entry for entry in params["acl"]}
+        for client in params["clients"]:
+            reads, writes = denied(rights.get(client, {}))
+            if not reads and not writes:
+                continue
+            with report.check(
+                "MQ8",
+                "the broker refuses what the ACL does not give",
+                subject=client,
+                expected=[],
+                unit="rights too many",
+                controls=["SR 2.1"],
+                hint="acl_file is gone or too generous: converge the component; who changed it?",
+                explain="mosquitto_pub -V 5 -q 1 … -u %s -t %s -m x: not authorised" % (client, (writes or ["-"])[0]),
+            ) as check:
+                _refuses(check, params, where, client, reads, writes, live)
+
+    if params["bridge_counters"]:
+        with report.check(
+            "MQ9",
+            "the bridge brings what lines publish to Kafka, at once",
+            unit="s through the bridge",
+            expected="<= %g, nothing lost" % params["bridge_max_latency"],
+            hint="journalctl -u hnai-telegraf-bridge; Kafka (B1, B3, S1)",
+            explain="tail -n 40 %s: of output kafka, buffer_size and metrics_dropped" % params["bridge_counters"],
+            controls=["SR 3.4"],
+        ) as check:
+            _bridge(check, params, where)
+
+
+def _connected(check: Check, wanted: Sequence[tuple[str, tuple[str, ...], list[str]]], peers: Sequence[str]) -> None:
+    """The broker does not tell who is connected; the kernel tells from where. A connection more hides one that is missing."""
+    open_from = {host: sum(peer in addresses for peer in peers) for host, addresses, _clients in wanted}
+    short = [(host, clients) for host, _addresses, clients in wanted if open_from[host] < len(clients)]
+    check.observed = len(short)
+    check.evidence = {"connections": open_from, "clients": {host: clients for host, _addresses, clients in wanted}}
+    check.passed(not short, "; ".join("%s holds %d of %d connections (%s)" % (h, open_from[h], len(c), ", ".join(c)) for h, c in short))
+
+
+def _queues(check: Check, params: Mapping[str, Any], live: View | None) -> None:
+    stored, rate = _number(live, STORED, "-1"), _number(live, ARRIVING, "0") / 60.0
+    # What is retained is stored too, and we have just read it; the rest waits for somebody.
+    check.observed = None if stored < 0 or live is None else max(0, int(stored) - live.retained)
+    waiting = check.observed or 0
+    check.evidence = {
+        "limit_of_one_client": params["max_queued"],
+        "fill_percent": round(100.0 * waiting / params["max_queued"], 1),
+        "arriving_per_s": round(rate, 1),
+        "full_in_s_at_this_rate": round(max(0.0, params["max_queued"] - waiting) / rate, 1) if rate else None,
+        "stored": "did not change in the last minute" if stored < 0 else int(stored),
+    }
+    check.passed(waiting < params["max_queued"] * params["max_fill"] / 100.0)
+
+
+def _refuses(
+    check: Check, params: Mapping[str, Any], where: Sources, client: str, reads: Sequence[str], writes: Sequence[str], live: View | None
+) -> None:
+    """A session of *client*: what it must not read stays away, what it must not write is refused and nobody gets it."""
+    if live is None or not live.newest:
+        raise MqttError("no positive control: the live view is empty or unknown, so silence proves nothing (MQ1, MQ3)")
+    nonce = "%s %.6f" % (client, where.now())
+    answers: dict[str, str] = {}
+    got: list[str] = []
+    with where.login(params["username"], where.password(), 4) as witness, where.login(client, where.password(client), 5) as session:
+        witness.subscribe(["ot/hnai-health/#", "hnai-health/#"])
+        if reads:
+            # A broker grants the subscription and filters what it delivers: only what comes tells.
+            session.subscribe(reads)
+        for topic in writes:
+            code = session.publish(topic, nonce.encode())
+            answers[topic] = "0x%02x" % code
+        if reads:
+            came = {message.topic for message in session.messages(params["quiet"] / 2, 2 * params["quiet"])}
+            got = sorted(came, key=lambda topic: (topic.startswith("$"), topic))
+        seen = sorted({message.topic for message in witness.messages(params["quiet"] / 4, params["quiet"])
+                       if message.payload == nonce.encode()}) if writes else []
+    written = [topic for topic, code in answers.items() if int(code, 16) < 0x80]
+    check.observed = ["write " + topic for topic in sorted({*written, *seen})] + ["read " + topic for topic in got[:5]]
+    check.evidence = {"tried_to_read": list(reads), "tried_to_write": answers, "witness_saw": seen, "positive_control": sorted(live.newest)}
+    check.passed(not check.observed, ", ".join(check.observed))
+
+
+def _bridge(check: Check, params: Mapping[str, Any], where: Sources) -> None:
+    """Loss and delay between taking from the broker and Kafka's acknowledgement, by the bridge's own counters."""
+    outputs = parse(where.counters().splitlines(), "internal_write")
+    book: Sequence[Counter] = outputs.get("kafka", ())
+    if not book:
+        raise MqttError("%s holds nothing of the output to Kafka" % params["bridge_counters"])
+    age = where.now() - book[-1].time
+    if age > 4 * COUNTERS_EVERY_S:
+        check.fail("the bridge counted nothing for %.0f s" % age)
+        return
+    window = params["bridge_window"]
+    written, added = flow(book, "metrics_written", window), flow(book, "metrics_added", window)
+    lost = sum(flow(book, key, window).amount for key in ("metrics_dropped", "metrics_rejected"))
+    waiting = book[-1].fields.get("buffer_size", 0.0)
+    rate = written.amount / written.seconds if written.seconds > 0 else 0.0
+    flush = book[-1].fields.get("write_time_ns", 0.0) / 1e9
+    check.evidence = {
+        "lost": int(lost), "waiting": int(waiting), "taken": int(added.amount), "delivered": int(written.amount),
+        "window_s": round(written.seconds, 1), "write_s": round(flush, 4),
+    }
+    if not added.amount and not waiting and not lost:
+        check.inconclusive("no line published anything in %.0f s" % added.seconds)
+        return
+    if waiting and not rate:
+        check.fail("%d messages wait and none was delivered in %.0f s" % (waiting, written.seconds))
+        return
+    check.observed = round(flush + (waiting / rate if rate else 0.0), 3)
+    check.passed(not lost and check.observed <= params["bridge_max_latency"], "%d lost" % lost if lost else "")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As much of MQTT 3.1.1 as a check needs: log in, subscribe, read what comes, leave. Standard library, Python 3.9.
+"""As much of MQTT 3.1.1 and 5 as a check needs: log in, subscribe, read what comes, leave. Standard library, Python 3.9.
 
-Source: OASIS MQTT 3.1.1, sections in brackets. The client never publishes. Every read honours the deadline of the
-socket's owner: *connect* is a function that gives a connected (TLS) socket, *timeout* gives the seconds that the next
-read may take.
+Source: OASIS MQTT 3.1.1 and (v5) MQTT 5, sections in brackets. Version 5 is there because only it tells a client that a
+publish was refused [v5 3.4.2.1]; ``publish`` exists to be refused. Every read honours the deadline of the socket's owner:
+*connect* is a function that gives a connected (TLS) socket, *timeout* gives the seconds that the next read may take.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-CONNACK, PUBLISH, SUBACK, PINGRESP = 2, 3, 9, 13
+CONNACK, PUBLISH, PUBACK, SUBACK, PINGRESP, DISCONNECT = 2, 3, 4, 9, 13, 14
+NOT_AUTHORISED = 0x87
+NO_MATCHING_SUBSCRIBERS = 0x10
+V5_REFUSALS = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
+"""Reason codes of version 5 [v5 3.2.2.2] as the return codes of 3.1.1 that mean the same."""
+
 REFUSALS = {1: "protocol version", 2: "client id", 3: "server unavailable", 4: "bad user name or password", 5: "not authorised"}
 MAX_PACKET = 16 * 1024 * 1024
 
@@ -61,22 +66,41 @@ def text(value: str) -> bytes:
     return struct.pack("!H", len(data)) + data
 
 
-def connect_packet(client_id: str, username: str, password: str, keepalive_s: int = 60) -> bytes:
-    """CONNECT with a clean session [3.1]; without *username* an anonymous one."""
+def connect_packet(client_id: str, username: str, password: str, keepalive_s: int = 60, version: int = 4) -> bytes:
+    """CONNECT with a clean session [3.1]; without *username* an anonymous one. *version*: 4 (3.1.1) or 5."""
     flags = 0x02 | (0xC0 if username else 0)
-    body = text("MQTT") + bytes([4, flags]) + struct.pack("!H", keepalive_s) + text(client_id)
+    properties = b"\x00" if version == 5 else b""
+    body = text("MQTT") + bytes([version, flags]) + struct.pack("!H", keepalive_s) + properties + text(client_id)
     if username:
         body += text(username) + text(password)
     return b"\x10" + length(len(body)) + body
 
 
-def subscribe_packet(identifier: int, filters: Sequence[str]) -> bytes:
+def subscribe_packet(identifier: int, filters: Sequence[str], version: int = 4) -> bytes:
     """SUBSCRIBE, QoS 0 [3.8]."""
-    body = struct.pack("!H", identifier) + b"".join(text(one) + b"\x00" for one in filters)
+    body = struct.pack("!H", identifier) + (b"\x00" if version == 5 else b"") + b"".join(text(one) + b"\x00" for one in filters)
     return b"\x82" + length(len(body)) + body
 
 
-def parse_publish(flags: int, body: bytes) -> Message:
+def publish_packet(identifier: int, topic: str, payload: bytes, expiry_s: int) -> bytes:
+    """PUBLISH of version 5, QoS 1, not retained, that expires [v5 3.3]."""
+    properties = b"\x02" + struct.pack("!I", expiry_s)
+    body = text(topic) + struct.pack("!H", identifier) + length(len(properties)) + properties + payload
+    return b"\x32" + length(len(body)) + body
+
+
+def read_length(body: bytes, start: int) -> tuple[int, int]:
+    """(a variable length at *start*, where it ends) [2.2.3]. Raises MqttError."""
+    size = shift = 0
+    for at in range(start, min(start + 4, len(body))):
+        size |= (body[at] & 0x7F) << shift
+        shift += 7
+        if not body[at] & 0x80:
+            return size, at + 1
+    raise MqttError("a length that does not end")
+
+
+def parse_publish(flags: int, body: bytes, version: int = 4) -> Message:
     """A PUBLISH packet's body [3.3]. Raises MqttError."""
     try:
         (size,) = struct.unpack_from("!H", body)
@@ -84,6 +108,9 @@ def parse_publish(flags: int, body: bytes) -> Message:
     except (struct.error, UnicodeDecodeError) as error:
         raise MqttError("a PUBLISH that cannot be read: %s" % error) from error
     start = 2 + size + (2 if flags & 0x06 else 0)
+    if version == 5:
+        properties, start = read_length(body, start)
+        start += properties
     return Message(topic, body[start:], bool(flags & 0x01))
 
 
@@ -113,19 +140,22 @@ class Client:
         password: str,
         timeout: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
+        version: int = 4,
     ) -> None:
         self._timeout = timeout
         self._clock = clock
+        self._version = version
+        self._identifier = 0
         self._early: list[Message] = []
         self._buffer = b""
         self._socket = dial()
         try:
-            self._socket.sendall(connect_packet(client_id, username, password))
+            self._socket.sendall(connect_packet(client_id, username, password, version=version))
             kind, _flags, body = self._packet()
-            if kind != CONNACK or len(body) != 2:
+            if kind != CONNACK or len(body) < 2 or (version == 4 and len(body) != 2):
                 raise MqttError("no CONNACK but packet type %d" % kind)
             if body[1]:
-                raise MqttRefused(body[1])
+                raise MqttRefused(V5_REFUSALS.get(body[1], body[1]) if version == 5 else body[1])
         except BaseException:
             self._socket.close()
             raise
@@ -142,19 +172,40 @@ class Client:
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Subscribe; what comes before the SUBACK is kept. Raises MqttError where the broker refuses a filter."""
-        self._socket.sendall(subscribe_packet(1, filters))
+        self._identifier += 1
+        self._socket.sendall(subscribe_packet(self._identifier, filters, self._version))
+        body = self._answer(SUBACK)
+        codes = body[2:]
+        if self._version == 5:
+            size, start = read_length(body, 2)
+            codes = body[start + size :]
+        if len(codes) != len(filters) or any(code >= 0x80 for code in codes):
+            raise MqttError("subscription refused: %s" % ", ".join(filters))
+
+    def publish(self, topic: str, payload: bytes, expiry_s: int = 1) -> int:
+        """Publish (version 5, QoS 1), not retained; returns the broker's reason code [v5 3.4.2.1], 0x87 where it refused."""
+        if self._version != 5:
+            raise MqttError("version 3.1.1 does not tell whether a publish was refused")
+        self._identifier += 1
+        self._socket.sendall(publish_packet(self._identifier, topic, payload, expiry_s))
+        body = self._answer(PUBACK)
+        return body[2] if len(body) > 2 else 0
+
+    def _answer(self, wanted: int) -> bytes:
+        """The body of the packet of this type that answers the last request; messages that come before are kept."""
         while True:
             kind, flags, body = self._packet()
             if kind == PUBLISH:
-                self._early.append(parse_publish(flags, body))
-            elif kind == SUBACK:
-                if 0x80 in body[2:]:
-                    raise MqttError("subscription refused: %s" % ", ".join(filters))
-                return
+                self._early.append(parse_publish(flags, body, self._version))
+            elif kind == DISCONNECT:
+                raise MqttError("the broker ended the session (reason 0x%02x)" % (body[0] if body else 0))
+            elif kind == wanted and body[:2] == struct.pack("!H", self._identifier):
+                return body
 
     def messages(self, quiet_s: float, limit_s: float) -> Iterator[Message]:
         """What comes, until nothing came for *quiet_s* seconds, or for *limit_s* in all (a busy topic is never quiet)."""
-        yield from self._early
+        early, self._early = self._early, []
+        yield from early
         end = self._clock() + limit_s
         while self._clock() < end:
             try:
@@ -162,7 +213,7 @@ class Client:
             except socket.timeout:
                 return
             if kind == PUBLISH:
-                yield parse_publish(flags, body)
+                yield parse_publish(flags, body, self._version)
 
     def _packet(self, limit_s: float | None = None) -> tuple[int, int, bytes]:
         """(type, flags, body). Raises socket.timeout, MqttError where the connection ends."""

@@ -64,13 +64,16 @@ class Api(Protocol):
 
 
 class Client:
-    """Calls to one OpenBao server. *address* is ``https://host:port``, *ca_file* a PEM bundle of trusted roots."""
+    """Calls to one OpenBao server. *address* is ``https://host:port``, *ca_file* a PEM bundle of trusted roots.
+
+    *timeout_s*: seconds that one call may take, or a function that says so before each (it may raise: no time is left).
+    """
 
     def __init__(
         self,
         address: str,
         ca_file: str,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
+        timeout_s: float | Callable[[], float] = DEFAULT_TIMEOUT_S,
         context: ssl.SSLContext | None = None,
     ) -> None:
         parts = urlsplit(address)
@@ -93,7 +96,11 @@ class Client:
                 except (OSError, ssl.SSLError) as error:
                     raise Unreachable("%s: trusted roots cannot be read (%s)" % (self._ca_file, error)) from error
                 self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-            self._connection = http.client.HTTPSConnection(self.host, self.port, timeout=self._timeout_s, context=self._context)
+            self._connection = http.client.HTTPSConnection(self.host, self.port, context=self._context)
+        limit = self._timeout_s() if callable(self._timeout_s) else self._timeout_s
+        self._connection.timeout = limit
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(limit)
         return self._connection
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils.stats import completeness_statement, p95_statement
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.inventory import Canary, canaries
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.judge import (
@@ -119,6 +120,9 @@ def _freshness(
         "percentiles": {"p50": found.summary["p50"], "p95": p95, "max": found.summary["max"], "bound": params["freshness_p95"]},
         "p95_upper_if_independent": found.summary["p95_upper"],
         "series": [list(pair) for pair in found.series],
+        "statistics": p95_statement(
+            [age for _time, age in found.series] + [math.inf] * found.blind, [time for time, _age in found.series], start, end
+        ).evidence(),
     }
     check.observed = None if p95 is None else round(p95, 2) if math.isfinite(p95) else p95
     if found.n < params["min_observations"]:
@@ -153,6 +157,9 @@ def _completeness(
         "missing": list(account.missing),
         "window": [account.start, account.end],
         "lower_bound_95_if_independent": round(account.lower_bound, 6),
+        "statistics": completeness_statement(
+            account.distinct, account.expected, [ms / 1000.0 for ms in (found[0].times if found else [])], start, end - params["settle"]
+        ).evidence(),
     }
     check.observed = round(account.observed, 6)
     if account.n == 0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import approvals, clients
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 
@@ -85,30 +86,18 @@ def extra_acls(site: Site) -> list[dict[str, Any]]:
 
 
 def mosquitto_acl(site: Site) -> list[dict[str, Any]]:
-    """[{principal, read, write}] sorted by principal, of identities whose conduit is approved."""
+    """[{principal, read, write, hosts}] sorted by principal, of identities whose conduit is approved. hosts: name → addresses."""
     book: dict[str, dict[str, set[str]]] = {}
+    stands: dict[str, dict[str, list[str]]] = {}
     for principal, hosts, connect, _file, _key in clients(site, "mosquitto"):
         if _approved(site, "mosquitto", hosts, connect):
+            stands.setdefault(principal, {}).update({host: [a for a in (site.nodes[host].v4, site.nodes[host].v6) if a] for host in hosts})
             entry = book.setdefault(principal, {"read": set(), "write": set()})
             for access in entry:
                 entry[access].update((connect.get("topics") or {}).get(access) or [])
-    return [{"principal": name, "read": sorted(entry["read"]), "write": sorted(entry["write"])} for name, entry in sorted(book.items())]
-
-
-def mqtt_overlap(first: str, second: str) -> bool:
-    """Can one topic match both MQTT filters?
-
-    >>> mqtt_overlap("ot/#", "ot/a/+"), mqtt_overlap("line/1/cmd", "ot/#")
-    (True, False)
-    """
-    left, right = first.split("/"), second.split("/")
-    while left and right:
-        if "#" in (left[0], right[0]):
-            return True
-        if left[0] != right[0] and "+" not in (left[0], right[0]):
-            return False
-        left, right = left[1:], right[1:]
-    return (not left and not right) or (left or right) == ["#"]
+    return [
+        {"principal": name, "read": sorted(entry["read"]), "write": sorted(entry["write"]), "hosts": stands[name]} for name, entry in sorted(book.items())
+    ]
 
 
 def _topics_overlap(first: str, second: str) -> bool:

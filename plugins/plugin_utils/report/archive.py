@@ -12,9 +12,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.hnai.platform.plugins.plugin_utils.report import html, junit
+from ansible_collections.hnai.platform.plugins.plugin_utils.report import html, junit, metrics
 
 KEEP = 100
+FULL = "full.json"
+"""Which run was the last full verdict of the whole site. That run is never dropped while it is the last one."""
+
+METRICS = "hnai.prom"
+"""The metrics of the newest run that covered the whole site, for a textfile collector: a run of one part never hides the others."""
 
 
 def run_id(now: datetime) -> str:
@@ -39,21 +44,29 @@ def records(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*Z/record.json") if path.is_file())
 
 
+def _is_full(record: Mapping[str, Any]) -> bool:
+    """Whether it is a full verdict of the whole site; one of a single host says nothing about the others."""
+    return record.get("profile") == "full" and bool((record.get("covers") or {}).get("whole_site"))
+
+
+def _pointer(folder: Path) -> dict[str, Any]:
+    """What full.json says; empty where there is none that can be read."""
+    try:
+        found = json.loads((folder / FULL).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and {"run_id", "verdict", "ended_at"} <= set(found) else {}
+
+
 def last_full(folder: Path, now: datetime) -> dict[str, Any]:
-    """run_id, verdict, ended_at, age_s and age of the newest record with the full profile; empty without one."""
-    for path in reversed(records(folder)):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            ended = datetime.fromisoformat(str(record["ended_at"]).replace("Z", "+00:00"))
-        except (OSError, ValueError, KeyError):
-            continue
-        if record.get("profile") == "full":
-            seconds = (now - ended).total_seconds()
-            return {
-                "run_id": record.get("run_id"), "verdict": record.get("verdict"), "ended_at": record["ended_at"],
-                "age_s": round(seconds, 1), "age": age_text(seconds),
-            }
-    return {}
+    """run_id, verdict, ended_at, age_s and age of the last full verdict of the whole site; empty without one."""
+    found = _pointer(folder)
+    try:
+        ended = datetime.fromisoformat(str(found["ended_at"]).replace("Z", "+00:00"))
+    except (KeyError, ValueError):
+        return {}
+    seconds = (now - ended).total_seconds()
+    return {**found, "age_s": round(seconds, 1), "age": age_text(seconds)}
 
 
 def latest(folder: Path) -> dict[str, Any]:
@@ -64,26 +77,61 @@ def latest(folder: Path) -> dict[str, Any]:
     return dict(json.loads(found[-1].read_text(encoding="utf-8")))
 
 
-def write(folder: Path, record: dict[str, Any], raw: Mapping[tuple[str, str], Mapping[str, str]]) -> Path:
-    """Write one run: record.json, report.html, junit.xml, raw/ and SHA256SUMS (for ``sha256sum -c``), all or nothing.
+def _evidence(verdict: Mapping[str, Any]) -> bytes:
+    """One verdict as its module gave it."""
+    return (json.dumps(verdict, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
-    *raw*: (component, host) -> file name -> text. Returns the run's folder. ``record["manifest"]`` is filled in.
+
+def _raw_files(record: dict[str, Any], raw: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, bytes]:
+    """The raw evidence by path. Every verdict has at least one file, and names its files with their sha256 (``raw``)."""
+    files: dict[str, bytes] = {}
+    for (component, host), texts in sorted(raw.items()):
+        for file_name, text in sorted(texts.items()):
+            files[f"raw/{_safe(host)}/{_safe(component)}/{_safe(file_name)}"] = text.encode("utf-8")
+    for verdict in record["verdicts"]:
+        below = f"raw/{_safe(verdict['host'])}/{_safe(verdict['component'])}"
+        name = _safe(str(verdict.get("module") or "verdict").rpartition(".")[2] or "verdict")
+        path, number = f"{below}/{name}.json", 1
+        while path in files:
+            number += 1
+            path = f"{below}/{name}-{number}.json"
+        files[path] = _evidence(verdict)
+        own = [_safe(one) for one in raw.get((verdict["component"], verdict["host"]), {})]
+        verdict["raw"] = [_entry(one, files[one]) for one in [path, *(f"{below}/{one}" for one in sorted(own))]]
+    return files
+
+
+def _entry(path: str, content: bytes) -> dict[str, Any]:
+    return {"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """The file is the old one or the new one, never half of it."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+    new.replace(path)
+
+
+def write(folder: Path, record: dict[str, Any], raw: Mapping[tuple[str, str], Mapping[str, str]]) -> Path:
+    """Write one run: record.json, report.html, junit.xml, metrics.prom, raw/ and SHA256SUMS (``sha256sum -c``), all or nothing.
+
+    *raw*: (component, host) -> file name -> text. Returns the run's folder. ``record["manifest"]`` and the verdicts' ``raw``
+    are filled in.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     name = str(record["run_id"])
     work = folder / f".new-{name}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o700)
-    files: dict[str, bytes] = {}
-    for (component, host), texts in sorted(raw.items()):
-        for file_name, text in sorted(texts.items()):
-            files[f"raw/{_safe(host)}/{_safe(component)}/{_safe(file_name)}"] = text.encode("utf-8")
-    record["manifest"] = [
-        {"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for path, content in sorted(files.items())
-    ]
+    files = _raw_files(record, raw)
+    record["manifest"] = [_entry(path, content) for path, content in sorted(files.items())]
     files["record.json"] = (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
     files["report.html"] = html.render(record).encode("utf-8")
     files["junit.xml"] = junit.render(record)
+    files["metrics.prom"] = metrics.render(record)
     files["SHA256SUMS"] = "".join(
         f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sorted(files.items())
     ).encode("utf-8")
@@ -100,6 +148,13 @@ def write(folder: Path, record: dict[str, Any], raw: Mapping[tuple[str, str], Ma
     link.unlink(missing_ok=True)
     link.symlink_to(name)
     link.replace(folder / "latest")
+    if _is_full(record):
+        pointer = {key: record[key] for key in ("run_id", "verdict", "ended_at")}
+        _replace(folder / FULL, (json.dumps(pointer) + "\n").encode("utf-8"))
+    if (record.get("covers") or {}).get("whole_site"):
+        _replace(folder / METRICS, files["metrics.prom"])
+    kept = str(_pointer(folder).get("run_id", ""))
     for old in records(folder)[:-KEEP]:
-        shutil.rmtree(old.parent, ignore_errors=True)
+        if old.parent.name != kept:
+            shutil.rmtree(old.parent, ignore_errors=True)
     return final

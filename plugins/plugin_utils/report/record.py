@@ -16,10 +16,12 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import (
     STATUSES,
     aggregate,
 )
+from ansible_collections.hnai.platform.plugins.plugin_utils.checks import Entry, fields, find
 
 SCHEMA = "hnai-verdict/1"
 VERDICT_SUFFIX = "_verdict"
 BROKEN_PREFIX = "hnai_broken_"
+UNREACHABLE = "the host could not be reached"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,36 @@ def expectations(
     return found
 
 
+def checked(contracts: Mapping[str, Mapping[str, Any]], group_names: Iterable[str], chosen: set[str]) -> list[str]:
+    """Components that a host of these groups carries and that have a health module; the one that stands on every host comes first."""
+    groups = {*group_names, "all"}
+    found = [
+        name for name, contract in contracts.items()
+        if name in chosen and isinstance(contract.get("health"), Mapping) and contract.get("placement", name) in groups
+    ]
+    return sorted(found, key=lambda name: (contracts[name].get("placement", name) == name, name))
+
+
+def certificates(contracts: Mapping[str, Mapping[str, Any]], group_names: Iterable[str]) -> list[str]:
+    """Certificate files that the components of a host of these groups must have."""
+    groups = {*group_names, "all"}
+    return [
+        f"/etc/hnai/{name}/tls/cert.pem" for name, contract in sorted(contracts.items())
+        if contract.get("certificate") and contract.get("placement", name) in groups
+    ]
+
+
+def exposure(contracts: Mapping[str, Mapping[str, Any]], group_names: Iterable[str]) -> dict[str, float]:
+    """Unit -> worst score of its sandbox that a contract allows, of the units of a host of these groups."""
+    groups = {*group_names, "all"}
+    return {
+        unit["name"]: float(unit["max_exposure"])
+        for name, contract in sorted(contracts.items()) if contract.get("placement", name) in groups
+        for unit in contract.get("service", {}).get("units", [])
+        if "max_exposure" in unit and unit.get("group", "all") in groups
+    }
+
+
 @dataclass
 class Arrived:
     """Verdicts that came and the raw evidence they carried; which variables came or were skipped, by (host, name);
@@ -129,7 +161,7 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
                     if result.get("skipped"):
                         arrived.skipped.add((host, name))
                         continue
-                    what = "the host could not be reached" if result.get("unreachable") else "the check module gave no verdict"
+                    what = UNREACHABLE if result.get("unreachable") else "the check module gave no verdict"
                     arrived.reasons.setdefault((component, host), f"{what}: {' '.join(str(result.get('msg', '')).split())}".rstrip(": "))
                     continue
                 arrived.come.add((host, name))
@@ -153,6 +185,8 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
 def missing_verdicts(expected: Sequence[Expectation], arrived: Arrived) -> list[dict[str, Any]]:
     """A verdict for each one that was expected and did not come: inconclusive, naming component, host and reason."""
     found = []
+    # Nobody asks the other components of a host that could not be reached once.
+    away = {host: why for (_component, host), why in sorted(arrived.reasons.items()) if why.startswith(UNREACHABLE)}
     for item in expected:
         names = item.names or (item.component + VERDICT_SUFFIX,)
         absent: dict[str, list[str]] = {}
@@ -165,7 +199,7 @@ def missing_verdicts(expected: Sequence[Expectation], arrived: Arrived) -> list[
         if item.once:
             absent = {} if len(absent) < len(item.hosts) else dict(list(absent.items())[:1])
         for host, lacking in absent.items():
-            reason = arrived.reasons.get((item.component, host), "no verdict arrived")
+            reason = arrived.reasons.get((item.component, host)) or away.get(host, "no verdict arrived")
             module = item.module if len(lacking) == len(names) else ", ".join(lacking)
             title = f"{module} on {host} gives a verdict"
             found.append({
@@ -251,6 +285,15 @@ def judge(
             for id in sorted(skips - skipped)
         ]
     return Judgement(aggregate(weight), counts, problems, notices)
+
+
+def describe(judgement: Judgement, verdicts: Sequence[Mapping[str, Any]], register: Mapping[str, Entry]) -> None:
+    """Give each problem what the register says of its id, and notice ids that it does not hold."""
+    for problem in judgement.problems:
+        entry = find(register, problem["id"])
+        problem.update(fields(entry) if entry else {"severity": "critical", "meaning": "", "action": ""})
+    unknown = sorted({check["id"] for verdict in verdicts for check in verdict["checks"] if find(register, check["id"]) is None})
+    judgement.notices += [f"{ident} stands in no meta/checks.yml: nobody is told what it means" for ident in unknown]
 
 
 def component_table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import FAIL, INCONCLUSIVE, PASS, SKIPPED
+from ansible_collections.hnai.platform.plugins.plugin_utils.checks import Entry, find, nearest
 
 ORDER = {FAIL: 0, INCONCLUSIVE: 1, SKIPPED: 2, PASS: 3}
 COLOURS = {FAIL: "red", INCONCLUSIVE: "yellow", SKIPPED: "cyan", PASS: "green"}
@@ -35,6 +36,12 @@ def value_text(value: Any, unit: str = "") -> str:
     return f"{text} {unit}".strip() if unit and text else text
 
 
+def statistics_text(check: Mapping[str, Any]) -> str:
+    """n, window, longest gap and the bound of a measured check, as ``stats.Statement.evidence`` left them; "" for any other."""
+    found = (check.get("evidence") or {}).get("statistics")
+    return str(found.get("text", "")) if isinstance(found, Mapping) else ""
+
+
 def host_names(hosts: Sequence[str]) -> str:
     """``kafka1..3`` for kafka1, kafka2, kafka3; else the names, comma separated."""
     names = sorted(set(hosts))
@@ -55,12 +62,15 @@ def rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
             key = (
                 verdict["component"], check["id"], check.get("subject", ""), check["title"], check.get("status") or INCONCLUSIVE
             )
-            row = merged.setdefault(key, {"hosts": [], "observed": [], "expected": [], "reason": []})
+            row = merged.setdefault(key, {"hosts": [], "observed": [], "expected": [], "reason": [], "statistics": []})
             row["hosts"].append(verdict["host"])
             for name in ("observed", "expected"):
                 text = value_text(check.get(name), check.get("unit", ""))
                 if text not in row[name]:
                     row[name].append(text)
+            told = statistics_text(check)
+            if told and told not in row["statistics"]:
+                row["statistics"].append(told)
             if check.get("reason") and check["reason"] not in row["reason"]:
                 row["reason"].append(check["reason"])
     found = []
@@ -71,6 +81,7 @@ def rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
             "observed": " | ".join(text for text in row["observed"][:4] if text) + (" …" if len(row["observed"]) > 4 else ""),
             "expected": " | ".join(text for text in row["expected"] if text),
             "reason": " | ".join(row["reason"][:3]),
+            "statistics": " | ".join(row["statistics"][:3]),
         })
     return sorted(found, key=lambda row: (ORDER[row["status"]], row["component"], row["id"], row["title"]))
 
@@ -97,24 +108,24 @@ def lines(record: Mapping[str, Any], width: int = 160) -> list[tuple[str, str]]:
     found = [(line({name: name.upper() for name, _most in COLUMNS}), "bright gray")]
     for row in table:
         found.append((line(row), COLOURS[row["status"]]))
+        indent = " " * (widths["component"] + 2)
+        if row["statistics"]:
+            found.append((indent + shorten("· " + row["statistics"], width - len(indent)), COLOURS[row["status"]]))
         if row["reason"] and row["status"] != PASS:
-            indent = " " * (widths["component"] + 2)
             found += [(text, COLOURS[row["status"]]) for text in textwrap.wrap(
                 row["reason"], width, initial_indent=indent + "└ ", subsequent_indent=indent + "  ", max_lines=3, placeholder=" …"
             )]
     return found
 
 
-def explain(record: Mapping[str, Any], id: str) -> list[str]:
-    """How a third party repeats the check *id*, from a record. Raises KeyError with the known ids."""
+def _seen(record: Mapping[str, Any], ident: str) -> list[str]:
+    """What the record says of the check *ident*: one paragraph a component, subject and way to repeat it."""
     found: list[str] = []
     told: set[tuple[str, str, str]] = set()
-    known: set[str] = set()
     for verdict in record["verdicts"]:
         for check in verdict["checks"]:
-            known.add(check["id"])
             key = (verdict["component"], check.get("explain", ""), check.get("subject", ""))
-            if check["id"].lower() != id.lower() or key in told:
+            if check["id"].lower() != ident.lower() or key in told:
                 continue
             told.add(key)
             again = f"ansible-playbook hnai.platform.verify --limit {verdict['host']} --tags {verdict['component']}"
@@ -126,13 +137,41 @@ def explain(record: Mapping[str, Any], id: str) -> list[str]:
                 f"  expected   {value_text(check.get('expected'), check.get('unit', '')) or '(see the title)'}",
                 f"  observed   {value_text(check.get('observed'), check.get('unit', '')) or '-'}: {check.get('status')}"
                 + (f", {check['reason']}" if check.get("reason") else ""),
-                f"  repeat     {check.get('explain') or again}",
             ]
+            if statistics_text(check):
+                found.append(f"  measured   {statistics_text(check)}")
+            found.append(f"  repeat     on {verdict['host']}: {check['explain']}" if check.get("explain") else f"  repeat     {again}")
+            found += [f"  evidence   {item['path']}  sha256 {item['sha256']}" for item in verdict.get("raw", [])]
             if check.get("controls"):
                 found.append(f"  evidence for {', '.join(check['controls'])} (IEC 62443-3-3)")
             if check.get("hint"):
                 found.append(f"  if it fails  {check['hint']}")
             found.append("")
-    if not found:
-        raise KeyError(f"no check {id} in the record; it has {', '.join(sorted(known)) or 'none'}")
     return found
+
+
+def explain(record: Mapping[str, Any] | None, ident: str, register: Mapping[str, Entry]) -> list[str]:
+    """How a third party repeats the check *ident*: from the register, and from a record what was seen last.
+
+    Raises KeyError, naming the nearest ids, where neither knows it.
+    """
+    entry = find(register, ident)
+    seen = _seen(record, ident) if record else []
+    if entry is None and not seen:
+        near = nearest(register, ident)
+        raise KeyError(f"no check {ident}" + (f"; the nearest: {', '.join(near)}" if near else "; docs/verify.md lists them"))
+    found: list[str] = []
+    if entry is not None:
+        found = [
+            f"{entry.id}  {entry.title} [{entry.severity}]",
+            f"  component  {entry.component}",
+            f"  means      {entry.meaning}",
+            f"  repeat     {entry.repeat}",
+            f"  action     {entry.action}",
+            "",
+        ]
+    if record:
+        found += [f"as seen in {record['run_id']} ({record['profile']} profile):" if seen else f"the newest record ({record['run_id']}) does not hold it", ""]
+    else:
+        found += ["no record yet says what was seen", ""]
+    return found + seen

@@ -131,6 +131,11 @@ class Faults:
         self.extra = int(raw.get("extra_namespaces") or 0)
         self.speaking = asyncio.Event()
         self.speaking.set()
+        self.clock_s = 0.0
+
+    def now(self) -> int:
+        """The device's own clock, ticks; right unless it was told to be wrong."""
+        return ticks() + round(self.clock_s * TICKS_PER_S)
 
 
 def repair(faults: Faults, canary: Any) -> None:
@@ -139,6 +144,8 @@ def repair(faults: Faults, canary: Any) -> None:
 
     def pack(moment: Any) -> bytes:
         exact = getattr(moment, "ticks", None)
+        if exact is None and moment is not None and faults.clock_s:
+            moment += timedelta(seconds=faults.clock_s)
         return plain_pack(moment) if exact is None else ua_binary.Primitives.Int64.pack(exact + _FILETIME)
 
     ua_binary._DateTime.pack = staticmethod(pack)
@@ -268,7 +275,7 @@ class OpcuaSimulator:
     async def _produce(self) -> None:
         """One step: journal first, then the address space, so that nothing was ever read that no journal has."""
         samples = self.plant.advance()
-        now = ticks()
+        now = self.faults.now()
         stamped = [(sample, now + 7 * index) for index, sample in enumerate(samples)]
         self.journal.write({"t": t, "tag": s.tag.name, "value": s.value, "status": s.status} for s, t in stamped)
         write = self.server.iserver.aspace.write_attribute_value
@@ -286,12 +293,14 @@ class OpcuaSimulator:
         """Answer of the control socket."""
         if "mute" in request:
             (self.faults.speaking.clear if request["mute"] else self.faults.speaking.set)()
+        if "clock" in request:
+            self.faults.clock_s = float(request["clock"])
         if request.get("drop"):
             for transport in list(self.server.iserver.asyncio_transports):
                 transport.abort()
         sessions = list(self.server.iserver._external_sessions.values())
         return {
-            "t": ticks(), "mute": not self.faults.speaking.is_set(), "index": self.index,
+            "t": ticks(), "clock": self.faults.clock_s, "mute": not self.faults.speaking.is_set(), "index": self.index,
             "sessions": [{"name": str(s.name), "user": s.user.name if s.user else None, "state": s.state.name} for s in sessions],
             "connections": len(self.server.iserver.asyncio_transports), "rejected_identities": self.users.rejected,
             "refused_certificates": self.trust.refused, "step": self.plant.step, "canary": self.plant.count,

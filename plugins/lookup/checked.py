@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which components verify judges on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: checked
+short_description: What verify judges on this host, by the contracts
+version_added: "0.1.0"
+author: hnai.platform maintainers (@hnai)
+description:
+  - Names the components that stand on this host by their contract's placement, have a health module, and are chosen by the
+    run's C(--tags) and C(--skip-tags). The host itself comes first.
+options:
+  _terms:
+    description:
+      - V(components) as described. V(certificates) gives the certificate files that the components of this host must have,
+        V(exposure) one dictionary of its units and the worst sandbox score that their contracts allow.
+    required: false
+    choices: [components, certificates, exposure]
+"""
+
+EXAMPLES = r"""
+- name: Show what verify judges here
+  ansible.builtin.debug:
+    msg: "{{ query('hnai.platform.checked') }}"
+"""
+
+RETURN = r"""
+_raw:
+  description: Names of components or files, or one dictionary.
+  type: list
+  elements: raw
+"""
+
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
+
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
+from ansible_collections.hnai.platform.plugins.plugin_utils.report import record
+
+
+class LookupModule(LookupBase):
+    """See DOCUMENTATION."""
+
+    def run(self, terms: list[Any], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
+        """What is asked for. Raises AnsibleError naming the contract that is wrong."""
+        self.set_options(var_options=variables, direct=kwargs)
+        variables = variables or {}
+        try:
+            known = contracts.all()
+        except contracts.ContractError as error:
+            raise AnsibleError(str(error)) from error
+        groups = list(variables.get("group_names") or [])
+        what = str(terms[0]) if terms else "components"
+        if what == "certificates":
+            return list(record.certificates(known, groups))
+        if what == "exposure":
+            return [record.exposure(known, groups)]
+        if what != "components":
+            raise AnsibleError(f"hnai.platform.checked: {what!r}; use components, certificates or exposure")
+        chosen = record.selected(known, list(variables.get("ansible_run_tags") or ["all"]), list(variables.get("ansible_skip_tags") or []))
+        return list(record.checked(known, groups, chosen))

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long certificates and revocation lists are valid. Standard library, Python 3.9; reads, never verifies.
+
+Source: RFC 5280, sections 4.1 and 5.1; DER from ITU-T X.690.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+_BLOCK = re.compile(r"-----BEGIN (CERTIFICATE|X509 CRL)-----(.*?)-----END \1-----", re.DOTALL)
+_INTEGER, _SEQUENCE, _UTC, _GENERALIZED, _VERSION = 0x02, 0x30, 0x17, 0x18, 0xA0
+
+
+class X509Error(ValueError):
+    """It is no certificate and no revocation list."""
+
+
+@dataclass(frozen=True)
+class Validity:
+    """From when to when (unix s). *end* is None for a revocation list that never says when the next one comes."""
+
+    kind: str
+    begin: float
+    end: float | None
+
+
+def _read(data: bytes, at: int) -> tuple[int, int, int]:
+    """(tag, begin, end) of the element at *at*. Raises X509Error."""
+    try:
+        tag, size, begin = data[at], data[at + 1], at + 2
+        if size & 0x80:
+            width = size & 0x7F
+            if not 1 <= width <= 4:
+                raise X509Error("a length of %d bytes" % width)
+            size, begin = int.from_bytes(data[begin : begin + width], "big"), begin + width
+    except IndexError as error:
+        raise X509Error("it ends in the middle") from error
+    if begin + size > len(data):
+        raise X509Error("it ends in the middle")
+    return tag, begin, begin + size
+
+
+def _time(data: bytes, at: int) -> tuple[float, int]:
+    """(unix s, where the next element begins)."""
+    tag, begin, end = _read(data, at)
+    text = data[begin:end].decode("ascii", "replace")
+    if tag == _UTC:
+        # RFC 5280: two digits from 50 on are of the last century.
+        text = ("19" if text[:2] >= "50" else "20") + text
+    elif tag != _GENERALIZED:
+        raise X509Error("no time where one belongs (tag 0x%02x)" % tag)
+    try:
+        moment = datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)
+    except ValueError as error:
+        raise X509Error("%r is no time" % text) from error
+    return moment.timestamp(), end
+
+
+def _skip(data: bytes, at: int, tag: int) -> int:
+    """Where the element after one with this tag begins; *at* itself where another stands there."""
+    found, _begin, end = _read(data, at)
+    return end if found == tag else at
+
+
+def validity(der: bytes, kind: str) -> Validity:
+    """Of one DER structure; *kind* is ``CERTIFICATE`` or ``X509 CRL``. Raises X509Error."""
+    at = 0
+    for _level in range(2):  # the whole, and what is signed
+        tag, begin, _end = _read(der, at)
+        if tag != _SEQUENCE:
+            raise X509Error("no sequence (tag 0x%02x)" % tag)
+        at = begin
+    if kind == "CERTIFICATE":
+        for tag in (_VERSION, _INTEGER, _SEQUENCE, _SEQUENCE):
+            at = _skip(der, at, tag)
+        tag, at, _end = _read(der, at)
+        if tag != _SEQUENCE:
+            raise X509Error("no validity")
+        begins, at = _time(der, at)
+        ends, _at = _time(der, at)
+        return Validity("certificate", begins, ends)
+    for tag in (_INTEGER, _SEQUENCE, _SEQUENCE):
+        at = _skip(der, at, tag)
+    begins, at = _time(der, at)
+    tag, _begin, _end = _read(der, at) if at < len(der) else (0, 0, 0)
+    return Validity("crl", begins, _time(der, at)[0] if tag in (_UTC, _GENERALIZED) else None)
+
+
+def read_pem(text: str) -> list[Validity]:
+    """Every certificate and revocation list of a PEM text, in order. Raises X509Error where there is none."""
+    found = []
+    for kind, body in _BLOCK.findall(text):
+        try:
+            der = base64.b64decode("".join(body.split()), validate=True)
+        except ValueError as error:
+            raise X509Error("not base64: %s" % error) from error
+        found.append(validity(der, kind))
+    if not found:
+        raise X509Error("it holds no certificate and no revocation list")
+    return found
