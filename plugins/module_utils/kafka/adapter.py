@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..probe_env import activate
 from .acls import Acl
-from .state import KafkaError, Partition, Quorum, Snapshot, Unreachable, Voter
+from .ids import encode
+from .state import Group, KafkaError, Partition, Position, Quorum, Snapshot, Unreachable, Voter
 from .topics import Topic
 from .users import User
 
@@ -51,9 +53,14 @@ class Connection:
         return cls(tuple(params["bootstrap"]), params["ca_file"], params["cert_file"], params["key_file"])
 
 
+def _directory(value: object) -> str:
+    """A directory id as meta.properties has it; the library gives a UUID."""
+    return encode(uuid.UUID(str(value))) if value else ""
+
+
 def _voter(data: Mapping[str, Any]) -> Voter:
     return Voter(
-        id=data["replica_id"], directory=str(data.get("replica_directory_id", "")), end_offset=data["log_end_offset"],
+        id=data["replica_id"], directory=_directory(data.get("replica_directory_id")), end_offset=data["log_end_offset"],
         last_fetch_ms=data.get("last_fetch_timestamp", -1), last_caught_up_ms=data.get("last_caught_up_timestamp", -1),
     )
 
@@ -125,24 +132,37 @@ class Admin:
 
     def snapshot(self) -> Snapshot:
         """Everything that the gate looks at, in five calls."""
-        cluster_id, brokers = self.cluster()
+        answer = self._call(self._client.describe_cluster)
         described = self._describe_topics(None)
-        minimum = self._min_isr([topic["name"] for topic in described])
+        keys = ["min.insync.replicas", "unclean.leader.election.enable"]
+        settings = self._configs("TOPIC", [topic["name"] for topic in described], keys)
         partitions = tuple(
             Partition(
                 topic=topic["name"], number=item["partition_index"], leader=item["leader_id"] if item["error_code"] == 0 else -1,
-                replicas=tuple(item["replica_nodes"]), isr=tuple(item["isr_nodes"]), min_isr=min(minimum[topic["name"]], len(item["replica_nodes"])),
+                replicas=tuple(item["replica_nodes"]), isr=tuple(item["isr_nodes"]),
+                min_isr=min(int(settings[topic["name"]][keys[0]]["value"]), len(item["replica_nodes"])),
             )
             for topic in described for item in topic["partitions"]
         )
         moving = self._call(self._client.list_partition_reassignments)
         return Snapshot(
-            cluster_id=cluster_id, quorum=self.quorum(), brokers=brokers, partitions=partitions,
+            cluster_id=answer["cluster_id"], quorum=self.quorum(), partitions=partitions,
+            brokers={item["broker_id"]: bool(item.get("is_fenced", False)) for item in answer["brokers"]},
+            racks={item["broker_id"]: item["rack"] for item in answer["brokers"] if item.get("rack")},
             reassignments=tuple(sorted(f"{key.topic}-{key.partition}" for key in moving)),
+            unclean=tuple(sorted(name for name, found in settings.items() if found[keys[1]]["value"] != "false")),
         )
 
     def _describe_topics(self, names: list[str] | None) -> list[dict[str, Any]]:
-        return [topic for topic in self._call(self._client.describe_topics, names) if topic["error_code"] == 0]
+        found: list[dict[str, Any]] = []
+        for topic in self._call(self._client.describe_topics, names):
+            error = self._errors.for_code(topic["error_code"])
+            if error is self._errors.UnknownTopicOrPartitionError:
+                continue  # Deleted between two calls.
+            if topic["error_code"]:
+                raise KafkaError(f"describe_topics {topic['name']}: {error.__name__}")
+            found.append(topic)
+        return found
 
     def _configs(self, kind: str, names: Iterable[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, dict[str, Any]]]:
         resources = [self._api.ConfigResource(self._api.ConfigResourceType[kind], name, dict.fromkeys(keys) if keys else None) for name in names]
@@ -150,11 +170,6 @@ class Admin:
             return {}
         answer = self._call(self._client.describe_configs, resources, config_filter="all")
         return {name: dict(values) for found in answer.values() for name, values in found.items()}
-
-    def _min_isr(self, names: list[str]) -> dict[str, int]:
-        key = "min.insync.replicas"
-        found = self._configs("TOPIC", names, [key])
-        return {name: int(values[key]["value"]) for name, values in found.items()}
 
     def broker_config(self, node: int, keys: Sequence[str]) -> dict[str, str]:
         """Effective settings of one broker. The authorizer's (super.users, ...) are not among those that Kafka tells."""
@@ -167,16 +182,45 @@ class Admin:
         return {name: (item.get("finalized", (0, 0))[1], item.get("supported", (0, 0))[1]) for name, item in answer.items()}
 
     def log_dirs(self) -> list[dict[str, Any]]:
-        """One entry {broker, path, error, total_bytes, usable_bytes, cordoned, future} per log directory."""
+        """One entry {broker, path, error, total_bytes, usable_bytes, cordoned, future} per log directory of every broker that is there.
+
+        `future`: partition → records that a copy on its way to this directory still lacks.
+        """
         found = []
         for broker in self._call(self._client.describe_log_dirs):
             for item in broker["log_dirs"]:
-                future = sum(1 for topic in item.get("topics", []) for part in topic["partitions"] if part.get("is_future_key"))
+                future = {f"{topic['name']}-{part['partition_index']}": part["offset_lag"]
+                          for topic in item.get("topics", []) for part in topic["partitions"] if part.get("is_future_key")}
                 found.append({
                     "broker": broker["broker"], "path": item["log_dir"], "error": item["error_code"], "total_bytes": item.get("total_bytes", -1),
                     "usable_bytes": item.get("usable_bytes", -1), "cordoned": bool(item.get("is_cordoned", False)), "future": future,
                 })
         return found
+
+    def groups(self, topics: Mapping[str, Sequence[str]], since_ms: int) -> list[Group]:
+        """The groups of `topics` (name → what it reads) as far as they exist, with their positions against what is older than
+        `since_ms` (ms since 1970)."""
+        from kafka.structs import TopicPartition
+
+        known = {item["group_id"]: item for item in self._call(self._client.list_groups) if item["group_id"] in topics}
+        if not known:
+            return []
+        wanted = sorted({topic for name in known for topic in topics[name]})
+        parts = [TopicPartition(topic["name"], item["partition_index"]) for topic in self._describe_topics(wanted) for item in topic["partitions"]]
+        ends = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, -1))
+        due = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, since_ms))
+        committed = self._call(self._client.list_group_offsets, list(known))
+        return [
+            Group(name, item.get("group_state", ""), item.get("protocol_type", ""), tuple(
+                Position(part.topic, part.partition, committed[name][part].offset if part in committed.get(name, {}) else -1,
+                         ends[part].offset, due[part].offset)
+                for part in parts if part.topic in topics[name]))
+            for name, item in sorted(known.items())
+        ]
+
+    def elect_preferred(self) -> None:
+        """Give the leadership of every partition back to its first replica."""
+        self._call(self._client.elect_leaders, 0, timeout_ms=self._timeout_ms)
 
     # -- topics -----------------------------------------------------------------------------------------------------
 
