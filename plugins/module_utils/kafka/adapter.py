@@ -53,6 +53,17 @@ class Connection:
         return cls(tuple(params["bootstrap"]), params["ca_file"], params["cert_file"], params["key_file"])
 
 
+def _context(connection: Connection) -> ssl.SSLContext:
+    """Raises Unreachable when the files cannot be used."""
+    try:
+        context = ssl.create_default_context(cafile=connection.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(connection.cert_file, connection.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise Unreachable(f"{connection.cert_file}: {error}; the role's identity step puts certificate and key there") from error
+    return context
+
+
 def _directory(value: object) -> str:
     """A directory id as meta.properties has it; the library gives a UUID."""
     return encode(uuid.UUID(str(value))) if value else ""
@@ -81,12 +92,7 @@ class Admin:
         self._errors = kafka.errors
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
         self._timeout_ms = max(1000, int(timeout_s * 1000))
-        try:
-            context = ssl.create_default_context(cafile=connection.ca_file)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_cert_chain(connection.cert_file, connection.key_file)
-        except (OSError, ssl.SSLError) as error:
-            raise Unreachable(f"{connection.cert_file}: {error}; the role's identity step puts certificate and key there") from error
+        context = _context(connection)
         try:
             self._client = kafka.admin.KafkaAdminClient(
                 bootstrap_servers=list(connection.bootstrap), client_id="hnai-platform", security_protocol="SSL", ssl_context=context,
@@ -222,6 +228,43 @@ class Admin:
         """Give the leadership of every partition back to its first replica."""
         self._call(self._client.elect_leaders, 0, timeout_ms=self._timeout_ms)
 
+    def broker_ids(self) -> list[int]:
+        """Brokers that are there and not fenced."""
+        return sorted(node for node, fenced in self.cluster()[1].items() if not fenced)
+
+    def topic_names(self) -> list[str]:
+        """Every topic."""
+        return sorted(self._call(self._client.list_topics))
+
+    def group_names(self) -> list[str]:
+        """Every group that a broker answers for."""
+        return sorted(item["group_id"] for item in self._call(self._client.list_groups))
+
+    def create_assigned(self, name: str, replicas: Mapping[int, Sequence[int]], config: Mapping[str, str]) -> None:
+        """Create a topic whose replicas stand where they are told to, leader first, and wait for its leaders."""
+        wanted = {name: {"assignments": {number: list(nodes) for number, nodes in replicas.items()}, "configs": dict(config)}}
+        answer = self._call(self._client.create_topics, wanted, timeout_ms=self._timeout_ms, raise_errors=False)
+        self._refused(name, ((item["name"], item["error_code"], item.get("error_message")) for item in answer["topics"]))
+        self._call(self._client.wait_for_topics, [name], timeout_ms=self._timeout_ms)
+
+    def leaders(self, name: str) -> dict[int, int]:
+        """Partition → node that leads it."""
+        return {item["partition_index"]: item["leader_id"] for topic in self._describe_topics([name]) for item in topic["partitions"]}
+
+    def delete_topics(self, names: Sequence[str]) -> None:
+        """Delete topics with all their records; one that is not there is gone already."""
+        answer = self._call(self._client.delete_topics, list(names), timeout_ms=self._timeout_ms, raise_errors=False)
+        unknown = self._errors.UnknownTopicOrPartitionError.errno
+        self._refused("delete_topics", ((item["name"], item["error_code"], item.get("error_message")) for item in answer["topics"]
+                                        if item["error_code"] != unknown))
+
+    def delete_groups(self, names: Sequence[str]) -> None:
+        """Delete groups with their positions. Raises KafkaError when one has members."""
+        answer = self._call(self._client.delete_groups, list(names))
+        bad = [f"{name}: {error}" for name, error in answer.items() if error not in ("OK", "GroupIdNotFoundError")]
+        if bad:
+            raise KafkaError("delete_groups: " + "; ".join(bad))
+
     # -- topics -----------------------------------------------------------------------------------------------------
 
     def topics(self) -> dict[str, Topic]:
@@ -328,3 +371,67 @@ class Admin:
         bad = [error.__name__ for _filter, _found, error in answer if error is not self._errors.NoError]
         if bad:
             raise KafkaError("delete_acls: " + ", ".join(bad))
+
+
+class Pipe:
+    """An idempotent producer with acks=all and a consumer that reads the same partitions from their beginning, as one group.
+
+    Raises Unreachable when no broker answers within `timeout_s`.
+    """
+
+    def __init__(self, connection: Connection, topic: str, partitions: Sequence[int], timeout_s: float) -> None:
+        activate()
+        import kafka
+        import kafka.errors
+        import kafka.structs
+
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
+        self._errors = kafka.errors
+        self._topic = topic
+        self._limit_s = timeout_s
+        limit_ms = max(1000, int(timeout_s * 1000))
+        shared = {
+            "bootstrap_servers": list(connection.bootstrap), "client_id": "hnai-canary", "security_protocol": "SSL",
+            "ssl_context": _context(connection), "request_timeout_ms": limit_ms, "reconnect_backoff_max_ms": 500, "bootstrap_timeout_ms": limit_ms,
+        }
+        producer: Any = None
+        try:
+            producer = kafka.KafkaProducer(**shared, acks="all", enable_idempotence=True, linger_ms=0, max_block_ms=limit_ms,
+                                           delivery_timeout_ms=limit_ms + 100)
+            consumer = kafka.KafkaConsumer(**shared, group_id=topic, enable_auto_commit=False, auto_offset_reset="earliest",
+                                           fetch_max_wait_ms=50)
+            consumer.assign([kafka.structs.TopicPartition(topic, number) for number in partitions])
+        except kafka.errors.KafkaError as error:
+            if producer is not None:
+                producer.close(timeout=1)
+            raise Unreachable(f"{', '.join(connection.bootstrap)}: {error}") from error
+        self._producer, self._consumer = producer, consumer
+
+    def send(self, partition: int, value: bytes, done: Any) -> None:
+        """Send; `done(error or None)` is called, maybe from another thread. Raises KafkaError."""
+        try:
+            future = self._producer.send(self._topic, value=value, partition=partition)
+        except self._errors.KafkaError as error:
+            raise KafkaError(f"send: {error}") from error
+        future.add_callback(lambda _metadata: done(None))
+        future.add_errback(done)
+
+    def poll(self, limit_s: float) -> list[tuple[int, bytes]]:
+        """What arrived, [(partition, value)] in order. Raises KafkaError."""
+        try:
+            found = self._consumer.poll(timeout_ms=max(1, int(limit_s * 1000)))
+        except self._errors.KafkaError as error:
+            raise KafkaError(f"poll: {error}") from error
+        return [(record.partition, record.value) for records in found.values() for record in records]
+
+    def commit(self) -> None:
+        """Store the position, and wait for it. Raises KafkaError."""
+        try:
+            self._consumer.commit()
+        except self._errors.KafkaError as error:
+            raise KafkaError(f"commit: {error}") from error
+
+    def close(self) -> None:
+        """Leave the group and let go."""
+        self._consumer.close(autocommit=False)
+        self._producer.close(timeout=2)
