@@ -498,18 +498,29 @@ def test_supported_features_of_a_node() -> None:
         listeners._supported(b"\x00\x23" + ANSWER[2:])
 
 
-def test_listening_sockets_of_a_unit_are_read_from_the_kernel(tmp_path: Path) -> None:
-    """A process of this very test is put under a unit's name in a copy of procfs; the sockets are real."""
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as other:
+def test_listening_sockets_of_a_units_user_are_read_from_the_kernel(tmp_path: Path) -> None:
+    """This process is put under a unit's name in a copy of procfs; the sockets and the table are the kernel's."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         place = tmp_path / "77"
-        (place / "fd").mkdir(parents=True)
+        place.mkdir()
         (place / "cgroup").write_text("0::/system.slice/hnai-kafka.service\n")
-        (place / "fd" / "5").symlink_to(os.readlink(f"/proc/self/fd/{server.fileno()}"))
         (place / "net").symlink_to("/proc/self/net")
-        assert set(listeners.open_ports(str(tmp_path), "hnai-kafka.service")) == {server.getsockname()[1]}
-        assert other.getsockname()[1] not in listeners.open_ports(str(tmp_path), "hnai-kafka.service")
+        found = listeners.open_ports(str(tmp_path), "hnai-kafka.service")
+        assert found[server.getsockname()[1]] == "0100007F"
+        assert client.getsockname()[1] not in found
         with pytest.raises(ProcessLookupError):
             listeners.open_ports(str(tmp_path), "hnai-kaf.service")
+
+
+def test_another_users_socket_is_not_the_units(tmp_path: Path) -> None:
+    place = tmp_path / "77"
+    (place / "net").mkdir(parents=True)
+    (place / "cgroup").write_text("0::/system.slice/hnai-kafka.service\n")
+    own = os.stat(place).st_uid
+    line = "0: 00000000:{port} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 {user} 0 1 1 0 100 0 0 10 0\n"
+    (place / "net" / "tcp").write_text("header\n" + line.format(port="2383", state="0A", user=own) + line.format(port="0016", state="0A", user=own + 1))
+    (place / "net" / "tcp6").write_text("header\n" + line.format(port="2387", state="0A", user=own) + line.format(port="C000", state="01", user=own))
+    assert set(listeners.open_ports(str(tmp_path), "hnai-kafka.service")) == {9091, 9095}
 
 
 def test_evidence_is_strict_json() -> None:

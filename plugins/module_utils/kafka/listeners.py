@@ -142,27 +142,21 @@ def _supported(answer: bytes) -> dict[str, tuple[int, int]]:
 
 
 def open_ports(proc: str, unit: str) -> dict[int, str]:
-    """TCP port → address (hex, as the kernel writes it) of every socket on which processes of a systemd unit listen.
+    """TCP port → address (hex, as the kernel writes it) of every socket on which the user of a systemd unit listens.
 
+    By user, because in a container not even root may see whose descriptor a socket is; every unit of ours has a user of its own.
     `proc`: where procfs is mounted. Raises OSError; ProcessLookupError when the unit has no process.
     """
     pids = [name for name in os.listdir(proc) if name.isdigit() and _of_unit(os.path.join(proc, name, "cgroup"), unit)]
     if not pids:
         raise ProcessLookupError(f"{unit} has no process")
-    inodes: set[str] = set()
-    for pid in pids:
-        place = os.path.join(proc, pid, "fd")
-        for name in os.listdir(place):
-            try:
-                inodes.add(os.readlink(os.path.join(place, name)))
-            except FileNotFoundError:
-                continue  # Closed meanwhile.
+    users = {str(os.stat(os.path.join(proc, pid)).st_uid) for pid in pids}
     found: dict[int, str] = {}
     for family in ("tcp", "tcp6"):
         with open(os.path.join(proc, pids[0], "net", family), encoding="ascii") as stream:
             for line in stream.read().splitlines()[1:]:
                 field = line.split()
-                if field[3] == _LISTEN and f"socket:[{field[9]}]" in inodes:
+                if field[3] == _LISTEN and field[7] in users:
                     address, _, port = field[1].rpartition(":")
                     found[int(port, 16)] = address
     return found
