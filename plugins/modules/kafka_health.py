@@ -71,7 +71,7 @@ options:
     elements: str
     default: []
   groups:
-    description: Consumer groups that must keep up, as name to list of the topics that it reads.
+    description: Consumer groups that must keep up, as name to list of the topics that it may read.
     type: dict
     default: {}
   controllers:

@@ -204,23 +204,25 @@ class Admin:
         return found
 
     def groups(self, topics: Mapping[str, Sequence[str]], since_ms: int) -> list[Group]:
-        """The groups of `topics` (name → what it reads) as far as they exist, with their positions against what is older than
-        `since_ms` (ms since 1970)."""
+        """The groups of `topics` (name → what it may read) as far as they exist, with their positions against what is older than
+        `since_ms` (ms since 1970). A group reads those topics in which it keeps a position; it need not use all that it may."""
         from kafka.structs import TopicPartition
 
         known = {item["group_id"]: item for item in self._call(self._client.list_groups) if item["group_id"] in topics}
         if not known:
             return []
-        wanted = sorted({topic for name in known for topic in topics[name]})
-        parts = [TopicPartition(topic["name"], item["partition_index"]) for topic in self._describe_topics(wanted) for item in topic["partitions"]]
-        ends = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, -1))
-        due = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, since_ms))
         committed = self._call(self._client.list_group_offsets, list(known))
+        used = {name: {part.topic for part in committed.get(name, {})} & set(topics[name]) for name in known}
+        wanted = sorted(set().union(*used.values()))
+        described = self._describe_topics(wanted) if wanted else []
+        parts = [TopicPartition(topic["name"], item["partition_index"]) for topic in described for item in topic["partitions"]]
+        ends = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, -1)) if parts else {}
+        due = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, since_ms)) if parts else {}
         return [
             Group(name, item.get("group_state", ""), item.get("protocol_type", ""), tuple(
-                Position(part.topic, part.partition, committed[name][part].offset if part in committed.get(name, {}) else -1,
+                Position(part.topic, part.partition, committed[name][part].offset if part in committed[name] else -1,
                          ends[part].offset, due[part].offset)
-                for part in parts if part.topic in topics[name]))
+                for part in parts if part.topic in used[name]))
             for name, item in sorted(known.items())
         ]
 

@@ -58,7 +58,7 @@ class Local:
 @dataclass(frozen=True)
 class Expected:
     """What the inventory declares. `levels`: principal → level of the zone that it comes from; `features`: finalized levels; `acls` None:
-    not compared; `groups`: name → topics that it reads; `addresses`: host:port at which each node, broker and controller, is asked."""
+    not compared; `groups`: name → topics that it may read; `addresses`: host:port at which each node, broker and controller, is asked."""
 
     host: str
     node: int
@@ -387,7 +387,7 @@ class Health:
         if reasons:
             c.fail("; ".join(reasons))
         elif blind:
-            c.inconclusive(f"no topic of {', '.join(blind)} is there")
+            c.inconclusive(f"{', '.join(blind)} has kept no position yet")
         else:
             c.passed(True)
 
