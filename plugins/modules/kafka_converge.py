@@ -232,9 +232,8 @@ def login_test(given: dict[str, Any]) -> Callable[[User, str], bool]:
     return works
 
 
-def ready(connection: Connection, want: site.Declared, timeout_s: float) -> None:
-    """Wait for a quorum, and for as many brokers as the declared topics have replicas. Raises Unreachable."""
-    needed = max((topic.replication_factor for topic in want.topics), default=1)
+def ready(connection: Connection, brokers: int, timeout_s: float) -> None:
+    """Wait for a quorum and for so many brokers. Raises Unreachable."""
 
     def look(limit_s: float) -> Snapshot:
         with Admin(connection, limit_s) as admin:
@@ -246,7 +245,7 @@ def ready(connection: Connection, want: site.Declared, timeout_s: float) -> None
         if snapshot.quorum.leader_id < 0:
             return ["the metadata quorum has no leader"]
         live = len(snapshot.live())
-        return [f"{live} brokers are there, the declared topics need {needed}"] if live < needed else []
+        return [f"{live} brokers are there, the declared topics need {brokers}"] if live < brokers else []
 
     _snapshot, reasons, waited = gate.wait_until(look, judge, timeout_s, time.monotonic, time.sleep)
     if reasons:
@@ -270,10 +269,13 @@ def converge(module: AnsibleModule, want: site.Declared) -> site.Outcome:
         except (ProbeMissing, Unreachable, OSError, ssl.SSLError) as error:
             module.warn(f"no cluster to compare with, everything counts as new: {error}")
             return site.plan(want, site.Empty(), lambda user, mechanism: False)
-    ready(connection, want, given["timeout"])
+    ready(connection, 1, given["timeout"])
     works = login_test(given)
     with Admin(connection, 30.0) as admin:
         outcome = site.plan(want, admin, works)
+        if outcome.topics.create:
+            # Only a new topic needs all its brokers; users and ACLs are converged also while one is away.
+            ready(connection, max(topic.replication_factor for topic in outcome.topics.create), given["timeout"])
         if outcome.changed:
             site.apply(outcome, admin)
             site.settle(want, admin, works, given["timeout"], time.monotonic, time.sleep)

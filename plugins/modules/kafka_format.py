@@ -56,6 +56,11 @@ options:
     description: Whether this is declared to be the first deployment of the cluster.
     type: bool
     default: false
+  rejoin:
+    description: Whether an empty directory takes the place of a lost one in a running cluster. Needs a quorum that answers; the directory gets an id of
+      its own making, and M(hnai.platform.kafka_voter) makes it the voter.
+    type: bool
+    default: false
   log_dir:
     description: The log directory. Its parent exists and, if a file system is mounted, is the mount point.
     type: path
@@ -147,6 +152,7 @@ class Formatter:
         self.host = Host()
         self.wanted = storage.Wanted(
             site=given["site"], node_id=given["node_id"], log_dir=given["log_dir"], bootstrap=given["first_bootstrap"], cluster_id=given["cluster_id"],
+            rejoin=given["rejoin"],
             controllers=tuple(storage.Controller(**item) for item in given["controllers"]),
         )
 
@@ -169,7 +175,7 @@ class Formatter:
         """The storage tool, as the service's user."""
         given = self.module.params
         command = ["runuser", "-u", given["user"], "--", "java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", given["libs"] + "/*",
-                   TOOL, "format", "-t", cluster, "-c", file, "--initial-controllers", initial]
+                   TOOL, "format", "-t", cluster, "-c", file, *(["--initial-controllers", initial] if initial else ["--no-initial-controllers"])]
         done = self.host.run(command, timeout=given["timeout"])
         if done.rc != 0:
             raise storage.StorageError(f"the storage tool refused (exit status {done.rc}): {done.message[-1500:]}")
@@ -223,6 +229,7 @@ def main() -> None:
                 "node_id": {"type": "int", "required": True}, "host": text, "port": {"type": "int", "required": True},
                 "directory_id": {"type": "str", "default": ""}}},
             "first_bootstrap": {"type": "bool", "default": False},
+            "rejoin": {"type": "bool", "default": False},
             "log_dir": {"type": "path", "default": "/var/lib/hnai/kafka/data"},
             "config_file": {"type": "path", "default": "/etc/hnai/kafka/server.properties"},
             "libs": {"type": "path", "default": "/opt/hnai/kafka/current/libs"},

@@ -10,10 +10,12 @@ short_description: Verdict on a Kafka cluster, and on the listeners of this brok
 version_added: "0.1.0"
 author: hnai.platform maintainers (@hnai)
 description:
-  - Quorum (Q1 leader, Q2 voters, Q3 caught up by time, Q4 log advances, Q6 tolerance), features (F1), brokers and partitions (B1 registered,
-    B2 offline, B3 under min.insync.replicas, B5 under-replicated, B7 internal topics, B8 unclean election, B9 reassignments), log directories (L1),
-    and security (S1 TLS, S2 no client without certificate, S3 wrong password refused, S4 nothing without TLS, S5 no reader of level 3 or below,
-    S6 deny by default, S7 no client with a broker's name).
+  - Quorum (Q1 leader, Q2 voters and their directories, Q3 caught up by time, Q4 log advances, Q5 brokers take it, Q6 tolerance), features (F1 levels
+    of the release, F2 kraft.version fits the configuration, F3 every node can do what is finalized, F4 transaction.version), brokers and partitions
+    (B1 registered, B2 offline, B3 under min.insync.replicas, B4 without reserve, B5 under-replicated, B6 leaders elsewhere, B7 internal topics,
+    B8 unclean election, B9 reassignments, B10 racks), log directories (L1 online, writable, room, L2 stuck copies), consumers (C3), and security
+    (S1 TLS, S2 no client without certificate, S3 wrong password refused, S4 nothing without TLS and no undeclared port, S5 exactly the declared ACLs
+    and no reader of level 3 or below, S6 deny by default, S7 no client with a broker's name).
 options:
   node_id:
     description: Node id of this host.
@@ -59,6 +61,36 @@ options:
         description: Whether it wants a client certificate; else it wants SCRAM.
         type: bool
         required: true
+  acls:
+    description: Declared ACLs, as P(hnai.platform.kafka_acls#filter) derives them. Not compared when not given.
+    type: list
+    elements: dict
+  topics:
+    description: Names of the declared topics.
+    type: list
+    elements: str
+    default: []
+  groups:
+    description: Consumer groups that must keep up, as name to list of the topics that it may read.
+    type: dict
+    default: {}
+  controllers:
+    description: C(host:port) of every controller.
+    type: list
+    elements: str
+    default: []
+  min_insync_replicas:
+    description: Least C(min.insync.replicas) of Kafka's own topics.
+    type: int
+    default: 2
+  unit:
+    description: Unit of the broker, whose listening sockets are looked at.
+    type: str
+    default: hnai-kafka.service
+  log_dir:
+    description: The broker's log directory.
+    type: path
+    default: /var/lib/hnai/kafka/data
   config_file:
     description: The broker's configuration.
     type: path
@@ -67,6 +99,14 @@ options:
     description: A voter that is behind the leader by this much (milliseconds) is not caught up.
     type: int
     default: 2000
+  max_group_age_s:
+    description: A record that a declared group has not read for this long (seconds) is late.
+    type: float
+    default: 60.0
+  max_imbalance_pct:
+    description: Share of partitions, in percent, that may be led by another than their first replica.
+    type: float
+    default: 10.0
   min_free_pct:
     description: Least free share of a log directory's file system, in percent.
     type: float
@@ -99,6 +139,9 @@ EXAMPLES = r"""
     expected_nodes: [1, 2, 3]
     super_users: [kafka1, kafka2, kafka3]
     bootstrap: [kafka1:9091, kafka2:9091, kafka3:9091]
+    controllers: [kafka1:9093, kafka2:9093, kafka3:9093]
+    topics: [ot.raw]
+    groups: {telegraf-writer: [ot.raw]}
     listeners:
       - {name: internal, port: 9091, mutual: true}
       - {name: l3, port: 9094, mutual: false}
@@ -120,14 +163,27 @@ summary:
   type: str
 """
 
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, listeners
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.health import Expected, Health
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.health import Expected, Health, Local
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.listeners import Files, Listener
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.storage import META, read_properties
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
+
+
+def volume(log_dir: str) -> dict[str, int]:
+    """The file system under a directory, or under the nearest one above it that is there. Raises OSError."""
+    place = Path(log_dir)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    seen = os.statvfs(place)
+    return {"read_only": int(bool(seen.f_flag & os.ST_RDONLY)), "total_bytes": seen.f_frsize * seen.f_blocks,
+            "usable_bytes": seen.f_frsize * seen.f_bavail}
 
 
 def main() -> None:
@@ -144,6 +200,15 @@ def main() -> None:
             features={"type": "dict", "default": {}},
             listeners={"type": "list", "elements": "dict", "required": True, "options": {
                 "name": {"type": "str", "required": True}, "port": {"type": "int", "required": True}, "mutual": {"type": "bool", "required": True}}},
+            acls={"type": "list", "elements": "dict"},
+            topics={"type": "list", "elements": "str", "default": []},
+            groups={"type": "dict", "default": {}},
+            controllers={"type": "list", "elements": "str", "default": []},
+            min_insync_replicas={"type": "int", "default": 2},
+            unit={"type": "str", "default": "hnai-kafka.service"},
+            log_dir={"type": "path", "default": "/var/lib/hnai/kafka/data"},
+            max_group_age_s={"type": "float", "default": 60.0},
+            max_imbalance_pct={"type": "float", "default": 10.0},
             config_file={"type": "path", "default": "/etc/hnai/kafka/server.properties"},
             max_voter_lag_ms={"type": "int", "default": 2000},
             min_free_pct={"type": "float", "default": 10.0},
@@ -159,18 +224,29 @@ def main() -> None:
     given = module.params
     report = start(module, "kafka", given["version"])
     connection = Connection.from_params(given)
+    files = Files(given["ca_file"], given["cert_file"], given["key_file"])
+    try:
+        declared = None if given["acls"] is None else frozenset(acls.parse(given["acls"], "acls"))
+    except (acls.AclError, KeyError) as error:
+        module.fail_json(msg=f"acls: {error}")
     expected = Expected(
         host=given["host"], node=given["node_id"], nodes=tuple(given["expected_nodes"]), supers=tuple(given["super_users"]),
         levels={str(name): float(level) for name, level in given["principal_levels"].items()},
         features={str(name): int(level) for name, level in given["features"].items()},
+        acls=declared, topics=tuple(given["topics"]), groups={str(name): tuple(topics) for name, topics in given["groups"].items()},
+        addresses=(*given["bootstrap"], *given["controllers"]), min_isr=given["min_insync_replicas"], max_group_age_s=given["max_group_age_s"],
+        max_imbalance_pct=given["max_imbalance_pct"],
         max_lag_ms=given["max_voter_lag_ms"], min_free_pct=given["min_free_pct"], min_cert_days=given["min_cert_days"],
     )
-    health = Health(report, lambda limit_s: Admin(connection, limit_s), expected)
-    health.run(
-        [Listener(**item) for item in given["listeners"]],
-        Files(given["ca_file"], given["cert_file"], given["key_file"]),
-        lambda: Path(given["config_file"]).read_text(encoding="utf-8"),
+    local = Local(
+        config=lambda: Path(given["config_file"]).read_text(encoding="utf-8"),
+        directory=lambda: read_properties(Path(given["log_dir"], META).read_text(encoding="utf-8")).get("directory.id", ""),
+        ports=lambda: listeners.open_ports("/proc", given["unit"]),
+        volume=lambda: volume(given["log_dir"]),
+        supported=lambda address, limit_s: listeners.features(address, files, limit_s),
     )
+    health = Health(report, lambda limit_s: Admin(connection, limit_s), expected, local)
+    health.run([Listener(**item) for item in given["listeners"]], files)
     finish(module, report)
 
 

@@ -10,18 +10,20 @@ short_description: When is this broker's turn, may it be restarted now, and is t
 version_added: "0.1.0"
 author: hnai.platform maintainers (@hnai)
 description:
-  - Looks at the whole cluster through any broker that answers, also when the play is limited to one host. Changes nothing.
-  - With O(state=ranked) says when the node's turn is, without judging. V(0) it does not run, V(1) follower, V(2) active controller.
+  - Looks at the whole cluster through any broker that answers, also when the play is limited to one host. Restarts nothing.
+  - With O(state=ranked) says when the node's turn is, without judging. V(0) it is not ready (serves nobody, is fenced, or its controller lags),
+    V(1) follower, V(2) active controller. A node that is not ready is given O(timeout) to become so, since it may just be starting.
   - With O(state=allowed) waits until a restart of this node is safe. No partition offline, under min.insync.replicas or falling under it
     without this node, no reassignment, every declared broker registered and unfenced, every voter caught up by time (not by offset),
     and a caught-up majority without this node. Fails with the reasons when O(timeout) is over.
+  - With O(state=ready) waits until this node is back, whatever else is broken. It serves, is caught up and in sync wherever it has a replica.
   - With O(state=healthy) waits until all brokers are back, all voters caught up and all replicas in sync, twice in a row.
   - A node that serves nobody is allowed when nothing can be lost by starting it.
 options:
   state:
     description: The question.
     type: str
-    choices: [ranked, allowed, healthy]
+    choices: [ranked, allowed, ready, healthy]
     required: true
   node_id:
     description: Node id of this host.
@@ -36,6 +38,11 @@ options:
     description: A voter that is behind the leader by this much (milliseconds) is not caught up.
     type: int
     default: 2000
+  elect_preferred:
+    description: With O(state=healthy) or O(state=ready), gives the leadership back to the preferred replicas afterwards, so that the next restart moves
+      few of them.
+    type: bool
+    default: false
   timeout:
     description: Seconds to wait for the answer to become yes.
     type: float
@@ -62,7 +69,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rank:
-  description: V(0) not running, V(1) follower, V(2) active controller.
+  description: V(0) not ready, V(1) follower, V(2) active controller.
   returned: always
   type: int
 can_restart:
@@ -95,10 +102,11 @@ def main() -> None:
     """Reads the arguments, asks, reports."""
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["ranked", "allowed", "healthy"], "required": True},
+            "state": {"type": "str", "choices": ["ranked", "allowed", "ready", "healthy"], "required": True},
             "node_id": {"type": "int", "required": True},
             "expected_nodes": {"type": "list", "elements": "int", "required": True},
             "max_voter_lag_ms": {"type": "int", "default": 2000},
+            "elect_preferred": {"type": "bool", "default": False},
             "timeout": {"type": "float", "default": 300.0},
             "bootstrap": {"type": "list", "elements": "str", "required": True},
             "ca_file": {"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
@@ -123,14 +131,19 @@ def main() -> None:
     def judge(snapshot: Snapshot | None) -> list[str]:
         if asking == "healthy":
             return gate.unhealthy(snapshot, rules)
+        if asking == "ready":
+            return gate.not_back(snapshot, node, rules)
         if asking == "ranked":
-            return []
+            return ["not ready"] if gate.rank(snapshot, node, serving(), rules) == gate.NOT_READY else []
         return list(gate.decide(snapshot, node, serving(), rules).reasons)
 
     patience = 0.0 if module.check_mode else given["timeout"]
     try:
         snapshot, reasons, waited = gate.wait_until(
-            look, judge, patience, time.monotonic, time.sleep, stable=2 if asking == "healthy" and not module.check_mode else 1)
+            look, judge, patience, time.monotonic, time.sleep, stable=2 if asking in ("healthy", "ready") and not module.check_mode else 1)
+        if given["elect_preferred"] and not reasons and not module.check_mode:
+            with Admin(connection, 10.0) as admin:
+                admin.elect_preferred()
     except (ProbeMissing, KafkaError) as error:
         if not module.check_mode:
             module.fail_json(msg=str(error))
@@ -140,8 +153,8 @@ def main() -> None:
         "rank": decision.rank, "can_restart": decision.allowed, "waited_s": round(waited, 1),
         "reasons": reasons if asking != "ranked" else list(decision.reasons),
     }
-    if reasons and not module.check_mode:
-        what = f"node {node} may not be restarted" if asking == "allowed" else "the cluster is not whole again"
+    if reasons and asking != "ranked" and not module.check_mode:
+        what = {"allowed": f"node {node} may not be restarted", "ready": f"node {node} is not back"}.get(asking, "the cluster is not whole again")
         module.fail_json(msg=f"{what} after {waited:.0f} s: {'; '.join(reasons)}. Nothing was restarted by this; correct the cause and run "
                              "again, what is pending stays pending", **result)
     module.exit_json(changed=False, **result)

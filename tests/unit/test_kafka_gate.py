@@ -53,13 +53,46 @@ def test_a_whole_cluster_restarts_followers_before_the_active_controller() -> No
         (cluster(partitions=(partition(isr=(1,), replicas=(1,), min_isr=1),)), "would fall under"),
         (cluster(reassignments=("ot.raw-0",)), "being reassigned"),
         (cluster(quorum=quorum(lags={2: 2000})), "caught up"),
-        (cluster(quorum=quorum(lags={1: 9000})), "node 1 itself"),
+        (cluster(quorum=quorum(lags={1: 9000, 2: 9000})), "voter 2 is not caught up"),
+        (cluster(quorum=quorum(lags={2: -1})), "without node 1 only 1 of 3"),
     ],
 )
 def test_a_running_broker_is_refused(snapshot: Snapshot, word: str) -> None:
     decision = gate.decide(snapshot, 1, True, RULES)
     assert not decision.allowed
     assert word in "; ".join(decision.reasons)
+
+
+def test_a_broker_whose_controller_lags_is_not_ready_and_is_restarted_first_if_its_replicas_can_be_spared() -> None:
+    lags = quorum(lags={1: 9000})
+    assert gate.decide(cluster(quorum=lags), 1, True, RULES) == gate.Decision(gate.NOT_READY, ())
+    refused = gate.decide(cluster(quorum=lags, partitions=(partition(isr=(1, 2)),)), 1, True, RULES)
+    assert refused.rank == gate.NOT_READY
+    assert "would fall under" in refused.reasons[0]
+    assert not gate.decide(cluster(quorum=lags), 2, True, RULES).allowed
+
+
+def test_without_a_leader_nobody_is_called_behind() -> None:
+    assert gate.rank(cluster(quorum=quorum(leader=-1)), 1, True, RULES) == gate.FOLLOWER
+
+
+def test_a_process_that_hangs_still_accepts_but_is_not_ready() -> None:
+    hung = cluster(brokers={1: True, 2: False, 3: False}, quorum=quorum(lags={1: 60_000}))
+    assert gate.rank(hung, 1, True, RULES) == gate.NOT_READY
+    assert gate.decide(hung, 1, True, RULES).allowed
+    assert "broker 1 is not there" in "; ".join(gate.decide(hung, 2, True, RULES).reasons)
+
+
+def test_one_node_is_back_whatever_else_is_broken() -> None:
+    other = cluster(brokers={1: False, 2: False}, partitions=(partition(isr=(1, 2)),), quorum=quorum(lags={3: 0}))
+    assert gate.not_back(other, 1, RULES) == []
+    assert gate.unhealthy(other, RULES)
+    assert gate.not_back(None, 1, RULES)
+    assert "no leader" in gate.not_back(cluster(quorum=quorum(leader=-1)), 1, RULES)[0]
+    assert "caught up" in gate.not_back(cluster(quorum=quorum(lags={1: 9000})), 1, RULES)[0]
+    assert "fenced" in gate.not_back(cluster(brokers={1: True, 2: False, 3: False}), 1, RULES)[0]
+    assert gate.not_back(cluster(partitions=(partition(isr=(2, 3), leader=2),)), 1, RULES) == ["not in sync on broker 1: ot.raw-0"]
+    assert gate.not_back(cluster(partitions=(partition(isr=(2, 3), leader=2, replicas=(2, 3)),)), 1, RULES) == []
 
 
 def test_time_decides_not_the_offset() -> None:
@@ -79,7 +112,7 @@ def test_the_isr_without_this_node_does_not_matter_to_it() -> None:
 def test_a_node_that_serves_nobody_goes_first_even_where_partitions_are_in_need(brokers: dict[int, bool]) -> None:
     snapshot = cluster(brokers=brokers, partitions=(partition(isr=(2,), leader=-1),), quorum=quorum(lags={1: 60_000}))
     decision = gate.decide(snapshot, 1, True, RULES)
-    assert decision == gate.Decision(gate.NOT_RUNNING, ())
+    assert decision == gate.Decision(gate.NOT_READY, ())
 
 
 def test_a_node_that_serves_nobody_may_still_be_a_voter_that_is_needed() -> None:
@@ -87,8 +120,17 @@ def test_a_node_that_serves_nobody_may_still_be_a_voter_that_is_needed() -> None
     assert not gate.decide(snapshot, 1, False, RULES).allowed
 
 
+def test_a_dead_node_takes_nothing_from_a_quorum_that_lacks_its_majority() -> None:
+    """Two of three are broken: the first repair must not wait for the second."""
+    broken = cluster(brokers={3: False}, partitions=(partition(isr=(3,), leader=3),), quorum=quorum(lags={1: 60_000, 2: 60_000}))
+    assert gate.decide(broken, 1, False, RULES) == gate.Decision(gate.NOT_READY, ())
+    leaderless = cluster(brokers={3: False}, quorum=quorum(leader=-1))
+    assert gate.decide(leaderless, 1, False, RULES) == gate.Decision(gate.NOT_READY, ())
+    assert not gate.decide(broken, 3, True, RULES).allowed
+
+
 def test_nobody_answers() -> None:
-    assert gate.decide(None, 1, False, RULES) == gate.Decision(gate.NOT_RUNNING, ())
+    assert gate.decide(None, 1, False, RULES) == gate.Decision(gate.NOT_READY, ())
     assert not gate.decide(None, 1, True, RULES).allowed
 
 

@@ -5,22 +5,42 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
+import os
 import socket
+import ssl
+import subprocess
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.hnai.platform.plugins.module_utils.kafka import health, listeners
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter, health, listeners, scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import Partition, Quorum, Snapshot, Unreachable, Voter
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import Group, Partition, Position, Quorum, Snapshot, Unreachable, Voter
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 
 NOW = 1_800_000_000_000
 CONFIG = ("authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nallow.everyone.if.no.acl.found=false\n"
-          "super.users=User:kafka1;User:kafka2;User:kafka3\n")
-CLUSTER_IDS = ("Q1", "Q2", "Q3", "Q4", "Q6", "F1", "B1", "B2", "B3", "B5", "B7", "B8", "B9", "L1", "S5", "S6", "S7")
+          "super.users=User:kafka1;User:kafka2;User:kafka3\ncontroller.quorum.bootstrap.servers=kafka1:9093\n")
+CLUSTER_IDS = ("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "F1", "F2", "F3", "F4", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "L1", "L2", "C3",
+               "S5", "S6", "S7")
+DECLARED = (Acl("User:telegraf-shipper", "topic", "ot.raw", "write"), Acl("User:flink", "topic", "ot.raw", "read"))
+
+
+def partition(topic: str = "ot.raw", number: int = 0, leader: int = 1, isr: Sequence[int] = (1, 2, 3), replicas: Sequence[int] = (1, 2, 3),
+              min_isr: int = 2) -> Partition:
+    return Partition(topic, number, leader, tuple(replicas), tuple(isr), min_isr)
+
+
+def position(committed: int = 90, end: int = 100, due: int = 90, topic: str = "ot.raw") -> Position:
+    return Position(topic, 0, committed, end, due)
+
+
+READS = Group("flink-normalise", "Empty", "", (position(),))
 
 
 @dataclasses.dataclass
@@ -29,31 +49,47 @@ class Fake:
 
     leader: int = 3
     lag_ms: int = 100
+    fetch_ms: int = 100
     fenced: tuple[int, ...] = ()
     brokers: tuple[int, ...] = (1, 2, 3)
     voters: tuple[int, ...] = (1, 2, 3)
-    partitions: tuple[Partition, ...] = (Partition("ot.raw", 0, 1, (1, 2, 3), (1, 2, 3), 2), Partition("__consumer_offsets", 0, 1, (1, 2, 3), (1, 2, 3), 2))
+    partitions: tuple[Partition, ...] = (partition(), partition("__consumer_offsets"))
     moving: tuple[str, ...] = ()
     unclean: str = "false"
-    metadata: int = 30
+    unclean_topics: tuple[str, ...] = ()
+    racks: Mapping[int, str] = dataclasses.field(default_factory=lambda: {1: "a", 2: "b", 3: "c"})
+    finalized: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"metadata.version": 30, "kraft.version": 1, "transaction.version": 2})
+    can: Mapping[str, tuple[int, int]] = dataclasses.field(
+        default_factory=lambda: {"metadata.version": (7, 30), "kraft.version": (0, 1), "transaction.version": (0, 2)})
     step: int = 1
     free: int = 50
     dir_error: int = 0
-    entries: tuple[Acl, ...] = (Acl("User:telegraf-shipper", "topic", "ot.raw", "write"), Acl("User:flink", "topic", "ot.raw", "read"))
+    cordoned: bool = False
+    dir_brokers: tuple[int, ...] = (1, 2, 3)
+    future: tuple[Mapping[str, int], ...] = ({},)
+    group: Group | None = READS
+    entries: tuple[Acl, ...] = DECLARED
     scram: tuple[str, ...] = ("flink", "telegraf-shipper")
+    directory: str = "d1"
+    volume: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"read_only": 0, "total_bytes": 100, "usable_bytes": 50})
     looks: int = 0
+    dir_looks: int = 0
 
     def snapshot(self) -> Snapshot:
         self.looks += 1
-        voters = tuple(Voter(n, f"d{n}", 100, NOW, NOW if n == self.leader else NOW - (self.lag_ms if n == 1 else 100)) for n in self.voters)
+        voters = tuple(Voter(n, f"d{n}", 100, NOW if n == self.leader else NOW - (self.fetch_ms if n == 1 else 100),
+                             NOW if n == self.leader else NOW - (self.lag_ms if n == 1 else 100)) for n in self.voters)
         return Snapshot("c", Quorum(self.leader, 5, 100 + self.looks * self.step, voters), {n: n in self.fenced for n in self.brokers}, self.partitions,
-                        self.moving)
+                        self.moving, self.racks, self.unclean_topics)
 
     def features(self) -> dict[str, tuple[int, int]]:
-        return {"metadata.version": (self.metadata, 30), "kraft.version": (1, 1)}
+        return {name: (level, 30) for name, level in self.finalized.items()}
 
     def log_dirs(self) -> list[dict[str, Any]]:
-        return [{"broker": 1, "path": "/d", "error": self.dir_error, "total_bytes": 100, "usable_bytes": self.free, "cordoned": False, "future": 0}]
+        self.dir_looks += 1
+        future = self.future[min(self.dir_looks, len(self.future)) - 1]
+        return [{"broker": n, "path": "/d", "error": self.dir_error if n == 2 else 0, "total_bytes": 100, "usable_bytes": self.free if n == 2 else 50,
+                 "cordoned": self.cordoned and n == 2, "future": dict(future) if n == 1 else {}} for n in self.dir_brokers]
 
     def broker_config(self, node: int, keys: Sequence[str]) -> dict[str, str]:
         return dict.fromkeys(keys, self.unclean)
@@ -64,46 +100,88 @@ class Fake:
     def users(self) -> dict[str, dict[str, int]]:
         return {name: {"SCRAM-SHA-512": 8192} for name in self.scram}
 
+    def groups(self, topics: Mapping[str, Sequence[str]], since_ms: int) -> list[Group]:
+        return [self.group] if self.group and self.group.name in topics else []
 
-def verdicts(fake: Fake, config: str = CONFIG) -> dict[str, str]:
+
+EXPECTED = health.Expected(
+    "kafka1", 1, (1, 2, 3), ("kafka1", "kafka2", "kafka3"), {"telegraf-shipper": 3, "flink": 4}, {"metadata.version": 30, "transaction.version": 2},
+    frozenset(DECLARED), ("ot.raw",), {"flink-normalise": ("ot.raw",)}, ("kafka1:9091", "kafka1:9093"))
+
+
+def local(fake: Fake, config: str = CONFIG, ports: Sequence[int] = ()) -> health.Local:
+    return health.Local(lambda: config, lambda: fake.directory, lambda: dict.fromkeys(ports, "00000000"), lambda: fake.volume,
+                        lambda address, limit_s: fake.can)
+
+
+def checks(fake: Fake, config: str = CONFIG, expected: health.Expected = EXPECTED) -> dict[str, Check]:
     report = Report("kafka", deadline_s=None)
-    expected = health.Expected("kafka1", 1, (1, 2, 3), ("kafka1", "kafka2", "kafka3"), {"telegraf-shipper": 3, "flink": 4},
-                               {"metadata.version": 30, "kraft.version": 1})
-    health.Health(report, lambda limit: fake, expected, sleep=lambda s: None).run([], listeners.Files("", "", ""), lambda: config)
-    return {check.id: check.status for check in report.checks}
+    health.Health(report, lambda limit: fake, expected, local(fake, config), sleep=lambda s: None).run([], listeners.Files("", "", ""))
+    return {check.id: check for check in report.checks}
+
+
+def verdicts(fake: Fake, config: str = CONFIG, expected: health.Expected = EXPECTED) -> dict[str, str]:
+    return {name: check.status for name, check in checks(fake, config, expected).items()}
 
 
 def test_a_healthy_cluster_passes() -> None:
     assert verdicts(Fake()) == dict.fromkeys(CLUSTER_IDS, "pass")
 
 
-OFFLINE = Partition("ot.raw", 0, -1, (1, 2, 3), (1, 2, 3), 2)
-LOW = Partition("ot.raw", 0, 1, (1, 2, 3), (1,), 2)
-BEHIND = Partition("ot.raw", 0, 1, (1, 2, 3), (1, 2), 2)
-POOR = Partition("__consumer_offsets", 0, 1, (1,), (1,), 1)
+OFFSETS = partition("__consumer_offsets")
 
 
 @pytest.mark.parametrize(
     ("change", "ids"),
     [
-        ({"leader": -1}, {"Q1", "Q3", "Q6"}),
-        ({"voters": (1, 2)}, {"Q2", "Q3", "Q6"}),
+        ({"leader": -1}, {"Q1", "Q3", "Q5", "Q6"}),
+        ({"voters": (1, 2)}, {"Q2", "Q3", "Q5", "Q6"}),
+        ({"voters": (1, 2, 3, 4)}, {"Q2"}),
+        ({"directory": "empty-disk"}, {"Q2"}),
         ({"lag_ms": 2000}, {"Q3", "Q6"}),
+        ({"fetch_ms": 10_000}, {"Q5"}),
         ({"step": 0}, {"Q4"}),
-        ({"metadata": 29}, {"F1"}),
+        ({"finalized": {"metadata.version": 29, "kraft.version": 1, "transaction.version": 2}}, {"F1"}),
+        ({"finalized": {"metadata.version": 30, "kraft.version": 0, "transaction.version": 2}}, {"F2"}),
+        ({"finalized": {"metadata.version": 30, "kraft.version": 1, "transaction.version": 1}}, {"F4"}),
+        ({"can": {"metadata.version": (7, 27), "kraft.version": (0, 1), "transaction.version": (0, 2)}}, {"F3"}),
+        ({"can": {"metadata.version": (7, 30), "transaction.version": (0, 2)}}, {"F3"}),
         ({"fenced": (2,)}, {"B1"}),
-        ({"brokers": (1, 3)}, {"B1"}),
-        ({"brokers": (1, 2, 3, 4)}, {"B1"}),
-        ({"partitions": (OFFLINE,)}, {"B2"}),
-        ({"partitions": (LOW,)}, {"B3", "B5"}),
-        ({"partitions": (BEHIND,)}, {"B5"}),
-        ({"partitions": (POOR,)}, {"B7"}),
+        ({"brokers": (1, 3), "dir_brokers": (1, 3)}, {"B1"}),
+        ({"brokers": (1, 2, 3, 4), "dir_brokers": (1, 2, 3, 4), "racks": {1: "a", 2: "b", 3: "c", 4: "a"}}, {"B1", "Q5"}),
+        ({"partitions": (partition(leader=-1), OFFSETS)}, {"B2"}),
+        ({"partitions": (OFFSETS,)}, {"B2"}),
+        ({"partitions": (partition(isr=(1,)), OFFSETS)}, {"B3", "B5"}),
+        ({"partitions": (partition(isr=(1, 2)), OFFSETS)}, {"B4", "B5"}),
+        ({"partitions": (partition(isr=(1, 2), min_isr=1), OFFSETS)}, {"B5"}),
+        ({"partitions": (partition(isr=(1, 2), replicas=(1, 2)), OFFSETS)}, set()),
+        ({"partitions": (partition(leader=2), OFFSETS)}, {"B6"}),
+        ({"partitions": (partition(), partition("__consumer_offsets", isr=(1,), replicas=(1,), min_isr=1))}, {"B7"}),
+        ({"partitions": (partition(), partition("__transaction_state", min_isr=1))}, {"B7"}),
         ({"unclean": "true"}, {"B8"}),
+        ({"unclean_topics": ("ot.raw",)}, {"B8"}),
         ({"moving": ("ot.raw-0",)}, {"B9"}),
+        ({"racks": {1: "a", 2: "b"}}, {"B10"}),
+        ({"partitions": (partition(isr=(1, 2), replicas=(1, 2)), OFFSETS), "racks": {1: "a", 2: "a", 3: "b"}}, {"B10"}),
         ({"free": 5}, {"L1"}),
         ({"dir_error": 56}, {"L1"}),
-        ({"entries": (Acl("User:telegraf-shipper", "topic", "ot.raw", "read"),)}, {"S5"}),
-        ({"entries": (Acl("User:*", "group", "*", "read"),)}, {"S5"}),
+        ({"cordoned": True}, {"L1"}),
+        ({"volume": {"read_only": 1, "total_bytes": 100, "usable_bytes": 50}}, {"L1"}),
+        ({"volume": {"read_only": 0, "total_bytes": 100, "usable_bytes": 9}}, {"L1"}),
+        ({"future": ({"ot.raw-0": 7}, {"ot.raw-0": 7})}, {"L2"}),
+        ({"future": ({"ot.raw-0": 7}, {"ot.raw-0": 3})}, set()),
+        ({"future": ({"ot.raw-0": 7}, {})}, set()),
+        ({"group": None}, {"C3"}),
+        ({"group": Group("flink-normalise", "Empty", "", (position(committed=80),))}, {"C3"}),
+        ({"group": Group("flink-normalise", "Empty", "", (position(due=-1),))}, {"C3"}),
+        ({"group": Group("flink-normalise", "Empty", "", (position(committed=100, due=-1),))}, set()),
+        ({"group": Group("flink-normalise", "Empty", "", (position(committed=-1),))}, {"C3"}),
+        ({"group": Group("flink-normalise", "Empty", "consumer", (position(),))}, {"C3"}),
+        ({"group": Group("flink-normalise", "PreparingRebalance", "consumer", (position(),))}, {"C3"}),
+        ({"group": Group("flink-normalise", "Stable", "consumer", (position(),))}, set()),
+        ({"entries": DECLARED[:1]}, {"S5"}),
+        ({"entries": (*DECLARED, Acl("User:flink", "topic", "ot.raw", "write"))}, {"S5"}),
+        ({"entries": ()}, {"S5"}),
         ({"scram": ("kafka2",)}, {"S7"}),
     ],
     ids=str,
@@ -114,9 +192,73 @@ def test_one_cause_fails_its_checks_and_no_other(change: dict[str, Any], ids: se
     assert set(found.values()) <= {"pass", "fail"}
 
 
+@pytest.mark.parametrize("entry", [Acl("User:telegraf-shipper", "topic", "ot.raw", "read"), Acl("User:*", "group", "*", "read")], ids=str)
+def test_a_reader_of_level_3_fails_even_if_somebody_declared_it(entry: Acl) -> None:
+    found = checks(dataclasses.replace(Fake(), entries=(entry,)), expected=dataclasses.replace(EXPECTED, acls=frozenset([entry])))["S5"]
+    assert (found.status, found.observed) == ("fail", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "ids"),
+    [
+        ({"partitions": ()}, {"B3", "B4", "B5", "B6"}),
+        ({"dir_brokers": ()}, {"L1", "L2"}),
+        ({"dir_brokers": (1, 3)}, {"L1"}),
+        ({"finalized": {}}, {"F3"}),
+        ({"scram": ()}, {"S7"}),
+        ({"group": Group("flink-normalise", "Stable", "consumer")}, {"C3"}),
+    ],
+    ids=str,
+)
+def test_an_empty_answer_is_no_pass(change: dict[str, Any], ids: set[str]) -> None:
+    found = verdicts(dataclasses.replace(Fake(), **change))
+    assert {name for name, status in found.items() if status == "inconclusive"} == ids
+
+
+def test_what_is_not_there_to_judge_is_skipped_and_says_why() -> None:
+    none = dataclasses.replace(EXPECTED, groups={}, features={"metadata.version": 30})
+    found = checks(dataclasses.replace(Fake(), racks={}, partitions=(partition(),)), expected=none)
+    assert {name: check.reason for name, check in found.items() if check.status == "skipped"} == {
+        "B7": "there is none yet: nothing was ever committed", "B10": "no rack is declared", "C3": "no group is declared",
+        "F4": "no exactly-once is declared"}
+
+
+def test_one_look_that_was_bad_is_not_lasting() -> None:
+    bad = Fake(partitions=(partition(isr=(1, 2)), OFFSETS))
+
+    class Once(Fake):
+        def snapshot(self) -> Snapshot:
+            return bad.snapshot() if not self.looks and not bad.looks else Fake.snapshot(self)
+
+    assert verdicts(Once())["B5"] == "pass"
+
+
+def test_a_static_quorum_belongs_to_kraft_0_and_has_no_directories() -> None:
+    static = CONFIG.replace("controller.quorum.bootstrap.servers", "controller.quorum.voters")
+    levels = {"metadata.version": 30, "kraft.version": 0, "transaction.version": 2}
+    found = verdicts(Fake(directory="other", finalized=levels), static)
+    assert (found["F2"], found["Q2"]) == ("pass", "pass")
+    assert verdicts(Fake(), static)["F2"] == "fail"
+    assert verdicts(Fake(), CONFIG.replace("controller.quorum", "x"))["F2"] == "fail"
+    assert verdicts(Fake(), CONFIG + "controller.quorum.voters=1@kafka1:9093\n")["F2"] == "fail"
+
+
+def test_a_node_that_does_not_say_what_it_can_leaves_f3_open() -> None:
+    def silent(address: tuple[str, int], limit_s: float) -> Mapping[str, tuple[int, int]]:
+        if address[1] == 9093:
+            raise ConnectionRefusedError("refused")
+        return Fake().can
+
+    report = Report("kafka", deadline_s=None)
+    own = dataclasses.replace(local(Fake()), supported=silent)
+    health.Health(report, lambda limit: Fake(), EXPECTED, own, sleep=lambda s: None).run([], listeners.Files("", "", ""))
+    found = next(check for check in report.checks if check.id == "F3")
+    assert (found.status, found.evidence["silent"]) == ("inconclusive", {"kafka1:9093": "refused"})
+
+
 @pytest.mark.parametrize(
     "config",
-    [CONFIG.replace("=false", "=true"), CONFIG + "super.users=User:kafka1\n", CONFIG.replace("StandardAuthorizer", "X"), ""],
+    [CONFIG.replace("=false", "=true"), CONFIG + "super.users=User:kafka1\n", CONFIG.replace("StandardAuthorizer", "X")],
 )
 def test_open_by_default_fails(config: str) -> None:
     assert {name for name, status in verdicts(Fake(), config).items() if status == "fail"} == {"S6"}
@@ -130,10 +272,20 @@ def test_a_cluster_that_cannot_be_asked_is_inconclusive_and_says_why() -> None:
         opened.append(limit_s)
         raise Unreachable("no broker answered")
 
-    health.Health(report, nobody, health.Expected("kafka1", 1, (1,), ("kafka1",)), sleep=lambda s: None).run([], listeners.Files("", "", ""), lambda: CONFIG)
+    health.Health(report, nobody, EXPECTED, local(Fake()), sleep=lambda s: None).run([], listeners.Files("", "", ""))
     assert {check.status for check in report.checks if check.id != "S6"} == {"inconclusive"}
     assert all("no broker answered" in check.reason for check in report.checks if check.id != "S6")
     assert len(opened) == 1
+
+
+def test_a_full_or_read_only_directory_is_named_when_its_broker_is_gone_with_it() -> None:
+    def nobody(limit_s: float) -> Fake:
+        raise Unreachable("no broker answered")
+
+    report = Report("kafka", deadline_s=None)
+    own = local(Fake(volume={"read_only": 1, "total_bytes": 100, "usable_bytes": 50}))
+    health.Health(report, nobody, EXPECTED, own, sleep=lambda s: None).run([], listeners.Files("", "", ""))
+    assert {check.id for check in report.checks if check.status == "fail"} == {"L1"}
 
 
 # -- listeners: a plain TCP server that answers like Kafka must be seen as one that does not refuse ------------------------
@@ -168,3 +320,210 @@ def test_a_port_that_is_not_there_proves_nothing() -> None:
 def test_dates_of_certificates() -> None:
     moment = datetime.datetime(2027, 1, 31, 12, tzinfo=datetime.timezone.utc)
     assert listeners.ssl.cert_time_to_seconds("Jan 31 12:00:00 2027 GMT") == moment.timestamp()
+
+
+# -- real sockets: servers that hang, and TLS servers of every wrong kind ---------------------------------------------
+
+
+def served(handle: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A TCP server on loopback; `handle` has each connection in a thread of its own."""
+    server = socket.create_server(("127.0.0.1", 0))
+    kept: list[socket.socket] = []
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            kept.append(connection)
+            threading.Thread(target=handle, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield server.getsockname()[1]
+    server.close()
+    for connection in kept:
+        connection.close()
+
+
+@pytest.fixture
+def mute_port() -> Iterator[int]:
+    """Accepts and never answers."""
+    yield from served(lambda connection: None)
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two roots, `ours` and `theirs`, each with a certificate for localhost."""
+    place = tmp_path_factory.mktemp("pki")
+
+    def openssl(*argv: str) -> None:
+        subprocess.run(["openssl", *argv], check=True, capture_output=True, cwd=place, timeout=60)
+
+    (place / "leaf.ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nkeyUsage=digitalSignature\n"
+                                    "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    for name in ("ours", "theirs"):
+        openssl("req", "-x509", *new, "-days", "30", "-subj", f"/CN={name}", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+                "-keyout", f"{name}.ca.key", "-out", f"{name}.ca.pem")
+        openssl("req", *new, "-subj", "/CN=localhost", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{name}.ca.pem", "-CAkey", f"{name}.ca.key", "-CAcreateserial", "-days", "20",
+                "-extfile", "leaf.ext", "-out", f"{name}.pem")
+    return place
+
+
+def files(pki: Path) -> listeners.Files:
+    return listeners.Files(str(pki / "ours.ca.pem"), str(pki / "ours.pem"), str(pki / "ours.key"))
+
+
+def tls_server(pki: Path, name: str, client: bool) -> Iterator[int]:
+    """A TLS server that answers every Kafka frame with its correlation id; `client`: it wants a certificate of ours."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki / f"{name}.pem", pki / f"{name}.key")
+    if client:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(pki / "ours.ca.pem")
+
+    def handle(connection: socket.socket) -> None:
+        connection.settimeout(5)
+        try:
+            with context.wrap_socket(connection, server_side=True) as stream:
+                frame = stream.recv(1024)
+                stream.sendall((8).to_bytes(4, "big") + frame[8:12] + bytes(4))
+        except OSError:
+            connection.close()
+
+    yield from served(handle)
+
+
+@pytest.fixture
+def right_port(pki: Path) -> Iterator[int]:
+    """As it should be."""
+    yield from tls_server(pki, "ours", True)
+
+
+@pytest.fixture
+def open_tls_port(pki: Path) -> Iterator[int]:
+    """Asks no certificate of its clients."""
+    yield from tls_server(pki, "ours", False)
+
+
+@pytest.fixture
+def foreign_port(pki: Path) -> Iterator[int]:
+    """Has a certificate of another authority."""
+    yield from tls_server(pki, "theirs", False)
+
+
+def of_listener(port: int, mutual: bool, pki: Path, ports: Sequence[int] = (), **changes: Any) -> dict[tuple[str, str], Check]:
+    """The checks of one listener, by (id, subject)."""
+    report = Report("kafka", deadline_s=10.0)
+    expected = dataclasses.replace(EXPECTED, host="localhost", **changes)
+
+    def nobody(limit_s: float) -> Fake:
+        raise Unreachable("not asked here")
+
+    health.Health(report, nobody, expected, local(Fake(), ports=ports), sleep=lambda s: None).run(
+        [listeners.Listener("one", port, mutual)], files(pki))
+    return {(check.id, check.subject): check for check in report.checks if check.subject}
+
+
+def statuses(found: Mapping[tuple[str, str], Check]) -> dict[str, str]:
+    return {name if subject == "one" else f"{name} {subject}": check.status for (name, subject), check in found.items()}
+
+
+def test_a_right_listener_passes(pki: Path, right_port: int) -> None:
+    assert statuses(of_listener(right_port, True, pki, [right_port])) == {"S1": "pass", "S2": "pass", "S4": "pass", "S4 others": "pass"}
+
+
+def test_a_certificate_near_its_end_fails(pki: Path, right_port: int) -> None:
+    assert statuses(of_listener(right_port, True, pki, [right_port], min_cert_days=25.0)) == {"S1": "fail", "S2": "pass", "S4": "pass", "S4 others": "pass"}
+
+
+def test_a_foreign_certificate_fails_and_proves_nothing_else(pki: Path, foreign_port: int) -> None:
+    found = of_listener(foreign_port, True, pki, [foreign_port])
+    assert statuses(found) == {"S1": "fail", "S2": "inconclusive", "S4": "pass", "S4 others": "pass"}
+    assert "not to be trusted" in found["S1", "one"].reason
+
+
+def test_a_listener_that_asks_no_certificate_fails(pki: Path, open_tls_port: int) -> None:
+    assert statuses(of_listener(open_tls_port, True, pki, [open_tls_port])) == {"S1": "pass", "S2": "fail", "S4": "pass", "S4 others": "pass"}
+
+
+def test_a_port_that_nobody_declared_fails(pki: Path, right_port: int) -> None:
+    found = of_listener(right_port, True, pki, [right_port, 9092])
+    assert statuses(found) == {"S1": "pass", "S2": "pass", "S4": "pass", "S4 others": "fail"}
+    assert "9092" in found["S4", "others"].reason
+
+
+@pytest.mark.parametrize("mutual", [True, False])
+def test_a_server_that_hangs_is_inconclusive_within_the_deadline(pki: Path, mute_port: int, mutual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "activate", lambda: None)  # The library of this environment, not the hosts'.
+    report = Report("kafka", deadline_s=4.0)
+    connection = adapter.Connection((f"localhost:{mute_port}",), *dataclasses.astuple(files(pki)))
+    expected = dataclasses.replace(EXPECTED, host="localhost", addresses=(f"localhost:{mute_port}",))
+    own = dataclasses.replace(local(Fake(), ports=[mute_port]), supported=lambda address, limit_s: listeners.features(address, files(pki), limit_s))
+    begin = time.monotonic()
+    health.Health(report, lambda limit_s: adapter.Admin(connection, limit_s), expected, own).run(
+        [listeners.Listener("one", mute_port, mutual)], files(pki))
+    assert time.monotonic() - begin < 6.0
+    seen = {(check.id, check.subject): check.status for check in report.checks}
+    assert {status for (name, _subject), status in seen.items() if name not in ("S6",)} == {"inconclusive"}, seen
+    assert seen["S6", ""] in ("pass", "inconclusive")
+    assert len(seen) == len(CLUSTER_IDS) + 4
+
+
+def test_a_half_open_kafka_refuses_nothing(pki: Path, mute_port: int) -> None:
+    with pytest.raises(TimeoutError):
+        listeners.refuses_plaintext("127.0.0.1", listeners.Listener("one", mute_port, True), 0.3)
+    with pytest.raises(TimeoutError):
+        listeners.refuses_anonymous("localhost", listeners.Listener("one", mute_port, True), files(pki), 0.3)
+    with pytest.raises(scram.LoginError):
+        listeners.refuses_wrong_password("localhost", listeners.Listener("one", mute_port, False), files(pki), "SCRAM-SHA-512", 0.3)
+
+
+# -- what a node says of itself ----------------------------------------------------------------------------------------
+
+#: ApiVersions v4 as a Kafka 4.3.1 node sent it: one api, then the tags of supported features.
+ANSWER = bytes.fromhex("""
+0000 02 0012 0000 0004 00 00000000 01 00 2d 03
+11 6d657461646174612e76657273696f6e 0007 001e 00
+0e 6b726166742e76657273696f6e 0000 0001 00
+""")
+
+
+def test_supported_features_of_a_node() -> None:
+    assert listeners._supported(ANSWER) == {"metadata.version": (7, 30), "kraft.version": (0, 1)}
+    assert listeners._supported(ANSWER[:14] + b"\x00") == {}
+    with pytest.raises(scram.LoginError, match="error 35"):
+        listeners._supported(b"\x00\x23" + ANSWER[2:])
+
+
+def test_listening_sockets_of_a_units_user_are_read_from_the_kernel(tmp_path: Path) -> None:
+    """This process is put under a unit's name in a copy of procfs; the sockets and the table are the kernel's."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        place = tmp_path / "77"
+        place.mkdir()
+        (place / "cgroup").write_text("0::/system.slice/hnai-kafka.service\n")
+        (place / "net").symlink_to("/proc/self/net")
+        found = listeners.open_ports(str(tmp_path), "hnai-kafka.service")
+        assert found[server.getsockname()[1]] == "0100007F"
+        assert client.getsockname()[1] not in found
+        with pytest.raises(ProcessLookupError):
+            listeners.open_ports(str(tmp_path), "hnai-kaf.service")
+
+
+def test_another_users_socket_is_not_the_units(tmp_path: Path) -> None:
+    place = tmp_path / "77"
+    (place / "net").mkdir(parents=True)
+    (place / "cgroup").write_text("0::/system.slice/hnai-kafka.service\n")
+    own = os.stat(place).st_uid
+    line = "0: 00000000:{port} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 {user} 0 1 1 0 100 0 0 10 0\n"
+    (place / "net" / "tcp").write_text("header\n" + line.format(port="2383", state="0A", user=own) + line.format(port="0016", state="0A", user=own + 1))
+    (place / "net" / "tcp6").write_text("header\n" + line.format(port="2387", state="0A", user=own) + line.format(port="C000", state="01", user=own))
+    assert set(listeners.open_ports(str(tmp_path), "hnai-kafka.service")) == {9091, 9095}
+
+
+def test_evidence_is_strict_json() -> None:
+    report = Report("kafka", deadline_s=None)
+    health.Health(report, lambda limit: Fake(leader=-1), EXPECTED, local(Fake()), sleep=lambda s: None).run([], listeners.Files("", "", ""))
+    json.dumps(report.result(collect=True), allow_nan=False)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..probe_env import activate
 from .acls import Acl
-from .state import KafkaError, Partition, Quorum, Snapshot, Unreachable, Voter
+from .ids import encode
+from .state import Group, KafkaError, Partition, Position, Quorum, Snapshot, Unreachable, Voter
 from .topics import Topic
 from .users import User
 
@@ -51,9 +53,25 @@ class Connection:
         return cls(tuple(params["bootstrap"]), params["ca_file"], params["cert_file"], params["key_file"])
 
 
+def _context(connection: Connection) -> ssl.SSLContext:
+    """Raises Unreachable when the files cannot be used."""
+    try:
+        context = ssl.create_default_context(cafile=connection.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(connection.cert_file, connection.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise Unreachable(f"{connection.cert_file}: {error}; the role's identity step puts certificate and key there") from error
+    return context
+
+
+def _directory(value: object) -> str:
+    """A directory id as meta.properties has it; the library gives a UUID."""
+    return encode(uuid.UUID(str(value))) if value else ""
+
+
 def _voter(data: Mapping[str, Any]) -> Voter:
     return Voter(
-        id=data["replica_id"], directory=str(data.get("replica_directory_id", "")), end_offset=data["log_end_offset"],
+        id=data["replica_id"], directory=_directory(data.get("replica_directory_id")), end_offset=data["log_end_offset"],
         last_fetch_ms=data.get("last_fetch_timestamp", -1), last_caught_up_ms=data.get("last_caught_up_timestamp", -1),
     )
 
@@ -74,12 +92,7 @@ class Admin:
         self._errors = kafka.errors
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
         self._timeout_ms = max(1000, int(timeout_s * 1000))
-        try:
-            context = ssl.create_default_context(cafile=connection.ca_file)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_cert_chain(connection.cert_file, connection.key_file)
-        except (OSError, ssl.SSLError) as error:
-            raise Unreachable(f"{connection.cert_file}: {error}; the role's identity step puts certificate and key there") from error
+        context = _context(connection)
         try:
             self._client = kafka.admin.KafkaAdminClient(
                 bootstrap_servers=list(connection.bootstrap), client_id="hnai-platform", security_protocol="SSL", ssl_context=context,
@@ -125,24 +138,37 @@ class Admin:
 
     def snapshot(self) -> Snapshot:
         """Everything that the gate looks at, in five calls."""
-        cluster_id, brokers = self.cluster()
+        answer = self._call(self._client.describe_cluster)
         described = self._describe_topics(None)
-        minimum = self._min_isr([topic["name"] for topic in described])
+        keys = ["min.insync.replicas", "unclean.leader.election.enable"]
+        settings = self._configs("TOPIC", [topic["name"] for topic in described], keys)
         partitions = tuple(
             Partition(
                 topic=topic["name"], number=item["partition_index"], leader=item["leader_id"] if item["error_code"] == 0 else -1,
-                replicas=tuple(item["replica_nodes"]), isr=tuple(item["isr_nodes"]), min_isr=min(minimum[topic["name"]], len(item["replica_nodes"])),
+                replicas=tuple(item["replica_nodes"]), isr=tuple(item["isr_nodes"]),
+                min_isr=min(int(settings[topic["name"]][keys[0]]["value"]), len(item["replica_nodes"])),
             )
             for topic in described for item in topic["partitions"]
         )
         moving = self._call(self._client.list_partition_reassignments)
         return Snapshot(
-            cluster_id=cluster_id, quorum=self.quorum(), brokers=brokers, partitions=partitions,
+            cluster_id=answer["cluster_id"], quorum=self.quorum(), partitions=partitions,
+            brokers={item["broker_id"]: bool(item.get("is_fenced", False)) for item in answer["brokers"]},
+            racks={item["broker_id"]: item["rack"] for item in answer["brokers"] if item.get("rack")},
             reassignments=tuple(sorted(f"{key.topic}-{key.partition}" for key in moving)),
+            unclean=tuple(sorted(name for name, found in settings.items() if found[keys[1]]["value"] != "false")),
         )
 
     def _describe_topics(self, names: list[str] | None) -> list[dict[str, Any]]:
-        return [topic for topic in self._call(self._client.describe_topics, names) if topic["error_code"] == 0]
+        found: list[dict[str, Any]] = []
+        for topic in self._call(self._client.describe_topics, names):
+            error = self._errors.for_code(topic["error_code"])
+            if error is self._errors.UnknownTopicOrPartitionError:
+                continue  # Deleted between two calls.
+            if topic["error_code"]:
+                raise KafkaError(f"describe_topics {topic['name']}: {error.__name__}")
+            found.append(topic)
+        return found
 
     def _configs(self, kind: str, names: Iterable[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, dict[str, Any]]]:
         resources = [self._api.ConfigResource(self._api.ConfigResourceType[kind], name, dict.fromkeys(keys) if keys else None) for name in names]
@@ -150,11 +176,6 @@ class Admin:
             return {}
         answer = self._call(self._client.describe_configs, resources, config_filter="all")
         return {name: dict(values) for found in answer.values() for name, values in found.items()}
-
-    def _min_isr(self, names: list[str]) -> dict[str, int]:
-        key = "min.insync.replicas"
-        found = self._configs("TOPIC", names, [key])
-        return {name: int(values[key]["value"]) for name, values in found.items()}
 
     def broker_config(self, node: int, keys: Sequence[str]) -> dict[str, str]:
         """Effective settings of one broker. The authorizer's (super.users, ...) are not among those that Kafka tells."""
@@ -167,16 +188,84 @@ class Admin:
         return {name: (item.get("finalized", (0, 0))[1], item.get("supported", (0, 0))[1]) for name, item in answer.items()}
 
     def log_dirs(self) -> list[dict[str, Any]]:
-        """One entry {broker, path, error, total_bytes, usable_bytes, cordoned, future} per log directory."""
+        """One entry {broker, path, error, total_bytes, usable_bytes, cordoned, future} per log directory of every broker that is there.
+
+        `future`: partition → records that a copy on its way to this directory still lacks.
+        """
         found = []
         for broker in self._call(self._client.describe_log_dirs):
             for item in broker["log_dirs"]:
-                future = sum(1 for topic in item.get("topics", []) for part in topic["partitions"] if part.get("is_future_key"))
+                future = {f"{topic['name']}-{part['partition_index']}": part["offset_lag"]
+                          for topic in item.get("topics", []) for part in topic["partitions"] if part.get("is_future_key")}
                 found.append({
                     "broker": broker["broker"], "path": item["log_dir"], "error": item["error_code"], "total_bytes": item.get("total_bytes", -1),
                     "usable_bytes": item.get("usable_bytes", -1), "cordoned": bool(item.get("is_cordoned", False)), "future": future,
                 })
         return found
+
+    def groups(self, topics: Mapping[str, Sequence[str]], since_ms: int) -> list[Group]:
+        """The groups of `topics` (name → what it may read) as far as they exist, with their positions against what is older than
+        `since_ms` (ms since 1970). A group reads those topics in which it keeps a position; it need not use all that it may."""
+        from kafka.structs import TopicPartition
+
+        known = {item["group_id"]: item for item in self._call(self._client.list_groups) if item["group_id"] in topics}
+        if not known:
+            return []
+        committed = self._call(self._client.list_group_offsets, list(known))
+        used = {name: {part.topic for part in committed.get(name, {})} & set(topics[name]) for name in known}
+        wanted = sorted(set().union(*used.values()))
+        described = self._describe_topics(wanted) if wanted else []
+        parts = [TopicPartition(topic["name"], item["partition_index"]) for topic in described for item in topic["partitions"]]
+        ends = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, -1)) if parts else {}
+        due = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, since_ms)) if parts else {}
+        return [
+            Group(name, item.get("group_state", ""), item.get("protocol_type", ""), tuple(
+                Position(part.topic, part.partition, committed[name][part].offset if part in committed[name] else -1,
+                         ends[part].offset, due[part].offset)
+                for part in parts if part.topic in used[name]))
+            for name, item in sorted(known.items())
+        ]
+
+    def elect_preferred(self) -> None:
+        """Give the leadership of every partition back to its first replica."""
+        self._call(self._client.elect_leaders, 0, timeout_ms=self._timeout_ms)
+
+    def broker_ids(self) -> list[int]:
+        """Brokers that are there and not fenced."""
+        return sorted(node for node, fenced in self.cluster()[1].items() if not fenced)
+
+    def topic_names(self) -> list[str]:
+        """Every topic."""
+        return sorted(self._call(self._client.list_topics))
+
+    def group_names(self) -> list[str]:
+        """Every group that a broker answers for."""
+        return sorted(item["group_id"] for item in self._call(self._client.list_groups))
+
+    def create_assigned(self, name: str, replicas: Mapping[int, Sequence[int]], config: Mapping[str, str]) -> None:
+        """Create a topic whose replicas stand where they are told to, leader first, and wait for its leaders."""
+        wanted = {name: {"assignments": {number: list(nodes) for number, nodes in replicas.items()}, "configs": dict(config)}}
+        answer = self._call(self._client.create_topics, wanted, timeout_ms=self._timeout_ms, raise_errors=False)
+        self._refused(name, ((item["name"], item["error_code"], item.get("error_message")) for item in answer["topics"]))
+        self._call(self._client.wait_for_topics, [name], timeout_ms=self._timeout_ms)
+
+    def leaders(self, name: str) -> dict[int, int]:
+        """Partition → node that leads it."""
+        return {item["partition_index"]: item["leader_id"] for topic in self._describe_topics([name]) for item in topic["partitions"]}
+
+    def delete_topics(self, names: Sequence[str]) -> None:
+        """Delete topics with all their records; one that is not there is gone already."""
+        answer = self._call(self._client.delete_topics, list(names), timeout_ms=self._timeout_ms, raise_errors=False)
+        unknown = self._errors.UnknownTopicOrPartitionError.errno
+        self._refused("delete_topics", ((item["name"], item["error_code"], item.get("error_message")) for item in answer["topics"]
+                                        if item["error_code"] != unknown))
+
+    def delete_groups(self, names: Sequence[str]) -> None:
+        """Delete groups with their positions. Raises KafkaError when one has members."""
+        answer = self._call(self._client.delete_groups, list(names))
+        bad = [f"{name}: {error}" for name, error in answer.items() if error not in ("OK", "GroupIdNotFoundError")]
+        if bad:
+            raise KafkaError("delete_groups: " + "; ".join(bad))
 
     # -- topics -----------------------------------------------------------------------------------------------------
 
@@ -284,3 +373,67 @@ class Admin:
         bad = [error.__name__ for _filter, _found, error in answer if error is not self._errors.NoError]
         if bad:
             raise KafkaError("delete_acls: " + ", ".join(bad))
+
+
+class Pipe:
+    """An idempotent producer with acks=all and a consumer that reads the same partitions from their beginning, as one group.
+
+    Raises Unreachable when no broker answers within `timeout_s`.
+    """
+
+    def __init__(self, connection: Connection, topic: str, partitions: Sequence[int], timeout_s: float) -> None:
+        activate()
+        import kafka
+        import kafka.errors
+        import kafka.structs
+
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
+        self._errors = kafka.errors
+        self._topic = topic
+        self._limit_s = timeout_s
+        limit_ms = max(1000, int(timeout_s * 1000))
+        shared = {
+            "bootstrap_servers": list(connection.bootstrap), "client_id": "hnai-canary", "security_protocol": "SSL",
+            "ssl_context": _context(connection), "request_timeout_ms": limit_ms, "reconnect_backoff_max_ms": 500, "bootstrap_timeout_ms": limit_ms,
+        }
+        producer: Any = None
+        try:
+            producer = kafka.KafkaProducer(**shared, acks="all", enable_idempotence=True, linger_ms=0, max_block_ms=limit_ms,
+                                           delivery_timeout_ms=limit_ms + 100)
+            consumer = kafka.KafkaConsumer(**shared, group_id=topic, enable_auto_commit=False, auto_offset_reset="earliest",
+                                           fetch_max_wait_ms=50)
+            consumer.assign([kafka.structs.TopicPartition(topic, number) for number in partitions])
+        except kafka.errors.KafkaError as error:
+            if producer is not None:
+                producer.close(timeout=1)
+            raise Unreachable(f"{', '.join(connection.bootstrap)}: {error}") from error
+        self._producer, self._consumer = producer, consumer
+
+    def send(self, partition: int, value: bytes, done: Any) -> None:
+        """Send; `done(error or None)` is called, maybe from another thread. Raises KafkaError."""
+        try:
+            future = self._producer.send(self._topic, value=value, partition=partition)
+        except self._errors.KafkaError as error:
+            raise KafkaError(f"send: {error}") from error
+        future.add_callback(lambda _metadata: done(None))
+        future.add_errback(done)
+
+    def poll(self, limit_s: float) -> list[tuple[int, bytes]]:
+        """What arrived, [(partition, value)] in order. Raises KafkaError."""
+        try:
+            found = self._consumer.poll(timeout_ms=max(1, int(limit_s * 1000)))
+        except self._errors.KafkaError as error:
+            raise KafkaError(f"poll: {error}") from error
+        return [(record.partition, record.value) for records in found.values() for record in records]
+
+    def commit(self) -> None:
+        """Store the position, and wait for it. Raises KafkaError."""
+        try:
+            self._consumer.commit()
+        except self._errors.KafkaError as error:
+            raise KafkaError(f"commit: {error}") from error
+
+    def close(self) -> None:
+        """Leave the group and let go."""
+        self._consumer.close(autocommit=False)
+        self._producer.close(timeout=2)

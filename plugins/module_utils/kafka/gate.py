@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """May this broker be restarted now, and when is its turn?
 
-The rules are those of Strimzi's KafkaRoller (proposal 060), decided on one snapshot: order = not running, followers, active
+The rules are those of Strimzi's KafkaRoller (proposal 060), decided on one snapshot: order = not ready, followers, active
 controller; a restart must leave the metadata quorum a caught-up majority and every partition at its min.insync.replicas.
 What cannot be seen is never "allowed": the one exception is a node that serves nobody while nobody else answers either
 (the whole cluster is down), because there is nothing left to protect and a restart is the cure.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .state import KafkaError, Snapshot, Unreachable
 
-NOT_RUNNING, FOLLOWER, ACTIVE_CONTROLLER = 0, 1, 2
+NOT_READY, FOLLOWER, ACTIVE_CONTROLLER = 0, 1, 2
 _SHOWN = 5
 
 
@@ -28,7 +28,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Decision:
-    """`reasons` is empty exactly when the restart is allowed. `rank`: 0 not running, 1 follower, 2 active controller."""
+    """`reasons` is empty exactly when the restart is allowed. `rank`: 0 not ready, 1 follower, 2 active controller."""
 
     rank: int
     reasons: tuple[str, ...]
@@ -44,42 +44,49 @@ def _some(names: Iterable[object]) -> str:
     return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
 
 
-def rank(snapshot: Snapshot | None, node: int, serving: bool) -> int:
-    """When its turn is. `serving`: its own broker listener accepts connections."""
-    if not serving or (snapshot is not None and node not in snapshot.live()):
-        return NOT_RUNNING
-    if snapshot is not None and snapshot.quorum.leader_id == node:
-        return ACTIVE_CONTROLLER
-    return FOLLOWER
+def serves(snapshot: Snapshot | None, node: int, serving: bool) -> bool:
+    """Whether clients can use it. `serving`: its own broker listener accepts connections (also a process that hangs does that)."""
+    return serving and (snapshot is None or node in snapshot.live())
+
+
+def rank(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) -> int:
+    """When its turn is. A broker that serves but whose controller is not caught up is not ready either."""
+    if not serves(snapshot, node, serving):
+        return NOT_READY
+    if snapshot is None:
+        return FOLLOWER
+    if snapshot.quorum.leader_id >= 0 and node in snapshot.quorum.behind(rules.max_lag_ms):
+        return NOT_READY
+    return ACTIVE_CONTROLLER if snapshot.quorum.leader_id == node else FOLLOWER
 
 
 def decide(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) -> Decision:
     """Whether `node` may be restarted. `snapshot` None: no broker answered."""
-    position = rank(snapshot, node, serving)
+    position = rank(snapshot, node, serving, rules)
     if snapshot is None:
         if not serving:
             return Decision(position, ())
         why = ("no broker answers about the cluster, although this one accepts connections; look at its certificate (S1) and at its log "
                "before restarting anything")
         return Decision(position, (why,))
+    used = serves(snapshot, node, serving)
     quorum = snapshot.quorum
     reasons: list[str] = []
-    if quorum.leader_id < 0:
+    if quorum.leader_id < 0 and used:
         reasons.append("the metadata quorum has no leader")
     others_ahead = [v.id for v in quorum.voters if v.id != node and quorum.lag_ms(v) < rules.max_lag_ms]
     is_voter = any(v.id == node for v in quorum.voters)
     behind = [voter for voter in quorum.behind(rules.max_lag_ms) if voter != node]
     if quorum.leader_id >= 0 and is_voter:
-        if len(quorum.voters) > 1 and len(others_ahead) < quorum.majority:
+        # A voter that is behind decides nothing now, so its restart takes nothing away.
+        if len(quorum.voters) > 1 and len(others_ahead) < quorum.majority and node not in quorum.behind(rules.max_lag_ms):
             reasons.append(f"without node {node} only {len(others_ahead)} of {len(quorum.voters)} voters are caught up, "
                            f"{quorum.majority} are needed")
-        elif behind and position != NOT_RUNNING:
+        elif behind and used:
             reasons.append(f"voter {_some(behind)} is not caught up")
-    if position == NOT_RUNNING:
+    if not used:
         # It is in no ISR and leads nothing; starting it can only help, also where partitions are in need.
         return Decision(position, tuple(reasons))
-    if node in quorum.behind(rules.max_lag_ms):
-        reasons.append(f"node {node} itself is not caught up with the metadata log")
     missing = sorted(set(rules.expected) - snapshot.live())
     if missing:
         reasons.append(f"broker {_some(missing)} is not there or fenced")
@@ -114,6 +121,23 @@ def unhealthy(snapshot: Snapshot | None, rules: Rules) -> list[str]:
         reasons.append(f"offline: {_some(snapshot.offline())}")
     if snapshot.under_replicated():
         reasons.append(f"under-replicated: {_some(snapshot.under_replicated())}")
+    return reasons
+
+
+def not_back(snapshot: Snapshot | None, node: int, rules: Rules) -> list[str]:
+    """Why this one node is not (yet) back, whatever else is broken; [] when it serves, is caught up and is in sync wherever it has a replica."""
+    if snapshot is None:
+        return ["no broker answers"]
+    reasons: list[str] = []
+    if snapshot.quorum.leader_id < 0:
+        reasons.append("the metadata quorum has no leader")
+    elif node in snapshot.quorum.behind(rules.max_lag_ms):
+        reasons.append(f"voter {node} is not caught up")
+    if node not in snapshot.live():
+        reasons.append(f"broker {node} is not there or fenced")
+    out = sorted(p.name for p in snapshot.partitions if node in p.replicas and node not in p.isr)
+    if out:
+        reasons.append(f"not in sync on broker {node}: {_some(out)}")
     return reasons
 
 

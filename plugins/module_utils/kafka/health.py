@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks of a Kafka cluster and of this broker's listeners. Ids: Q quorum, F features, B brokers and partitions, L log directories, S security.
+"""The checks of a Kafka cluster and of this broker's listeners. Ids: Q quorum, F features, B brokers and partitions, L log directories,
+C consumers, S security.
 
 Judged on what the cluster says about itself, never on "the unit is active". Two samples where one moment proves nothing.
 """
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +16,12 @@ from typing import Any, Protocol
 from ..verdict import Check, Report
 from .acls import Acl, readers_below
 from .listeners import Files, Listener, handshake, refuses_anonymous, refuses_plaintext, refuses_wrong_password
-from .scram import MECHANISMS
-from .state import Snapshot
+from .scram import MECHANISMS, LoginError
+from .state import Group, Snapshot
 from .storage import read_properties
 
 _DAY_S = 86400.0
+_KRAFT, _TRANSACTION = "kraft.version", "transaction.version"
 
 
 class Source(Protocol):
@@ -36,10 +39,26 @@ class Source(Protocol):
 
     def users(self) -> dict[str, dict[str, int]]: ...
 
+    def groups(self, topics: Mapping[str, Sequence[str]], since_ms: int) -> list[Group]: ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """What this host says by itself. `config`: text of server.properties; `directory`: id of its log directory; `ports`: TCP ports on which
+    the broker's process listens; `volume`: {read_only, total_bytes, usable_bytes} of the file system under the log directory, whether the
+    broker runs or not; `supported`: features of one node, asked directly at (host, port)."""
+
+    config: Callable[[], str]
+    directory: Callable[[], str]
+    ports: Callable[[], Mapping[int, str]]
+    volume: Callable[[], Mapping[str, int]]
+    supported: Callable[[tuple[str, int], float], Mapping[str, tuple[int, int]]]
+
 
 @dataclass(frozen=True)
 class Expected:
-    """What the inventory declares. `levels`: principal → level of the zone that it comes from; `features`: finalized levels."""
+    """What the inventory declares. `levels`: principal → level of the zone that it comes from; `features`: finalized levels; `acls` None:
+    not compared; `groups`: name → topics that it may read; `addresses`: host:port at which each node, broker and controller, is asked."""
 
     host: str
     node: int
@@ -47,7 +66,15 @@ class Expected:
     supers: tuple[str, ...]
     levels: Mapping[str, float] = field(default_factory=dict)
     features: Mapping[str, int] = field(default_factory=dict)
+    acls: frozenset[Acl] | None = None
+    topics: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ()
+    min_isr: int = 2
     max_lag_ms: float = 2000.0
+    max_fetch_age_ms: float = 10000.0
+    max_group_age_s: float = 60.0
+    max_imbalance_pct: float = 10.0
     min_free_pct: float = 10.0
     min_cert_days: float = 3.0
     interval_s: float = 1.0
@@ -60,16 +87,18 @@ Todo = list[tuple[Spec, Callable[[Check], None]]]
 class Health:
     """Checks of one cluster as seen from one broker. `open_source` connects, once, when the first check needs it."""
 
-    def __init__(self, report: Report, open_source: Callable[[float], Source], expected: Expected,
+    def __init__(self, report: Report, open_source: Callable[[float], Source], expected: Expected, local: Local,
                  sleep: Callable[[float], None] = time.sleep, now: Callable[[], float] = time.time) -> None:
         self.report = report
         self.want = expected
+        self.local = local
         self._open = open_source
         self._sleep = sleep
         self._now = now
         self._source: Source | None = None
         self._broken: Exception | None = None
         self._samples: list[Snapshot] = []
+        self._dirs: list[list[dict[str, Any]]] = []
 
     @property
     def source(self) -> Source:
@@ -92,6 +121,12 @@ class Health:
             self._samples = [first, self.source.snapshot()]
         return self._samples
 
+    def dirs(self) -> list[dict[str, Any]]:
+        """Log directories of every broker."""
+        if not self._dirs:
+            self._dirs = [self.source.log_dirs()]
+        return self._dirs[0]
+
     # -- quorum -----------------------------------------------------------------------------------------------------
 
     def q1(self, c: Check) -> None:
@@ -101,11 +136,16 @@ class Health:
         c.passed(seen[0] == seen[1] and seen[0][0] >= 0, "no leader" if seen[-1][0] < 0 else "the leader changed between two looks")
 
     def q2(self, c: Check) -> None:
-        """Voters are the inventory's."""
-        voters = self.samples()[-1].quorum.voters
-        c.observed, c.expected = [v.id for v in voters], sorted(self.want.nodes)
-        c.evidence = {"directories": {v.id: v.directory for v in voters}}
-        c.passed(c.observed == c.expected)
+        """Voters are the inventory's, and this host's is the directory that this host has."""
+        quorum = self.samples()[-1].quorum
+        c.observed, c.expected = [v.id for v in quorum.voters], sorted(self.want.nodes)
+        mine, here = next((v.directory for v in quorum.voters if v.id == self.want.node), ""), self.local.directory()
+        c.evidence = {"directories": {v.id: v.directory for v in quorum.voters}, "directory_of_this_host": here}
+        if c.observed != c.expected:
+            c.fail("voters are not those of the inventory")
+            return
+        dynamic = read_properties(self.local.config()).get("controller.quorum.voters") is None
+        c.passed(mine == here or not dynamic, f"the quorum waits for directory {mine} of node {self.want.node}, this host has {here}")
 
     def q3(self, c: Check) -> None:
         """Caught up by time."""
@@ -122,6 +162,17 @@ class Health:
         c.observed, c.evidence = last - first, {"high_watermark": [first, last]}
         c.passed(last > first)
 
+    def q5(self, c: Check) -> None:
+        """Every broker takes the metadata log."""
+        last = self.samples()[-1]
+        replicas = {v.id: v for v in (*last.quorum.observers, *last.quorum.voters)}
+        ages = {node: last.quorum.fetch_age_ms(replicas[node]) for node in last.brokers if node in replicas}
+        apart = sorted(set(last.brokers) - set(replicas))
+        stale = sorted(node for node, age in ages.items() if age >= self.want.max_fetch_age_ms)
+        c.observed, c.expected = max(ages.values(), default=None), f"< {self.want.max_fetch_age_ms:g}"
+        c.evidence = {"fetched_ms_ago": ages, "takes_no_metadata": apart}
+        c.passed(bool(ages) and not apart and not stale, f"broker {', '.join(map(str, apart + stale))} does not fetch the metadata log")
+
     def q6(self, c: Check) -> None:
         """How many nodes may be lost now."""
         quorum = self.samples()[-1].quorum
@@ -133,11 +184,54 @@ class Health:
     # -- features ---------------------------------------------------------------------------------------------------
 
     def f1(self, c: Check) -> None:
-        """Finalized feature levels."""
+        """Finalized feature levels of the release."""
         found = self.source.features()
-        c.observed = {name: found.get(name, (0, 0))[0] for name in self.want.features}
-        c.expected, c.evidence = dict(self.want.features), {"supported": {name: item[1] for name, item in found.items()}}
+        c.expected = {name: level for name, level in self.want.features.items() if name not in (_KRAFT, _TRANSACTION)}
+        c.observed = {name: found.get(name, (0, 0))[0] for name in c.expected}
+        c.evidence = {"supported": {name: item[1] for name, item in found.items()}}
+        if not c.expected:
+            c.skip("no feature level is declared")
+            return
         c.passed(c.observed == c.expected)
+
+    def f2(self, c: Check) -> None:
+        """A static list of voters belongs to kraft.version 0, a bootstrap list to 1 (KAFKA-21426)."""
+        config = read_properties(self.local.config())
+        styles = [level for key, level in (("controller.quorum.voters", 0), ("controller.quorum.bootstrap.servers", 1)) if config.get(key)]
+        c.observed = self.source.features().get(_KRAFT, (0, 0))[0]
+        c.expected, c.evidence = styles[0] if styles else None, {"controller.quorum": [key for key in config if key.startswith("controller.quorum.")]}
+        c.passed(styles == [c.observed], "the configuration names both or none" if len(styles) != 1 else "configuration and cluster are of two styles")
+
+    def f3(self, c: Check) -> None:
+        """Every node, broker or controller, can do what is finalized (KAFKA-20295)."""
+        finalized = {name: item[0] for name, item in self.source.features().items() if item[0]}
+        short: dict[str, list[str]] = {}
+        silent: dict[str, str] = {}
+        for address in self.want.addresses:
+            host, _, port = address.rpartition(":")
+            try:
+                can = self.local.supported((host, int(port)), self.report.timeout(3.0))
+            except (OSError, LoginError) as error:
+                silent[address] = str(error)
+                continue
+            lacks = sorted(name for name, level in finalized.items() if not can.get(name, (0, 0))[0] <= level <= can.get(name, (0, 0))[1])
+            if lacks:
+                short[address] = lacks
+        c.observed, c.expected, c.evidence = len(short), 0, {"finalized": finalized, "cannot": short, "silent": silent, "asked": list(self.want.addresses)}
+        if short:
+            c.fail(f"{', '.join(short)} cannot do what is finalized")
+        elif silent or not finalized or not self.want.addresses:
+            c.inconclusive(f"{', '.join(silent)} did not answer" if silent else "nothing to compare")
+        else:
+            c.passed(True)
+
+    def f4(self, c: Check) -> None:
+        """Transactions that a restarted producer cannot reopen (KIP-890)."""
+        if _TRANSACTION not in self.want.features:
+            c.skip("no exactly-once is declared")
+            return
+        c.observed, c.expected = self.source.features().get(_TRANSACTION, (0, 0))[0], f">= {self.want.features[_TRANSACTION]}"
+        c.passed(c.observed >= self.want.features[_TRANSACTION])
 
     # -- brokers and partitions -------------------------------------------------------------------------------------
 
@@ -154,33 +248,61 @@ class Health:
         lasting = sorted(both[0] & both[1])
         c.observed, c.expected = len(lasting), 0
         c.evidence = {"partitions": lasting[:50], "of": len(self.samples()[-1].partitions)}
-        c.passed(not lasting)
+        if not self.samples()[-1].partitions:
+            c.inconclusive("the cluster names no partition at all")
+            return
+        c.passed(not lasting, ", ".join(lasting[:5]))
 
     def b2(self, c: Check) -> None:
-        """Offline partitions."""
+        """Offline partitions; a declared topic that is not there has none that is online."""
         self._partitions(c, Snapshot.offline)
+        missing = sorted(set(self.want.topics) - {p.topic for p in self.samples()[-1].partitions})
+        if missing:
+            c.evidence["missing_topics"] = missing
+            c.fail(f"declared topic {', '.join(missing[:5])} is not there")
 
     def b3(self, c: Check) -> None:
         """Partitions that refuse acks=all."""
         self._partitions(c, Snapshot.under_min_isr)
 
+    def b4(self, c: Check) -> None:
+        """Partitions without reserve."""
+        self._partitions(c, Snapshot.at_min_isr)
+
     def b5(self, c: Check) -> None:
         """Partitions that miss a replica."""
         self._partitions(c, Snapshot.under_replicated)
+
+    def b6(self, c: Check) -> None:
+        """Leaders are where they were placed."""
+        partitions = self.samples()[-1].partitions
+        both = [set(s.off_preferred()) for s in self.samples()]
+        off = sorted(both[0] & both[1])
+        if not partitions:
+            c.inconclusive("the cluster names no partition at all")
+            return
+        c.observed, c.expected = round(100.0 * len(off) / len(partitions), 1), f"< {self.want.max_imbalance_pct:g}"
+        c.evidence = {"partitions": off[:50], "of": len(partitions)}
+        c.passed(c.observed < self.want.max_imbalance_pct)
 
     def b7(self, c: Check) -> None:
         """Kafka's own topics are replicated like ours."""
         internal = [p for p in self.samples()[-1].partitions if p.topic.startswith("__")]
         factor = min(3, len(self.want.nodes))
-        poor = sorted({p.topic for p in internal if len(p.replicas) < factor})
+        poor = sorted({p.topic for p in internal if len(p.replicas) < factor or p.min_isr < min(self.want.min_isr, factor)})
         c.observed, c.expected, c.evidence = len(poor), 0, {"topics": sorted({p.topic for p in internal}), "poor": poor}
-        c.passed(not poor)
+        if not internal:
+            c.skip("there is none yet: nothing was ever committed")
+            return
+        c.passed(not poor, ", ".join(poor))
 
     def b8(self, c: Check) -> None:
-        """Unclean leader election."""
+        """Unclean leader election, as the broker has it and as a topic may override it."""
         key = "unclean.leader.election.enable"
         c.observed, c.expected = self.source.broker_config(self.want.node, [key]).get(key), "false"
-        c.passed(c.observed == c.expected)
+        topics = list(self.samples()[-1].unclean)
+        c.evidence = {"topics": topics}
+        c.passed(c.observed == c.expected and not topics, f"topic {', '.join(topics[:5])} allows it" if topics else "the broker allows it")
 
     def b9(self, c: Check) -> None:
         """Reassignments under way."""
@@ -188,36 +310,113 @@ class Health:
         c.evidence = {"partitions": list(self.samples()[-1].reassignments)[:50]}
         c.passed(c.observed == 0)
 
+    def b10(self, c: Check) -> None:
+        """Replicas of one partition stand in as many racks as there are."""
+        last = self.samples()[-1]
+        if not last.racks:
+            c.skip("no rack is declared")
+            return
+        without = sorted(last.live() - set(last.racks))
+        number = len(set(last.racks.values()))
+        narrow = sorted(p.name for p in last.partitions
+                        if len({last.racks[node] for node in p.replicas if node in last.racks}) < min(number, len(p.replicas)))
+        c.observed, c.expected = len(narrow), 0
+        c.evidence = {"racks": dict(last.racks), "without_rack": without, "partitions": narrow[:50]}
+        c.passed(not narrow and not without, f"broker {', '.join(map(str, without))} has no rack" if without else ", ".join(narrow[:5]))
+
     # -- log directories --------------------------------------------------------------------------------------------
 
     def l1(self, c: Check) -> None:
-        """Log directories are online and have room."""
-        dirs = self.source.log_dirs()
+        """Log directories are online, writable and have room. A broker whose only directory fails is gone: its own host still says why."""
+        c.expected = f">= {self.want.min_free_pct:g}"
+        own = self.local.volume()
+        c.observed = round(100.0 * own["usable_bytes"] / own["total_bytes"], 1) if own["total_bytes"] else 0.0
+        c.evidence = {"this_host": dict(own)}
+        if own["read_only"] or c.observed < self.want.min_free_pct:
+            c.fail("the file system of this host's log directory is " + ("read-only" if own["read_only"] else "short of room"))
+            return
+        dirs = self.dirs()
         free = {f"{d['broker']}:{d['path']}": 100.0 * d["usable_bytes"] / d["total_bytes"] if d["total_bytes"] > 0 else 0.0 for d in dirs}
         bad = sorted(f"{d['broker']}:{d['path']}" for d in dirs if d["error"] or d["cordoned"])
-        short = sorted(name for name, share in free.items() if share < self.want.min_free_pct)
-        c.observed, c.expected = round(min(free.values(), default=0.0), 1), f">= {self.want.min_free_pct:g}"
-        c.evidence = {"directories": dirs}
-        c.passed(bool(dirs) and not bad and not short, f"offline or cordoned: {bad}; short of room: {short}")
+        short = sorted(name for name, share in free.items() if share < self.want.min_free_pct and name not in bad)
+        unseen = sorted(self.samples()[-1].live() - {d["broker"] for d in dirs})
+        c.observed = round(min(free.values(), default=0.0), 1)
+        c.evidence.update({"directories": dirs, "brokers_without": unseen})
+        if bad or short:
+            c.fail("; ".join([*(["offline or cordoned: " + ", ".join(bad)] if bad else []), *(["short of room: " + ", ".join(short)] if short else [])]))
+        elif unseen or not dirs:
+            c.inconclusive(f"broker {', '.join(map(str, unseen))} names no log directory" if unseen else "no broker names a log directory")
+        else:
+            c.passed(True)
+
+    def l2(self, c: Check) -> None:
+        """Copies between directories come nearer."""
+        first = {(d["broker"], name): lag for d in self.dirs() for name, lag in d["future"].items()}
+        c.expected = 0
+        if not self.dirs():
+            c.inconclusive("no broker names a log directory")
+            return
+        if first:
+            self._sleep(self.want.interval_s)
+            then = {(d["broker"], name): lag for d in self.source.log_dirs() for name, lag in d["future"].items()}
+            stuck = sorted(f"{broker}:{name}" for (broker, name), lag in then.items() if lag >= first.get((broker, name), lag + 1))
+        else:
+            stuck = []
+        c.observed, c.evidence = len(stuck), {"moving": len(first), "stuck": stuck}
+        c.passed(not stuck, ", ".join(stuck[:5]))
+
+    # -- consumers --------------------------------------------------------------------------------------------------
+
+    def c3(self, c: Check) -> None:
+        """Nothing that a declared group should have read waits longer than it may, and the group has not lost its members."""
+        if not self.want.groups:
+            c.skip("no group is declared")
+            return
+        found = {group.name: group for group in self.source.groups(self.want.groups, int((self._now() - self.want.max_group_age_s) * 1000))}
+        late = {name: sorted(f"{p.topic}-{p.number}" for p in group.positions if p.late) for name, group in found.items()}
+        # A reader that only stores its position has no members and no protocol: for Kafka it is for ever empty.
+        idle = sorted(name for name, group in found.items() if group.state != "Stable" and not (group.state == "Empty" and not group.protocol))
+        missing = sorted(set(self.want.groups) - set(found))
+        blind = sorted(name for name, group in found.items() if not group.positions)
+        c.observed, c.expected = max((p.lag for g in found.values() for p in g.positions), default=None), f"none older than {self.want.max_group_age_s:g} s"
+        c.evidence = {"states": {name: group.state for name, group in found.items()}, "missing": missing,
+                      "lag": {name: sum(p.lag for p in group.positions) for name, group in found.items()}, "late": {n: p for n, p in late.items() if p}}
+        reasons = [f"group {', '.join(missing)} was never seen"] if missing else []
+        reasons += [f"{name} is {found[name].state}" for name in idle]
+        reasons += [f"{name} is late in {', '.join(parts[:3])}" for name, parts in late.items() if parts]
+        if reasons:
+            c.fail("; ".join(reasons))
+        elif blind:
+            c.inconclusive(f"{', '.join(blind)} has kept no position yet")
+        else:
+            c.passed(True)
 
     # -- security ---------------------------------------------------------------------------------------------------
 
     def s5(self, c: Check) -> None:
-        """No identity of level 3 or below may read (I13), as the cluster's own ACLs say."""
+        """Exactly the declared ACLs, and no identity of level 3 or below may read (I13), as the cluster's own ACLs say."""
         acls = self.source.acls()
         readers = readers_below(acls, self.want.levels)
-        c.observed, c.expected, c.evidence = len(readers), 0, {"readers": readers, "acls": sorted(str(a) for a in acls)}
-        c.passed(not readers)
+        wanted = self.want.acls if self.want.acls is not None else frozenset(acls)
+        missing, surplus = sorted(str(a) for a in wanted - set(acls)), sorted(str(a) for a in set(acls) - wanted)
+        c.observed, c.expected = len(readers) + len(missing) + len(surplus), 0
+        c.evidence = {"readers": readers, "missing": missing, "surplus": surplus, "acls": sorted(str(a) for a in acls)}
+        c.passed(not c.observed, "; ".join(f"{what}: {', '.join(found[:3])}" for what, found in (
+            ("reads from level 3 or below", readers), ("missing", missing), ("not declared", surplus)) if found))
 
     def s7(self, c: Check) -> None:
         """No client has the name of a broker."""
-        both = sorted(set(self.source.users()) & set(self.want.supers))
-        c.observed, c.expected, c.evidence = len(both), 0, {"users": sorted(self.source.users()), "brokers": list(self.want.supers)}
-        c.passed(not both)
+        users = self.source.users()
+        both = sorted(set(users) & set(self.want.supers))
+        c.observed, c.expected, c.evidence = len(both), 0, {"users": sorted(users), "brokers": list(self.want.supers)}
+        if self.want.levels and not users:
+            c.inconclusive("the cluster names no user, although some are declared")
+            return
+        c.passed(not both, ", ".join(both))
 
-    def s6(self, c: Check, config: str) -> None:
+    def s6(self, c: Check) -> None:
         """Deny by default; super users as declared. Kafka does not tell these over its API: the file that it was started with does."""
-        found = read_properties(config)
+        found = read_properties(self.local.config())
         supers = sorted(found.get("super.users", "").split(";"))
         c.observed = {"allow.everyone.if.no.acl.found": found.get("allow.everyone.if.no.acl.found"), "super.users": supers,
                       "authorizer": found.get("authorizer.class.name", "").rpartition(".")[2]}
@@ -227,9 +426,14 @@ class Health:
 
     def s1(self, c: Check, listener: Listener, files: Files) -> None:
         """TLS of one listener: chain, name, life, protocol."""
-        seen = handshake(self.want.host, listener, files, self.report.timeout(5.0))
+        c.expected = f"> {self.want.min_cert_days:g}"
+        try:
+            seen = handshake(self.want.host, listener, files, self.report.timeout(5.0))
+        except ssl.SSLCertVerificationError as error:
+            c.fail(f"not to be trusted: {error.verify_message}")
+            return
         days = (seen.not_after - self._now()) / _DAY_S
-        c.observed, c.expected = round(days, 2), f"> {self.want.min_cert_days:g}"
+        c.observed = round(days, 2)
         c.evidence = {"protocol": seen.version, "subject": seen.subject, "names": list(seen.names)}
         c.passed(days > self.want.min_cert_days and seen.version in ("TLSv1.2", "TLSv1.3"))
 
@@ -251,11 +455,20 @@ class Health:
         c.expected, c.evidence = True, {"how": how, "positive_control": f"S1 {listener.name}"}
         c.passed(c.observed)
 
+    def s4_others(self, c: Check, listeners: Sequence[Listener]) -> None:
+        """The process of the broker listens where the contract says, and nowhere else."""
+        ports = self.local.ports()
+        declared = {listener.port for listener in listeners}
+        surplus = {port: address for port, address in ports.items() if port not in declared}
+        c.observed, c.expected, c.evidence = sorted(ports), sorted(declared), {"undeclared": surplus}
+        c.passed(not surplus, f"listens on undeclared port {', '.join(map(str, sorted(surplus)))}")
+
     # -- all --------------------------------------------------------------------------------------------------------
 
-    def run(self, listeners: Sequence[Listener], files: Files, config: Callable[[], str]) -> None:
+    def run(self, listeners: Sequence[Listener], files: Files) -> None:
         """Every check, in the report."""
         quorum_tool = "kafka-metadata-quorum.sh --command-config admin.properties --bootstrap-server HOST:9091 describe --replication"
+        features_tool = "kafka-features.sh --command-config admin.properties --bootstrap-server HOST:9091 describe"
         topics_tool = "kafka-topics.sh --command-config admin.properties --bootstrap-server HOST:9091 --describe"
 
         def spec(id: str, title: str, **more: Any) -> Spec:
@@ -270,10 +483,18 @@ class Health:
                   hint="the voter that is behind is stalled or cut off"), self.q3),
             (spec("Q4", "the metadata log advances", unit="records", controls=["SR 7.1"], explain=quorum_tool,
                   hint="no majority acknowledges: look at the voters"), self.q4),
+            (spec("Q5", "every broker takes the metadata log", unit="ms", controls=["SR 7.1"], explain=quorum_tool,
+                  hint="that broker is stalled or cut off from the controllers"), self.q5),
             (spec("Q6", "the quorum survives the loss of a node", unit="nodes", controls=["SR 7.1"], explain=quorum_tool,
                   hint="bring the missing voter back before anything else"), self.q6),
             (spec("F1", "feature levels are the release's", controls=["SR 7.6"], hint="finalize with kafka-features.sh upgrade after the whole roll",
-                  explain="kafka-features.sh --command-config admin.properties --bootstrap-server HOST:9091 describe"), self.f1),
+                  explain=features_tool), self.f1),
+            (spec("F2", "kraft.version fits the configuration", controls=["SR 7.6"], explain=features_tool,
+                  hint="controller.quorum.voters belongs to 0, controller.quorum.bootstrap.servers to 1"), self.f2),
+            (spec("F3", "every node can do what is finalized", unit="nodes", controls=["SR 7.6"], explain=features_tool,
+                  hint="a node of an older release is among them: converge it before it restarts"), self.f3),
+            (spec("F4", "transactions are of version 2", controls=["SR 3.1"], explain=features_tool,
+                  hint="kafka-features.sh upgrade --feature transaction.version=2, after the whole roll"), self.f4),
             (spec("B1", "all brokers are there and not fenced", controls=["SR 7.1"],
                   explain="kafka-broker-api-versions.sh; kafka-metadata-quorum.sh describe --status",
                   hint="look at the unit and log of the missing broker"), self.b1),
@@ -281,25 +502,38 @@ class Health:
                   hint="bring the broker with the last in-sync replica back"), self.b2),
             (spec("B3", "no partition is under min.insync.replicas", unit="partitions", controls=["SR 7.1"],
                   explain=topics_tool + " --under-min-isr-partitions", hint="producers with acks=all are refused until a replica is back"), self.b3),
+            (spec("B4", "every partition has reserve over min.insync.replicas", unit="partitions", controls=["SR 7.1"],
+                  explain=topics_tool + " --at-min-isr-partitions", hint="restart no broker; bring the missing one back"), self.b4),
             (spec("B5", "no partition is under-replicated", unit="partitions", controls=["SR 7.1"],
                   explain=topics_tool + " --under-replicated-partitions", hint="a follower is down, slow or short of disk"), self.b5),
+            (spec("B6", "leaders are where they were placed", unit="% elsewhere", controls=["SR 7.1"], explain=topics_tool,
+                  hint="the brokers give them back by themselves in half a minute; else kafka-leader-election.sh --election-type preferred"), self.b6),
             (spec("B7", "Kafka's own topics have all replicas", unit="topics", controls=["SR 7.1"], explain=topics_tool,
                   hint="reassign the partitions of the topic"), self.b7),
             (spec("B8", "an out-of-sync replica never leads", controls=["SR 3.1"], hint="set unclean.leader.election.enable=false",
                   explain="kafka-configs.sh --describe --entity-type brokers --all"), self.b8),
             (spec("B9", "no reassignment is under way", unit="partitions", controls=["SR 7.1"], explain="kafka-reassign-partitions.sh --list",
                   hint="wait for it, or cancel it"), self.b9),
+            (spec("B10", "replicas are spread over the racks", unit="partitions", controls=["SR 7.1"], explain=topics_tool,
+                  hint="reassign those partitions"), self.b10),
             (spec("L1", "log directories are online and have room", unit="% free", controls=["SR 7.2"], explain="kafka-log-dirs.sh --describe",
                   hint="shorten retention or enlarge the file system"), self.l1),
-            (spec("S5", "no identity of level 3 or below may read a topic", unit="ACLs", controls=["SR 5.2", "SR 2.1"], explain="kafka-acls.sh --list",
-                  hint="run the kafka play: it removes what is not declared"), self.s5),
+            (spec("L2", "copies between log directories come nearer", unit="partitions", controls=["SR 7.2"],
+                  explain="kafka-log-dirs.sh --describe: isFuture, offsetLag", hint="alter the replica's log directory once more, or cancel it"), self.l2),
+            (spec("C3", "every reader keeps up", unit="records", controls=["SR 7.1"], explain="kafka-consumer-groups.sh --describe --group NAME",
+                  hint="look at the reader: Flink (H), Telegraf (TG)"), self.c3),
+            (spec("S5", "the ACLs are the declared ones; no identity of level 3 or below may read", unit="ACLs", controls=["SR 5.2", "SR 2.1"],
+                  explain="kafka-acls.sh --list", hint="run the kafka play: it adds what is missing and removes what is not declared"), self.s5),
             (spec("S6", "deny by default, super users as declared", controls=["SR 2.1"], explain="grep -E 'allow.everyone|super.users' server.properties",
-                  hint="run the kafka play"), lambda c: self.s6(c, config())),
+                  hint="run the kafka play"), self.s6),
             (spec("S7", "no client has a broker's name", unit="users", controls=["SR 1.1"], explain="kafka-configs.sh --describe --entity-type users",
                   hint="delete that SCRAM user"), self.s7),
         ]
         for item in listeners:
             todo += self._listener(item, files)
+        if listeners:
+            todo.append((spec("S4", "the broker listens nowhere else", subject="others", controls=["SR 4.1", "SR 7.7"], explain="ss -ltnp",
+                              hint="correct listeners in server.properties; who changed it?"), lambda c: self.s4_others(c, listeners)))
         self.report.run_checks(todo)
 
     def _listener(self, item: Listener, files: Files) -> Todo:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import ssl
@@ -13,6 +14,8 @@ from typing import Any
 from .scram import LoginError, call, login, tls_context
 
 _API_VERSIONS = 18
+#: State of a listening socket in /proc/net/tcp.
+_LISTEN = "0A"
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,108 @@ def refuses_anonymous(host: str, listener: Listener, files: Files, timeout_s: fl
         try:
             with context.wrap_socket(plain, server_hostname=host) as stream:
                 call(stream, _API_VERSIONS, 0, 1, b"")
+        except ssl.SSLCertVerificationError:
+            raise  # It is we who refuse; what it would have done stays unknown.
         except (LoginError, ssl.SSLError, ConnectionError, struct.error) as error:
             return True, str(error)
     return False, "answered a request"
 
 
 def refuses_plaintext(host: str, listener: Listener, timeout_s: float) -> tuple[bool, str]:
-    """(refused, how): a request without TLS gets no Kafka answer. Raises OSError when the port is not there at all."""
+    """(refused, how): a request without TLS gets no Kafka answer. Raises OSError when the port is not there at all, or stays silent: a
+    server that hangs refuses nothing."""
     with socket.create_connection((host, listener.port), timeout=timeout_s) as plain:
         try:
             call(plain, _API_VERSIONS, 0, 1, b"")
-        except (LoginError, ConnectionError, struct.error, socket.timeout) as error:
+        except (LoginError, ConnectionError, struct.error) as error:
             return True, str(error)
     return False, "answered a request"
+
+
+def features(address: tuple[str, int], files: Files, timeout_s: float) -> dict[str, tuple[int, int]]:
+    """Feature → (lowest, highest level that this very node supports), from its own answer (ApiVersions v4: v3 hides what may be at level 0).
+
+    Raises OSError, ssl.SSLError or LoginError when there is none.
+    """
+    context = tls_context(files.ca, files.cert, files.key)
+    with socket.create_connection(address, timeout=timeout_s) as plain, context.wrap_socket(plain, server_hostname=address[0]) as stream:
+        # The header ends with its tags, then two compact strings (name and version of the client) and the body's tags.
+        answer = call(stream, _API_VERSIONS, 4, 1, b"\x00" + b"\x05hnai" + b"\x021" + b"\x00")
+    try:
+        return _supported(answer)
+    except (IndexError, struct.error, UnicodeDecodeError) as error:
+        raise LoginError(f"{address[0]}:{address[1]}: the answer to ApiVersions is malformed") from error
+
+
+def _supported(answer: bytes) -> dict[str, tuple[int, int]]:
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = answer[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    def tags() -> dict[int, bytes]:
+        nonlocal at
+        found: dict[int, bytes] = {}
+        for _number in range(varint()):
+            tag, size = varint(), varint()
+            found[tag] = answer[at:at + size]
+            at += size
+        return found
+
+    if struct.unpack_from(">h", answer)[0]:
+        raise LoginError(f"ApiVersions: error {struct.unpack_from('>h', answer)[0]}")
+    at = 2
+    for _number in range(varint() - 1):
+        at += 6
+        tags()
+    at += 4
+    answer, at = tags().get(0, b"\x01"), 0
+    levels: dict[str, tuple[int, int]] = {}
+    for _number in range(varint() - 1):
+        size = varint() - 1
+        name = answer[at:at + size].decode()
+        low, high = struct.unpack_from(">hh", answer, at + size)
+        at += size + 4
+        tags()
+        levels[name] = (low, high)
+    return levels
+
+
+def open_ports(proc: str, unit: str) -> dict[int, str]:
+    """TCP port → address (hex, as the kernel writes it) of every socket on which the user of a systemd unit listens.
+
+    By user, because in a container not even root may see whose descriptor a socket is; every unit of ours has a user of its own.
+    `proc`: where procfs is mounted. Raises OSError; ProcessLookupError when the unit has no process.
+    """
+    pids = [name for name in os.listdir(proc) if name.isdigit() and _of_unit(os.path.join(proc, name, "cgroup"), unit)]
+    if not pids:
+        raise ProcessLookupError(f"{unit} has no process")
+    users = {str(os.stat(os.path.join(proc, pid)).st_uid) for pid in pids}
+    found: dict[int, str] = {}
+    for family in ("tcp", "tcp6"):
+        with open(os.path.join(proc, pids[0], "net", family), encoding="ascii") as stream:
+            for line in stream.read().splitlines()[1:]:
+                field = line.split()
+                if field[3] == _LISTEN and field[7] in users:
+                    address, _, port = field[1].rpartition(":")
+                    found[int(port, 16)] = address
+    return found
+
+
+def _of_unit(file: str, unit: str) -> bool:
+    try:
+        with open(file, encoding="utf-8") as stream:
+            return any(unit in line.rstrip("\n").split("/") for line in stream)
+    except OSError:
+        return False  # Gone meanwhile.
 
 
 def refuses_wrong_password(host: str, listener: Listener, files: Files, mechanism: str, timeout_s: float) -> bool:

@@ -14,6 +14,8 @@ import secrets
 import socket
 import ssl
 import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 MECHANISMS = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-512": "sha512"}
@@ -147,6 +149,30 @@ def tls_context(ca_file: str, cert_file: str = "", key_file: str = "") -> ssl.SS
     if cert_file:
         context.load_cert_chain(cert_file, key_file)
     return context
+
+
+@contextmanager
+def connected(addresses: Sequence[str], context: ssl.SSLContext, timeout_s: float) -> Iterator[ssl.SSLSocket]:
+    """A TLS stream to the first of host:port that takes one. Raises LoginError when none does."""
+    failed: list[str] = []
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        try:
+            plain = socket.create_connection((host, int(port)), timeout=min(5.0, timeout_s))
+        except OSError as error:
+            failed.append(f"{address}: {error}")
+            continue
+        with plain:
+            try:
+                stream = context.wrap_socket(plain, server_hostname=host)
+            except (OSError, ssl.SSLError) as error:
+                failed.append(f"{address}: {error}")
+                continue
+            with stream:
+                stream.settimeout(timeout_s)
+                yield stream
+                return
+    raise LoginError("; ".join(failed) or "no address to connect to")
 
 
 def login(address: tuple[str, int], context: ssl.SSLContext, mechanism: str, username: str, password: str, timeout_s: float = 5.0) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -49,6 +50,15 @@ class Quorum:
             return float("inf")
         return max(0.0, float(leader.last_caught_up_ms - voter.last_caught_up_ms))
 
+    def fetch_age_ms(self, replica: Voter) -> float:
+        """How long ago `replica` last asked the leader for more (ms, by the leader's clock); infinite if never or without a leader."""
+        if replica.id == self.leader_id:
+            return 0.0
+        leader = next((v for v in self.voters if v.id == self.leader_id), None)
+        if leader is None or leader.last_caught_up_ms < 0 or replica.last_fetch_ms < 0:
+            return float("inf")
+        return max(0.0, float(leader.last_caught_up_ms - replica.last_fetch_ms))
+
     def behind(self, max_lag_ms: float) -> list[int]:
         """Voters that are not caught up: time decides, not offsets (KIP-836)."""
         return sorted(v.id for v in self.voters if self.lag_ms(v) >= max_lag_ms)
@@ -73,13 +83,16 @@ class Partition:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A whole cluster. `brokers`: id → fenced, of every broker that is registered."""
+    """A whole cluster. `brokers`: id → fenced, of every broker that is registered; `racks`: id → rack where one is declared;
+    `unclean`: topics in which a replica that missed records may lead."""
 
     cluster_id: str
     quorum: Quorum
     brokers: dict[int, bool]
     partitions: tuple[Partition, ...] = ()
     reassignments: tuple[str, ...] = field(default=())
+    racks: Mapping[int, str] = field(default_factory=dict)
+    unclean: tuple[str, ...] = ()
 
     def offline(self) -> list[str]:
         """Partitions without a leader."""
@@ -89,6 +102,14 @@ class Snapshot:
         """Partitions that refuse acks=all."""
         return sorted(p.name for p in self.partitions if len(p.isr) < p.min_isr)
 
+    def at_min_isr(self) -> list[str]:
+        """Partitions that refuse acks=all as soon as one more replica goes, although they were given more."""
+        return sorted(p.name for p in self.partitions if len(p.isr) == p.min_isr < len(p.replicas))
+
+    def off_preferred(self) -> list[str]:
+        """Partitions that are led, but not by their first replica."""
+        return sorted(p.name for p in self.partitions if p.leader >= 0 and p.replicas and p.leader != p.replicas[0])
+
     def under_replicated(self) -> list[str]:
         """Partitions with a replica that is not in sync."""
         return sorted(p.name for p in self.partitions if len(p.isr) < len(p.replicas))
@@ -96,3 +117,35 @@ class Snapshot:
     def live(self) -> set[int]:
         """Registered brokers that are not fenced."""
         return {node for node, fenced in self.brokers.items() if not fenced}
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a group stands in one partition. `committed` -1: nowhere; `due`: first offset that it may not have read yet without being
+    late (-1: every record is older than that)."""
+
+    topic: str
+    number: int
+    committed: int
+    end: int
+    due: int
+
+    @property
+    def lag(self) -> int:
+        """Records that wait."""
+        return self.end - max(0, self.committed)
+
+    @property
+    def late(self) -> bool:
+        """Whether a record waits that should have been read by now."""
+        return max(0, self.committed) < (self.end if self.due < 0 else self.due)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One consumer group. `protocol` is empty for readers that only store their position (Flink): those have no members."""
+
+    name: str
+    state: str
+    protocol: str
+    positions: tuple[Position, ...] = ()

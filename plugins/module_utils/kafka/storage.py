@@ -37,7 +37,8 @@ class Controller:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What this node is declared to be. Empty ids are derived from `site`."""
+    """What this node is declared to be. Empty ids are derived from `site`. `rejoin`: its disk was lost and it takes the place of its old
+    self in a running cluster, with a directory id of its own making."""
 
     site: str
     node_id: int
@@ -45,6 +46,7 @@ class Wanted:
     controllers: tuple[Controller, ...]
     bootstrap: bool
     cluster_id: str = ""
+    rejoin: bool = False
 
     def cluster(self) -> str:
         """The cluster's id. Raises IdError."""
@@ -61,7 +63,9 @@ class Wanted:
         return next((item for item in self.controllers if item.node_id == self.node_id), None)
 
     def initial(self) -> str:
-        """--initial-controllers."""
+        """--initial-controllers; "" for a node that joins a running quorum."""
+        if self.rejoin:
+            return ""
         return ",".join(f"{item.node_id}@{item.host}:{item.port}:{self.directory(item)}" for item in self.controllers)
 
 
@@ -113,17 +117,25 @@ def refusal(wanted: Wanted, witness: bool, registered: Callable[[], bool | None]
     `witness`: this host remembers that it was formatted. `registered()`: a running quorum knows this node's id as a broker (True), a
     running quorum does not (False), no quorum answers (None).
     """
+    if wanted.rejoin:
+        me = wanted.me()
+        if me is not None and me.directory_id:
+            return f"kafka_directory_id of {me.host}: is declared, and the old disk had it; take it out of the inventory, a new disk gets an id of its own"
+        if registered() is None:
+            return ("no quorum answers, so there is nothing to join again; if two of three nodes are lost, see docs/kafka-quorum-loss.md. "
+                    "Nothing was formatted")
+        return ""
     if witness:
         return (f"{wanted.log_dir} is empty, but this host was formatted before: its data is lost. It is not formatted again, because a voter "
-                "that forgot its votes can lose acknowledged records. Restore the directory, or replace the broker (remove its voter "
-                "and registration, then add it anew)")
+                "that forgot its votes can lose acknowledged records. Restore the directory, or replace the broker: playbook "
+                "kafka_replace")
     if wanted.me() is None:
         return (f"node {wanted.node_id} is not in kafka_initial_controllers: it is no member of the first quorum, and is added to a running "
                 "one instead of being formatted as a first member")
     known = registered()
     if known:
         return (f"{wanted.log_dir} is empty, but the running cluster {wanted.cluster()} knows broker {wanted.node_id}: its data is lost. "
-                "Restore the directory, or replace the broker (remove its voter and registration, then add it anew)")
+                "Restore the directory, or replace the broker: playbook kafka_replace")
     if not wanted.bootstrap:
         return (f"{wanted.log_dir} is empty and kafka_bootstrap is not declared; if this is the first deployment of this cluster set "
                 "kafka_bootstrap: true in the inventory, if it is not, the disk was lost: replace the broker")
