@@ -66,6 +66,13 @@ def test_statements_end_at_a_line_end_only() -> None:
     ]
 
 
+def test_a_statement_set_is_one_statement() -> None:
+    text = "CREATE TABLE t (a INT);\nEXECUTE STATEMENT SET\nBEGIN\n\nINSERT INTO t SELECT 1;\n\nINSERT INTO u SELECT 2;\n\nEND;\nSELECT 1;\n"
+    found = jobs.statements(text)
+    assert [one.split()[0] for one in found] == ["CREATE", "EXECUTE", "SELECT"]
+    assert found[1].endswith("INSERT INTO t SELECT 1;\nINSERT INTO u SELECT 2;\nEND;")
+
+
 Submitted = list[tuple[str, "str | None"]]
 
 

@@ -84,9 +84,23 @@ def newest_checkpoint(root: Path, job_ids: list[str]) -> str | None:
 
 
 def statements(text: str) -> list[str]:
-    """The statements of a SQL file; comments are whole lines, ';' ends a statement at the end of a line."""
+    """The statements of a SQL file; comments are whole lines, ';' ends a statement at the end of a line.
+
+    A statement set is one statement: from EXECUTE STATEMENT SET to the line END;
+    """
     body = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
-    return [part.strip() for part in re.split(r";\s*(?:\n|$)", body) if part.strip()]
+    found: list[str] = []
+    within = False
+    for part in (part.strip() for part in re.split(r";[ \t]*(?:\n|$)", body)):
+        if within:
+            found[-1] += "\n" + part + ";"
+            within = part.upper() != "END"
+        elif part:
+            found.append(part)
+            if re.match(r"EXECUTE\s+STATEMENT\s+SET\b", part, re.IGNORECASE):
+                found[-1] += ";"
+                within = True
+    return found
 
 
 def call(method: str, url: str, body: Any = None, timeout_s: float = 20.0) -> Any:
