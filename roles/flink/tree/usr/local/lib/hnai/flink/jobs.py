@@ -303,11 +303,11 @@ def behind(job_id: str) -> float | None:
     total, known = 0.0, False
     for vertex in call("GET", f"{REST}/jobs/{job_id}")["vertices"]:
         base = f"{REST}/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
-        names = [one["id"] for one in call("GET", base) if one["id"].endswith(".pendingRecords")]
+        names = [one["id"] for one in call("GET", base) if one["id"].endswith(".KafkaConsumer.records-lag-max")]
         if names:
             for one in call("GET", base + "?get=" + urllib.parse.quote(",".join(names))):
                 total, known = total + float(one["sum"]), True
-    return total if known else None
+    return total if known and total == total else None
 
 
 class Keeper:
@@ -336,6 +336,12 @@ class Keeper:
         temporary = self.state / f".{name}.json"
         temporary.write_text(json.dumps(dict(memory, job_ids=memory["job_ids"][-20:])))
         os.replace(temporary, self.state / f"{name}.json")
+
+    def looked(self, trouble: str) -> None:
+        """Leaves word of the last look, for the health check."""
+        temporary = self.state / ".keeper.new"
+        temporary.write_text(json.dumps({"at": self.now(), "trouble": trouble}))
+        os.replace(temporary, self.state / ".keeper")
 
     def declared(self) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
         """Session properties, name → statement, name → digest of both."""
@@ -555,13 +561,15 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(outlook(keeper, arguments[1], sys.stdin.read())))
         return 0
     while True:
+        text = ""
         try:
             keeper.step()
-            last = ""
         except (OSError, Refused, ValueError, KeyError) as error:
-            if (text := f"{type(error).__name__}: {error}") != last:
+            text = f"{type(error).__name__}: {error}"
+            if text != last:
                 say(f"not yet: {text}")
-                last = text
+        last = text
+        keeper.looked(text)
         time.sleep(PERIOD_S)
 
 
