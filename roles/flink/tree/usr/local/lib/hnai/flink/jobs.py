@@ -532,21 +532,29 @@ def cancel(job_id: str) -> None:
 
 
 def outlook(keeper: Keeper, name: str, sql: str) -> dict[str, Any]:
-    """What would become of a statement: {"way": none | deploy | savepoint | replay | refused, "why", "job_id"}. Changes nothing."""
+    """What would become of a statement: {"digest", "way": none | deploy | savepoint | replay | refused | rejected, "why", "job_id"}. Changes nothing.
+
+    rejected: it was given up before, and stays so until its file is written again. Raises OSError.
+    """
     session, _sql, _digests = keeper.declared()
     memory = keeper.recall(name)
     wanted = digest(sql, session)
-    job_id = memory["job_ids"][-1] if memory["job_ids"] else ""
+    found = {"digest": wanted, "job_id": memory["job_ids"][-1] if memory["job_ids"] else ""}
+    upgrade, rejected = memory["upgrade"], memory["rejected"]
+    if upgrade and upgrade["digest"] == wanted and upgrade["phase"] != "returning":
+        return dict(found, way=upgrade["way"], why=upgrade["why"])
     if memory["digest"] == wanted:
-        return {"way": "none", "why": "this statement is deployed", "job_id": job_id}
+        return dict(found, way="none", why="this statement is deployed")
+    if rejected and rejected["digest"] == wanted:
+        return dict(found, way="rejected", why=rejected["why"])
     try:
         if not memory["digest"]:
             explain(name, sql, session)
-            return {"way": "deploy", "why": "no job of that name was deployed yet", "job_id": ""}
+            return dict(found, way="deploy", why="no job of that name was deployed yet")
         how, why = choose(name, memory["sql"], sql, session)
     except Refused as error:
-        return {"way": "refused", "why": str(error), "job_id": job_id}
-    return {"way": how, "why": why, "job_id": job_id}
+        return dict(found, way="refused", why=str(error))
+    return dict(found, way=how, why=why)
 
 
 def say(text: str) -> None:
