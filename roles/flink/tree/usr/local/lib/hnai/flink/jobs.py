@@ -43,7 +43,7 @@ REST = "http://127.0.0.1:8081"
 GATEWAY = "http://127.0.0.1:8083"
 PERIOD_S = 3.0
 #: A new job must be whole and have completed CHECKPOINTS_WANTED of its own in this time.
-VERIFY_S = 180.0
+VERIFY_S = 300.0
 CHECKPOINTS_WANTED = 2
 SAVEPOINT_S = 180.0
 SAVEPOINTS_KEPT = 2
