@@ -109,7 +109,7 @@ def ask(module: AnsibleModule, name: str, sql: str) -> job.Plan:
         if module.check_mode:
             return job.Plan("deploy", "Flink is not installed here yet")
         raise job.JobError("%s is not there: deploy the role flink on this host first" % KEEPER)
-    status, out, err = module.run_command(["/usr/bin/python3", "-I", KEEPER, "plan", name], data=sql)
+    status, out, err = module.run_command(["/usr/bin/python3", "-I", KEEPER, "plan", name], data=sql.encode("utf-8"), binary_data=True)
     if status != 0:
         raise job.JobError("the keeper has no plan: %s" % (err.strip().splitlines() or [out])[-1])
     return job.parse_plan(out)

@@ -11,6 +11,7 @@ import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.flink import job
 from ansible_collections.hnai.platform.plugins.module_utils.flink.job import JobError, Plan
+from ansible_collections.hnai.platform.plugins.modules import flink_job
 
 RUNS: dict[str, Any] = {"digest": "1", "job_ids": ["j1"], "last": {"result": "deployed", "way": "deploy", "digest": "1"}, "upgrade": None, "rejected": None}
 
@@ -107,3 +108,37 @@ def test_a_declaration_is_whole_or_not_there(tmp_path: Path) -> None:
     assert target.read_text() == "SELECT 1;\n"
     assert target.stat().st_mode & 0o777 == 0o640
     assert list(tmp_path.iterdir()) == [target]
+
+
+class Module:
+    """What the module uses of Ansible."""
+
+    check_mode = False
+
+    def __init__(self, answer: tuple[int, str, str]) -> None:
+        self.answer = answer
+        self.given: dict[str, Any] = {}
+
+    def run_command(self, _argv: list[str], **given: Any) -> tuple[int, str, str]:
+        self.given = given
+        return self.answer
+
+
+def test_the_keeper_gets_the_statement_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """run_command adds a line end to text: the digest would be another one, and the wait would never end."""
+    monkeypatch.setattr(flink_job, "KEEPER", __file__)
+    module = Module((0, '{"digest": "2", "way": "none", "why": "", "job_id": ""}', ""))
+    assert flink_job.ask(module, "a", "SELECT 'ä';\n").way == "none"
+    assert module.given == {"data": "SELECT 'ä';\n".encode(), "binary_data": True}
+
+
+def test_a_keeper_without_a_plan_is_an_error_and_a_bare_host_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flink_job, "KEEPER", __file__)
+    with pytest.raises(JobError, match="connection refused"):
+        flink_job.ask(Module((1, "", "Traceback\nOSError: connection refused\n")), "a", "")
+    monkeypatch.setattr(flink_job, "KEEPER", "/nowhere")
+    bare = Module((0, "", ""))
+    with pytest.raises(JobError, match="deploy the role flink"):
+        flink_job.ask(bare, "a", "")
+    bare.check_mode = True
+    assert flink_job.ask(bare, "a", "").way == "deploy"
