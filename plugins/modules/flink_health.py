@@ -4,10 +4,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: flink_health
-short_description: Health of a Flink session cluster, judged on tasks and checkpoints
+short_description: Health of a Flink session cluster, judged on tasks, checkpoints and progress
 description:
-  - Asks the REST interface on loopback. A job counts as healthy when it runs exactly once, all its tasks run, its
-    checkpoints complete and it does not restart.
+  - Runs on the JobManager's host and asks the REST interface on loopback, the keeper of the jobs and the disk. A job counts as
+    healthy when it runs exactly once, all its tasks run, its checkpoints complete and lie on disk, it does not restart, no vertex
+    is held up and its event time goes on.
+  - H1 the JobManager answers; H2 task managers and slots; H3 each declared job once, and nothing else; H4 checkpoints; H5 restarts;
+    H6 backpressure; H7 watermarks (only statements with event time); H8 exceptions; H9 what a recovery needs (checkpoints on disk, the
+    keeper; ZooKeeper where declared); H10 who reaches it.
 options:
   port:
     description: Port of the JobManager's REST interface on loopback.
@@ -22,10 +26,26 @@ options:
     description: TaskManagers that must be registered.
     type: int
     default: 1
+  slots_free:
+    description: Task slots that must be free, so that a job can be replaced.
+    type: int
+    default: 0
   max_checkpoint_age:
     description: Seconds that the newest completed checkpoint may be old.
     type: float
     default: 60.0
+  max_watermark_age:
+    description: Seconds that the event time of a job may lie behind the clock.
+    type: float
+    default: 60.0
+  recent:
+    description: Seconds for which a restart, an exception or a failed checkpoint counts against a job.
+    type: float
+    default: 300.0
+  high_availability:
+    description: Whether this site declares several JobManagers that elect a leader by ZooKeeper.
+    type: bool
+    default: false
 extends_documentation_fragment: hnai.platform.verdict
 author: hnai.platform maintainers (@hnai)
 """
@@ -47,11 +67,20 @@ checks:
   returned: always
   type: list
   elements: dict
+jobs:
+  description: For each declared job, what was seen of it - state, checkpoints, backpressure and watermark_age_ms.
+  returned: always
+  type: dict
+leader:
+  description: Version of the JobManager that answered; empty where none did.
+  returned: always
+  type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.flink.health import check_all, rest
+from ansible_collections.hnai.platform.plugins.module_utils.flink.health import Expected, check_all, rest
+from ansible_collections.hnai.platform.plugins.module_utils.flink.host import this_host
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -63,16 +92,22 @@ def main() -> None:
             port=dict(type="int", default=8081),
             jobs=dict(type="list", elements="str", required=True),
             task_managers=dict(type="int", default=1),
+            slots_free=dict(type="int", default=0),
             max_checkpoint_age=dict(type="float", default=60.0),
+            max_watermark_age=dict(type="float", default=60.0),
+            recent=dict(type="float", default=300.0),
+            high_availability=dict(type="bool", default=False),
         ),
         supports_check_mode=True,
     )
-    report = start(module, "flink", "2.2.1")
-    check_all(
-        report, rest("127.0.0.1", module.params["port"]), module.params["jobs"], module.params["task_managers"],
-        max_checkpoint_age_s=module.params["max_checkpoint_age"],
+    given = module.params
+    report = start(module, "flink")
+    expected = Expected(
+        jobs=given["jobs"], task_managers=given["task_managers"], slots_free=given["slots_free"], max_checkpoint_age_s=given["max_checkpoint_age"],
+        max_watermark_age_s=given["max_watermark_age"], recent_s=given["recent"], high_availability=given["high_availability"],
     )
-    finish(module, report)
+    seen = check_all(report, rest("127.0.0.1", given["port"]), this_host(), expected)
+    finish(module, report, jobs={name: vars(one) for name, one in seen.items()}, leader=report.version)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keeper of declared jobs: exactly one per name, from the newest checkpoint of the same statement, never from another's."""
+"""The keeper of declared jobs: exactly one per name, carried over by savepoint or replay, back to the old one when the new one fails."""
 from __future__ import annotations
 
 import importlib.util
@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,44 +20,87 @@ spec.loader.exec_module(jobs)
 Job, Action = jobs.Job, jobs.Action
 
 
+def memory(**change: Any) -> dict[str, Any]:
+    return dict({"digest": "1", "upgrade": None, "rejected": None}, **change)
+
+
+def upgrade(phase: str, **change: Any) -> dict[str, Any]:
+    return memory(upgrade=dict({"phase": phase, "old": "x", "digest": "2"}, **change))
+
+
 def test_a_declared_job_that_does_not_run_is_submitted() -> None:
-    assert jobs.plan({"a": "1"}, [Job("x", "a", "FAILED", 1)], {"a": "1"}) == [Action("submit", "a")]
+    assert jobs.decide("1", [], memory()) == Action("start")
+    assert jobs.decide("1", [], memory(digest="")) == Action("start")
 
 
 def test_a_running_job_with_the_wanted_statement_is_left_alone() -> None:
-    assert jobs.plan({"a": "1"}, [Job("x", "a", "RUNNING", 1)], {"a": "1"}) == []
+    assert jobs.decide("1", [Job("x", "a", "RUNNING", 1)], memory()).kind == "none"
 
 
 def test_of_two_of_one_name_the_older_goes() -> None:
-    assert jobs.plan({"a": "1"}, [Job("x", "a", "RUNNING", 1), Job("y", "a", "RESTARTING", 2)], {"a": "1"}) == [Action("cancel", "a", "x")]
+    both = [Job("y", "a", "RESTARTING", 2), Job("x", "a", "RUNNING", 1)]
+    assert jobs.decide("1", both, memory())[:2] == ("cancel", "x")
 
 
-def test_a_changed_statement_cancels_first_and_submits_when_the_old_one_is_gone() -> None:
-    assert jobs.plan({"a": "2"}, [Job("x", "a", "RUNNING", 1)], {"a": "1"}) == [Action("cancel", "a", "x")]
-    assert jobs.plan({"a": "2"}, [Job("x", "a", "CANCELLING", 1)], {"a": "1"}) == []
-    assert jobs.plan({"a": "2"}, [Job("x", "a", "CANCELED", 1)], {"a": "1"}) == [Action("submit", "a")]
+def test_a_job_that_goes_away_is_waited_for() -> None:
+    assert jobs.decide("1", [Job("x", "a", "CANCELLING", 1)], memory()).kind == "none"
+    assert jobs.decide("2", [Job("x", "a", "CANCELLING", 1)], upgrade("stopping")).kind == "none"
 
 
-def test_an_undeclared_job_is_cancelled() -> None:
-    assert jobs.plan({}, [Job("x", "old", "RUNNING", 1), Job("y", "gone", "FINISHED", 1)], {}) == [Action("cancel", "old", "x")]
+def test_a_changed_statement_is_an_upgrade_of_the_job_that_runs() -> None:
+    assert jobs.decide("2", [Job("x", "a", "RUNNING", 1)], memory()) == Action("upgrade", "x")
+    assert jobs.decide("2", [], memory()) == Action("upgrade")
 
 
-def checkpoint(root: Path, job: str, number: int, when: float, size: int = 3) -> Path:
-    directory = root / job / f"chk-{number}"
+def test_a_rejected_statement_is_not_tried_again() -> None:
+    known = memory(rejected={"digest": "2"})
+    assert jobs.decide("2", [Job("x", "a", "RUNNING", 1)], known).kind == "none"
+    assert jobs.decide("2", [], known) == Action("start")
+    assert jobs.decide("3", [Job("x", "a", "RUNNING", 1)], known) == Action("upgrade", "x")
+
+
+def test_an_upgrade_stops_starts_and_is_judged() -> None:
+    old, new = Job("x", "a", "RUNNING", 1), Job("y", "a", "RUNNING", 2)
+    assert jobs.decide("2", [old], upgrade("stopping")) == Action("stop", "x")
+    assert jobs.decide("2", [], upgrade("stopping")) == Action("start")
+    assert jobs.decide("2", [new], upgrade("stopping")) == Action("adopt", "y")
+    assert jobs.decide("2", [new], upgrade("verifying")).kind == "none"
+    assert jobs.decide("2", [new], upgrade("verifying"), ("healthy", "")) == Action("accept", "y")
+    assert jobs.decide("2", [new], upgrade("verifying"), ("broken", "bad")) == Action("give_up", "y", "bad")
+    assert jobs.decide("2", [], upgrade("verifying")).kind == "give_up"
+    assert jobs.decide("2", [new], upgrade("returning"))[:2] == ("cancel", "y")
+    assert jobs.decide("2", [], upgrade("returning")) == Action("start")
+
+
+def test_a_statement_that_changes_again_waits_for_the_upgrade_under_way() -> None:
+    assert jobs.decide("3", [Job("y", "a", "RUNNING", 2)], upgrade("verifying")).kind == "none"
+
+
+def test_an_undeclared_job_is_found_and_one_that_is_gone_is_not() -> None:
+    gone = [Job("y", "gone", "FINISHED", 1), Job("z", "going", "CANCELLING", 1)]
+    assert jobs.undeclared({"a"}, [Job("x", "old", "RUNNING", 1), Job("w", "a", "RUNNING", 1), *gone]) == [Job("x", "old", "RUNNING", 1)]
+
+
+def checkpoint(root: Path, job: str, name: str, when: float, size: int = 3) -> Path:
+    directory = root / job / name
     directory.mkdir(parents=True)
     (directory / "_metadata").write_bytes(b"x" * size)
     os.utime(directory / "_metadata", (when, when))
     return directory
 
 
-def test_the_newest_complete_checkpoint_of_its_own_jobs(tmp_path: Path) -> None:
-    checkpoint(tmp_path, "j1", 7, 100)
-    newest = checkpoint(tmp_path, "j2", 3, 200)
-    checkpoint(tmp_path, "j2", 4, 300, size=0)
-    (tmp_path / "j2" / "chk-5").mkdir()
-    checkpoint(tmp_path, "other", 9, 400)
-    assert jobs.newest_checkpoint(tmp_path, ["j1", "j2", "none"]) == str(newest)
-    assert jobs.newest_checkpoint(tmp_path, []) is None
+def test_the_newest_complete_state_of_its_own_jobs(tmp_path: Path) -> None:
+    checkpoints, savepoints = tmp_path / "c", tmp_path / "s"
+    checkpoint(checkpoints, "j1", "chk-7", 100)
+    newest = checkpoint(checkpoints, "j2", "chk-3", 200)
+    checkpoint(checkpoints, "j2", "chk-4", 300, size=0)
+    (checkpoints / "j2" / "chk-5").mkdir()
+    (checkpoints / "j2" / "shared").mkdir()
+    checkpoint(checkpoints, "other", "chk-9", 400)
+    assert jobs.newest_state([checkpoints, savepoints], ["j1", "j2", "none"]) == str(newest)
+    stopped = checkpoint(savepoints, "j2", "savepoint-j2-1", 250)
+    assert jobs.newest_state([checkpoints, savepoints], ["j1", "j2"]) == str(stopped)
+    assert jobs.newest_state([checkpoints, savepoints], []) is None
 
 
 def test_statements_end_at_a_line_end_only() -> None:
@@ -66,34 +110,267 @@ def test_statements_end_at_a_line_end_only() -> None:
     ]
 
 
-Submitted = list[tuple[str, "str | None"]]
+def test_a_statement_set_is_one_statement() -> None:
+    text = "CREATE TABLE t (a INT);\nEXECUTE STATEMENT SET\nBEGIN\n\nINSERT INTO t SELECT 1;\n\nINSERT INTO u SELECT 2;\n\nEND;\nSELECT 1;\n"
+    found = jobs.statements(text)
+    assert [one.split()[0] for one in found] == ["CREATE", "EXECUTE", "SELECT"]
+    assert found[1].endswith("INSERT INTO t SELECT 1;\nINSERT INTO u SELECT 2;\nEND;")
+
+
+def node(number: int, kind: str, contents: str, *inputs: int) -> dict[str, Any]:
+    return {"id": number, "type": kind, "contents": contents, "predecessors": [{"id": one, "ship_strategy": "HASH"} for one in inputs]}
+
+
+def plan_of(key: str = "key=[a]", calc: str = "x", sink: str = "t[5]: Writer", first: int = 3) -> dict[str, Any]:
+    return {
+        "nodes": [
+            node(first, f"Source: r[{first}]", f"[{first}]:Scan"), node(7, "Calc[7]", calc, first),
+            node(9, "Deduplicate[9]", f"[9]:Deduplicate({key})", 7), node(11, sink, sink, 9),
+        ]
+    }
+
+
+def test_another_expression_keeps_the_state_and_numbers_of_a_session_say_nothing() -> None:
+    assert jobs.way(jobs.shape(plan_of()), jobs.shape(plan_of(calc="y", sink="t[55]: Writer", first=4)))[0] == "savepoint"
+
+
+def test_another_key_or_another_operator_is_replayed() -> None:
+    before = jobs.shape(plan_of())
+    assert jobs.way(before, jobs.shape(plan_of(key="key=[a, b]")))[0] == "replay"
+    more = plan_of()
+    more["nodes"].insert(2, node(8, "Calc[8]", "z", 7))
+    assert jobs.way(before, jobs.shape(more))[0] == "replay"
+
+
+def test_a_materializer_has_state() -> None:
+    plan = plan_of()
+    plan["nodes"][2] = node(9, "SinkMaterializer[9]", "pk=[a]", 7)
+    other = plan_of()
+    other["nodes"][2] = node(9, "SinkMaterializer[9]", "pk=[b]", 7)
+    assert jobs.way(jobs.shape(plan), jobs.shape(other))[0] == "replay"
+
+
+def test_options_and_the_moment_of_a_replay() -> None:
+    sql = "-- a\n-- keeper: replay_margin_s=90, upgrade=replay\nCREATE TABLE t WITH ('scan.startup.mode' = 'group-offsets');\n"
+    assert jobs.options(sql) == {"replay_margin_s": "90", "upgrade": "replay"}
+    assert "'scan.startup.mode' = 'timestamp', 'scan.startup.timestamp-millis' = '1500'" in jobs.from_moment(sql, 1.5)
+    assert "group-offsets" not in jobs.from_moment(sql, 1.5)
+
+
+class Cluster:
+    """What the keeper's calls do to a cluster, and what they did."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.jobs, self.done, self.clock = root, [], [], 1000.0
+        self.jobs: list[Any] = []
+        self.done: list[tuple[str, ...]] = []
+        self.watched: tuple[str, str] = ("", "")
+        self.shapes: dict[str, list[list[Any]]] = {}
+        self.refuse: dict[str, Exception] = {}
+        self.texts: list[str] = []
+
+    def submit(self, name: str, sql: str, session: dict[str, str], start: str | None) -> str:
+        if sql in self.refuse:
+            raise self.refuse[sql]
+        job = f"job{len(self.texts) + 1}"
+        self.texts.append(sql)
+        self.done.append(("submit", Path(start).name if start else "none"))
+        self.jobs = [*self.jobs, Job(job, name, "RUNNING", len(self.texts))]
+        return job
+
+    def stop(self, job_id: str) -> str:
+        self.done.append(("stop", job_id))
+        self.jobs = [job for job in self.jobs if job.id != job_id]
+        return str(checkpoint(self.root / "savepoints", job_id, f"savepoint-{job_id}", 500 + len(self.done)))
+
+    def cancel(self, job_id: str) -> None:
+        self.done.append(("cancel", job_id))
+        self.jobs = [job for job in self.jobs if job.id != job_id]
+
+
+OLD, NEW = "INSERT INTO t SELECT 1;\n", "INSERT INTO t SELECT 2;\n"
 
 
 @pytest.fixture
-def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[jobs.Keeper, Submitted]:
-    for name in ("config", "state", "checkpoints"):
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    for name in ("config", "state", "checkpoints", "savepoints"):
         (tmp_path / name).mkdir()
     (tmp_path / "config/jobs.json").write_text(json.dumps({"jobs": ["a"], "session": {}}))
-    (tmp_path / "config/a.sql").write_text("INSERT INTO t SELECT 1;\n")
-    submitted: Submitted = []
+    found = Cluster(tmp_path)
+    for name in ("submit", "stop", "cancel"):
+        monkeypatch.setattr(jobs, name, getattr(found, name))
+    monkeypatch.setattr(jobs, "running", lambda: found.jobs)
+    monkeypatch.setattr(jobs, "watch", lambda _job: found.watched)
+    monkeypatch.setattr(jobs, "explain", lambda _name, sql, _session: found.shapes.get(sql, []))
+    monkeypatch.setattr(jobs, "behind", lambda _job: 0.0)
+    declare(found, OLD)
+    return found
 
-    def submit(name: str, sql: str, session: dict[str, str], start: str | None) -> str:
-        submitted.append((name, start))
-        return f"job{len(submitted)}"
 
-    monkeypatch.setattr(jobs, "submit", submit)
-    monkeypatch.setattr(jobs, "running", list)
-    return jobs.Keeper(tmp_path / "config", tmp_path / "state", tmp_path / "checkpoints"), submitted
+def declare(cluster: Cluster, sql: str) -> None:
+    (cluster.root / "config/a.sql").write_text(sql)
+    os.utime(cluster.root / "config/a.sql", (1, 1))
 
 
-def test_after_a_restart_it_goes_on_from_its_checkpoint_and_a_changed_statement_does_not(
-    keeper: tuple[jobs.Keeper, Submitted], tmp_path: Path
-) -> None:
-    loop, submitted = keeper
-    loop.step()
-    kept = checkpoint(tmp_path / "checkpoints", "job1", 1, 100)
-    loop.step()
-    (tmp_path / "config/a.sql").write_text("INSERT INTO t SELECT 2;\n")
-    loop.step()
-    assert submitted == [("a", None), ("a", str(kept)), ("a", None)]
-    assert loop.recall("a")["job_ids"] == ["job3"]
+def keeper(cluster: Cluster) -> Any:
+    root = cluster.root
+    return jobs.Keeper(root / "config", root / "state", root / "checkpoints", root / "savepoints", now=lambda: cluster.clock)
+
+
+def steps(cluster: Cluster, number: int) -> dict[str, Any]:
+    """A new keeper for every step: it may be killed between any two."""
+    for _one in range(number):
+        keeper(cluster).step()
+    return keeper(cluster).recall("a")
+
+
+def test_after_a_restart_of_the_cluster_it_goes_on_from_its_checkpoint(cluster: Cluster) -> None:
+    steps(cluster, 2)
+    checkpoint(cluster.root / "checkpoints", "job1", "chk-1", 100)
+    cluster.jobs = []
+    known = steps(cluster, 2)
+    assert cluster.done == [("submit", "none"), ("submit", "chk-1")]
+    assert known["job_ids"] == ["job1", "job2"]
+
+
+def test_an_upgrade_goes_by_savepoint_and_is_accepted_when_healthy(cluster: Cluster) -> None:
+    steps(cluster, 1)
+    declare(cluster, NEW)
+    steps(cluster, 3)
+    cluster.watched = ("healthy", "")
+    known = steps(cluster, 2)
+    assert cluster.done == [("submit", "none"), ("stop", "job1"), ("submit", "savepoint-job1")]
+    assert (known["digest"], known["upgrade"]) == (jobs.digest(NEW, {}), None)
+    assert (known["last"]["result"], known["last"]["way"], known["last"]["previous"]) == ("upgraded", "savepoint", "job1")
+
+
+def test_a_broken_new_statement_goes_back_to_the_old_one_from_the_same_savepoint_and_stays_there(cluster: Cluster) -> None:
+    steps(cluster, 1)
+    declare(cluster, NEW)
+    steps(cluster, 2)
+    cluster.watched = ("broken", "Caused by: division by zero")
+    known = steps(cluster, 4)
+    assert cluster.done == [("submit", "none"), ("stop", "job1"), ("submit", "savepoint-job1"), ("cancel", "job2"), ("submit", "savepoint-job1")]
+    assert cluster.texts == [OLD, NEW, OLD]
+    assert known["digest"] == jobs.digest(OLD, {})
+    assert known["rejected"]["why"] == "Caused by: division by zero"
+    assert (known["last"]["result"], known["last"]["job_id"]) == ("rolled back", "job3")
+
+
+def test_a_rejected_statement_is_tried_again_when_its_file_is_written_again(cluster: Cluster) -> None:
+    test_a_broken_new_statement_goes_back_to_the_old_one_from_the_same_savepoint_and_stays_there(cluster)
+    os.utime(cluster.root / "config/a.sql", (2000, 2000))
+    cluster.watched = ("healthy", "")
+    known = steps(cluster, 4)
+    assert known["digest"] == jobs.digest(NEW, {})
+
+
+def test_a_new_job_that_never_becomes_whole_is_given_up_after_the_deadline(cluster: Cluster) -> None:
+    steps(cluster, 1)
+    declare(cluster, NEW)
+    steps(cluster, 3)
+    cluster.clock += jobs.VERIFY_S + 1
+    known = steps(cluster, 2)
+    assert known["last"]["result"] == "rolled back"
+    assert cluster.texts[-1] == OLD
+
+
+def test_state_that_does_not_fit_is_replayed_and_never_forced(cluster: Cluster) -> None:
+    steps(cluster, 1)
+    cluster.shapes = {OLD: [["Deduplicate", [], "key=[a]"]], NEW: [["Deduplicate", [], "key=[b]"]]}
+    declare(cluster, NEW)
+    steps(cluster, 2)
+    assert cluster.done == [("submit", "none"), ("stop", "job1"), ("submit", "none")]
+    cluster.watched = ("broken", "bad")
+    steps(cluster, 2)
+    assert cluster.done[-1] == ("submit", "savepoint-job1")
+
+
+def test_a_window_is_replayed_from_before_the_position_of_the_old_job(cluster: Cluster) -> None:
+    text = "-- keeper: replay_margin_s=90, upgrade=replay\nCREATE TABLE r WITH ('scan.startup.mode' = 'group-offsets');\nINSERT INTO t SELECT %d;\n"
+    declare(cluster, text % 1)
+    steps(cluster, 2)
+    cluster.clock = 5000.0
+    declare(cluster, text % 2)
+    steps(cluster, 2)
+    assert "'scan.startup.timestamp-millis' = '910000'" in cluster.texts[-1], "1000 s, when it was caught up last, less 90"
+
+
+def test_a_statement_that_flink_does_not_take_stops_nothing(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps(cluster, 1)
+    declare(cluster, NEW)
+
+    def refuse(_name: str, sql: str, _session: dict[str, str]) -> list[list[Any]]:
+        raise jobs.Refused("SQL parse failed")
+
+    monkeypatch.setattr(jobs, "explain", refuse)
+    known = steps(cluster, 3)
+    assert cluster.done == [("submit", "none")]
+    assert (known["last"]["result"], known["rejected"]["why"]) == ("refused", "SQL parse failed")
+
+
+def test_a_new_statement_that_is_refused_at_its_start_goes_back(cluster: Cluster) -> None:
+    steps(cluster, 1)
+    declare(cluster, NEW)
+    cluster.refuse = {NEW: jobs.Refused("no such topic")}
+    known = steps(cluster, 3)
+    assert cluster.done[-1] == ("submit", "savepoint-job1")
+    assert known["last"]["result"] == "rolled back"
+
+
+def test_a_gateway_that_is_away_rejects_nothing(cluster: Cluster) -> None:
+    steps(cluster, 1)
+    declare(cluster, NEW)
+    cluster.refuse = {NEW: OSError("connection refused")}
+    with pytest.raises(OSError, match="connection refused"):
+        steps(cluster, 3)
+    cluster.refuse = {}
+    known = steps(cluster, 1)
+    assert (known["upgrade"]["phase"], known["rejected"]) == ("verifying", None)
+
+
+def test_a_job_that_cannot_make_a_savepoint_is_replaced_from_its_newest_checkpoint(cluster: Cluster) -> None:
+    steps(cluster, 1)
+    checkpoint(cluster.root / "checkpoints", "job1", "chk-8", 100)
+    cluster.jobs = [cluster.jobs[0]._replace(state="RESTARTING", whole=False)]
+    declare(cluster, NEW)
+    steps(cluster, 2)
+    assert cluster.done[1:] == [("cancel", "job1"), ("submit", "chk-8")]
+
+
+def test_a_memory_of_the_first_release_is_understood(cluster: Cluster) -> None:
+    (cluster.root / "state/a.json").write_text(json.dumps({"digest": jobs.digest(OLD, {}), "job_ids": ["job0"]}))
+    cluster.jobs = [Job("job0", "a", "RUNNING", 1)]
+    declare(cluster, NEW)
+    known = steps(cluster, 2)
+    assert cluster.done == [("stop", "job0"), ("submit", "none")], "nobody knows the old plan: replay"
+    assert known["upgrade"]["way"] == "replay"
+
+
+def test_a_file_of_its_own_declares_a_job_too(cluster: Cluster) -> None:
+    (cluster.root / "config/b.json").write_text("{}")
+    (cluster.root / "config/b.sql").write_text(NEW)
+    steps(cluster, 1)
+    assert sorted(job.name for job in cluster.jobs) == ["a", "b"]
+    (cluster.root / "config/b.json").unlink()
+    steps(cluster, 1)
+    assert [job.name for job in cluster.jobs] == ["a"]
+
+
+def test_the_outlook_says_the_way_and_changes_nothing(cluster: Cluster) -> None:
+    assert jobs.outlook(keeper(cluster), "a", OLD)["way"] == "deploy"
+    steps(cluster, 1)
+    cluster.shapes = {OLD: [["Deduplicate", [], "key=[a]"]], NEW: [["Deduplicate", [], "key=[b]"]]}
+    before = list(cluster.done)
+    assert jobs.outlook(keeper(cluster), "a", OLD)["way"] == "none"
+    assert jobs.outlook(keeper(cluster), "a", NEW)["way"] == "replay"
+    assert cluster.done == before
+
+
+def test_old_savepoints_go_and_the_last_ones_stay(cluster: Cluster) -> None:
+    cluster.watched = ("healthy", "")
+    for number in range(5):
+        declare(cluster, f"INSERT INTO t SELECT {number};\n")
+        steps(cluster, 4)
+    kept = sorted(path.name for path in (cluster.root / "savepoints").glob("*/savepoint-*"))
+    assert kept == ["savepoint-job3", "savepoint-job4"]

@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps every declared Flink SQL job running, exactly once by name.
+"""Keeps every declared Flink SQL job running, exactly once by name, and carries a changed statement over.
 
 A standalone session cluster without ZooKeeper forgets its jobs when the JobManager restarts. This loop looks at the REST
-interface and, for each declared job that does not run, submits its SQL file through the SQL gateway, from the newest
-retained checkpoint whose statement was the same. A changed statement is replayed: the old job is cancelled and the new one
-reads on from the committed offsets into the same sink, which drops duplicates; state that does not fit is never allowed.
+interface and, for each declared job that does not run, submits its statement through the SQL gateway, from the newest savepoint
+or retained checkpoint of its own. Nobody else submits, so there is never a second copy.
 
-Files: jobs.json {"jobs": [name], "session": {key: value}}, <name>.sql beside it; <state>/<name>.json remembers the digest
-of the statement and the job ids of its checkpoints. All times in seconds.
+A changed statement is upgraded. Whether the old state fits is decided before anything is touched, by comparing the execution
+plans of both statements:
+  savepoint  same operators, and those with state do the same: the old job stops with a savepoint (CANONICAL), the new one goes on from it
+  replay     otherwise: the old job stops with a savepoint all the same (the way back), the new one starts without state and reads from
+             the committed offsets on, or, where the statement says `-- keeper: replay_margin_s=N`, from N s before the old one's position;
+             sinks drop what comes twice by its key. State that does not fit is never allowed in (allowNonRestoredState stays off).
+The new job is watched until it is whole and has completed checkpoints. If it fails, the old statement goes on from the savepoint
+and the new one is remembered as rejected until its file is written again.
+
+`jobs.py plan NAME` reads a statement from stdin and prints as JSON which way it would go; it changes nothing.
+
+Files: jobs.json {"jobs": [name], "session": {key: value}}, <name>.sql beside it; <name>.json declares a job of its own beside jobs.json.
+<state>/<name>.json is the memory. Times in seconds since 1970.
 """
 
 from __future__ import annotations
@@ -16,9 +26,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -26,11 +38,22 @@ from typing import Any, Callable, NamedTuple
 CONFIG = Path("/etc/hnai/flink/jobs")
 STATE = Path("/var/lib/hnai/flink/jobs")
 CHECKPOINTS = Path("/var/lib/hnai/flink/checkpoints")
+SAVEPOINTS = Path("/var/lib/hnai/flink/savepoints")
 REST = "http://127.0.0.1:8081"
 GATEWAY = "http://127.0.0.1:8083"
 PERIOD_S = 3.0
+#: A new job must be whole and have completed CHECKPOINTS_WANTED of its own in this time.
+VERIFY_S = 300.0
+CHECKPOINTS_WANTED = 2
+SAVEPOINT_S = 180.0
+SAVEPOINTS_KEPT = 2
+#: Records that a source may be behind and still counts as caught up; how often it is asked.
+CAUGHT_UP, LOOK_EVERY_S = 2000, 30.0
 #: States in which Flink itself still works on a job.
 ALIVE = {"INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "RECONCILING", "FAILING", "CANCELLING", "SUSPENDED"}
+LEAVING = {"FAILING", "CANCELLING"}
+#: Operators without state of their own; of all others what they do must be the same for their state to fit.
+STATELESS = ("Calc", "Source", "TableSourceScan", "WatermarkAssigner", "MiniBatchAssigner", "DropUpdateBefore", "Union", "Expand", "Correlate")
 
 
 class Job(NamedTuple):
@@ -40,57 +63,131 @@ class Job(NamedTuple):
     name: str
     state: str
     started_ms: int
+    whole: bool = True
 
 
 class Action(NamedTuple):
-    """What to do about one name: submit it, or cancel the job with this id."""
+    """What to do about one name: kind is none, cancel, upgrade, stop, start, accept or give_up."""
 
     kind: str
-    name: str
     job_id: str = ""
+    why: str = ""
 
 
-def plan(declared: dict[str, str], jobs: list[Job], deployed: dict[str, str]) -> list[Action]:
-    """Actions that lead to every declared job once and no other.
+class Refused(Exception):
+    """Flink's own words on a statement that it does not take."""
 
-    declared: name → digest of its statement; deployed: name → digest that was submitted last.
-    A name whose job is going away (CANCELLING) waits: two copies would write twice.
 
-    >>> plan({"a": "1"}, [], {})
-    [Action(kind='submit', name='a', job_id='')]
+def decide(wanted: str, alive: list[Job], memory: dict[str, Any], verdict: tuple[str, str] = ("", "")) -> Action:
+    """The next step for one declared name.
+
+    wanted: digest of its statement; alive: jobs of that name that Flink still works on; memory: see Keeper.recall;
+    verdict: ("healthy" | "broken" | "", why) of the job that is being watched. A job that goes away is waited for: two copies would
+    write twice.
+
+    >>> decide("1", [], {"digest": "", "upgrade": None})
+    Action(kind='start', job_id='', why='')
     """
-    actions: list[Action] = []
-    for name, digest in sorted(declared.items()):
-        alive = sorted((job for job in jobs if job.name == name and job.state in ALIVE), key=lambda job: job.started_ms)
-        if not alive:
-            actions.append(Action("submit", name))
-            continue
-        keep = alive[-1:] if deployed.get(name) == digest else []
-        actions += [Action("cancel", name, job.id) for job in alive if job not in keep and job.state != "CANCELLING"]
-    known = set(declared)
-    actions += [Action("cancel", job.name, job.id) for job in jobs if job.name not in known and job.state in ALIVE - {"CANCELLING"}]
-    return actions
+    alive = sorted(alive, key=lambda job: job.started_ms)
+    for older in alive[:-1]:
+        if older.state != "CANCELLING":
+            return Action("cancel", older.id, "a newer job of that name runs")
+    if any(one.state == "CANCELLING" for one in alive):
+        return Action("none")
+    job = alive[-1] if alive else None
+    upgrade = memory.get("upgrade")
+    if upgrade:
+        if upgrade["phase"] == "stopping":
+            return Action("stop", job.id) if job and job.id == upgrade["old"] else Action("adopt", job.id) if job else Action("start")
+        if upgrade["phase"] == "returning":
+            return Action("cancel", job.id, "it is replaced by the old one") if job else Action("start")
+        if job is None or verdict[0] == "broken":
+            return Action("give_up", job.id if job else "", verdict[1] or "it is gone")
+        return Action("accept", job.id) if verdict[0] == "healthy" else Action("none")
+    if memory["digest"] and wanted not in (memory["digest"], (memory.get("rejected") or {}).get("digest")):
+        return Action("upgrade", job.id if job else "")
+    return Action("none") if job else Action("start")
 
 
-def newest_checkpoint(root: Path, job_ids: list[str]) -> str | None:
-    """Path of the newest complete checkpoint (its _metadata is there and not empty) of these jobs, or None."""
+def undeclared(known: set[str], jobs: list[Job]) -> list[Job]:
+    """Jobs that nobody declared."""
+    return [job for job in jobs if job.name not in known and job.state in ALIVE - {"CANCELLING"}]
+
+
+def newest_state(roots: list[Path], job_ids: list[str]) -> str | None:
+    """Path of the newest complete savepoint or checkpoint (its _metadata is there and not empty) of these jobs, or None."""
     best: tuple[float, str] | None = None
-    for job_id in job_ids:
-        for meta in (root / job_id).glob("chk-*/_metadata"):
-            stat = meta.stat()
-            if stat.st_size > 0 and (best is None or stat.st_mtime > best[0]):
-                best = (stat.st_mtime, str(meta.parent))
+    for root in roots:
+        for job_id in job_ids:
+            for meta in (root / job_id).glob("*-*/_metadata"):
+                stat = meta.stat()
+                if stat.st_size > 0 and (best is None or stat.st_mtime > best[0]):
+                    best = (stat.st_mtime, str(meta.parent))
     return best[1] if best else None
 
 
+def options(sql: str) -> dict[str, str]:
+    """What a statement says to its keeper: `-- keeper: replay_margin_s=90, upgrade=replay`."""
+    found: dict[str, str] = {}
+    for line in re.findall(r"^--[ ]*keeper:(.*)$", sql, re.MULTILINE):
+        found.update(dict(re.findall(r"(\w+)=(\w+)", line)))
+    return found
+
+
+def from_moment(sql: str, moment_s: float) -> str:
+    """The statement, reading Kafka from a moment on instead of from the committed offsets."""
+    return sql.replace(
+        "'scan.startup.mode' = 'group-offsets'", "'scan.startup.mode' = 'timestamp', 'scan.startup.timestamp-millis' = '%d'" % (moment_s * 1000)
+    )
+
+
+def shape(plan: dict[str, Any]) -> list[list[Any]]:
+    """What of an execution plan decides whether state fits: the operators in their order, their inputs, and what those with state do.
+
+    Flink finds state again by the position of its operator; numbers in brackets count statements of a session and say nothing.
+    """
+    places = {node["id"]: place for place, node in enumerate(plan["nodes"])}
+    found = []
+    for node in plan["nodes"]:
+        kind = re.sub(r"\[\d+\]", "", node["type"])
+        inputs = [[places[one["id"]], one["ship_strategy"]] for one in node.get("predecessors", [])]
+        without = kind.split("(")[0].startswith(STATELESS) or kind.endswith((": Writer", ": Committer"))
+        found.append([kind, inputs, "" if without else re.sub(r"\[\d+\]", "", node["contents"])])
+    return found
+
+
+def way(old: list[list[Any]], new: list[list[Any]]) -> tuple[str, str]:
+    """("savepoint" | "replay", why) from the shapes of two statements."""
+    if [one[:2] for one in old] != [one[:2] for one in new]:
+        return "replay", "other operators: %s, was %s" % (", ".join(one[0] for one in new), ", ".join(one[0] for one in old))
+    for before, after in zip(old, new):
+        if before[2] != after[2]:
+            return "replay", "the state of another %s: %s, was %s" % (after[0], after[2], before[2])
+    return "savepoint", "the same operators, those with state unchanged"
+
+
 def statements(text: str) -> list[str]:
-    """The statements of a SQL file; comments are whole lines, ';' ends a statement at the end of a line."""
+    """The statements of a SQL file; comments are whole lines, ';' ends a statement at the end of a line.
+
+    A statement set is one statement: from EXECUTE STATEMENT SET to the line END;
+    """
     body = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
-    return [part.strip() for part in re.split(r";\s*(?:\n|$)", body) if part.strip()]
+    found: list[str] = []
+    within = False
+    for part in (part.strip() for part in re.split(r";[ \t]*(?:\n|$)", body)):
+        if within:
+            found[-1] += "\n" + part + ";"
+            within = part.upper() != "END"
+        elif part:
+            found.append(part)
+            if re.match(r"EXECUTE\s+STATEMENT\s+SET\b", part, re.IGNORECASE):
+                found[-1] += ";"
+                within = True
+    return found
 
 
 def call(method: str, url: str, body: Any = None, timeout_s: float = 20.0) -> Any:
-    """One JSON request on loopback; an error carries the first line of Flink's own words."""
+    """One JSON request on loopback. Raises OSError, Refused with the last cause in Flink's own words."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
     try:
@@ -99,76 +196,365 @@ def call(method: str, url: str, body: Any = None, timeout_s: float = 20.0) -> An
     except urllib.error.HTTPError as error:
         text = error.read().decode(errors="replace")
         causes = re.findall(r"Caused by: ([^\\\n]+)", text) or [text[:300]]
-        raise OSError(f"{method} {url}: {error.code}: {causes[-1]}") from error
+        said = f"{method} {url}: {error.code}: {causes[-1]}"
+        # The gateway wraps in the same way what it could not reach; that says nothing about the statement.
+        away = error.code in (502, 503, 504) or re.search(r"ConnectException|TimeoutException|ConnectTimeout|ClosedChannel|Connection refused", text)
+        raise (OSError if away else Refused)(said) from error
 
 
 def running() -> list[Job]:
     """All jobs that the JobManager knows."""
-    return [Job(job["jid"], job["name"], job["state"], job["start-time"]) for job in call("GET", REST + "/jobs/overview")["jobs"]]
+    return [
+        Job(job["jid"], job["name"], job["state"], job["start-time"], job["tasks"]["running"] == job["tasks"]["total"] > 0)
+        for job in call("GET", REST + "/jobs/overview")["jobs"]
+    ]
 
 
-def submit(name: str, sql: str, session: dict[str, str], checkpoint: str | None, sleep: Callable[[float], None] = time.sleep) -> str:
-    """Submits one job through the gateway; returns its id. Raises OSError with Flink's own words."""
+class Session:
+    """A session of the SQL gateway; a context manager."""
+
+    def __init__(self, name: str, properties: dict[str, str]) -> None:
+        self.name, self.properties, self.base = name, properties, ""
+
+    def __enter__(self) -> Session:
+        handle = call("POST", GATEWAY + "/v3/sessions", {"sessionName": self.name, "properties": self.properties})["sessionHandle"]
+        self.base = f"{GATEWAY}/v3/sessions/{handle}"
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        call("DELETE", self.base)
+
+    def execute(self, statement: str, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
+        """The first page of a statement's result. Raises Refused with Flink's own words, OSError."""
+        operation = call("POST", self.base + "/statements", {"statement": statement})["operationHandle"]
+        deadline = time.monotonic() + 300
+        while (status := call("GET", f"{self.base}/operations/{operation}/status")["status"]) not in ("FINISHED", "ERROR", "CANCELED"):
+            if time.monotonic() > deadline:
+                raise OSError(f"{self.name}: a statement is still {status} after 300 s")
+            sleep(0.2)
+        return call("GET", f"{self.base}/operations/{operation}/result/0?rowFormat=JSON")
+
+
+def submit(name: str, sql: str, session: dict[str, str], start: str | None) -> str:
+    """Submits one job through the gateway, from a savepoint or checkpoint; returns its id. Raises Refused, OSError."""
     properties = dict(session, **{"pipeline.name": name})
-    if checkpoint:
-        properties["execution.state-recovery.path"] = "file://" + checkpoint
-    handle = call("POST", GATEWAY + "/v3/sessions", {"sessionName": name, "properties": properties})["sessionHandle"]
-    base = f"{GATEWAY}/v3/sessions/{handle}"
-    try:
+    if start:
+        properties["execution.state-recovery.path"] = "file://" + start
+    with Session(name, properties) as gateway:
         job_id = ""
         for statement in statements(sql):
-            operation = call("POST", base + "/statements", {"statement": statement})["operationHandle"]
-            deadline = time.monotonic() + 300
-            while (status := call("GET", f"{base}/operations/{operation}/status")["status"]) not in ("FINISHED", "ERROR", "CANCELED"):
-                if time.monotonic() > deadline:
-                    raise OSError(f"{name}: a statement is still {status} after 300 s")
-                sleep(0.2)
-            result = call("GET", f"{base}/operations/{operation}/result/0?rowFormat=JSON")
-            job_id = result.get("jobID") or job_id
-        if not job_id:
-            raise OSError(f"{name}.sql: no statement of it starts a job; end it with INSERT INTO")
-        return job_id
-    finally:
-        call("DELETE", base)
+            job_id = gateway.execute(statement).get("jobID") or job_id
+    if not job_id:
+        raise Refused(f"{name}.sql: no statement of it starts a job; end it with INSERT INTO")
+    return job_id
+
+
+def explain(name: str, sql: str, session: dict[str, str]) -> list[list[Any]]:
+    """Shape of a statement's plan; starts no job. Raises Refused, OSError."""
+    with Session(name, dict(session)) as gateway:
+        text = ""
+        for statement in statements(sql):
+            asked = re.sub(r"^EXECUTE\s+STATEMENT\s+SET\b|^(?=INSERT\b)", _explained, statement, flags=re.IGNORECASE)
+            answer = gateway.execute(asked)
+            if asked is not statement and asked != statement:
+                text = answer["results"]["data"][0]["fields"][0]
+    _before, found, plan = text.partition("== Physical Execution Plan ==")
+    if not found:
+        raise Refused(f"{name}.sql: no statement of it starts a job; end it with INSERT INTO")
+    return shape(json.loads(plan))
+
+
+def _explained(match: re.Match[str]) -> str:
+    return "EXPLAIN JSON_EXECUTION_PLAN " + ("STATEMENT SET" if match.group() else "")
+
+
+def stop(job_id: str, sleep: Callable[[float], None] = time.sleep) -> str:
+    """Stops a job with a savepoint; returns the savepoint's directory. Raises Refused, OSError."""
+    wish = {"targetDirectory": f"file://{SAVEPOINTS}/{job_id}", "drain": False, "formatType": "CANONICAL"}
+    request = call("POST", f"{REST}/jobs/{job_id}/stop", wish)["request-id"]
+    deadline = time.monotonic() + SAVEPOINT_S
+    while True:
+        answer = call("GET", f"{REST}/jobs/{job_id}/savepoints/{request}")
+        if answer["status"]["id"] == "COMPLETED":
+            done = answer["operation"]
+            if "location" not in done:
+                words = re.findall(r"(?:Caused by: )?([\w.]+(?:Exception|Error)[^\\\n]*)", str(done.get("failure-cause", {}).get("stack-trace", "")))
+                raise Refused(f"no savepoint of {job_id}: {words[-1] if words else done}")
+            return str(done["location"]).removeprefix("file:")
+        if time.monotonic() > deadline:
+            raise OSError(f"no savepoint of {job_id} within {SAVEPOINT_S:.0f} s")
+        sleep(0.5)
+
+
+def watch(job: Job) -> tuple[str, str]:
+    """("healthy" | "broken" | "", why) of a job that has just started."""
+    failed = call("GET", f"{REST}/jobs/{job.id}/exceptions")["exceptionHistory"]["entries"]
+    if failed:
+        said = [line for line in str(failed[0].get("stacktrace", "")).splitlines() if line.startswith("Caused by: ")]
+        return "broken", (said[-1] if said else str(failed[0].get("exceptionName", "it failed")))[:500]
+    if job.state != "RUNNING" or not job.whole:
+        return "", f"{job.state}, not all tasks run"
+    done = call("GET", f"{REST}/jobs/{job.id}/checkpoints")["counts"]["completed"]
+    return ("healthy" if done >= CHECKPOINTS_WANTED else ""), f"{done} checkpoints completed"
+
+
+def behind(job_id: str) -> float | None:
+    """Records that the Kafka sources of a job have not read yet; None while nobody knows."""
+    total, known = 0.0, False
+    for vertex in call("GET", f"{REST}/jobs/{job_id}")["vertices"]:
+        base = f"{REST}/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
+        names = [one["id"] for one in call("GET", base) if one["id"].endswith(".KafkaConsumer.records-lag-max")]
+        if names:
+            for one in call("GET", base + "?get=" + urllib.parse.quote(",".join(names))):
+                total, known = total + float(one["sum"]), True
+    return total if known and total == total else None
 
 
 class Keeper:
     """The loop's memory of one deployment, on disk so that a restart of this unit changes nothing."""
 
-    def __init__(self, config: Path = CONFIG, state: Path = STATE, checkpoints: Path = CHECKPOINTS) -> None:
-        self.config, self.state, self.checkpoints = config, state, checkpoints
+    def __init__(
+        self, config: Path = CONFIG, state: Path = STATE, checkpoints: Path = CHECKPOINTS, savepoints: Path = SAVEPOINTS,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.config, self.state, self.roots, self.now = config, state, [checkpoints, savepoints], now
 
     def recall(self, name: str) -> dict[str, Any]:
-        """{"digest": str, "job_ids": [str]} of the last submission of this name."""
+        """{"digest", "sql": of the statement that runs, "job_ids": [str], "upgrade": {"digest", "sql", "way", "why", "phase", "old", "start",
+        "since"} or null, "rejected": {"digest", "why", "at"} or null, "last": {"way", "result", …}, "current": when its sources were caught up}.
+        """
+        empty: dict[str, Any] = {
+            "digest": "", "sql": "", "job_ids": [], "savepoints": [], "upgrade": None, "rejected": None, "last": None, "current": 0.0,
+        }
         try:
-            return json.loads((self.state / f"{name}.json").read_text())
+            return dict(empty, **json.loads((self.state / f"{name}.json").read_text()))
         except (OSError, ValueError):
-            return {"digest": "", "job_ids": []}
+            return empty
 
-    def remember(self, name: str, digest: str, job_ids: list[str]) -> None:
+    def remember(self, name: str, memory: dict[str, Any]) -> None:
         """Atomic, so that a kill leaves the old or the new memory."""
         temporary = self.state / f".{name}.json"
-        temporary.write_text(json.dumps({"digest": digest, "job_ids": job_ids[-20:]}))
+        temporary.write_text(json.dumps(dict(memory, job_ids=memory["job_ids"][-20:])))
         os.replace(temporary, self.state / f"{name}.json")
 
-    def step(self) -> None:
-        """One look and what follows from it."""
+    def looked(self, trouble: str) -> None:
+        """Leaves word of the last look, for the health check."""
+        temporary = self.state / ".keeper.new"
+        temporary.write_text(json.dumps({"at": self.now(), "trouble": trouble}))
+        os.replace(temporary, self.state / ".keeper")
+
+    def declared(self) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+        """Session properties, name → statement, name → digest of both."""
         wanted = json.loads((self.config / "jobs.json").read_text())
-        sql = {name: (self.config / f"{name}.sql").read_text() for name in wanted["jobs"]}
-        declared = {name: hashlib.sha256(json.dumps([text, wanted["session"]]).encode()).hexdigest() for name, text in sql.items()}
-        memory = {name: self.recall(name) for name in declared}
-        for action in plan(declared, running(), {name: one["digest"] for name, one in memory.items()}):
-            if action.kind == "cancel":
-                say(f"cancel {action.name} {action.job_id}")
-                call("PATCH", f"{REST}/jobs/{action.job_id}?mode=cancel")
-                continue
-            name, old = action.name, memory[action.name]
-            same = old["digest"] == declared[name]
-            checkpoint = newest_checkpoint(self.checkpoints, old["job_ids"]) if same else None
-            say(f"submit {name}: {'from ' + checkpoint if checkpoint else 'replay from the committed offsets'}")
-            job_id = submit(name, sql[name], wanted["session"], checkpoint)
-            self.remember(name, declared[name], (old["job_ids"] if same else []) + [job_id])
-            say(f"{name} runs as {job_id}")
+        names = set(wanted["jobs"]) | {path.stem for path in self.config.glob("*.json") if path.name != "jobs.json"}
+        sql = {name: (self.config / f"{name}.sql").read_text() for name in sorted(names)}
+        return wanted["session"], sql, {name: digest(text, wanted["session"]) for name, text in sql.items()}
+
+    def step(self) -> None:
+        """One look and what follows from it; a job in trouble does not keep the others waiting."""
+        session, sql, digests = self.declared()
+        jobs = running()
+        for job in undeclared(set(sql), jobs):
+            say(f"cancel {job.name} {job.id}: nobody declared it")
+            cancel(job.id)
+        trouble: list[str] = []
+        for name in sql:
+            alive = [job for job in jobs if job.name == name and job.state in ALIVE]
+            try:
+                self.advance(name, sql[name], digests[name], session, alive)
+            except (OSError, Refused) as error:
+                trouble.append(f"{name}: {error}")
+        if trouble:
+            raise OSError("; ".join(trouble))
+
+    def advance(self, name: str, sql: str, wanted: str, session: dict[str, str], alive: list[Job]) -> None:
+        """The next step of one job."""
+        memory = self.recall(name)
+        if memory["digest"] == wanted and not memory["sql"]:
+            memory["sql"] = sql
+        rejected = memory["rejected"]
+        if rejected and rejected["digest"] == wanted and (self.config / f"{name}.sql").stat().st_mtime > rejected["at"]:
+            memory["rejected"] = None
+        upgrade = memory["upgrade"]
+        verdict = ("", "")
+        if upgrade and upgrade["phase"] == "verifying" and alive:
+            verdict = watch(alive[-1])
+            if not verdict[0] and self.now() - upgrade["since"] > VERIFY_S:
+                verdict = ("broken", f"after {VERIFY_S:.0f} s: {verdict[1]}")
+        action = decide(wanted, alive, memory, verdict)
+        if action.kind == "cancel":
+            say(f"cancel {name} {action.job_id}: {action.why}")
+            cancel(action.job_id)
+        elif action.kind == "upgrade":
+            self._begin(name, sql, wanted, session, memory, next((job for job in alive if job.id == action.job_id), None))
+        elif action.kind == "stop":
+            self._stop(name, memory, next(job for job in alive if job.id == action.job_id))
+        elif action.kind == "start":
+            self._start(name, sql, wanted, session, memory)
+        elif action.kind == "adopt":
+            memory["job_ids"].append(action.job_id)
+            memory["upgrade"].update(phase="verifying", since=self.now())
+            self.remember(name, memory)
+        elif action.kind == "accept":
+            self._accept(name, memory, action.job_id)
+        elif action.kind == "give_up":
+            self._give_up(name, memory, action)
+        elif alive and not upgrade and "replay_margin_s" in options(memory["sql"]) and self.now() - memory.get("looked", 0.0) >= LOOK_EVERY_S:
+            pending = behind(alive[-1].id)
+            memory["looked"] = self.now()
+            memory["current"] = self.now() if pending is not None and pending <= CAUGHT_UP else memory["current"]
+            self.remember(name, memory)
+
+    def _begin(self, name: str, sql: str, wanted: str, session: dict[str, str], memory: dict[str, Any], job: Job | None) -> None:
+        """Decides the way, notes it, and stops the old job. A statement that Flink does not take is rejected at once; nothing is stopped."""
+        try:
+            how, why = choose(name, memory["sql"], sql, session)
+        except Refused as error:
+            say(f"{name}: the new statement is refused, the old one goes on: {error}")
+            memory["rejected"] = {"digest": wanted, "why": str(error), "at": self.now()}
+            memory["last"] = {"way": "none", "result": "refused", "why": str(error), "at": self.now(), "digest": wanted}
+            self.remember(name, memory)
+            return
+        say(f"upgrade {name} by {how}: {why}")
+        memory["upgrade"] = {
+            "digest": wanted, "sql": sql, "way": how, "why": why, "phase": "stopping", "old": job.id if job else "", "start": None, "since": self.now(),
+        }
+        self.remember(name, memory)
+        if job:
+            self._stop(name, memory, job)
+
+    def _stop(self, name: str, memory: dict[str, Any], job: Job) -> None:
+        """With a savepoint; a job that is not whole cannot make one, its newest checkpoint is the way on."""
+        try:
+            if job.state != "RUNNING" or not job.whole:
+                raise Refused(f"it is {job.state}, not all tasks run")
+            say(f"{name} {job.id} stopped with savepoint {stop(job.id)}")
+        except Refused as error:
+            say(f"{name} {job.id}: no savepoint ({error}); cancelled, its newest checkpoint stands in")
+            cancel(job.id)
+        # Where the sources stood: now if they were caught up a moment ago, else when they last were.
+        memory["upgrade"]["position"] = memory["current"] or job.started_ms / 1000.0
+        self.remember(name, memory)
+
+    def _start(self, name: str, sql: str, wanted: str, session: dict[str, str], memory: dict[str, Any]) -> None:
+        """Submits what is due: the declared statement for the first time, the deployed one again, the new one, or the old one back."""
+        upgrade = memory["upgrade"]
+        state = newest_state(self.roots, memory["job_ids"])
+        if upgrade is None and not memory["digest"]:
+            say(f"submit {name} for the first time")
+            job_id = submit(name, sql, session, None)
+            done = {"way": "deploy", "result": "deployed", "job_id": job_id, "at": self.now(), "digest": wanted}
+            memory.update(digest=wanted, sql=sql, job_ids=[job_id], last=done)
+        elif upgrade is None or upgrade["phase"] == "returning":
+            start = upgrade["start"] if upgrade else state
+            text = memory["sql"] or sql
+            say(f"submit {name}: {'from ' + start if start else 'from the committed offsets'}")
+            job_id = submit(name, text, session, start)
+            memory["job_ids"].append(job_id)
+            if upgrade:
+                memory["last"].update(job_id=job_id)
+                memory["upgrade"] = None
+        else:
+            upgrade["start"] = state
+            text, start = upgrade["sql"], state
+            if upgrade["way"] == "replay":
+                start = None
+                margin = int(options(text).get("replay_margin_s", "0"))
+                if margin:
+                    text = from_moment(text, upgrade.get("position", self.now()) - margin)
+            say(f"submit {name}: {'from ' + start if start else 'without state, by replay'}")
+            try:
+                job_id = submit(name, text, session, start)
+            except Refused as error:
+                self._give_up(name, memory, Action("give_up", "", str(error)))
+                return
+            memory["job_ids"].append(job_id)
+            upgrade.update(phase="verifying", since=self.now(), start=state)
+        self.remember(name, memory)
+        say(f"{name} runs as {job_id}")
+
+    def _accept(self, name: str, memory: dict[str, Any], job_id: str) -> None:
+        """The new job stays. Its own checkpoints are enough from here on; older savepoints go, all but the last ones."""
+        upgrade = memory["upgrade"]
+        say(f"{name}: {job_id} is whole, upgraded by {upgrade['way']}")
+        memory["last"] = {"way": upgrade["way"], "why": upgrade["why"], "result": "upgraded", "job_id": job_id, "previous": upgrade["old"],
+                          "savepoint": upgrade["start"], "at": self.now(), "digest": upgrade["digest"]}
+        for old in memory["job_ids"][:-1]:
+            shutil.rmtree(self.roots[0] / old, ignore_errors=True)
+        savepoints = memory["savepoints"] + [upgrade["start"]] if upgrade["start"] else memory["savepoints"]
+        for old in savepoints[:-SAVEPOINTS_KEPT]:
+            if self.roots[1] in Path(old).parents:
+                shutil.rmtree(old, ignore_errors=True)
+        memory.update(
+            digest=upgrade["digest"], sql=upgrade["sql"], upgrade=None, rejected=None, job_ids=[job_id], savepoints=savepoints[-SAVEPOINTS_KEPT:]
+        )
+        self.remember(name, memory)
+
+    def _give_up(self, name: str, memory: dict[str, Any], action: Action) -> None:
+        """The new job goes, the old statement comes back from where it stopped."""
+        upgrade = memory["upgrade"]
+        say(f"{name}: the new statement is not healthy, back to the old one: {action.why}")
+        if action.job_id:
+            cancel(action.job_id)
+        memory["last"] = {"way": upgrade["way"], "why": action.why, "result": "rolled back", "job_id": "", "previous": upgrade["old"],
+                          "savepoint": upgrade["start"], "at": self.now(), "digest": upgrade["digest"]}
+        memory["rejected"] = {"digest": upgrade["digest"], "why": action.why, "at": self.now()}
+        upgrade["phase"] = "returning"
+        if not memory["sql"]:
+            # A memory from before statements were kept: the new one is all there is, and it is tried again.
+            memory.update(digest=upgrade["digest"], sql=upgrade["sql"], upgrade=None, rejected=None)
+            memory["last"]["result"] = "broken, no statement to go back to"
+        self.remember(name, memory)
+
+
+def digest(sql: str, session: dict[str, str]) -> str:
+    """Of a statement and the properties that it runs with."""
+    return hashlib.sha256(json.dumps([sql, session]).encode()).hexdigest()
+
+
+def choose(name: str, old: str, new: str, session: dict[str, str]) -> tuple[str, str]:
+    """The way from one statement to another, and why. Raises Refused when Flink does not take the new one, OSError."""
+    after = explain(name, new, session)
+    if options(new).get("upgrade") == "replay":
+        return "replay", "the statement asks for it"
+    if not old:
+        return "replay", "nobody remembers the old statement"
+    try:
+        before = explain(name, old, session)
+    except Refused as error:
+        return "replay", f"the old statement is not taken any more: {error}"
+    return way(before, after)
+
+
+def cancel(job_id: str) -> None:
+    """Its retained checkpoints stay."""
+    call("PATCH", f"{REST}/jobs/{job_id}?mode=cancel")
+
+
+def outlook(keeper: Keeper, name: str, sql: str) -> dict[str, Any]:
+    """What would become of a statement: {"digest", "way": none | deploy | savepoint | replay | refused | rejected, "why", "job_id"}. Changes nothing.
+
+    rejected: it was given up before, and stays so until its file is written again. Raises OSError.
+    """
+    session, _sql, _digests = keeper.declared()
+    memory = keeper.recall(name)
+    wanted = digest(sql, session)
+    found = {"digest": wanted, "job_id": memory["job_ids"][-1] if memory["job_ids"] else ""}
+    upgrade, rejected = memory["upgrade"], memory["rejected"]
+    if upgrade and upgrade["digest"] == wanted and upgrade["phase"] != "returning":
+        return dict(found, way=upgrade["way"], why=upgrade["why"])
+    if memory["digest"] == wanted:
+        return dict(found, way="none", why="this statement is deployed")
+    if rejected and rejected["digest"] == wanted:
+        return dict(found, way="rejected", why=rejected["why"])
+    try:
+        if not memory["digest"]:
+            explain(name, sql, session)
+            return dict(found, way="deploy", why="no job of that name was deployed yet")
+        how, why = choose(name, memory["sql"], sql, session)
+    except Refused as error:
+        return dict(found, way="refused", why=str(error))
+    return dict(found, way=how, why=why)
 
 
 def say(text: str) -> None:
@@ -176,19 +562,24 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """For ever; an error is said once per kind and tried again: the cluster may just be starting."""
     keeper, last = Keeper(), ""
+    if arguments[:1] == ["plan"]:
+        print(json.dumps(outlook(keeper, arguments[1], sys.stdin.read())))
+        return 0
     while True:
+        text = ""
         try:
             keeper.step()
-            last = ""
-        except (OSError, ValueError, KeyError) as error:
-            if (text := f"{type(error).__name__}: {error}") != last:
+        except (OSError, Refused, ValueError, KeyError) as error:
+            text = f"{type(error).__name__}: {error}"
+            if text != last:
                 say(f"not yet: {text}")
-                last = text
+        last = text
+        keeper.looked(text)
         time.sleep(PERIOD_S)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Flink host knows about itself: the keeper's files, checkpoints on disk, listening sockets. Reads only."""
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.module_utils.flink.health import Host
+
+#: The keeper's memory (roles/flink, jobs.py): <name>.json per job, .keeper of its last look.
+STATE = "/var/lib/hnai/flink/jobs"
+_LISTEN = "0A"
+
+
+def unit_state(name: str) -> str:
+    """ActiveState of a unit. Raises OSError."""
+    try:
+        argv = ["systemctl", "show", "--property=ActiveState", "--value", name]
+        run = subprocess.run(argv, capture_output=True, check=True, timeout=10)
+    except (subprocess.SubprocessError, FileNotFoundError) as error:
+        raise OSError("systemctl does not tell the state of %s: %s" % (name, error)) from error
+    return run.stdout.decode("utf-8", "replace").strip()
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """A JSON object in a file. Raises OSError."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise OSError("%s: no JSON: %s" % (path, error)) from error
+    if not isinstance(found, dict):
+        raise OSError("%s: no JSON object" % path)
+    return found
+
+
+def memory(name: str, state: str = STATE) -> Mapping[str, Any]:
+    """The keeper's memory of a job; {} where it has none. Raises OSError."""
+    try:
+        return read_json(os.path.join(state, name + ".json"))
+    except FileNotFoundError:
+        return {}
+
+
+def complete(path: str) -> bool:
+    """Whether a checkpoint's _metadata is there and not empty."""
+    try:
+        return os.stat(os.path.join(path, "_metadata")).st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def free(path: str) -> tuple[int, int]:
+    """(bytes free, bytes) of the file system. Raises OSError."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+
+def parse_listeners(text: str, family: int) -> list[tuple[str, int]]:
+    """Listening sockets of /proc/net/tcp or tcp6 (addresses are host-order words in hex).
+
+    >>> parse_listeners("head\\n 0: 0100007F:1F91 00000000:0000 0A 0:0 0:0 0 0 0\\n", socket.AF_INET)
+    [('127.0.0.1', 8081)]
+    """
+    found = []
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 4 or fields[3] != _LISTEN:
+            continue
+        address, _, port = fields[1].partition(":")
+        words = [struct.pack("=I", int(address[at:at + 8], 16)) for at in range(0, len(address), 8)]
+        found.append((socket.inet_ntop(family, b"".join(words)), int(port, 16)))
+    return found
+
+
+def listeners() -> Sequence[tuple[str, int]]:
+    """All listening TCP sockets. Raises OSError."""
+    found: list[tuple[str, int]] = []
+    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        try:
+            with open("/proc/net/" + name, encoding="ascii") as file:
+                found += parse_listeners(file.read(), family)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def this_host(state: str = STATE) -> Host:
+    """The host that the module runs on."""
+    return Host(
+        unit=unit_state, keeper=lambda: read_json(os.path.join(state, ".keeper")), memory=lambda name: memory(name, state), complete=complete, free=free,
+        listeners=listeners,
+    )

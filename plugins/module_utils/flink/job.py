@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Flink SQL job as data: declared by a file, carried out by the keeper alone.
+
+The keeper (roles/flink, jobs.py) is the only one that submits, stops and cancels jobs, so that a name never runs twice. What is here
+declares a statement, asks the keeper beforehand which way it would go, and waits until it says what came of it.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+#: Ways by which a statement reaches the cluster; of the others the first needs nothing, the last two will not come about.
+ACTING = ("deploy", "savepoint", "replay")
+
+
+class JobError(Exception):
+    """What keeps a job from being deployed; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would become of a statement. way: none, deploy, savepoint, replay, refused (Flink does not take it), rejected (given up before)."""
+
+    way: str
+    why: str
+    digest: str = ""
+    job_id: str = ""
+
+    @property
+    def acts(self) -> bool:
+        """Whether a job would be started."""
+        return self.way in ACTING
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of it."""
+
+    result: str
+    way: str
+    why: str
+    job_id: str
+    previous_job_id: str
+    savepoint: str
+
+    @property
+    def rolled_back(self) -> bool:
+        """Whether the old statement runs again."""
+        return self.result == "rolled back"
+
+
+def digest(sql: str, session: Mapping[str, str]) -> str:
+    """Of a statement and the properties that it runs with, as the keeper makes it."""
+    return hashlib.sha256(json.dumps([sql, session]).encode()).hexdigest()
+
+
+def parse_plan(text: str) -> Plan:
+    """The keeper's answer. Raises JobError."""
+    try:
+        found = json.loads(text)
+        return Plan(str(found["way"]), str(found["why"]), str(found["digest"]), str(found["job_id"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise JobError("the keeper's plan cannot be read (%s): %s" % (error, text[:300])) from error
+
+
+def refuse(plan: Plan, mode: str, retry: bool) -> str:
+    """Why this plan must not be carried out, '' if it may. mode: auto or savepoint."""
+    if plan.way == "refused":
+        return "Flink does not take the statement: %s" % plan.why
+    if plan.way == "rejected" and not retry:
+        return "this statement was given up before and is not tried again: %s. Change it, or set retry" % plan.why
+    if plan.way == "replay" and mode == "savepoint":
+        return "upgrade_mode is savepoint, and the state does not fit: %s. Nothing was touched" % plan.why
+    return ""
+
+
+def outcome(memory: Mapping[str, Any], digest: str) -> Outcome | None:
+    """What the keeper's memory says about a statement; None while it is not settled."""
+    last = memory.get("last") or {}
+    if memory.get("upgrade"):
+        return None
+    settled = memory.get("digest") == digest or (memory.get("rejected") or {}).get("digest") == digest
+    if not settled or (last.get("result") == "rolled back" and not last.get("job_id")):
+        return None
+    if last.get("digest") != digest:
+        last = {"result": "deployed"}
+    ids = memory.get("job_ids") or [""]
+    return Outcome(
+        result=str(last.get("result", "")), way=str(last.get("way", "none")), why=str(last.get("why", "")), job_id=str(ids[-1]),
+        previous_job_id=str(last.get("previous") or ""), savepoint=str(last.get("savepoint") or ""),
+    )
+
+
+def wait(
+    recall: Callable[[], Mapping[str, Any]], status: Callable[[], Mapping[str, Any]], digest: str, timeout_s: float,
+    clock: Callable[[], float], sleep: Callable[[float], None], since: float = 0.0,
+) -> Outcome:
+    """Waits for the keeper. since: a rejection before that moment (epoch s) is not an answer. Raises JobError after timeout_s."""
+    end = clock() + timeout_s
+    while True:
+        memory = recall()
+        rejected = memory.get("rejected") or {}
+        if rejected.get("digest") != digest or float(rejected.get("at", 0.0)) >= since:
+            found = outcome(memory, digest)
+            if found is not None:
+                return found
+        if clock() >= end:
+            upgrade = memory.get("upgrade") or {}
+            where = "the upgrade by %s is %s" % (upgrade.get("way"), upgrade.get("phase")) if upgrade else "the keeper has not begun"
+            try:
+                trouble = str(status().get("trouble") or "no trouble")
+            except OSError as error:
+                trouble = str(error)
+            raise JobError("after %.0f s %s; it says: %s; look at 'journalctl -u hnai-flink-jobs'" % (timeout_s, where, trouble))
+        sleep(2.0)
+
+
+def write(path: str, text: str, owner: tuple[int, int]) -> None:
+    """Atomic; owner: uid, gid. Raises OSError."""
+    temporary = "%s.new" % path
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chown(temporary, *owner)
+    os.chmod(temporary, 0o640)
+    os.replace(temporary, path)

@@ -1,0 +1,202 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: flink_job
+short_description: A Flink SQL job, deployed, upgraded and taken back by its keeper
+description:
+  - Runs on the JobManager's host. Declares a statement and waits until C(hnai-flink-jobs) has deployed it. That unit alone submits
+    jobs, so a name never runs twice, and an upgrade goes on when this task is killed.
+  - A changed statement goes by savepoint (CANONICAL) where its execution plan shows that the state fits, else by replay - without state,
+    from the committed offsets or, where it says C(-- keeper:) C(replay_margin_s=N), from N seconds before them; sinks drop what
+    comes twice by its key. State that does not fit is never allowed in. A statement that says C(-- keeper:) C(upgrade=replay) is always
+    replayed.
+  - The new job is healthy when all its tasks run and it has completed checkpoints of its own. If not, the old statement goes on from
+    the same savepoint, and the task fails with what the new one said.
+  - Check mode prints which way it would go, and touches nothing.
+options:
+  name:
+    description: Name of the job; the file C(/etc/hnai/flink/jobs/NAME.sql) declares it.
+    type: str
+    required: true
+  state:
+    description: Whether the job runs. Jobs of O(hnai.platform.flink#role:main:flink_jobs) are taken away there, not here.
+    type: str
+    choices: [present, absent]
+    default: present
+  sql:
+    description: The statement. Without it and O(src) the declared file is deployed as it lies.
+    type: str
+  src:
+    description: File on the host that holds the statement.
+    type: path
+  upgrade_mode:
+    description: With V(savepoint) a statement that would have to be replayed is refused before anything is touched.
+    type: str
+    choices: [auto, savepoint]
+    default: auto
+  retry:
+    description: Try a statement again that was given up before.
+    type: bool
+    default: false
+  timeout:
+    description: Seconds to wait for the keeper.
+    type: float
+    default: 900.0
+author: hnai.platform maintainers (@hnai)
+"""
+
+EXAMPLES = r"""
+- name: Deploy a statement
+  hnai.platform.flink_job:
+    name: flow_per_hour
+    src: /srv/jobs/flow_per_hour.sql
+    upgrade_mode: savepoint
+"""
+
+RETURN = r"""
+way:
+  description: none, deploy, savepoint or replay - the way that was or would be taken.
+  returned: always
+  type: str
+why:
+  description: What that follows from, or why the new statement was given up.
+  returned: always
+  type: str
+job_id:
+  description: The job that runs.
+  returned: always
+  type: str
+previous_job_id:
+  description: The job that it replaced; empty for none.
+  returned: always
+  type: str
+savepoint:
+  description: What the old job was stopped with; empty for none.
+  returned: always
+  type: str
+rolled_back:
+  description: Whether the old statement runs again.
+  returned: always
+  type: bool
+"""
+
+import os
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.hnai.platform.plugins.module_utils.flink import host, job
+
+CONFIG = "/etc/hnai/flink/jobs"
+KEEPER = "/usr/local/lib/hnai/flink/jobs.py"
+
+
+def read(path: str) -> str | None:
+    """Text of a file, None where it is not there."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def ask(module: AnsibleModule, name: str, sql: str) -> job.Plan:
+    """The keeper's plan. Raises JobError."""
+    if not os.path.exists(KEEPER):
+        if module.check_mode:
+            return job.Plan("deploy", "Flink is not installed here yet")
+        raise job.JobError("%s is not there: deploy the role flink on this host first" % KEEPER)
+    status, out, err = module.run_command(["/usr/bin/python3", "-I", KEEPER, "plan", name], data=sql.encode("utf-8"), binary_data=True)
+    if status != 0:
+        raise job.JobError("the keeper has no plan: %s" % (err.strip().splitlines() or [out])[-1])
+    return job.parse_plan(out)
+
+
+def absent(module: AnsibleModule, name: str) -> dict[str, Any]:
+    """Takes the declaration away; the keeper cancels the job."""
+    path = os.path.join(CONFIG, name + ".json")
+    if not os.path.exists(path):
+        if name in (host.read_json(os.path.join(CONFIG, "jobs.json")).get("jobs") or []):
+            raise job.JobError("%s is one of flink_jobs: take it off that list" % name)
+        return {"changed": False, "way": "none", "why": "not declared"}
+    if not module.check_mode:
+        os.unlink(path)
+        os.unlink(os.path.join(CONFIG, name + ".sql"))
+    return {"changed": True, "way": "none", "why": "the declaration was taken away, the keeper cancels the job"}
+
+
+def present(module: AnsibleModule, name: str) -> dict[str, Any]:
+    """Declares, and waits for what comes of it. Raises JobError, OSError."""
+    given = module.params
+    path = os.path.join(CONFIG, name + ".sql")
+    declared = read(path)
+    sql = given["sql"] if given["sql"] is not None else read(given["src"]) if given["src"] else declared
+    if sql is None:
+        if module.check_mode:
+            return {"changed": True, "way": "deploy", "why": "the statement is not on this host yet"}
+        raise job.JobError("%s is not there: give sql or src" % (given["src"] or path))
+    try:
+        plan = ask(module, name, sql)
+    except job.JobError as error:
+        # The file of the role is there, the cluster may only be starting: the keeper tries until it comes.
+        if module.check_mode or sql != declared:
+            raise
+        module.warn("no plan beforehand: %s" % error)
+        plan = job.Plan("deploy", "the cluster does not answer yet")
+    refused = job.refuse(plan, given["upgrade_mode"], given["retry"])
+    if refused:
+        raise job.JobError(refused)
+    changed = plan.acts or plan.way == "rejected" or sql != declared
+    result = {"changed": changed, "way": plan.way, "why": plan.why, "job_id": plan.job_id}
+    if module.check_mode or not changed:
+        return result
+    since = time.time()
+    owner = os.stat(CONFIG)
+    if sql != declared or plan.way == "rejected":
+        job.write(path, sql, (owner.st_uid, owner.st_gid))
+    known = host.read_json(os.path.join(CONFIG, "jobs.json"))
+    if name not in (known.get("jobs") or []) and not os.path.exists(os.path.join(CONFIG, name + ".json")):
+        job.write(os.path.join(CONFIG, name + ".json"), "{}\n", (owner.st_uid, owner.st_gid))
+    digest = plan.digest or job.digest(sql, known.get("session") or {})
+    # A rejection of before counts again only where it is not meant to be tried once more.
+    found = job.wait(
+        lambda: host.memory(name), host.this_host().keeper, digest, given["timeout"], time.monotonic, time.sleep, since if plan.way == "rejected" else 0.0
+    )
+    result.update(way=found.way, why=found.why or plan.why, job_id=found.job_id, previous_job_id=found.previous_job_id, savepoint=found.savepoint,
+                  rolled_back=found.rolled_back)
+    if found.rolled_back:
+        module.fail_json(msg="%s: the new statement was not healthy, the old one runs again as %s: %s" % (name, found.job_id, found.why), **result)
+    if found.result == "refused":
+        module.fail_json(msg="%s: Flink does not take the statement, the old one goes on: %s" % (name, found.why), **result)
+    return result
+
+
+def main() -> None:
+    """Arguments, one call, result."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "sql": {"type": "str"},
+            "src": {"type": "path"},
+            "upgrade_mode": {"type": "str", "choices": ["auto", "savepoint"], "default": "auto"},
+            "retry": {"type": "bool", "default": False},
+            "timeout": {"type": "float", "default": 900.0},
+        },
+        mutually_exclusive=[("sql", "src")],
+        supports_check_mode=True,
+    )
+    name = module.params["name"]
+    base = {"job_id": "", "previous_job_id": "", "savepoint": "", "rolled_back": False}
+    try:
+        result = (present if module.params["state"] == "present" else absent)(module, name)
+    except (job.JobError, OSError) as error:
+        module.fail_json(msg="%s: %s" % (name, error))
+    module.exit_json(**dict(base, **result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job as data: what the keeper would do is known before, what came of it is told, and what must not be done is refused."""
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.module_utils.flink import job
+from ansible_collections.hnai.platform.plugins.module_utils.flink.job import JobError, Plan
+from ansible_collections.hnai.platform.plugins.modules import flink_job
+
+RUNS: dict[str, Any] = {"digest": "1", "job_ids": ["j1"], "last": {"result": "deployed", "way": "deploy", "digest": "1"}, "upgrade": None, "rejected": None}
+
+
+def test_the_plan_is_read_and_nonsense_is_an_error() -> None:
+    plan = job.parse_plan('{"digest": "2", "way": "replay", "why": "other key", "job_id": "j1"}')
+    assert plan == Plan("replay", "other key", "2", "j1")
+    assert plan.acts
+    for text in ("", "{}", "[]", "Traceback"):
+        with pytest.raises(JobError):
+            job.parse_plan(text)
+
+
+@pytest.mark.parametrize(("way", "mode", "retry", "refused"), [
+    ("replay", "auto", False, False), ("replay", "savepoint", False, True), ("savepoint", "savepoint", False, False),
+    ("refused", "auto", True, True), ("rejected", "auto", False, True), ("rejected", "auto", True, False), ("none", "savepoint", False, False),
+])  # fmt: skip
+def test_what_must_not_be_done_is_refused_before(way: str, mode: str, retry: bool, refused: bool) -> None:
+    assert bool(job.refuse(Plan(way, "because"), mode, retry)) is refused
+
+
+def test_nothing_is_settled_while_an_upgrade_is_under_way() -> None:
+    assert job.outcome({**RUNS, "upgrade": {"phase": "verifying"}}, "1") is None
+    assert job.outcome(RUNS, "2") is None
+
+
+def test_an_upgrade_that_came_to_an_end() -> None:
+    last = {"result": "upgraded", "way": "savepoint", "why": "fits", "digest": "2", "previous": "j1", "savepoint": "/s/j1/savepoint-1", "job_id": "j2"}
+    found = job.outcome({**RUNS, "digest": "2", "job_ids": ["j2"], "last": last}, "2")
+    assert found == job.Outcome("upgraded", "savepoint", "fits", "j2", "j1", "/s/j1/savepoint-1")
+    assert not found.rolled_back
+
+
+def test_a_job_that_was_brought_back_meanwhile_is_named_by_its_new_id() -> None:
+    found = job.outcome({**RUNS, "job_ids": ["j1", "j7"], "last": {"result": "deployed", "digest": "1", "job_id": "j1"}}, "1")
+    assert found
+    assert found.job_id == "j7"
+
+
+def test_a_statement_that_was_given_up_is_told_when_the_old_one_runs_again() -> None:
+    last = {"result": "rolled back", "way": "savepoint", "why": "division by zero", "digest": "2", "previous": "j1", "job_id": ""}
+    memory = {**RUNS, "rejected": {"digest": "2", "at": 5}, "last": last}
+    assert job.outcome(memory, "2") is None
+    found = job.outcome({**memory, "job_ids": ["j1", "j2", "j3"], "last": {**last, "job_id": "j3"}}, "2")
+    assert found
+    assert (found.rolled_back, found.job_id, found.why) == (True, "j3", "division by zero")
+
+
+def test_a_statement_that_returned_to_what_runs_is_settled() -> None:
+    found = job.outcome({**RUNS, "rejected": {"digest": "2"}, "last": {"result": "rolled back", "digest": "2", "job_id": "j3"}}, "1")
+    assert found
+    assert (found.result, found.rolled_back) == ("deployed", False)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_waiting_ends_with_the_outcome_or_with_what_keeps_it() -> None:
+    clock = Clock()
+    looks = [{**RUNS, "upgrade": {"phase": "stopping", "way": "replay"}}] * 3 + [{**RUNS, "digest": "2"}]
+    found = job.wait(lambda: looks[min(int(clock.now / 2), 3)], dict, "2", 60, clock, clock.sleep)
+    assert found.result == "deployed"
+    with pytest.raises(JobError, match="by replay is stopping; it says: no slots"):
+        job.wait(lambda: looks[0], lambda: {"trouble": "no slots"}, "2", 10, clock, clock.sleep)
+    with pytest.raises(JobError, match="the keeper has not begun"):
+        job.wait(lambda: RUNS, dict, "2", 10, clock, clock.sleep)
+
+
+def test_an_old_rejection_is_no_answer_to_a_new_attempt() -> None:
+    clock = Clock()
+    memory = {**RUNS, "rejected": {"digest": "2", "at": 50.0}, "last": {"result": "refused", "digest": "2"}}
+    with pytest.raises(JobError):
+        job.wait(lambda: memory, dict, "2", 10, clock, clock.sleep, since=100.0)
+    memory["rejected"] = {"digest": "2", "at": 101.0}
+    assert job.wait(lambda: memory, dict, "2", 10, clock, clock.sleep, since=100.0).result == "refused"
+
+
+def test_the_digest_is_the_keepers() -> None:
+    assert job.digest("a", {"b": "c"}) == hashlib.sha256(json.dumps(["a", {"b": "c"}]).encode()).hexdigest()
+
+
+def test_a_declaration_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "a.sql"
+    owner = tmp_path.stat()
+    job.write(str(target), "SELECT 1;\n", (owner.st_uid, owner.st_gid))
+    assert target.read_text() == "SELECT 1;\n"
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [target]
+
+
+class Module:
+    """What the module uses of Ansible."""
+
+    check_mode = False
+
+    def __init__(self, answer: tuple[int, str, str]) -> None:
+        self.answer = answer
+        self.given: dict[str, Any] = {}
+
+    def run_command(self, _argv: list[str], **given: Any) -> tuple[int, str, str]:
+        self.given = given
+        return self.answer
+
+
+def test_the_keeper_gets_the_statement_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """run_command adds a line end to text: the digest would be another one, and the wait would never end."""
+    monkeypatch.setattr(flink_job, "KEEPER", __file__)
+    module = Module((0, '{"digest": "2", "way": "none", "why": "", "job_id": ""}', ""))
+    assert flink_job.ask(module, "a", "SELECT 'ä';\n").way == "none"
+    assert module.given == {"data": "SELECT 'ä';\n".encode(), "binary_data": True}
+
+
+def test_a_keeper_without_a_plan_is_an_error_and_a_bare_host_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flink_job, "KEEPER", __file__)
+    with pytest.raises(JobError, match="connection refused"):
+        flink_job.ask(Module((1, "", "Traceback\nOSError: connection refused\n")), "a", "")
+    monkeypatch.setattr(flink_job, "KEEPER", "/nowhere")
+    bare = Module((0, "", ""))
+    with pytest.raises(JobError, match="deploy the role flink"):
+        flink_job.ask(bare, "a", "")
+    bare.check_mode = True
+    assert flink_job.ask(bare, "a", "").way == "deploy"
