@@ -95,3 +95,48 @@ def test_the_file_is_for_its_owner_only(auth: ModuleType, tmp_path: Path, monkey
     (tmp_path / "d").unlink()
     with pytest.raises(OSError):
         auth.main([str(tmp_path / "routes.json"), str(out)])
+
+
+class Over(Exception):
+    """The loop under test has gone on for long enough."""
+
+
+class Flushed:
+    """A connection to the store: answers as told."""
+
+    def __init__(self, statuses: list[int]) -> None:
+        self.statuses, self.asked, self.closed = statuses, 0, 0
+
+    def request(self, method: str, path: str, headers: dict[str, str]) -> None:
+        assert (method, path, headers) == ("GET", "/internal/force_flush", {"Authorization": "x"})
+        self.asked += 1
+
+    def getresponse(self) -> Any:
+        return type("Answer", (), {"status": self.statuses.pop(0), "read": lambda self: b""})()
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_what_was_stored_is_made_visible_at_a_steady_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    visible = load("victoriametrics/tree/usr/local/lib/hnai/victoriametrics/visible")
+    made: list[Flushed] = []
+    slept: list[float] = []
+    said: list[str] = []
+
+    def connect() -> Flushed:
+        made.append(Flushed([[200, 204, 401], [401], [200]][len(made)]))
+        return made[-1]
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 5:
+            raise Over
+
+    moments = iter(range(100))
+    with pytest.raises(Over):
+        visible.keep(connect, {"Authorization": "x"}, 1.5, sleep=sleep, monotonic=lambda: next(moments), say=said.append)
+    assert slept == [0.5] * 5
+    assert [one.closed for one in made] == [1, 1, 0], "a failure is tried again over a new connection"
+    assert said == ["not yet: ValueError: HTTP 401"], "the same failure is said once"

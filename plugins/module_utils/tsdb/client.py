@@ -125,11 +125,13 @@ class Store:
             raise StoreError("the answer is partial (isPartial)")
         return [Point(item["metric"], float(item["value"][0]), float(item["value"][1])) for item in data.get("result", [])]
 
-    def export(self, selector: str, start_s: float, end_s: float) -> list[Samples]:
-        """/api/v1/export: what lies in the store between two instants (unix seconds). Raises StoreError."""
-        form = urllib.parse.urlencode(
-            {"match[]": selector, "start": "%.3f" % start_s, "end": "%.3f" % end_s, "reduce_mem_usage": "1"}
-        ).encode("ascii")
+    def export(self, selector: str, start_s: float, end_s: float, raw: bool = False) -> list[Samples]:
+        """/api/v1/export between two instants (unix seconds): what a reader gets, duplicates removed as for every query.
+
+        *raw*: what lies there, duplicates that no merge has met yet included (reduce_mem_usage). Raises StoreError.
+        """
+        wanted = {"match[]": selector, "start": "%.3f" % start_s, "end": "%.3f" % end_s}
+        form = urllib.parse.urlencode(dict(wanted, reduce_mem_usage="1") if raw else wanted).encode("ascii")
         status, body = self._send("POST", "/api/v1/export", form, "application/x-www-form-urlencoded")
         if status != 200:
             raise StoreRefused(status, body.decode("utf-8", "replace"))
