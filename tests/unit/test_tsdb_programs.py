@@ -34,7 +34,7 @@ def observer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def auth(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr("sys.dont_write_bytecode", True)
-    return load("victoriametrics/tree/usr/local/lib/hnai/victoriametrics/auth-config")
+    return load("component/templates/vmauth-config")
 
 
 def test_one_query_for_all_canaries(observer: ModuleType) -> None:
