@@ -7,11 +7,13 @@ import base64
 import importlib.machinery
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2] / "roles"
 
@@ -95,6 +97,41 @@ def test_the_file_is_for_its_owner_only(auth: ModuleType, tmp_path: Path, monkey
     (tmp_path / "d").unlink()
     with pytest.raises(OSError):
         auth.main([str(tmp_path / "routes.json"), str(out)])
+
+
+
+def test_a_refusal_stands_before_the_permission(auth: ModuleType) -> None:
+    user = {"username": "reader", "credential": "reader", "paths": ["/exec"], "arguments": ["query=~select.*"], "never": ["query=~.*;.*"]}
+    made = auth.build({"backend": "http://127.0.0.1:1", "backend_user": "platform", "users": [user]}, lambda name: name)
+    refused, allowed = made["users"][0]["url_map"]
+    assert refused["url_prefix"] == "http://127.0.0.1:1/refused"
+    assert refused["src_query_args"] == ["query=~.*;.*"]
+    assert allowed["url_prefix"] == "http://127.0.0.1:1"
+    assert allowed["src_query_args"] == ["query=~select.*"]
+    assert refused["src_paths"] == allowed["src_paths"] == ["/exec"]
+
+
+@pytest.mark.parametrize(
+    ("query", "through"),
+    [
+        ("select 1", True), ("  SELECT\n* FROM ot", True), ("show tables", True), ("drop table ot", False), ("select 1; drop table ot", False),
+        ("/* x */ drop table ot", False), ("-- select\ndrop table ot", False), ("selectx", False), ("", False), ("sel", False), ("select", False),
+        ("insert into ot select * from ot", False), ("truncate table ot", False), ("show", False), ("\ufeffselect 1", False), ("shelect 1", False),
+    ],
+)  # fmt: skip
+def test_a_reader_may_ask_one_select(query: str, through: bool) -> None:
+    """The role's own expressions, whole-value as vmauth matches them; none of the forbidden ones may match what is let through."""
+    rules = yaml.safe_load((ROOT / "questdb/vars/main.yml").read_text())
+
+    def match(rule: str, value: str) -> bool:
+        name, _sep, expression = rule.partition("=~")
+        assert name == "query"
+        return re.fullmatch(expression, value) is not None
+
+    refused = any(match(rule, query) for rule in rules["__questdb_never"])
+    allowed = any(match(rule, query) for rule in rules["__questdb_select"])
+    assert (allowed and not refused) is through
+    assert refused is not through, "beside a permitted query in the same request only a refusal stops it"
 
 
 class Over(Exception):
