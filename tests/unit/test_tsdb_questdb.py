@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.freshness import run_questdb as run_freshness
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.questdb import run
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
@@ -125,6 +126,35 @@ def test_no_answer_is_inconclusive() -> None:
     assert {check.id: check.status for check in report.checks if check.id != "QD5"} == dict.fromkeys(
         ("QD1", "QD2", "QD3", "QD4", "QD6", "QD7"), "inconclusive"
     )
+
+
+# -- the age of every tag -------------------------------------------------------------------------------------
+NOW = 1_795_634_902.0
+SOURCES = [{"id": "plc1", "tags": [{"name": "whp"}, {"name": "valve", "kind": "on_change"}]}, {"id": "sep1", "tags": [{"name": "level"}]}]
+
+
+def ages_of(found: list[list[Any]]) -> dict[str, tuple[str, str]]:
+    def ask(_method: str, path: str, *_rest: Any) -> tuple[int, bytes]:
+        query = urllib.parse.parse_qs(path.partition("?")[2])["query"][0]
+        assert query.endswith("AND ts <= now() LATEST ON ts PARTITION BY source, tag")
+        return 200, json.dumps({"dataset": found}).encode()
+
+    report = Report("questdb")
+    params = {"table": "ot", "sources": SOURCES, "cyclic_max_age": 60.0, "on_change_max_age": 150.0}
+    run_freshness(report, params, lambda: Store(ask), lambda: NOW)
+    return {check.subject: (check.status, check.reason) for check in report.checks}
+
+
+def test_a_tag_read_on_change_is_as_old_as_its_observation() -> None:
+    def row(source: str, tag: str, age: float, seen: float | None = None) -> list[Any]:
+        return [source, tag, int((NOW - age) * 1e9), None if seen is None else int((NOW - seen) * 1e7)]
+
+    fresh = [row("plc1", "whp", 1, 1), row("plc1", "valve", 80_000, 100), row("sep1", "level", 59)]
+    assert ages_of(fresh) == {"plc1": ("pass", ""), "sep1": ("pass", "")}
+    assert ages_of([fresh[0], row("plc1", "valve", 80_000, 151), fresh[2]])["plc1"] == ("fail", "stale: plc1/valve (151 s)")
+    assert ages_of([row("plc1", "whp", 61, 1), *fresh[1:]])["plc1"] == ("fail", "stale: plc1/whp (61 s)")
+    assert ages_of(fresh[:2])["sep1"] == ("fail", "stale: sep1/level (nothing)")
+    assert {status for status, _reason in ages_of([]).values()} == {"fail"}
 
 
 # -- the table ------------------------------------------------------------------------------------------------
