@@ -5,7 +5,6 @@ HNAI_ALL=1: every fault; otherwise those that need no waiting.
 """
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -27,19 +26,43 @@ def host(lab: Lab, component: str) -> str:
     return lab.groups[component][0]
 
 
-def verdict(lab: Lab, component: str, *args: str) -> dict[str, list[str]]:
-    """{status: ids} of one component's own verdict, from a run of verify that judges this part only."""
-    latest = lab.state / "verdicts/latest/record.json"
-    before = json.loads(latest.read_text(encoding="utf-8"))["run_id"] if latest.exists() else ""
-    run = lab.play("playbooks/verify.yml", "--tags", component, "--limit", host(lab, component), *args, timeout=240)
-    record = json.loads(latest.read_text(encoding="utf-8"))
-    assert record["run_id"] != before, run.stdout[-2000:]
+#: How each store is judged: what its role's tasks/verify.yml says.
+HEALTH: dict[str, dict[str, Any]] = {
+    "victoriametrics": {
+        "url": "https://localhost:8428", "ca_file": "/etc/hnai/victoriametrics/tls/ca.pem", "retention": "31d", "collect": True,
+        "credential": {"component": "victoriametrics", "name": "dashboard"},
+        "backend_credential": {"component": "victoriametrics", "name": "backend"},
+    },
+    "questdb": {
+        "backend": "questdb", "url": "https://localhost:9000", "ca_file": "/etc/hnai/questdb/tls/ca.pem", "username": "reader", "collect": True,
+        "credential": {"component": "questdb", "name": "reader"}, "retention": "31d", "storage_path": "/var/lib/hnai/questdb", "min_free_mib": 1024,
+    },
+}  # fmt: skip
+
+
+def verdict(lab: Lab, component: str, **changes: Any) -> dict[str, list[str]]:
+    """{status: ids} of a store's health."""
+    result = lab.adhoc(host(lab, component), "hnai.platform.tsdb_health", {**HEALTH[component], **changes})
     found: dict[str, list[str]] = {}
-    for one in record["verdicts"]:
-        for check in one["checks"] if one["component"] == component else []:
-            found.setdefault(check["status"], []).append(check["id"])
-    assert found, run.stdout[-2000:]
+    for check in result["checks"]:
+        found.setdefault(check["status"], []).append(check["id"])
+    assert found, result
     return found
+
+
+def freshness(lab: Lab) -> dict[tuple[str, str], list[str]]:
+    """{(check, source): stale tags} of what fails, as the operators' side sees it."""
+    where = host(lab, "canary")
+    arguments = {
+        "url": f"https://{host(lab, 'victoriametrics')}:8428", "ca_file": "/etc/hnai/canary/tls/ca.pem", "collect": True,
+        "credential": {"component": "canary", "name": "dashboard"}, "sources": lab.var(where, "hnai_ot_sources"),
+    }  # fmt: skip
+    result = lab.adhoc(where, "hnai.platform.tsdb_freshness", arguments)
+    assert "inconclusive" not in {check["status"] for check in result["checks"]}, result
+    return {
+        (check["id"], check["subject"]): [one.split(" ")[0] for one in check["evidence"]["stale"]]
+        for check in result["checks"] if check["status"] == "fail"
+    }  # fmt: skip
 
 
 def bad(found: dict[str, list[str]]) -> dict[str, set[str]]:
@@ -140,18 +163,13 @@ def one_tag_silent(lab: Lab) -> None:
     assert '"internal_*"]' in text
     try:
         put(text.replace('namedrop = ["internal_*"]', f'namedrop = ["internal_*", "{tag}", "{tag}:*"]'))
-        until("nobody notices the silent tag", lambda: "FR1" in bad(verdict(lab, "canary")).get("fail", ()), 120, 5)
-        record = json.loads((lab.state / "verdicts/latest/record.json").read_text(encoding="utf-8"))
-        stale = {
-            (check["id"], check["subject"]): [one.split(" ")[0] for one in check["evidence"]["stale"]]
-            for one in record["verdicts"] if one["component"] == "canary"
-            for check in one["checks"] if check["id"] in ("FR1", "FR2") and check["status"] == "fail"
-        }  # fmt: skip
+        until("nobody notices the silent tag", lambda: ("FR1", "plc1") in freshness(lab), 150, 5)
+        stale = freshness(lab)
         assert stale[("FR1", "plc1")] == [f"plc1/{tag}"]
         assert set(stale) <= {("FR1", "plc1"), ("FR2", "plc1")}
     finally:
         put(text)
-    until("FR1 is not well again", lambda: "FR1" not in bad(verdict(lab, "canary")).get("fail", ()), 120, 5)
+    until("FR1 is not well again", lambda: not freshness(lab), 120, 5)
 
 
 PARTIAL = """
@@ -188,26 +206,12 @@ def partial_answer(lab: Lab) -> None:
     lab.run(where, "systemd-run", "--collect", "--unit=hnai-test-partial", "/usr/bin/python3", "-c", PARTIAL, "60")
     try:
         until("the proxy does not listen", lambda: "8499" in lab.run(where, "ss", "-ltn", "sport", "=", "8499").stdout, 20)
-        arguments = {
-            "url": "http://127.0.0.1:8499", "credential": {"component": "victoriametrics", "name": "dashboard"},
-            "backend_credential": {"component": "victoriametrics", "name": "backend"}, "retention": "31d", "collect": True,
-        }  # fmt: skip
-        found = module(lab, where, "hnai.platform.tsdb_health", arguments)
+        found = bad(verdict(lab, "victoriametrics", url="http://127.0.0.1:8499"))
         # Whatever is asked of such a store is unknown; that the answers are partial is what fails.
-        assert bad(found) == {"fail": {"VM9"}, "inconclusive": {"VM1", "VM8"}}, found
+        assert found == {"fail": {"VM9"}, "inconclusive": {"VM1", "VM8"}}, found
     finally:
         lab.run(where, "systemctl", "stop", "hnai-test-partial.service", check=False)
-    arguments.update(url="https://localhost:8428", ca_file="/etc/hnai/victoriametrics/tls/ca.pem")
-    assert bad(module(lab, where, "hnai.platform.tsdb_health", arguments)) == {}
-
-
-def module(lab: Lab, where: str, name: str, arguments: dict[str, Any]) -> dict[str, list[str]]:
-    """A check module on a host; {status: ids}."""
-    run = lab.adhoc(where, name, arguments)
-    found: dict[str, list[str]] = {}
-    for check in run["checks"]:
-        found.setdefault(check["status"], []).append(check["id"])
-    return found
+    assert bad(verdict(lab, "victoriametrics")) == {}
 
 
 # -- QuestDB --------------------------------------------------------------------------------------------------
