@@ -18,6 +18,9 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check
 RECORD_BYTES = 700
 """Bytes of one record in the disk buffer, where no backlog lies there to measure (450 to 600 were measured)."""
 
+REPLAY_MAX_S = 300.0
+"""A store or Kafka that is away for this long has checks of its own; longer, and nobody knows where to go back to."""
+
 COUNTERS_EVERY_S = 5.0
 
 
@@ -122,8 +125,9 @@ def run(
     counters: Callable[[str], Sequence[str]],
     disk: Disk,
     now: Callable[[], float],
+    remembered: Callable[[str], float] = lambda instance: 0.0,
 ) -> None:
-    """Make TG1 to TG5 for each instance."""
+    """Make TG1 to TG6 for each instance. *remembered*: when a replay wrote its memory, unix s, 0 where there is none."""
     for instance in params["instances"]:
         unit = "hnai-telegraf-%s.service" % instance
         written: Book = {}
@@ -185,6 +189,18 @@ def run(
                 hint="enlarge the file system of %s" % disk.path,
             ) as check:
                 _room(check, params, disk, size, outputs)
+        if instance in params["replay"]:
+            with report.check(
+                "TG6",
+                "what a killed store loses would be written again",
+                subject=instance,
+                unit="s since it was remembered how far the store is",
+                expected="<= %g" % REPLAY_MAX_S,
+                hint="journalctl -u %s: needs kafka-python (group probe), its Kafka login, and the store's metrics" % unit,
+            ) as check:
+                at = remembered(instance)
+                check.observed = round(max(0.0, now() - at), 1) if at else None
+                check.passed(bool(at) and now() - at <= REPLAY_MAX_S, "" if at else "nothing is remembered")
 
 
 def _moving(check: Check, plugins: Book, key: str, window_s: float) -> None:

@@ -14,6 +14,7 @@ description:
     Opens no connection.
   - Per instance, TG1 it runs and counts. TG2 each input took records lately. TG3 each output delivered records lately.
     TG4 nothing was dropped since it started. TG5 the disk buffer has room, and how long it would last.
+    TG6 an instance that writes again what a killed store lost knows from where.
 options:
   instances:
     description: Instances of this host.
@@ -41,6 +42,11 @@ options:
     description: Seconds that the buffer must last at the rate of arrival.
     type: float
     default: 600.0
+  replay:
+    description: Instances that write again what a killed store lost.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment: hnai.platform.verdict
 """
 
@@ -88,6 +94,7 @@ def main() -> None:
             buffer_max_mib={"type": "int", "default": 1024},
             buffer_filesystem={"type": "str", "choices": ["own", "shared"], "default": "own"},
             outage={"type": "float", "default": 600.0},
+            replay={"type": "list", "elements": "str", "default": []},
         ),
         supports_check_mode=True,
     )
@@ -107,7 +114,11 @@ def main() -> None:
                     lines += file.readlines()
         return lines
 
-    run(report, params, state=state, counters=counters, disk=Disk(params["buffer_path"]), now=time.time)
+    def remembered(instance: str) -> float:
+        path = "/var/lib/hnai/telegraf/%s/replay.json" % instance
+        return os.path.getmtime(path) if os.path.exists(path) else 0.0
+
+    run(report, params, state=state, counters=counters, disk=Disk(params["buffer_path"]), now=time.time, remembered=remembered)
     finish(module, report)
 
 

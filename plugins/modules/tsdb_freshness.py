@@ -15,8 +15,18 @@ description:
   - FR1 is what is stored (C(nocache=1), no latency offset), FR2 what an operator's query shows with the deployed flags,
     both per source.
     A cyclic tag is as old as its newest status, a tag that is read on change as its newest observation.
+  - FR3 is the same of QuestDB, where what is stored and what is shown are one.
   - Judges what lies there and never waits for samples.
 options:
+  backend:
+    description: Which store it is.
+    type: str
+    choices: [victoriametrics, questdb]
+    default: victoriametrics
+  table:
+    description: QuestDB, table of the records.
+    type: str
+    default: ot
   sources:
     description: Declared sources and tags, as C(hnai_ot_sources).
     type: list
@@ -66,7 +76,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.access import STORE_ARGS, connect
-from ansible_collections.hnai.platform.plugins.module_utils.tsdb.freshness import run
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.freshness import run, run_questdb
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -76,6 +86,8 @@ def main() -> None:
         argument_spec=dict(
             VERDICT_ARGS,
             **STORE_ARGS,
+            backend={"type": "str", "choices": ["victoriametrics", "questdb"], "default": "victoriametrics"},
+            table={"type": "str", "default": "ot"},
             sources={"type": "list", "elements": "dict", "required": True},
             cyclic_max_age={"type": "float", "default": 60.0},
             on_change_max_age={"type": "float", "default": 150.0},
@@ -83,8 +95,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, host = module.params, Host()
-    report = start(module, "canary")
-    run(report, params, store=lambda: connect(params, lambda: report.timeout(10), host), now=time.time)
+    sql = params["backend"] == "questdb"
+    report = start(module, "questdb" if sql else "canary")
+    (run_questdb if sql else run)(report, params, store=lambda: connect(params, lambda: report.timeout(10), host), now=time.time)
     finish(module, report)
 
 

@@ -135,6 +135,17 @@ class Lab:
             events = [event for event in result.events if event["event"].startswith("runner_on_")]
             return Run(result.rc, events, dict(result.stats or {}), result.stdout.read())
 
+    def adhoc(self, host: str, module: str, arguments: Mapping[str, Any], timeout: float = 180) -> dict[str, Any]:
+        """One module on one host, as its own task; its result, whatever it says."""
+        command = [
+            str(self.python_path / "ansible"), host, "-i", str(self.inventory), "--become", "-m", module, "-a", json.dumps(dict(arguments)),
+        ]  # fmt: skip
+        environment = dict(os.environ, ANSIBLE_LOAD_CALLBACK_PLUGINS="1", ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True, timeout=timeout)
+        begin = done.stdout.find("{")
+        assert begin >= 0, f"{host}: {module}: rc {done.returncode}: {done.stderr[-2000:]}{done.stdout[-500:]}"
+        return json.loads(done.stdout[begin:])["plays"][0]["tasks"][0]["hosts"][host]
+
 
 @pytest.fixture(scope="session")
 def lab() -> Lab:

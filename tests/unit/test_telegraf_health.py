@@ -12,7 +12,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.telegraf import flow
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
 NOW = 100_000.0
-PARAMS = {"instances": ["shipper"], "idle_max": 30.0, "buffer_max_mib": 1024, "buffer_filesystem": "shared", "outage": 600.0}
+PARAMS = {"instances": ["shipper"], "idle_max": 30.0, "buffer_max_mib": 1024, "buffer_filesystem": "shared", "outage": 600.0, "replay": []}
 
 
 def line(kind: str, alias: str, at: float, **fields: float) -> str:
@@ -120,3 +120,10 @@ def test_a_file_system_of_its_own_must_be_one() -> None:
 
 def test_an_instance_without_a_disk_buffer_has_no_such_check() -> None:
     assert "TG5" not in judge(lines(), FakeDisk(size=None))
+
+
+@pytest.mark.parametrize(("at", "status"), [(NOW - 5, "pass"), (NOW - 299, "pass"), (NOW - 301, "fail"), (0.0, "fail")])
+def test_a_replay_that_remembers_nothing_is_no_replay(at: float, status: str) -> None:
+    report = Report("telegraf")
+    run(report, {**PARAMS, "replay": ["shipper"]}, lambda unit: "active", lambda instance: lines(), FakeDisk(), lambda: NOW, lambda instance: at)  # type: ignore[arg-type]
+    assert {check.id: check.status for check in report.checks} == {**WELL, "TG6": status}

@@ -34,7 +34,7 @@ class Metric:
 def starlark(name: str) -> dict[str, Any]:
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["to_json"] = json.dumps
-    source = environment.from_string((ROLE / "templates" / (name + ".star.j2")).read_text()).render(hnai_ot_sources=SOURCES)
+    source = environment.from_string((ROLE / "templates" / (name + ".star.j2")).read_text()).render(hnai_ot_sources=SOURCES, telegraf_questdb_table="ot")
 
     def decode(text: str, default: Any) -> Any:
         try:
@@ -156,6 +156,50 @@ def test_without_a_source_time_the_servers_then_the_collectors_is_used() -> None
 )
 def test_what_is_no_record_is_counted_never_dropped(payload: str) -> None:
     assert list(written(payload)) == ["telegraf:rejected_records"]
+
+
+# -- the writer of QuestDB ----------------------------------------------------------------------------------
+def stored_row(payload: Any) -> Metric:
+    text = payload if isinstance(payload, str) else json.dumps(payload)
+    (one,) = starlark("questdb")["apply"](Metric("record", {"host": "x"}, {"value": text}, TICKS * 100 + 1_000_000_000))
+    assert one.tracked, "a row without tracking would be lost by a kill"
+    return one
+
+
+def test_a_record_is_one_row_at_the_sources_time_to_100_ns() -> None:
+    row = stored_row(record())
+    assert (row.name, row.tags, row.time) == ("ot", {"source": "plc1", "tag": "whp"}, TICKS * 100)
+    assert row.fields == {"value": 123.45600000000013, "status": 0, "observed_ts": TICKS + 1_000_000, "seq": 1}
+
+
+@pytest.mark.parametrize("changes", [{"value": "TEST"}, {"value": None, "text": "TEST"}])
+def test_a_text_stays_a_text_raw_or_normalised(changes: dict[str, Any]) -> None:
+    fields = stored_row(record(**changes)).fields
+    assert fields["text"] == "TEST"
+    assert "value" not in fields
+
+
+@pytest.mark.parametrize("status", [0x80000000, 0xFFFFFFFF])
+def test_a_bad_record_is_a_row_without_value(status: int) -> None:
+    assert set(stored_row(record(status=status)).fields) == {"status", "observed_ts", "seq"}
+    assert set(stored_row(record(status=status, value="x")).fields) == {"status", "observed_ts", "seq"}
+
+
+def test_a_repeat_is_the_same_row_observed_later() -> None:
+    first, again = stored_row(record(value=True)), stored_row(record(value=True, repeat=True, observed_ts=TICKS + 9_000_000))
+    assert (first.name, first.tags, first.time) == (again.name, again.tags, again.time)
+    assert again.fields["observed_ts"] - first.fields["observed_ts"] == 8_000_000
+    assert again.fields["value"] == 1.0
+    assert isinstance(again.fields["value"], float)
+
+
+@pytest.mark.parametrize(
+    "payload", ["garbage", "[]", json.dumps(record(source="")), json.dumps(record(status=None)), json.dumps(record(source_ts=None, observed_ts=None))]
+)
+def test_what_is_no_record_is_a_counted_row(payload: str) -> None:
+    row = stored_row(payload)
+    assert row.tags == {"source": "questdb", "tag": "telegraf:rejected_records"}
+    assert row.fields["value"] == 1.0
 
 
 # -- the bridge -----------------------------------------------------------------------------------------------

@@ -91,6 +91,9 @@ def test_export_joins_the_blocks_of_a_series_and_sorts_them() -> None:
     assert list(series.values)[:3] == [1, 2, 3]
     assert series.values[3] != series.values[3]
     assert wire.asked[0][2]["start"] == ["0.500"]
+    assert "reduce_mem_usage" not in wire.asked[0][2], "the store removes no duplicates with it"
+    Store(wire).export("c", 0.5, 9, raw=True)
+    assert wire.asked[1][2]["reduce_mem_usage"] == ["1"]
 
 
 def test_only_http_addresses() -> None:

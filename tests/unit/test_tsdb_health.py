@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
+import time
 from typing import Any
 
 import pytest
 
-from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Point, StoreError
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, Point, Store, StoreError, StorePartial
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.health import run
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
@@ -18,7 +22,8 @@ FLAGS = {
     "search.latencyOffset": "0s",
     "httpAuth.password": "hunter2",
 }
-PARAMS = {"retention": "31d", "min_free_mib": 512, "latency_offset_max": 1.0}
+PARAMS = {"retention": "31d", "min_free_mib": 512, "latency_offset_max": 1.0, "ingest_window": 60.0}
+METRICS = "vm_rows_ignored_total 0\nvm_rows_invalid_total 0\nvm_storage_is_read_only{path=\"/d\"} 0\n"
 
 
 class Site:
@@ -26,7 +31,9 @@ class Site:
 
     def __init__(self) -> None:
         self.flags = dict(FLAGS)
-        self.metrics = "vm_rows_ignored_total 0\nvm_rows_invalid_total 0\n"
+        self.metrics = METRICS
+        self.samples: list[Point] = [Point({}, 0.0, 900.0)]
+        self.partial = False
         self.statuses = {"anonymous": 401, "impostor": 401, "reader": 400}
         self.free = 5000.0
 
@@ -35,7 +42,9 @@ class Site:
 
         class Client:
             def query(self, expression: str) -> list[Point]:
-                return [Point({}, 0.0, 1.0)]
+                if site.partial and expression != "1":
+                    raise StorePartial("the answer is partial (isPartial)")
+                return site.samples if "count_over_time" in expression else [Point({}, 0.0, 1.0)]
 
             def text(self, path: str) -> str:
                 return "".join('-%s="%s"\n' % item for item in site.flags.items()) if path == "/flags" else site.metrics
@@ -101,7 +110,7 @@ def test_anyone_let_in_fails(who: str, status: int) -> None:
 def test_disk_and_rows() -> None:
     site = Site()
     site.free = 1000.0
-    site.metrics = 'vm_rows_ignored_total{reason="big_timestamp"} 3\n'
+    site.metrics = METRICS.replace("vm_rows_ignored_total 0", 'vm_rows_ignored_total{reason="big_timestamp"} 3')
     assert failed(site.judge()) == ["VM4", "VM6"]
 
 
@@ -120,4 +129,61 @@ def test_a_store_that_does_not_answer_is_inconclusive() -> None:
         "VM4": "pass",
         "VM5": "inconclusive",
         "VM6": "inconclusive",
+        "VM7": "inconclusive",
+        "VM8": "inconclusive",
+        "VM9": "inconclusive",
     }
+
+
+def test_a_read_only_store_and_one_that_does_not_say() -> None:
+    site = Site()
+    site.metrics = METRICS.replace('{path="/d"} 0', '{path="/d"} 1')
+    assert failed(site.judge()) == ["VM7"]
+    site.metrics = "vm_rows_ignored_total 0\n"
+    assert {check.id: check.status for check in site.judge().checks}["VM7"] == "inconclusive"
+
+
+@pytest.mark.parametrize("samples", [[], [Point({}, 0.0, 0.0)]])
+def test_an_empty_answer_means_that_nothing_arrives(samples: list[Point]) -> None:
+    site = Site()
+    site.samples = samples
+    assert failed(site.judge()) == ["VM8"]
+
+
+def test_a_partial_answer_fails() -> None:
+    site = Site()
+    site.partial = True
+    report = site.judge()
+    assert {check.id: check.status for check in report.checks if check.status != "pass"} == {"VM8": "inconclusive", "VM9": "fail"}
+
+
+def test_a_store_that_accepts_and_never_answers_is_inconclusive_within_the_deadline() -> None:
+    """A real socket: the kernel accepts, nobody answers. Another one answers a byte a moment, which no timeout of one read ends."""
+    drip = threading.Event()
+
+    def dripping(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while not drip.is_set():
+                peer, _address = listener.accept()
+                threading.Thread(target=drop, args=(peer,), daemon=True).start()
+
+    def drop(peer: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while not drip.wait(0.1):
+                peer.sendall(b"H" if drip.is_set() else b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as slow:
+        thread = threading.Thread(target=dripping, args=(slow,), daemon=True)
+        thread.start()
+        for listener in (silent, slow):
+            report = Report("victoriametrics", deadline_s=2.0)
+            url = "http://127.0.0.1:%d" % listener.getsockname()[1]
+
+            def client(url: str = url, report: Report = report) -> Store:
+                return Store(Http(url), "u", "p", lambda: report.timeout(10))
+
+            begin = time.monotonic()
+            run(report, PARAMS, client, client, client, client, lambda: 5000.0)
+            assert time.monotonic() - begin < 4.0
+            assert {check.status for check in report.checks if check.id != "VM4"} == {"inconclusive"}
+        drip.set()

@@ -139,8 +139,8 @@ class FakeStore:
         self.asked.append((expression, arguments))
         return self.points
 
-    def export(self, selector: str, start: float, end: float) -> list[Samples]:
-        self.asked.append((selector, {}))
+    def export(self, selector: str, start: float, end: float, raw: bool = False) -> list[Samples]:
+        self.asked.append((selector, {"raw": "1"} if raw else {}))
         if "hop_seconds" in selector or self.samples is None:
             return []
         return [self.samples]
@@ -172,6 +172,19 @@ def test_a_healthy_path_passes() -> None:
     assert status == {"CN1": "pass", "CN2": "pass", "CN3": "pass", "CN4": "pass"}
     assert window["full"]
     assert window["n"] == 150
+
+
+def test_what_was_written_again_is_told_apart_from_what_a_reader_gets() -> None:
+    class Replayed(FakeStore):
+        def export(self, selector: str, start: float, end: float, raw: bool = False) -> list[Samples]:
+            numbers = [*range(60), *range(30, 130)] if raw else list(range(130))
+            return [] if "hop" in selector else [stream(numbers)]
+
+    report = Report("canary")
+    store: Any = Replayed()
+    canary_checks.run(report, PARAMS, lambda: store, lambda: ring(150), lambda: NOW)
+    (check,) = [check for check in report.checks if check.id == "CN3"]
+    assert (check.status, check.evidence["duplicates"], check.evidence["n"], check.evidence["written"]) == ("pass", 0, 130, 160)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ import base64
 import importlib.machinery
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2] / "roles"
 
@@ -34,7 +36,7 @@ def observer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def auth(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr("sys.dont_write_bytecode", True)
-    return load("victoriametrics/tree/usr/local/lib/hnai/victoriametrics/auth-config")
+    return load("component/templates/vmauth-config")
 
 
 def test_one_query_for_all_canaries(observer: ModuleType) -> None:
@@ -95,3 +97,83 @@ def test_the_file_is_for_its_owner_only(auth: ModuleType, tmp_path: Path, monkey
     (tmp_path / "d").unlink()
     with pytest.raises(OSError):
         auth.main([str(tmp_path / "routes.json"), str(out)])
+
+
+
+def test_a_refusal_stands_before_the_permission(auth: ModuleType) -> None:
+    user = {"username": "reader", "credential": "reader", "paths": ["/exec"], "arguments": ["query=~select.*"], "never": ["query=~.*;.*"]}
+    made = auth.build({"backend": "http://127.0.0.1:1", "backend_user": "platform", "users": [user]}, lambda name: name)
+    refused, allowed = made["users"][0]["url_map"]
+    assert refused["url_prefix"] == "http://127.0.0.1:1/refused"
+    assert refused["src_query_args"] == ["query=~.*;.*"]
+    assert allowed["url_prefix"] == "http://127.0.0.1:1"
+    assert allowed["src_query_args"] == ["query=~select.*"]
+    assert refused["src_paths"] == allowed["src_paths"] == ["/exec"]
+
+
+@pytest.mark.parametrize(
+    ("query", "through"),
+    [
+        ("select 1", True), ("  SELECT\n* FROM ot", True), ("show tables", True), ("drop table ot", False), ("select 1; drop table ot", False),
+        ("/* x */ drop table ot", False), ("-- select\ndrop table ot", False), ("selectx", False), ("", False), ("sel", False), ("select", False),
+        ("insert into ot select * from ot", False), ("truncate table ot", False), ("show", False), ("\ufeffselect 1", False), ("shelect 1", False),
+    ],
+)  # fmt: skip
+def test_a_reader_may_ask_one_select(query: str, through: bool) -> None:
+    """The role's own expressions, whole-value as vmauth matches them; none of the forbidden ones may match what is let through."""
+    rules = yaml.safe_load((ROOT / "questdb/vars/main.yml").read_text())
+
+    def match(rule: str, value: str) -> bool:
+        name, _sep, expression = rule.partition("=~")
+        assert name == "query"
+        return re.fullmatch(expression, value) is not None
+
+    refused = any(match(rule, query) for rule in rules["__questdb_never"])
+    allowed = any(match(rule, query) for rule in rules["__questdb_select"])
+    assert (allowed and not refused) is through
+    assert refused is not through, "beside a permitted query in the same request only a refusal stops it"
+
+
+class Over(Exception):
+    """The loop under test has gone on for long enough."""
+
+
+class Flushed:
+    """A connection to the store: answers as told."""
+
+    def __init__(self, statuses: list[int]) -> None:
+        self.statuses, self.asked, self.closed = statuses, 0, 0
+
+    def request(self, method: str, path: str, headers: dict[str, str]) -> None:
+        assert (method, path, headers) == ("GET", "/internal/force_flush", {"Authorization": "x"})
+        self.asked += 1
+
+    def getresponse(self) -> Any:
+        return type("Answer", (), {"status": self.statuses.pop(0), "read": lambda self: b""})()
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_what_was_stored_is_made_visible_at_a_steady_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    visible = load("victoriametrics/tree/usr/local/lib/hnai/victoriametrics/visible")
+    made: list[Flushed] = []
+    slept: list[float] = []
+    said: list[str] = []
+
+    def connect() -> Flushed:
+        made.append(Flushed([[200, 204, 401], [401], [200]][len(made)]))
+        return made[-1]
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 5:
+            raise Over
+
+    moments = iter(range(100))
+    with pytest.raises(Over):
+        visible.keep(connect, {"Authorization": "x"}, 1.5, sleep=sleep, monotonic=lambda: next(moments), say=said.append)
+    assert slept == [0.5] * 5
+    assert [one.closed for one in made] == [1, 1, 0], "a failure is tried again over a new connection"
+    assert said == ["not yet: ValueError: HTTP 401"], "the same failure is said once"

@@ -148,13 +148,18 @@ def _freshness(
 def _completeness(
     check: Check, canary: Canary, params: Mapping[str, Any], start: float, end: float, store: Callable[[], Store]
 ) -> Completeness:
-    found = store().export('%s{source="%s"}' % (canary.tag, canary.source), start, end - params["settle"])
+    selector = '%s{source="%s"}' % (canary.tag, canary.source)
+    client = store()
+    found = client.export(selector, start, end - params["settle"])
     account = completeness(found[0] if found else None)
+    written = sum(len(one.times) for one in client.export(selector, start, end - params["settle"], raw=True))
     check.evidence = {
         "n": account.n,
         "lost": account.lost,
         "duplicates": account.duplicates,
         "missing": list(account.missing),
+        # More than n: written again after the store was started anew (or by Kafka's at least once), one sample to every reader.
+        "written": written,
         "window": [account.start, account.end],
         "lower_bound_95_if_independent": round(account.lower_bound, 6),
         "statistics": completeness_statement(

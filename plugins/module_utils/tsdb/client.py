@@ -29,6 +29,10 @@ class StoreRefused(StoreError):
         self.status = status
 
 
+class StorePartial(StoreError):
+    """A part of the store did not answer. HTTP says 200 all the same."""
+
+
 @dataclass(frozen=True)
 class Point:
     """One element of an instant vector: labels with __name__, evaluation time (s) and value."""
@@ -102,11 +106,11 @@ class Store:
 
     def status(self, method: str, path: str, body: bytes = b"") -> int:
         """The HTTP status of a request, whatever it is. Raises StoreError where there is no answer."""
-        return self._send(method, path, body)[0]
+        return self.send(method, path, body)[0]
 
     def text(self, path: str) -> str:
         """A page as text. Raises StoreError."""
-        status, body = self._send("GET", path, b"")
+        status, body = self.send("GET", path, b"")
         if status != 200:
             raise StoreRefused(status, body.decode("utf-8", "replace"))
         return body.decode("utf-8", "replace")
@@ -114,30 +118,32 @@ class Store:
     def query(self, expression: str, **arguments: str) -> list[Point]:
         """/api/v1/query, an instant vector. Raises StoreError."""
         form = urllib.parse.urlencode(dict(arguments, query=expression)).encode("ascii")
-        status, body = self._send("POST", "/api/v1/query", form, "application/x-www-form-urlencoded")
+        status, body = self.send("POST", "/api/v1/query", form, "application/x-www-form-urlencoded")
         if status != 200:
             raise StoreRefused(status, body.decode("utf-8", "replace"))
-        answer = _decode(body)
+        answer = decode(body)
         data = answer.get("data") or {}
         if answer.get("status") != "success" or data.get("resultType") != "vector":
             raise StoreError("the answer to a query is no vector: %s" % str(answer)[:200])
         if answer.get("isPartial"):
-            raise StoreError("the answer is partial (isPartial)")
+            raise StorePartial("the answer is partial (isPartial): a part of the store did not answer")
         return [Point(item["metric"], float(item["value"][0]), float(item["value"][1])) for item in data.get("result", [])]
 
-    def export(self, selector: str, start_s: float, end_s: float) -> list[Samples]:
-        """/api/v1/export: what lies in the store between two instants (unix seconds). Raises StoreError."""
-        form = urllib.parse.urlencode(
-            {"match[]": selector, "start": "%.3f" % start_s, "end": "%.3f" % end_s, "reduce_mem_usage": "1"}
-        ).encode("ascii")
-        status, body = self._send("POST", "/api/v1/export", form, "application/x-www-form-urlencoded")
+    def export(self, selector: str, start_s: float, end_s: float, raw: bool = False) -> list[Samples]:
+        """/api/v1/export between two instants (unix seconds): what a reader gets, duplicates removed as for every query.
+
+        *raw*: what lies there, duplicates that no merge has met yet included (reduce_mem_usage). Raises StoreError.
+        """
+        wanted = {"match[]": selector, "start": "%.3f" % start_s, "end": "%.3f" % end_s}
+        form = urllib.parse.urlencode(dict(wanted, reduce_mem_usage="1") if raw else wanted).encode("ascii")
+        status, body = self.send("POST", "/api/v1/export", form, "application/x-www-form-urlencoded")
         if status != 200:
             raise StoreRefused(status, body.decode("utf-8", "replace"))
         merged: dict[str, tuple[dict[str, str], list[tuple[int, float]]]] = {}
         for line in body.splitlines():
             if not line.strip():
                 continue
-            item = _decode(line)
+            item = decode(line)
             key = json.dumps(item["metric"], sort_keys=True)
             entry = merged.setdefault(key, (item["metric"], []))
             entry[1].extend(
@@ -151,7 +157,8 @@ class Store:
             result.append(Samples(labels, [time for time, _value in pairs], [value for _time, value in pairs]))
         return result
 
-    def _send(self, method: str, path: str, body: bytes, content_type: str = "") -> tuple[int, bytes]:
+    def send(self, method: str, path: str, body: bytes = b"", content_type: str = "") -> tuple[int, bytes]:
+        """Status and body of a request, whatever they are. Raises StoreError where there is no answer."""
         headers = dict(self._headers)
         if content_type:
             headers["Content-Type"] = content_type
@@ -161,7 +168,8 @@ class Store:
             raise StoreError("%s: %s" % (type(error).__name__, error)) from error
 
 
-def _decode(body: bytes) -> dict[str, Any]:
+def decode(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises StoreError."""
     try:
         value = json.loads(body)
     except ValueError as error:

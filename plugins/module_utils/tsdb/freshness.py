@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Point, Store
-from ansible_collections.hnai.platform.plugins.module_utils.tsdb.inventory import expected
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.inventory import Expected, expected
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.judge import ages
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.questdb import about, rows
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 
 _VIEWS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("FR1", "every declared tag is stored", {"nocache": "1", "latency_offset": "1ms"}),
@@ -39,15 +41,53 @@ def run(report: Report, params: Mapping[str, Any], store: Callable[[], Store], n
                     % (source, window),
                     **arguments,
                 )
-                judged = ages(mine, points, now(), params["cyclic_max_age"], params["on_change_max_age"])
-                stale = [age for age in judged if age.stale]
-                known = [age.age_s for age in judged if age.age_s is not None]
-                check.observed = len(stale)
-                check.evidence = {
-                    "tags": len(judged),
-                    "oldest_s": round(max(known), 1) if known else None,
-                    "stale": [age.text() for age in stale[:50]],
-                    "limit_s": {"cyclic": params["cyclic_max_age"], "on_change": params["on_change_max_age"]},
-                }
-                more = "" if len(stale) <= 5 else " and %d more" % (len(stale) - 5)
-                check.passed(not stale, "stale: %s%s" % (", ".join(age.text() for age in stale[:5]), more))
+                _judge(check, mine, points, params, now())
+
+
+NEWEST = string.Template(
+    "SELECT source, tag, CAST(ts AS LONG), observed_ts FROM $table"
+    " WHERE ts > dateadd('d', -$days, now()) AND ts <= now() LATEST ON ts PARTITION BY source, tag"
+)
+"""Per tag its newest row: time of the source in ns, observation in 100 ns. A value that has not changed for longer is not found."""
+
+DAYS = 7
+
+
+def run_questdb(report: Report, params: Mapping[str, Any], store: Callable[[], Store], now: Callable[[], float]) -> None:
+    """Make FR3, one check per source: the rows of QuestDB, which stored and shown are the same. *now* gives unix seconds."""
+    wanted = expected(params["sources"])
+    statement = about(NEWEST, str(params["table"]), days=DAYS)
+    for source in dict.fromkeys(item.source for item in wanted):
+        mine = [item for item in wanted if item.source == source]
+        with report.check(
+            "FR3",
+            "every declared tag has fresh rows",
+            subject=source,
+            unit="stale tags",
+            expected=0,
+            controls=["SR 3.4"],
+            hint="QD4 and QD7 first; then as FR1",
+            explain=statement,
+        ) as check:
+            points = []
+            for name, tag, ns, observed in rows(store(), statement):
+                labels = {"source": name, "__name__": "%s:status" % tag}
+                points.append(Point(labels, now(), ns / 1e9))
+                if observed is not None:
+                    points.append(Point(dict(labels, __name__="%s:observed_ts" % tag), now(), observed / 1e7))
+            _judge(check, mine, points, params, now())
+
+
+def _judge(check: Check, wanted: list[Expected], newest: list[Point], params: Mapping[str, Any], now: float) -> None:
+    judged = ages(wanted, newest, now, params["cyclic_max_age"], params["on_change_max_age"])
+    stale = [age for age in judged if age.stale]
+    known = [age.age_s for age in judged if age.age_s is not None]
+    check.observed = len(stale)
+    check.evidence = {
+        "tags": len(judged),
+        "oldest_s": round(max(known), 1) if known else None,
+        "stale": [age.text() for age in stale[:50]],
+        "limit_s": {"cyclic": params["cyclic_max_age"], "on_change": params["on_change_max_age"]},
+    }
+    more = "" if len(stale) <= 5 else " and %d more" % (len(stale) - 5)
+    check.passed(not stale, "stale: %s%s" % (", ".join(age.text() for age in stale[:5]), more))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store, duration_s, parse_flags, parse_metrics
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store, StorePartial, duration_s, parse_flags, parse_metrics
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
 _SECRET_FLAGS = ("password", "key", "token", "secret")
@@ -21,7 +21,7 @@ def run(
     impostor: Callable[[], Store],
     free_mib: Callable[[], float],
 ) -> None:
-    """Make VM1 to VM6. The factories are called inside the checks, so that what they raise is a verdict too."""
+    """Make VM1 to VM9. The factories are called inside the checks, so that what they raise is a verdict too."""
     with report.check(
         "VM1",
         "a query is answered over TLS",
@@ -111,3 +111,45 @@ def run(
         page = backend().text("/metrics")
         check.observed = int(parse_metrics(page, "vm_rows_ignored_total") + parse_metrics(page, "vm_rows_invalid_total"))
         check.passed(check.observed == 0)
+
+    with report.check(
+        "VM7",
+        "the store takes writes",
+        expected="not read-only",
+        controls=["SR 7.1"],
+        hint="below its floor of free space (VM4) the store refuses every write until there is room again",
+        explain="curl -u vmauth http://127.0.0.1:8429/metrics | grep vm_storage_is_read_only",
+    ) as check:
+        page = backend().text("/metrics")
+        if "vm_storage_is_read_only" not in page:
+            raise RuntimeError("the store does not say whether it is read-only")
+        read_only = parse_metrics(page, "vm_storage_is_read_only") > 0
+        check.observed = "read-only" if read_only else "not read-only"
+        check.passed(not read_only)
+
+    window = int(params["ingest_window"])
+    with report.check(
+        "VM8",
+        "samples arrive",
+        unit="samples of the last %d s" % window,
+        expected="> 0",
+        hint="TG1 to TG3 of instance writer, VM7; FR1 says which tags",
+        explain="/api/v1/query?query=sum(count_over_time({__name__=~\".+:status\"}[%ds]))" % window,
+    ) as check:
+        points = reader().query('sum(count_over_time({__name__=~".+:status"}[%ds]))' % window)
+        check.observed = int(points[0].value) if points else 0
+        check.passed(check.observed > 0, "no source's time of the last %d s is there" % window)
+
+    with report.check(
+        "VM9",
+        "answers are whole",
+        expected="not partial",
+        hint="a part of the store is away: what is missing looks as if it had never been",
+        explain="/api/v1/query?query=1: isPartial",
+    ) as check:
+        try:
+            check.observed = "not partial" if reader().query('count({__name__=~".+:status"})') is not None else None
+            check.passed(True)
+        except StorePartial as error:
+            check.observed = "partial"
+            check.fail(str(error))
