@@ -104,6 +104,12 @@ options:
         description: Address of the client, V(*) for any.
         type: str
         default: "*"
+  quotas:
+    description:
+      - Quotas by user, C(<default>) for every user without its own. Keys are C(producer_byte_rate) and C(consumer_byte_rate) (bytes per second and broker),
+        C(request_percentage) and C(controller_mutation_rate). What is not declared is removed.
+    type: dict
+    default: {}
   principal_levels:
     description: Purdue level of the zone that each principal comes from.
     type: dict
@@ -174,6 +180,11 @@ changed_users:
   returned: always
   type: list
   elements: str
+changed_quotas:
+  description: Users whose quotas were set or removed.
+  returned: always
+  type: list
+  elements: str
 created_acls:
   description: ACLs that were added.
   returned: always
@@ -215,6 +226,7 @@ def declared(given: dict[str, Any]) -> site.Declared:
         acls=tuple(acls.parse(given["acls"], "acls")),
         levels={str(name): float(level) for name, level in given["principal_levels"].items()},
         supers=tuple(given["super_users"]), brokers=len(given["super_users"]), prune=given["prune_users"],
+        quotas={str(user): {str(key): float(value) for key, value in values.items()} for user, values in given["quotas"].items()},
     )
 
 
@@ -297,6 +309,7 @@ def main() -> None:
             "acls": {"type": "list", "elements": "dict", "default": [], "options": {
                 "principal": text, "resource_type": text, "name": text, "operation": text, "pattern_type": {"type": "str", "default": "literal"},
                 "permission": {"type": "str", "default": "allow"}, "host": {"type": "str", "default": "*"}}},
+            "quotas": {"type": "dict", "default": {}},
             "principal_levels": {"type": "dict", "default": {}},
             "super_users": {"type": "list", "elements": "str", "required": True},
             "prune_users": {"type": "bool", "default": True},
@@ -323,6 +336,7 @@ def main() -> None:
         changed=outcome.changed, created_topics=[t.name for t in outcome.topics.create], unmanaged_topics=outcome.topics.unmanaged,
         changed_topics=sorted({*outcome.topics.grow, *outcome.topics.set_config, *outcome.topics.reset_config}),
         changed_users=sorted({f"{u.name} {m}" for u, m in outcome.users.upsert} | {f"{name} {m}" for name, m in outcome.users.delete}),
+        changed_quotas=sorted({user for user, _key, _value in outcome.quotas.changes}),
         created_acls=[str(a) for a in outcome.acls.create], deleted_acls=[str(a) for a in outcome.acls.delete],
         **({"diff": diff} if module._diff else {}),
     )

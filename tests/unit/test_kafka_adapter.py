@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 import types
 from dataclasses import dataclass
 from typing import Any
@@ -112,3 +114,46 @@ def test_nobody_answered_and_somebody_refused_are_two_things(admin: tuple[adapte
     with pytest.raises(KafkaError) as error:
         one.quorum()
     assert not isinstance(error.value, Unreachable)
+
+
+# -- consumer groups ---------------------------------------------------------------------------------------------------
+
+
+def test_a_group_is_seen_in_the_topics_in_which_it_keeps_a_position(admin: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = admin
+    part = dataclasses.make_dataclass("Part", ["topic", "partition"], frozen=True)
+    offset = dataclasses.make_dataclass("Offset", ["offset"], frozen=True)
+    structs = types.ModuleType("kafka.structs")
+    structs.TopicPartition = part  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "kafka.structs", structs)
+    one._errors.for_code = lambda code: LibraryError
+    one._errors.UnknownTopicOrPartitionError = TimedOut
+    groups = [{"group_id": "writer", "group_state": "Stable", "protocol_type": "consumer"}, {"group_id": "other", "group_state": "Stable"}]
+    monkeypatch.setattr(client, "list_groups", lambda: groups, raising=False)
+    monkeypatch.setattr(client, "describe_topics", lambda names: [
+        {"name": name, "error_code": 0, "partitions": [{"partition_index": 0}, {"partition_index": 1}]} for name in names], raising=False)
+    monkeypatch.setattr(client, "list_group_offsets", lambda names: {"writer": {part("used", 0): offset(7)}}, raising=False)
+    monkeypatch.setattr(client, "list_partition_offsets", lambda wanted: {
+        tp: offset(10 if when == -1 else 6) for tp, when in wanted.items()}, raising=False)
+    (found,) = one.groups({"writer": ["used", "allowed"], "absent": ["used"]}, 1_000)
+    assert (found.name, found.state, found.protocol) == ("writer", "Stable", "consumer")
+    assert [(p.topic, p.number, p.committed, p.end, p.due) for p in found.positions] == [("used", 0, 7, 10, 6), ("used", 1, -1, 10, 6)]
+    assert [p.late for p in found.positions] == [False, True]
+    assert one.groups({"absent": ["used"]}, 1_000) == []
+
+
+def test_directory_ids_are_kafkas_text() -> None:
+    assert adapter._directory("00000000-0000-0000-0000-000000000100") == "AAAAAAAAAAAAAAAAAAABAA"
+    assert adapter._directory(None) == ""
+
+
+def test_a_topic_that_cannot_be_described_is_not_left_out(admin: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = admin
+    one._errors.UnknownTopicOrPartitionError = TimedOut
+    one._errors.for_code = lambda code: TimedOut if code == 3 else LibraryError
+    answer = [{"name": "gone", "error_code": 3}, {"name": "sick", "error_code": 5}]
+    monkeypatch.setattr(client, "describe_topics", lambda names: answer, raising=False)
+    with pytest.raises(KafkaError, match="sick"):
+        one._describe_topics(None)
+    answer.pop()
+    assert one._describe_topics(None) == []

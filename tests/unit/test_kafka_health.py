@@ -20,7 +20,7 @@ import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter, health, listeners, scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import Group, Partition, Position, Quorum, Snapshot, Unreachable, Voter
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import Group, KafkaError, Partition, Position, Quorum, Snapshot, Unreachable, Voter
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 
 NOW = 1_800_000_000_000
@@ -276,6 +276,17 @@ def test_a_cluster_that_cannot_be_asked_is_inconclusive_and_says_why() -> None:
     assert {check.status for check in report.checks if check.id != "S6"} == {"inconclusive"}
     assert all("no broker answered" in check.reason for check in report.checks if check.id != "S6")
     assert len(opened) == 1
+
+
+def test_a_broker_that_goes_while_it_is_asked_is_asked_past() -> None:
+    class Going(Fake):
+        def snapshot(self) -> Snapshot:
+            raise KafkaError("list_partition_reassignments: UnknownBrokerIdError: 2")
+
+    sources = iter([Going(), Fake()])
+    report = Report("kafka", deadline_s=None)
+    health.Health(report, lambda limit: next(sources), EXPECTED, local(Fake()), sleep=lambda s: None).run([], listeners.Files("", "", ""))
+    assert {check.status for check in report.checks} == {"pass"}
 
 
 def test_a_full_or_read_only_directory_is_named_when_its_broker_is_gone_with_it() -> None:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Mapping, Sequence
 
 import pytest
 
-from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, site, topics, users
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, quotas, site, topics, users
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.topics import Topic
@@ -150,6 +151,7 @@ class Fake:
         self.scram: dict[str, dict[str, int]] = {}
         self.passwords: dict[tuple[str, str], str] = {}
         self.entries: set[Acl] = set()
+        self.limits: quotas.Quotas = {}
         self.done: list[str] = []
 
     def topics(self) -> dict[str, Topic]:
@@ -189,6 +191,19 @@ class Fake:
         self.done.append("delete_acls")
         self.entries -= set(acls)
 
+    def quotas(self) -> quotas.Quotas:
+        return {user: dict(values) for user, values in self.limits.items()}
+
+    def alter_quotas(self, changes: Sequence[tuple[str, str, float | None]]) -> None:
+        self.done.append("alter_quotas")
+        for user, key, value in changes:
+            values = self.limits.setdefault(user, {})
+            values.pop(key, None)
+            if value is not None:
+                values[key] = value
+            if not values:
+                self.limits.pop(user)
+
     def works(self, user: User, mechanism: str) -> bool:
         return self.passwords.get((user.name, mechanism)) == user.password
 
@@ -202,9 +217,12 @@ def test_one_run_converges_and_the_next_finds_nothing() -> None:
     cluster, want = Fake(), declaration()
     cluster.entries = {Acl(SHIPPER, "topic", "ot.raw", "read")}
     cluster.scram = {"gone": {"SCRAM-SHA-256": 4096}}
+    cluster.limits = {"gone": {"producer_byte_rate": 1.0}}
+    want = dataclasses.replace(want, quotas={"telegraf-shipper": {"producer_byte_rate": 1e6}})
     assert want.problems() == []
     site.apply(site.plan(want, cluster, cluster.works), cluster)
-    assert cluster.done == ["create_topics", "alter_users", "create_acls", "delete_acls"]
+    assert cluster.done == ["create_topics", "alter_users", "alter_quotas", "create_acls", "delete_acls"]
+    assert cluster.limits == {"telegraf-shipper": {"producer_byte_rate": 1e6}}
     assert cluster.acls() == [WRITE]
     again = site.plan(want, cluster, cluster.works)
     assert not again.changed
@@ -248,3 +266,76 @@ def test_settling_has_a_deadline() -> None:
         site.settle(declaration(), cluster, cluster.works, 5, lambda: now[0], sleep)
     site.apply(site.plan(declaration(), cluster, cluster.works), cluster)
     site.settle(declaration(), cluster, cluster.works, 5, lambda: now[0], sleep)
+
+
+# -- quotas -------------------------------------------------------------------------------------------------------------
+
+
+def test_quotas_are_exactly_the_declared_ones() -> None:
+    declared = {"flink": {"consumer_byte_rate": 10.0, "request_percentage": 50.0}, "<default>": {"producer_byte_rate": 5.0}}
+    found = quotas.plan(declared, {"flink": {"consumer_byte_rate": 7.0, "producer_byte_rate": 3.0}, "gone": {"request_percentage": 1.0}})
+    assert found.changes == [
+        ("<default>", "producer_byte_rate", 5.0), ("flink", "consumer_byte_rate", 10.0), ("flink", "producer_byte_rate", None),
+        ("flink", "request_percentage", 50.0), ("gone", "request_percentage", None)]
+    assert found.before == ["quota flink consumer_byte_rate=7", "quota flink producer_byte_rate=3", "quota gone request_percentage=1"]
+    assert not quotas.plan(declared, declared).changed
+
+
+@pytest.mark.parametrize(
+    ("declared", "word"),
+    [
+        ({"kafka1": {"producer_byte_rate": 1.0}}, "is a broker"),
+        ({"stranger": {"producer_byte_rate": 1.0}}, "no such user"),
+        ({"flink": {"produce_rate": 1.0}}, "use producer_byte_rate"),
+        ({"flink": {"producer_byte_rate": 0.0}}, "would stop the client"),
+        ({"flink": {"producer_byte_rate": float("nan")}}, "would stop the client"),
+    ],
+)
+def test_quotas_that_are_refused(declared: dict[str, dict[str, float]], word: str) -> None:
+    (problem,) = quotas.check(declared, ["flink"], ["kafka1"])
+    assert word in problem
+    assert quotas.check({"flink": {"producer_byte_rate": 1.0}, "<default>": {"request_percentage": 1.0}}, ["flink"], ["kafka1"]) == []
+
+
+class Wire:
+    """Keeps a request and gives one answer (layouts: DescribeClientQuotas v0, AlterClientQuotas v0)."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer, self.sent = answer, b""
+
+    def sendall(self, data: bytes, /) -> None:
+        self.sent = data[4:]
+        body = data[8:12] + self.answer
+        self.answer = len(body).to_bytes(4, "big") + body
+
+    def recv(self, size: int, /) -> bytes:
+        part, self.answer = self.answer[:size], self.answer[size:]
+        return part
+
+
+def _string(text: str | None) -> bytes:
+    return b"\xff\xff" if text is None else struct.pack(">h", len(text)) + text.encode()
+
+
+def test_quotas_on_the_wire() -> None:
+    entries = [("flink", {"consumer_byte_rate": 1.5}), (None, {"request_percentage": 2.0})]
+    answer = struct.pack(">ih", 0, 0) + _string(None) + struct.pack(">i", len(entries))
+    for user, values in entries:
+        answer += struct.pack(">i", 1) + _string("user") + _string(user) + struct.pack(">i", len(values))
+        for key, value in values.items():
+            answer += _string(key) + struct.pack(">d", value)
+    wire = Wire(answer)
+    assert quotas.describe(wire) == {"flink": {"consumer_byte_rate": 1.5}, "<default>": {"request_percentage": 2.0}}
+    assert struct.unpack_from(">hh", wire.sent) == (48, 0)
+    with pytest.raises(KafkaError, match="error 31 no"):
+        quotas.describe(Wire(struct.pack(">ih", 0, 31) + _string("no") + struct.pack(">i", -1)))
+
+    good = struct.pack(">ii", 0, 1) + struct.pack(">h", 0) + _string(None) + struct.pack(">i", 1) + _string("user") + _string("flink")
+    wire = Wire(good)
+    quotas.alter(wire, [("flink", "consumer_byte_rate", 1.5), ("flink", "request_percentage", None)])
+    assert wire.sent[8 + 6:] == (
+        struct.pack(">ii", 1, 1) + _string("user") + _string("flink") + struct.pack(">i", 2)
+        + _string("consumer_byte_rate") + struct.pack(">d", 1.5) + b"\x00" + _string("request_percentage") + struct.pack(">d", 0.0) + b"\x01" + b"\x00")
+    bad = struct.pack(">ii", 0, 1) + struct.pack(">h", 42) + _string("no such key") + struct.pack(">i", 1) + _string("user") + _string(None)
+    with pytest.raises(KafkaError, match="<default>: no such key"):
+        quotas.alter(Wire(bad), [("<default>", "x", 1.0)])

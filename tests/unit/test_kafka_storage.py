@@ -128,3 +128,14 @@ def test_peers() -> None:
     assert storage.ask_peers(peers, 1, silent, lambda a: False, ConnectionError) is None
     with pytest.raises(storage.StorageError, match="kafka3:9091 listens but cannot be asked"):
         storage.ask_peers(peers, 1, silent, lambda a: a.startswith("kafka3"), ConnectionError)
+
+
+def test_a_new_disk_joins_a_running_quorum_and_nothing_else(tmp_path: Path) -> None:
+    again = wanted(tmp_path, rejoin=True, bootstrap=False)
+    assert storage.refusal(again, True, lambda: True) == ""
+    assert storage.refusal(again, False, lambda: False) == ""
+    assert "no quorum answers" in storage.refusal(again, True, lambda: None)
+    assert again.initial() == ""
+    assert wanted(tmp_path).initial().count("@") == 3
+    declared = tuple(dataclasses.replace(item, directory_id="AAAAAAAAAAAAAAAAAAAJAA") for item in CONTROLLERS)
+    assert "kafka_directory_id of kafka1" in storage.refusal(wanted(tmp_path, rejoin=True, controllers=declared), True, lambda: True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..probe_env import activate
+from . import quotas, scram
 from .acls import Acl
 from .ids import encode
 from .state import Group, KafkaError, Partition, Position, Quorum, Snapshot, Unreachable, Voter
@@ -92,6 +93,7 @@ class Admin:
         self._errors = kafka.errors
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
         self._timeout_ms = max(1000, int(timeout_s * 1000))
+        self._connection = connection
         context = _context(connection)
         try:
             self._client = kafka.admin.KafkaAdminClient(
@@ -186,6 +188,14 @@ class Admin:
         """Feature → (finalized level, highest level that this broker supports)."""
         answer = self._call(self._client.describe_features)
         return {name: (item.get("finalized", (0, 0))[1], item.get("supported", (0, 0))[1]) for name, item in answer.items()}
+
+    def raise_features(self, levels: Mapping[str, int]) -> None:
+        """Raise finalized levels; there is no way back. Raises KafkaError."""
+        answer = self._call(self._client.update_features, {name: (self._api.UpdateFeatureType.UPGRADE, level) for name, level in levels.items()},
+                            timeout_ms=self._timeout_ms)
+        bad = [f"{name}: {result}" for name, result in answer.items() if result != "OK"]
+        if bad:
+            raise KafkaError("update_features: " + "; ".join(bad))
 
     def log_dirs(self) -> list[dict[str, Any]]:
         """One entry {broker, path, error, total_bytes, usable_bytes, cordoned, future} per log directory of every broker that is there.
@@ -333,6 +343,23 @@ class Admin:
             bad = [f"{name}: {message}" for name, message in answer.items() if message]
             if bad:
                 raise KafkaError("kafka_users: " + "; ".join(bad))
+
+    # -- quotas: not in the library --------------------------------------------------------------------------------
+
+    def quotas(self) -> quotas.Quotas:
+        """User → key → value."""
+        return self._raw(quotas.describe)
+
+    def alter_quotas(self, changes: Sequence[tuple[str, str, float | None]]) -> None:
+        """Set, and remove where the value is None."""
+        self._raw(lambda stream: quotas.alter(stream, changes))
+
+    def _raw(self, function: Any) -> Any:
+        try:
+            with scram.connected(self._connection.bootstrap, _context(self._connection), self._timeout_ms / 1000.0) as stream:
+                return function(stream)
+        except (scram.LoginError, OSError) as error:
+            raise Unreachable(f"client quotas: {error}") from error
 
     # -- ACLs -------------------------------------------------------------------------------------------------------
 

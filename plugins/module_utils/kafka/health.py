@@ -17,7 +17,7 @@ from ..verdict import Check, Report
 from .acls import Acl, readers_below
 from .listeners import Files, Listener, handshake, refuses_anonymous, refuses_plaintext, refuses_wrong_password
 from .scram import MECHANISMS, LoginError
-from .state import Group, Snapshot
+from .state import Group, KafkaError, Snapshot, Unreachable
 from .storage import read_properties
 
 _DAY_S = 86400.0
@@ -116,7 +116,14 @@ class Health:
     def samples(self) -> list[Snapshot]:
         """Two looks at the cluster, some time apart."""
         if not self._samples:
-            first = self.source.snapshot()
+            try:
+                first = self.source.snapshot()
+            except Unreachable:
+                raise
+            except KafkaError:
+                # The client was told of a broker that went at the same moment: one that asks anew knows better.
+                self._source = None
+                first = self.source.snapshot()
             self._sleep(self.want.interval_s)
             self._samples = [first, self.source.snapshot()]
         return self._samples

@@ -88,7 +88,7 @@ class _Reader:
         """One number."""
         value = struct.unpack_from(layout, self.data, self.at)[0]
         self.at += struct.calcsize(layout)
-        return value  # type: ignore[no-any-return]
+        return float(value)
 
     def text(self) -> str | None:
         """One nullable string."""

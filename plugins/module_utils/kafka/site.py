@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Topics, users and ACLs of a cluster, converged together: what the declaration allows, what differs, what was done.
+"""Topics, users, ACLs and quotas of a cluster, converged together: what the declaration allows, what differs, what was done.
 
-Order: topics (something to have rights on), users, ACLs added, ACLs removed. Each step is idempotent, so a run that was killed is simply
+Order: topics (something to have rights on), users, their quotas, ACLs added, ACLs removed. Each step is idempotent, so a run that was killed is simply
 run again.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from . import acls, topics, users
+from . import acls, quotas, topics, users
 from .acls import Acl
 from .state import KafkaError
 from .topics import Topic
@@ -33,6 +33,10 @@ class Cluster(Protocol):
 
     def alter_users(self, upsert: Sequence[tuple[User, str]], delete: Sequence[tuple[str, str]]) -> None: ...
 
+    def quotas(self) -> quotas.Quotas: ...
+
+    def alter_quotas(self, changes: Sequence[tuple[str, str, float | None]]) -> None: ...
+
     def acls(self) -> list[Acl]: ...
 
     def create_acls(self, acls: Sequence[Acl]) -> None: ...
@@ -51,12 +55,14 @@ class Declared:
     supers: tuple[str, ...]
     brokers: int
     prune: bool = True
+    quotas: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
         """Everything that is wrong with it, at once. Nothing is touched while this is not empty."""
         return [
             *topics.check(self.topics, self.brokers),
             *users.check(self.users, self.supers),
+            *quotas.check(self.quotas, [user.name for user in self.users], self.supers),
             *acls.refused(self.acls, self.levels, self.topics, self.supers),
         ]
 
@@ -68,13 +74,14 @@ class Outcome:
     topics: topics.Plan
     users: users.Plan
     acls: acls.Plan
+    quotas: quotas.Plan = field(default_factory=quotas.Plan)
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
         """Whether anything differs."""
-        return self.topics.changed or self.users.changed or self.acls.changed
+        return self.topics.changed or self.users.changed or self.acls.changed or self.quotas.changed
 
 
 class Empty:
@@ -92,6 +99,10 @@ class Empty:
         """None."""
         return []
 
+    def quotas(self) -> quotas.Quotas:
+        """None."""
+        return {}
+
 
 def plan(declared: Declared, cluster: Cluster | Empty, works: Callable[[User, str], bool]) -> Outcome:
     """What differs. Raises KafkaError for what cannot be converged without moving or losing data."""
@@ -99,11 +110,12 @@ def plan(declared: Declared, cluster: Cluster | Empty, works: Callable[[User, st
         topics=topics.plan(declared.topics, cluster.topics()),
         users=users.plan(declared.users, cluster.users(), works, declared.prune),
         acls=acls.plan(declared.acls, cluster.acls()),
+        quotas=quotas.plan(declared.quotas, cluster.quotas()),
     )
     if outcome.topics.problems:
         raise KafkaError("; ".join(outcome.topics.problems))
-    outcome.before = [*outcome.topics.before, *outcome.users.before, *(str(acl) for acl in outcome.acls.delete)]
-    outcome.after = [*outcome.topics.after, *outcome.users.after, *(str(acl) for acl in outcome.acls.create)]
+    outcome.before = [*outcome.topics.before, *outcome.users.before, *outcome.quotas.before, *(str(acl) for acl in outcome.acls.delete)]
+    outcome.after = [*outcome.topics.after, *outcome.users.after, *outcome.quotas.after, *(str(acl) for acl in outcome.acls.create)]
     return outcome
 
 
@@ -117,6 +129,8 @@ def apply(outcome: Outcome, cluster: Cluster) -> None:
         cluster.configure_topics(outcome.topics.set_config, outcome.topics.reset_config)
     if outcome.users.changed:
         cluster.alter_users(outcome.users.upsert, outcome.users.delete)
+    if outcome.quotas.changed:
+        cluster.alter_quotas(outcome.quotas.changes)
     if outcome.acls.create:
         cluster.create_acls(outcome.acls.create)
     if outcome.acls.delete:
