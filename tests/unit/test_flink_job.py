@@ -13,6 +13,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.flink import job
 from ansible_collections.hnai.platform.plugins.module_utils.flink.job import JobError, Plan
 from ansible_collections.hnai.platform.plugins.modules import flink_job
 
+ROOT = Path(__file__).resolve().parents[2]
 RUNS: dict[str, Any] = {"digest": "1", "job_ids": ["j1"], "last": {"result": "deployed", "way": "deploy", "digest": "1"}, "upgrade": None, "rejected": None}
 
 
@@ -126,19 +127,22 @@ class Module:
 
 def test_the_keeper_gets_the_statement_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     """run_command adds a line end to text: the digest would be another one, and the wait would never end."""
-    monkeypatch.setattr(flink_job, "KEEPER", __file__)
+    monkeypatch.setattr(flink_job, "KEEPER", str(ROOT / "roles/flink/tree/usr/local/lib/hnai/flink/jobs.py"))
     module = Module((0, '{"digest": "2", "way": "none", "why": "", "job_id": ""}', ""))
     assert flink_job.ask(module, "a", "SELECT 'ä';\n").way == "none"
     assert module.given == {"data": "SELECT 'ä';\n".encode(), "binary_data": True}
 
 
 def test_a_keeper_without_a_plan_is_an_error_and_a_bare_host_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flink_job, "KEEPER", __file__)
+    monkeypatch.setattr(flink_job, "KEEPER", str(ROOT / "roles/flink/tree/usr/local/lib/hnai/flink/jobs.py"))
     with pytest.raises(JobError, match="connection refused"):
         flink_job.ask(Module((1, "", "Traceback\nOSError: connection refused\n")), "a", "")
-    monkeypatch.setattr(flink_job, "KEEPER", "/nowhere")
     bare = Module((0, "", ""))
-    with pytest.raises(JobError, match="deploy the role flink"):
-        flink_job.ask(bare, "a", "")
-    bare.check_mode = True
-    assert flink_job.ask(bare, "a", "").way == "deploy"
+    for there in ("/nowhere", __file__):
+        monkeypatch.setattr(flink_job, "KEEPER", there)
+        bare.check_mode = False
+        with pytest.raises(JobError, match="deploy the role flink"):
+            flink_job.ask(bare, "a", "")
+        bare.check_mode = True
+        assert flink_job.ask(bare, "a", "").way == "deploy"
+    assert not bare.given, "a keeper of before would begin to keep"
