@@ -48,7 +48,7 @@ def test_exactly_the_checked_components_have_a_play() -> None:
 def test_the_play_stands_on_the_placement_and_has_the_tag(name: str) -> None:
     play = VERIFIED[name]
     assert play["hosts"].split("{{")[0] == CONTRACTS[name].get("placement", name)
-    assert set(play["tags"]) == {"verify", name}
+    assert set(play["tags"]) == {"verify", name, *(scope for scope, names in record.SCOPES.items() if name in names)}
     assert play["ignore_unreachable"] is True
     (rescue,) = play["tasks"][0]["rescue"]
     assert record.BROKEN_PREFIX + name in rescue["ansible.builtin.set_fact"]
@@ -68,5 +68,5 @@ def test_the_role_registers_what_the_judge_reads(name: str) -> None:
 
 
 def test_the_judge_runs_under_the_tag_of_every_component() -> None:
-    assert set(PLAYS[-1]["tags"]) == {"verify", *CHECKED}
+    assert set(PLAYS[-1]["tags"]) == {"verify", *CHECKED, *record.SCOPES}
     assert "hnai.platform.verdict_report" in PLAYS[-1]["tasks"][0]

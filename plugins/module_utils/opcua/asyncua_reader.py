@@ -349,7 +349,9 @@ class Reader:
     async def _close(self) -> None:
         await self._ua.session.close_session(True)
         await self._ua.close_secure_channel()
-        self._ua.disconnect_socket()
+        # A connection that is closed politely stays in the router's table for two minutes and counts against the conduit.
+        await asyncio.sleep(0.05)
+        self._abort()
 
     async def _call(self, request: Any, response: type) -> Any:
         try:

@@ -20,6 +20,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import (
 SCHEMA = "hnai-verdict/1"
 VERDICT_SUFFIX = "_verdict"
 BROKEN_PREFIX = "hnai_broken_"
+SCOPES = {"ot": frozenset({"ot_collector"})}
+"""Tags that stand for the checks of several components."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ class Expectation:
 
 
 def selected(components: Iterable[str], run_tags: Sequence[str], skip_tags: Sequence[str]) -> set[str]:
-    """Components whose checks ran under these tags: all for ``all`` or ``verify``, else those that are named."""
+    """Components whose checks ran under these tags: all for ``all`` or ``verify``, else those that are named, or in a named scope."""
     names = set(components)
     if not {"all", "verify"} & set(run_tags):
-        names &= set(run_tags)
+        names &= set(run_tags).union(*(SCOPES[tag] for tag in run_tags if tag in SCOPES))
     return names - set(skip_tags)
 
 
