@@ -126,9 +126,21 @@ class Governor:
         self.requests += 1
         return self._clock() - begin
 
+    async def _probed(self) -> float | None:
+        """Latency of a probe; None after backing off, because the server had no resources even for that."""
+        try:
+            return await self._timed_probe()
+        except (Busy, TooMany) as error:
+            await self._back_off(str(error) or "a read of one attribute is too many")
+            return None
+
     async def start(self) -> None:
         """Measure the baseline."""
-        self.baseline_s = median([await self._timed_probe() for _ in range(self.BASELINE)])
+        taken: list[float] = []
+        while len(taken) < self.BASELINE:
+            latency = await self._probed()
+            taken += [] if latency is None else [latency]
+        self.baseline_s = median(taken)
         self._due = self._clock() + self._interval_s
 
     @property
@@ -140,7 +152,9 @@ class Governor:
         if self._clock() < self._due:
             return
         self._due = self._clock() + self._interval_s
-        latency = await self._timed_probe()
+        latency = await self._probed()
+        if latency is None:
+            return
         self.worst_s = max(self.worst_s, latency)
         self._recent.append(latency)
         if latency > self.bound_s and len(self._recent) < self.RECENT:

@@ -24,9 +24,9 @@ from .audit_types import (
     BAD_ATTRIBUTE_ID_INVALID,
     BAD_CONTINUATION_POINT_INVALID,
     BAD_NO_CONTINUATION_POINTS,
-    BAD_NODE_ID_UNKNOWN,
     CLASSES,
     METHOD,
+    NO_SUCH_NODE,
     NODE_CLASS,
     ROLE_PERMISSIONS,
     USER_ROLE_PERMISSIONS,
@@ -226,7 +226,7 @@ class Walk:
             for node, answer in await self._round(BROWSE, source, self._channel.browse):
                 if answer.status == BAD_NO_CONTINUATION_POINTS and not one_by_one:
                     alone.append(node)
-                elif answer.status == BAD_NODE_ID_UNKNOWN:
+                elif answer.status in NO_SUCH_NODE:
                     self._gone(node)
                 elif answer.status & BAD:
                     self._truncate(node, "Browse: 0x%08X" % answer.status)
@@ -283,7 +283,7 @@ class Walk:
         note(self.result.truncated, "%s: %s" % (self.stable(node), why))
 
     def _gone(self, node: Any) -> None:
-        """BadNodeIdUnknown: sessions come and go below SessionsDiagnosticsSummary; anything else is a hole."""
+        """The server does not have it: sessions come and go below SessionsDiagnosticsSummary; anything else is a hole."""
         self.browsed.add(node)
         if node in self._gone_nodes:
             return
@@ -455,7 +455,7 @@ class Walk:
         known, result, text = self.seen[node], self.result, self._channel.text(node)
         values: dict[int, Any] = {}
         problems: list[str] = []
-        gone = bool(got) and all(reading.status == BAD_NODE_ID_UNKNOWN for reading in got.values())
+        gone = bool(got) and all(reading.status in NO_SUCH_NODE for reading in got.values())
         for attribute, reading in got.items():
             if not reading.status & BAD:
                 if reading.value is not None:

@@ -215,15 +215,17 @@ def judge(
     """Judge all checks together.
 
     A fail fails; so does an inconclusive one whose id is not allowed, and a skipped one that the site did not announce.
-    With *complete* (the run covered the whole site) an announced skip that did not happen is a notice.
+    With *complete* (the run covered the whole site) an announced skip of a check that was made is a notice.
     """
     skips, allowed = set(expected_skips), set(allow_inconclusive)
     counts = dict.fromkeys(STATUSES, 0)
     problems: list[dict[str, Any]] = []
     weight: list[str] = []
     skipped: set[str] = set()
+    made: set[str] = set()
     for verdict in verdicts:
         for check in verdict["checks"]:
+            made.add(check["id"])
             status = check.get("status") if check.get("status") in STATUSES else INCONCLUSIVE
             counts[status] += 1
             why = ""
@@ -250,7 +252,7 @@ def judge(
     if complete:
         notices = [
             f"{id} is listed in hnai_expected_skips but was not skipped: it can be checked here, take it off the list"
-            for id in sorted(skips - skipped)
+            for id in sorted(skips & made - skipped)
         ]
     return Judgement(aggregate(weight), counts, problems, notices)
 
