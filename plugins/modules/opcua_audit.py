@@ -41,12 +41,35 @@ options:
     default: production
   exceptions:
     description:
-      - What a person took responsibility for, with C(check), C(source), C(owner), C(reason), C(expires) (C(YYYY-MM-DD)) and, for OA8 to OA12, C(node), in
-        the form C(nsu=URI;s=Id) or C(i=number), with C(*) as a wildcard. Without C(node) it excuses the check of the endpoint as a whole.
+      - What a person took responsibility for.
       - An expired exception excuses nothing and fails OA0.
     type: list
     elements: dict
     default: []
+    suboptions:
+      check:
+        description: Id of the check, V(OA1) to V(OA21).
+        type: str
+        required: true
+      source:
+        description: Id of the source.
+        type: str
+        required: true
+      node:
+        description: For OA8 to OA12, the node in the form C(nsu=URI;s=Id) or C(i=number), C(*) is a wildcard. Absent, the check as a whole is meant.
+        type: str
+      owner:
+        description: Who answers for it.
+        type: str
+        required: true
+      reason:
+        description: Why it may stay.
+        type: str
+        required: true
+      expires:
+        description: Last day, C(YYYY-MM-DD).
+        type: str
+        required: true
   accept_drift:
     description: Ids of sources whose address space of today becomes the accepted one.
     type: list
@@ -121,7 +144,10 @@ def main() -> None:
             sources={"type": "list", "elements": "dict", "required": True},
             application_uri={"type": "str", "required": True},
             environment={"type": "str", "default": "production"},
-            exceptions={"type": "list", "elements": "dict", "default": []},
+            exceptions={"type": "list", "elements": "dict", "default": [], "options": {
+                "check": {"type": "str", "required": True}, "source": {"type": "str", "required": True}, "node": {"type": "str"},
+                "owner": {"type": "str", "required": True}, "reason": {"type": "str", "required": True}, "expires": {"type": "str", "required": True},
+            }},
             accept_drift={"type": "list", "elements": "str", "default": []},
             state_dir={"type": "path", "default": "/var/lib/hnai/ot_audit"},
             probe_env={"type": "path", "default": "/opt/hnai/probe/current"},

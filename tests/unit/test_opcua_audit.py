@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from opcua_stand import CLIENT_URI, PLANT, SERVER_URI, WRITING, Proxy, Stand, key_pair
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_run
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import READING, Reader, Target, check_reading, der, describe
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import READING, FastReader, Reader, Target, check_reading, der, describe
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_judge import Context, Judge
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_policy import Policy, parse
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import Forbidden
@@ -136,7 +136,7 @@ def test_a_clean_server_is_claimed_and_nothing_is_accused(clean: Stand) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_planted_right_is_found_and_no_other_node_accused(clean: Stand, seed: int) -> None:
-    rng, taken = random.Random(seed), set()
+    rng, taken = random.Random(seed), set[str]()
     write = chosen(clean, 2, 4, rng, taken)
     for text, level in zip(write, (0x03, 0x09, 0x21, 0x41)):
         clean.set(text, 18, level, ua.VariantType.Byte)
@@ -328,6 +328,42 @@ def test_drift_names_what_changed(clean: Stand) -> None:
     assert {uri for uri in changed["namespaces"] if changed["namespaces"][uri] != first["namespaces"][uri]} == {PLANT}
 
 
+def seen(reader: Any, clean: Stand) -> tuple[Any, ...]:
+    """Everything that an audit by *reader* says of the server."""
+    facts = asyncio.run(audit_run.gather(reader, plan(clean, tags=("nsu=%s;s=Plant" % PLANT,)), time.monotonic, asyncio.sleep))
+    wait_closed(clean)
+    assert facts.complete, facts.error
+    result = facts.result
+    return (result.lines, result.nodes, result.regions, sorted(str(one.as_dict()) for one in result.findings), result.counts, result.roles,
+            result.statuses, result.hidden_tags, facts.values)
+
+
+def test_the_codec_sees_what_asyncua_sees(clean: Stand) -> None:
+    rng, taken = random.Random(8), set[str]()
+    first, second, third = chosen(clean, 2, 3, rng, taken)
+    clean.set(first, 18, 0x03, ua.VariantType.Byte)
+    clean.roles(second, 25, (OBSERVER, 0x61), (ENGINEER, 0x21))
+    clean.roles(second, 24, (ENGINEER, 0x1FFFF))
+    clean.set(third, 26, 3, ua.VariantType.UInt16)
+    clean.set(third, 27, 0x103, ua.VariantType.UInt32)
+    clean.spoil.max_references = 4
+    fast = FastReader(target(clean))
+    assert seen(fast, clean) == seen(Reader(target(clean)), clean)
+    # BuildInfo's date and the server's start are times, which the codec leaves to asyncua.
+    assert fast.surprises <= 3
+    assert not WRITING & set(clean.services)
+
+
+def test_the_codec_encodes_three_services() -> None:
+    async def go() -> None:
+        from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import ClosedProtocol
+
+        await ClosedProtocol().send_bytes(ua.ObjectIds.WriteRequest_Encoding_DefaultBinary, b"", 1.0)
+
+    with pytest.raises(Forbidden):
+        asyncio.run(go())
+
+
 def test_the_reader_opens_once() -> None:
     reader = Reader(Target("opc.tcp://127.0.0.1:1/", "Basic256Sha256", "SignAndEncrypt", CLIENT_URI, b"", b"", b"", "", "", "x"))
     reader._used = True
@@ -347,7 +383,7 @@ def test_asyncuas_own_ways_to_write_end_in_the_closed_client(clean: Stand) -> No
         reader = Reader(target(clean))
         await reader.open()
         node = reader._client.get_node(next(iter(clean.classes)))
-        seen = []
+        seen: list[type[BaseException]] = []
         for attempt in (lambda: node.write_value(1.0), lambda: node.call_method("x"), lambda: node.add_object(2, "x"),
                         lambda: reader._client.delete_nodes([node]), lambda: reader._ua.session.history_update(ua.HistoryUpdateParameters()),
                         lambda: reader._ua.session.add_references([]), lambda: reader._ua.session.delete_references([]),
@@ -356,7 +392,8 @@ def test_asyncuas_own_ways_to_write_end_in_the_closed_client(clean: Stand) -> No
             try:
                 await attempt()
             except Exception as error:
-                chain, one = [], error
+                chain: list[type[BaseException]] = []
+                one: BaseException | None = error
                 while one is not None:
                     chain.append(type(one))
                     one = one.__cause__ or one.__context__

@@ -109,6 +109,10 @@ class Audit:
                  wait: Callable[[float], None] = time.sleep) -> None:
         self.report, self.places, self.options, self._host, self._now, self._wait = report, places, options, host, now, wait
         self._begin = time.monotonic()
+        # Only now: the environment with asyncua was made importable a moment ago.
+        from . import asyncua_reader
+
+        self._reader: Any = asyncua_reader
         self.records: dict[str, Any] = {}
 
     def run(self, entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -131,19 +135,17 @@ class Audit:
         facts = audit_run.Facts()
         pins: dict[str, str] = {}
         try:
-            from . import asyncua_reader as reader
-
-            pins = self._pins(reader, sources)
-            target = self._target(reader, source)
+            if self._reader.MISSING:
+                raise AuditError("asyncua is not there (%s): put the host into the group probe, run site.yml --tags probe" % self._reader.MISSING)
+            pins = self._pins(sources)
+            target = self._target(source)
             wait = self._gate(source, state)
             if wait > self._left(share_s, begin) / 2:
                 raise AuditError("the conduit allows the next connection only in %.0f s" % wait)
             self._wait(wait)
             state.write("dials", [*(state.read("dials") or [])[-20:], self._now()])
             plan = plan_of(source, self.options, self._left(share_s, begin))
-            facts = asyncio.run(audit_run.gather(reader.Reader(target), plan, time.monotonic, asyncio.sleep, state.read("resume")))
-        except ImportError as error:
-            facts.error = "asyncua is not there (%s): put the host into the group probe, run site.yml --tags probe" % error
+            facts = asyncio.run(audit_run.gather(self._reader.Reader(target), plan, time.monotonic, asyncio.sleep, state.read("resume")))
         except (AuditError, OSError, ValueError) as error:
             facts.error = str(error)
         plan = plan_of(source, self.options, share_s)
@@ -154,24 +156,25 @@ class Audit:
 
     def _keep(self, state: State, facts: audit_run.Facts, record: Mapping[str, Any], first: bool) -> None:
         state.write("last", record)
-        if facts.complete:
+        if not facts.error:
             state.remove("resume")
+        if facts.complete:
             if first and record["verdict"] != REFUTED:
                 at = datetime.fromtimestamp(self._now(), timezone.utc).isoformat(timespec="seconds")
                 state.write("baseline", {"accepted_at": at, "namespaces": facts.result.lines})
-        elif facts.memo is not None and not facts.result.complete:
+        elif facts.memo is not None and facts.error:
             state.write("resume", facts.memo.dump())
 
-    def _pins(self, reader: Any, sources: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    def _pins(self, sources: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """sha256 of the pinned certificate of each source that has one."""
         found = {}
         for one in sources:
             path = self.places.servers / ("%s.pem" % one["id"])
             if path.exists():
-                found[str(one["id"])] = reader.describe(reader.der(path.read_bytes())).sha256
+                found[str(one["id"])] = self._reader.describe(self._reader.der(path.read_bytes())).sha256
         return found
 
-    def _target(self, reader: Any, source: Mapping[str, Any]) -> Any:
+    def _target(self, source: Mapping[str, Any]) -> Any:
         """Where and as whom: the collector's own certificate, key, pin and password. Raises AuditError naming what is missing."""
         name = str(source["id"])
         files = {"certificate": self.places.pki / "cert.pem", "private_key": self.places.pki / "key.pem",
@@ -188,7 +191,7 @@ class Audit:
                 raise AuditError("the password of %s cannot be decrypted (credential %s of ot_collector)" % (username, credential_name(name)))
             password = stored.decode("utf-8")
         addresses, _ = self._addresses(source)
-        return reader.Target(
+        return self._reader.Target(
             endpoint=str(source["endpoint"]), policy=str(source.get("policy") or "Basic256Sha256"), mode=str(source.get("mode") or "SignAndEncrypt"),
             application_uri=self.options.application_uri, username=username, password=password, address=addresses[0],
             name="hnai-audit/%s" % name, **data)
