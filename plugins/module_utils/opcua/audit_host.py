@@ -145,7 +145,7 @@ class Audit:
             self._wait(wait)
             state.write("dials", [*(state.read("dials") or [])[-20:], self._now()])
             plan = plan_of(source, self.options, self._left(share_s, begin))
-            facts = asyncio.run(audit_run.gather(self._reader.Reader(target), plan, time.monotonic, asyncio.sleep, state.read("resume")))
+            facts = asyncio.run(audit_run.gather(self._reader.FastReader(target), plan, time.monotonic, asyncio.sleep, state.read("resume")))
         except (AuditError, OSError, ValueError) as error:
             facts.error = str(error)
         plan = plan_of(source, self.options, share_s)
