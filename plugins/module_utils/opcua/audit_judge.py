@@ -390,10 +390,10 @@ class Judge:
             return
         value = self.facts.values.get("auditing")
         check.observed = value
-        if not isinstance(value, bool):
+        if "auditing" not in self.facts.values:
             check.inconclusive("it cannot be read (0x%08X)" % self.facts.statuses.get("auditing", 0x80000000))
             return
-        self._settle(check, [] if value else ["the server writes no audit events"])
+        self._settle(check, [] if value is True else ["the server writes no audit events" if value is False else "the server does not say whether it audits"])
 
     def _dangerous(self, check: Check) -> None:
         result = self.facts.result
