@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_cve, audit_gate, audit_judge, audit_rules, audit_walk
+from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_cve, audit_gate, audit_judge, audit_rules, audit_run, audit_walk
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_load import BROWSE, READ, Alarm, Batch, Budget, Governor
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_policy import PolicyError, parse
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import (
@@ -20,12 +21,14 @@ from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types im
     Certificate,
     Endpoint,
     Names,
+    Opened,
     Overloaded,
     Reading,
     Reference,
     TokenPolicy,
     TooMany,
 )
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 TODAY = date(2026, 6, 1)
@@ -249,6 +252,90 @@ def test_certificates(change: dict[str, Any], words: str) -> None:
 def test_clear_passwords(mode: str, policy: str, token: str, clear: bool) -> None:
     one = Endpoint("opc.tcp://x", mode, policy, "", "", (TokenPolicy("u", "username", token), TokenPolicy("a", "anonymous", "")))
     assert bool(audit_judge.clear_password(one)) == clear
+
+
+POLICY = "http://opcfoundation.org/UA/SecurityPolicy#"
+USER = TokenPolicy("u", "username", POLICY + "Basic256Sha256")
+
+
+def endpoint(mode: str = "SignAndEncrypt", policy: str = "Basic256Sha256", token: TokenPolicy = USER, sha256: str = "a") -> Endpoint:
+    return Endpoint("opc.tcp://x", mode, POLICY + policy, "urn:x", sha256, (token,))
+
+
+def judged(endpoints: list[Endpoint] | None = None, session: list[Endpoint] | None = None, server: Certificate | None = None,
+           values: dict[str, Any] | None = None, thumbprints: dict[str, str] | None = None, walked: Any = None,
+           exceptions: list[Any] | None = None, error: str = "") -> tuple[dict[str, str], dict[str, Any]]:
+    """(statuses, record) of an endpoint that is clean but for what is given."""
+    good = endpoints if endpoints is not None else [endpoint()]
+    result = walked or audit_walk.Result()
+    result.nodes["Variable"] = 1
+    facts = audit_run.Facts(
+        opened=Opened(good, session if session is not None else good, server or certificate(), certificate(extended=("clientAuth",), sha256="c")),
+        values={"auditing": True, "product": "open62541", "version": "1.5.7", **(values or {})}, result=result, error=error)
+    report = Report("x", deadline_s=None)
+    plan = audit_run.Plan("plc1", "opc.tcp://x", "Basic256Sha256", "SignAndEncrypt", "observer", "urn:x")
+    context = audit_judge.Context(plan, parse(exceptions or [], "plc1", TODAY), 1e5, "a", None, thumbprints or {})
+    record = audit_judge.Judge(report, facts, context).run()
+    return {check.id: check.status for check in report.checks}, record
+
+
+def wrong(statuses: dict[str, str]) -> set[str]:
+    return {id for id, status in statuses.items() if status in ("fail", "inconclusive")}
+
+
+def walked(**change: Any) -> audit_walk.Result:
+    result = audit_walk.Result()
+    for name, value in change.items():
+        setattr(result, name, value)
+    return result
+
+
+@pytest.mark.parametrize(("change", "ids"), [
+    ({}, set()),
+    ({"endpoints": [endpoint(), endpoint("None", "None")]}, {"OA1", "OA14"}),
+    ({"endpoints": []}, {"OA1"}),
+    ({"session": [endpoint(), endpoint("Sign")]}, {"OA1"}),
+    ({"endpoints": [endpoint(policy="Basic256")]}, {"OA2"}),
+    ({"endpoints": [endpoint(policy="ECC_nistP256")]}, set()),
+    ({"endpoints": [endpoint("Sign", token=TokenPolicy("u", "username", POLICY + "None"))]}, {"OA3", "OA14"}),
+    ({"endpoints": [endpoint(token=TokenPolicy("a", "anonymous", ""))]}, {"OA4"}),
+    ({"server": certificate(sha256="b")}, {"OA6"}),
+    ({"server": certificate(key_bits=1024)}, {"OA6"}),
+    ({"thumbprints": {"plc1": "a", "plc2": "a"}}, {"OA6"}),
+    ({"thumbprints": {"plc1": "a", "plc2": "b"}}, set()),
+    ({"values": {"auditing": False}}, {"OA16"}),
+    ({"values": {"auditing": None}}, {"OA16"}),
+    ({"values": {"version": "1.2.4"}}, {"OA21"}),
+    ({"values": {"version": ""}}, {"OA21"}),
+    ({"walked": walked(subscribed_data_sets=["i=1"])}, {"OA17"}),
+    ({"walked": walked(missing_tags=["x"])}, {"OA18"}),
+    ({"walked": walked(hidden_tags=["x"])}, {"OA18"}),
+    ({"walked": walked(roles={"ns=0;i=15668"}, told_roles=1)}, set()),
+    ({"walked": walked(roles={"ns=0;i=16036"}, told_roles=1)}, {"OA13"}),
+    ({"walked": walked(roles={"ns=2;i=1"}, told_roles=1)}, {"OA13"}),
+    ({"walked": walked(roles={"ns=0;i=15716"}, told_roles=1)}, {"OA7", "OA13"}),
+])
+def test_each_cause_turns_its_own_check_and_no_other(change: dict[str, Any], ids: set[str]) -> None:
+    statuses, record = judged(**change)
+    assert wrong(statuses) == ids
+    assert record["verdict"] == "claimed", "nothing here is a right of ours"
+
+
+def test_what_was_not_read_is_never_passed() -> None:
+    for change in ({"error": "cut"}, {"walked": walked(counts=Counter(unread=1))}, {"walked": walked(counts=Counter(truncated=1))},
+                   {"walked": walked(stopped="deadline")}):
+        statuses, record = judged(**change)
+        assert record["verdict"] == "inconclusive"
+        assert {"OA0", "OA8", "OA9", "OA10", "OA11", "OA12", "OA13", "OA17", "OA18", "OA19"} <= wrong(statuses)
+        assert not [id for id in ("OA0", "OA8", "OA18") if statuses[id] == "fail"]
+
+
+def test_an_exception_of_a_whole_check_excuses_it_by_name() -> None:
+    waiver = {"check": "OA16", "source": "plc1", "owner": "o", "reason": "r", "expires": "2026-06-01"}
+    statuses, record = judged(values={"auditing": False}, exceptions=[waiver])
+    assert not wrong(statuses) and record["exceptions"][0]["used"] == 1
+    statuses, record = judged(values={"auditing": False}, exceptions=[{**waiver, "expires": "2026-05-31"}])
+    assert wrong(statuses) == {"OA0", "OA16"}, "expired"
 
 
 # -- drift --------------------------------------------------------------------------------------------
