@@ -36,7 +36,7 @@ def play(name: str) -> dict[str, Any]:
 def test_the_play_asks_every_host_and_has_the_tag_of_every_component() -> None:
     collect = play("Collect the verdicts")
     assert collect["hosts"].split("{{")[0] == "managed"
-    assert set(collect["tags"]) == {"verify", *CHECKED}
+    assert set(collect["tags"]) == {"verify", *CHECKED, *record.SCOPES}
     assert collect["ignore_unreachable"] is True
     (include,) = collect["tasks"]
     assert include["loop"] == "{{ query('hnai.platform.checked') }}"
@@ -69,6 +69,6 @@ def test_the_role_registers_what_the_judge_reads(name: str) -> None:
 
 
 def test_the_judge_runs_under_the_tag_of_every_component() -> None:
-    assert set(PLAYS[-1]["tags"]) == {"verify", *CHECKED}
+    assert set(PLAYS[-1]["tags"]) == {"verify", *CHECKED, *record.SCOPES}
     assert PLAYS[-1].get("strategy", "linear") == "linear", "run_once needs it"
     assert "hnai.platform.verdict_report" in PLAYS[-1]["tasks"][0]

@@ -17,7 +17,7 @@ ALLOWED = (
     "execution-environment.yml", "bindep.txt",
     "meta/*.yml",
     "changelogs/config.yaml", "changelogs/changelog.yaml",
-    "docs/*.md", "docs/*.svg", "docs/*/*.md", "docs/*.rst", "docs/docsite/*.yml",
+    "docs/*.md", "docs/*.svg", "docs/*/*.md", "docs/monitoring/*.yml", "docs/monitoring/*.json", "docs/*.rst", "docs/docsite/*.yml",
     "awx/*.yml", "awx/*.md",
     "inventories/lab/*.yml", "inventories/lab/*.md",
     "playbooks/*.yml", "playbooks/*.j2", "playbooks/*.service", "playbooks/lab/*",

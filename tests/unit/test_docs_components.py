@@ -14,7 +14,7 @@ from ansible_collections.hnai.platform.plugins.plugin_utils import checks
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "docs-components"
 #: How check modules open a check: report.check("X1", …), report.skip("X1", …), spec("X1", …) or {"id": "X1", "title": …}.
-OPENERS = {"check", "skip", "spec"}
+OPENERS = {"check", "skip", "spec", "Spec", "Check"}
 CHECK_ID = re.compile(r"^[A-Z]+[0-9]+$")
 
 

@@ -209,8 +209,9 @@ def test_nothing_checked_is_no_pass() -> None:
 
 
 def test_an_announced_skip_that_did_not_happen_is_a_notice() -> None:
-    verdicts = [{"component": "kafka", "host": "kafka1", "checks": [check("K1")]}]
+    verdicts = [{"component": "kafka", "host": "kafka1", "checks": [check("K1"), check("K9")]}]
     assert "K9" in record.judge(verdicts, ["K9"]).notices[0]
+    assert not record.judge(verdicts, ["K8"]).notices, "a check that was not made is another profile's"
     assert not record.judge(verdicts, ["K9"], complete=False).notices
     assert not record.judge(verdicts, ["K9"]).failed
 

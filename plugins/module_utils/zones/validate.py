@@ -31,6 +31,7 @@ SITE_VARIABLES = frozenset(
         "hnai_dual_homed",
         "hnai_environment",
         "hnai_expected_skips",
+        "hnai_full_expected_skips",
         "hnai_allow_inconclusive",
         "hnai_full_verdict_max_age",
         "hnai_interfaces",

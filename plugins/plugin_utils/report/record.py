@@ -22,6 +22,8 @@ SCHEMA = "hnai-verdict/1"
 VERDICT_SUFFIX = "_verdict"
 BROKEN_PREFIX = "hnai_broken_"
 UNREACHABLE = "the host could not be reached"
+SCOPES = {"ot": frozenset({"ot_collector"})}
+"""Tags that stand for the checks of several components."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class Expectation:
 
 
 def selected(components: Iterable[str], run_tags: Sequence[str], skip_tags: Sequence[str]) -> set[str]:
-    """Components whose checks ran under these tags: all for ``all`` or ``verify``, else those that are named."""
+    """Components whose checks ran under these tags: all for ``all`` or ``verify``, else those that are named, or in a named scope."""
     names = set(components)
     if not {"all", "verify"} & set(run_tags):
-        names &= set(run_tags)
+        names &= set(run_tags).union(*(SCOPES[tag] for tag in run_tags if tag in SCOPES))
     return names - set(skip_tags)
 
 
@@ -247,15 +249,17 @@ def judge(
     """Judge all checks together.
 
     A fail fails; so does an inconclusive one whose id is not allowed, and a skipped one that the site did not announce.
-    With *complete* (the run covered the whole site) an announced skip that did not happen is a notice.
+    With *complete* (the run covered the whole site) an announced skip of a check that was made is a notice.
     """
     skips, allowed = set(expected_skips), set(allow_inconclusive)
     counts = dict.fromkeys(STATUSES, 0)
     problems: list[dict[str, Any]] = []
     weight: list[str] = []
     skipped: set[str] = set()
+    made: set[str] = set()
     for verdict in verdicts:
         for check in verdict["checks"]:
+            made.add(check["id"])
             status = check.get("status") if check.get("status") in STATUSES else INCONCLUSIVE
             counts[status] += 1
             why = ""
@@ -282,7 +286,7 @@ def judge(
     if complete:
         notices = [
             f"{id} is listed in hnai_expected_skips but was not skipped: it can be checked here, take it off the list"
-            for id in sorted(skips - skipped)
+            for id in sorted(skips & made - skipped)
         ]
     return Judgement(aggregate(weight), counts, problems, notices)
 

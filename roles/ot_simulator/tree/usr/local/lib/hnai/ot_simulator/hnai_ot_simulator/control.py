@@ -5,7 +5,8 @@ File (JSON, owned by root): ``extra_namespaces``: how many foreign namespaces ar
 of our node ids whose value is -999; ``max_monitored_items_per_call`` and ``max_nodes_per_read``: limits that are enforced.
 Socket: one JSON object per line in, one out: ``{"status": true}``, ``{"mute": true|false}`` (accepts, never answers),
 ``{"drop": true}`` (closes every connection), ``{"clock": seconds}`` (OPC UA: the device's clock is off by that),
-``{"exception": code}`` / ``{"silent": true}`` (Modbus).
+``{"grant": id}`` / ``{"revoke": id}`` (the node's attributes say that the observer may write it), ``{"exception": code}`` /
+``{"silent": true}`` (Modbus).
 """
 from __future__ import annotations
 

@@ -129,6 +129,8 @@ class Faults:
         self.max_items = int(raw.get("max_monitored_items_per_call") or 0)
         self.max_reads = int(raw.get("max_nodes_per_read") or 0)
         self.extra = int(raw.get("extra_namespaces") or 0)
+        self.granted: set[str] = set()
+        """Identifiers of nodes whose attributes say that the observer may write them."""
         self.speaking = asyncio.Event()
         self.speaking.set()
         self.clock_s = 0.0
@@ -136,6 +138,18 @@ class Faults:
     def now(self) -> int:
         """The device's own clock, ticks; right unless it was told to be wrong."""
         return ticks() + round(self.clock_s * TICKS_PER_S)
+
+
+def _observed(faults: Faults, canary: Any, item: Any, plain: Any) -> Any:
+    """What the observer reads: it may write nothing and call nothing, and the attributes say so, but for what a test granted."""
+    levels = (ua.AttributeIds.AccessLevel, ua.AttributeIds.UserAccessLevel)
+    if item.AttributeId in levels and item.NodeId.Identifier in faults.granted:
+        return ua.DataValue(ua.Variant(3, ua.VariantType.Byte))
+    if item.AttributeId == ua.AttributeIds.UserAccessLevel and item.NodeId == canary:
+        return ua.DataValue(ua.Variant(1, ua.VariantType.Byte))
+    if item.AttributeId == ua.AttributeIds.UserExecutable and plain.StatusCode.is_good():
+        return ua.DataValue(ua.Variant(False, ua.VariantType.Boolean))
+    return plain
 
 
 def repair(faults: Faults, canary: Any) -> None:
@@ -179,9 +193,8 @@ def repair(faults: Faults, canary: Any) -> None:
         results = await read(self, params)
         if self.external and (self.user is None or self.user.name != "engineer"):
             for index, item in enumerate(params.NodesToRead):
-                # UserAccessLevel is per user; asyncua holds one value for all (and hands out its own object: replace, never change).
-                if item.AttributeId == ua.AttributeIds.UserAccessLevel and item.NodeId == canary:
-                    results[index] = ua.DataValue(ua.Variant(1, ua.VariantType.Byte))
+                # What is per user, asyncua holds once for all (and hands out its own object: replace, never change).
+                results[index] = _observed(faults, canary, item, results[index])
         return results
 
     InternalSession.create_monitored_items = limited_create
@@ -295,12 +308,17 @@ class OpcuaSimulator:
             (self.faults.speaking.clear if request["mute"] else self.faults.speaking.set)()
         if "clock" in request:
             self.faults.clock_s = float(request["clock"])
+        if "grant" in request:
+            self.faults.granted.add(str(request["grant"]))
+        if "revoke" in request:
+            self.faults.granted.discard(str(request["revoke"]))
         if request.get("drop"):
             for transport in list(self.server.iserver.asyncio_transports):
                 transport.abort()
         sessions = list(self.server.iserver._external_sessions.values())
         return {
             "t": ticks(), "clock": self.faults.clock_s, "mute": not self.faults.speaking.is_set(), "index": self.index,
+            "granted": sorted(self.faults.granted),
             "sessions": [{"name": str(s.name), "user": s.user.name if s.user else None, "state": s.state.name} for s in sessions],
             "connections": len(self.server.iserver.asyncio_transports), "rejected_identities": self.users.rejected,
             "refused_certificates": self.trust.refused, "step": self.plant.step, "canary": self.plant.count,

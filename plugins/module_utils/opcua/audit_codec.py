@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read, Browse and BrowseNext as bytes (OPC 10000-6, 5.2): a NodeId is never decoded, its bytes are the key of a node.
+
+There is no encoder for any other service here. A NodeId is brought into its shortest form, so that a server may use any. What
+the decoder does not expect raises Surprise: the caller then decodes the same bytes by the library. Every length is checked against
+what is there before anything is made of it.
+"""
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from .audit_types import BAD, Browsed, Reading, Reference
+
+READ_ID, BROWSE_ID, BROWSE_NEXT_ID = 631, 527, 533
+"""Numeric ids of the requests' binary encodings."""
+ROLE_PERMISSION_ID = b"\x00\x80"
+"""RolePermissionType, binary encoding (i=128), shortest form."""
+_TAIL = {attribute: struct.pack("<I", attribute) + b"\xff\xff\xff\xff\x00\x00\xff\xff\xff\xff" for attribute in range(1, 28)}
+_SCALARS = {1: "<?", 2: "<b", 3: "<B", 4: "<h", 5: "<H", 6: "<i", 7: "<I", 8: "<q", 9: "<Q", 10: "<f", 11: "<d"}
+_U16, _U32, _I32 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<i")
+
+
+class Surprise(Exception):
+    """Bytes that this decoder does not expect."""
+
+
+# -- NodeIds ------------------------------------------------------------------------------------------
+def numeric(index: int, identifier: int) -> bytes:
+    """The shortest form of a numeric NodeId."""
+    if index == 0 and identifier <= 0xFF:
+        return bytes((0, identifier))
+    if index <= 0xFF and identifier <= 0xFFFF:
+        return struct.pack("<BBH", 1, index, identifier)
+    return struct.pack("<BHI", 2, index, identifier)
+
+
+def from_text(text: str) -> bytes:
+    """Bytes of ``ns=2;s=x``. Raises ValueError."""
+    index = 0
+    if text.startswith("ns="):
+        head, text = text[3:].split(";", 1)
+        index = int(head)
+    kind, identifier = text[:2], text[2:]
+    if kind == "i=":
+        return numeric(index, int(identifier))
+    if kind == "s=":
+        raw = identifier.encode("utf-8")
+        return struct.pack("<BHi", 3, index, len(raw)) + raw
+    if kind == "g=":
+        import uuid
+
+        return struct.pack("<BH", 4, index) + uuid.UUID(identifier).bytes_le
+    if kind == "b=":
+        raw = bytes.fromhex(identifier)
+        return struct.pack("<BHi", 5, index, len(raw)) + raw
+    raise ValueError("%r is no NodeId" % text)
+
+
+def to_text(node: bytes) -> str:
+    """``ns=2;s=x`` of bytes."""
+    kind = node[0]
+    if kind == 0:
+        return "ns=0;i=%d" % node[1]
+    if kind == 1:
+        return "ns=%d;i=%d" % (node[1], _U16.unpack_from(node, 2)[0])
+    index = _U16.unpack_from(node, 1)[0]
+    if kind == 2:
+        return "ns=%d;i=%d" % (index, _U32.unpack_from(node, 3)[0])
+    if kind == 3:
+        return "ns=%d;s=%s" % (index, node[7:].decode("utf-8", "replace"))
+    if kind == 4:
+        import uuid
+
+        return "ns=%d;g=%s" % (index, uuid.UUID(bytes_le=node[3:19]))
+    return "ns=%d;b=%s" % (index, node[7:].hex())
+
+
+# -- requests -----------------------------------------------------------------------------------------
+def read_request(wanted: Sequence[tuple[bytes, int]]) -> bytes:
+    """Parameters of a Read: no age, no timestamps."""
+    return struct.pack("<dii", 0.0, 3, len(wanted)) + b"".join(node + _TAIL[attribute] for node, attribute in wanted)
+
+
+def browse_request(nodes: Sequence[bytes], most: int) -> bytes:
+    """Parameters of a Browse: forward, all references; type, class, name and type definition of the targets."""
+    tail = struct.pack("<i", 0) + b"\x00\x00" + b"\x01" + struct.pack("<II", 0, 1 | 4 | 8 | 32)
+    return b"\x00\x00" + struct.pack("<qIIi", 0, 0, most, len(nodes)) + b"".join(node + tail for node in nodes)
+
+
+def browse_next_request(points: Sequence[bytes], release: bool) -> bytes:
+    """Parameters of a BrowseNext."""
+    return struct.pack("<?i", release, len(points)) + b"".join(struct.pack("<i", len(point)) + point for point in points)
+
+
+# -- responses ----------------------------------------------------------------------------------------
+class Decoder:
+    """Reads one response's parameters (what follows the ResponseHeader)."""
+
+    def __init__(self, data: bytes, texts: dict[bytes, str]) -> None:
+        self._data, self._at, self._texts = data, 0, texts
+
+    def _take(self, size: int) -> bytes:
+        end = self._at + size
+        if size < 0 or end > len(self._data):
+            raise Surprise("%d bytes are missing" % (end - len(self._data)))
+        piece = self._data[self._at:end]
+        self._at = end
+        return piece
+
+    def _u8(self) -> int:
+        if self._at >= len(self._data):
+            raise Surprise("the end")
+        self._at += 1
+        return self._data[self._at - 1]
+
+    def _u16(self) -> int:
+        return int(_U16.unpack(self._take(2))[0])
+
+    def _u32(self) -> int:
+        return int(_U32.unpack(self._take(4))[0])
+
+    def _count(self, smallest: int) -> int:
+        """Length of an array whose items take at least *smallest* bytes; -1 (null) is 0."""
+        count = int(_I32.unpack(self._take(4))[0])
+        if count * smallest > len(self._data) - self._at:
+            raise Surprise("%d items cannot be in %d bytes" % (count, len(self._data) - self._at))
+        return max(0, count)
+
+    def _bytes(self) -> bytes:
+        size = int(_I32.unpack(self._take(4))[0])
+        return b"" if size < 0 else self._take(size)
+
+    def _string(self) -> str | None:
+        size = int(_I32.unpack(self._take(4))[0])
+        return None if size < 0 else self._take(size).decode("utf-8", "replace")
+
+    def _node(self, encoding: int | None = None) -> bytes:
+        """A NodeId in its shortest form."""
+        kind = self._u8() if encoding is None else encoding
+        if kind == 0:
+            return bytes((0, self._u8()))
+        if kind == 1:
+            index, identifier = self._u8(), self._u16()
+            return numeric(index, identifier)
+        if kind == 2:
+            index, wide = self._u16(), self._u32()
+            return numeric(index, wide)
+        if kind in (3, 5):
+            index = self._u16()
+            raw = self._bytes()
+            return struct.pack("<BHi", kind, index, len(raw)) + raw
+        if kind == 4:
+            return b"\x04" + self._take(18)
+        raise Surprise("NodeId of kind 0x%02X" % kind)
+
+    def _expanded(self) -> tuple[bytes, bool]:
+        """(NodeId, on another server or named by URI)."""
+        kind = self._u8()
+        node = self._node(kind & 0x3F)
+        remote = False
+        if kind & 0x80:
+            remote = bool(self._bytes())
+        if kind & 0x40:
+            remote = bool(self._u32()) or remote
+        return node, remote
+
+    def _text_of(self, node: bytes) -> str:
+        text = self._texts.get(node)
+        if text is None:
+            text = self._texts[node] = to_text(node)
+        return text
+
+    # -- Read -----------------------------------------------------------------------------------------
+    def read(self) -> list[Reading]:
+        """Results of a Read."""
+        return [self._data_value() for _ in range(self._count(1))]
+
+    def _data_value(self) -> Reading:
+        mask = self._u8()
+        if mask & 0xC0:
+            raise Surprise("DataValue 0x%02X" % mask)
+        value = self._variant() if mask & 1 else None
+        status = self._u32() if mask & 2 else 0
+        self._take((8 if mask & 4 else 0) + (2 if mask & 0x10 else 0) + (8 if mask & 8 else 0) + (2 if mask & 0x20 else 0))
+        return Reading(status, value)
+
+    def _variant(self) -> Any:
+        encoding = self._u8()
+        kind = encoding & 0x3F
+        if encoding & 0x40:
+            raise Surprise("a matrix")
+        if encoding & 0x80:
+            return [self._scalar(kind) for _ in range(self._count(1))]
+        return None if kind == 0 else self._scalar(kind)
+
+    def _scalar(self, kind: int) -> Any:
+        form = _SCALARS.get(kind)
+        if form is not None:
+            return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+        if kind == 12:
+            return self._string()
+        if kind == 22:
+            return self._role()
+        raise Surprise("Variant of kind %d" % kind)
+
+    def _role(self) -> tuple[str, int]:
+        """An ExtensionObject that is a RolePermissionType."""
+        kind, encoding = self._node(), self._u8()
+        if kind != ROLE_PERMISSION_ID or encoding != 1:
+            raise Surprise("ExtensionObject %s" % to_text(kind))
+        end = self._at + 4 + int(_I32.unpack_from(self._data[self._at:self._at + 4].ljust(4, b"\0"))[0])
+        self._take(4)
+        role, granted = self._node(), self._u32()
+        if self._at != end:
+            raise Surprise("RolePermissionType of another length")
+        return self._text_of(role), granted
+
+    # -- Browse ---------------------------------------------------------------------------------------
+    def browse(self) -> list[Browsed]:
+        """Results of a Browse or BrowseNext."""
+        return [self._browsed() for _ in range(self._count(12))]
+
+    def _browsed(self) -> Browsed:
+        status, point = self._u32(), self._bytes()
+        references = [self._reference() for _ in range(self._count(19))]
+        return Browsed(status) if status & BAD else Browsed(status, references, point)
+
+    def _reference(self) -> Reference:
+        kind = self._node()
+        self._u8()
+        node, remote = self._expanded()
+        namespace, name = self._u16(), self._string()
+        mask = self._u8()
+        if mask & 1:
+            self._bytes()
+        if mask & 2:
+            self._bytes()
+        node_class = self._u32()
+        definition, _ = self._expanded()
+        return Reference(node, node_class, name or "", namespace, self._text_of(definition), self._text_of(kind), remote)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The codec against asyncua's own encoder and decoder, and against bytes that no server should send."""
+from __future__ import annotations
+
+import struct
+import uuid
+from typing import Any
+
+import pytest
+from asyncua import ua
+from asyncua.common.utils import Buffer
+from asyncua.ua.ua_binary import nodeid_from_binary, nodeid_to_binary, struct_from_binary, struct_to_binary
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_codec
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import Reader, node_text, plain, text_node
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_codec import Decoder, Surprise
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+NODES = st.one_of(
+    st.builds(lambda index, number: ua.NodeId(number, index), st.integers(0, 65535), st.integers(0, 2**32 - 1)),
+    st.builds(lambda number: ua.NodeId(number, 0, ua.NodeIdType.Numeric), st.integers(0, 300)),
+    st.builds(lambda index, text: ua.NodeId(text, index), st.integers(0, 65535), TEXT),
+    st.builds(lambda index, raw: ua.NodeId(uuid.UUID(bytes=raw), index), st.integers(0, 65535), st.binary(min_size=16, max_size=16)),
+    st.builds(lambda index, raw: ua.NodeId(raw, index), st.integers(0, 65535), st.binary(max_size=12)),
+)
+VALUES = st.one_of(
+    st.booleans().map(lambda value: ua.Variant(value, ua.VariantType.Boolean)),
+    st.integers(0, 255).map(lambda value: ua.Variant(value, ua.VariantType.Byte)),
+    st.integers(0, 65535).map(lambda value: ua.Variant(value, ua.VariantType.UInt16)),
+    st.integers(0, 2**32 - 1).map(lambda value: ua.Variant(value, ua.VariantType.UInt32)),
+    st.integers(-(2**31), 2**31 - 1).map(lambda value: ua.Variant(value, ua.VariantType.Int32)),
+    st.lists(TEXT, max_size=4).map(lambda value: ua.Variant(value, ua.VariantType.String, is_array=True)),
+    st.lists(st.tuples(NODES, st.integers(0, 2**17 - 1)), min_size=1, max_size=3).map(lambda pairs: ua.Variant(
+        [ua.RolePermissionType(RoleId=node, Permissions=ua.PermissionType(granted)) for node, granted in pairs], ua.VariantType.ExtensionObject)),
+)
+READINGS = st.builds(lambda value, status: ua.DataValue(value, ua.StatusCode(status)), VALUES, st.sampled_from([0, 0x80350000, 0x40000000]))
+
+
+def body(response: Any) -> bytes:
+    """What follows the ResponseHeader."""
+    data = Buffer(struct_to_binary(response))
+    nodeid_from_binary(data)
+    struct_from_binary(ua.ResponseHeader, data)
+    return bytes(data)
+
+
+@given(NODES)
+def test_nodes_there_and_back(node: Any) -> None:
+    raw = nodeid_to_binary(node)
+    text = node_text(node)
+    mine = Decoder(raw, {})._node()
+    assert audit_codec.to_text(mine) == text
+    assert audit_codec.from_text(text) == mine
+    assert nodeid_from_binary(Buffer(mine)) == node and text_node(text) == node
+
+
+@given(st.lists(READINGS, max_size=6))
+def test_read_as_asyncua_reads(results: list[Any]) -> None:
+    response = ua.ReadResponse()
+    response.Results = results
+    raw = body(response)
+    whole = struct_from_binary(ua.ReadResponse, Buffer(struct_to_binary(response)))
+    assert Decoder(raw, {}).read() == [plain(one) for one in whole.Results]
+
+
+def references() -> Any:
+    def make(node: Any, kind: Any, definition: Any, name: str, namespace: int, node_class: int, remote: int) -> Any:
+        one = ua.ReferenceDescription()
+        target = ua.ExpandedNodeId(node.Identifier, node.NamespaceIndex, node.NodeIdType, ServerIndex=remote)
+        one.NodeId, one.ReferenceTypeId, one.IsForward, one.TypeDefinition = target, kind, True, definition
+        one.BrowseName, one.DisplayName, one.NodeClass = ua.QualifiedName(name, namespace), ua.LocalizedText(name, "en"), ua.NodeClass(node_class)
+        return one
+
+    return st.builds(make, NODES, NODES, NODES, TEXT, st.integers(0, 32767), st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]), st.sampled_from([0, 0, 3]))
+
+
+@given(st.lists(st.tuples(st.lists(references(), max_size=3), st.binary(max_size=6)), max_size=3))
+def test_browse_as_asyncua_browses(rows: list[Any]) -> None:
+    response = ua.BrowseResponse()
+    response.Results = [ua.BrowseResult(ua.StatusCode(0), point or None, found) for found, point in rows]
+    raw = body(response)
+    whole = struct_from_binary(ua.BrowseResponse, Buffer(struct_to_binary(response)))
+    mine = Decoder(raw, {}).browse()
+    assert len(mine) == len(rows)
+    for one, plainly in zip(mine, [Reader._browsed(result) for result in whole.Results]):
+        assert (one.status, one.point) == (plainly.status, plainly.point)
+        assert [(audit_codec.to_text(a.node), a.node_class, a.name, a.namespace, a.type_definition, a.reference_type, a.remote) for a in one.references] == [
+            (node_text(b.node), b.node_class, b.name, b.namespace, b.type_definition, b.reference_type, b.remote) for b in plainly.references]
+
+
+@given(st.lists(st.tuples(NODES, st.integers(1, 27)), min_size=1, max_size=5), st.lists(st.binary(min_size=1, max_size=9), min_size=1, max_size=3))
+def test_requests_are_what_asyncua_decodes(wanted: list[Any], points: list[bytes]) -> None:
+    nodes = [audit_codec.from_text(node_text(node)) for node, _ in wanted]
+    read = struct_from_binary(ua.ReadParameters, Buffer(audit_codec.read_request([(raw, attribute) for raw, (_, attribute) in zip(nodes, wanted)])))
+    assert [(one.NodeId, int(one.AttributeId)) for one in read.NodesToRead] == wanted and read.TimestampsToReturn == ua.TimestampsToReturn.Neither
+    browse = struct_from_binary(ua.BrowseParameters, Buffer(audit_codec.browse_request(nodes, 7)))
+    assert [one.NodeId for one in browse.NodesToBrowse] == [node for node, _ in wanted] and browse.RequestedMaxReferencesPerNode == 7
+    assert all(one.BrowseDirection == ua.BrowseDirection.Forward and one.ReferenceTypeId.is_null() for one in browse.NodesToBrowse)
+    following = struct_from_binary(ua.BrowseNextParameters, Buffer(audit_codec.browse_next_request(points, True)))
+    assert following.ContinuationPoints == points and following.ReleaseContinuationPoints
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_end_in_a_result_or_a_surprise(data: bytes) -> None:
+    for method in (Decoder.read, Decoder.browse):
+        try:
+            answer = method(Decoder(data, {}))
+        except Surprise:
+            continue
+        assert len(answer) <= len(data)
+
+
+@given(st.lists(READINGS, min_size=1, max_size=4), st.integers(0, 10_000), st.integers(0, 7))
+def test_a_flipped_bit_never_breaks_out(results: list[Any], place: int, bit: int) -> None:
+    response = ua.ReadResponse()
+    response.Results = results
+    raw = bytearray(body(response))
+    raw[place % len(raw)] ^= 1 << bit
+    try:
+        Decoder(bytes(raw), {}).read()
+    except Surprise:
+        return
+
+
+@pytest.mark.parametrize("count", [2**31 - 1, 1000])
+def test_a_huge_count_is_refused_before_anything_is_made(count: int) -> None:
+    for method in (Decoder.read, Decoder.browse):
+        with pytest.raises(Surprise, match="cannot be in"):
+            method(Decoder(struct.pack("<i", count) + b"\0" * 40, {}))

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit on the mirror's host, against a real server: identity from files, gate, accepted address space, unfinished audit."""
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asyncua import ua
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from opcua_stand import CLIENT_URI, PLANT, Stand
+
+from ansible_collections.hnai.platform.plugins.module_utils import credentials
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host
+from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_host
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Audit, Options, Places, State
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+
+
+class OneHost(Host):
+    """Decrypts what the test stored in clear."""
+
+    def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+        assert argv[:3] == ["systemd-creds", "decrypt", "--name=opcua_plc_1_password"], argv
+        return Completed(0, Path(argv[-2]).read_bytes(), b"")
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    logging.getLogger("asyncua").setLevel(logging.CRITICAL)
+    one = Stand(tmp_path_factory.mktemp("stand")).start()
+    one.grow(20, 7)
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def site(stand: Stand, tmp_path: Path) -> Iterator[Any]:
+    """(places, source, host, now): a mirror's host whose collector is connected for ten minutes."""
+    for name in ("pki", "servers", "proc", "run"):
+        (tmp_path / name).mkdir()
+    places = Places(tmp_path / "pki", tmp_path / "servers", tmp_path / "run/status.json", tmp_path / "state", tmp_path / "proc")
+    (places.pki / "cert.pem").write_bytes(stand.client_pair[0])
+    (places.pki / "key.pem").write_bytes(stand.client_pair[1])
+    (places.servers / "plc-1.pem").write_bytes(stand.server_pair[0])
+    (places.proc / "tcp").write_text("  0: 0100007F:1111 0100007F:%04X 01\n" % stand.port)
+    now = time.time()
+    places.status.write_text(json.dumps({"now": int(now * 1e7), "sources": [
+        {"source": "plc-1", "state": "connected", "detail": "", "since": int((now - 600) * 1e7)}]}))
+    host = OneHost(str(tmp_path / "root"))
+    secret = Path(host.at(credentials.path_of("ot_collector", "opcua_plc_1_password")))
+    secret.parent.mkdir(parents=True)
+    secret.write_text("secret")
+    source = {
+        "id": "plc-1", "protocol": "opcua", "endpoint": stand.url, "identity": {"username": "observer"},
+        "limits": {"connections": 2, "new_per_minute": 60}, "audit": {"per_second": 50000, "latency_floor_ms": 30000},
+        "tags": [{"node": "nsu=%s;s=n7_3" % PLANT}],
+    }
+    stand.spoil = type(stand.spoil)()
+    stand.services.clear()
+    stand.requests = 0
+    yield places, source, host, now
+    stand.spoil = type(stand.spoil)()
+
+
+def audit(site: Any, waits: list[float] | None = None, write: bool = True, **change: Any) -> tuple[dict[str, str], dict[str, Any]]:
+    places, source, host, now = site
+    values: dict[str, Any] = dict(application_uri=CLIENT_URI, environment="test", exceptions=[], accept_drift=[], deadline_s=120.0, write_state=write)
+    report = Report("ot_collector", deadline_s=None)
+    records = Audit(report, places, Options(**{**values, **change}), host, now=lambda: now, wait=(waits if waits is not None else []).append).run(
+        [{"id": "m", "protocol": "modbus"}, source])
+    return {check.id: check.status + (": " + check.reason if check.reason else "") for check in report.checks}, records["plc-1"]
+
+
+def test_an_audit_keeps_what_the_next_one_needs(site: Any, stand: Stand) -> None:
+    places = site[0]
+    status, record = audit(site, write=False)
+    assert record["verdict"] == "claimed" and not places.state.exists(), "check mode leaves nothing"
+    status, record = audit(site)
+    assert record["verdict"] == "claimed" and status["OA6"] == "pass" and record["coverage"]["declared_tags"] == 1
+    folder = places.state / "plc-1"
+    assert folder.stat().st_mode & 0o777 == 0o700 and {path.name for path in folder.iterdir()} == {
+        "baseline.json.gz", "last.json.gz", "dials.json.gz"}
+    stand.set("ns=%d;s=n7_4" % stand.index, 6, 1, ua.VariantType.UInt32)
+    status, record = audit(site)
+    assert "n7_4" in status["OA19"] and status["OA19"].startswith("fail") and record["verdict"] == "claimed"
+    status, _ = audit(site)
+    assert status["OA19"].startswith("fail"), "seen once is not accepted"
+    status, _ = audit(site, accept_drift=["plc-1"])
+    assert status["OA19"] == "pass"
+    status, _ = audit(site)
+    assert status["OA19"] == "pass"
+
+
+def test_a_refuted_address_space_is_not_accepted(site: Any, stand: Stand) -> None:
+    stand.set("ns=%d;s=n7_4" % stand.index, 18, 3, ua.VariantType.Byte)
+    _, record = audit(site)
+    assert record["verdict"] == "refuted"
+    assert not (site[0].state / "plc-1" / "baseline.json.gz").exists()
+
+
+def test_an_unfinished_audit_goes_on(site: Any, stand: Stand) -> None:
+    stand.spoil.drop_after = 45
+    status, record = audit(site)
+    assert record["verdict"] == "inconclusive" and (site[0].state / "plc-1" / "resume.json.gz").exists()
+    stand.spoil.drop_after = 0
+    status, record = audit(site)
+    assert record["verdict"] == "claimed" and status["OA18"] == "pass"
+    assert not (site[0].state / "plc-1" / "resume.json.gz").exists()
+
+
+def test_what_is_missing_is_named_and_nothing_is_dialled(site: Any, stand: Stand) -> None:
+    places, _source, host, _now = site
+    secret = Path(host.at(credentials.path_of("ot_collector", "opcua_plc_1_password")))
+    for path, words in ((places.pki / "key.pem", "key.pem is missing"), (places.servers / "plc-1.pem", "plc-1.pem is missing"),
+                        (secret, "cannot be decrypted"), (places.status, "is not known")):
+        kept = path.read_bytes()
+        path.unlink()
+        status, record = audit(site)
+        assert record["verdict"] == "inconclusive" and words in status["OA0"]
+        assert status["OA8"].startswith("inconclusive") and status["OA1"].startswith("inconclusive")
+        path.write_bytes(kept)
+    (places.proc / "tcp6").write_text((places.proc / "tcp").read_text())
+    (places.proc / "tcp").write_text((places.proc / "tcp").read_text() * 2)
+    status, record = audit(site)
+    assert record["verdict"] == "inconclusive" and "none is free" in status["OA0"]
+    assert not stand.services
+
+
+def test_it_waits_for_the_conduit(site: Any) -> None:
+    places, source, _host, now = site
+    source["limits"] = {"connections": 2, "new_per_minute": 2}
+    State(places.state, "plc-1", True).write("dials", [now - 20])
+    waits: list[float] = []
+    _, record = audit(site, waits)
+    assert record["verdict"] == "claimed" and 30 < waits[0] <= 41
+    status, record = audit(site, waits, deadline_s=10.0)
+    assert record["verdict"] == "inconclusive" and "next connection" in status["OA0"]
+
+
+def test_the_credential_is_the_collectors() -> None:
+    assert audit_host.credential_name("plc-1.a") == "opcua_plc_1_a_password"
