@@ -87,7 +87,9 @@ options:
         elements: str
         required: true
   foreign_ignore:
-    description: Globs of files in the component's directories that other tools write there and that are not worth a report. The certificates in C(tls) are always among them.
+    description:
+      - Globs of files in the component's directories that other tools write there and that are not worth a report.
+      - The certificates in C(tls) are always among them.
     type: list
     elements: str
     default: []
