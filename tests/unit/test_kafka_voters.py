@@ -167,6 +167,25 @@ def test_a_moment_without_an_answer_is_waited_through() -> None:
     assert len(voters.replace(Shaky(time), ME, 2000, 60, time.clock, time.sleep)) == 2
 
 
+def test_a_leader_that_gave_up_waiting_is_asked_again() -> None:
+    time = Time()
+
+    class Slow(Cluster):
+        tries = 0
+
+        def add(self, node: int, directory: str, listener: str, host: str, port: int) -> None:
+            self.tries += 1
+            if self.tries < 3:
+                voters.add(Stream(7, "lagging behind"), ME, 1)
+            super().add(node, directory, listener, host, port)
+
+    slow = Slow(time)
+    assert len(voters.replace(slow, ME, 2000, 60, time.clock, time.sleep)) == 2
+    assert slow.tries == 3
+    with pytest.raises(voters.VoterError, match="lagging behind"):
+        voters.replace(Slow(Time()), ME, 2000, 0, lambda: 100.0, time.sleep)
+
+
 def test_plan_sees_every_old_directory() -> None:
     both = dataclasses.replace(quorum(), voters=(voter(1, "d1"), voter(2, OLD), voter(3, "d3")))
     assert voters.plan(both, ME, 2000) == ([OLD], True)

@@ -18,10 +18,16 @@ from .state import KafkaError, Quorum, Unreachable
 _ADD, _REMOVE = 80, 81
 #: What the leader says of a voter that it is already rid of, or already has.
 _NOT_FOUND, _DUPLICATE = 127, 126
+#: The leader gave up waiting until the new voter had caught up; asked again it starts anew.
+_TIMED_OUT = 7
 
 
 class VoterError(KafkaError):
     """The quorum is left as it is; the text says why."""
+
+
+class Lagging(VoterError):
+    """Not now: the new voter was not caught up in time."""
 
 
 class Cluster(Protocol):
@@ -75,7 +81,8 @@ def _judge(answer: bytes, what: str, fine: int) -> None:
     code = struct.unpack_from(">h", answer, 5)[0]
     if code and code != fine:
         size = answer[7] - 1 if len(answer) > 7 else 0
-        raise VoterError(f"{what}: error {code} {answer[8:8 + max(0, size)].decode('utf-8', 'replace')}".rstrip())
+        kind = Lagging if code == _TIMED_OUT else VoterError
+        raise kind(f"{what}: error {code} {answer[8:8 + max(0, size)].decode('utf-8', 'replace')}".rstrip())
 
 
 def plan(quorum: Quorum, me: Me, max_lag_ms: float) -> tuple[list[str], bool]:
@@ -116,7 +123,7 @@ def replace(cluster: Cluster, me: Me, max_lag_ms: float, deadline_s: float, cloc
         return done
 
     def follows(quorum: Quorum) -> bool:
-        return any((v.id, v.directory) == (me.node, me.directory) and v.end_offset >= 0 for v in quorum.observers)
+        return any((v.id, v.directory) == (me.node, me.directory) and quorum.lag_ms(v) < max_lag_ms for v in quorum.observers)
 
     # It has the whole log before the old voter goes: the time with one voter less is short.
     quorum = until(f"node {me.node} does not follow the metadata log with directory {me.directory}", follows)
@@ -125,7 +132,14 @@ def replace(cluster: Cluster, me: Me, max_lag_ms: float, deadline_s: float, cloc
         cluster.remove(me.node, directory)
         done.append(f"removed voter {me.node} {directory}")
     until(f"the old voter {me.node} is still there", lambda q: not any(v.id == me.node and v.directory in old for v in q.voters))
-    cluster.add(me.node, me.directory, me.listener, me.host, me.port)
+    while True:
+        try:
+            cluster.add(me.node, me.directory, me.listener, me.host, me.port)
+            break
+        except Lagging:
+            if clock() >= end:
+                raise
+            sleep(1.0)
     done.append(f"added voter {me.node} {me.directory}")
     until(f"voter {me.node} is not there", lambda q: any((v.id, v.directory) == (me.node, me.directory) for v in q.voters))
     return done
