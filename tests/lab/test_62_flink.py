@@ -194,7 +194,7 @@ if ALL:
     def test_a_broken_statement_goes_back_by_itself(lab: Lab, tmp_path: Path, job: str) -> None:
         plan = deploy(lab, tmp_path, job, drill(value="n / (n - n)"), "--check")
         assert plan["changed"]
-    assert plan["way"] in ("savepoint", "replay")
+        assert plan["way"] in ("savepoint", "replay")
         result = deploy(lab, tmp_path, job, drill(value="n / (n - n)"))
         assert result["failed"]
         assert result["rolled_back"]
