@@ -117,11 +117,11 @@ def test_an_alert_begins_and_clears_whatever_the_clocks_of_others_say(lab: Lab) 
             time.sleep(0.5)  # the pace of the drill
 
     write(lab, [record("silent", 1.0, begin, sequence + 10**9)])
-    pour(12, 500.0)
+    pour(8, 500.0)
     high = now_ms()
-    pour(14, 950.0)
+    pour(12, 950.0)
     low = now_ms()
-    pour(14, 500.0)
+    pour(12, 500.0)
 
     def changes() -> list[dict[str, Any]]:
         found = [one for one in bodies(lab, "ot.alerts", begin) if one["tag"] == "pressure"]
@@ -193,7 +193,8 @@ if ALL:
 
     def test_a_broken_statement_goes_back_by_itself(lab: Lab, tmp_path: Path, job: str) -> None:
         plan = deploy(lab, tmp_path, job, drill(value="n / (n - n)"), "--check")
-        assert (plan["changed"], plan["way"]) == (True, "replay")
+        assert plan["changed"]
+        assert plan["way"] in ("savepoint", "replay")
         result = deploy(lab, tmp_path, job, drill(value="n / (n - n)"))
         assert result["failed"]
         assert result["rolled_back"]
