@@ -12,7 +12,7 @@ from ..mqtt import rotate as mqtt_rotate
 from . import component, policies, site
 from .client import Api, leave
 from .kv import KvStore
-from .rotation import BACK, DRAINED, IDLE, Rotation, RotationError, View, plan
+from .rotation import BACK, DRAINED, IDLE, PROVEN, Rotation, RotationError, View, plan
 
 Secret = Mapping[str, Any]
 
@@ -21,7 +21,7 @@ KINDS: dict[str, Callable[[Secret, Callable[[], str]], dict[str, Any]]] = {
     "scram": kafka_rotate.successor,
     "mosquitto": mqtt_rotate.successor,
 }
-STATES = ("planned", "prepared", "published", "committed", "closed", "restored", "rolled_back")
+STATES = ("planned", "prepared", "published", "committed", "closed", "restored", "given_back", "rolled_back")
 
 
 def public(view: View) -> dict[str, Any]:
@@ -69,7 +69,10 @@ class Steps:
         return {"rotation": public(view), "resumed": before.open, "secrets": {"old": old, "new": new}}
 
     def _published(self) -> dict[str, Any]:
-        return {"rotation": public(self._run.publish(self._run.proven(self._held(), self._given["proof"])))}
+        view = self._held()
+        if not view.reached(PROVEN):
+            view = self._run.proven(view, self._given["proof"])
+        return {"rotation": public(self._run.publish(view))}
 
     def _committed(self) -> dict[str, Any]:
         """Acknowledged by all, drained, decided."""
@@ -87,6 +90,9 @@ class Steps:
     def _restored(self) -> dict[str, Any]:
         view = self._run.restore(self._held())
         return {"rotation": public(view), "exposed": self._run.exposed(view)}
+
+    def _given_back(self) -> dict[str, Any]:
+        return {"rotation": public(self._run.given_back(self._held(), self._given["acks"]))}
 
     def _rolled_back(self) -> dict[str, Any]:
         view = self._held()
