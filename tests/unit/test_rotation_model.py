@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from ansible_collections.hnai.platform.plugins.module_utils.openbao import rotation, rotation_target
+
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import rotation
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import BACK, Busy, Conflict, Rotation, RotationError
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell, Target
 

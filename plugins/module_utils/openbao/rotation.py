@@ -307,7 +307,9 @@ class Rotation:
         self._forward(view)
         missing = [key for key in ("new_works", "wrong_refused") if proof.get(key) is not True]
         if missing:
-            raise RotationError("%s: run %s is not proven: %s. Nothing was published; the old value is in force" % (self._path, view.run_id, ", ".join(missing)))
+            raise RotationError(
+                "%s: run %s is not proven: %s. Nothing was published; the old value is in force" % (self._path, view.run_id, ", ".join(missing))
+            )
         if not view.reached(PROVISIONED):
             view = self._move(view, state=PROVISIONED)
         if not view.reached(PROVEN):
@@ -446,7 +448,8 @@ class Rotation:
 
     def _finish(self, view: View, outcome: str, version: int, print_: str, proof: Mapping[str, Any]) -> View:
         last = {
-            "next_version": view.next_version, "run_id": view.run_id, "outcome": outcome, "at": self._now(), "started_at": view.started_at, "version": version,
+            "next_version": view.next_version, "old_version": view.old_version,
+            "run_id": view.run_id, "outcome": outcome, "at": self._now(), "started_at": view.started_at, "version": version,
             "fingerprint": print_, "reason": view.reason, "kind": view.kind, "proof": dict(view.proof, **proof),
         }  # fmt: skip
         done = self._move(view, run_id="", state=IDLE, direction=FORWARD, acks={}, proof={}, expected=[], last=last)
