@@ -166,12 +166,12 @@ def test_the_grace_time_is_waited_for_but_not_after_a_compromise(store: KvStore)
 def test_an_open_run_is_named_with_the_choice(store: KvStore) -> None:
     clock = Clock()
     begin(store, clock=clock)
-    with pytest.raises(Busy, match="run r1 .*Another controller works on it until"):
+    with pytest.raises(Busy, match=r"run r1 .*Another controller works on it until"):
         begin(store, "other", clock)
     with pytest.raises(Busy):
         begin(store, "other", clock, resume="r1")
     clock.now += 601
-    with pytest.raises(Busy, match="rotate_resume=r1.*rotate_rollback=r1") as caught:
+    with pytest.raises(Busy, match=r"rotate_resume=r1.*rotate_rollback=r1") as caught:
         begin(store, "other", clock)
     assert caught.value.expired
     with pytest.raises(RotationError, match="is r1, not r9"):
@@ -218,7 +218,7 @@ def test_the_way_back_waits_for_every_host_that_may_have_the_new_value(store: Kv
 def test_a_secret_that_is_not_there_is_not_held(store: KvStore) -> None:
     run = Rotation(store, "telegraf/none", "me", rounds=1)
     with pytest.raises(RotationError, match="no secret to rotate"):
-        run.begin("scram", lambda current: dict(current), "r1")
+        run.begin("scram", dict, "r1")
     assert not run.look().open
 
 
@@ -498,7 +498,8 @@ SITE: dict[str, Any] = {
             "connects": [{"to": "kafka", "listener": "l4", "principal": "telegraf-writer"}],
             "service": {"units": [{"name": "w.service", "group": "telegraf_writer"}, {"name": "s.service", "group": "telegraf_shipper"}]},
             "secrets": [
-                {"path": PATH, "kind": "password", "username": "telegraf-writer", "max_age": "90d", "rotate": "scram", "readers": ["kafka"], "group": "telegraf_writer"},
+                {"path": PATH, "kind": "password", "username": "telegraf-writer", "max_age": "90d", "rotate": "scram", "readers": ["kafka"],
+                 "group": "telegraf_writer"},
                 {"path": "telegraf/x", "kind": "password", "group": "telegraf_shipper"},
                 {"path": "telegraf/y", "kind": "password"},
             ],
