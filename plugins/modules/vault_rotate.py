@@ -73,7 +73,9 @@ options:
     default: age
     choices: [age, request, compromise]
   grace:
-    description: Seconds that the old credential stays valid after every consumer has acknowledged.
+    description: >-
+      Seconds that the old credential stays valid after every consumer has acknowledged. Up to 200 are waited for; a longer time ends the
+      run, and the next one goes on.
     type: float
     default: 0
   max_age:
@@ -154,10 +156,6 @@ exposed:
   description: Whether a consumer may have got the new value.
   returned: O(state=restored)
   type: bool
-wait_s:
-  description: Seconds of the grace time that are left; the step was not taken where it is more than 0.
-  returned: O(state=committed)
-  type: float
 busy:
   description: The run that holds the secret.
   returned: failure by another run

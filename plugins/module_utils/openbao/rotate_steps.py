@@ -21,6 +21,8 @@ KINDS: dict[str, Callable[[Secret, Callable[[], str]], dict[str, Any]]] = {
     "scram": kafka_rotate.successor,
     "mosquitto": mqtt_rotate.successor,
 }
+#: A grace time up to this is waited for; the token of the visit lives five minutes.
+WAIT_MAX_S = 200.0
 STATES = ("planned", "prepared", "published", "committed", "closed", "restored", "given_back", "rolled_back")
 
 
@@ -32,9 +34,13 @@ def public(view: View) -> dict[str, Any]:
 class Steps:
     """*given*: the module's options. *token*: of the rotation."""
 
-    def __init__(self, api: Api, token: str, given: Mapping[str, Any], now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, api: Api, token: str, given: Mapping[str, Any],
+        now: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._given = given
         self._now = now
+        self._sleep = sleep
         self._store = KvStore(api, token, given["kv"])
         self._run = Rotation(self._store, given["path"], given["owner"], now)
 
@@ -80,9 +86,13 @@ class Steps:
         if not view.reached(DRAINED):
             view = self._run.acknowledge(view, {})
             view, left = self._run.drain(view)
+            if left > WAIT_MAX_S:
+                raise RotationError("%s: run %s: %.0f s of the grace time are left. Run it again then; until that both values are valid" % (
+                    view.path, view.run_id, left))  # fmt: skip
             if left > 0:
-                return {"rotation": public(view), "wait_s": left}
-        return {"rotation": public(self._run.commit(view)), "wait_s": 0.0}
+                self._sleep(left)
+                view = self._run.drain(view)[0]
+        return {"rotation": public(self._run.commit(view))}
 
     def _closed(self) -> dict[str, Any]:
         return {"rotation": public(self._run.close(self._held(), self._given["proof"]))}
