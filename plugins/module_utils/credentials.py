@@ -25,6 +25,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
 )
 
 STORE = "/etc/credstore.encrypted"
+#: Suffix of the other identity of a pair: same rights, another password, so that a product with one password per name can overlap.
+TWIN = ".b"
 _CREDENTIAL = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
@@ -34,26 +36,36 @@ def path_of(component: str, name: str) -> str:
 
 
 def select(wanted: Sequence[Mapping[str, str]], secrets: Mapping[str, Mapping[str, object]], predict: bool = False) -> dict[str, str | None]:
-    """{name: value} of the `wanted` ({path, field, as, wrap?}) out of `secrets` ({path: {field: value}}).
+    """{name: value} of the `wanted` ({path, field, as, wrap?, default?, name_field?}) out of `secrets` ({path: {field: value}}).
 
     `wrap` is the text of a file that a product reads the value from (a JAAS entry), with one `%s` where the value stands.
+
+    `default` is the value of a field that a secret, which is there, does not have. `name_field` names the field that says which of a pair of
+    identities the secret is for: its value, `as` itself or `as` + TWIN, becomes the credential's name.
 
     With `predict` a value that is not there is None; otherwise it raises HostError naming path and field.
     """
     found: dict[str, str | None] = {}
     for item in wanted:
-        value = (secrets.get(item["path"]) or {}).get(item["field"])
+        secret = secrets.get(item["path"]) or {}
+        value = secret.get(item["field"], item.get("default") if secret else None)
         if value is None and not predict:
             raise HostError(
                 f"credentials: {item['as']}: OpenBao delivered no field '{item['field']}' at hnai/{item['path']}; "
                 "declare the secret in a contract (meta/component.yml, secrets), converge the openbao component, then run again"
             )
-        if item["as"] in found:
-            raise HostError(f"credentials: two secrets have the name '{item['as']}'")
+        name = str(secret.get(item.get("name_field") or "", item["as"]))
+        if name not in (item["as"], item["as"] + TWIN):
+            raise HostError(
+                f"credentials: hnai/{item['path']} is for '{name}', and this host knows '{item['as']}' and '{item['as']}{TWIN}': "
+                "put the right name back into the secret"
+            )
+        if name in found:
+            raise HostError(f"credentials: two secrets have the name '{name}'")
         wrap = item.get("wrap") or "%s"
         if wrap.count("%s") != 1:
             raise HostError(f"credentials: {item['as']}: 'wrap' has exactly one %s, where the value stands")
-        found[item["as"]] = None if value is None else wrap.replace("%s", str(value))
+        found[name] = None if value is None else wrap.replace("%s", str(value))
     return found
 
 

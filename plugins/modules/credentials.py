@@ -46,6 +46,14 @@ options:
       wrap:
         description: Text of the file that the product reads, with one V(%s) where the value stands. By default the value alone.
         type: str
+      default:
+        description: Value where the secret is there and does not have the field.
+        type: str
+      name_field:
+        description: >-
+          Field of the secret that says which of a pair of identities it is for; its value, O(select[].as) itself or with C(.b), names
+          the credential.
+        type: str
   secrets:
     description: Secrets as OpenBao returned them, by path and then by field.
     type: dict
@@ -146,7 +154,8 @@ def main() -> None:
         argument_spec={
             "component": text,
             "items": {"type": "dict", "default": {}, "no_log": True},
-            "select": {"type": "list", "elements": "dict", "default": [], "options": {"path": text, "field": text, "as": text, "wrap": {"type": "str"}}},
+            "select": {"type": "list", "elements": "dict", "default": [], "options": {"path": text, "field": text, "as": text, "wrap": {"type": "str"},
+                                                                                            "default": {"type": "str"}, "name_field": {"type": "str"}}},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "tls": {
                 "type": "dict",

@@ -77,6 +77,8 @@ def build(
         for name, item in components.items()
         if name == policies.SELF or item["secrets"] or item["grants"] or item["certificate"]
     }
+    # No component of the inventory: the identity under which secrets are rotated.
+    needed[policies.ROTATION] = {"secrets": [], "grants": [], "certificate": None}
     return {
         "site": str(settings["site"]),
         "kv": str(settings["kv"]),

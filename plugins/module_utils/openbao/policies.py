@@ -27,6 +27,9 @@ PREFIX = "hnai-"
 #: The component that OpenBao itself is; its identity also makes the health checks.
 SELF = "openbao"
 
+#: Rotates secrets: writes versions and journals, destroys single versions, erases nothing by name. Entered through ``deploy`` as components are.
+ROTATION = "rotation"
+
 Rule = tuple[str, Sequence[str], Mapping[str, str]]
 
 
@@ -58,6 +61,19 @@ def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki:
             ("auth/token/lookup-accessor", ["update"], {}),
         ]
     return render(rules)
+
+
+def rotation(kv: str) -> str:
+    """Policy of the rotation. It reads and writes every secret of the mount, which is what rotating is; deletions are by version only."""
+    return render(
+        [
+            ("%s/data/*" % kv, ["create", "read", "update"], {}),
+            ("%s/metadata/*" % kv, ["read", "list", "scan"], {}),
+            ("%s/metadata/" % kv, ["list", "scan"], {}),
+            ("%s/destroy/+/+/_next" % kv, ["update"], {}),
+            ("auth/token/revoke-self", ["update"], {}),
+        ]
+    )
 
 
 def deploy() -> str:

@@ -372,7 +372,8 @@ class Site:
         spec = self.spec
         full = policies.PREFIX + name
         certificate = component.get("certificate")
-        self._policy(full, policies.component(name, component.get("grants", ()), bool(certificate), spec["kv"], spec["pki_int"]))
+        text = policies.component(name, component.get("grants", ()), bool(certificate), spec["kv"], spec["pki_int"])
+        self._policy(full, policies.rotation(spec["kv"]) if name == policies.ROTATION else text)
         self._object(
             "AppRole %s" % full,
             "auth/%s/role/%s" % (policies.COMPONENT_AUTH, full),

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Controller side of vault_rotate: which process takes the step, and whether the one that holds the secret has ended."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+NAME = "hnai.platform.vault_rotate"
+
+
+def _machine() -> str:
+    """A name of this controller and its boot that tells nothing about it."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return hashlib.sha256(f"{os.uname().nodename} {boot}".encode()).hexdigest()[:12]
+
+
+def _started(pid: int) -> str:
+    """Start of a process in ticks since boot; "" where there is none (a number alone may be another process by now)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    fields = text.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def me() -> str:
+    """The run: this worker's parent is the ansible-playbook that the operator started."""
+    pid = os.getppid()
+    return f"{_machine()}/{pid}.{_started(pid)}"
+
+
+def ended(owner: str) -> bool:
+    """Whether *owner* is a process of this controller that has ended. Of another controller nothing is known: False."""
+    machine, _, process = owner.partition("/")
+    pid, _, started = process.partition(".")
+    return machine == _machine() and pid.isdigit() and _started(int(pid)) != started
+
+
+class ActionModule(ActionBase):
+    """Runs the module; where a run of this controller that was killed holds the secret, runs it once more as its successor."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The module's result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        args = {**self._task.args, "owner": me(), "dead": []}
+        found = self._execute_module(module_name=NAME, module_args=args, task_vars=task_vars)
+        holder = (found.get("busy") or {}).get("owner", "")
+        if holder and ended(holder):
+            found = self._execute_module(module_name=NAME, module_args={**args, "dead": [holder]}, task_vars=task_vars)
+        result.update(found)
+        return result

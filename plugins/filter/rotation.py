@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The secrets of a site that can be rotated, out of the contracts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_spec import seconds
+
+
+def rotations(site: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One entry a secret of the placed components, in the order of the paths. `kind` is empty where nothing can rotate it (`why` says so)."""
+    found = []
+    groups, contracts = site["groups"], site["contracts"]
+    for contract in contracts.values():
+        component = contract["name"]
+        if not groups.get(contract.get("placement", component)):
+            continue
+        for secret in contract.get("secrets", []):
+            hosts = sorted(groups.get(secret.get("group", contract.get("placement", component)), []))
+            if not hosts:
+                continue
+            found.append(_entry(site, contract, secret, hosts))
+    return sorted(found, key=lambda item: str(item["path"]))
+
+
+def _entry(site: Mapping[str, Any], contract: Mapping[str, Any], secret: Mapping[str, Any], hosts: list[str]) -> dict[str, Any]:
+    kind = secret.get("rotate", "")
+    entry: dict[str, Any] = {
+        "path": secret["path"],
+        "kind": kind,
+        "secret_kind": secret["kind"],
+        "component": contract["name"],
+        "username": secret.get("username", ""),
+        "readers": sorted({contract["name"], *secret.get("readers", [])}),
+        "consumers": hosts,
+        "credential": secret["path"].rsplit("/", 1)[-1],
+        "units": [unit["name"] for unit in contract["service"]["units"] if unit.get("group") == secret.get("group")],
+        "max_age_s": seconds(secret["max_age"], f"{secret['path']}: max_age") if secret.get("max_age") else 0,
+        "targets": [],
+        "ports": [],
+        "why": "" if kind else "its contract names no way to rotate it (secrets: rotate)",
+    }
+    if kind:
+        server = {"scram": "kafka", "mosquitto": "mosquitto"}[kind]
+        entry["targets"] = sorted(site["groups"].get(server, []))
+        listeners = [
+            connect["listener"]
+            for connect in contract.get("connects", [])
+            if connect.get("to") == server and connect.get("principal") == secret.get("username")
+        ]
+        entry["ports"] = sorted({item["port"] for item in site["contracts"][server]["listens"] if item["name"] in listeners})
+        if not entry["targets"] or not entry["ports"]:
+            raise AnsibleFilterError(f"{secret['path']}: rotate: {kind}, but no connects of {contract['name']} leads its user there")
+    return entry
+
+
+class FilterModule:
+    """rotations."""
+
+    def filters(self) -> dict[str, Any]:
+        """By name."""
+        return {"rotations": rotations}

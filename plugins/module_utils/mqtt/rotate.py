@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Mosquitto password as a target of rotation. The broker keeps one password per name, so a pair of identities takes turns: `x` and `x.b`,
+with the same rights; the new password belongs to the one that is not in use.
+
+The credential lies encrypted on the broker's host; a reload makes the password file out of what lies there. At a reload mosquitto ends the
+sessions of names that are gone (security_default.c, 2.0); proven here with a session of our own that is opened with the old password.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
+
+from ..openbao.rotation_target import CannotTell
+from .wire import MqttError, MqttRefused
+
+TWIN = ".b"
+Secret = Mapping[str, Any]
+
+
+class Session(Protocol):
+    """An open session."""
+
+    def alive(self) -> bool:
+        """Whether the broker still answers on it."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+def successor(secret: Secret, password: Callable[[], str]) -> dict[str, Any]:
+    """The next value: the other identity of the pair."""
+    name = str(secret["username"])
+    return dict(secret, username=name[: -len(TWIN)] if name.endswith(TWIN) else name + TWIN, password=password())
+
+
+class MosquittoAdapter:
+    """*login* opens a session (MqttRefused, MqttError, OSError); *store* and *remove* a credential on the broker's host; *reload* the broker."""
+
+    supports_overlap = True
+
+    def __init__(
+        self, login: Callable[[str, str], Session], store: Callable[[str, str], None], remove: Callable[[str], None], reload: Callable[[], None]
+    ) -> None:
+        self._login = login
+        self._store = store
+        self._remove = remove
+        self._reload = reload
+        self._witness: Session | None = None
+
+    def _open(self, secret: Secret) -> Session | None:
+        try:
+            return self._login(secret["username"], secret["password"])
+        except MqttRefused as error:
+            if error.code in (4, 5):
+                return None
+            raise CannotTell(str(error)) from error
+        except (MqttError, OSError) as error:
+            raise CannotTell(str(error)) from error
+
+    def works(self, secret: Secret) -> bool:
+        """A login."""
+        session = self._open(secret)
+        if session is None:
+            return False
+        session.close()
+        return True
+
+    def put(self, secret: Secret) -> None:
+        """Store the credential of its identity, reload."""
+        self._store(secret["username"], secret["password"])
+        self._reload()
+
+    def drop(self, secret: Secret) -> None:
+        """Remove the credential of its identity, reload; a session of ours that used it must end by that."""
+        self._witness = self._open(secret)
+        self._remove(secret["username"])
+        self._reload()
+
+    def shares_place(self, one: Secret, other: Secret) -> bool:
+        """Same identity."""
+        return bool(one["username"] == other["username"])
+
+    def wrong(self, secret: Secret) -> dict[str, Any]:
+        """The same identity, another password."""
+        return dict(secret, password=secrets.token_urlsafe(24))
+
+    def sessions(self, secret: Secret) -> list[str]:
+        """Our own session of the old identity, while the broker lets it live: what happens to it happens to all of them."""
+        if self._witness is None:
+            return []
+        if self._witness.alive():
+            return ["a session of %s that was opened before" % secret["username"]]
+        with suppress(OSError):
+            self._witness.close()
+        self._witness = None
+        return []

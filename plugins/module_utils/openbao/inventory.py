@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every secret of the placed components: how old it is, when and how it was last rotated, and who read it. Never a value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ..verdict import Report
+from . import policies, site
+from .kv import KvStore
+from .rotation import JOURNAL, View
+
+#: Identities that may read any secret: rotating is reading.
+ALWAYS = (policies.PREFIX + policies.ROTATION,)
+
+
+def reads(lines: Iterable[str], mount: str) -> tuple[dict[str, dict[str, float]], float]:
+    """({path: {reader: newest read, unix s}}, instant of the first entry) out of audit entries. Unreadable lines are skipped: a log may begin torn.
+
+    A reader is the AppRole's name, or the display name of a token of another kind (``root``, ``token``).
+    """
+    found: dict[str, dict[str, float]] = {}
+    prefix, begin = mount + "/data/", 0.0
+    for line in lines:
+        if not begin and '"time":"' in line:
+            begin = site.instant(line.split('"time":"', 1)[1][:19])
+        if prefix not in line or '"type":"response"' not in line or '"operation":"read"' not in line:
+            continue
+        try:
+            entry = json.loads(line)
+            path = entry["request"]["path"]
+            if entry.get("error") or not path.startswith(prefix) or entry["request"]["operation"] != "read":
+                continue
+            if not (entry.get("response") or {}).get("data"):
+                continue
+            auth = entry.get("auth") or {}
+            reader = str((auth.get("metadata") or {}).get("role_name") or auth.get("display_name") or "(no identity)")
+            at = site.instant(entry["time"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        readers = found.setdefault(path[len(prefix) :], {})
+        readers[reader] = max(at, readers.get(reader, 0.0))
+    return found, begin
+
+
+def describe(store: KvStore, item: Mapping[str, Any], seen: Mapping[str, float], now: float) -> dict[str, Any]:
+    """One row of the inventory."""
+    version, written = store.written_at(item["path"])
+    view = View.of(item["path"], *store.read(item["path"] + JOURNAL))
+    last = view.last
+    newest = max(seen, key=lambda name: seen[name]) if seen else ""
+    return {
+        "path": item["path"], "kind": item["kind"] or item["secret_kind"], "version": version, "consumers": list(item["readers"]),
+        "age_s": round(now - site.instant(written)) if version else None, "max_age_s": item["max_age_s"],
+        "rotation": view.state if view.open else "", "run_id": view.run_id, "lease_until": view.lease_until,
+        "last_rotation": last.get("at"), "last_outcome": last.get("outcome", ""),
+        "last_proof": {key: value for key, value in (last.get("proof") or {}).items() if isinstance(value, bool)},
+        "last_reader": newest, "last_read": seen.get(newest), "rotates": bool(item["kind"]), "why": item["why"],
+    }  # fmt: skip
+
+
+def judge(
+    report: Report, store: KvStore, items: Sequence[Mapping[str, Any]], audit: Callable[[], tuple[dict[str, dict[str, float]], float]],
+    now: Callable[[], float],
+) -> list[dict[str, Any]]:
+    """Make SI1 to SI3 for every secret; the inventory."""
+    rows: list[dict[str, Any]] = []
+    log: dict[str, dict[str, float]] = {}
+    begin, unread = 0.0, ""
+    try:
+        log, begin = audit()
+    except OSError as error:
+        unread = str(error)
+    for item in items:
+        seen = log.get(item["path"], {})
+        row: dict[str, Any] = {}
+        with report.check(
+            "SI1", "the secret is not older than its contract allows", subject=item["path"], unit="s", expected="<= %d" % item["max_age_s"],
+            controls=["SR 1.5"], hint="ansible-playbook hnai.platform.rotate -e rotate_secret=%s" % item["path"] if item["kind"] else item["why"],
+            explain="bao kv metadata get hnai/%s" % item["path"],
+        ) as check:
+            row = describe(store, item, seen, now())
+            rows.append(row)
+            check.observed = row["age_s"]
+            check.evidence = {key: row[key] for key in ("kind", "version", "consumers", "last_rotation", "last_outcome", "last_proof", "rotates")}
+            if row["age_s"] is None:
+                check.fail("OpenBao has no such secret")
+            elif not item["max_age_s"]:
+                check.fail("its contract names no max_age")
+            else:
+                check.passed(row["age_s"] <= item["max_age_s"])
+        with report.check(
+            "SI2", "no rotation of the secret was left open", subject=item["path"], expected="", hint="run the rotation again, or roll it back",
+            explain="bao kv get hnai/%s/_rotation" % item["path"],
+        ) as check:
+            if not row:
+                check.inconclusive("the journal could not be read (SI1)")
+            else:
+                check.observed = "%s %s" % (row["run_id"], row["rotation"]) if row["rotation"] else ""
+                check.passed(not row["rotation"] or now() < row["lease_until"])
+        with report.check(
+            "SI3", "only those read the secret that its contract names", subject=item["path"], expected=[], controls=["SR 2.8", "SR 6.1"],
+            hint="treat the secret as known: ansible-playbook hnai.platform.rotate -e rotate_secret=%s -e rotate_reason=compromise" % item["path"],
+            explain="grep the audit log for hnai/data/%s" % item["path"],
+        ) as check:
+            if unread:
+                check.inconclusive("the audit log cannot be read: %s" % unread)
+            else:
+                allowed = {policies.PREFIX + name for name in item["readers"]} | set(ALWAYS)
+                check.observed = sorted(set(seen) - allowed)
+                check.evidence = {"readers": {name: seen[name] for name in sorted(seen)}, "log_begins": begin}
+                check.passed(not check.observed)
+    return rows

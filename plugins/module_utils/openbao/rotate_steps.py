@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call of vault_rotate: log in as the rotation, take one step of the journal, log out. Knows the kinds of secrets, not Ansible."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..kafka import rotate as kafka_rotate
+from ..mqtt import rotate as mqtt_rotate
+from . import component, policies, site
+from .client import Api, leave
+from .kv import KvStore
+from .rotation import BACK, DRAINED, IDLE, PROVEN, Rotation, RotationError, View, plan
+
+Secret = Mapping[str, Any]
+
+#: How the next value is made out of the current one. All of these overlap: old and new are valid at the same time.
+KINDS: dict[str, Callable[[Secret, Callable[[], str]], dict[str, Any]]] = {
+    "scram": kafka_rotate.successor,
+    "mosquitto": mqtt_rotate.successor,
+}
+#: A grace time up to this is waited for; the token of the visit lives five minutes.
+WAIT_MAX_S = 200.0
+STATES = ("planned", "prepared", "published", "committed", "closed", "restored", "given_back", "rolled_back")
+
+
+def public(view: View) -> dict[str, Any]:
+    """The journal as it may be printed."""
+    return dict(view.document(), path=view.path, fence=view.fence, open=view.open)
+
+
+class Steps:
+    """*given*: the module's options. *token*: of the rotation."""
+
+    def __init__(
+        self, api: Api, token: str, given: Mapping[str, Any],
+        now: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._given = given
+        self._now = now
+        self._sleep = sleep
+        self._store = KvStore(api, token, given["kv"])
+        self._run = Rotation(self._store, given["path"], given["owner"], now)
+
+    def take(self) -> dict[str, Any]:
+        """The step that `state` names. Raises RotationError, BaoError, Unreachable."""
+        return dict(getattr(self, "_" + self._given["state"])())
+
+    def _held(self) -> View:
+        return self._run.held(self._given["run_id"], self._given["fence"])
+
+    def _planned(self) -> dict[str, Any]:
+        given, view = self._given, self._run.look()
+        number, written = self._store.written_at(given["path"])
+        if not number:
+            return {"rotation": public(view), "plan": ["there is no secret yet: playbooks/components/openbao.yml makes it"], "age_s": 0.0, "version": 0}
+        born = site.instant(written)
+        return {
+            "rotation": public(view), "age_s": self._now() - born, "version": number,
+            "plan": plan(view, self._now(), given["max_age"], born, True, given["expected"]),
+        }  # fmt: skip
+
+    def _prepared(self) -> dict[str, Any]:
+        given = self._given
+        before = self._run.look()
+        view = self._run.begin(
+            given["kind"], lambda current: KINDS[given["kind"]](current, site.password), given["run_id"], given["reason"], given["expected"],
+            given["grace"], given["dead"], given["resume"], given["rollback"],
+        )  # fmt: skip
+        if view.kind != given["kind"]:
+            raise RotationError("%s: the open run %s is of kind %s" % (view.path, view.run_id, view.kind))
+        old, new = self._run.secrets(view) if view.state != IDLE else ({}, {})
+        return {"rotation": public(view), "resumed": before.open, "secrets": {"old": old, "new": new}}
+
+    def _published(self) -> dict[str, Any]:
+        view = self._held()
+        if not view.reached(PROVEN):
+            view = self._run.proven(view, self._given["proof"])
+        return {"rotation": public(self._run.publish(view))}
+
+    def _committed(self) -> dict[str, Any]:
+        """Acknowledged by all, drained, decided."""
+        view = self._run.acknowledge(self._held(), self._given["acks"]) if self._given["acks"] else self._held()
+        if not view.reached(DRAINED):
+            view = self._run.acknowledge(view, {})
+            view, left = self._run.drain(view)
+            if left > WAIT_MAX_S:
+                raise RotationError("%s: run %s: %.0f s of the grace time are left. Run it again then; until that both values are valid" % (
+                    view.path, view.run_id, left))  # fmt: skip
+            if left > 0:
+                self._sleep(left)
+                view = self._run.drain(view)[0]
+        return {"rotation": public(self._run.commit(view))}
+
+    def _closed(self) -> dict[str, Any]:
+        return {"rotation": public(self._run.close(self._held(), self._given["proof"]))}
+
+    def _restored(self) -> dict[str, Any]:
+        view = self._run.restore(self._held())
+        return {"rotation": public(view), "exposed": self._run.exposed(view)}
+
+    def _given_back(self) -> dict[str, Any]:
+        return {"rotation": public(self._run.given_back(self._held(), self._given["acks"]))}
+
+    def _rolled_back(self) -> dict[str, Any]:
+        view = self._held()
+        if view.direction != BACK:
+            raise RotationError("%s: run %s goes forward; say -e rotate_rollback=%s" % (view.path, view.run_id, view.run_id))
+        return {"rotation": public(self._run.back_in_force(view, self._given["acks"], self._given["proof"]))}
+
+
+def visit(api: Api, deploy: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole call, with a token of its own that is revoked at the end."""
+    token = component.enter(api, policies.ROTATION, deploy)
+    try:
+        return Steps(api, token, given).take()
+    finally:
+        leave(api, token)

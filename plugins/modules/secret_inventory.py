@@ -1,0 +1,146 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Module side of secret_inventory."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: secret_inventory
+short_description: List every secret with its age, rotation and readers, and judge them
+version_added: "0.1.0"
+author: hnai.platform maintainers (@hnai)
+description:
+  - Runs on the OpenBao host, logged in as C(hnai-rotation). SI1 no secret is older than its contract's C(max_age). SI2 no rotation was left
+    open. SI3 nobody read a secret whom its contract does not name; the readers come from the newest part of the audit log.
+  - Reads values of no secret.
+extends_documentation_fragment: hnai.platform.verdict
+options:
+  secrets:
+    description: The secrets, as P(hnai.platform.rotations#filter) returns them.
+    type: list
+    elements: dict
+    required: true
+  audit_file:
+    description: Audit log on this host.
+    type: path
+    default: /var/lib/hnai/openbao/audit/audit.log
+  audit_mib:
+    description: How much of its end is read.
+    type: int
+    default: 64
+  deploy:
+    description: The deploy identity, C(hnai_openbao_deploy).
+    type: dict
+    default: {}
+    suboptions:
+      role_id:
+        description: Its role_id.
+        type: str
+      secret_id:
+        description: Its secret_id.
+        type: str
+  address:
+    description: Address of the server, from its own host.
+    type: str
+    default: https://127.0.0.1:8200
+  ca_file:
+    description: Bundle on the host against which the server is verified.
+    type: path
+    default: /etc/hnai/openbao/trust.pem
+  kv:
+    description: KV v2 mount.
+    type: str
+    default: hnai
+attributes:
+  check_mode:
+    description: Nothing is changed in any mode.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Judge the secrets
+  hnai.platform.secret_inventory:
+    secrets: "{{ lookup('hnai.platform.site') | hnai.platform.rotations }}"
+    deploy: "{{ hnai_openbao_deploy }}"
+"""
+
+RETURN = r"""
+status:
+  description: Verdict of the whole.
+  returned: always
+  type: str
+checks:
+  description: The checks, see the verdict format.
+  returned: always
+  type: list
+  elements: dict
+inventory:
+  description: One entry a secret with path, kind, version, age, max age, consumers, last rotation, last proof and last reader.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import component, inventory, policies
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Client, Unreachable, leave
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+
+
+def tail(path: str, size: int) -> list[str]:
+    """The last *size* bytes of a file, as lines."""
+    with open(path, "rb") as stream:
+        stream.seek(0, 2)
+        stream.seek(max(0, stream.tell() - size))
+        return stream.read().decode("utf-8", "replace").splitlines()
+
+
+def main() -> None:
+    """Reads the arguments, makes the checks, reports."""
+    module = AnsibleModule(
+        argument_spec=dict(
+            VERDICT_ARGS,
+            secrets={"type": "list", "elements": "dict", "required": True, "no_log": False},
+            audit_file={"type": "path", "default": "/var/lib/hnai/openbao/audit/audit.log"},
+            audit_mib={"type": "int", "default": 64},
+            deploy={
+                "type": "dict",
+                "default": {},
+                "options": {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}},
+            },
+            address={"type": "str", "default": "https://127.0.0.1:8200"},
+            ca_file={"type": "path", "default": "/etc/hnai/openbao/trust.pem"},
+            kv={"type": "str", "default": "hnai"},
+        ),
+        supports_check_mode=True,
+    )
+    given = module.params
+    report = Report(component="openbao", deadline_s=given["deadline"])
+    rows = []
+    api = Client(given["address"], given["ca_file"], timeout_s=min(10.0, given["deadline"]))
+    try:
+        token = component.enter(api, policies.ROTATION, given["deploy"] or {})
+    except (component.VisitError, BaoError, Unreachable, KeyError) as error:
+        with report.check("SI1", "the secrets can be listed", hint="run playbooks/components/openbao.yml", explain="bao status") as check:
+            check.inconclusive(str(error) or "no deploy identity")
+    else:
+        try:
+            store = KvStore(api, token, given["kv"])
+            rows = inventory.judge(
+                report, store, given["secrets"],
+                lambda: inventory.reads(tail(given["audit_file"], given["audit_mib"] << 20), given["kv"]), time.time,
+            )  # fmt: skip
+        finally:
+            leave(api, token)
+    finish(module, report, inventory=rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,521 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a rotation: what stops it, what each kind of target does, the fence, the inventory, the site's list."""
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.hnai.platform.plugins.action import vault_rotate as action
+from ansible_collections.hnai.platform.plugins.filter.rotation import rotations
+from ansible_collections.hnai.platform.plugins.module_utils import credentials
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor as next_scram
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import LoginError
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import successor as next_mqtt
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MqttError, MqttRefused
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import inventory, policies
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, NotFound
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.fence import FileFence
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import (
+    Busy,
+    Conflict,
+    Lost,
+    Rotation,
+    RotationError,
+    fingerprint,
+    material,
+)
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell, Target
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+
+PATH = "telegraf/kafka_writer"
+
+
+class Bao:
+    """KV v2 over the calls that KvStore makes, as OpenBao 2.7.2 answers them."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[Any]] = {}
+        self.calls: list[tuple[str, str]] = []
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str | None = None, wrap_ttl: str | None = None) -> dict[str, Any]:
+        assert token == "t"
+        self.calls.append((method, path))
+        _mount, kind, rest = path.split("/", 2)
+        name, _, query = rest.partition("?version=")
+        found = self.kept.get(name, [])
+        if kind == "metadata":
+            if not found:
+                raise NotFound(method, path, 404, [])
+            return {"data": {"current_version": len(found), "versions": {str(len(found)): {"created_time": "2026-11-25T00:00:00.1Z"}}}}
+        if kind == "destroy":
+            assert body is not None
+            for number in body["versions"]:
+                found[number - 1] = None
+            return {}
+        if method == "GET":
+            number = int(query)
+            if number > len(found) or found[number - 1] is None:
+                raise NotFound(method, path, 404, [])
+            return {"data": {"data": json.loads(json.dumps(found[number - 1])), "metadata": {"version": number}}}
+        assert body is not None
+        if body["options"]["cas"] != len(found):
+            raise BaoError(method, path, 400, ["check-and-set parameter did not match the current version"])
+        self.kept.setdefault(name, []).append(json.loads(json.dumps(body["data"])))
+        return {"data": {"version": len(self.kept[name])}}
+
+
+@pytest.fixture
+def store() -> KvStore:
+    store = KvStore(Bao(), "t", "hnai")
+    store.write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    return store
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def begin(store: KvStore, owner: str = "me", clock: Clock | None = None, **more: Any) -> tuple[Rotation, Any]:
+    run = Rotation(store, PATH, owner, clock or Clock(), rounds=1)
+    given: dict[str, Any] = {"expected": ["data1"], **more}
+    return run, run.begin("scram", lambda current: next_scram(current, lambda: "fresh"), given.pop("run_id", "r1"), **given)
+
+
+PROOF = {"new_works": True, "wrong_refused": True}
+DEAD = {"new_works": True, "old_refused": True, "no_old_session": True}
+
+
+def published(store: KvStore, **more: Any) -> tuple[Rotation, Any]:
+    run, view = begin(store, **more)
+    return run, run.publish(run.proven(view, PROOF))
+
+
+def test_the_whole_way_makes_one_version_and_leaves_no_value_behind(store: KvStore) -> None:
+    run, view = published(store)
+    assert store.read(PATH) == (2, {"username": "telegraf-writer", "password": "fresh", "mechanism": "SCRAM-SHA-256"})
+    assert run.publish(view).fence == view.fence, "publishing again changes nothing"
+    view, left = run.drain(run.acknowledge(view, {"data1": view.fp_new}))
+    assert left == 0
+    view = run.close(run.commit(view), DEAD)
+    assert (view.open, view.last["outcome"], view.last["version"], view.last["old_version"]) == (False, "rotated", 2, 1)
+    assert store.read(PATH + "/_next") == (1, None)
+    text = json.dumps(store.read(PATH + "/_rotation")[1])
+    assert "fresh" not in text and '"old"' not in text
+
+
+@pytest.mark.parametrize("proof", [{}, {"new_works": True}, {"new_works": True, "wrong_refused": False}, {"new_works": "True", "wrong_refused": True}])
+def test_what_is_not_proven_is_not_published(store: KvStore, proof: dict[str, Any]) -> None:
+    run, view = begin(store)
+    with pytest.raises(RotationError, match="not proven"):
+        run.proven(view, proof)
+    with pytest.raises(RotationError, match="PREPARED"):
+        run.publish(run.look())
+    assert store.read(PATH)[0] == 1
+
+
+@pytest.mark.parametrize("missing", sorted(DEAD))
+def test_it_is_not_closed_while_the_old_one_is_not_proven_dead(store: KvStore, missing: str) -> None:
+    run, view = published(store)
+    view = run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0])
+    with pytest.raises(RotationError, match=missing):
+        run.close(view, {**DEAD, missing: False})
+    assert run.look().state == "COMMITTED"
+
+
+def test_a_host_that_is_missing_stops_it_and_is_named(store: KvStore) -> None:
+    run, view = published(store, expected=["data1", "edge1"])
+    with pytest.raises(RotationError, match="edge1 still without"):
+        run.acknowledge(view, {"data1": view.fp_new, "edge1": view.fp_old})
+    view = run.look()
+    assert dict(view.acks) == {"data1": view.fp_new}
+    assert run.acknowledge(view, {"edge1": view.fp_new}).state == "DISTRIBUTED"
+
+
+def test_the_grace_time_is_waited_for_but_not_after_a_compromise(store: KvStore) -> None:
+    clock = Clock()
+    run, view = published(store, clock=clock, grace_s=60)
+    view = run.acknowledge(view, {"data1": view.fp_new})
+    assert run.drain(view) == (view, 60)
+    with pytest.raises(RotationError, match="DISTRIBUTED"):
+        run.commit(view)
+    clock.now += 60
+    assert run.drain(view)[0].state == "DRAINED"
+    other = KvStore(Bao(), "t", "hnai")
+    other.write(PATH, {"username": "w", "password": "old"}, 0)
+    run, view = published(other, grace_s=60, reason="compromise")
+    assert run.drain(run.acknowledge(view, {"data1": view.fp_new}))[1] == 0
+
+
+def test_an_open_run_is_named_with_the_choice(store: KvStore) -> None:
+    clock = Clock()
+    begin(store, clock=clock)
+    with pytest.raises(Busy, match=r"run r1 .*Another controller works on it until"):
+        begin(store, "other", clock)
+    with pytest.raises(Busy):
+        begin(store, "other", clock, resume="r1")
+    clock.now += 601
+    with pytest.raises(Busy, match=r"rotate_resume=r1.*rotate_rollback=r1") as caught:
+        begin(store, "other", clock)
+    assert caught.value.expired
+    with pytest.raises(RotationError, match="is r1, not r9"):
+        begin(store, "other", clock, resume="r9")
+    assert begin(store, "other", clock, resume="r1")[1].run_id == "r1"
+
+
+def test_a_dead_process_is_succeeded_at_once_and_the_value_is_used_again(store: KvStore) -> None:
+    _run, first = begin(store)
+    _run, second = begin(store, "next", dead=["me"], run_id="r2")
+    assert (second.run_id, second.fp_new, second.next_version) == ("r1", first.fp_new, first.next_version)
+    with pytest.raises(Lost):
+        Rotation(store, PATH, "me", rounds=1).held("r1", first.fence)
+
+
+def test_somebody_elses_version_stops_the_publication(store: KvStore) -> None:
+    run, view = begin(store)
+    view = run.proven(view, PROOF)
+    store.write(PATH, {"username": "w", "password": "by hand"}, 1)
+    with pytest.raises(RotationError, match="version 2 was written by somebody else"):
+        run.publish(view)
+
+
+def test_there_is_no_way_back_after_the_commit(store: KvStore) -> None:
+    run, view = published(store)
+    view = run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0])
+    with pytest.raises(RotationError, match="only goes forward"):
+        begin(store, rollback="r1")
+
+
+def test_the_way_back_waits_for_every_host_that_may_have_the_new_value(store: KvStore) -> None:
+    run, _view = published(store)
+    _run, view = begin(store, rollback="r1")
+    view = run.restore(view)
+    assert store.read(PATH)[1] == {"username": "telegraf-writer", "password": "old"}
+    with pytest.raises(RotationError, match="may still use the new value"):
+        run.given_back(view, {})
+    view = run.given_back(view, {"data1": view.fp_old})
+    with pytest.raises(RotationError, match="new_refused"):
+        run.back_in_force(view, {}, {"old_works": True})
+    assert run.back_in_force(view, {}, {"old_works": True, "new_refused": True}).last["outcome"] == "rolled back"
+
+
+def test_a_secret_that_is_not_there_is_not_held(store: KvStore) -> None:
+    run = Rotation(store, "telegraf/none", "me", rounds=1)
+    with pytest.raises(RotationError, match="no secret to rotate"):
+        run.begin("scram", dict, "r1")
+    assert not run.look().open
+
+
+def test_check_and_set_is_told_from_other_errors(store: KvStore) -> None:
+    with pytest.raises(Conflict):
+        store.write(PATH, {}, 7)
+
+    class Broken(Bao):
+        def call(self, *args: Any, **more: Any) -> dict[str, Any]:
+            raise BaoError("POST", "x", 400, ["something else"])
+
+    with pytest.raises(BaoError):
+        KvStore(Broken(), "t", "hnai").write(PATH, {}, 0)
+
+
+def test_a_fingerprint_tells_apart_and_gives_nothing_away() -> None:
+    assert fingerprint("a", "x", 1) != fingerprint("b", "x", 1) != fingerprint("b", "y", 1)
+    assert material({"username": "u", "mechanism": "m", "password": "p"}) == "p"
+    assert material({"username": "u", "a": "1", "b": "2"}) == '{"a":"1","b":"2"}'
+
+
+# -- targets ----------------------------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """Kafka: one credential per user and mechanism."""
+
+    def __init__(self) -> None:
+        self.kept = {("telegraf-writer", "SCRAM-SHA-512"): "old"}
+        self.wrong = 0
+        self.slow: dict[str, int] = {}
+
+    def users(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for name, mechanism in self.kept:
+            found.setdefault(name, {})[mechanism] = 8192
+        return found
+
+    def alter_users(self, upsert: Any, delete: Any) -> None:
+        for user, mechanism in upsert:
+            self.kept[user.name, mechanism] = user.password
+        for key in delete:
+            del self.kept[key]
+
+    def login(self, broker: str, mechanism: str, username: str, password: str) -> bool:
+        if self.slow.get(broker, 0) > 0:
+            self.slow[broker] -= 1
+            return False
+        good = self.kept.get((username, mechanism)) == password
+        self.wrong += not good
+        return good
+
+
+OLD = {"username": "telegraf-writer", "password": "old"}
+NEW = next_scram(OLD, lambda: "fresh")
+
+
+class Free:
+    def pass_(self, version: int) -> bool:
+        return True
+
+
+def scram_target(cluster: Cluster, brokers: tuple[str, ...] = ("k1:9095",), fence: Any = None) -> Target:
+    clock = Clock()
+    adapter = ScramAdapter(cluster, brokers, cluster.login, clock=clock, sleep=clock.sleep)
+    return Target(adapter, fence or Free(), 5, clock, clock.sleep)
+
+
+def test_scram_overlaps_by_mechanism_and_ends_by_it() -> None:
+    cluster = Cluster()
+    target = scram_target(cluster)
+    assert target.provision(OLD, NEW, 1) == {"new_works": True, "wrong_refused": True, "old_works": True, "changed": True}
+    assert target.provision(OLD, NEW, 1)["changed"] is False
+    assert target.revoke(OLD, NEW, 2) == {"old_refused": True, "new_works": True, "no_old_session": True, "sessions": [], "changed": True}
+    assert cluster.kept == {("telegraf-writer", "SCRAM-SHA-256"): "fresh"}
+    assert target.revoke(OLD, NEW, 2)["changed"] is False
+    assert next_scram(NEW, lambda: "x")["mechanism"] == "SCRAM-SHA-512"
+
+
+def test_scram_waits_until_the_brokers_agree_and_says_when_they_do_not() -> None:
+    cluster = Cluster()
+    cluster.slow = {"k2:9095": 2}
+    assert scram_target(cluster, ("k1:9095", "k2:9095")).provision(OLD, NEW, 1)["new_works"]
+    cluster.slow = {"k2:9095": 10_000}
+    with pytest.raises(CannotTell, match="do not agree"):
+        scram_target(cluster, ("k1:9095", "k2:9095")).provision(OLD, NEW, 1)
+
+
+def test_nothing_is_ended_while_the_other_one_does_not_work() -> None:
+    cluster = Cluster()
+    with pytest.raises(RotationError, match="nothing was ended"):
+        scram_target(cluster).revoke(OLD, NEW, 1)
+    assert cluster.kept == {("telegraf-writer", "SCRAM-SHA-512"): "old"}
+
+
+def test_not_reachable_is_not_refused() -> None:
+    def login(*_what: str) -> bool:
+        raise LoginError("no route")
+
+    with pytest.raises(CannotTell):
+        ScramAdapter(Cluster(), ("k1:9095",), login).works(OLD)
+
+
+def test_a_wrong_password_is_tried_once() -> None:
+    cluster = Cluster()
+    cluster.kept["telegraf-writer", "SCRAM-SHA-256"] = "fresh"
+    scram_target(cluster).provision(OLD, NEW, 1)
+    assert cluster.wrong == 1
+
+
+def test_the_same_place_is_refused() -> None:
+    with pytest.raises(RotationError, match="overwrite"):
+        scram_target(Cluster()).provision(OLD, dict(OLD, password="fresh"), 1)
+
+
+class Broker:
+    """Mosquitto: one password per name, taken up by a reload, which ends sessions of names that are gone."""
+
+    def __init__(self, ends_sessions: bool = True) -> None:
+        self.stored = {"telegraf-bridge": "old"}
+        self.loaded = dict(self.stored)
+        self.ends_sessions = ends_sessions
+        self.open: list[BrokerSession] = []
+
+    def login(self, username: str, password: str) -> BrokerSession:
+        if self.loaded.get(username) != password:
+            raise MqttRefused(5)
+        self.open.append(BrokerSession(self, username))
+        return self.open[-1]
+
+    def reload(self) -> None:
+        self.loaded = dict(self.stored)
+
+
+class BrokerSession:
+    def __init__(self, broker: Broker, username: str) -> None:
+        self.broker, self.username, self.closed = broker, username, False
+
+    def alive(self) -> bool:
+        return not self.broker.ends_sessions or self.username in self.broker.loaded
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_mosquitto_takes_turns_and_proves_with_a_session_of_its_own(ends: bool) -> None:
+    broker, clock = Broker(ends), Clock()
+
+    def put(name: str, value: str) -> None:
+        broker.stored[name] = value
+
+    adapter = MosquittoAdapter(broker.login, put, lambda name: broker.stored.pop(name, None) and None, broker.reload)
+    target = Target(adapter, Free(), 2, clock, clock.sleep)
+    old = {"username": "telegraf-bridge", "password": "old"}
+    new = next_mqtt(old, lambda: "fresh")
+    assert new["username"] == "telegraf-bridge.b"
+    assert next_mqtt(new, lambda: "x")["username"] == "telegraf-bridge"
+    assert target.provision(old, new, 1) == {"new_works": True, "wrong_refused": True, "old_works": True, "changed": True}
+    proof = target.revoke(old, new, 2)
+    assert proof["old_refused"] and proof["no_old_session"] is ends
+    assert broker.loaded == {"telegraf-bridge.b": "fresh"}
+
+
+def test_mosquitto_that_does_not_answer_is_not_a_refusal() -> None:
+    def login(_name: str, _word: str) -> Any:
+        raise MqttError("closed")
+
+    with pytest.raises(CannotTell):
+        MosquittoAdapter(login, lambda *_a: None, lambda _a: None, lambda: None).works({"username": "a", "password": "b"})
+
+
+class Root(Host):
+    def chown(self, target: int | str, uid: int, gid: int) -> None:
+        return
+
+    def owner(self, info: os.stat_result) -> tuple[int, int]:
+        return 0, 0
+
+
+def test_the_fence_only_rises_and_outlives_the_process(tmp_path: Path) -> None:
+    assert FileFence(Root(str(tmp_path)), PATH).pass_(7)
+    again = FileFence(Root(str(tmp_path)), PATH)
+    assert again.pass_(7) and not again.pass_(6) and again.pass_(8)
+    assert FileFence(Root(str(tmp_path)), "telegraf/other").pass_(1)
+    (tmp_path / "var/lib/hnai/rotation/telegraf+kafka_writer").write_text("x")
+    with pytest.raises(HostError, match="no number"):
+        FileFence(Root(str(tmp_path)), PATH).pass_(9)
+
+
+# -- around it --------------------------------------------------------------------------------------------------------
+
+
+def test_who_has_ended() -> None:
+    me = f"{action._machine()}/{os.getpid()}.{action._started(os.getpid())}"
+    assert not action.ended(me)
+    assert action.ended(me + "1"), "another process with the same number"
+    assert action.ended(f"{action._machine()}/999999999.5")
+    assert not action.ended("another-controller/999999999.5")
+    assert not action.ended("")
+
+
+def test_a_pair_of_identities_and_a_default() -> None:
+    item = {"path": "t/m", "field": "password", "as": "bridge", "name_field": "username"}
+    assert credentials.select([item], {"t/m": {"username": "bridge.b", "password": "p"}}) == {"bridge.b": "p"}
+    assert credentials.select([item], {"t/m": {"username": "bridge", "password": "p"}}) == {"bridge": "p"}
+    with pytest.raises(HostError, match="is for 'root'"):
+        credentials.select([item], {"t/m": {"username": "root", "password": "p"}})
+    plain = {"path": "t/m", "field": "mechanism", "as": "m", "default": "SCRAM-SHA-512"}
+    assert credentials.select([plain], {"t/m": {"password": "p"}}) == {"m": "SCRAM-SHA-512"}
+    with pytest.raises(HostError, match="no field 'mechanism'"):
+        credentials.select([plain], {})
+
+
+def test_the_policy_reaches_no_erasure_by_name() -> None:
+    text = policies.rotation("hnai")
+    assert "delete" not in text and 'path "hnai/destroy/+/+/_next"' in text
+
+
+def entry(path: str, role: str, **more: Any) -> str:
+    document: dict[str, Any] = {
+        "time": "2026-11-25T20:16:31.79Z", "type": "response", "auth": {"display_name": "x", "metadata": {"role_name": role}},
+        "request": {"operation": "read", "path": path}, "response": {"data": {"data": {}}},
+    }  # fmt: skip
+    return json.dumps({**document, **more}, separators=(",", ":"))
+
+
+def test_readers_out_of_the_audit_log() -> None:
+    lines = [
+        "torn", entry("hnai/data/a/b", "hnai-telegraf"), entry("hnai/data/a/b", "hnai-evil", error="denied"),
+        entry("hnai/data/a/b", "", auth={"display_name": "root"}), entry("hnai/data/a/c", "hnai-x", type="request"),
+    ]  # fmt: skip
+    found, begin = inventory.reads(lines, "hnai")
+    assert sorted(found) == ["a/b"] and sorted(found["a/b"]) == ["hnai-telegraf", "root"]
+    assert begin == found["a/b"]["root"]
+
+
+def item(path: str = PATH, **more: Any) -> dict[str, Any]:
+    return {"path": path, "kind": "scram", "secret_kind": "password", "readers": ["telegraf", "kafka"], "max_age_s": 86400, "why": "", **more}
+
+
+def verdicts(store: KvStore, items: list[dict[str, Any]], seen: Any, now: float) -> dict[tuple[str, str], str]:
+    report = Report(component="openbao", deadline_s=30)
+
+    def audit() -> Any:
+        if isinstance(seen, OSError):
+            raise seen
+        return seen, 1.0
+
+    inventory.judge(report, store, items, audit, lambda: now)
+    return {(check["id"], check["subject"]): check["status"] for check in report.result(collect=True)["checks"]}
+
+
+def test_each_cause_turns_its_own_check(store: KvStore) -> None:
+    born = 1795564800.0
+    good = {PATH: {"hnai-telegraf": 1.0, "hnai-rotation": 2.0}}
+    assert set(verdicts(store, [item()], good, born + 10).values()) == {"pass"}
+    found = verdicts(store, [item()], good, born + 2 * 86400)
+    assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("fail", "pass", "pass")
+    found = verdicts(store, [item()], {PATH: {"hnai-evil": 1.0}}, born + 10)
+    assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("pass", "pass", "fail")
+    assert verdicts(store, [item()], OSError("no log"), born + 10)["SI3", PATH] == "inconclusive"
+    assert verdicts(store, [item("telegraf/none")], good, born)["SI1", "telegraf/none"] == "fail"
+    clock = Clock()
+    clock.now = born
+    begin(store, clock=clock)
+    assert verdicts(store, [item()], good, born + 10)["SI2", PATH] == "pass", "a run is under way"
+    found = verdicts(store, [item()], good, born + 3600)
+    assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("pass", "fail", "pass")
+
+
+SITE: dict[str, Any] = {
+    "groups": {"telegraf": ["data1"], "telegraf_writer": ["data1"], "kafka": ["kafka2", "kafka1"], "mosquitto": []},
+    "contracts": {
+        "telegraf": {
+            "name": "telegraf",
+            "connects": [{"to": "kafka", "listener": "l4", "principal": "telegraf-writer"}],
+            "service": {"units": [{"name": "w.service", "group": "telegraf_writer"}, {"name": "s.service", "group": "telegraf_shipper"}]},
+            "secrets": [
+                {"path": PATH, "kind": "password", "username": "telegraf-writer", "max_age": "90d", "rotate": "scram", "readers": ["kafka"],
+                 "group": "telegraf_writer"},
+                {"path": "telegraf/x", "kind": "password", "group": "telegraf_shipper"},
+                {"path": "telegraf/y", "kind": "password"},
+            ],
+        },
+        "kafka": {"name": "kafka", "listens": [{"name": "l3", "port": 9094}, {"name": "l4", "port": 9095}], "service": {"units": []}},
+    },
+}  # fmt: skip
+
+
+def test_the_sites_list() -> None:
+    first, second = rotations(SITE)
+    assert (first["path"], first["kind"], first["targets"], first["ports"]) == (PATH, "scram", ["kafka1", "kafka2"], [9095])
+    assert (first["consumers"], first["units"], first["credential"]) == (["data1"], ["w.service"], "kafka_writer")
+    assert (first["readers"], first["max_age_s"]) == (["kafka", "telegraf"], 90 * 86400)
+    assert (second["path"], second["kind"]) == ("telegraf/y", "") and "no way to rotate" in second["why"]
+    broken = json.loads(json.dumps(SITE))
+    broken["contracts"]["telegraf"]["connects"] = []
+    with pytest.raises(AnsibleFilterError, match="no connects"):
+        rotations(broken)
