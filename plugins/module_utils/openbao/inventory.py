@@ -84,7 +84,9 @@ def judge(
             row = describe(store, item, seen, now())
             rows.append(row)
             check.observed = row["age_s"]
-            check.evidence = {key: row[key] for key in ("kind", "version", "consumers", "last_rotation", "last_outcome", "last_proof", "rotates")}
+            check.evidence = {key: row[key] for key in (
+                "kind", "version", "consumers", "last_rotation", "last_outcome", "last_proof", "last_reader", "last_read", "rotates",
+            )}
             if row["age_s"] is None:
                 check.fail("OpenBao has no such secret")
             elif not item["max_age_s"]:
