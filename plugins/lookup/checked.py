@@ -15,9 +15,10 @@ options:
   _terms:
     description:
       - V(components) as described. V(certificates) gives the certificate files that the components of this host must have,
-        V(exposure) one dictionary of its units and the worst sandbox score that their contracts allow.
+        V(exposure) one dictionary of its units and the worst sandbox score that their contracts allow, V(full) the components
+        that have more to judge with C(profile=full), in their role's C(tasks/verify_full.yml).
     required: false
-    choices: [components, certificates, exposure]
+    choices: [components, full, certificates, exposure]
 """
 
 EXAMPLES = r"""
@@ -59,7 +60,10 @@ class LookupModule(LookupBase):
             return list(record.certificates(known, groups))
         if what == "exposure":
             return [record.exposure(known, groups)]
-        if what != "components":
-            raise AnsibleError(f"hnai.platform.checked: {what!r}; use components, certificates or exposure")
+        if what not in ("components", "full"):
+            raise AnsibleError(f"hnai.platform.checked: {what!r}; use components, full, certificates or exposure")
         chosen = record.selected(known, list(variables.get("ansible_run_tags") or ["all"]), list(variables.get("ansible_skip_tags") or []))
-        return list(record.checked(known, groups, chosen))
+        names = list(record.checked(known, groups, chosen))
+        if what == "full":
+            names = [name for name in names if (contracts.COLLECTION_ROOT / "roles" / name / "tasks" / "verify_full.yml").is_file()]
+        return names

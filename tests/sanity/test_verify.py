@@ -42,8 +42,20 @@ def test_the_play_asks_every_host_and_has_the_tag_of_every_component() -> None:
     assert include["loop"] == "{{ query('hnai.platform.checked') }}"
     tasks = yaml.safe_load((ROOT / "playbooks" / include["ansible.builtin.include_tasks"]["file"]).read_text(encoding="utf-8"))
     (check,), (rescue,) = tasks[0]["block"], tasks[0]["rescue"]
-    assert check["ansible.builtin.include_role"] == {"name": "hnai.platform.{{ verify_component }}", "tasks_from": "verify", "rolespec_validate": False}
+    assert check["ansible.builtin.include_role"] == {
+        "name": "hnai.platform.{{ verify_component }}", "tasks_from": "{{ verify_tasks | default('verify') }}", "rolespec_validate": False}
     assert [*rescue["ansible.builtin.set_fact"]] == [record.BROKEN_PREFIX + "{{ verify_component }}"]
+
+
+def test_a_full_verdict_judges_more_and_once_for_a_cluster() -> None:
+    full = play("Collect what only a full verdict judges")
+    assert "profile | default('quick') != 'full'" in full["hosts"] and full["hosts"].startswith("managed")
+    assert full.get("strategy", "linear") == "linear", "run_once needs it"
+    assert full["vars"] == {"verify_profile": "full", "verify_tasks": "verify_full"}
+    assert set(full["tags"]) == {"verify", *CHECKED}
+    (include,) = full["tasks"]
+    assert include["loop"] == "{{ query('hnai.platform.checked', 'full') }}"
+    assert include["ansible.builtin.include_tasks"] == play("Collect the verdicts")["tasks"][0]["ansible.builtin.include_tasks"]
 
 
 @pytest.mark.parametrize("name", CHECKED)
