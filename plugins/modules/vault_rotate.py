@@ -32,8 +32,8 @@ options:
       - V(planned) looks and says what a run would do. V(prepared) takes the secret and makes the new value, or goes on with the open run.
       - V(published) takes the target's proof and makes the new value the newest version. V(committed) takes the consumers'
         acknowledgements; from then on there is only forward. V(closed) takes the proof that the old credential is dead.
-      - V(restored), V(given_back) and V(rolled_back) are the steps of the way back: the old value is the newest version again, the
-        consumers live on it, the target knows only it.
+      - V(restored), V(given_back) and V(rolled_back) are the steps of the way back, in which the old value is the newest version again,
+        the consumers live on it, and the target knows only it.
     type: str
     default: planned
     choices: [planned, prepared, published, committed, closed, restored, given_back, rolled_back]

@@ -94,3 +94,16 @@ def test_one_unreadable_credential_costs_only_its_client(
 def test_nobody_could_log_in(program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(program, tmp_path, monkeypatch, {}) == 1
     assert not (tmp_path / "passwords").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        ({"x"}, {"x": "x"}),
+        ({"x.b"}, {"x.b": "x.b"}),
+        ({"x", "x.b"}, {"x": "x", "x.b": "x.b"}),
+        (set(), {"x": "x"}),  # which then is named as having no access
+    ],
+)
+def test_either_of_a_pair_of_identities_will_do(program: ModuleType, there: set[str], found: dict[str, str]) -> None:
+    assert program.identities({"x": "x"}, there.__contains__) == found

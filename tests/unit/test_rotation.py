@@ -21,7 +21,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import L
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import successor as next_mqtt
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MqttError, MqttRefused
-from ansible_collections.hnai.platform.plugins.module_utils.openbao import inventory, policies
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import inventory, policies, rotate_steps
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, NotFound
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.fence import FileFence
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
@@ -407,6 +407,77 @@ def test_the_fence_only_rises_and_outlives_the_process(tmp_path: Path) -> None:
     (tmp_path / "var/lib/hnai/rotation/telegraf+kafka_writer").write_text("x")
     with pytest.raises(HostError, match="no number"):
         FileFence(Root(str(tmp_path)), PATH).pass_(9)
+
+
+# -- the module's steps -----------------------------------------------------------------------------------------------
+
+
+def take(bao: Bao, clock: Clock, **given: Any) -> dict[str, Any]:
+    """One call of vault_rotate, each with a client of its own."""
+    options: dict[str, Any] = {
+        "kv": "hnai", "path": PATH, "owner": "me", "kind": "scram", "run_id": "", "fence": 0, "reason": "age", "expected": ["data1"], "grace": 0.0,
+        "max_age": 0.0, "dead": [], "resume": "", "rollback": "", "acks": {}, "proof": {}, **given,
+    }  # fmt: skip
+    return rotate_steps.Steps(bao, "t", options, clock, clock.sleep).take()
+
+
+@pytest.mark.parametrize("grace", [0.0, 30.0])
+def test_call_by_call_as_the_playbook_makes_them(grace: float) -> None:
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    assert "not due" in take(bao, clock, state="planned", max_age=9e9)["plan"][0]
+    assert bao.kept.keys() == {PATH}, "a plan writes nothing"
+    step = take(bao, clock, state="prepared", run_id="r1", grace=grace)
+    assert not step["resumed"] and set(step["secrets"]) == {"old", "new"}
+    held = {"run_id": "r1", "fence": step["rotation"]["fence"]}
+    with pytest.raises(RotationError, match="not proven"):
+        take(bao, clock, state="published", **held)
+    take(bao, clock, state="published", proof=PROOF, **held)
+    with pytest.raises(Lost):
+        take(bao, clock, state="published", proof=PROOF, **held)
+    again = take(bao, clock, state="prepared", owner="next", dead=["me"])
+    assert again["resumed"] and again["secrets"] == step["secrets"]
+    held = {"run_id": "r1", "fence": again["rotation"]["fence"], "owner": "next"}
+    acks = {"data1": fingerprint(PATH, step["secrets"]["new"]["password"])}
+    before = clock.now
+    decided = take(bao, clock, state="committed", acks=acks, **held)["rotation"]
+    assert decided["state"] == "COMMITTED" and clock.now - before == grace
+    done = take(bao, clock, state="closed", proof=DEAD, run_id="r1", fence=decided["fence"], owner="next")["rotation"]
+    assert not done["open"] and done["last"]["version"] == 2
+    assert step["secrets"]["new"]["password"] not in json.dumps([step["rotation"], decided, done])
+
+
+def test_a_long_grace_time_ends_the_run_and_the_next_one_goes_on() -> None:
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    step = take(bao, clock, state="prepared", run_id="r1", grace=1000.0)
+    take(bao, clock, state="published", proof=PROOF, run_id="r1", fence=step["rotation"]["fence"])
+    fence = take(bao, clock, state="prepared")["rotation"]["fence"]
+    acks = {"data1": fingerprint(PATH, step["secrets"]["new"]["password"])}
+    with pytest.raises(RotationError, match="1000 s of the grace time are left"):
+        take(bao, clock, state="committed", acks=acks, run_id="r1", fence=fence)
+    clock.now += 900
+    fence = take(bao, clock, state="prepared")["rotation"]["fence"]
+    assert take(bao, clock, state="committed", run_id="r1", fence=fence)["rotation"]["state"] == "COMMITTED"
+
+
+def test_back_call_by_call() -> None:
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    step = take(bao, clock, state="prepared", run_id="r1")
+    take(bao, clock, state="published", proof=PROOF, run_id="r1", fence=step["rotation"]["fence"])
+    back = take(bao, clock, state="prepared", rollback="r1")["rotation"]
+    assert back["direction"] == "back"
+    restored = take(bao, clock, state="restored", run_id="r1", fence=back["fence"])
+    assert restored["exposed"]
+    assert bao.kept[PATH][-1]["password"] == "old"
+    held = {"run_id": "r1", "fence": restored["rotation"]["fence"]}
+    with pytest.raises(RotationError, match="may still use"):
+        take(bao, clock, state="given_back", **held)
+    given = take(bao, clock, state="given_back", acks={"data1": fingerprint(PATH, "old")}, **held)["rotation"]
+    held["fence"] = given["fence"]
+    done = take(bao, clock, state="rolled_back", proof={"old_works": True, "new_refused": True}, **held)["rotation"]
+    assert done["last"]["outcome"] == "rolled back" and not done["open"]
 
 
 # -- around it --------------------------------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ class View:
     started_at: float = 0.0
     changed_at: float = 0.0
     grace_s: float = 0.0
+    distributed_at: float = 0.0
     old_version: int = 0
     next_version: int = 0
     new_version: int = 0
@@ -362,7 +363,7 @@ class Rotation:
                 "%s: run %s stops before COMMITTED: %s still without the new value. The old one stays valid. Run it again when they are back, "
                 "or roll it back (rotate_rollback=%s)" % (self._path, view.run_id, ", ".join(missing), view.run_id)
             )
-        return view if view.reached(DISTRIBUTED) else self._move(view, state=DISTRIBUTED)
+        return view if view.reached(DISTRIBUTED) else self._move(view, state=DISTRIBUTED, distributed_at=self._now())
 
     def drain(self, view: View) -> tuple[View, float]:
         """DRAINED once the grace time is over (at once after a compromise); (view, seconds that are left)."""
@@ -370,7 +371,7 @@ class Rotation:
         self._must_stand(view, DISTRIBUTED)
         if view.reached(DRAINED):
             return view, 0.0
-        left = 0.0 if view.reason == "compromise" else view.changed_at + view.grace_s - self._now()
+        left = 0.0 if view.reason == "compromise" else view.distributed_at + view.grace_s - self._now()
         return (view, left) if left > 0 else (self._move(view, state=DRAINED), 0.0)
 
     def commit(self, view: View) -> View:
