@@ -52,7 +52,7 @@ def test_a_full_verdict_judges_more_and_once_for_a_cluster() -> None:
     assert "profile | default('quick') != 'full'" in full["hosts"] and full["hosts"].startswith("managed")
     assert full.get("strategy", "linear") == "linear", "run_once needs it"
     assert full["vars"] == {"verify_profile": "full", "verify_tasks": "verify_full"}
-    assert set(full["tags"]) == {"verify", *CHECKED}
+    assert set(full["tags"]) == {"verify", *CHECKED, *record.SCOPES}
     (include,) = full["tasks"]
     assert include["loop"] == "{{ query('hnai.platform.checked', 'full') }}"
     assert include["ansible.builtin.include_tasks"] == play("Collect the verdicts")["tasks"][0]["ansible.builtin.include_tasks"]
