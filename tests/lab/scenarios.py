@@ -17,6 +17,13 @@ from typing import Any
 SCENARIOS = {
     "parts": "each part of the data path stopped in turn, and servers that change or never answer",
     "outage": "a broker's host away for two minutes, then the shipper cut off from Kafka for two minutes",
+    "kafka-faults": "each check of Kafka fails for its own fault on the real cluster, and is over after the repair",
+    "kafka-roll": "a change rolls through the brokers under load, and a broken broker is repaired before a healthy one is touched",
+    "flink": "dead letters, late records and alerts; jobs that are upgraded, go back, or meet a fault",
+    "stores": "each check of both stores fails for its own fault; a kill of both loses nothing that was acknowledged",
+    "checks": "faults of the MQTT broker, the bridge, OpenBao and a PLC's clock, each named by its own check",
+    "ot-audit": "the audit of the plant's OPC UA server, with and without a right too many",
+    "rotate": "passwords rotated under the stream, the controller killed in between",
     "first-kill": "the controller killed in the middle of the first deployment: the next run converges",
 }
 Z = "%Y%m%dT%H%M%SZ"

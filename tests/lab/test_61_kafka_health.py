@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults of the real cluster, one after the other: each is named by its own check, by no other than its listed consequences, and is over after its repair.
 
-One verdict per fault: the verdict under the next fault also shows that the one before is over. HNAI_ALL=1 takes every fault, else those that
+One verdict per fault: the verdict under the next fault also shows that the one before is over. Scenario kafka-faults; it takes all of them, those that
 need no restart, and one lost broker.
 """
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from conftest import Lab
 from plant_view import program, until
 
-ALL = os.environ.get("HNAI_ALL") == "1"
+pytestmark = pytest.mark.scenario("kafka-faults")
 UNIT = "hnai-kafka.service"
 CONFIG = "/etc/hnai/kafka/server.properties"
 KEYSTORE = "/etc/hnai/kafka/tls/keystore.pem"
@@ -264,26 +264,24 @@ def exercise(lab: Lab, name: str, fault: Fault) -> None:
 
 def test_each_fault_is_named_by_its_own_check_and_is_over_after_its_repair(lab: Lab) -> None:
     whole(lab)
-    for name, fault in {**QUICK, **(MORE if ALL else {})}.items():
+    for name, fault in {**QUICK, **MORE}.items():
         exercise(lab, name, fault)
         if fault.may:
             whole(lab)
     whole(lab)
 
 
-if ALL:
-
-    def test_a_killed_canary_is_swept_by_the_next_one(lab: Lab) -> None:
-        """A topic and a group as a canary leaves them when it is killed, their time being over."""
-        left = "hnai.canary.1-dead"
-        node = lab.var(broker(lab, 0), "kafka_node_id")
-        cluster(lab, "topic", {"name": left, "replicas": {"0": [node]}})
-        run = lab.play("playbooks/verify.yml", "--tags", "kafka", extra={"profile": "full"}, timeout=400)
-        results = [event["event_data"]["res"] for event in run.events if event["event_data"]["task"] in ("Fly the canary", "Ask as each client what it may")]
-        checks = {(one["id"], one.get("subject", "")): one["status"] for result in results for one in result["checks"]}
-        assert checks["C1", ""] == "pass", checks
-        assert checks["C1", "cleanup"] == "pass", checks
-        assert {subject.partition("@")[0] for name, subject in checks if name == "S5"} >= {"telegraf-shipper", "flink"}
-        assert {status for (name, _subject), status in checks.items() if name == "S5"} == {"pass"}, checks
-        names = cluster(lab, "names")
-        assert not [name for name in (*names["topics"], *names["groups"]) if name.startswith("hnai.canary.")], names
+def test_a_killed_canary_is_swept_by_the_next_one(lab: Lab) -> None:
+    """A topic and a group as a canary leaves them when it is killed, their time being over."""
+    left = "hnai.canary.1-dead"
+    node = lab.var(broker(lab, 0), "kafka_node_id")
+    cluster(lab, "topic", {"name": left, "replicas": {"0": [node]}})
+    run = lab.play("playbooks/verify.yml", "--tags", "kafka", extra={"profile": "full"}, timeout=400)
+    results = [event["event_data"]["res"] for event in run.events if event["event_data"]["task"] in ("Fly the canary", "Ask as each client what it may")]
+    checks = {(one["id"], one.get("subject", "")): one["status"] for result in results for one in result["checks"]}
+    assert checks["C1", ""] == "pass", checks
+    assert checks["C1", "cleanup"] == "pass", checks
+    assert {subject.partition("@")[0] for name, subject in checks if name == "S5"} >= {"telegraf-shipper", "flink"}
+    assert {status for (name, _subject), status in checks.items() if name == "S5"} == {"pass"}, checks
+    names = cluster(lab, "names")
+    assert not [name for name in (*names["topics"], *names["groups"]) if name.startswith("hnai.canary.")], names

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flink on the deployed site: every message adds up, alerts keep their time, a changed statement is carried over or goes back, each fault
-turns its own check. What the tests write comes from `drill`, which is no source of the plant. HNAI_ALL=1: the faults and upgrades too.
+turns its own check. What the tests write comes from `drill`, which is no source of the plant. Scenario flink.
 """
 from __future__ import annotations
 
 import base64
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -19,7 +18,7 @@ from conftest import Lab
 from journals import TICKS_PER_MS
 from plant_view import now_ms, program, stored, until
 
-ALL = bool(os.environ.get("HNAI_ALL"))
+pytestmark = pytest.mark.scenario("flink")
 SOURCE = "drill"
 HOUR_MS = 3_600_000
 
@@ -180,93 +179,91 @@ def drill(key: str = "n", value: str = "n", rate: int = 5) -> str:
     return DRILL.format(key=key, value=value, rate=rate)
 
 
-if ALL:
+@pytest.fixture
+def job(lab: Lab, tmp_path: Path) -> Iterator[str]:
+    """A job of the tests, which goes afterwards."""
+    name = "drill"
+    assert not deploy(lab, tmp_path, name, drill()).get("failed")
+    yield name
+    play(lab, tmp_path, {"hnai.platform.flink_job": {"name": name, "state": "absent"}})
+    until("the job does not go", lambda: not bad(verdicts(lab, tmp_path)) & {"H3"}, 60, 3)
 
-    @pytest.fixture
-    def job(lab: Lab, tmp_path: Path) -> Iterator[str]:
-        """A job of the tests, which goes afterwards."""
-        name = "drill"
-        assert not deploy(lab, tmp_path, name, drill()).get("failed")
-        yield name
+def test_a_broken_statement_goes_back_by_itself(lab: Lab, tmp_path: Path, job: str) -> None:
+    plan = deploy(lab, tmp_path, job, drill(value="n / (n - n)"), "--check")
+    assert plan["changed"]
+    assert plan["way"] in ("savepoint", "replay")
+    result = deploy(lab, tmp_path, job, drill(value="n / (n - n)"))
+    assert result["failed"]
+    assert result["rolled_back"]
+    assert "ArithmeticException" in result["msg"]
+    assert bad(verdicts(lab, tmp_path, job)) == {"H3"}, "an earlier statement runs, and the verdict says so"
+    again = deploy(lab, tmp_path, job, drill())
+    assert not again.get("failed")
+    assert not bad(verdicts(lab, tmp_path, job))
+
+def test_a_changed_group_is_replayed_and_a_changed_filter_is_not(lab: Lab, tmp_path: Path, job: str) -> None:
+    other = drill(key="n / 10 * 10", value="n")
+    assert deploy(lab, tmp_path, job, other, "--check")["way"] == "replay"
+    refused = deploy(lab, tmp_path, job, other, upgrade_mode="savepoint")
+    assert refused["failed"]
+    assert "Nothing was touched" in refused["msg"]
+    replayed = deploy(lab, tmp_path, job, other)
+    assert (replayed["way"], bool(replayed["savepoint"])) == ("replay", True)
+    same = deploy(lab, tmp_path, job, other)
+    assert (same["changed"], same["way"]) == (False, "none")
+    carried = deploy(lab, tmp_path, job, drill(key="n / 10 * 10", value="n", rate=6))
+    assert carried["way"] == "savepoint"
+    assert carried["savepoint"]
+
+def units(lab: Lab, *argv: str) -> None:
+    lab.run(lab.groups["flink"][0], "systemctl", *argv, timeout=120)
+
+def whole_again(lab: Lab, folder: Path) -> None:
+    until("Flink is not whole again", lambda: not bad(verdicts(lab, folder)) - {"H5", "H8"}, 240, 5)
+
+def task_manager_gone(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
+    units(lab, "kill", "--signal=SIGSTOP", "hnai-flink-taskmanager")
+    try:
+        found = until("nobody misses the task manager", lambda: {"H2", "H3"} <= bad(seen := verdicts(lab, folder)) and bad(seen), 90, 3)
+    finally:
+        units(lab, "kill", "--signal=SIGKILL", "hnai-flink-taskmanager")
+    return found, {"H4", "H5", "H6", "H7", "H8", "H9"}
+
+def storage_gone(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
+    host, path = lab.groups["flink"][0], "/var/lib/hnai/flink/checkpoints"
+    lab.run(host, "sh", "-c", f"for d in {path}/*/; do chattr +i $d 2>/dev/null || chown root: $d && chmod 0500 $d; done")
+    try:
+        found = until("no checkpoint fails", lambda: "H4" in bad(seen := verdicts(lab, folder)) and bad(seen), 90, 3)
+    finally:
+        lab.run(host, "sh", "-c", f"for d in {path}/*/; do chattr -i $d 2>/dev/null; chown hnai-flink: $d; chmod 0755 $d; done")
+    return found, {"H4"}
+
+def keeper_down(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
+    units(lab, "stop", "hnai-flink-jobs")
+    try:
+        found = bad(verdicts(lab, folder))
+    finally:
+        units(lab, "start", "hnai-flink-jobs")
+    return found, {"H9"}
+
+FAULTS: dict[str, tuple[Callable[[Lab, Path], tuple[set[str], set[str]]], str]] = {
+    "task manager stands still": (task_manager_gone, "H2"), "checkpoint storage gone": (storage_gone, "H4"), "keeper down": (keeper_down, "H9"),
+}
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_turns_its_own_check_and_passes_again(lab: Lab, tmp_path: Path, fault: str) -> None:
+    whole_again(lab, tmp_path)
+    function, own = FAULTS[fault]
+    found, consequences = function(lab, tmp_path)
+    assert own in found
+    assert found <= consequences | {own}, found
+    whole_again(lab, tmp_path)
+
+def test_backpressure_is_told(lab: Lab, tmp_path: Path) -> None:
+    name = "drill"
+    try:
+        assert not deploy(lab, tmp_path, name, drill(rate=50_000_000)).get("failed")
+        until("nothing is held up", lambda: "H6" in bad(verdicts(lab, tmp_path, name)), 90, 3)
+    finally:
         play(lab, tmp_path, {"hnai.platform.flink_job": {"name": name, "state": "absent"}})
-        until("the job does not go", lambda: not bad(verdicts(lab, tmp_path)) & {"H3"}, 60, 3)
-
-    def test_a_broken_statement_goes_back_by_itself(lab: Lab, tmp_path: Path, job: str) -> None:
-        plan = deploy(lab, tmp_path, job, drill(value="n / (n - n)"), "--check")
-        assert plan["changed"]
-        assert plan["way"] in ("savepoint", "replay")
-        result = deploy(lab, tmp_path, job, drill(value="n / (n - n)"))
-        assert result["failed"]
-        assert result["rolled_back"]
-        assert "ArithmeticException" in result["msg"]
-        assert bad(verdicts(lab, tmp_path, job)) == {"H3"}, "an earlier statement runs, and the verdict says so"
-        again = deploy(lab, tmp_path, job, drill())
-        assert not again.get("failed")
-        assert not bad(verdicts(lab, tmp_path, job))
-
-    def test_a_changed_group_is_replayed_and_a_changed_filter_is_not(lab: Lab, tmp_path: Path, job: str) -> None:
-        other = drill(key="n / 10 * 10", value="n")
-        assert deploy(lab, tmp_path, job, other, "--check")["way"] == "replay"
-        refused = deploy(lab, tmp_path, job, other, upgrade_mode="savepoint")
-        assert refused["failed"]
-        assert "Nothing was touched" in refused["msg"]
-        replayed = deploy(lab, tmp_path, job, other)
-        assert (replayed["way"], bool(replayed["savepoint"])) == ("replay", True)
-        same = deploy(lab, tmp_path, job, other)
-        assert (same["changed"], same["way"]) == (False, "none")
-        carried = deploy(lab, tmp_path, job, drill(key="n / 10 * 10", value="n", rate=6))
-        assert carried["way"] == "savepoint"
-        assert carried["savepoint"]
-
-    def units(lab: Lab, *argv: str) -> None:
-        lab.run(lab.groups["flink"][0], "systemctl", *argv, timeout=120)
-
-    def whole_again(lab: Lab, folder: Path) -> None:
-        until("Flink is not whole again", lambda: not bad(verdicts(lab, folder)) - {"H5", "H8"}, 240, 5)
-
-    def task_manager_gone(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
-        units(lab, "kill", "--signal=SIGSTOP", "hnai-flink-taskmanager")
-        try:
-            found = until("nobody misses the task manager", lambda: {"H2", "H3"} <= bad(seen := verdicts(lab, folder)) and bad(seen), 90, 3)
-        finally:
-            units(lab, "kill", "--signal=SIGKILL", "hnai-flink-taskmanager")
-        return found, {"H4", "H5", "H6", "H7", "H8", "H9"}
-
-    def storage_gone(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
-        host, path = lab.groups["flink"][0], "/var/lib/hnai/flink/checkpoints"
-        lab.run(host, "sh", "-c", f"for d in {path}/*/; do chattr +i $d 2>/dev/null || chown root: $d && chmod 0500 $d; done")
-        try:
-            found = until("no checkpoint fails", lambda: "H4" in bad(seen := verdicts(lab, folder)) and bad(seen), 90, 3)
-        finally:
-            lab.run(host, "sh", "-c", f"for d in {path}/*/; do chattr -i $d 2>/dev/null; chown hnai-flink: $d; chmod 0755 $d; done")
-        return found, {"H4"}
-
-    def keeper_down(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
-        units(lab, "stop", "hnai-flink-jobs")
-        try:
-            found = bad(verdicts(lab, folder))
-        finally:
-            units(lab, "start", "hnai-flink-jobs")
-        return found, {"H9"}
-
-    FAULTS: dict[str, tuple[Callable[[Lab, Path], tuple[set[str], set[str]]], str]] = {
-        "task manager stands still": (task_manager_gone, "H2"), "checkpoint storage gone": (storage_gone, "H4"), "keeper down": (keeper_down, "H9"),
-    }
-
-    @pytest.mark.parametrize("fault", FAULTS)
-    def test_a_fault_turns_its_own_check_and_passes_again(lab: Lab, tmp_path: Path, fault: str) -> None:
-        whole_again(lab, tmp_path)
-        function, own = FAULTS[fault]
-        found, consequences = function(lab, tmp_path)
-        assert own in found
-        assert found <= consequences | {own}, found
-        whole_again(lab, tmp_path)
-
-    def test_backpressure_is_told(lab: Lab, tmp_path: Path) -> None:
-        name = "drill"
-        try:
-            assert not deploy(lab, tmp_path, name, drill(rate=50_000_000)).get("failed")
-            until("nothing is held up", lambda: "H6" in bad(verdicts(lab, tmp_path, name)), 90, 3)
-        finally:
-            play(lab, tmp_path, {"hnai.platform.flink_job": {"name": name, "state": "absent"}})
-        whole_again(lab, tmp_path)
+    whole_again(lab, tmp_path)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kafka is changed under load: at least 1000 messages a second are acknowledged meanwhile, none of them is lost, and nobody waits for more than 10 s.
 
-HNAI_ALL=1. Two producers write every acknowledgement to disk on hosts of their own; afterwards a fresh consumer reads from the earliest record.
+Scenario kafka-roll. Two producers write every acknowledgement to disk on hosts of their own; afterwards a fresh consumer reads from the earliest record.
 Then a broker is broken by its configuration under the same load: the run stops there, and the next one repairs it before it touches another.
 """
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections import Counter
@@ -16,12 +15,14 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from conftest import Lab
 from plant_view import program, until
-from test_60_kill import STARTED, STOPPING, events, restarts
 from test_61_kafka_health import cluster
+from units import STARTED, STOPPING, events, restarts
 
-ALL = os.environ.get("HNAI_ALL") == "1"
+UNIT = "hnai-kafka.service"
+pytestmark = pytest.mark.scenario("kafka-roll")
 TOPIC = "hnai.test.load"
 RATE = 650
 GAP_S = 10.0
@@ -103,44 +104,42 @@ def converge(lab: Lab, extra: dict[str, Any]) -> Any:
 
 def stops(lab: Lab, host: str, since_us: int) -> list[int]:
     """When a broker was told to stop since an instant, us since 1970."""
-    return [at for at, what in events(lab, host, since_us) if what == STOPPING]
+    return [at for at, _unit, what in events(lab, host, since_us, UNIT) if what == STOPPING]
 
 
 def last_start(lab: Lab, host: str, since_us: int) -> int:
     """When a broker started last, us since 1970."""
-    return max(at for at, what in events(lab, host, since_us) if what == STARTED)
+    return max(at for at, _unit, what in events(lab, host, since_us, UNIT) if what == STARTED)
 
 
-if ALL:
+def test_a_change_rolls_under_load_and_a_broken_broker_is_repaired_first(lab: Lab) -> None:
+    brokers = lab.groups["kafka"]
+    names = {"a": brokers[0], "b": brokers[2]}
+    try:
+        with load(lab, names) as what:
+            since = time.time_ns() // 1000
+            run = converge(lab, CHANGED)
+            assert run.rc == 0, run.stdout[-3000:]
+            happened = restarts(lab, brokers, UNIT, since)
+            assert sorted(one.host for one in happened) == sorted(brokers), happened
+            for first, second in pairwise(happened):
+                assert first.end < second.begin, f"two brokers at once: {first}, {second}"
 
-    def test_a_change_rolls_under_load_and_a_broken_broker_is_repaired_first(lab: Lab) -> None:
-        brokers = lab.groups["kafka"]
-        names = {"a": brokers[0], "b": brokers[2]}
-        try:
-            with load(lab, names) as what:
-                since = time.time_ns() // 1000
-                run = converge(lab, CHANGED)
-                assert run.rc == 0, run.stdout[-3000:]
-                happened = restarts(lab, since)
-                assert sorted(one.host for one in happened) == sorted(brokers), happened
-                for first, second in pairwise(happened):
-                    assert first.end < second.begin, f"two brokers at once: {first}, {second}"
+            # A broker that cannot bind: the run stops at it, with one broker down and two untouched.
+            since = time.time_ns() // 1000
+            run = converge(lab, {**CHANGED, **BROKEN})
+            assert run.rc != 0, "a broker that cannot bind was taken for whole"
+            assert [host for host in brokers if stops(lab, host, since)] == [brokers[1]]
 
-                # A broker that cannot bind: the run stops at it, with one broker down and two untouched.
-                since = time.time_ns() // 1000
-                run = converge(lab, {**CHANGED, **BROKEN})
-                assert run.rc != 0, "a broker that cannot bind was taken for whole"
-                assert [host for host in brokers if stops(lab, host, since)] == [brokers[1]]
-
-                # The next run brings the right address, and one more change for everybody.
-                since = time.time_ns() // 1000
-                run = converge(lab, {})
-                assert run.rc == 0, run.stdout[-3000:]
-                back = last_start(lab, brokers[1], since)
-                touched = {host: stops(lab, host, since) for host in (brokers[0], brokers[2])}
-                assert all(len(moments) == 1 for moments in touched.values()), touched
-                assert back < min(moments[0] for moments in touched.values()), "a healthy broker was touched before the broken one was back"
-            account(lab, names, what)
-        finally:
-            converge(lab, {})
-            cluster(lab, "delete", {"name": TOPIC})
+            # The next run brings the right address, and one more change for everybody.
+            since = time.time_ns() // 1000
+            run = converge(lab, {})
+            assert run.rc == 0, run.stdout[-3000:]
+            back = last_start(lab, brokers[1], since)
+            touched = {host: stops(lab, host, since) for host in (brokers[0], brokers[2])}
+            assert all(len(moments) == 1 for moments in touched.values()), touched
+            assert back < min(moments[0] for moments in touched.values()), "a healthy broker was touched before the broken one was back"
+        account(lab, names, what)
+    finally:
+        converge(lab, {})
+        cluster(lab, "delete", {"name": TOPIC})

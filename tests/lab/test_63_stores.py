@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two stores: each fault fails its own check and no other but its consequences, and passes again after repair; a kill loses nothing.
 
-HNAI_ALL=1: every fault; otherwise those that need no waiting.
+Scenario stores.
 """
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import pytest
 from conftest import Lab
 from plant_view import now_ms, source, stored, until
 
-ALL = os.environ.get("HNAI_ALL") == "1"
+pytestmark = pytest.mark.scenario("stores")
 VM = "hnai-victoriametrics.service"
 QUESTDB = "hnai-questdb.service"
 WRITER = "hnai-telegraf-writer.service"
@@ -254,7 +253,7 @@ FAST: list[Callable[[Lab], None]] = [retention_changed, sql_retention_changed]
 SLOW: list[Callable[[Lab], None]] = [does_not_ingest, accepts_and_never_answers, one_tag_silent, partial_answer, duplicates_stay, table_suspended]
 
 
-@pytest.mark.parametrize("fault", FAST + (SLOW if ALL else []))
+@pytest.mark.parametrize("fault", FAST + SLOW)
 def test_a_fault_fails_its_own_check_and_passes_after_repair(lab: Lab, fault: Callable[[Lab], None]) -> None:
     fault(lab)
 

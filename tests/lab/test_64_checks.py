@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each fault fails its own check, nothing else but its listed consequences, and passes after repair.
 
-HNAI_ALL=1: all of them; otherwise the broker's ACL, the bridge and an audit device.
+Scenario checks.
 """
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +15,7 @@ from conftest import Lab
 from plant_view import collector, until
 from test_50_faults import control
 
-ALL = os.environ.get("HNAI_ALL") == "1"
+pytestmark = pytest.mark.scenario("checks")
 ACL = "/etc/hnai/mosquitto/acl"
 CONF = "/etc/hnai/mosquitto/mosquitto.conf"
 BROKER = "hnai-mosquitto.service"
@@ -165,8 +164,6 @@ def a_clock_drifts(lab: Lab) -> None:
     well(lab, "ot_collector")
 
 
-if ALL:
-
-    @pytest.mark.parametrize("fault", [queue_drops, openbao_seals, a_clock_drifts])
-    def test_a_fault_fails_its_own_check(lab: Lab, fault: Any) -> None:
-        fault(lab)
+@pytest.mark.parametrize("fault", [queue_drops, openbao_seals, a_clock_drifts])
+def test_a_fault_fails_its_own_check(lab: Lab, fault: Any) -> None:
+    fault(lab)

@@ -17,6 +17,8 @@ from plant_view import collector, source, until
 
 CONTROL = """
 import json, socket, sys
+
+pytestmark = pytest.mark.scenario("ot-audit")
 link = socket.socket(socket.AF_UNIX)
 link.settimeout(10)
 link.connect("/run/hnai-ot_simulator-opcua/control.sock")

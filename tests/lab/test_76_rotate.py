@@ -2,16 +2,14 @@
 """A password is rotated while the plant's stream flows, and the controller is killed in the middle of it.
 
 The next run goes on: one new version, the journal closed, the old password refused, no sample lost. Every run takes Kafka's SCRAM user of the
-writer; HNAI_ALL=1 also an MQTT identity of the shipper and of the bridge, and a rollback. HNAI_SEED repeats the moment of the kill.
+writer; also an MQTT identity of the shipper and of the bridge, and a rollback. HNAI_SEED repeats the moment of the kill.
 """
 from __future__ import annotations
 
 import json
 import os
 import random
-import signal
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,10 @@ from typing import Any
 import pytest
 from conftest import ROOT, Lab
 from journals import compare
+from killing import chance, kill_a_run
 from plant_view import journal, now_ms, source, stored, until
 
-ALL = os.environ.get("HNAI_ALL") == "1"
+pytestmark = pytest.mark.scenario("rotate")
 SEED = 8
 RUN_S = 300
 LATER_S = 3.0
@@ -50,13 +49,13 @@ class Case:
 WRITER = Case("telegraf/kafka_writer", "mechanism", "plc1", "opcua")
 SHIPPER = Case("telegraf/mqtt_shipper", "username", "plc1", "opcua")
 BRIDGE = Case("telegraf/mqtt_bridge", "username", "line1", "line")
-CASES = [WRITER, SHIPPER, BRIDGE] if ALL else [WRITER]
+CASES = [WRITER, SHIPPER, BRIDGE]
 
 
 def argv(lab: Lab, case: Case, **extra: str) -> list[str]:
     """The rotation as an operator starts it."""
     values = {"rotate_secret": case.path, "rotate_reason": "request", **extra}
-    return [str(ROOT / ".venv/bin/ansible-playbook"), "-i", str(lab.inventory), "playbooks/rotate.yml", "-e", json.dumps(values)]
+    return ["-i", str(lab.inventory), "playbooks/rotate.yml", "-e", json.dumps(values)]
 
 
 def environment() -> dict[str, str]:
@@ -65,29 +64,15 @@ def environment() -> dict[str, str]:
 
 def rotate(lab: Lab, case: Case, **extra: str) -> str:
     """A run that must succeed; its output."""
-    done = subprocess.run(argv(lab, case, **extra), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=RUN_S, check=False)
+    command = [str(ROOT / ".venv/bin/ansible-playbook"), *argv(lab, case, **extra)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=RUN_S, check=False)
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
 
 
-def kill_a_run(lab: Lab, case: Case, output: Path, task: str, later_s: float) -> None:
-    """Starts a rotation and kills the controller with all its workers, *later_s* after a task began."""
-    with output.open("wb") as stream, subprocess.Popen(
-        argv(lab, case), cwd=ROOT, env=environment(), stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
-    ) as process:
-        try:
-
-            def reached() -> bool:
-                text = output.read_text(encoding="utf-8", errors="replace")
-                assert process.poll() is None, f"the run ended by itself:\n{text[-3000:]}"
-                return f"TASK [{task}]" in text
-
-            until(f"the run does not come to {task}", reached, RUN_S, 0.05)
-            time.sleep(later_s)  # the seeded moment
-            assert process.poll() is None, "the run was over before the kill"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+def kill(lab: Lab, case: Case, output: Path, task: str, later_s: float) -> None:
+    """Starts a rotation and kills its controller, *later_s* after a task began."""
+    kill_a_run(argv(lab, case), output, lambda said: f"TASK [{task}]" in said, later_s)
 
 
 def looked(lab: Lab, case: Case) -> dict[str, Any]:
@@ -101,14 +86,13 @@ def looked(lab: Lab, case: Case) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", CASES, ids=[case.path for case in CASES])
 def test_a_killed_rotation_is_finished_by_the_next_run(lab: Lab, tmp_path: Path, case: Case) -> None:
-    given = os.environ.get("HNAI_SEED") or str(SEED)
-    seed = random.SystemRandom().randrange(1_000_000) if given == "random" else int(given)
-    chance = random.Random(f"{seed} {case.path}")
-    task, later_s = chance.choice(MOMENTS), chance.uniform(0, LATER_S)
+    seed, _draw = chance(SEED)
+    draw = random.Random(f"{seed} {case.path}")
+    task, later_s = draw.choice(MOMENTS), draw.uniform(0, LATER_S)
     print(f"HNAI_SEED={seed}: killed {later_s:.1f} s after {task!r} began")
     start = now_ms()
     killed = tmp_path / "killed.log"
-    kill_a_run(lab, case, killed, task, later_s)
+    kill(lab, case, killed, task, later_s)
     rotate(lab, case)
     print(f"{(now_ms() - start) / 1000:.0f} s for both runs")
     found = looked(lab, case)
@@ -130,13 +114,11 @@ def test_a_killed_rotation_is_finished_by_the_next_run(lab: Lab, tmp_path: Path,
     assert not (account.twice or account.foreign or account.wrong), account.text()
 
 
-if ALL:
-
-    def test_a_rollback_restores_the_old_value_in_one_run(lab: Lab, tmp_path: Path) -> None:
-        kill_a_run(lab, WRITER, tmp_path / "killed.log", "Say which value they live on", 0.5)
-        was = looked(lab, WRITER)["rotation"]
-        rotate(lab, WRITER, rotate_rollback=was["run_id"])
-        now = looked(lab, WRITER)["rotation"]
-        assert not now["open"]
-        assert now["last"]["outcome"] == "rolled back"
-        assert now["last"]["fingerprint"] == was["fp_old"]
+def test_a_rollback_restores_the_old_value_in_one_run(lab: Lab, tmp_path: Path) -> None:
+    kill(lab, WRITER, tmp_path / "killed.log", "Say which value they live on", 0.5)
+    was = looked(lab, WRITER)["rotation"]
+    rotate(lab, WRITER, rotate_rollback=was["run_id"])
+    now = looked(lab, WRITER)["rotation"]
+    assert not now["open"]
+    assert now["last"]["outcome"] == "rolled back"
+    assert now["last"]["fingerprint"] == was["fp_old"]
