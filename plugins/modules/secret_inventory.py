@@ -91,7 +91,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import component, inventory, policies
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Client, Unreachable, leave
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
 def tail(path: str, size: int) -> list[str]:
@@ -122,7 +122,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     given = module.params
-    report = Report(component="openbao", deadline_s=given["deadline"])
+    report = start(module, "openbao")
     rows = []
     api = Client(given["address"], given["ca_file"], timeout_s=min(10.0, given["deadline"]))
     try:
