@@ -480,7 +480,7 @@ class Judge:
         }
         if verdict == REFUTED:
             first = self.open[0]
-            head.fail("%s: %s: %s" % (reason, first.path, first.what))
+            head.fail("%s: %s (%s): %s" % (reason, first.path, first.node, first.what))
         elif verdict == UNKNOWN:
             head.inconclusive(reason)
         elif expired:
