@@ -38,10 +38,10 @@ class Part:
 
 PARTS = {
     "simulator": Part("plc1", OPCUA, "ot_collector", "edge1", "OC1", "plc1"),
-    "writer": Part("data1", "hnai-telegraf-writer.service", "telegraf", "data1", "TG1", "writer"),
+    "writer": Part("data1", "hnai-telegraf-writer.service", "telegraf", "data1", "TG1", "writer", frozenset({"C3", "VM8"})),
     "collector": Part("edge1", "hnai-telegraf-shipper.service", "ot_collector", "edge1", "OC0", follows=frozenset({"MQ3", "MQ6"})),
     "bridge": Part("edge1", "hnai-telegraf-bridge.service", "telegraf", "edge1", "TG1", "bridge", frozenset({"MQ6", "MQ9"})),
-    "flink job": Part("stream1", "hnai-flink-jobs.service", "flink", "stream1", "H3"),
+    "flink job": Part("stream1", "hnai-flink-jobs.service", "flink", "stream1", "H3", follows=frozenset({"C3", "VM8"})),
 }
 ALWAYS = ("simulator", "writer")
 EACH = [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.scenario("parts")) for name in PARTS]
