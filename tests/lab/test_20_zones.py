@@ -154,6 +154,10 @@ ASKED = {
     ("mosquitto", "mqtt"): [("plc1", "mqtt", "/etc/hnai/ot_simulator/broker-ca.pem")],
     ("openbao", "api"): [("self", f"http:/v1/{path}", CA.format("openbao")) for path in ("sys/auth", "hnai/data/telegraf/kafka_writer", "sys/policies/acl")],
     ("openbao", "cluster"): [("self", "noise", "")],
+    ("questdb", "https"): [
+        ("stream1", f"http:{path}", CA.format("canary"))
+        for path in ("/", "/exec?query=SELECT%201", "/exp?query=SELECT%201", "/write", "/imp", "/settings", "/metrics", "/ping")
+    ],
     ("victoriametrics", "https"): [
         ("stream1", f"http:{path}", CA.format("canary"))
         for path in ("/", "/api/v1/query?query=1", "/api/v1/export?match[]=heartbeat", "/write", "/metrics", "/flags", "/debug/pprof/", "/-/reload")

@@ -17,14 +17,13 @@ from plant_view import collector, source, until
 
 CONTROL = """
 import json, socket, sys
-
-pytestmark = pytest.mark.scenario("ot-audit")
 link = socket.socket(socket.AF_UNIX)
 link.settimeout(10)
 link.connect("/run/hnai-ot_simulator-opcua/control.sock")
 link.sendall(sys.argv[1].encode() + b"\\n")
 print(link.makefile().readline())
 """
+pytestmark = pytest.mark.scenario("ot-audit")
 PLANTED = "Pad1.Sep.PT"
 SKIPPED = {"OA4", "OA5", "OA13", "OA15"}
 
