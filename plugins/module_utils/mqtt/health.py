@@ -345,7 +345,8 @@ def _bridge(check: Check, params: Mapping[str, Any], where: Sources) -> None:
     if not added.amount and not waiting and not lost:
         check.inconclusive("no line published anything in %.0f s" % added.seconds)
         return
-    if waiting and not rate:
+    # A book that was just begun anew has one entry: it counts from the start of the process and tells no rate.
+    if waiting and not written.amount:
         check.fail("%d messages wait and none was delivered in %.0f s" % (waiting, written.seconds))
         return
     check.observed = round(flush + (waiting / rate if rate else 0.0), 3)
