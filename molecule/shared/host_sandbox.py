@@ -2,6 +2,7 @@
 """Runs on a host as root: gives each unit's own sandbox a program that tries to get out of it.
 
 usage: - UNIT …      one JSON object {unit: {"wrote": [directory], "may": [directory], "sockets": [family]}}
+One trial at a time on a host: a second one waits for the first.
 
 A twin of the unit, made of its [Service] section without what it executes, runs as the same user. It tries to write to directories
 that let everybody write, so that only the sandbox can refuse it, and to open sockets of families that it has no use for.
@@ -9,6 +10,7 @@ that let everybody write, so that only the sandbox can refuse it, and to open so
 """
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -18,6 +20,8 @@ import sys
 TWIN = "hnai-test-sandbox-%d.service"
 UNIT_FILE = "/run/systemd/system/" + TWIN
 RESULT = "/run/hnai-test-sandbox-%d.json"
+#: Two components of one host are tried by two workers; the twins' names and the open directories are the same.
+LOCK = "/run/hnai-test-sandbox.lock"
 OPEN = [base + "/hnai-test-sandbox" for base in ("/etc", "/opt", "/usr/local", "/var/lib", "/var/log", "/srv", "/home")]
 #: What the twin has of its own, or must not repeat.
 DROPPED = ("Exec", "Type=", "Restart", "NotifyAccess=", "RemainAfterExit=", "PIDFile=", "RemoveIPC=", "RuntimeDirectoryPreserve=", "Standard", "Timeout")
@@ -110,4 +114,6 @@ def main(*units: str) -> None:
     json.dump(found, sys.stdout)
 
 
-main(*sys.argv[1:])
+with open(LOCK, "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    main(*sys.argv[1:])
