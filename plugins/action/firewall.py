@@ -7,7 +7,8 @@ import shlex
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -20,6 +21,8 @@ MODULE = "hnai.platform.firewall"
 _FRESH = ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
 #: Kept of the time until the revert for the confirm itself and for what the way of the results costs.
 CONFIRM_S = 7.0
+#: Logins at the same time; sshd's MaxStartups begins to drop at 10, and a jump takes them all.
+LOGINS = 6
 
 
 def ssh_command(options: Mapping[str, Any], host: str) -> list[str]:
@@ -74,6 +77,14 @@ def prove(commands: Mapping[str, list[str]], deadline: float, run: Callable[[lis
         time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
 
 
+def prove_all(
+    groups: Sequence[Mapping[str, list[str]]], deadline: float, run: Callable[[list[str], float], tuple[bool, str]]
+) -> list[tuple[str, str]]:
+    """`prove` for each group, side by side: every login is slow, and the dead-man's clock runs."""
+    with ThreadPoolExecutor(max_workers=LOGINS) as pool:
+        return list(pool.map(lambda commands: prove(commands, deadline, run), groups))
+
+
 def login(command: list[str], timeout: float) -> tuple[bool, str]:
     """Run one ssh."""
     try:
@@ -103,8 +114,8 @@ class ActionModule(ActionBase):
         own = self._own_command(task_vars)
         proofs = [self._commands(group, task_vars) for group in args.get("proof_hosts") or []]
         # Only what answered before is asked for afterwards: a host that is down must not keep a router from changing.
-        answers = self._ask(proofs, 8.0)
-        before = [{host: commands[host]} if host else {} for commands, (host, _said) in zip(proofs, answers)]
+        answers = prove_all(proofs, time.monotonic() + 8.0, login)
+        before = [{host: commands[host]} if host else {} for commands, (host, _said) in zip(proofs, answers, strict=True)]
         args["run_id"] = uuid.uuid4().hex[:16]
         seconds = int(args.get("revert_after_s") or 30)
         applied = self._step("apply", args, task_vars)
@@ -113,8 +124,7 @@ class ActionModule(ActionBase):
             return result
         deadline = time.monotonic() + seconds - float(applied["armed_s"]) - CONFIRM_S
         wanted = [{task_vars["inventory_hostname"]: own}, *(commands for commands in before if commands)]
-        for commands in wanted:
-            host, said = prove(commands, deadline, login)
+        for commands, (host, said) in zip(wanted, prove_all(wanted, deadline, login), strict=True):
             if not host:
                 names = ", ".join(commands)
                 result.update(
@@ -141,10 +151,6 @@ class ActionModule(ActionBase):
         result = self._execute_module(module_name=MODULE, module_args={**args, "step": step}, task_vars=task_vars)
         result.pop("invocation", None)
         return dict(result)
-
-    @staticmethod
-    def _ask(proofs: list[dict[str, list[str]]], seconds: float) -> list[tuple[str, str]]:
-        return [prove(commands, time.monotonic() + seconds, login) for commands in proofs]
 
     def _own_command(self, task_vars: dict[str, Any]) -> list[str]:
         if self._connection.transport != "ssh":

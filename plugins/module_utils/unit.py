@@ -47,6 +47,7 @@ _PROPERTIES = (
     "InvocationID",
     "ActiveEnterTimestampMonotonic",
     "ExecMainStatus",
+    "Job",
 )
 _RUNNING_STATES = ("active", "reloading", "refreshing")
 
@@ -172,7 +173,7 @@ class Outcome:
 
 
 class Unit:
-    """One unit on one host; `converge` once. `clock` is monotonic seconds, `sleep` waits seconds."""
+    """One unit on one host; `converge`, or `begin` and `finish`, once. `clock` is monotonic seconds, `sleep` waits seconds."""
 
     def __init__(
         self,
@@ -191,11 +192,19 @@ class Unit:
         if not re.match(r"^[A-Za-z0-9:_.\\@-]+\.(service|timer|socket|path|target|mount)$", request.name):
             raise HostError(f"name: '{request.name}' is no full unit name (as hnai-kafka.service)")
         self.service = request.name.endswith(".service")
+        #: What is left to do once the unit's own start is under way.
+        self._rest: Callable[[], None] = lambda: None
+        self._deadline: float | None = None
 
     # -- the whole --------------------------------------------------------------------------------------------------
 
     def converge(self) -> Outcome:
         """Brings the unit to the asked state. Raises HostError with the journal's last lines when it does not stay there."""
+        self.begin()
+        return self.finish()
+
+    def begin(self) -> None:
+        """Everything until the unit is on its way: what it should run is recorded, and a start that is due is queued."""
         shown = self._show()
         self.outcome.state = shown["ActiveState"]
         absent = shown["LoadState"] == "not-found"
@@ -211,7 +220,7 @@ class Unit:
             )
         if self.ask.state == "stopped":
             self._stop(shown)
-            return self.outcome
+            return
         desired = {"restart": self._desired_restart(), "reload": manifest(self.host, self.ask.reload_on)}
         running = {kind: self._running(kind) for kind in desired}
         self._describe(shown, running, desired)
@@ -221,6 +230,10 @@ class Unit:
         for kind, content in desired.items():
             self._record_desired(kind, content)
         self._run(shown, running, desired)
+
+    def finish(self) -> Outcome:
+        """Waits until the unit has come up and stays."""
+        self._rest()
         return self.outcome
 
     # -- asking -----------------------------------------------------------------------------------------------------
@@ -298,7 +311,7 @@ class Unit:
         atomic_write(self.host, path, content, 0o644, 0, 0)
 
     def _run(self, shown: dict[str, str], running: dict[str, bytes | None], desired: dict[str, bytes]) -> None:
-        if shown["ActiveState"] in ("activating", "deactivating") and not shown["SubState"].startswith("auto-restart") and not self.check:
+        if self._undecided(shown) and not self.check:
             shown = self._wait_for_decision()
             running = {kind: self._running(kind) for kind in desired}
         predicted = self.check and any(
@@ -326,7 +339,7 @@ class Unit:
         if running["reload"] != desired["reload"] or reload_predicted:
             self._reload(shown, running, desired)
             return
-        self._settle(shown)
+        self._rest = lambda: self._settle(shown)
 
     def _reload(self, shown: dict[str, str], running: dict[str, bytes | None], desired: dict[str, bytes]) -> None:
         self.outcome.causes = causes(running["reload"], desired["reload"])
@@ -350,8 +363,14 @@ class Unit:
             return
         if shown["ActiveState"] == "failed":
             self.host.run(["systemctl", "reset-failed", self.ask.name])
-        # "restart" also where nothing runs: it ends a pending auto-restart, "start" would join it.
-        self._do(action, ["systemctl", "restart", self.ask.name])
+        # "restart" also where nothing runs: it ends a pending auto-restart, "start" would join it. Not waited for here: units that are
+        # begun together come up together, in the order that their After= gives.
+        self._do(action, ["systemctl", "restart", "--no-block", self.ask.name])
+        self._deadline = self.clock() + self.ask.timeout_s
+        self._rest = lambda: self._started(shown, desired)
+
+    def _started(self, shown: dict[str, str], desired: dict[str, bytes]) -> None:
+        """The start that was queued has ended well, and what runs is recorded."""
         self._settle(self._show(), fresh=True)
         for kind, content in desired.items():
             if self._running(kind) != content:
@@ -364,12 +383,18 @@ class Unit:
 
     # -- judging ----------------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _undecided(shown: dict[str, str]) -> bool:
+        """On its way up or down, or its turn to start has not come."""
+        on_the_way = shown["ActiveState"] in ("activating", "deactivating") and not shown["SubState"].startswith("auto-restart")
+        return on_the_way or shown["Job"] not in ("", "0")
+
     def _wait_for_decision(self) -> dict[str, str]:
-        """A unit that is on its way up or down decides within timeout_s."""
-        deadline = self.clock() + self.ask.timeout_s
+        """A unit that is on its way up or down decides within timeout_s of its start."""
+        deadline = self._deadline or self.clock() + self.ask.timeout_s
         while True:
             shown = self._show()
-            if shown["ActiveState"] not in ("activating", "deactivating") or shown["SubState"].startswith("auto-restart"):
+            if not self._undecided(shown):
                 return shown
             if self.clock() > deadline:
                 raise HostError(f"{self.ask.name}: still {shown['ActiveState']} ({shown['SubState']}) after {self.ask.timeout_s:g} s\n" + self._evidence())
@@ -379,7 +404,7 @@ class Unit:
         """The unit is active, and the same start of it stays so until it is settle_s old: one that crashes looks active too."""
         if self.check:
             return
-        if fresh and shown["ActiveState"] in ("activating", "deactivating") and not shown["SubState"].startswith("auto-restart"):
+        if fresh and self._undecided(shown):
             shown = self._wait_for_decision()
         first = shown
         while True:
@@ -429,3 +454,26 @@ class Unit:
         if shown["UnitFileState"] in ("static", "indirect", "generated", "transient"):
             enabled = shown["UnitFileState"]
         self.outcome.after = f"state: active\nenabled: {enabled}\n" + lines(dict(desired))
+
+
+def converge_all(units: Iterable[Unit]) -> list[Outcome]:
+    """Converges units that belong together: all are begun, in this order, before any is waited for.
+
+    Raises HostError with what went wrong at each of them; one that fails keeps no other from being begun and judged.
+    """
+    errors: list[str] = []
+    begun: list[Unit] = []
+    for unit in units:
+        try:
+            unit.begin()
+            begun.append(unit)
+        except HostError as error:
+            errors.append(str(error))
+    for unit in begun:
+        try:
+            unit.finish()
+        except HostError as error:
+            errors.append(str(error))
+    if errors:
+        raise HostError("\n".join(errors))
+    return [unit.outcome for unit in begun]

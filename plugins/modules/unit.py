@@ -16,11 +16,37 @@ description:
     survives a killed run, and a restart by hand settles it. There are no handlers.
   - The unit's own file and drop-ins always belong to the restart digest.
   - A oneshot unit that does not remain active is started once per digest.
+  - Units that belong together are given as O(units) and come up together, in the order that their C(After=) gives.
 options:
   name:
     description: Full name of the unit, with its suffix.
     type: str
-    required: true
+  units:
+    description:
+      - Several units of one component, in place of O(name) and the paths beside it. All are begun, in this order, before any is
+        waited for; one that fails keeps no other from being begun and judged, and the task then fails with all the reasons.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description: As O(name).
+        type: str
+        required: true
+      restart_on:
+        description: As O(restart_on).
+        type: list
+        elements: str
+        default: []
+      restart_ignore:
+        description: As O(restart_ignore).
+        type: list
+        elements: str
+        default: []
+      reload_on:
+        description: As O(reload_on).
+        type: list
+        elements: str
+        default: []
   restart_on:
     description: >-
       Paths or globs. Directories count recursively by content; a symbolic link counts by its target and by the
@@ -96,58 +122,82 @@ EXAMPLES = r"""
 
 RETURN = r"""
 state:
-  description: ActiveState at the end.
-  returned: always
+  description: ActiveState at the end. Of O(units) these values stand in RV(units).
+  returned: with O(name)
   type: str
 restart_pending:
   description: The unit runs something else than what lies on the host, and was not restarted.
-  returned: always
+  returned: with O(name)
   type: bool
 reload_pending:
   description: As RV(restart_pending), for what a reload takes up.
-  returned: always
+  returned: with O(name)
   type: bool
 started:
   description: It was started (it did not run).
-  returned: always
+  returned: with O(name)
   type: bool
 restarted:
   description: It was restarted.
-  returned: always
+  returned: with O(name)
   type: bool
 reloaded:
   description: It was reloaded.
-  returned: always
+  returned: with O(name)
   type: bool
 causes:
   description: Paths whose change led, or will lead, to the restart or reload.
-  returned: always
+  returned: with O(name)
   type: list
   elements: str
 actions:
   description: Everything that was done, in order.
-  returned: always
+  returned: with O(name)
   type: list
   elements: str
+units:
+  description: The values above for each unit, by its name.
+  returned: with O(units)
+  type: dict
 """
 
 import contextlib
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
-from ansible_collections.hnai.platform.plugins.module_utils.unit import Request, Unit
+from ansible_collections.hnai.platform.plugins.module_utils.unit import Outcome, Request, Unit, converge_all
+
+#: What each unit has of its own.
+_OWN = ("restart_on", "restart_ignore", "reload_on")
+#: What holds for all units of the task.
+_SHARED = ("enabled", "state", "rolling", "force_restart", "settle_s", "timeout_s")
+
+
+def told(outcome: Outcome) -> dict[str, Any]:
+    """What a task returns of one unit."""
+    return {
+        "state": outcome.state,
+        "restart_pending": outcome.restart_pending,
+        "reload_pending": outcome.reload_pending,
+        "started": "started" in outcome.actions,
+        "restarted": "restarted" in outcome.actions,
+        "reloaded": "reloaded" in outcome.actions,
+        "causes": outcome.causes,
+        "actions": outcome.actions,
+    }
 
 
 def main() -> None:
     """Reads the arguments, converges, reports."""
-    paths = {"type": "list", "elements": "str", "default": []}
+    paths: dict[str, Any] = {"type": "list", "elements": "str", "default": []}
+    own = {option: dict(paths) for option in _OWN}
     module = AnsibleModule(
         argument_spec={
-            "name": {"type": "str", "required": True},
-            "restart_on": paths,
-            "restart_ignore": paths,
-            "reload_on": paths,
+            "name": {"type": "str"},
+            "units": {"type": "list", "elements": "dict", "options": {"name": {"type": "str", "required": True}, **own}},
+            **own,
             "enabled": {"type": "bool", "default": True},
             "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
             "rolling": {"type": "bool", "default": False},
@@ -156,52 +206,36 @@ def main() -> None:
             "timeout_s": {"type": "float", "default": 90},
             "predicted_changes": paths,
         },
+        required_one_of=[("name", "units")],
+        mutually_exclusive=[("name", "units")],
         supports_check_mode=True,
     )
     given = module.params
     host = Host()
-    request = Request(
-        name=given["name"],
-        restart_on=tuple(given["restart_on"]),
-        restart_ignore=tuple(given["restart_ignore"]),
-        reload_on=tuple(given["reload_on"]),
-        enabled=given["enabled"],
-        state=given["state"],
-        rolling=given["rolling"],
-        force_restart=given["force_restart"],
-        settle_s=given["settle_s"],
-        timeout_s=given["timeout_s"],
-        predicted_changes=tuple(given["predicted_changes"]),
-    )
+    shared = {**{option: given[option] for option in _SHARED}, "predicted_changes": tuple(given["predicted_changes"])}
+    requests = [
+        Request(name=one["name"], **{option: tuple(one[option]) for option in _OWN}, **shared)
+        for one in (given["units"] if given["name"] is None else [given])
+    ]
     try:
-        unit = Unit(
-            host,
-            request,
-            module.check_mode,
-        )
-        with contextlib.nullcontext() if module.check_mode else host.lock(f"unit-{given['name']}", timeout=given["timeout_s"] + 30):
-            outcome = unit.converge()
+        with contextlib.ExitStack() as locks:
+            for name in sorted(request.name for request in requests):
+                if not module.check_mode:
+                    locks.enter_context(host.lock(f"unit-{name}", timeout=given["timeout_s"] + 30))
+            outcomes = converge_all([Unit(host, request, module.check_mode) for request in requests])
     except (HostError, OSError) as error:
         module.fail_json(msg=str(error))
-    for warning in outcome.warnings:
+    for warning in [warning for outcome in outcomes for warning in outcome.warnings]:
         module.warn(warning)
-    difference = {
-        "before": outcome.before,
-        "after": outcome.after,
-        "before_header": given["name"],
-        "after_header": given["name"],
-    }
+    names = [request.name for request in requests]
+    results = {name: told(outcome) for name, outcome in zip(names, outcomes)}
+    differences = [
+        {"before": outcome.before, "after": outcome.after, "before_header": name, "after_header": name} for name, outcome in zip(names, outcomes)
+    ]
     module.exit_json(
-        changed=outcome.changed,
-        state=outcome.state,
-        restart_pending=outcome.restart_pending,
-        reload_pending=outcome.reload_pending,
-        started="started" in outcome.actions,
-        restarted="restarted" in outcome.actions,
-        reloaded="reloaded" in outcome.actions,
-        causes=outcome.causes,
-        actions=outcome.actions,
-        **({"diff": difference} if module._diff else {}),
+        changed=any(outcome.changed for outcome in outcomes),
+        **({"units": results} if given["name"] is None else results[given["name"]]),
+        **({"diff": differences} if module._diff else {}),
     )
 
 

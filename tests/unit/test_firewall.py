@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +293,21 @@ def test_the_proof_shares_no_connection() -> None:
     assert proxy[0].endswith("-p 2200 -W '[%h]:%p' ops@jump1")
     assert action.fresh_jump(command, "user ansible\n") == command
     assert action.fresh_jump(command, "proxyjump a,b\n") == command
+
+
+def test_all_groups_are_asked_at_the_same_time_and_answered_for_in_order() -> None:
+    """The slowest login is what all of them take; a group without an answer does not hide the others'."""
+    meeting = threading.Barrier(3, timeout=10)
+    met: set[str] = set()
+
+    def run(command: list[str], _left: float) -> tuple[bool, str]:
+        if command[0] not in met:
+            met.add(command[0])
+            meeting.wait()  # Nobody gets on before all three are asked.
+        return command[0] != "lost", "refused"
+
+    groups = [{"a": ["a"]}, {"b": ["lost"]}, {"c": ["c"]}]
+    assert action.prove_all(groups, time.monotonic() + 0.5, run) == [("a", ""), ("", "refused"), ("c", "")]
 
 
 def test_prove_waits_for_one_and_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

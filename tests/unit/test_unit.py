@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host, HostError
-from ansible_collections.hnai.platform.plugins.module_utils.unit import Outcome, Request, Unit, causes, manifest
+from ansible_collections.hnai.platform.plugins.module_utils.unit import Outcome, Request, Unit, causes, converge_all, manifest
 
 NAME = "hnai-x.service"
 REQUEST = Request(NAME, restart_on=("/opt/hnai/x/current", "/etc/hnai/x", "/etc/credstore.encrypted/hnai-x.*"), reload_on=("/etc/hnai/x/tls",))
@@ -53,6 +53,8 @@ class Systemd(Host):
         self.crash_after: float | None = None
         self.exits: tuple[str, str] | None = None
         self.journal = True
+        self.queue_s = 0.0
+        self.turn: float | None = None
 
     def burn(self) -> None:
         if self.fuse is not None:
@@ -95,6 +97,10 @@ class Systemd(Host):
 
     def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         if argv[:2] == ["systemctl", "show"]:
+            if self.turn is not None and self.time >= self.turn:
+                self.turn = None
+                self.start()
+            self.unit["Job"] = "" if self.turn is None else "77"
             since = float(self.unit["ActiveEnterTimestampMonotonic"]) / 1e6
             if self.crash_after is not None and self.unit["ActiveState"] == "active" and self.time - since >= self.crash_after:
                 self.unit["NRestarts"] = str(int(self.unit["NRestarts"]) + 1)
@@ -107,7 +113,11 @@ class Systemd(Host):
         self.burn()
         self.commands.append(argv[1])
         if argv[1] == "restart":
-            self.start()
+            assert "--no-block" in argv
+            if self.queue_s:
+                self.turn = self.time + self.queue_s
+            else:
+                self.start()
         elif argv[1] == "reload":
             self.reloads += 1
         elif argv[1] in ("enable", "disable"):
@@ -406,6 +416,54 @@ def test_a_oneshot_runs_once_per_digest(host: Systemd, tmp_path: Path) -> None:
     write(tmp_path, "etc/hnai/x/x.conf", "a = 2")
     assert "started" in converge(host).actions
     assert host.starts == 2
+
+
+# -- several units
+
+
+def another(tmp_path: Path, name: str) -> Systemd:
+    (tmp_path / name).mkdir()
+    return Systemd(tmp_path / name)
+
+
+def test_units_come_up_together(host: Systemd, tmp_path: Path) -> None:
+    """All are begun before any is waited for, and together they take as long as the slowest."""
+    hosts = [host, another(tmp_path, "other"), another(tmp_path, "third")]
+    waits: list[list[int]] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append([one.commands.count("restart") for one in hosts])
+        for one in hosts:
+            one.sleep(seconds)
+
+    hosts[1].queue_s = 20.0
+    begin = host.time
+    outcomes = converge_all([Unit(one, REQUEST, clock=one.clock, sleep=sleep) for one in hosts])
+    assert [outcome.state for outcome in outcomes] == ["active"] * 3
+    assert waits[0] == [1, 1, 1]
+    assert 23.0 <= host.time - begin < 25.0
+
+
+def test_a_queued_start_is_waited_for_and_judged_by_its_own_deadline(host: Systemd) -> None:
+    converge(host)
+    host.queue_s = 20.0
+    write(Path(host.root), "etc/hnai/x/x.conf", "a = 2")
+    outcome = converge(host)
+    assert (outcome.actions[-1], outcome.state, host.starts) == ("restarted", "active", 2)
+    host.queue_s = 200.0
+    write(Path(host.root), "etc/hnai/x/x.conf", "a = 3")
+    with pytest.raises(HostError, match="still active"):
+        converge(host)
+
+
+def test_one_that_fails_keeps_no_other_from_being_judged(host: Systemd, tmp_path: Path) -> None:
+    broken, missing = another(tmp_path, "broken"), another(tmp_path, "missing")
+    broken.exits = ("failed", "exit-code")
+    missing.unit["LoadState"] = "not-found"
+    with pytest.raises(HostError, match=r"(?s)there is no such unit.*does not stay active"):
+        converge_all([Unit(one, REQUEST, clock=one.clock, sleep=one.sleep) for one in (broken, missing, host)])
+    assert host.starts == 1
+    assert not converge(host).changed
 
 
 # -- check mode
