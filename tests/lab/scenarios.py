@@ -22,6 +22,7 @@ SCENARIOS = {
     "flink": "dead letters, late records and alerts; jobs that are upgraded, go back, or meet a fault",
     "stores": "each check of both stores fails for its own fault; a kill of both loses nothing that was acknowledged",
     "checks": "faults of the MQTT broker, the bridge, OpenBao and a PLC's clock, each named by its own check",
+    "host-faults": "faults of a host, a shipper, the collector, the observer and the MQTT broker's door, each named by its own check",
     "ot-audit": "the audit of the plant's OPC UA server, with and without a right too many",
     "rotate": "passwords rotated under the stream, the controller killed in between",
     "first-kill": "the controller killed in the middle of the first deployment: the next run converges",

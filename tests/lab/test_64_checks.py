@@ -22,10 +22,10 @@ BROKER = "hnai-mosquitto.service"
 SECOND = "/run/hnai/openbao_audit"
 
 
-def judged(lab: Lab, component: str) -> dict[str, str]:
+def judged(lab: Lab, component: str, host: str = "", profile: str = "quick") -> dict[str, str]:
     """id, or id/subject -> status of one component, by verify itself."""
-    host = lab.groups[component][0]
-    run = lab.play("playbooks/verify.yml", "--limit", host, "--tags", component, timeout=180)
+    host = host or lab.groups[component][0]
+    run = lab.play("playbooks/verify.yml", "--limit", host, "--tags", component, extra={"profile": profile}, timeout=180)
     record = json.loads((lab.state / "verdicts/latest/record.json").read_text(encoding="utf-8"))
     assert record["covers"] == {"components": [component], "hosts": [host], "whole_site": False}, record["covers"]
     found = {

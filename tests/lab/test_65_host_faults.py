@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults of a host, a shipper, the collector, the observer and the MQTT broker's door: each turns its own check, and passes after repair.
+
+Scenario host-faults. What lies on a host is changed as somebody on it would do it, and put back.
+"""
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import pytest
+from conftest import Lab
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from plant_view import until
+from test_64_checks import bad, edited, judged
+
+pytestmark = pytest.mark.scenario("host-faults")
+WRITE = "import sys; open(sys.argv[1], 'w').write(sys.stdin.read())"
+DAY = datetime.timedelta(days=1)
+
+
+def papers(days: int) -> tuple[str, str]:
+    """(certificate, revocation list) of somebody unknown, both ending in so many days, as PEM."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "hnai test")])
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now - 400 * DAY).not_valid_after(now + days * DAY).sign(key, hashes.SHA256())
+    )  # fmt: skip
+    listed = (
+        x509.CertificateRevocationListBuilder().issuer_name(name).last_update(now - 400 * DAY).next_update(now + days * DAY).sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    return certificate.public_bytes(pem).decode(), listed.public_bytes(pem).decode()
+
+
+@contextmanager
+def extra_file(lab: Lab, host: str, path: str, content: str) -> Iterator[None]:
+    """A file that nobody delivered."""
+    lab.run(host, "/usr/bin/python3", "-c", WRITE, path, stdin=content)
+    try:
+        yield
+    finally:
+        lab.run(host, "rm", "-f", path)
+
+
+@contextmanager
+def stopped(lab: Lab, host: str, unit: str) -> Iterator[None]:
+    """A unit of the site, or of the plant, stands still."""
+    run = lab.run if host in lab.groups["managed"] else lambda name, *argv, **given: lab.plant(*argv, host=name, **given)
+    run(host, "systemctl", "stop", unit, timeout=120)
+    try:
+        yield
+    finally:
+        run(host, "systemctl", "start", unit, timeout=120)
+
+
+def where(lab: Lab, component: str) -> str:
+    """The host on which the faults of a component are made; of `host`, one that follows the site's time."""
+    return lab.groups["canary" if component == "host" else component][0]
+
+
+# -- the host -------------------------------------------------------------------------------------------------
+@contextmanager
+def a_unit_failed(lab: Lab) -> Iterator[None]:
+    lab.run(where(lab, "host"), "systemd-run", "--unit=hnai-test-fails", "--service-type=oneshot", "/bin/false", check=False)
+    try:
+        yield
+    finally:
+        lab.run(where(lab, "host"), "systemctl", "reset-failed", "hnai-test-fails.service")
+
+
+def a_restart_is_left_over(lab: Lab) -> AbstractContextManager[None]:
+    return edited(lab, where(lab, "host"), "/etc/hnai/digests/chrony.service.restart", "'0' * 64 + t[64:]", "true")
+
+
+def time_comes_from_nobody(lab: Lab) -> AbstractContextManager[None]:
+    code = "__import__('re').sub(r'(?m)^server \\S+', 'server 192.0.2.1', t)"
+    return edited(lab, where(lab, "host"), "/etc/chrony/chrony.conf", code, "systemctl", "restart", "chrony.service")
+
+
+@contextmanager
+def a_kernel_setting_differs(lab: Lab) -> Iterator[None]:
+    key = "net.ipv6.conf.all.accept_ra"
+    lab.run(where(lab, "host"), "sysctl", "-w", f"{key}=1")
+    try:
+        yield
+    finally:
+        lab.run(where(lab, "host"), "sysctl", "-w", f"{key}=0")
+
+
+def a_certificate_ends_soon(lab: Lab) -> AbstractContextManager[None]:
+    return extra_file(lab, where(lab, "mosquitto"), "/etc/hnai/mosquitto/tls/test.pem", papers(3)[0])
+
+
+def a_revocation_list_is_over(lab: Lab) -> AbstractContextManager[None]:
+    return extra_file(lab, where(lab, "mosquitto"), "/etc/hnai/mosquitto/tls/test.crl", papers(-1)[1])
+
+
+@contextmanager
+def a_unit_left_its_sandbox(lab: Lab) -> Iterator[None]:
+    host, directory = where(lab, "canary"), "/run/systemd/system/hnai-canary.service.d"
+    open_ = "[Service]\nProtectSystem=no\nPrivateDevices=no\nNoNewPrivileges=no\nSystemCallFilter=\nCapabilityBoundingSet=~\nRestrictAddressFamilies=\n"
+    lab.run(host, "mkdir", "-p", directory)
+    try:
+        with extra_file(lab, host, f"{directory}/test.conf", open_):
+            lab.run(host, "systemctl", "daemon-reload")
+            yield
+    finally:
+        lab.run(host, "rmdir", directory)
+        lab.run(host, "systemctl", "daemon-reload")
+
+
+# -- shippers, collector, observer ----------------------------------------------------------------------------
+def the_line_is_silent(lab: Lab) -> AbstractContextManager[None]:
+    return stopped(lab, "plc1", "hnai-ot-simulator-line.service")
+
+
+def mqtt_is_away(lab: Lab) -> AbstractContextManager[None]:
+    return stopped(lab, where(lab, "mosquitto"), "hnai-mosquitto.service")
+
+
+def a_declared_tag_does_not_exist(lab: Lab) -> AbstractContextManager[None]:
+    host, path = where(lab, "ot_collector"), "/etc/hnai/ot_collector/collector.json"
+    config = json.loads(lab.run(host, "cat", path).stdout)
+    source = next(one for one in config["sources"] if one["protocol"] == "opcua")
+    node = source["tags"][-1]["node"]
+    code = f"t.replace({json.dumps(node)}, {json.dumps(node + '_gone')}, 1)"
+    return edited(lab, host, path, code, "systemctl", "restart", "hnai-telegraf-shipper.service")
+
+
+def nobody_observes(lab: Lab) -> AbstractContextManager[None]:
+    return stopped(lab, where(lab, "canary"), "hnai-canary.service")
+
+
+def the_broker_lets_everybody_in(lab: Lab) -> AbstractContextManager[None]:
+    code = "t.replace('allow_anonymous false', 'allow_anonymous true')"
+    return edited(lab, where(lab, "mosquitto"), "/etc/hnai/mosquitto/mosquitto.conf", code, "systemctl", "restart", "hnai-mosquitto.service")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`must` is not well within a minute, `may` with it; nothing else of that component on that host."""
+
+    make: Callable[[Lab], AbstractContextManager[None]]
+    component: str
+    must: frozenset[str]
+    may: frozenset[str] = frozenset()
+    #: The group whose first host is asked, where it is not the component's own.
+    of: str = ""
+    profile: str = "quick"
+
+
+def fault(make: Callable[[Lab], AbstractContextManager[None]], component: str, must: str, may: str = "", **others: str) -> object:
+    """A parameter, named by what was broken."""
+    return pytest.param(Fault(make, component, frozenset(must.split()), frozenset(may.split()), **others), id=make.__name__)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        fault(a_unit_failed, "host", "HO1"),
+        fault(a_restart_is_left_over, "host", "HO2"),
+        fault(time_comes_from_nobody, "host", "HO4"),
+        fault(a_kernel_setting_differs, "host", "HO5"),
+        fault(a_certificate_ends_soon, "host", "HO7", of="mosquitto"),
+        fault(a_revocation_list_is_over, "host", "HO8", of="mosquitto"),
+        fault(a_unit_left_its_sandbox, "host", "HO10", of="canary", profile="full"),
+        fault(the_line_is_silent, "telegraf", "TG2"),
+        fault(mqtt_is_away, "telegraf", "TG3", "TG2"),
+        fault(a_declared_tag_does_not_exist, "ot_collector", "OC3", "OC4"),
+        fault(nobody_observes, "canary", "CN1", "CN2 CN3 CN4"),
+        fault(the_broker_lets_everybody_in, "mosquitto", "MQ2", "MQ6 MQ8 MQ9"),
+    ],
+)
+def test_a_fault_fails_its_own_check_and_passes_after_repair(lab: Lab, one: Fault) -> None:
+    host = where(lab, one.of or one.component)
+
+    def look() -> set[str]:
+        return bad(judged(lab, one.component, host, one.profile))
+
+    until("not well to begin with", lambda: not look(), 120, 3)
+    with one.make(lab):
+        seen: set[str] = set()
+
+        def told() -> bool:
+            seen.clear()
+            seen.update(look())
+            return one.must <= seen
+
+        until(f"nobody says {sorted(one.must)}", told, 90, 3)
+        assert seen <= one.must | one.may, seen
+    until("not well again", lambda: not look(), 150, 3)
