@@ -51,6 +51,7 @@ def cluster(**change: Any) -> dict[str, Any]:
     answers: dict[str, Any] = {
         "/overview": {"taskmanagers": 1, "slots-available": 3, "slots-total": 4, "jobs-running": 1, "flink-version": "2.2.1"},
         "/config": {"features": {"web-submit": False}},
+        "/taskmanagers": {"taskmanagers": [{"id": "t"}]}, "/taskmanagers/t/metrics": [{"id": "Status.JVM.CPU.Load"}],
         CHECKPOINTS: checkpoints(), CONFIG: CONFIGURED,
         RESTARTS: [{"value": "0"}], UPTIME: [{"value": "1000"}],
         EXCEPTIONS: {"exceptionHistory": {"entries": [], "truncated": False}},
@@ -118,6 +119,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Host | None, dict[str, Any], dict[str, s
     "event time stands still": ({WATERMARKS: [{"value": str(ms(5))}, {"value": str(ms(90))}]}, None, {}, {"H7": "fail"}),
     "event time never began": ({WATERMARKS: [{"value": str(NO_WATERMARK)}]}, None, {}, {"H7": "fail"}),
     "nobody knows the event time": ({WATERMARKS: []}, None, {}, {"H7": "inconclusive"}),
+    "the JobManager has no metrics of the task manager": ({"/taskmanagers/t/metrics": []}, None, {}, {"H6": "inconclusive", "H7": "inconclusive"}),
     "a fresh exception": (
         {EXCEPTIONS: {"exceptionHistory": {"entries": [{"timestamp": ms(20), "stacktrace": "a\nCaused by: b"}]}}}, None, {}, {"H8": "fail"}),
     "the keeper is down": ({}, host(unit=lambda _name: "failed"), {}, {"H9": "fail"}),
