@@ -7,6 +7,7 @@ or on what a host answered.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,10 +58,36 @@ def plain(value: Any) -> Any:
     return value
 
 
+_kept: list[dict[str, Any]] | None = None
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Inside, the model is collected once, not at every lookup: for the time in which the arguments of one host's tasks are rendered,
+    while nothing that it is made of can change. What comes back is shared: read it only."""
+    global _kept
+    before, _kept = _kept, []
+    try:
+        yield
+    finally:
+        _kept = before
+
+
 def collect(
     hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], collection_root: Path | None = None
 ) -> dict[str, Any]:
     """The model's input. `hostvars` and `groups` are Ansible's. Raises ContractError, and what templating a value raises."""
+    if _kept:
+        return _kept[0]
+    data = _collect(hostvars, groups, collection_root)
+    if _kept is not None:
+        _kept.append(data)
+    return data
+
+
+def _collect(
+    hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], collection_root: Path | None
+) -> dict[str, Any]:
     known = contracts.all(collection_root)
     managed = [str(host) for host in groups.get("managed", [])]
     site = hostvars[managed[0]] if managed else {}
