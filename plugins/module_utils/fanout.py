@@ -6,6 +6,7 @@ standard output, and a time after which it and everything it started in its grou
 """
 from __future__ import annotations
 
+import io
 import os
 import selectors
 import signal
@@ -76,6 +77,8 @@ def _child(work: Callable[[], object], files: Path) -> None:
             opened = os.open(path, flags, 0o600)
             os.dup2(opened, target)
             os.close(opened)
+        sys.stdout, sys.stderr = (
+            io.TextIOWrapper(io.FileIO(fd, "w", closefd=False), encoding="utf-8", errors="backslashreplace") for fd in (1, 2))
         work()
         code = 0
     except SystemExit as error:
@@ -103,9 +106,7 @@ def _kill(pid: int) -> None:
         try:
             kill(pid, signal.SIGKILL)
         except ProcessLookupError:
-            continue
-        except PermissionError:
-            continue
+            pass
     os.waitpid(pid, 0)
 
 

@@ -58,31 +58,29 @@ def plain(value: Any) -> Any:
     return value
 
 
-_kept: list[dict[str, Any]] | None = None
+_kept: list[list[dict[str, Any]]] = []
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
     """Inside, the model is collected once, not at every lookup: for the time in which the arguments of one host's tasks are rendered,
     while nothing that it is made of can change. What comes back is shared: read it only."""
-    global _kept
-    before, _kept = _kept, []
+    _kept.append([])
     try:
         yield
     finally:
-        _kept = before
+        _kept.pop()
 
 
 def collect(
     hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], collection_root: Path | None = None
 ) -> dict[str, Any]:
     """The model's input. `hostvars` and `groups` are Ansible's. Raises ContractError, and what templating a value raises."""
-    if _kept:
-        return _kept[0]
-    data = _collect(hostvars, groups, collection_root)
-    if _kept is not None:
-        _kept.append(data)
-    return data
+    if not _kept:
+        return _collect(hostvars, groups, collection_root)
+    if not _kept[-1]:
+        _kept[-1].append(_collect(hostvars, groups, collection_root))
+    return _kept[-1][0]
 
 
 def _collect(

@@ -33,7 +33,7 @@ def test_each_has_its_own_output_and_end(tmp_path: Path) -> None:
 
     done = fanout.run({
         "says": (says, 20), "breaks": (breaks, 20), "exits": (lambda: sys.exit(3), 20), "well": (lambda: sys.exit(0), 20),
-        "bare": (lambda: sys.exit(), 20), "worded": (lambda: sys.exit("no"), 20), "dies": (lambda: os.kill(os.getpid(), signal.SIGSEGV), 20),
+        "bare": (sys.exit, 20), "worded": (lambda: sys.exit("no"), 20), "dies": (lambda: os.kill(os.getpid(), signal.SIGSEGV), 20),
     }, tmp_path)  # fmt: skip
     assert done["says"] == fanout.Ended(0, "out\n", "err\n", False)
     assert {name: ended.code for name, ended in done.items()} == {
