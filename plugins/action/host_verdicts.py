@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible import constants as C
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.text.converters import to_text
 from ansible.plugins.action import ActionBase
@@ -73,7 +74,7 @@ class ActionModule(ActionBase):
         known = contracts.all(ROOT)
         chosen = record.selected(known, list(variables.get("ansible_run_tags") or ["all"]), list(variables.get("ansible_skip_tags") or []))
         work = Work()
-        with site.kept():
+        with site.kept(Path(C.DEFAULT_LOCAL_TMP, f"hnai-site-{self._task._uuid}.json")):
             for component in record.checked(known, list(variables.get("group_names") or []), chosen):
                 self._prepare(work, component, variables)
         result.update(changed=False, verdicts=work.verdicts, broken=work.broken)

@@ -49,16 +49,21 @@ broken:
   type: dict
 """
 
+import importlib
 import json
+import re
 import runpy
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils import basic
 
 from ansible_collections.hnai.platform.plugins.module_utils import fanout
+
+_IMPORT = re.compile(r"^from (ansible_collections\.\S+) import ", re.MULTILINE)
 
 
 def carried() -> tuple[object, ...]:
@@ -87,6 +92,12 @@ def carried() -> tuple[object, ...]:
     )
 
 
+def shared(programs: Mapping[str, str]) -> list[str]:
+    """What several programs import at their top: loaded once, before the fork."""
+    counted = Counter(name for text in programs.values() for name in set(_IMPORT.findall(text)))
+    return sorted(name for name, number in counted.items() if number > 1)
+
+
 def start(program: Path, arguments: dict[str, Any]) -> None:
     """Run a check module as Ansible's own loader does: its arguments where AnsibleModule looks for them, then as a script."""
     basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode("utf-8")
@@ -113,6 +124,8 @@ def main() -> None:
         place = Path(folder)
         for name, text in work["programs"].items():
             (place / f"{name}.py").write_text(text, encoding="utf-8")
+        for name in shared(work["programs"]):
+            importlib.import_module(name)
 
         def piece(name: str, arguments: dict[str, Any]) -> Callable[[], None]:
             given = {**arguments, "_ansible_check_mode": module.check_mode, "_ansible_module_name": name}

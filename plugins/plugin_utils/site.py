@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,14 +60,14 @@ def plain(value: Any) -> Any:
     return value
 
 
-_kept: list[list[dict[str, Any]]] = []
+_kept: list[Path] = []
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
-    """Inside, the model is collected once, not at every lookup: for the time in which the arguments of one host's tasks are rendered,
-    while nothing that it is made of can change. What comes back is shared: read it only."""
-    _kept.append([])
+def kept(file: Path) -> Iterator[None]:
+    """Inside, the model is collected once, by whoever comes first, and read from *file* by all others: for the time of one task, on however
+    many hosts, while nothing that it is made of can change. The file is JSON and holds no secret; its folder is the run's own."""
+    _kept.append(file)
     try:
         yield
     finally:
@@ -78,9 +80,15 @@ def collect(
     """The model's input. `hostvars` and `groups` are Ansible's. Raises ContractError, and what templating a value raises."""
     if not _kept:
         return _collect(hostvars, groups, collection_root)
-    if not _kept[-1]:
-        _kept[-1].append(_collect(hostvars, groups, collection_root))
-    return _kept[-1][0]
+    file = _kept[-1]
+    with file.open("a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        text = stream.read()
+        if not text:
+            text = json.dumps(_collect(hostvars, groups, collection_root))
+            stream.write(text)
+    return dict(json.loads(text))
 
 
 def _collect(
