@@ -33,11 +33,11 @@ def test_each_has_its_own_output_and_end(tmp_path: Path) -> None:
 
     done = fanout.run({
         "says": (says, 20), "breaks": (breaks, 20), "exits": (lambda: sys.exit(3), 20), "well": (lambda: sys.exit(0), 20),
-        "bare": (sys.exit, 20), "worded": (lambda: sys.exit("no"), 20), "dies": (lambda: os.kill(os.getpid(), signal.SIGSEGV), 20),
+        "bare": (sys.exit, 20), "worded": (lambda: sys.exit("no"), 20), "dies": (lambda: os.kill(os.getpid(), signal.SIGKILL), 20),
     }, tmp_path)  # fmt: skip
     assert done["says"] == fanout.Ended(0, "out\n", "err\n", False)
     assert {name: ended.code for name, ended in done.items()} == {
-        "says": 0, "breaks": 1, "exits": 3, "well": 0, "bare": 0, "worded": 1, "dies": -signal.SIGSEGV}
+        "says": 0, "breaks": 1, "exits": 3, "well": 0, "bare": 0, "worded": 1, "dies": -signal.SIGKILL}
     assert done["breaks"].err.rstrip().endswith("ValueError: no good")
     assert not any(ended.late for ended in done.values())
     assert list(done) == ["says", "breaks", "exits", "well", "bare", "worded", "dies"], "in the order asked"
