@@ -56,9 +56,10 @@ lint: setup ## everything that can be known without running it
 verify: setup ## the verdict of a running site: make verify ARGS='-e profile=full'
 	@ansible-playbook -i $(INVENTORY) playbooks/verify.yml $(ARGS)
 
-bench: setup ## what a run that changes nothing costs, and our checks against the products' own tools; fails over the budgets
+bench: setup ## what a run that changes nothing and a verdict cost, and our checks against the products' own tools; fails over the budgets
 	@python scripts/bench.py --inventory $(INVENTORY)
 	@python bench/health.py --inventory $(INVENTORY)
+	@python bench/verify.py --inventory $(INVENTORY)
 
 lock: setup ## renew requirements.txt and the artifact locks from the newest releases that the pins allow
 	@scripts/lock

@@ -7,7 +7,10 @@ or on what a host answered.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,10 +60,40 @@ def plain(value: Any) -> Any:
     return value
 
 
+_kept: list[Path] = []
+
+
+@contextlib.contextmanager
+def kept(file: Path) -> Iterator[None]:
+    """Inside, the model is collected once, by whoever comes first, and read from *file* by all others: for the time of one task, on however
+    many hosts, while nothing that it is made of can change. The file is JSON and holds no secret; its folder is the run's own."""
+    _kept.append(file)
+    try:
+        yield
+    finally:
+        _kept.pop()
+
+
 def collect(
     hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], collection_root: Path | None = None
 ) -> dict[str, Any]:
     """The model's input. `hostvars` and `groups` are Ansible's. Raises ContractError, and what templating a value raises."""
+    if not _kept:
+        return _collect(hostvars, groups, collection_root)
+    file = _kept[-1]
+    with file.open("a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        text = stream.read()
+        if not text:
+            text = json.dumps(_collect(hostvars, groups, collection_root))
+            stream.write(text)
+    return dict(json.loads(text))
+
+
+def _collect(
+    hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], collection_root: Path | None
+) -> dict[str, Any]:
     known = contracts.all(collection_root)
     managed = [str(host) for host in groups.get("managed", [])]
     site = hostvars[managed[0]] if managed else {}

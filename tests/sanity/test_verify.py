@@ -2,12 +2,14 @@
 """Every component that claims a health check is really checked by playbooks/verify.yml."""
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ansible_collections.hnai.platform.plugins.action.host_verdicts import questions
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import record
 
@@ -38,24 +40,60 @@ def test_the_play_asks_every_host_and_has_the_tag_of_every_component() -> None:
     assert collect["hosts"].split("{{")[0] == "managed"
     assert set(collect["tags"]) == {"verify", *CHECKED, *record.SCOPES}
     assert collect["ignore_unreachable"] is True
-    (include,) = collect["tasks"]
-    assert include["loop"] == "{{ query('hnai.platform.checked') }}"
-    tasks = yaml.safe_load((ROOT / "playbooks" / include["ansible.builtin.include_tasks"]["file"]).read_text(encoding="utf-8"))
-    (check,), (rescue,) = tasks[0]["block"], tasks[0]["rescue"]
-    assert check["ansible.builtin.include_role"] == {
-        "name": "hnai.platform.{{ verify_component }}", "tasks_from": "{{ verify_tasks | default('verify') }}", "rolespec_validate": False}
-    assert [*rescue["ansible.builtin.set_fact"]] == [record.BROKEN_PREFIX + "{{ verify_component }}"]
+    assert collect["vars"] == {"verify_profile": "{{ profile | default('quick') }}"}
+    (visit,) = collect["tasks"]
+    assert "hnai.platform.host_verdicts" in visit and visit["register"] == record.VISIT
 
 
 def test_a_full_verdict_judges_more_and_once_for_a_cluster() -> None:
     full = play("Collect what only a full verdict judges")
     assert "profile | default('quick') != 'full'" in full["hosts"] and full["hosts"].startswith("managed")
     assert full.get("strategy", "linear") == "linear", "run_once needs it"
-    assert full["vars"] == {"verify_profile": "full", "verify_tasks": "verify_full"}
+    assert full["vars"] == {"verify_profile": "full"}
     assert set(full["tags"]) == {"verify", *CHECKED, *record.SCOPES}
     (include,) = full["tasks"]
     assert include["loop"] == "{{ query('hnai.platform.checked', 'full') }}"
-    assert include["ansible.builtin.include_tasks"] == play("Collect the verdicts")["tasks"][0]["ansible.builtin.include_tasks"]
+    tasks = yaml.safe_load((ROOT / "playbooks" / include["ansible.builtin.include_tasks"]["file"]).read_text(encoding="utf-8"))
+    assert record.VISIT in tasks[0]["when"], "a host that is away is not asked again"
+    (check,), (rescue,) = tasks[0]["block"], tasks[0]["rescue"]
+    assert check["ansible.builtin.include_role"] == {
+        "name": "hnai.platform.{{ verify_component }}", "tasks_from": "verify_full", "rolespec_validate": False}
+    assert [*rescue["ansible.builtin.set_fact"]] == [record.BROKEN_PREFIX + "{{ verify_component }}"]
+
+
+def carried(path: Path, seen: set[Path]) -> set[Path]:
+    """*path* and every file of module_utils that it imports, at whatever depth, as Ansible finds them when it sends a module."""
+    prefix = "ansible_collections.hnai.platform.plugins.module_utils."
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not f"{node.module}.".startswith(prefix):
+            continue
+        base = ROOT / "plugins" / "module_utils" / f"{node.module}."[len(prefix):].replace(".", "/")
+        for found in (base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)):
+            if found.is_file() and found not in seen:
+                seen.add(found)
+                carried(found, seen)
+    return seen
+
+
+def test_the_visit_carries_what_the_check_modules_import_and_no_more() -> None:
+    named = {module for name in CHECKED for module, _ in modules(yaml.safe_load((ROOT / "roles" / name / "tasks" / "verify.yml").read_text("utf-8")))}
+    sent = carried(ROOT / "plugins" / "modules" / "host_verdicts.py", set())
+    needed = {ROOT / "plugins" / "module_utils" / "fanout.py"}
+    for module in named:
+        needed |= carried(ROOT / "plugins" / "modules" / (module.rsplit(".", 1)[1] + ".py"), set())
+    missing, idle = ({str(path.relative_to(ROOT)) for path in some} for some in (needed - sent, sent - needed))
+    assert not missing, "add them to carried() in plugins/modules/host_verdicts.py"
+    assert not idle, "no check module needs them: take them out of carried()"
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_tasks_of_a_visit_need_nothing_that_it_does_not_know(name: str) -> None:
+    tasks = yaml.safe_load((ROOT / "roles" / name / "tasks" / "verify.yml").read_text(encoding="utf-8"))
+    asked = list(questions(tasks, name))
+    assert len(asked) == len(tasks) and {one.variable for one in asked} == set(record.registered(tasks, name))
+    assert not [path for folder in ("defaults", "vars") for path in (ROOT / "roles" / name / folder).glob("*") if path.name != "main.yml"]
+    dependencies = (yaml.safe_load((ROOT / "roles" / name / "meta" / "main.yml").read_text(encoding="utf-8")) or {}).get("dependencies")
+    assert not dependencies, "the visit reads defaults and vars of the role alone"
 
 
 @pytest.mark.parametrize("name", CHECKED)

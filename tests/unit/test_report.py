@@ -137,6 +137,32 @@ def test_a_broken_module_is_named_with_the_reason() -> None:
     assert (found["host"], found["checks"][0]["reason"]) == ("kafka1", "Check: no json")
 
 
+def test_a_visit_brings_the_verdicts_of_a_host_and_why_others_are_missing() -> None:
+    visit = {"verdicts": {"kafka_verdict": result("kafka", check(), raw={"k1.json": "{}"})}, "broken": {"telegraf_verdict__disk": "Disk: no such variable"}}
+    variables = {"kafka1": {record.VISIT: visit}, "kafka2": {record.VISIT: {"verdicts": {}, "broken": {"kafka_verdict": "it was killed"}}}}
+    arrived = record.collect(variables, CONTRACTS)
+    assert [(one["host"], one["component"]) for one in arrived.verdicts] == [("kafka1", "kafka")]
+    assert arrived.raw == {("kafka", "kafka1"): {"k1.json": "{}"}}
+    assert arrived.reasons == {("telegraf", "kafka1"): "Disk: no such variable", ("kafka", "kafka2"): "it was killed"}
+    (found,) = missing(variables, KAFKA)
+    assert (found["host"], found["checks"][0]["reason"]) == ("kafka2", "it was killed")
+
+
+def test_a_full_verdict_adds_to_what_a_visit_brought() -> None:
+    variables = {"kafka1": {
+        record.VISIT: {"verdicts": {"kafka_verdict": result("kafka", check())}, "broken": {}}, "kafka_verdict__canary": result("kafka", check("C1"))}}
+    assert [one["checks"][0]["id"] for one in verdicts_of(variables)] == [check()["id"], "C1"]
+
+
+@pytest.mark.parametrize(("visit", "reason"), [
+    ({"unreachable": True, "msg": "timed  out"}, "the host could not be reached: timed out"),
+    ({"failed": True, "msg": "it broke"}, "the check module gave no verdict: it broke"),
+])
+def test_a_visit_that_brought_nothing_says_why_for_every_component(visit: dict[str, Any], reason: str) -> None:
+    found = missing({"kafka1": {record.VISIT: visit}, "kafka2": {record.VISIT: visit}}, KAFKA)
+    assert [one["checks"][0]["reason"] for one in found] == [reason, reason]
+
+
 def test_a_skipped_task_is_no_verdict() -> None:
     assert len(missing({"kafka1": {"kafka_verdict": {"skipped": True}}, "kafka2": {}}, KAFKA)) == 2
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verdict_report in a real run, with a component that is broken, one that is not reached and one that is well."""
+"""host_verdicts and verdict_report in real runs: a component that is broken, one that hangs, one that is not reached and one that is well."""
 from __future__ import annotations
 
 import json
@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 HEALTH = '''
 # SPDX-License-Identifier: Apache-2.0
+import signal
+import time
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish
 
-module = AnsibleModule(argument_spec=dict(VERDICT_ARGS, says=dict(type="str", required=True)), supports_check_mode=True)
+module = AnsibleModule(argument_spec=dict(VERDICT_ARGS, says=dict(type="str", required=True), secret=dict(type="str", no_log=True)), supports_check_mode=True)
 if module.params["says"] == "crash":
     raise RuntimeError("the module itself is broken")
+if module.params["says"] == "hang":
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGTERM])
+    time.sleep(600)
 report = Report(component="alpha", version="1.0", deadline_s=module.params["deadline"])
 with report.check("A1", "alpha works", expected="pass", explain="alpha --check") as check:
     check.observed = module.params["says"]
@@ -36,6 +43,24 @@ CONTRACT = {
     "name": "alpha", "purpose": "A test.", "levels": ["l3"], "listens": [], "connects": [], "artifacts": [], "service": {"units": []},
     "secrets": [], "health": {"module": "hnai.platform.alpha_health"}, "state": [], "ui": "none", "requirements": ["X08"],
 }
+ROLE = {
+    "defaults/main.yml": """
+alpha_says: by default
+alpha_deadline: 60
+""",
+    "vars/main.yml": """
+__alpha_says: "{{ says | default(alpha_says) }}"
+""",
+    "tasks/verify.yml": """
+- name: Ask alpha
+  hnai.platform.alpha_health: {says: "{{ __alpha_says }}", deadline: "{{ alpha_deadline }}", collect: true}
+  register: alpha_verdict
+- name: Ask alpha again
+  hnai.platform.alpha_health: {says: pass, secret: "{{ alpha_secret | default('geheim-4711') }}", collect: true}
+  when: twice | default(false) | bool
+  register: alpha_verdict__again
+""",
+}
 PLAYBOOK = """
 - name: Verify
   hosts: alpha
@@ -44,14 +69,8 @@ PLAYBOOK = """
   tags: [verify, alpha]
   tasks:
     - name: Collect
-      block:
-        - name: Check
-          hnai.platform.alpha_health: {says: "{{ says }}", collect: true}
-          register: alpha_verdict
-      rescue:
-        - name: Keep why
-          ansible.builtin.set_fact:
-            hnai_broken_alpha: "{{ ansible_failed_task.name }}: {{ ansible_failed_result.msg | default('no message') }}"
+      hnai.platform.host_verdicts:
+      register: hnai_verdicts
 - name: Judge
   hosts: managed
   gather_facts: false
@@ -81,6 +100,10 @@ class Site:
         (root / "plugins" / "modules" / "alpha_health.py").write_text(HEALTH)
         meta = root / "roles" / "alpha" / "meta"
         meta.mkdir(parents=True)
+        for name, text in ROLE.items():
+            path = meta.parent / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
         (meta / "component.yml").write_text(yaml.safe_dump(CONTRACT))
         (meta / "checks.yml").write_text(yaml.safe_dump({"heading": "Alpha", "order": 1, "checks": {
             ident: {"severity": "warning", "title": "alpha", "meaning": f"alpha means {ident}", "action": "mend it", "repeat": "alpha --again"}
@@ -150,6 +173,34 @@ def test_one_fails_one_breaks_one_is_away_and_all_are_named(site: Site) -> None:
     assert "the module itself is broken" in reasons["a2"]
     assert "could not be reached" in reasons["a3"]
     assert "VERDICT fail" in output
+
+
+def test_a_hung_module_is_killed_and_holds_up_nobody(site: Site) -> None:
+    begin = time.monotonic()
+    code, output = site.run({"a1": {"says": "hang", "alpha_deadline": 0.5, "twice": True}, "a2": {"says": "pass"}})
+    assert code == 2, output
+    assert time.monotonic() - begin < 60
+    record = site.record()
+    assert statuses(record) == {("a1", "V-alpha"): "inconclusive", ("a1", "A1"): "pass", ("a2", "A1"): "pass"}
+    assert [problem["reason"] for problem in record["problems"]] == ["the check module was not done after 5.5 s and was killed"]
+
+
+def test_arguments_see_the_role_and_its_conditions(site: Site) -> None:
+    code, output = site.run({"a1": {"alpha_says": "pass", "twice": True}}, "-vvv")
+    assert code == 0, output
+    assert [one["status"] for one in site.record()["verdicts"]] == ["pass", "pass"]
+    assert "geheim-4711" not in output, "arguments are in no log"
+    code, output = site.run({"a1": {}})
+    assert code == 2, output
+    assert [check["observed"] for one in site.record()["verdicts"] for check in one["checks"]] == ["by default"]
+
+
+def test_arguments_that_cannot_be_rendered_break_only_their_own_check(site: Site) -> None:
+    code, output = site.run({"a1": {"says": "{{ 1 // 0 }}", "twice": True}})
+    assert code == 2, output
+    (problem,) = site.record()["problems"]
+    assert problem["id"] == "V-alpha" and "Ask alpha: " in problem["reason"] and "zero" in problem["reason"]
+    assert statuses(site.record())["a1", "A1"] == "pass"
 
 
 def test_every_module_broken_is_still_judged(site: Site) -> None:

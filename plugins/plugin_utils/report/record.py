@@ -21,6 +21,8 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.checks import Entry,
 SCHEMA = "hnai-verdict/1"
 VERDICT_SUFFIX = "_verdict"
 BROKEN_PREFIX = "hnai_broken_"
+VISIT = "hnai_verdicts"
+"""What host_verdicts found on a host: the same variables in C(verdicts), and why one is missing in C(broken)."""
 UNREACHABLE = "the host could not be reached"
 SCOPES = {"ot": frozenset({"ot_collector"})}
 """Tags that stand for the checks of several components."""
@@ -141,8 +143,26 @@ def _flat(value: Any) -> Iterable[Mapping[str, Any]]:
             yield value
 
 
+def _no_verdict(result: Mapping[str, Any]) -> str:
+    """Why a registered result is no verdict."""
+    what = UNREACHABLE if result.get("unreachable") else "the check module gave no verdict"
+    return f"{what}: {' '.join(str(result.get('msg', '')).split())}".rstrip(": ")
+
+
+def _visited(arrived: Arrived, host: str, visit: Any, components: Sequence[str]) -> dict[str, Any]:
+    """Verdict variables that a visit brought; why others are missing is kept, under no component where it holds for all."""
+    if not isinstance(visit, Mapping):
+        return {}
+    if "verdicts" not in visit:
+        arrived.reasons["", host] = _no_verdict(visit)
+        return {}
+    for name, reason in visit.get("broken", {}).items():
+        arrived.reasons.setdefault((verdict_of(name, components), host), str(reason))
+    return dict(visit["verdicts"])
+
+
 def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str]) -> Arrived:
-    """Read ``<component>_verdict[__anything]`` and ``hnai_broken_<component>`` of every host.
+    """Read what the visit of every host found (``hnai_verdicts``), ``<component>_verdict[__anything]`` and ``hnai_broken_<component>``.
 
     *variables*: host -> its variables.
     """
@@ -150,8 +170,9 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
     names = list(components)
     seen: set[str] = set()
     for host in sorted(variables):
-        for name in sorted(variables[host]):
-            value = variables[host][name]
+        found = _visited(arrived, host, variables[host].get(VISIT), names)
+        found.update((name, variables[host][name]) for name in variables[host] if name.startswith(BROKEN_PREFIX) or verdict_of(name, names))
+        for name, value in sorted(found.items()):
             if name.startswith(BROKEN_PREFIX):
                 arrived.reasons[name[len(BROKEN_PREFIX):], host] = str(value)
             component = verdict_of(name, names)
@@ -163,8 +184,7 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
                     if result.get("skipped"):
                         arrived.skipped.add((host, name))
                         continue
-                    what = UNREACHABLE if result.get("unreachable") else "the check module gave no verdict"
-                    arrived.reasons.setdefault((component, host), f"{what}: {' '.join(str(result.get('msg', '')).split())}".rstrip(": "))
+                    arrived.reasons.setdefault((component, host), _no_verdict(result))
                     continue
                 arrived.come.add((host, name))
                 key = json.dumps([result.get("component"), result.get("module"), result.get("started_at"), checks], sort_keys=True)
@@ -201,7 +221,7 @@ def missing_verdicts(expected: Sequence[Expectation], arrived: Arrived) -> list[
         if item.once:
             absent = {} if len(absent) < len(item.hosts) else dict(list(absent.items())[:1])
         for host, lacking in absent.items():
-            reason = arrived.reasons.get((item.component, host)) or away.get(host, "no verdict arrived")
+            reason = arrived.reasons.get((item.component, host)) or arrived.reasons.get(("", host)) or away.get(host, "no verdict arrived")
             module = item.module if len(lacking) == len(names) else ", ".join(lacking)
             title = f"{module} on {host} gives a verdict"
             found.append({
