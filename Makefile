@@ -60,5 +60,5 @@ bench: setup ## what a run that changes nothing costs, and our checks against th
 	@python scripts/bench.py --inventory $(INVENTORY)
 	@python bench/health.py --inventory $(INVENTORY)
 
-lock: setup ## renew requirements.txt and the artifact locks from the newest releases that the pins allow
+lock: setup ## renew requirements*.txt and the artifact locks from the newest releases that the pins allow
 	@scripts/lock

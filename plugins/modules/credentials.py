@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of credentials."""
 
 from __future__ import annotations
@@ -154,8 +155,9 @@ def main() -> None:
         argument_spec={
             "component": text,
             "items": {"type": "dict", "default": {}, "no_log": True},
-            "select": {"type": "list", "elements": "dict", "default": [], "options": {"path": text, "field": text, "as": text, "wrap": {"type": "str"},
-                                                                                            "default": {"type": "str"}, "name_field": {"type": "str"}}},
+            "select": {"type": "list", "elements": "dict", "default": [], "options": {
+                "path": text, "field": text, "as": text, "wrap": {"type": "str"}, "default": {"type": "str"}, "name_field": {"type": "str"},
+            }},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "tls": {
                 "type": "dict",

@@ -96,8 +96,6 @@ def test_late_doubled_and_broken_records_add_up(lab: Lab) -> None:
     assert until("the counters do not come", counted, 60, 3) == {"records": 27, "late": 5, "future": 2}
 
 
-
-
 def test_an_alert_begins_and_clears_whatever_the_clocks_of_others_say(lab: Lab) -> None:
     """One tag an hour ahead, one ten minutes behind, one jumping back, one silent: the window of the fifth is told in its time."""
     begin = now_ms()
@@ -188,6 +186,7 @@ def job(lab: Lab, tmp_path: Path) -> Iterator[str]:
     play(lab, tmp_path, {"hnai.platform.flink_job": {"name": name, "state": "absent"}})
     until("the job does not go", lambda: not bad(verdicts(lab, tmp_path)) & {"H3"}, 60, 3)
 
+
 def test_a_broken_statement_goes_back_by_itself(lab: Lab, tmp_path: Path, job: str) -> None:
     plan = deploy(lab, tmp_path, job, drill(value="n / (n - n)"), "--check")
     assert plan["changed"]
@@ -200,6 +199,7 @@ def test_a_broken_statement_goes_back_by_itself(lab: Lab, tmp_path: Path, job: s
     again = deploy(lab, tmp_path, job, drill())
     assert not again.get("failed")
     assert not bad(verdicts(lab, tmp_path, job))
+
 
 def test_a_changed_group_is_replayed_and_a_changed_filter_is_not(lab: Lab, tmp_path: Path, job: str) -> None:
     other = drill(key="n / 10 * 10", value="n")
@@ -215,11 +215,14 @@ def test_a_changed_group_is_replayed_and_a_changed_filter_is_not(lab: Lab, tmp_p
     assert carried["way"] == "savepoint"
     assert carried["savepoint"]
 
+
 def units(lab: Lab, *argv: str) -> None:
     lab.run(lab.groups["flink"][0], "systemctl", *argv, timeout=120)
 
+
 def whole_again(lab: Lab, folder: Path) -> None:
     until("Flink is not whole again", lambda: not bad(verdicts(lab, folder)) - {"H5", "H8"}, 240, 5)
+
 
 def task_manager_gone(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
     units(lab, "kill", "--signal=SIGSTOP", "hnai-flink-taskmanager")
@@ -228,6 +231,7 @@ def task_manager_gone(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
     finally:
         units(lab, "kill", "--signal=SIGKILL", "hnai-flink-taskmanager")
     return found, {"H4", "H5", "H6", "H7", "H8", "H9"}
+
 
 def storage_gone(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
     host, path = lab.groups["flink"][0], "/var/lib/hnai/flink/checkpoints"
@@ -238,6 +242,7 @@ def storage_gone(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
         lab.run(host, "sh", "-c", f"for d in {path}/*/; do chattr -i $d 2>/dev/null; chown hnai-flink: $d; chmod 0755 $d; done")
     return found, {"H4"}
 
+
 def keeper_down(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
     units(lab, "stop", "hnai-flink-jobs")
     try:
@@ -246,9 +251,11 @@ def keeper_down(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
         units(lab, "start", "hnai-flink-jobs")
     return found, {"H9"}
 
+
 FAULTS: dict[str, tuple[Callable[[Lab, Path], tuple[set[str], set[str]]], str]] = {
     "task manager stands still": (task_manager_gone, "H2"), "checkpoint storage gone": (storage_gone, "H4"), "keeper down": (keeper_down, "H9"),
 }
+
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_turns_its_own_check_and_passes_again(lab: Lab, tmp_path: Path, fault: str) -> None:
@@ -258,6 +265,7 @@ def test_a_fault_turns_its_own_check_and_passes_again(lab: Lab, tmp_path: Path, 
     assert own in found
     assert found <= consequences | {own}, found
     whole_again(lab, tmp_path)
+
 
 def test_backpressure_is_told(lab: Lab, tmp_path: Path) -> None:
     name = "drill"
