@@ -94,7 +94,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import canary
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection, Pipe
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection, Pipe
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -102,7 +102,7 @@ def main() -> None:
     """Reads the arguments, flies, reports."""
     module = AnsibleModule(
         argument_spec=dict(
-            VERDICT_ARGS,
+            {**KAFKA_ARGS, **VERDICT_ARGS},
             expected_nodes={"type": "list", "elements": "int", "required": True},
             records={"type": "int", "default": 200},
             rate={"type": "float", "default": 100.0},
@@ -110,10 +110,6 @@ def main() -> None:
             round_trip_p95_ms={"type": "float", "default": 2000.0},
             commit_ms={"type": "float", "default": 2000.0},
             version={"type": "str", "default": ""},
-            bootstrap={"type": "list", "elements": "str", "required": True},
-            ca_file={"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
-            cert_file={"type": "path", "default": "/etc/hnai/kafka/tls/cert.pem"},
-            key_file={"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
         ),
         supports_check_mode=True,
     )
