@@ -26,9 +26,9 @@ OPENBAO_ARGS: dict[str, dict[str, Any]] = {
     "ca_file": {"type": "path", "default": "/etc/hnai/openbao/trust.pem"},
     "kv": {"type": "str", "default": "hnai"},
 }
-_IDENTITY: dict[str, Any] = {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}}
-DEPLOY_ARGS: dict[str, dict[str, Any]] = {"deploy": {"type": "dict", "required": True, "options": _IDENTITY}}
-MAYBE_DEPLOY_ARGS: dict[str, dict[str, Any]] = {"deploy": {"type": "dict", "default": {}, "options": _IDENTITY}}
+IDENTITY: dict[str, Any] = {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}}
+DEPLOY_ARGS: dict[str, dict[str, Any]] = {"deploy": {"type": "dict", "required": True, "options": IDENTITY}}
+MAYBE_DEPLOY_ARGS: dict[str, dict[str, Any]] = {"deploy": {"type": "dict", "default": {}, "options": IDENTITY}}
 
 
 class BaoError(Exception):
