@@ -61,5 +61,5 @@ bench: setup ## what a run that changes nothing and a verdict cost, and our chec
 	@python bench/health.py --inventory $(INVENTORY)
 	@python bench/verify.py --inventory $(INVENTORY)
 
-lock: setup ## renew requirements.txt and the artifact locks from the newest releases that the pins allow
+lock: setup ## renew requirements*.txt and the artifact locks from the newest releases that the pins allow
 	@scripts/lock

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """The site model as data."""
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
     NAME,
@@ -32,6 +33,17 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _DNS = re.compile(r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?)*$")
 USAGES = {"server": ("serverAuth", "TLS Web Server Authentication"), "client": ("clientAuth", "TLS Web Client Authentication")}
+#: Options of a module that describe a certificate and where it lies.
+CERTIFICATE_ARGS: dict[str, dict[str, Any]] = {
+    "dir": {"type": "path"},
+    "group": {"type": "str"},
+    "common_name": {"type": "str", "default": ""},
+    "dns": {"type": "list", "elements": "str", "default": []},
+    "ips": {"type": "list", "elements": "str", "default": []},
+    "usages": {"type": "list", "elements": "str", "choices": list(USAGES), "default": list(USAGES)},
+    "combined": {"type": "bool", "default": False},
+    "chain": {"type": "list", "elements": "str", "default": []},
+}
 
 
 @dataclass(frozen=True)

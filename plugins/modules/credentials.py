@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of credentials."""
 
 from __future__ import annotations
@@ -142,41 +143,22 @@ import contextlib
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
-from ansible_collections.hnai.platform.plugins.module_utils.host_certificate import Certificate, Wanted
+from ansible_collections.hnai.platform.plugins.module_utils.host_certificate import CERTIFICATE_ARGS, Certificate, Wanted
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 
 
 def main() -> None:
     """Reads the arguments, converges, reports."""
     text = {"type": "str", "required": True}
-    names = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec={
             "component": text,
             "items": {"type": "dict", "default": {}, "no_log": True},
-            "select": {"type": "list", "elements": "dict", "default": [], "options": {"path": text, "field": text, "as": text, "wrap": {"type": "str"},
-                                                                                            "default": {"type": "str"}, "name_field": {"type": "str"}}},
+            "select": {"type": "list", "elements": "dict", "default": [], "options": {
+                "path": text, "field": text, "as": text, "wrap": {"type": "str"}, "default": {"type": "str"}, "name_field": {"type": "str"},
+            }},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
-            "tls": {
-                "type": "dict",
-                "options": {
-                    "certificate": text,
-                    "root": text,
-                    "chain": names,
-                    "dir": {"type": "path"},
-                    "group": {"type": "str"},
-                    "common_name": {"type": "str", "default": ""},
-                    "dns": names,
-                    "ips": names,
-                    "usages": {
-                        "type": "list",
-                        "elements": "str",
-                        "choices": ["server", "client"],
-                        "default": ["server", "client"],
-                    },
-                    "combined": {"type": "bool", "default": False},
-                },
-            },
+            "tls": {"type": "dict", "options": {"certificate": text, "root": text, **CERTIFICATE_ARGS}},
         },
         supports_check_mode=True,
     )

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of host_certificate."""
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ import contextlib
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.host_certificate import Certificate, Wanted
+from ansible_collections.hnai.platform.plugins.module_utils.host_certificate import CERTIFICATE_ARGS, Certificate, Wanted
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 
 
@@ -139,14 +140,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "component": {"type": "str", "required": True},
-            "dir": {"type": "path"},
-            "group": {"type": "str"},
-            "common_name": {"type": "str", "default": ""},
-            "dns": {"type": "list", "elements": "str", "default": []},
-            "ips": {"type": "list", "elements": "str", "default": []},
-            "usages": {"type": "list", "elements": "str", "choices": ["server", "client"], "default": ["server", "client"]},
-            "combined": {"type": "bool", "default": False},
-            "chain": {"type": "list", "elements": "str", "default": []},
+            **CERTIFICATE_ARGS,
             "renew_before": {"type": "float", "default": 0.3333},
             "ca_only": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["request", "present"], "required": True},

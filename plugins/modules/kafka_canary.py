@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of kafka_canary."""
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import canary
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection, Pipe
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection, Pipe
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -101,7 +102,7 @@ def main() -> None:
     """Reads the arguments, flies, reports."""
     module = AnsibleModule(
         argument_spec=dict(
-            VERDICT_ARGS,
+            {**KAFKA_ARGS, **VERDICT_ARGS},
             expected_nodes={"type": "list", "elements": "int", "required": True},
             records={"type": "int", "default": 200},
             rate={"type": "float", "default": 100.0},
@@ -109,10 +110,6 @@ def main() -> None:
             round_trip_p95_ms={"type": "float", "default": 2000.0},
             commit_ms={"type": "float", "default": 2000.0},
             version={"type": "str", "default": ""},
-            bootstrap={"type": "list", "elements": "str", "required": True},
-            ca_file={"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
-            cert_file={"type": "path", "default": "/etc/hnai/kafka/tls/cert.pem"},
-            key_file={"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
         ),
         supports_check_mode=True,
     )

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of kafka_converge."""
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, gate, scram, site
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Snapshot, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.topics import Topic
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
@@ -315,10 +316,7 @@ def main() -> None:
             "prune_users": {"type": "bool", "default": True},
             "login_address": text,
             "timeout": {"type": "float", "default": 120.0},
-            "bootstrap": {"type": "list", "elements": "str", "required": True},
-            "ca_file": {"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
-            "cert_file": {"type": "path", "default": "/etc/hnai/kafka/tls/cert.pem"},
-            "key_file": {"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
+            **KAFKA_ARGS,
         },
         supports_check_mode=True,
     )

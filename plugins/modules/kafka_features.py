@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of kafka_features."""
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ raised:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import features, listeners
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import LoginError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing
@@ -70,10 +71,7 @@ def main() -> None:
             "features": {"type": "dict", "required": True},
             "controllers": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "float", "default": 30.0},
-            "bootstrap": {"type": "list", "elements": "str", "required": True},
-            "ca_file": {"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
-            "cert_file": {"type": "path", "default": "/etc/hnai/kafka/tls/cert.pem"},
-            "key_file": {"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
+            **KAFKA_ARGS,
         },
         supports_check_mode=True,
     )

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of kafka_format."""
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError, atomic_write, read_file, required_ids
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import storage
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.ids import IdError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing
@@ -237,10 +238,7 @@ def main() -> None:
             "group": {"type": "str", "default": "hnai-kafka"},
             "witness": {"type": "path", "default": "/etc/hnai/kafka.formatted.json"},
             "timeout": {"type": "float", "default": 90.0},
-            "bootstrap": {"type": "list", "elements": "str", "required": True},
-            "ca_file": {"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
-            "cert_file": {"type": "path", "default": "/etc/hnai/kafka/tls/cert.pem"},
-            "key_file": {"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
+            **KAFKA_ARGS,
         },
         supports_check_mode=True,
     )

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of kafka_health."""
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, listeners
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.health import Expected, Health, Local
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.listeners import Files, Listener
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.storage import META, read_properties
@@ -191,7 +192,7 @@ def main() -> None:
     nodes = {"type": "list", "elements": "int", "required": True}
     module = AnsibleModule(
         argument_spec=dict(
-            VERDICT_ARGS,
+            {**KAFKA_ARGS, **VERDICT_ARGS},
             node_id={"type": "int", "required": True},
             host={"type": "str", "required": True},
             expected_nodes=nodes,
@@ -214,10 +215,6 @@ def main() -> None:
             min_free_pct={"type": "float", "default": 10.0},
             min_cert_days={"type": "float", "default": 3.0},
             version={"type": "str", "default": ""},
-            bootstrap={"type": "list", "elements": "str", "required": True},
-            ca_file={"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
-            cert_file={"type": "path", "default": "/etc/hnai/kafka/tls/cert.pem"},
-            key_file={"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
         ),
         supports_check_mode=True,
     )

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of kafka_restart_gate."""
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import gate
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Snapshot
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.storage import accepts
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing
@@ -108,10 +109,7 @@ def main() -> None:
             "max_voter_lag_ms": {"type": "int", "default": 2000},
             "elect_preferred": {"type": "bool", "default": False},
             "timeout": {"type": "float", "default": 300.0},
-            "bootstrap": {"type": "list", "elements": "str", "required": True},
-            "ca_file": {"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
-            "cert_file": {"type": "path", "default": "/etc/hnai/kafka/tls/cert.pem"},
-            "key_file": {"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
+            **KAFKA_ARGS,
         },
         supports_check_mode=True,
     )

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of kafka_voter."""
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import scram, voters
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import Stream
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Quorum, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.storage import META, read_properties
@@ -116,10 +117,7 @@ def main() -> None:
             "log_dir": {"type": "path", "default": "/var/lib/hnai/kafka/data"},
             "max_voter_lag_ms": {"type": "int", "default": 2000},
             "timeout": {"type": "float", "default": 180.0},
-            "bootstrap": {"type": "list", "elements": "str", "required": True},
-            "ca_file": {"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
-            "cert_file": {"type": "path", "default": "/etc/hnai/kafka/tls/cert.pem"},
-            "key_file": {"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
+            **KAFKA_ARGS,
         },
         supports_check_mode=True,
     )

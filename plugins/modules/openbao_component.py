@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of openbao_component."""
 
 from __future__ import annotations
@@ -17,22 +18,14 @@ description:
     reads nothing.
   - Any number of visits may run side by side.
   - Its result holds secrets, so the task needs C(no_log=true).
+extends_documentation_fragment:
+  - hnai.platform.openbao
+  - hnai.platform.openbao.deploy
 options:
   component:
     description: Name of the component.
     type: str
     required: true
-  deploy:
-    description: The deploy identity, C(hnai_openbao_deploy).
-    type: dict
-    required: true
-    suboptions:
-      role_id:
-        description: Its role_id.
-        type: str
-      secret_id:
-        description: Its secret_id.
-        type: str
   read:
     description: Paths of secrets, relative to O(kv).
     type: list
@@ -64,18 +57,6 @@ options:
         description: Life of the certificate; the PKI role's longest by default.
         type: str
         default: ""
-  address:
-    description: Address of the server, from its own host.
-    type: str
-    default: https://127.0.0.1:8200
-  ca_file:
-    description: Bundle on the host against which the server is verified.
-    type: path
-    default: /etc/hnai/openbao/trust.pem
-  kv:
-    description: KV v2 mount.
-    type: str
-    default: hnai
   pki_root:
     description: Mount of the root CA.
     type: str
@@ -127,7 +108,7 @@ predicted:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import component
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable
 
 
 def main() -> None:
@@ -136,11 +117,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "component": {"type": "str", "required": True},
-            "deploy": {
-                "type": "dict",
-                "required": True,
-                "options": {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}},
-            },
             "read": names,
             "sign": {
                 "type": "dict",
@@ -152,9 +128,8 @@ def main() -> None:
                     "ttl": {"type": "str", "default": ""},
                 },
             },
-            "address": {"type": "str", "default": "https://127.0.0.1:8200"},
-            "ca_file": {"type": "path", "default": "/etc/hnai/openbao/trust.pem"},
-            "kv": {"type": "str", "default": "hnai"},
+            **OPENBAO_ARGS,
+            **DEPLOY_ARGS,
             "pki_root": {"type": "str", "default": "pki_root"},
             "pki_int": {"type": "str", "default": "pki_int"},
         },

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of openbao_site."""
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ description:
   - The action plugin of the same name computes the spec on the controller, keeps the identities there
     (O(identities_file)) and writes
     the root certificate to O(root_ca_file).
+extends_documentation_fragment: hnai.platform.openbao
 options:
   keys_file:
     description: Controller file with the answer of C(sys/init); its root token is used until it is revoked.
@@ -34,10 +36,6 @@ options:
   site:
     description: Name of the site, part of the CAs' common names.
     type: str
-  kv:
-    description: KV v2 mount.
-    type: str
-    default: hnai
   pki_root:
     description: Mount of the root CA.
     type: str
@@ -90,10 +88,6 @@ options:
     description: A root token for this run, from a key-holder ceremony. It is revoked at the end.
     type: str
     default: ""
-  address:
-    description: Address of the server, from its own host.
-    type: str
-    default: https://127.0.0.1:8200
   ca_file:
     description: Bundle on the host against which modules verify the server; the root CA is added to it.
     type: path
@@ -153,9 +147,7 @@ root_revoked:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import first_tls, site
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Client, Unreachable
-
-IDENTITY = {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}}
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import IDENTITY, OPENBAO_ARGS, BaoError, Client, Unreachable
 
 
 def stands(api: Client) -> bool:
@@ -176,7 +168,7 @@ def main() -> None:
             "identities_file": {"type": "path"},
             "root_ca_file": {"type": "path"},
             "site": {"type": "str"},
-            "kv": {"type": "str", "default": "hnai"},
+            **OPENBAO_ARGS,
             "pki_root": {"type": "str", "default": "pki_root"},
             "pki_int": {"type": "str", "default": "pki_int"},
             "root_ttl": dict(span, default="10y"),
@@ -186,8 +178,6 @@ def main() -> None:
             "site_admin": {"type": "dict", "default": {}, "options": IDENTITY},
             "deploy": {"type": "dict", "default": {}, "options": IDENTITY},
             "root_token": {"type": "str", "default": "", "no_log": True},
-            "address": {"type": "str", "default": "https://127.0.0.1:8200"},
-            "ca_file": {"type": "path", "default": "/etc/hnai/openbao/trust.pem"},
             "spec": {"type": "dict", "default": {}},
             "revoke_root": {"type": "bool", "default": False},
         },

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of secret_inventory."""
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ description:
   - Runs on the OpenBao host, logged in as C(hnai-rotation). SI1 no secret is older than its contract's C(max_age). SI2 no rotation was left
     open. SI3 nobody read a secret whom its contract does not name; the readers come from the newest part of the audit log.
   - Reads values of no secret.
-extends_documentation_fragment: hnai.platform.verdict
+extends_documentation_fragment:
+  - hnai.platform.openbao
+  - hnai.platform.openbao.maybe_deploy
+  - hnai.platform.verdict
 options:
   secrets:
     description: The secrets, as P(hnai.platform.rotations#filter) returns them.
@@ -28,29 +32,6 @@ options:
     description: How much of its end is read.
     type: int
     default: 64
-  deploy:
-    description: The deploy identity, C(hnai_openbao_deploy).
-    type: dict
-    default: {}
-    suboptions:
-      role_id:
-        description: Its role_id.
-        type: str
-      secret_id:
-        description: Its secret_id.
-        type: str
-  address:
-    description: Address of the server, from its own host.
-    type: str
-    default: https://127.0.0.1:8200
-  ca_file:
-    description: Bundle on the host against which the server is verified.
-    type: path
-    default: /etc/hnai/openbao/trust.pem
-  kv:
-    description: KV v2 mount.
-    type: str
-    default: hnai
 attributes:
   check_mode:
     description: Nothing is changed in any mode.
@@ -89,7 +70,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import component, inventory, policies
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Client, Unreachable, leave
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import MAYBE_DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable, leave
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
@@ -106,18 +87,10 @@ def main() -> None:
     """Reads the arguments, makes the checks, reports."""
     module = AnsibleModule(
         argument_spec=dict(
-            VERDICT_ARGS,
+            {**OPENBAO_ARGS, **MAYBE_DEPLOY_ARGS, **VERDICT_ARGS},
             secrets={"type": "list", "elements": "dict", "required": True, "no_log": False},
             audit_file={"type": "path", "default": "/var/lib/hnai/openbao/audit/audit.log"},
             audit_mib={"type": "int", "default": 64},
-            deploy={
-                "type": "dict",
-                "default": {},
-                "options": {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}},
-            },
-            address={"type": "str", "default": "https://127.0.0.1:8200"},
-            ca_file={"type": "path", "default": "/etc/hnai/openbao/trust.pem"},
-            kv={"type": "str", "default": "hnai"},
         ),
         supports_check_mode=True,
     )

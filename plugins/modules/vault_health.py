@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of vault_health."""
 
 from __future__ import annotations
@@ -16,23 +17,11 @@ description:
     root and the file on disk,
     that root is not made without a login, that secrets need check-and-set, and that the deploy identity reads no secret by itself.
   - Checks behind a login are made as C(hnai-openbao). Without O(deploy) they are V(inconclusive).
-extends_documentation_fragment: hnai.platform.verdict
+extends_documentation_fragment:
+  - hnai.platform.openbao
+  - hnai.platform.openbao.maybe_deploy
+  - hnai.platform.verdict
 options:
-  deploy:
-    description: The deploy identity, C(hnai_openbao_deploy).
-    type: dict
-    default: {}
-    suboptions:
-      role_id:
-        description: Its role_id.
-        type: str
-      secret_id:
-        description: Its secret_id.
-        type: str
-  address:
-    description: Address of the server, from its own host.
-    type: str
-    default: https://127.0.0.1:8200
   ca_file:
     description: Root of the site's PKI on the host; the served certificate must chain to it.
     type: path
@@ -69,10 +58,6 @@ options:
     description: Days that the authority which issues certificates must still be valid.
     type: float
     default: 180
-  kv:
-    description: KV v2 mount.
-    type: str
-    default: hnai
   pki:
     description: Mount of the authority that issues certificates.
     type: str
@@ -130,7 +115,7 @@ days_left:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import health
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, served_certificate
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import MAYBE_DEPLOY_ARGS, OPENBAO_ARGS, Client, served_certificate
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -138,13 +123,7 @@ def main() -> None:
     """Reads the arguments, makes the checks, reports."""
     module = AnsibleModule(
         argument_spec=dict(
-            VERDICT_ARGS,
-            deploy={
-                "type": "dict",
-                "default": {},
-                "options": {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}},
-            },
-            address={"type": "str", "default": "https://127.0.0.1:8200"},
+            {**OPENBAO_ARGS, **MAYBE_DEPLOY_ARGS, **VERDICT_ARGS},
             ca_file={"type": "path", "default": "/etc/hnai/openbao/tls/ca.pem"},
             cert_file={"type": "path", "default": "/etc/hnai/openbao/tls/cert.pem"},
             expected_version={"type": "str", "default": ""},
@@ -154,7 +133,6 @@ def main() -> None:
             min_free_mib={"type": "int", "default": 4096},
             min_days={"type": "float", "default": 14},
             min_ca_days={"type": "float", "default": 180},
-            kv={"type": "str", "default": "hnai"},
             pki={"type": "str", "default": "pki_int"},
         ),
         supports_check_mode=True,

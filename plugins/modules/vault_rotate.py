@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of vault_rotate."""
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ description:
   - The action plugin of the same name says which process of which controller takes the step, and finds out whether the one that holds the
     secret has ended.
   - With O(state=prepared) the result holds secrets, so that task needs C(no_log=true).
+extends_documentation_fragment:
+  - hnai.platform.openbao
+  - hnai.platform.openbao.deploy
 options:
   path:
     description: Path of the secret, relative to O(kv).
@@ -90,29 +94,6 @@ options:
     description: What M(hnai.platform.rotation_target) returned as proof.
     type: dict
     default: {}
-  deploy:
-    description: The deploy identity, C(hnai_openbao_deploy).
-    type: dict
-    required: true
-    suboptions:
-      role_id:
-        description: Its role_id.
-        type: str
-      secret_id:
-        description: Its secret_id.
-        type: str
-  address:
-    description: Address of the server, from its own host.
-    type: str
-    default: https://127.0.0.1:8200
-  ca_file:
-    description: Bundle on the host against which the server is verified.
-    type: path
-    default: /etc/hnai/openbao/trust.pem
-  kv:
-    description: KV v2 mount.
-    type: str
-    default: hnai
 attributes:
   check_mode:
     description: Every state is V(planned) then.
@@ -165,7 +146,7 @@ busy:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import rotate_steps
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.component import VisitError
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Busy, RotationError
 
@@ -191,14 +172,8 @@ def main() -> None:
             "max_age": {"type": "float", "default": 0},
             "acks": {"type": "dict", "default": {}},
             "proof": {"type": "dict", "default": {}},
-            "deploy": {
-                "type": "dict",
-                "required": True,
-                "options": {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}},
-            },
-            "address": {"type": "str", "default": "https://127.0.0.1:8200"},
-            "ca_file": {"type": "path", "default": "/etc/hnai/openbao/trust.pem"},
-            "kv": {"type": "str", "default": "hnai"},
+            **OPENBAO_ARGS,
+            **DEPLOY_ARGS,
         },
         supports_check_mode=True,
     )

@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import ansible_test
 import pytest
 import yaml
 
@@ -72,7 +73,59 @@ def test_ansible_lint_leaves_nothing_out() -> None:
     config = yaml.safe_load(text_of(".ansible-lint"))
     assert config["profile"] == "production"
     assert not {"skip_list", "warn_list", "exclude_paths", "mock_modules", "mock_roles", "kinds"} & set(config)
-    assert not [name for name in FILES if Path(name).name == ".ansible-lint-ignore" or "sanity/ignore-" in name]
+    assert not [name for name in FILES if Path(name).name == ".ansible-lint-ignore"]
+
+
+def test_ansible_test_leaves_out_two_tests_and_no_finding() -> None:
+    """Ignore files are neither kept nor made: scripts/sanity leaves out whole tests, each with its reason, and says so."""
+    assert not [name for name in FILES if re.search(r"sanity/ignore-", name)]
+    assert "ignore-" not in text_of("scripts/lint") + text_of("scripts/sanity")
+    block = re.search(r"^LEFT_OUT = \{\n(.*?)^\}", text_of("scripts/sanity"), re.M | re.S)
+    assert block
+    assert re.findall(r'^    "([a-z-]+)": "[^"]{20,}",$', block[1], re.M) == ["pylint", "shebang"]
+
+
+def test_the_lock_of_the_sanity_tests_is_that_of_the_pinned_ansible_core() -> None:
+    lists = Path(str(ansible_test.__file__)).parent / "_data/requirements"
+    pinned = {
+        canonical(line) for path in lists.glob("sanity.*.txt") if path.name != "sanity.pylint.txt"
+        for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    }
+    locked = {canonical(match) for match in re.findall(r"^(\S+==\S+) \\$", text_of("requirements-sanity.txt"), re.M)}
+    assert locked == pinned, "run make lock"
+
+
+def canonical(requirement: str) -> str:
+    """As package indices compare names."""
+    return re.sub(r"[-_.]+", "-", requirement.strip().partition("==")[0]).lower() + "==" + requirement.strip().partition("==")[2]
+
+
+# What runs on a host names its interpreter by path; what a developer runs finds it on PATH; modules carry Ansible's own line.
+ON_HOSTS = {"#!/bin/sh", "#!/usr/bin/python3"}
+IN_CHECKOUT = {"#!/usr/bin/env bash", "#!/usr/bin/env python3"}
+
+
+def test_interpreter_lines() -> None:
+    """In the place of ansible-test's `shebang`, whose list has no Python 3 that a Debian host could start."""
+    found = []
+    for name in FILES:
+        first = (ROOT / name).read_bytes().split(b"\n", 1)[0]
+        executable = bool((ROOT / name).stat().st_mode & 0o111)
+        line = first.decode("utf-8", errors="replace") if first.startswith(b"#!") else ""
+        if first.startswith((b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe")):
+            found.append(f"{name}: a byte order mark")
+        if name.startswith("plugins/"):
+            wanted = {"#!/usr/bin/python"} if name.startswith("plugins/modules/") else {""}
+            if executable:
+                found.append(f"{name}: a plugin is not executable")
+        elif name.startswith(("roles/", "playbooks/")):
+            # A template may be rendered from a part that carries the line.
+            wanted = ON_HOSTS if executable and not name.endswith(".j2") else ON_HOSTS | {""}
+        else:
+            wanted = IN_CHECKOUT if executable else {"", "#!/usr/bin/env python3"}
+        if line not in wanted:
+            found.append(f"{name}: begins with {line!r}, not with one of {sorted(wanted)}")
+    assert not found, "\n".join(found)
 
 
 def test_the_ci_calls_the_test_command_of_the_readme() -> None:
@@ -82,7 +135,7 @@ def test_the_ci_calls_the_test_command_of_the_readme() -> None:
 
 
 def test_locks_are_pinned_and_hashed() -> None:
-    for name in ("requirements.txt", "requirements-collections.txt"):
+    for name in ("requirements.txt", "requirements-collections.txt", "requirements-sanity.txt"):
         blocks = [block for block in re.split(r"\n(?=[a-zA-Z])", text_of(name)) if not block.startswith("#")]
         assert blocks
         for block in blocks:

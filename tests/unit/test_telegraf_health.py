@@ -125,5 +125,6 @@ def test_an_instance_without_a_disk_buffer_has_no_such_check() -> None:
 @pytest.mark.parametrize(("at", "status"), [(NOW - 5, "pass"), (NOW - 299, "pass"), (NOW - 301, "fail"), (0.0, "fail")])
 def test_a_replay_that_remembers_nothing_is_no_replay(at: float, status: str) -> None:
     report = Report("telegraf")
-    run(report, {**PARAMS, "replay": ["shipper"]}, lambda unit: "active", lambda instance: lines(), FakeDisk(), lambda: NOW, lambda instance: at)  # type: ignore[arg-type]
+    params = {**PARAMS, "replay": ["shipper"]}
+    run(report, params, lambda unit: "active", lambda instance: lines(), FakeDisk(), lambda: NOW, lambda instance: at)  # type: ignore[arg-type]
     assert {check.id: check.status for check in report.checks} == {**WELL, "TG6": status}

@@ -99,7 +99,6 @@ def test_the_file_is_for_its_owner_only(auth: ModuleType, tmp_path: Path, monkey
         auth.main([str(tmp_path / "routes.json"), str(out)])
 
 
-
 def test_a_refusal_stands_before_the_permission(auth: ModuleType) -> None:
     user = {"username": "reader", "credential": "reader", "paths": ["/exec"], "arguments": ["query=~select.*"], "never": ["query=~.*;.*"]}
     made = auth.build({"backend": "http://127.0.0.1:1", "backend_user": "platform", "users": [user]}, lambda name: name)

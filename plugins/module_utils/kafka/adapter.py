@@ -23,6 +23,14 @@ from .state import Group, KafkaError, Partition, Position, Quorum, Snapshot, Unr
 from .topics import Topic
 from .users import User
 
+#: Options of a module on a broker that reaches its cluster; doc fragment hnai.platform.kafka describes them.
+KAFKA_ARGS: dict[str, dict[str, Any]] = {
+    "bootstrap": {"type": "list", "elements": "str", "required": True},
+    "ca_file": {"type": "path", "default": "/etc/hnai/kafka/tls/ca.pem"},
+    "cert_file": {"type": "path", "default": "/etc/hnai/kafka/tls/cert.pem"},
+    "key_file": {"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
+}
+
 _SCRAM = {"SCRAM-SHA-256": 1, "SCRAM-SHA-512": 2}
 _MECHANISM = {number: name for name, number in _SCRAM.items()}
 #: Of the sources of a setting: what is set on the topic itself.

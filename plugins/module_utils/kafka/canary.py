@@ -318,5 +318,3 @@ def not_flown(report: Report, reason: str) -> None:
     """The same checks, unrun."""
     for check, subject in (("C1", ""), ("C1", "latency"), ("C2", ""), ("C1", "cleanup")):
         report.skip(check, "canary of the cluster", reason, subject=subject)
-
-

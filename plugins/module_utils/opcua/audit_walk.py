@@ -494,8 +494,8 @@ class Walk:
             result.without_own_roles[self.names.uri(text), known.node_class] += 1
         self._notable(node, known, values)
         if not known.dynamic:
-            line = "%d|%s" % (known.node_class, "|".join("%d=%s" % (key, value) for key, value in sorted(values.items())
-                                                          if key != ROLE_PERMISSIONS))
+            kept = ["%d=%s" % (key, value) for key, value in sorted(values.items()) if key != ROLE_PERMISSIONS]
+            line = "%d|%s" % (known.node_class, "|".join(kept))
             result.lines.setdefault(self.names.uri(text), {})[self.stable(node)] = hashlib.sha256(line.encode()).hexdigest()[:16]
 
     def _notable(self, node: Any, known: Node, values: Mapping[int, Any]) -> None:

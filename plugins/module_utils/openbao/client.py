@@ -20,6 +20,15 @@ from urllib.parse import urlsplit
 
 #: OpenBao answers sys/init within about one second on an idle host; raft writes wait for the disk.
 DEFAULT_TIMEOUT_S = 15.0
+#: Options of a module on the OpenBao host; doc fragment hnai.platform.openbao describes them. Without the identity some modules still say something.
+OPENBAO_ARGS: dict[str, dict[str, Any]] = {
+    "address": {"type": "str", "default": "https://127.0.0.1:8200"},
+    "ca_file": {"type": "path", "default": "/etc/hnai/openbao/trust.pem"},
+    "kv": {"type": "str", "default": "hnai"},
+}
+IDENTITY: dict[str, Any] = {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}}
+DEPLOY_ARGS: dict[str, dict[str, Any]] = {"deploy": {"type": "dict", "required": True, "options": IDENTITY}}
+MAYBE_DEPLOY_ARGS: dict[str, dict[str, Any]] = {"deploy": {"type": "dict", "default": {}, "options": IDENTITY}}
 
 
 class BaoError(Exception):

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documentation of the options by which a module on the OpenBao host logs in."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Server and mount (extends_documentation_fragment: hnai.platform.openbao); the identity is C(.deploy) or, where it may lack, C(.maybe_deploy)."""
+
+    DOCUMENTATION = r"""
+options:
+  address:
+    description: Address of the server, from its own host.
+    type: str
+    default: https://127.0.0.1:8200
+  ca_file:
+    description: Bundle on the host against which the server is verified.
+    type: path
+    default: /etc/hnai/openbao/trust.pem
+  kv:
+    description: KV v2 mount.
+    type: str
+    default: hnai
+"""
+
+    DEPLOY = r"""
+options:
+  deploy:
+    description: The deploy identity, C(hnai_openbao_deploy).
+    type: dict
+    required: true
+    suboptions:
+      role_id:
+        description: Its role_id.
+        type: str
+      secret_id:
+        description: Its secret_id.
+        type: str
+"""
+
+    MAYBE_DEPLOY = r"""
+options:
+  deploy:
+    description: The deploy identity, C(hnai_openbao_deploy).
+    type: dict
+    default: {}
+    suboptions:
+      role_id:
+        description: Its role_id.
+        type: str
+      secret_id:
+        description: Its secret_id.
+        type: str
+"""
