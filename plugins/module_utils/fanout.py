@@ -43,11 +43,12 @@ def run(pieces: Mapping[str, tuple[Callable[[], object], float]], folder: Path, 
                 reading, writing = os.pipe()
                 sys.stdout.flush()
                 sys.stderr.flush()
+                end = clock() + seconds
                 pid = os.fork()
                 if pid == 0:
                     _child(work, folder / name)
+                children[reading] = (name, pid, end)
                 os.close(writing)
-                children[reading] = (name, pid, clock() + seconds)
                 waiting.register(reading, selectors.EVENT_READ)
             while children:
                 left = min(end for _name, _pid, end in children.values()) - clock()
