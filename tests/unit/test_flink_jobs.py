@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 SOURCE = Path(__file__).resolve().parents[2] / "roles/flink/tree/usr/local/lib/hnai/flink/jobs.py"
 spec = importlib.util.spec_from_file_location("flink_jobs", SOURCE)
@@ -26,6 +27,14 @@ def memory(**change: Any) -> dict[str, Any]:
 
 def upgrade(phase: str, **change: Any) -> dict[str, Any]:
     return memory(upgrade=dict({"phase": phase, "old": "x", "digest": "2"}, **change))
+
+
+def test_the_role_offers_the_releases_that_have_a_lock() -> None:
+    role = SOURCE.parents[6]
+    flink = yaml.safe_load((role / "meta/component.yml").read_text())["artifacts"][0]
+    option = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]["flink_version"]
+    assert (option["default"], option["choices"]) == (flink["version"], [flink["version"], *flink["releases"]])
+    assert all((role / f"files/flink-{release}.lock.json").is_file() for release in option["choices"])
 
 
 def test_a_declared_job_that_does_not_run_is_submitted() -> None:
