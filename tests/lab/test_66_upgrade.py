@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import Lab, Run
-from plant_view import now_ms, program, until
+from plant_view import now_ms, until
 from test_61_kafka_health import cluster
 from test_62_flink import bodies, record, write
 from test_62_kafka_roll import TOPIC, UNIT, account, load, stops
