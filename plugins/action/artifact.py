@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,10 @@ class ActionModule(ActionBase):
         except (StoreError, contracts.ContractError) as error:
             raise AnsibleActionFail(str(error)) from error
 
+    def _release(self, component: str, variables: Mapping[str, Any]) -> str:
+        """What <component>_version says; empty where it says nothing."""
+        return str(self._templar.template(variables.get(f"{component}_version") or ""))
+
     # -- on a host -----------------------------------------------------------------------------------------------
 
     def _call(self, variables: dict[str, Any], **arguments: Any) -> dict[str, Any]:
@@ -101,7 +107,10 @@ class ActionModule(ActionBase):
     def _deliver(self, store: Store, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         component, host = arguments["component"], str(variables.get("inventory_hostname", "this host"))
         self._timeout = arguments["timeout"]
-        entries = [entry for entry in contracts.load(component)["artifacts"] if arguments["name"] in (None, entry["name"])]
+        wanted = self._release(component, variables)
+        entries = [
+            locks.choose(component, entry, wanted) for entry in contracts.load(component)["artifacts"] if arguments["name"] in (None, entry["name"])
+        ]
         if not entries:
             where = f"roles/{component}/meta/component.yml: artifacts"
             called = f" called {arguments['name']}" if arguments["name"] else ""
@@ -223,8 +232,9 @@ class ActionModule(ActionBase):
             hosts = groups.get(contract.get("placement", name), [])
             numbers = {str(self._templar.template(variables["hostvars"][host].get("hnai_debian", ""))) for host in hosts}
             releases = [locks.release_of(number, name) for number in sorted(numbers - {""})] or list(locks.RELEASES.values())
-            for release in releases:
-                need = Need(name, contract["artifacts"], release, arguments["channel"])
+            versions = {self._release(name, variables["hostvars"][host]) for host in hosts} or {self._release(name, variables)}
+            for release, version in itertools.product(releases, sorted(versions)):
+                need = Need(name, [locks.choose(name, entry, version) for entry in contract["artifacts"]], release, arguments["channel"])
                 jobs.update({archive.key: archive for archive in need.archives})
                 jobs.update({wanted.key: wanted for wanted in need.debs})
         missing = {

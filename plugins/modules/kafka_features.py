@@ -16,7 +16,7 @@ description:
   - Asks every node, broker and controller, what it can do, and refuses where one of them runs an older release or does not answer. Never lowers a level.
 options:
   features:
-    description: Wanted levels by feature.
+    description: Wanted levels by feature. With none, only what is in force and what each node can do is told.
     type: dict
     required: true
   controllers:
@@ -51,6 +51,14 @@ EXAMPLES = r"""
 RETURN = r"""
 raised:
   description: Features that were raised, with their new levels.
+  returned: always
+  type: dict
+finalized:
+  description: Levels in force before the task, by feature.
+  returned: always
+  type: dict
+supported:
+  description: With no O(features), the highest level of each feature by node that answered.
   returned: always
   type: dict
 """
@@ -89,6 +97,7 @@ def main() -> None:
     try:
         with Admin(Connection.from_params(given), given["timeout"]) as admin:
             finalized = admin.features()
+            told = features.tell([*given["bootstrap"], *given["controllers"]], supported) if not wanted else {}
             raised, problems = features.plan(wanted, finalized, [*given["bootstrap"], *given["controllers"]], supported)
             if problems:
                 module.fail_json(msg="no level was raised: " + "; ".join(problems), problems=problems)
@@ -98,7 +107,8 @@ def main() -> None:
         module.fail_json(msg=str(error))
     diff = {"before": "".join(f"{name} {finalized.get(name, (0, 0))[0]}\n" for name in raised),
             "after": "".join(f"{name} {level}\n" for name, level in raised.items()), "before_header": "features", "after_header": "features"}
-    module.exit_json(changed=bool(raised), raised=raised, **({"diff": diff} if module._diff and raised else {}))
+    module.exit_json(changed=bool(raised), raised=raised, finalized={name: item[0] for name, item in finalized.items() if item[0]}, supported=told,
+                     **({"diff": diff} if module._diff and raised else {}))
 
 
 if __name__ == "__main__":

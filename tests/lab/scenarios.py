@@ -25,6 +25,7 @@ SCENARIOS = {
     "host-faults": "faults of a host, a shipper, the collector, the observer and the MQTT broker's door, each named by its own check",
     "ot-audit": "the audit of the plant's OPC UA server, with and without a right too many",
     "rotate": "passwords rotated under the stream, the controller killed in between",
+    "upgrade": "Kafka and Flink to another release and back under load, from a site that the older releases made",
     "first-kill": "the controller killed in the middle of the first deployment: the next run converges",
 }
 Z = "%Y%m%dT%H%M%SZ"

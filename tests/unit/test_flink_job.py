@@ -146,3 +146,12 @@ def test_a_keeper_without_a_plan_is_an_error_and_a_bare_host_a_prediction(monkey
         bare.check_mode = True
         assert flink_job.ask(bare, "a", "").way == "deploy"
     assert not bare.given, "a keeper of before would begin to keep"
+
+
+def test_what_a_stopped_job_goes_on_from() -> None:
+    stopped = {"job_ids": ["j1", "j2"], "parked": {"job_id": "j2", "savepoint": "/s/j2/savepoint-1"}}
+    assert job.parked({"a": stopped, "new": {}}, set()) == ({"a": "/s/j2/savepoint-1"}, [])
+    assert job.parked({"a": stopped}, {"a"})[1] == ["a"], "it still runs"
+    assert job.parked({"a": {**stopped, "job_ids": ["j1", "j2", "j3"]}}, set())[1] == ["a"], "stopped was another one"
+    assert job.parked({"a": {"job_ids": ["j1"], "parked": None}}, set())[1] == ["a"]
+    assert job.parked({"a": {"job_ids": ["j1"], "parked": {"job_id": "j1", "savepoint": ""}}}, set())[0] == {"a": "its newest checkpoint"}

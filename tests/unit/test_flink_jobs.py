@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 SOURCE = Path(__file__).resolve().parents[2] / "roles/flink/tree/usr/local/lib/hnai/flink/jobs.py"
 spec = importlib.util.spec_from_file_location("flink_jobs", SOURCE)
@@ -26,6 +27,14 @@ def memory(**change: Any) -> dict[str, Any]:
 
 def upgrade(phase: str, **change: Any) -> dict[str, Any]:
     return memory(upgrade=dict({"phase": phase, "old": "x", "digest": "2"}, **change))
+
+
+def test_the_role_offers_the_releases_that_have_a_lock() -> None:
+    role = SOURCE.parents[6]
+    flink = yaml.safe_load((role / "meta/component.yml").read_text())["artifacts"][0]
+    option = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]["flink_version"]
+    assert (option["default"], option["choices"]) == (flink["version"], [flink["version"], *flink["releases"]])
+    assert all((role / f"files/flink-{release}.lock.json").is_file() for release in option["choices"])
 
 
 def test_a_declared_job_that_does_not_run_is_submitted() -> None:
@@ -374,3 +383,72 @@ def test_old_savepoints_go_and_the_last_ones_stay(cluster: Cluster) -> None:
         steps(cluster, 4)
     kept = sorted(path.name for path in (cluster.root / "savepoints").glob("*/savepoint-*"))
     assert kept == ["savepoint-job3", "savepoint-job4"]
+
+
+def hold(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, jobmanager: str, gateway: str, until: float = 2000.0) -> None:
+    """A wish for 2.2.1, and what the cluster says it runs."""
+    (cluster.root / "config/park").write_text(json.dumps({"release": "2.2.1", "until": until}))
+    said = {jobs.REST + "/overview": {"flink-version": jobmanager}, jobs.GATEWAY + "/v3/info": {"version": gateway}}
+    monkeypatch.setattr(jobs, "call", lambda _method, url: said[url])
+
+
+def test_a_held_job_stops_with_a_savepoint_and_waits_for_both_halves_of_the_cluster(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps(cluster, 1)
+    hold(cluster, monkeypatch, "2.2.0", "2.2.0")
+    known = steps(cluster, 3)
+    assert cluster.done == [("submit", "none"), ("stop", "job1")]
+    assert (known["parked"]["job_id"], Path(known["parked"]["savepoint"]).name) == ("job1", "savepoint-job1")
+    hold(cluster, monkeypatch, "2.2.1", "2.2.0")
+    steps(cluster, 2)
+    assert cluster.jobs == [], "an old gateway must not submit to a new JobManager"
+    hold(cluster, monkeypatch, "2.2.1", "2.2.1")
+    known = steps(cluster, 2)
+    assert cluster.done[2:] == [("submit", "savepoint-job1")]
+    assert known["parked"] is None
+    assert known["started"]["job_id"] == "job2"
+    assert known["started"]["from"].endswith("savepoint-job1")
+
+
+def test_nobody_keeps_a_job_stopped_for_ever(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps(cluster, 1)
+    hold(cluster, monkeypatch, "2.2.0", "2.2.0")
+    steps(cluster, 1)
+    cluster.clock = 2001.0
+    steps(cluster, 1)
+    assert cluster.done[2:] == [("submit", "savepoint-job1")]
+
+
+def test_a_change_that_has_begun_is_ended_before_the_job_is_held(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps(cluster, 1)
+    declare(cluster, NEW)
+    steps(cluster, 2)
+    hold(cluster, monkeypatch, "2.2.0", "2.2.0")
+    steps(cluster, 2)
+    assert cluster.done[-1] == ("submit", "savepoint-job1")
+    cluster.watched = ("healthy", "")
+    known = steps(cluster, 2)
+    assert cluster.done[-1] == ("stop", "job2")
+    assert known["digest"] == jobs.digest(NEW, {})
+
+
+def test_a_job_that_is_not_whole_is_waited_for_and_then_goes_on_from_its_checkpoint(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps(cluster, 1)
+    cluster.jobs = [Job("job1", "a", "RESTARTING", 1, False)]
+    hold(cluster, monkeypatch, "2.2.0", "2.2.0")
+    with pytest.raises(OSError, match="RESTARTING"):
+        steps(cluster, 1)
+    assert cluster.done == [("submit", "none")]
+    cluster.clock += jobs.PARK_S + 1
+    known = steps(cluster, 1)
+    assert cluster.done[-1] == ("cancel", "job1")
+    assert (known["parked"]["savepoint"], "RESTARTING" in known["parked"]["why"]) == ("", True)
+
+
+def test_of_many_savepoints_the_newest_are_kept(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    for release in range(4):
+        hold(cluster, monkeypatch, "2.2.1", "2.2.1")
+        steps(cluster, 1)
+        hold(cluster, monkeypatch, f"2.1.{release}", "2.2.0")
+        steps(cluster, 1)
+    found = sorted(path.name for path in (cluster.root / "savepoints").glob("*/savepoint-*"))
+    assert found == ["savepoint-job3", "savepoint-job4"]

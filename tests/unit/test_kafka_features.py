@@ -51,3 +51,12 @@ def test_a_level_is_never_lowered() -> None:
     raised, problems = features.plan({"metadata.version": 28}, AT_29, NODES, lambda address: {})
     assert raised == {}
     assert "is at 29, above 28" in problems[0]
+
+
+def test_each_node_tells_for_itself_and_a_silent_one_is_left_out() -> None:
+    def supported(address: str) -> features.Levels:
+        if address.endswith("9093"):
+            raise ConnectionRefusedError("refused")
+        return {"metadata.version": (7, 29)}
+
+    assert features.tell(NODES, supported) == {"kafka1:9091": {"metadata.version": 29}}

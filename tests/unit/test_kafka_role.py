@@ -44,7 +44,11 @@ def test_ports_are_the_contracts() -> None:
 
 
 def test_version_is_the_contracts() -> None:
-    assert load("vars/main.yml")["__kafka_version"] == load("meta/component.yml")["artifacts"][0]["version"]
+    kafka = load("meta/component.yml")["artifacts"][0]
+    option = load("meta/argument_specs.yml")["argument_specs"]["main"]["options"]["kafka_version"]
+    assert option["default"] == kafka["version"]
+    assert option["choices"] == [kafka["version"], *kafka["releases"]] == list(load("vars/main.yml")["__kafka_releases"])
+    assert all((ROLE / f"files/kafka-{release}.lock.json").is_file() for release in option["choices"])
 
 
 def test_every_listener_has_tls_and_clients_of_two_levels_share_none() -> None:

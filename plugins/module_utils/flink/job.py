@@ -127,3 +127,20 @@ def write(path: str, text: str, owner: tuple[int, int]) -> None:
     os.chown(temporary, *owner)
     os.chmod(temporary, 0o640)
     os.replace(temporary, path)
+
+
+def parked(names: Mapping[str, Mapping[str, Any]], alive: set[str]) -> tuple[dict[str, str], list[str]]:
+    """(job → what it goes on from, jobs that are not stopped yet). names: job → the keeper's memory; alive: names that Flink still works on.
+
+    A job that could make no savepoint goes on from its newest checkpoint; one that never ran has nothing to go on from.
+    """
+    starts: dict[str, str] = {}
+    waits: list[str] = []
+    for name, memory in sorted(names.items()):
+        ids = memory.get("job_ids") or []
+        stopped = memory.get("parked") or {}
+        if name in alive or (ids and stopped.get("job_id") != ids[-1]):
+            waits.append(name)
+        elif ids:
+            starts[name] = str(stopped.get("savepoint") or "its newest checkpoint")
+    return starts, waits

@@ -33,3 +33,14 @@ def plan(
         problems += [f"{address}: {name} goes to {can.get(name, (0, 0))[1]} there, {level} is wanted; that node runs an older release"
                      for name, level in raised.items() if not can.get(name, (0, 0))[0] <= level <= can.get(name, (0, 0))[1]]
     return raised, problems
+
+
+def tell(addresses: Sequence[str], supported: Callable[[str], Levels]) -> dict[str, dict[str, int]]:
+    """Node → feature → highest level that it can do, by its own word; a node that does not answer is left out."""
+    found: dict[str, dict[str, int]] = {}
+    for address in addresses:
+        try:
+            found[address] = {name: high for name, (_low, high) in supported(address).items()}
+        except OSError:
+            continue
+    return found

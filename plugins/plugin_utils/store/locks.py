@@ -177,6 +177,24 @@ def _own_files(role: Path, entry: Mapping[str, Any]) -> list[tuple[str, Path, bo
     return found
 
 
+def choose(component: str, entry: Mapping[str, Any], wanted: str) -> dict[str, Any]:
+    """`entry` in the release that is wanted; as it is where none is ("") or where it has no choice. A release without a lock is refused."""
+    others = [str(release) for release in entry.get("releases", [])]
+    version = str(entry["version"])
+    if not others or wanted in ("", version):
+        return dict(entry)
+    if wanted not in others:
+        raise StoreError(
+            f"{component}_version: {entry['name']} {wanted} has no lock; remedy: one of {', '.join([version, *others])}, "
+            f"or write files/{entry['name']}-{wanted}.lock.json and name it in roles/{component}/meta/component.yml"
+        )
+    channels = {
+        name: {**channel, **({"lock": str(channel["lock"]).replace(version, wanted)} if channel.get("lock") else {})}
+        for name, channel in entry.get("channels", {}).items()
+    }
+    return {**entry, "version": wanted, "channels": channels}
+
+
 def archive(role: Path, component: str, entry: Mapping[str, Any], release: Release, channel: str = "registry") -> Archive:
     """The archive that `entry` (an item of `artifacts`) means on `release`."""
     where = f"roles/{component}/meta/component.yml: artifacts.{entry['name']}"

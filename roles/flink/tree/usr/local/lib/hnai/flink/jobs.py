@@ -14,6 +14,9 @@ plans of both statements:
 The new job is watched until it is whole and has completed checkpoints. If it fails, the old statement goes on from the savepoint
 and the new one is remembered as rejected until its file is written again.
 
+While the cluster itself changes its release the jobs are held (file `park`: {"release", "until"}): each stops with a savepoint (CANONICAL) and stays
+away until JobManager and gateway both say that release, or the time is over; then it goes on from its savepoint. Nobody has to let it go.
+
 `jobs.py plan NAME` reads a statement from stdin and prints as JSON which way it would go; it changes nothing.
 
 Files: jobs.json {"jobs": [name], "session": {key: value}}, <name>.sql beside it; <name>.json declares a job of its own beside jobs.json.
@@ -42,6 +45,8 @@ SAVEPOINTS = Path("/var/lib/hnai/flink/savepoints")
 REST = "http://127.0.0.1:8081"
 GATEWAY = "http://127.0.0.1:8083"
 PERIOD_S = 3.0
+#: How long a job that is not whole is waited for before its newest checkpoint stands in for a savepoint.
+PARK_S = 60.0
 #: A new job must be whole and have completed CHECKPOINTS_WANTED of its own in this time.
 VERIFY_S = 300.0
 CHECKPOINTS_WANTED = 2
@@ -321,10 +326,12 @@ class Keeper:
 
     def recall(self, name: str) -> dict[str, Any]:
         """{"digest", "sql": of the statement that runs, "job_ids": [str], "upgrade": {"digest", "sql", "way", "why", "phase", "old", "start",
-        "since"} or null, "rejected": {"digest", "why", "at"} or null, "last": {"way", "result", …}, "current": when its sources were caught up}.
+        "since"} or null, "rejected": {"digest", "why", "at"} or null, "last": {"way", "result", …}, "current": when its sources were caught up,
+        "parked": {"job_id", "since", "savepoint", "why"} or null, "started": {"job_id", "from": savepoint or null, "at"} or null}.
         """
         empty: dict[str, Any] = {
             "digest": "", "sql": "", "job_ids": [], "savepoints": [], "upgrade": None, "rejected": None, "last": None, "current": 0.0,
+            "parked": None, "started": None,
         }
         try:
             return dict(empty, **json.loads((self.state / f"{name}.json").read_text()))
@@ -343,6 +350,49 @@ class Keeper:
         temporary.write_text(json.dumps({"at": self.now(), "trouble": trouble}))
         os.replace(temporary, self.state / ".keeper")
 
+    def held(self) -> str:
+        """The release that is waited for with stopped jobs; empty for none. Raises OSError when the cluster does not say what it runs."""
+        try:
+            wish = json.loads((self.config / "park").read_text())
+            release, until = str(wish["release"]), float(wish["until"])
+        except FileNotFoundError:
+            return ""
+        if self.now() >= until:
+            return ""
+        # Both: an old gateway would hand its own classes to a new JobManager.
+        return release if {call("GET", REST + "/overview")["flink-version"], call("GET", GATEWAY + "/v3/info")["version"]} != {release} else ""
+
+    def park(self, name: str, alive: list[Job]) -> None:
+        """Stops a job with a savepoint and leaves it so; a change of its statement that has begun is ended first (see step)."""
+        memory = self.recall(name)
+        job = max(alive, key=lambda one: one.started_ms) if alive else None
+        parked = memory["parked"]
+        if job is None or job.state == "CANCELLING":
+            return
+        if parked is None or parked["job_id"] != job.id:
+            parked = memory["parked"] = {"job_id": job.id, "since": self.now(), "savepoint": "", "why": ""}
+            self.remember(name, memory)
+        try:
+            if job.state != "RUNNING" or not job.whole:
+                raise Refused(f"it is {job.state}, not all tasks run")
+            parked["savepoint"] = stop(job.id)
+        except Refused as error:
+            if self.now() - parked["since"] < PARK_S:
+                raise
+            parked["why"] = str(error)
+            cancel(job.id)
+        say(f"{name} {job.id} is parked: {parked['savepoint'] or 'its newest checkpoint stands in, ' + parked['why']}")
+        if parked["savepoint"]:
+            memory["savepoints"] = self._kept(memory["savepoints"] + [parked["savepoint"]])
+        self.remember(name, memory)
+
+    def _kept(self, savepoints: list[str]) -> list[str]:
+        """Removes all but the newest ones from disk."""
+        for old in savepoints[:-SAVEPOINTS_KEPT]:
+            if self.roots[1] in Path(old).parents:
+                shutil.rmtree(old, ignore_errors=True)
+        return savepoints[-SAVEPOINTS_KEPT:]
+
     def declared(self) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
         """Session properties, name → statement, name → digest of both."""
         wanted = json.loads((self.config / "jobs.json").read_text())
@@ -358,9 +408,13 @@ class Keeper:
             say(f"cancel {job.name} {job.id}: nobody declared it")
             cancel(job.id)
         trouble: list[str] = []
+        held = self.held()
         for name in sql:
             alive = [job for job in jobs if job.name == name and job.state in ALIVE]
             try:
+                if held and not self.recall(name)["upgrade"]:
+                    self.park(name, alive)
+                    continue
                 self.advance(name, sql[name], digests[name], session, alive)
             except (OSError, Refused) as error:
                 trouble.append(f"{name}: {error}")
@@ -443,6 +497,7 @@ class Keeper:
         if upgrade is None and not memory["digest"]:
             say(f"submit {name} for the first time")
             job_id = submit(name, sql, session, None)
+            memory["started"] = {"job_id": job_id, "from": None, "at": self.now()}
             done = {"way": "deploy", "result": "deployed", "job_id": job_id, "at": self.now(), "digest": wanted}
             memory.update(digest=wanted, sql=sql, job_ids=[job_id], last=done)
         elif upgrade is None or upgrade["phase"] == "returning":
@@ -451,6 +506,7 @@ class Keeper:
             say(f"submit {name}: {'from ' + start if start else 'from the committed offsets'}")
             job_id = submit(name, text, session, start)
             memory["job_ids"].append(job_id)
+            memory.update(parked=None, started={"job_id": job_id, "from": start, "at": self.now()})
             if upgrade:
                 memory["last"].update(job_id=job_id)
                 memory["upgrade"] = None
@@ -482,11 +538,8 @@ class Keeper:
         for old in memory["job_ids"][:-1]:
             shutil.rmtree(self.roots[0] / old, ignore_errors=True)
         savepoints = memory["savepoints"] + [upgrade["start"]] if upgrade["start"] else memory["savepoints"]
-        for old in savepoints[:-SAVEPOINTS_KEPT]:
-            if self.roots[1] in Path(old).parents:
-                shutil.rmtree(old, ignore_errors=True)
         memory.update(
-            digest=upgrade["digest"], sql=upgrade["sql"], upgrade=None, rejected=None, job_ids=[job_id], savepoints=savepoints[-SAVEPOINTS_KEPT:]
+            digest=upgrade["digest"], sql=upgrade["sql"], upgrade=None, rejected=None, job_ids=[job_id], savepoints=self._kept(savepoints)
         )
         self.remember(name, memory)
 
