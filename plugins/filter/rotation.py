@@ -36,16 +36,24 @@ def _entry(site: Mapping[str, Any], contract: Mapping[str, Any], secret: Mapping
         "component": contract["name"],
         "username": secret.get("username", ""),
         "readers": sorted({contract["name"], *secret.get("readers", [])}),
+        "consumer": contract["name"],
         "consumers": hosts,
         "credential": secret["path"].rsplit("/", 1)[-1],
         "units": [unit["name"] for unit in contract["service"]["units"] if unit.get("group") == secret.get("group")],
         "max_age_s": seconds(secret["max_age"], f"{secret['path']}: max_age") if secret.get("max_age") else 0,
+        "server": "",
+        "unit": "",
+        "internal_port": 0,
         "targets": [],
         "ports": [],
         "why": "" if kind else "its contract names no way to rotate it (secrets: rotate)",
     }
-    if kind:
+    if kind == "vmauth":
+        _behind_vmauth(site, contract, entry)
+    elif kind:
         server = {"scram": "kafka", "mosquitto": "mosquitto"}[kind]
+        entry["server"] = server
+        entry["unit"] = f"hnai-{server}.service"
         entry["targets"] = sorted(site["groups"].get(server, []))
         listeners = [
             connect["listener"]
@@ -56,6 +64,36 @@ def _entry(site: Mapping[str, Any], contract: Mapping[str, Any], secret: Mapping
         if not entry["targets"] or not entry["ports"]:
             raise AnsibleFilterError(f"{secret['path']}: rotate: {kind}, but no connects of {contract['name']} leads its user there")
     return entry
+
+
+def _behind_vmauth(site: Mapping[str, Any], contract: Mapping[str, Any], entry: dict[str, Any]) -> None:
+    """The server's own contract declares the secret: who logs in with it stands in the connects of the others."""
+    server, hosts = contract["name"], entry["consumers"]
+    ports = {item["name"]: item["port"] for item in contract["listens"] if item.get("bind") == "any" and item.get("authentication") == "password"}
+    internal = [item["port"] for item in contract["listens"] if item["name"] == "auth_internal"]
+    if not ports or not internal:
+        raise AnsibleFilterError(f"{entry['path']}: rotate: vmauth, but {server} has no listener with a password and none called auth_internal")
+    entry.update(
+        server=server, unit=f"hnai-{server}-auth.service", internal_port=internal[0], targets=hosts, ports=sorted(ports.values()), consumers=[], units=[],
+    )
+    clients = [
+        (other, connect)
+        for other in site["contracts"].values()
+        for connect in other.get("connects", [])
+        if connect.get("to") == server and connect.get("principal") == entry["username"] and connect.get("listener") in ports
+        and site["groups"].get(connect.get("group", other.get("placement", other["name"])))
+    ]  # fmt: skip
+    if len(clients) > 1 or len(hosts) > 1:
+        many = ", ".join(sorted(other["name"] for other, _connect in clients)) if len(clients) > 1 else ", ".join(hosts)
+        entry.update(kind="", why=f"it is shared ({many}), and the rotation leads to one server and one kind of client")
+        return
+    for other, connect in clients:
+        group = connect.get("group")
+        entry.update(
+            consumer=other["name"], consumers=sorted(site["groups"][group or other.get("placement", other["name"])]),
+            credential=connect.get("credential", entry["credential"]),
+            units=[unit["name"] for unit in other["service"]["units"] if unit.get("group") == group],
+        )
 
 
 class FilterModule:
