@@ -96,9 +96,37 @@ def _behind_vmauth(site: Mapping[str, Any], contract: Mapping[str, Any], entry: 
         )
 
 
+def leaves(site: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One entry a placed component with a server certificate, in the order of the names: its hosts, TLS listeners, and one client's host."""
+    found = []
+    for contract in site["contracts"].values():
+        name = contract["name"]
+        hosts = sorted(site["groups"].get(contract.get("placement", name), []))
+        if not hosts or not (contract.get("certificate") or {}).get("server"):
+            continue
+        # "mutual TLS": the product's own certificates among its nodes, not ours.
+        tls = [item for item in contract["listens"] if item.get("tls") and item.get("authentication") != "mutual TLS" and not item.get("group")]
+        # A listener that asks for a certificate is asked on its own host alone, with the one that lies there.
+        asked = {item["name"]: item["port"] for item in tls if item.get("bind") == "any" and item.get("authentication") != "client certificate"}
+        clients = [
+            (host, other["name"], asked[connect["listener"]])
+            for other in site["contracts"].values()
+            for connect in other.get("connects", [])
+            if connect.get("to") == name and connect.get("listener") in asked
+            for host in sorted(site["groups"].get(connect.get("group", other.get("placement", other["name"])), []))
+        ]
+        away = sorted(client for client in clients if client[0] not in hosts) or sorted(clients)
+        found.append({
+            "path": f"tls/{name}", "component": name, "hosts": hosts, "ports": sorted({item["port"] for item in tls if item.get("bind") == "any"}),
+            "loopback_ports": sorted({item["port"] for item in tls if item.get("bind") != "any"}),
+            "client": dict(zip(("host", "component", "port"), away[0])) if away else {},
+        })  # fmt: skip
+    return sorted(found, key=lambda item: str(item["path"]))
+
+
 class FilterModule:
-    """rotations."""
+    """rotations, leaves."""
 
     def filters(self) -> dict[str, Any]:
         """By name."""
-        return {"rotations": rotations}
+        return {"leaves": leaves, "rotations": rotations}

@@ -18,7 +18,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.host_certificate imp
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import HostError, read_file
 from ansible_collections.hnai.platform.plugins.module_utils.leaf_rotation import HostFiles, Leaf, LeafError, served
 
-RUNS = 10000
+RUNS = 200
 TLS = "/etc/hnai/x/tls"
 WANTED = Wanted("x", TLS, "hnai-x", "localhost", ("localhost",), ("127.0.0.1",))
 BESIDE = "/var/lib/hnai/rotation/tls+x"
