@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
 from test_host_certificate import Machine, Pki, openssl
 
 from ansible_collections.hnai.platform.plugins.module_utils import x509
@@ -18,7 +22,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.host_certificate imp
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import HostError, read_file
 from ansible_collections.hnai.platform.plugins.module_utils.leaf_rotation import HostFiles, Leaf, LeafError, served
 
-RUNS = 200
+RUNS = 10000
 TLS = "/etc/hnai/x/tls"
 WANTED = Wanted("x", TLS, "hnai-x", "localhost", ("localhost",), ("127.0.0.1",))
 BESIDE = "/var/lib/hnai/rotation/tls+x"

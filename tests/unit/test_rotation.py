@@ -12,7 +12,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.hnai.platform.plugins.action import vault_rotate as action
-from ansible_collections.hnai.platform.plugins.filter.rotation import rotations
+from ansible_collections.hnai.platform.plugins.filter.rotation import leaves, rotations
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter
@@ -751,3 +751,21 @@ def test_a_store_on_two_hosts_is_not_rotated_by_halves() -> None:
     site["contracts"]["victoriametrics"]["listens"].pop()
     with pytest.raises(AnsibleFilterError, match="auth_internal"):
         rotations(site)
+
+
+def test_who_serves_a_certificate_and_who_sees_it() -> None:
+    site = stores()
+    store = site["contracts"]["victoriametrics"]
+    for item in store["listens"]:
+        item["tls"] = item["name"] != "backend"
+    store["certificate"] = {"server": True, "client": False}
+    entry = {"path": "tls/victoriametrics", "component": "victoriametrics", "hosts": ["data1"], "ports": [8428], "loopback_ports": [8430]}
+    assert leaves(site) == [{**entry, "client": {"host": "stream1", "component": "canary", "port": 8428}}], "another host's rather than its own"
+    site["groups"]["canary"] = []
+    assert leaves(site)[0]["client"]["host"] == "data1"
+    store["listens"][0]["authentication"] = "client certificate"
+    assert leaves(site) == [{**entry, "client": {}}], "asked on its own host alone"
+    store["listens"][0]["authentication"] = "mutual TLS"
+    assert leaves(site)[0]["ports"] == [], "the product's own certificate"
+    store["certificate"] = {"server": False, "client": True}
+    assert leaves(site) == []
