@@ -36,16 +36,24 @@ def _entry(site: Mapping[str, Any], contract: Mapping[str, Any], secret: Mapping
         "component": contract["name"],
         "username": secret.get("username", ""),
         "readers": sorted({contract["name"], *secret.get("readers", [])}),
+        "consumer": contract["name"],
         "consumers": hosts,
         "credential": secret["path"].rsplit("/", 1)[-1],
         "units": [unit["name"] for unit in contract["service"]["units"] if unit.get("group") == secret.get("group")],
         "max_age_s": seconds(secret["max_age"], f"{secret['path']}: max_age") if secret.get("max_age") else 0,
+        "server": "",
+        "unit": "",
+        "internal_port": 0,
         "targets": [],
         "ports": [],
         "why": "" if kind else "its contract names no way to rotate it (secrets: rotate)",
     }
-    if kind:
+    if kind == "vmauth":
+        _behind_vmauth(site, contract, entry)
+    elif kind:
         server = {"scram": "kafka", "mosquitto": "mosquitto"}[kind]
+        entry["server"] = server
+        entry["unit"] = f"hnai-{server}.service"
         entry["targets"] = sorted(site["groups"].get(server, []))
         listeners = [
             connect["listener"]
@@ -58,9 +66,67 @@ def _entry(site: Mapping[str, Any], contract: Mapping[str, Any], secret: Mapping
     return entry
 
 
+def _behind_vmauth(site: Mapping[str, Any], contract: Mapping[str, Any], entry: dict[str, Any]) -> None:
+    """The server's own contract declares the secret: who logs in with it stands in the connects of the others."""
+    server, hosts = contract["name"], entry["consumers"]
+    ports = {item["name"]: item["port"] for item in contract["listens"] if item.get("bind") == "any" and item.get("authentication") == "password"}
+    internal = [item["port"] for item in contract["listens"] if item["name"] == "auth_internal"]
+    if not ports or not internal:
+        raise AnsibleFilterError(f"{entry['path']}: rotate: vmauth, but {server} has no listener with a password and none called auth_internal")
+    entry.update(
+        server=server, unit=f"hnai-{server}-auth.service", internal_port=internal[0], targets=hosts, ports=sorted(ports.values()), consumers=[], units=[],
+    )
+    clients = [
+        (other, connect)
+        for other in site["contracts"].values()
+        for connect in other.get("connects", [])
+        if connect.get("to") == server and connect.get("principal") == entry["username"] and connect.get("listener") in ports
+        and site["groups"].get(connect.get("group", other.get("placement", other["name"])))
+    ]  # fmt: skip
+    if len(clients) > 1 or len(hosts) > 1:
+        many = ", ".join(sorted(other["name"] for other, _connect in clients)) if len(clients) > 1 else ", ".join(hosts)
+        entry.update(kind="", why=f"it is shared ({many}), and the rotation leads to one server and one kind of client")
+        return
+    for other, connect in clients:
+        group = connect.get("group")
+        entry.update(
+            consumer=other["name"], consumers=sorted(site["groups"][group or other.get("placement", other["name"])]),
+            credential=connect.get("credential", entry["credential"]),
+            units=[unit["name"] for unit in other["service"]["units"] if unit.get("group") == group],
+        )
+
+
+def leaves(site: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One entry a placed component with a server certificate, in the order of the names: its hosts, TLS listeners, and one client's host."""
+    found = []
+    for contract in site["contracts"].values():
+        name = contract["name"]
+        hosts = sorted(site["groups"].get(contract.get("placement", name), []))
+        if not hosts or not (contract.get("certificate") or {}).get("server"):
+            continue
+        # "mutual TLS": the product's own certificates among its nodes, not ours.
+        tls = [item for item in contract["listens"] if item.get("tls") and item.get("authentication") != "mutual TLS" and not item.get("group")]
+        # A listener that asks for a certificate is asked on its own host alone, with the one that lies there.
+        asked = {item["name"]: item["port"] for item in tls if item.get("bind") == "any" and item.get("authentication") != "client certificate"}
+        clients = [
+            (host, other["name"], asked[connect["listener"]])
+            for other in site["contracts"].values()
+            for connect in other.get("connects", [])
+            if connect.get("to") == name and connect.get("listener") in asked
+            for host in sorted(site["groups"].get(connect.get("group", other.get("placement", other["name"])), []))
+        ]
+        away = sorted(client for client in clients if client[0] not in hosts) or sorted(clients)
+        found.append({
+            "path": f"tls/{name}", "component": name, "hosts": hosts, "ports": sorted({item["port"] for item in tls if item.get("bind") == "any"}),
+            "loopback_ports": sorted({item["port"] for item in tls if item.get("bind") != "any"}),
+            "client": dict(zip(("host", "component", "port"), away[0])) if away else {},
+        })  # fmt: skip
+    return sorted(found, key=lambda item: str(item["path"]))
+
+
 class FilterModule:
-    """rotations."""
+    """rotations, leaves."""
 
     def filters(self) -> dict[str, Any]:
         """By name."""
-        return {"rotations": rotations}
+        return {"leaves": leaves, "rotations": rotations}

@@ -102,3 +102,28 @@ def read_pem(text: str) -> list[Validity]:
     if not found:
         raise X509Error("it holds no certificate and no revocation list")
     return found
+
+
+def serial(der: bytes) -> str:
+    """Serial number of one DER certificate, as hexadecimal digits. Raises X509Error."""
+    at = 0
+    for _level in range(2):
+        tag, begin, _end = _read(der, at)
+        if tag != _SEQUENCE:
+            raise X509Error("no sequence (tag 0x%02x)" % tag)
+        at = begin
+    tag, begin, end = _read(der, _skip(der, at, _VERSION))
+    if tag != _INTEGER or begin == end:
+        raise X509Error("no serial number (tag 0x%02x)" % tag)
+    return der[begin:end].lstrip(b"\0").hex() or "00"
+
+
+def first_der(text: str) -> bytes:
+    """The first certificate of a PEM text. Raises X509Error."""
+    for kind, body in _BLOCK.findall(text):
+        if kind == "CERTIFICATE":
+            try:
+                return base64.b64decode("".join(body.split()), validate=True)
+            except ValueError as error:
+                raise X509Error("not base64: %s" % error) from error
+    raise X509Error("it holds no certificate")

@@ -27,7 +27,7 @@ options:
   kind:
     description: Kind of credential.
     type: str
-    choices: [scram, mosquitto]
+    choices: [scram, mosquitto, vmauth]
   path:
     description: Path of the secret in OpenBao, which salts the fingerprint and names the fence.
     type: str
@@ -58,11 +58,14 @@ options:
     description: Trusted roots. By default those of the component on this host.
     type: path
   unit:
-    description: Unit to reload, for O(kind=mosquitto).
+    description: Unit to reload, for O(kind=mosquitto) and O(kind=vmauth).
     type: str
     default: hnai-mosquitto.service
+  internal_port:
+    description: Port on loopback at which vmauth shows its metrics, for O(kind=vmauth).
+    type: int
   component:
-    description: Component of the consumer, for O(state=acknowledged).
+    description: Component of the consumer, for O(state=acknowledged); of the server, for O(kind=vmauth).
     type: str
     default: ""
   credential:
@@ -139,6 +142,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Cli
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import fence, rotation
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import Adapter, CannotTell, Target
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb import rotate as tsdb_rotate
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, Kept, Store, StoreError, parse_metrics
 
 LOGIN_TIMEOUT_S = 5.0
 
@@ -186,20 +191,35 @@ def adapter_for(module: AnsibleModule, host: Host, stack: contextlib.ExitStack) 
             return scram.login(_address(broker), context, mechanism, username, password, LOGIN_TIMEOUT_S)
 
         return kafka_rotate.ScramAdapter(admin, given["servers"], login)
-    ca_file = given["ca_file"] or "/etc/hnai/mosquitto/tls/ca.pem"
+    component = given["component"] if given["kind"] == "vmauth" else "mosquitto"
+    ca_file = given["ca_file"] or "/etc/hnai/%s/tls/ca.pem" % component
 
-    def store(username: str, password: str) -> None:
-        credentials.converge(host, "mosquitto", {username: password})
+    def store(name: str, password: str) -> None:
+        credentials.converge(host, component, {name: password})
 
-    def remove(username: str) -> None:
+    def remove(name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(host.at(credentials.path_of("mosquitto", username)))
+            os.unlink(host.at(credentials.path_of(component, name)))
 
     def reload() -> None:
         done = host.run(["systemctl", "reload", given["unit"]])
         if done.rc:
             raise HostError("systemctl reload %s: %s" % (given["unit"], done.message))
 
+    if given["kind"] == "vmauth":
+        (server,) = given["servers"]
+        inner = Store(Http("https://localhost:%d" % given["internal_port"], ca_file), timeout=lambda: LOGIN_TIMEOUT_S)
+
+        def connect(username: str, password: str) -> Kept:
+            return stack.enter_context(contextlib.closing(Kept("https://" + server, ca_file, username, password, tsdb_rotate.PROBE, LOGIN_TIMEOUT_S)))
+
+        def in_flight() -> int:
+            page = inner.text("/metrics")
+            if tsdb_rotate.IN_FLIGHT + " " not in page:
+                raise CannotTell("vmauth shows no %s" % tsdb_rotate.IN_FLIGHT)
+            return int(parse_metrics(page, tsdb_rotate.IN_FLIGHT))
+
+        return tsdb_rotate.VmauthAdapter(connect, store, remove, reload, in_flight)
     return mqtt_rotate.MosquittoAdapter(lambda user, word: Session(given["servers"][0], ca_file, user, word), store, remove, reload)
 
 
@@ -241,7 +261,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "required": True, "choices": ["provisioned", "probed", "revoked", "withdrawn", "acknowledged"]},
-            "kind": {"type": "str", "choices": ["scram", "mosquitto"]},
+            "kind": {"type": "str", "choices": ["scram", "mosquitto", "vmauth"]},
             "path": {"type": "str", "required": True},
             "fence": {"type": "int", "default": 0},
             "old": {"type": "dict", "default": {}, "no_log": True},
@@ -250,11 +270,13 @@ def main() -> None:
             "bootstrap": names,
             "ca_file": {"type": "path"},
             "unit": {"type": "str", "default": "hnai-mosquitto.service"},
+            "internal_port": {"type": "int"},
             "component": text,
             "credential": dict(text, no_log=False),
             "units": names,
             "timeout": {"type": "float", "default": 20},
         },
+        required_if=[("kind", "vmauth", ("internal_port", "component"))],
         supports_check_mode=True,
     )
     host = Host()
@@ -262,7 +284,7 @@ def main() -> None:
         if module.params["state"] == "acknowledged":
             module.exit_json(changed=False, **acknowledged(host, module.params))
         proof = act(module, host)
-    except (rotation.RotationError, CannotTell, HostError, KafkaError, ProbeMissing, OSError, ValueError) as error:
+    except (rotation.RotationError, CannotTell, HostError, KafkaError, StoreError, ProbeMissing, OSError, ValueError) as error:
         module.fail_json(msg="%s at %s: %s" % (module.params["path"], module.params["state"], error))
     module.exit_json(changed=bool(proof.pop("changed", False)), proof=proof)
 

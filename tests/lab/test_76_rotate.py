@@ -2,7 +2,8 @@
 """A password is rotated while the plant's stream flows, and the controller is killed in the middle of it.
 
 The next run goes on: one new version, the journal closed, the old password refused, no sample lost. Every run takes Kafka's SCRAM user of the
-writer; also an MQTT identity of the shipper and of the bridge, and a rollback. HNAI_SEED repeats the moment of the kill.
+writer; also an MQTT identity of the shipper and of the bridge, the writer's password at the store, and a rollback. HNAI_SEED repeats the moment
+of the kill. At the end the certificate of a listener, killed in between too.
 """
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class Case:
 WRITER = Case("telegraf/kafka_writer", "mechanism", "plc1", "opcua")
 SHIPPER = Case("telegraf/mqtt_shipper", "username", "plc1", "opcua")
 BRIDGE = Case("telegraf/mqtt_bridge", "username", "line1", "line")
-CASES = [WRITER, SHIPPER, BRIDGE]
+STORE = Case("victoriametrics/writer", "slot", "plc1", "opcua")
+CASES = [WRITER, SHIPPER, BRIDGE, STORE]
 
 
 def argv(lab: Lab, case: Case, **extra: str) -> list[str]:
@@ -122,3 +124,32 @@ def test_a_rollback_restores_the_old_value_in_one_run(lab: Lab, tmp_path: Path) 
     assert not now["open"]
     assert now["last"]["outcome"] == "rolled back"
     assert now["last"]["fingerprint"] == was["fp_old"]
+
+
+LEAF_MOMENTS = ("Make a key and ask for a certificate", "Let OpenBao sign it", "Put it in place", "Run the unit", "See what is served, from here")
+
+
+def test_a_killed_rotation_of_a_certificate_is_finished_by_the_next_run(lab: Lab, tmp_path: Path) -> None:
+    """The broker of the lines: a new key and serial on its port, the journal on the host closed, no certificate left beside."""
+    case = Case("tls/mosquitto", "", "line1", "line")
+    before = served(lab)
+    seed, _draw = chance(SEED)
+    draw = random.Random(f"{seed} {case.path}")
+    task, later_s = draw.choice(LEAF_MOMENTS), draw.uniform(0, LATER_S)
+    print(f"HNAI_SEED={seed}: killed {later_s:.1f} s after {task!r} began")
+    kill(lab, case, tmp_path / "killed.log", task, later_s)
+    rotate(lab, case)
+    after = served(lab)
+    assert after != before
+    noted = json.loads(lab.run("edge1", "cat", "/var/lib/hnai/rotation/tls+mosquitto.json").stdout)
+    assert not noted["open"]
+    assert noted["last"]["new"] == after
+    assert noted["last"]["proof"] == {"new_served": True, "old_not_served": True}
+    assert len(noted["last"]["served"]) == 2, "seen from the host and from a client's"
+    assert not lab.run("edge1", "ls", "/var/lib/hnai/rotation/tls+mosquitto").stdout, "a key was left beside"
+
+
+def served(lab: Lab) -> str:
+    """Serial on the broker's port, as openssl reads it on its host."""
+    pem = lab.run("edge1", "openssl", "s_client", "-connect", "edge1:8883", "-CAfile", "/etc/hnai/mosquitto/tls/ca.pem").stdout
+    return lab.run("edge1", "openssl", "x509", "-noout", "-serial", stdin=pem).stdout.strip().split("=")[1].lower().lstrip("0")

@@ -12,7 +12,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.hnai.platform.plugins.action import vault_rotate as action
-from ansible_collections.hnai.platform.plugins.filter.rotation import rotations
+from ansible_collections.hnai.platform.plugins.filter.rotation import leaves, rotations
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter
@@ -35,6 +35,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation imp
     material,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell, Target
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import VmauthAdapter
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import successor as next_vmauth
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
 PATH = "telegraf/kafka_writer"
@@ -391,6 +393,101 @@ def test_mosquitto_that_does_not_answer_is_not_a_refusal() -> None:
         MosquittoAdapter(login, lambda *_a: None, lambda _a: None, lambda: None).works({"username": "a", "password": "b"})
 
 
+class Vmauth:
+    """vmauth: all slots of a name are served; a reload takes what is stored; each request is judged anew."""
+
+    def __init__(self) -> None:
+        self.stored = {"dashboard": "old", "writer": "w"}
+        self.loaded = dict(self.stored)
+        self.flying = [0]
+        self.keeps = False
+        self.status = 400
+        self.open: list[VmauthConnection] = []
+
+    def connect(self, username: str, password: str) -> VmauthConnection:
+        self.open.append(VmauthConnection(self, password))
+        return self.open[-1]
+
+    def in_flight(self) -> int:
+        return self.flying.pop(0) if len(self.flying) > 1 else self.flying[0]
+
+    def reload(self) -> None:
+        self.loaded = dict(self.stored)
+
+    def target(self, clock: Clock) -> Target:
+        adapter = VmauthAdapter(self.connect, self.stored.__setitem__, lambda name: self.stored.pop(name, None) and None, self.reload, self.in_flight)
+        return Target(adapter, Free(), 2, clock, clock.sleep)
+
+
+class VmauthConnection:
+    def __init__(self, server: Vmauth, password: str) -> None:
+        self.server, self.password, self.closed, self.asked = server, password, False, 0
+
+    def ask(self) -> int:
+        self.asked += 1
+        if self.closed:
+            raise ConnectionError("closed")
+        kept = self.server.keeps and self.asked > 1
+        return self.server.status if kept or self.password in self.server.loaded.values() else 401
+
+    def close(self) -> None:
+        self.closed = True
+
+
+DASH = {"username": "dashboard", "password": "old"}
+
+
+def test_vmauth_has_two_slots_of_one_name_and_ends_one_of_them() -> None:
+    server, clock = Vmauth(), Clock()
+    new = next_vmauth(DASH, lambda: "fresh")
+    assert new == {"username": "dashboard", "slot": "dashboard.b", "password": "fresh"}
+    assert next_vmauth(new, lambda: "x")["slot"] == "dashboard"
+    assert material(new) == "fresh", "the slot is no secret"
+    target = server.target(clock)
+    assert target.provision(DASH, new, 1) == {"new_works": True, "wrong_refused": True, "old_works": True, "changed": True}
+    server.flying = [2, 1, 0]
+    assert target.revoke(DASH, new, 2) == {"old_refused": True, "new_works": True, "no_old_session": True, "sessions": [], "changed": True}
+    assert server.loaded == {"dashboard.b": "fresh", "writer": "w"}
+    assert all(connection.closed for connection in server.open)
+    again = server.target(clock).revoke(DASH, new, 2)
+    assert again["changed"] is False and again["no_old_session"], "a run that was killed before it closed goes on"
+
+
+@pytest.mark.parametrize("cause", ["kept", "flying"])
+def test_vmauth_what_lives_on_of_the_old_one_is_seen(cause: str) -> None:
+    server, clock = Vmauth(), Clock()
+    new = next_vmauth(DASH, lambda: "fresh")
+    server.target(clock).provision(DASH, new, 1)
+    server.keeps, server.flying = cause == "kept", [3 if cause == "flying" else 0]
+    proof = server.target(clock).revoke(DASH, new, 2)
+    assert proof["old_refused"] and not proof["no_old_session"]
+    assert proof["sessions"] == ["3 requests in flight" if cause == "flying" else "a connection of dashboard that was opened before"]
+
+
+@pytest.mark.parametrize("status", [200, 404, 429, 502, 503])
+def test_vmauth_an_answer_that_is_neither_is_no_refusal(status: int) -> None:
+    server, clock = Vmauth(), Clock()
+    new = next_vmauth(DASH, lambda: "fresh")
+    server.target(clock).provision(DASH, new, 1)
+    server.status = status
+    with pytest.raises(CannotTell, match=str(status)):
+        server.target(clock).revoke(DASH, new, 2)
+    assert sorted(server.stored) == ["dashboard", "dashboard.b", "writer"]
+
+
+def test_vmauth_that_does_not_say_what_is_in_flight_has_proven_nothing() -> None:
+    server, clock = Vmauth(), Clock()
+    new = next_vmauth(DASH, lambda: "fresh")
+    server.target(clock).provision(DASH, new, 1)
+
+    def silent() -> int:
+        raise OSError("no answer")
+
+    server.in_flight = silent  # type: ignore[method-assign]
+    with pytest.raises(CannotTell, match="in flight"):
+        server.target(clock).revoke(DASH, new, 2)
+
+
 class Root(Host):
     def chown(self, target: int | str, uid: int, gid: int) -> None:
         return
@@ -504,6 +601,12 @@ def test_a_pair_of_identities_and_a_default() -> None:
         credentials.select([plain], {})
 
 
+def test_a_credential_lies_in_the_slot_that_the_secret_names() -> None:
+    item = {"path": "victoriametrics/dashboard", "field": "password", "as": "dashboard", "name_field": "slot"}
+    assert credentials.select([item], {item["path"]: {"username": "dashboard", "password": "p"}}) == {"dashboard": "p"}
+    assert credentials.select([item], {item["path"]: {"username": "dashboard", "slot": "dashboard.b", "password": "p"}}) == {"dashboard.b": "p"}
+
+
 def test_the_policy_reaches_no_erasure_by_name() -> None:
     text = policies.rotation("hnai")
     assert "delete" not in text and 'path "hnai/destroy/+/+/_next"' in text
@@ -590,3 +693,79 @@ def test_the_sites_list() -> None:
     broken["contracts"]["telegraf"]["connects"] = []
     with pytest.raises(AnsibleFilterError, match="no connects"):
         rotations(broken)
+
+
+def stores() -> dict[str, Any]:
+    """A site with a store behind vmauth, its writer and its reader."""
+    return {
+        "groups": {"telegraf_writer": ["data1"], "telegraf": ["data1"], "victoriametrics": ["data1"], "canary": ["stream1"]},
+        "contracts": {
+            "victoriametrics": {
+                "name": "victoriametrics",
+                "listens": [
+                    {"name": "https", "port": 8428, "bind": "any", "authentication": "password"},
+                    {"name": "backend", "port": 8429, "bind": "loopback", "authentication": "password"},
+                    {"name": "auth_internal", "port": 8430, "bind": "loopback", "authentication": "none"},
+                ],
+                "service": {"units": [{"name": "hnai-victoriametrics-auth.service"}]},
+                "secrets": [
+                    {"path": "victoriametrics/dashboard", "kind": "password", "username": "dashboard", "rotate": "vmauth", "readers": ["canary"]},
+                    {"path": "victoriametrics/reader", "kind": "password", "username": "reader", "rotate": "vmauth"},
+                    {"path": "victoriametrics/writer", "kind": "password", "username": "telegraf-writer", "rotate": "vmauth", "readers": ["telegraf"]},
+                ],
+            },
+            "telegraf": {
+                "name": "telegraf",
+                "connects": [{"to": "victoriametrics", "listener": "https", "group": "telegraf_writer", "principal": "telegraf-writer",
+                              "credential": "store_writer"}],
+                "service": {"units": [{"name": "w.service", "group": "telegraf_writer"}, {"name": "s.service", "group": "telegraf_shipper"}]},
+            },
+            "canary": {
+                "name": "canary",
+                "connects": [{"to": "victoriametrics", "listener": "https", "principal": "dashboard"}],
+                "service": {"units": [{"name": "c.service"}]},
+            },
+        },
+    }  # fmt: skip
+
+
+def test_a_secret_of_a_store_goes_to_those_who_log_in_with_it() -> None:
+    dashboard, reader, writer = rotations(stores())
+    shown = ("kind", "component", "server", "unit", "internal_port", "targets", "ports")
+    for one in (dashboard, reader, writer):
+        assert [one[key] for key in shown] == [
+            "vmauth", "victoriametrics", "victoriametrics", "hnai-victoriametrics-auth.service", 8430, ["data1"], [8428]
+        ]  # fmt: skip
+    assert [dashboard[key] for key in ("consumer", "consumers", "credential", "units")] == ["canary", ["stream1"], "dashboard", ["c.service"]]
+    assert [writer[key] for key in ("consumer", "consumers", "credential", "units")] == ["telegraf", ["data1"], "store_writer", ["w.service"]]
+    assert (reader["consumers"], reader["units"]) == ([], []), "nobody but the server itself has it"
+
+
+def test_a_store_on_two_hosts_is_not_rotated_by_halves() -> None:
+    site = stores()
+    site["groups"]["victoriametrics"] = ["data1", "data2"]
+    assert [(one["kind"], "data1, data2" in one["why"]) for one in rotations(site)] == [("", True)] * 3
+    site = stores()
+    site["contracts"]["canary"]["connects"][0]["principal"] = "telegraf-writer"
+    assert [one["kind"] for one in rotations(site)] == ["vmauth", "vmauth", ""]
+    site["contracts"]["victoriametrics"]["listens"].pop()
+    with pytest.raises(AnsibleFilterError, match="auth_internal"):
+        rotations(site)
+
+
+def test_who_serves_a_certificate_and_who_sees_it() -> None:
+    site = stores()
+    store = site["contracts"]["victoriametrics"]
+    for item in store["listens"]:
+        item["tls"] = item["name"] != "backend"
+    store["certificate"] = {"server": True, "client": False}
+    entry = {"path": "tls/victoriametrics", "component": "victoriametrics", "hosts": ["data1"], "ports": [8428], "loopback_ports": [8430]}
+    assert leaves(site) == [{**entry, "client": {"host": "stream1", "component": "canary", "port": 8428}}], "another host's rather than its own"
+    site["groups"]["canary"] = []
+    assert leaves(site)[0]["client"]["host"] == "data1"
+    store["listens"][0]["authentication"] = "client certificate"
+    assert leaves(site) == [{**entry, "client": {}}], "asked on its own host alone"
+    store["listens"][0]["authentication"] = "mutual TLS"
+    assert leaves(site)[0]["ports"] == [], "the product's own certificate"
+    store["certificate"] = {"server": False, "client": True}
+    assert leaves(site) == []

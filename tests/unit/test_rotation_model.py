@@ -7,6 +7,9 @@ this one sleeps. After every operation that reached the store or the target the 
 
 * what any consumer holds is accepted by the target, and so is what a consumer would read now: no instant of outage;
 * the journal holds no value.
+
+Played with two targets: Kafka (one credential per mechanism), and vmauth through its own adapter, where the kill also comes between what is
+stored and the reload, and where an ordinary run of the site stores the current value in its slot.
 """
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import rotation
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import BACK, Busy, Conflict, Rotation, RotationError
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell, Target
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import Adapter, CannotTell, Target
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb import rotate as vmauth
 
 PATH = "telegraf/kafka_writer"
 SLOTS = ("SCRAM-SHA-512", "SCRAM-SHA-256")
@@ -63,10 +67,24 @@ class World:
     def valid(self, value: tuple[str, str]) -> bool:
         return self.accepted.get(value[1]) == value[0]
 
+    def holds(self, secret: Mapping[str, Any]) -> tuple[str, str]:
+        """(value, place) of a secret."""
+        return secret["password"], secret.get("mechanism", SLOTS[0])
+
+    def successor(self, secret: Mapping[str, Any], value: str) -> dict[str, Any]:
+        slot = secret.get("mechanism", SLOTS[0])
+        return dict(secret, password=value, mechanism=SLOTS[1 - SLOTS.index(slot)])
+
+    def adapter(self) -> Adapter:
+        return ModelAdapter(self)
+
+    def site(self) -> None:
+        """What an ordinary run of the site does at the target."""
+
     def current(self) -> tuple[str, str]:
         data = self.versions[PATH][-1]
         assert data is not None
-        return data["password"], data.get("mechanism", SLOTS[0])
+        return self.holds(data)
 
     def check(self) -> None:
         for host, value in self.consumers.items():
@@ -84,7 +102,8 @@ class World:
             self.late.pop(self.chance.randrange(len(self.late)))()
         if self.chance.random() < 0.05:
             host = self.chance.choice(sorted(self.consumers))
-            self.consumers[host] = self.current()  # an ordinary run of the site in between
+            self.site()  # an ordinary run of the site in between
+            self.consumers[host] = self.current()
             self.check()
         if self.depth < 2 and self.chance.random() < self.p_other:
             self.depth += 1
@@ -109,14 +128,74 @@ class World:
     def _do(self, name: str, action: Callable[[], Any], quiet: bool = False) -> Any:
         try:
             result = action()
-        except (Conflict, RotationError, CannotTell) as error:
+        except (Conflict, RotationError, CannotTell, Killed) as error:
             self.trace.append("%s: %s" % (name, type(error).__name__))
+            self.check()
             if quiet:
                 return None
             raise
         self.trace.append(name)
         self.check()
         return result
+
+
+class VmauthWorld(World):
+    """The same with vmauth: credentials on the host by slot, of which a reload takes all; both slots serve the same name."""
+
+    def __init__(self, seed: int, fenced: bool = True) -> None:
+        super().__init__(seed, fenced)
+        self.stored = {"w": "secret-0"}
+        self.accepted = dict(self.stored)
+        self.consumers = dict.fromkeys(("edge1", "data1"), ("secret-0", "w"))
+
+    def valid(self, value: tuple[str, str]) -> bool:
+        return value[0] in self.accepted.values()
+
+    def holds(self, secret: Mapping[str, Any]) -> tuple[str, str]:
+        return secret["password"], vmauth.slot(secret)
+
+    def successor(self, secret: Mapping[str, Any], value: str) -> dict[str, Any]:
+        return vmauth.successor(secret, lambda: value)
+
+    def dying(self) -> None:
+        """A kill inside a step at the target."""
+        if not self.calm and self.chance.random() < self.p_kill:
+            raise Killed
+
+    def site(self) -> None:
+        value, slot = self.current()
+        self.stored[slot] = value
+        self.accepted = dict(self.stored)
+
+    def adapter(self) -> Adapter:
+        def store(name: str, value: str) -> None:
+            self.dying()
+            self.stored[name] = value
+            self.dying()
+
+        def remove(name: str) -> None:
+            self.dying()
+            self.stored.pop(name, None)
+            self.dying()
+
+        def reload() -> None:
+            self.accepted = dict(self.stored)
+            self.dying()
+
+        return vmauth.VmauthAdapter(lambda _name, value: ModelConnection(self, value), store, remove, reload, lambda: self.chance.random() < 0.1)
+
+
+class ModelConnection:
+    """Every request is judged anew, by what vmauth has loaded."""
+
+    def __init__(self, world: World, value: str) -> None:
+        self.world, self.value = world, value
+
+    def ask(self) -> int:
+        return 400 if self.value in self.world.accepted.values() else 401
+
+    def close(self) -> None:
+        return
 
 
 class ModelStore:
@@ -165,9 +244,8 @@ class ModelAdapter:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    @staticmethod
-    def _of(secret: Mapping[str, Any]) -> tuple[str, str]:
-        return secret["password"], secret.get("mechanism", SLOTS[0])
+    def _of(self, secret: Mapping[str, Any]) -> tuple[str, str]:
+        return self.world.holds(secret)
 
     def works(self, secret: Mapping[str, Any]) -> bool:
         return self.world.valid(self._of(secret))
@@ -203,8 +281,7 @@ class ModelFence:
 def make(world: World) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     def made(current: Mapping[str, Any]) -> dict[str, Any]:
         world.made += 1
-        slot = current.get("mechanism", SLOTS[0])
-        return dict(current, password="secret-%d" % world.made, mechanism=SLOTS[1 - SLOTS.index(slot)])
+        return world.successor(current, "secret-%d" % world.made)
 
     return made
 
@@ -228,7 +305,7 @@ def steps(world: World, owner: str, resume: str = "", rollback: str = "") -> rot
     """What the playbook does, call by call."""
     store = ModelStore(world)
     run = Rotation(store, PATH, owner, now=lambda: world.now, lease_s=50, rounds=1)
-    target = Target(ModelAdapter(world), ModelFence(world), patience_s=0, clock=lambda: world.now, sleep=lambda _s: None)
+    target = Target(world.adapter(), ModelFence(world), patience_s=0, clock=lambda: world.now, sleep=lambda _s: None)
     dead = [] if world.chance.random() < 0.3 else ["c%d" % number for number in range(world.owners + 1) if "c%d" % number not in world.alive]
     view = run.begin(
         "scram", make(world), "run-%s-%d" % (owner, world.ops), expected=sorted(world.consumers), dead=dead, resume=resume, rollback=rollback
@@ -299,8 +376,8 @@ def settle(world: World) -> None:
     raise AssertionError("never done: %s" % world.trace[-30:])
 
 
-def play(seed: int, fenced: bool = True) -> World:
-    world = World(seed, fenced)
+def play(seed: int, fenced: bool = True, kind: type[World] = World) -> World:
+    world = kind(seed, fenced)
     for _number in range(world.chance.randrange(1, 7)):
         world.down = {host for host in world.consumers if world.chance.random() < 0.1}
         journal = world.versions.get(PATH + "/_rotation", [{}])[-1] or {}
@@ -331,11 +408,12 @@ def closed(world: World) -> None:
         assert world.versions[PATH + "/_next"][journal["last"]["next_version"] - 1] is None, "the prepared value was left behind"
 
 
+@pytest.mark.parametrize("kind", [World, VmauthWorld], ids=["kafka", "vmauth"])
 @pytest.mark.parametrize("part", range(8))
-def test_no_outage_no_orphan_one_version(part: int) -> None:
+def test_no_outage_no_orphan_one_version(part: int, kind: type[World]) -> None:
     for seed in range(part * RUNS // 8, (part + 1) * RUNS // 8):
         try:
-            closed(play(seed))
+            closed(play(seed, kind=kind))
         except AssertionError as error:
             raise AssertionError("seed %d: %s" % (seed, error)) from error
 

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,7 +75,7 @@ ROUTES = {"backend": "http://127.0.0.1:1", "backend_user": "vmauth", "users": [{
 
 
 def test_rights_by_path_and_the_backend_login(auth: ModuleType) -> None:
-    built = auth.build(ROUTES, {"backend": "b-pw", "d": "d-pw"}.__getitem__)
+    built = auth.build(ROUTES, "b-pw", {"dashboard": ["d-pw"]})
     (user,) = built["users"]
     assert (user["username"], user["password"]) == ("dashboard", "d-pw")
     (route,) = user["url_map"]
@@ -86,22 +86,66 @@ def test_rights_by_path_and_the_backend_login(auth: ModuleType) -> None:
     assert "url_prefix" not in user
 
 
-def test_the_file_is_for_its_owner_only(auth: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_slots_of_a_rotation_have_the_same_rights(auth: ModuleType) -> None:
+    first, second = auth.build(ROUTES, "b-pw", {"dashboard": ["old", "new"]})["users"]
+    assert (first.pop("password"), second.pop("password")) == ("old", "new")
+    assert first == second
+    assert len(auth.build(ROUTES, "b-pw", {"dashboard": ["same", "same"]})["users"]) == 1, "vmauth refuses a file with the same pair twice"
+    assert auth.build(ROUTES, "b-pw", {})["users"] == []
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"), [({"d"}, ["d"]), ({"d.b"}, ["d.b"]), ({"d", "d.b"}, ["d", "d.b"]), (set(), ["d"])], ids=["first", "second", "both", "none"]
+)
+def test_the_slots_that_are_filled(auth: ModuleType, there: set[str], wanted: list[str]) -> None:
+    assert auth.slots("d", there.__contains__) == wanted
+
+
+def test_one_credential_that_cannot_be_read_takes_away_one_access(auth: ModuleType) -> None:
+    def read(name: str) -> str:
+        if name == "d":
+            raise OSError("of another host")
+        return name + "-pw"
+
+    users = [{"username": "dashboard", "credential": "d"}, {"username": "w", "credential": "w"}]
+    passwords, complaints = auth.collect(users, {"d", "w"}.__contains__, read)
+    assert passwords == {"w": ["w-pw"]}
+    assert len(complaints) == 1 and "dashboard" in complaints[0] and "of another host" in complaints[0]
+
+
+def test_the_file_is_for_its_group_and_nobody_can_log_in_is_an_error(auth: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "routes.json").write_text(json.dumps(ROUTES))
-    (tmp_path / "backend").write_text("b")
-    (tmp_path / "d").write_text("d")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    values = {"backend": "b", "d.b": "new"}
+    (tmp_path / "c.d.b").write_text("")
+
+    def decrypt(path: str, name: str) -> str:
+        assert path == str(tmp_path / "c.") + name
+        if name not in values:
+            raise OSError("systemd-creds failed")
+        return values[name]
+
+    monkeypatch.setattr(auth, "decrypt", decrypt)
+    monkeypatch.setattr(auth.grp, "getgrnam", lambda _name: SimpleNamespace(gr_gid=7))
+    owners: list[tuple[int, int]] = []
+    monkeypatch.setattr(auth.os, "fchown", lambda _handle, uid, gid: owners.append((uid, gid)))
     out = tmp_path / "auth.yml"
-    assert auth.main([str(tmp_path / "routes.json"), str(out)]) == 0
-    assert out.stat().st_mode & 0o777 == 0o600
-    (tmp_path / "d").unlink()
+    arguments = [str(tmp_path / "routes.json"), str(tmp_path / "c."), str(out), "hnai-x"]
+    assert auth.main(arguments) == 0
+    assert (out.stat().st_mode & 0o777, owners) == (0o640, [(0, 7)])
+    assert json.loads(out.read_text())["users"][0]["password"] == "new"
+    del values["d.b"]
+    before = out.read_text()
+    assert auth.main(arguments) == 1 and out.read_text() == before
+    values.update({"d.b": "new"})
+    del values["backend"]
     with pytest.raises(OSError):
-        auth.main([str(tmp_path / "routes.json"), str(out)])
+        auth.main(arguments)
+    assert out.read_text() == before
 
 
 def test_a_refusal_stands_before_the_permission(auth: ModuleType) -> None:
     user = {"username": "reader", "credential": "reader", "paths": ["/exec"], "arguments": ["query=~select.*"], "never": ["query=~.*;.*"]}
-    made = auth.build({"backend": "http://127.0.0.1:1", "backend_user": "platform", "users": [user]}, lambda name: name)
+    made = auth.build({"backend": "http://127.0.0.1:1", "backend_user": "platform", "users": [user]}, "b", {"reader": ["r"]})
     refused, allowed = made["users"][0]["url_map"]
     assert refused["url_prefix"] == "http://127.0.0.1:1/refused"
     assert refused["src_query_args"] == ["query=~.*;.*"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..kafka import rotate as kafka_rotate
 from ..mqtt import rotate as mqtt_rotate
+from ..tsdb import rotate as tsdb_rotate
 from . import component, policies, site
 from .client import Api, leave
 from .kv import KvStore
@@ -20,6 +21,7 @@ Secret = Mapping[str, Any]
 KINDS: dict[str, Callable[[Secret, Callable[[], str]], dict[str, Any]]] = {
     "scram": kafka_rotate.successor,
     "mosquitto": mqtt_rotate.successor,
+    "vmauth": tsdb_rotate.successor,
 }
 #: A grace time up to this is waited for; the token of the visit lives five minutes.
 WAIT_MAX_S = 200.0

@@ -33,7 +33,7 @@ STATES = (IDLE, PREPARED, PROVISIONED, PROVEN, PUBLISHED, DISTRIBUTED, DRAINED, 
 FORWARD, BACK = "forward", "back"
 JOURNAL, NEXT = "/_rotation", "/_next"
 #: Fields that name a credential; they are shown. All others are secret.
-NAMES = ("username", "mechanism")
+NAMES = ("username", "mechanism", "slot")
 #: PBKDF2 rounds of a fingerprint: a password that a person chose must not be found from the journal.
 ROUNDS = 20000
 #: How long a step of a run may take before another controller may be told to go on with it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible_collections.hnai.platform.plugins.module_utils.credentials import decrypt, path_of
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import TWIN, decrypt, path_of
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, Store, StoreError
 
@@ -25,8 +25,10 @@ STORE_ARGS: dict[str, dict[str, Any]] = {
 
 
 def password(credential: Mapping[str, str], host: Host) -> str:
-    """The value of a credential of this host. Raises StoreError naming the file and the remedy."""
+    """The value of a credential of this host, or of the other slot of its pair. Raises StoreError naming the file and the remedy."""
     value = decrypt(host, credential["component"], credential["name"])
+    if value is None:
+        value = decrypt(host, credential["component"], credential["name"] + TWIN)
     if value is None:
         path = path_of(credential["component"], credential["name"])
         raise StoreError("%s is missing or not of this host; converge component %s" % (path, credential["component"]))

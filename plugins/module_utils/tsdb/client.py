@@ -91,6 +91,38 @@ class Http:
             connection.close()
 
 
+class Kept:
+    """One connection that stays open, with a login in each request on it: whether the server still serves it."""
+
+    def __init__(self, base_url: str, ca_file: str | None, username: str, password: str, path: str, timeout_s: float) -> None:
+        parts = urllib.parse.urlsplit(base_url)
+        context = ssl.create_default_context(cafile=ca_file)
+        self._connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout_s, context=context)
+        self._headers = basic(username, password)
+        self._path = path
+        self._connection.connect()
+        self._connection.auto_open = 0
+
+    def ask(self) -> int:
+        """Status of a GET on this connection. Raises OSError where it is closed, socket.timeout where nothing answers."""
+        try:
+            self._connection.request("GET", self._path, headers=self._headers)
+            answer = self._connection.getresponse()
+            answer.read()
+        except http.client.HTTPException as error:
+            raise ConnectionError("%s: %s" % (type(error).__name__, error)) from error
+        return answer.status
+
+    def close(self) -> None:
+        """End it."""
+        self._connection.close()
+
+
+def basic(username: str, password: str) -> dict[str, str]:
+    """The header of a login."""
+    return {"Authorization": "Basic " + base64.b64encode(("%s:%s" % (username, password)).encode("utf-8")).decode("ascii")}
+
+
 class Store:
     """The API calls that the checks need. *timeout* gives the seconds that the next call may take."""
 
@@ -99,10 +131,7 @@ class Store:
     ) -> None:
         self._transport = transport
         self._timeout = timeout
-        self._headers: dict[str, str] = {}
-        if username:
-            login = base64.b64encode(("%s:%s" % (username, password)).encode("utf-8")).decode("ascii")
-            self._headers["Authorization"] = "Basic " + login
+        self._headers = basic(username, password) if username else {}
 
     def status(self, method: str, path: str, body: bytes = b"") -> int:
         """The HTTP status of a request, whatever it is. Raises StoreError where there is no answer."""
