@@ -181,7 +181,7 @@ def parse_database(documents: Mapping[str, str], name: str) -> tuple[list[Entry]
             meta = body.get("meta") or {} if isinstance(body, Mapping) else {}
             entries = body.get("data", body.get("rules", [])) if isinstance(body, Mapping) else body
             if kind == "all":
-                rules = [rule for one in entries for rule in (one["rules"] if "rules" in one else [one])]
+                rules = [rule for one in entries for rule in one.get("rules", [one])]
                 found += [_raw(rule, Atom("all"), "%s[%d]" % (where, number)) for number, rule in enumerate(rules)]
             else:
                 for one in entries:

@@ -8,7 +8,7 @@ sent) | ``proven`` (and the broker refused a canary of every pattern to every pr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -18,7 +18,7 @@ from ..opcua.audit_policy import PolicyError, names
 from ..opcua.audit_policy import parse as parse_waivers
 from ..verdict import FAIL, INCONCLUSIVE, PASS, Check, Report
 from .acl_live import Answer, CannotTest, Findings, Live, canary_topic, summary, uncovered_by
-from .acl_model import WRITE, Grant, Policy, Right, commanders, declared_rights, deviations, into_lines, readers
+from .acl_model import READ, WRITE, Grant, Policy, Right, base, commanders, declared_rights, deviations, grants, into_lines, readers
 from .acl_mosquitto import AclError
 from .topics import valid_filter
 
@@ -89,7 +89,7 @@ class Sources:
 
     policy: Callable[[], Policy]
     loaded: Callable[[], str]
-    provisioned: Callable[[], Sequence[str]]
+    provisioned: Callable[[], Iterable[str]]
     live: Callable[[Sequence[str]], Live] | None
     today: date
     at: str = ""
@@ -188,10 +188,11 @@ class Judge:
         self._check("MA4", self._declared, expected=0, unit="differences")
         if self.options.live:
             self._live()
+        record: dict[str, Any] = {}
         with self.report.check("MA0", SPECS["MA0"].title, expected="claimed or better", controls=SPECS["MA0"].controls, hint=SPECS["MA0"].hint,
                                explain=SPECS["MA0"].explain) as check:
-            return self._record(check)
-        return {}
+            record.update(self._record(check))
+        return record
 
     def _rules(self, check: Check) -> None:
         bad = [one for one in self.patterns if not valid_filter(one)]
@@ -249,10 +250,10 @@ class Judge:
             return
         model: set[Right] = declared_rights(self.options.acl, self.options.corners, self.policy.identities)
         missing, extra = deviations(self.policy, model)
-        gone = ["not in the broker's rules: %s" % one for one in missing]
-        more = ["declared by nobody: %s" % one for one in extra if not self._excused("MA4", one.rpartition("(")[2].rstrip(")"), one)]
+        gone = ["not in the broker's rules: %s" % text for name, text in missing if not self._excused("MA4", name, text)]
+        more = ["declared by nobody: %s (%s)" % (text, name) for name, text in extra if not self._excused("MA4", name, text)]
         check.observed = len(gone) + len(more)
-        check.evidence.update(missing=missing[:SHOWN], extra=extra[:SHOWN], declared=len(model))
+        check.evidence.update(missing=gone[:SHOWN], extra=more[:SHOWN], declared=len(model))
         check.passed(not gone and not more, "; ".join((gone + more)[:5]) + (" and %d more" % (len(gone + more) - 5) if len(gone + more) > 5 else ""))
 
     # -- live -----------------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ class Judge:
             return
         problem, names_of = "", sorted(set(self.options.clients))
         try:
-            there = set(self.sources.provisioned())
+            there = {one for one in self.sources.provisioned() if base(one) not in set(self.options.control)}
             # Either of a pair can log in; both while a rotation is under way.
             wanted = sorted({name for client in names_of for name in (client, client + ".b") if name in there} | there)
             self.untried = [client for client in names_of if not {client, client + ".b"} & there]
@@ -295,6 +296,7 @@ class Judge:
         check.observed = through
         check.evidence.update(answers=answer.codes, seen=answer.seen, positive_control=answer.control, witnesses=list(self._watched), notes=answer.notes)
         literal = uncovered_by(self.policy.identities[name].rules, self.options.canary) if self.policy and name in self.policy.identities else []
+        blind = self._blind(answer)
         if through:
             self.refused_live += ["%s: %s (%s)" % (name, one, check.id) for one in through]
             check.fail("; ".join("%s: %s" % (one, "delivered" if one in answer.seen else answer.codes.get(one, "")) for one in through[:4])
@@ -303,12 +305,20 @@ class Judge:
             check.inconclusive("not tested: %s" % answer.problem)
         elif not answer.codes and not answer.notes:
             check.inconclusive("not tested: no pattern has a canary")
+        elif blind and check.id != "MA8":
+            check.inconclusive("by the rules the witness %s may not read %s, so its silence proves nothing" % (self.options.witness, ", ".join(blind)))
         elif answer.unclear:
             check.inconclusive("refused, but not as not authorised: %s" % ", ".join("%s %s" % (one, answer.codes[one]) for one in answer.unclear))
         elif literal and check.id != "MA8":
             check.inconclusive("rules name the canary itself, so real topics may be decided by others: %s" % "; ".join(literal[:3]))
         else:
             check.passed(True)
+
+    def _blind(self, answer: Answer) -> list[str]:
+        """Canaries that the witness would not get even if they were accepted, by the rules."""
+        witness = self.policy.identities.get(self.options.witness) if self.policy else None
+        topics = [one for one in answer.codes if not one.startswith("$share/")]
+        return [one for one in topics if witness is None or not grants(witness, READ, one)]
 
     # -- record ----------------------------------------------------------------------------------------------
     def _verdict(self) -> tuple[str, str]:

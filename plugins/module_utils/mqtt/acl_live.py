@@ -111,6 +111,37 @@ class Watcher:
         return sorted({message.topic for message in self.got if message.topic in wanted and message.payload == nonce})
 
 
+class Speaker:
+    """The session of the identity that is tried; a broker that ends it on a refusal is asked for a new one."""
+
+    def __init__(self, login: Login, name: str, password: str) -> None:
+        self.name, self.password, self._login = name, password, login
+        self._stack = ExitStack()
+        self._open: Session | None = None
+        self.ended = 0
+
+    @property
+    def session(self) -> Session:
+        """Logs in where it must. Raises MqttRefused, MqttError, OSError."""
+        if self._open is None:
+            self._open = self._stack.enter_context(self._login(self.name, self.password, 5))
+        return self._open
+
+    def publish(self, topic: str, payload: bytes, expiry_s: int, retain: bool) -> int:
+        """The broker's code, that of its farewell too."""
+        try:
+            return self.session.publish(topic, payload, expiry_s, retain)
+        except MqttEnded as error:
+            self.close()
+            self.ended += 1
+            return error.code
+
+    def close(self) -> None:
+        """End the session."""
+        self._open = None
+        self._stack.close()
+
+
 class Live:
     """One run. *witness*: (name, password) of the identity that may read canaries and corners; *lines*: identities of the lines, which watch too.
 
@@ -147,8 +178,8 @@ class Live:
         self._count += 1
         return ("%s %d" % (self._nonce, self._count)).encode()
 
-    def _publish(self, session: Session, topic: str, payload: bytes, retain: bool = False) -> int:
-        return session.publish(self._ours(topic), payload, RETAINED_EXPIRY_S if retain else 1 + int(ARRIVES_S), retain)
+    def _publish(self, speaker: Session | Speaker, topic: str, payload: bytes, retain: bool = False) -> int:
+        return speaker.publish(self._ours(topic), payload, RETAINED_EXPIRY_S if retain else 1 + int(ARRIVES_S), retain)
 
     # -- run ----------------------------------------------------------------------------------------------
     def run(self, names: Sequence[str]) -> list[Findings]:
@@ -178,24 +209,30 @@ class Live:
 
     def _one(self, name: str) -> Findings:
         found = Findings(name)
-        ways: list[tuple[str, Callable[[str, str, Answer], None]]] = [
+        ways: list[tuple[str, Callable[[Speaker, Answer], None]]] = [
             ("publish", self._plain), ("retained", self._retained), ("will", self._will), ("shared", self._shared)]
+        speaker: Speaker | None = None
         for way, method in ways:
             answer = found.ways[way] = Answer()
             try:
-                method(name, self._password(name), answer)
+                speaker = speaker or Speaker(self._login, name, self._password(name))
+                method(speaker, answer)
             except MqttRefused as error:
                 answer.problem = "%s cannot log in: %s" % (name, error)
             except (CannotTest, MqttError, OSError) as error:
                 answer.problem = "%s" % (error or type(error).__name__)
+                if speaker is not None:
+                    speaker.close()
+        if speaker is not None:
+            speaker.close()
         return found
 
-    def _control(self, session: Session, name: str, what: str, answer: Answer | None = None) -> None:
+    def _control(self, speaker: Speaker, what: str, answer: Answer | None = None) -> None:
         """A message that must be accepted and must come: everything that was sent before it has been dealt with."""
-        payload, topic = self._payload(), self._mine(name, what)
-        code = self._publish(session, topic, payload)
+        payload, topic = self._payload(), self._mine(speaker.name, what)
+        code = self._publish(speaker, topic, payload)
         if code >= 0x80:
-            raise CannotTest("no positive control: %s may not publish to its own corner %s (0x%02x)" % (name, topic, code))
+            raise CannotTest("no positive control: %s may not publish to its own corner %s (0x%02x)" % (speaker.name, topic, code))
         if not self._witness.until(topic, payload):
             raise CannotTest("no positive control: the witness %s did not get %s" % (self._witness.name, topic))
         if answer is not None:
@@ -218,114 +255,98 @@ class Live:
                 answer.notes.append("%s got %s" % (watcher.name, topic))
         answer.seen = sorted(set(answer.seen))
 
-    def _each(self, name: str, password: str, answer: Answer, payload: bytes, retain: bool) -> None:
-        """Publish to every canary; a broker that ends the session on a refusal gets a new one each time."""
-        left = list(self._topics)
-        while left:
-            with self._login(name, password, 5) as session:
-                if not answer.control:
-                    self._control(session, name, "begin", answer)
-                while left:
-                    topic = left.pop(0)
-                    try:
-                        answer.codes[topic] = "0x%02x" % self._publish(session, topic, payload, retain)
-                    except MqttEnded as error:
-                        answer.codes[topic] = "0x%02x" % error.code
-                        answer.notes.append("%s: the broker ended the session" % topic)
-                        break
-                else:
-                    self._control(session, name, "end")
-                    return
-        with self._login(name, password, 5) as session:
-            self._control(session, name, "end")
+    def _each(self, speaker: Speaker, answer: Answer, payload: bytes, retain: bool) -> None:
+        """Publish to every canary, between two controls."""
+        self._control(speaker, "begin", answer)
+        for topic in self._topics:
+            answer.codes[topic] = "0x%02x" % self._publish(speaker, topic, payload, retain)
+        if speaker.ended:
+            answer.notes.append("the broker ended the session %d times" % speaker.ended)
+        self._control(speaker, "end")
 
-    def _plain(self, name: str, password: str, answer: Answer) -> None:
+    def _plain(self, speaker: Speaker, answer: Answer) -> None:
         payload = self._payload()
-        self._each(name, password, answer, payload, False)
+        self._each(speaker, answer, payload, False)
         self._collect(answer, payload)
 
     def _kept(self, filters: Sequence[str]) -> dict[str, bytes]:
-        """Retained messages of ours that a new subscriber gets."""
-        with self._login(self._witness_name, self._password(self._witness_name), 5) as session:
-            watcher = Watcher(self._witness_name, session, self._clock)
-            corner = self._mine(self._witness_name, "kept")
-            session.ask([*filters, corner])
-            payload = self._payload()
-            if self._publish(session, corner, payload) >= 0x80 or not watcher.until(corner, payload):
-                raise CannotTest("no positive control: the witness does not get what it publishes to %s" % corner)
-            return {message.topic: message.payload for message in watcher.got if message.retained and message.payload.startswith(self._nonce.encode())}
+        """Retained messages of ours that a new subscription gets."""
+        watcher = self._witness
+        before = len(watcher.got)
+        watcher.session.ask(filters)
+        corner, payload = self._mine(watcher.name, "kept"), self._payload()
+        if self._publish(watcher.session, corner, payload) >= 0x80 or not watcher.until(corner, payload):
+            raise CannotTest("no positive control: the witness does not get what it publishes to %s" % corner)
+        return {message.topic: message.payload for message in watcher.got[before:]
+                if message.retained and message.payload.startswith(self._nonce.encode())}
 
-    def _retained(self, name: str, password: str, answer: Answer) -> None:
-        topic, payload = self._mine(name, "retained"), self._payload()
+    def _retained(self, speaker: Speaker, answer: Answer) -> None:
+        topic, payload = self._mine(speaker.name, "retained"), self._payload()
         try:
-            with self._login(name, password, 5) as session:
-                code = self._publish(session, topic, payload, True)
+            code = self._publish(speaker, topic, payload, True)
             if code >= 0x80 or self._kept([topic]).get(topic) != payload:
-                raise CannotTest("no positive control: a retained message of %s in its own corner is not kept (0x%02x)" % (name, code))
-            self._each(name, password, answer, payload, True)
+                raise CannotTest("no positive control: a retained message of %s in its own corner is not kept (0x%02x)" % (speaker.name, code))
+            self._each(speaker, answer, payload, True)
             for kept, value in self._kept(self._topics).items():
                 if value == payload:
                     answer.seen.append(kept)
                     answer.codes[kept] = "retained"
             self._collect(answer, payload)
         finally:
-            answer.notes += self._clean(name, password, [topic, *answer.accepted])
+            answer.notes += self._clean(speaker, [topic, *answer.accepted])
 
-    def _clean(self, name: str, password: str, topics: Sequence[str]) -> list[str]:
-        """Delete what may be retained; what is left stands in the answer (it expires by itself)."""
-        with self._login(name, password, 5) as session:
-            for topic in topics:
-                self._publish(session, topic, b"", True)
+    def _clean(self, speaker: Speaker, topics: Sequence[str]) -> list[str]:
+        """Delete what may be retained. Raises MqttError naming what is left (it expires by itself)."""
+        for topic in topics:
+            self._publish(speaker, topic, b"", True)
         left = sorted(set(self._kept(list(topics))) & set(topics))
         if left:
             raise MqttError("retained messages of ours are left, they expire in %d s: %s" % (RETAINED_EXPIRY_S, ", ".join(left)))
-        return ["retained messages deleted, and a new subscriber gets none"]
+        return ["retained messages deleted, and a new subscription gets none"]
 
-    def _dies(self, name: str, password: str, topic: str, payload: bytes) -> str:
+    def _dies(self, speaker: Speaker, topic: str, payload: bytes) -> str:
         """A session with a will that ends without a farewell; how the login was answered."""
         try:
-            with self._login(name, password, 5, Will(self._ours(topic), payload, 1 + int(ARRIVES_S))) as session:
+            with self._login(speaker.name, speaker.password, 5, Will(self._ours(topic), payload, 1 + int(ARRIVES_S))) as session:
                 session.leave_unwell()
         except MqttRefused as error:
             return "login refused (%d)" % error.code
         return "not delivered"
 
-    def _will(self, name: str, password: str, answer: Answer) -> None:
-        payload, topic = self._payload(), self._mine(name, "will")
-        how = self._dies(name, password, topic, payload)
+    def _will(self, speaker: Speaker, answer: Answer) -> None:
+        payload, topic = self._payload(), self._mine(speaker.name, "will")
+        how = self._dies(speaker, topic, payload)
         if not self._witness.until(topic, payload):
-            raise CannotTest("no positive control: the will of %s in its own corner did not come (%s)" % (name, how))
+            raise CannotTest("no positive control: the will of %s in its own corner did not come (%s)" % (speaker.name, how))
         answer.control = "%s came" % topic
         for canary in self._topics:
-            answer.codes[canary] = self._dies(name, password, canary, payload)
-        with self._login(name, password, 5) as session:
-            self._control(session, name, "end")
+            answer.codes[canary] = self._dies(speaker, canary, payload)
+        self._control(speaker, "end")
         self._collect(answer, payload)
         for canary in answer.seen:
             answer.codes[canary] = "delivered"
 
-    def _shared(self, name: str, password: str, answer: Answer) -> None:
+    def _shared(self, speaker: Speaker, answer: Answer) -> None:
         """A shared subscription to the witness's corner, which is not this identity's to read."""
-        if name == self._witness_name:
+        if speaker.name == self._witness_name:
             answer.notes.append("the witness may read every corner: nothing to refuse")
             return
+        name, session = speaker.name, speaker.session
         foreign, own = self._mine(self._witness_name, "shared"), self._mine(name, "shared")
         group = "$share/%s/" % self._nonce
         filters = [group + self._mine(self._witness_name, "#"), group + self._mine(name, "#")]
-        witness_password = self._password(self._witness_name)
-        with self._login(name, password, 5) as session, self._login(self._witness_name, witness_password, 5) as speaker:
-            codes = session.ask(filters)
-            reader = Watcher(name, session, self._clock)
-            payload = self._payload()
-            if self._publish(speaker, foreign, payload) >= 0x80 or not self._witness.until(foreign, payload):
-                raise CannotTest("no positive control: the witness did not get its own %s" % foreign)
-            mine = self._payload()
-            code = self._publish(session, own, mine)
-            if codes[1] >= 0x80 or code >= 0x80 or not reader.until(own, mine):
-                raise CannotTest("no positive control: %s does not get its own %s by a shared subscription (0x%02x, 0x%02x)" % (name, own, codes[1], code))
-            answer.control = "%s came by %s" % (own, filters[1])
-            came = any((message.topic, message.payload) == (foreign, payload) for message in reader.got)
-            answer.codes[filters[0]] = "delivered" if came else "0x%02x" % codes[0] if codes[0] >= 0x80 else "granted, not delivered"
+        codes = session.ask(filters)
+        reader = Watcher(name, session, self._clock)
+        payload = self._payload()
+        if self._publish(self._witness.session, foreign, payload) >= 0x80 or not self._witness.until(foreign, payload):
+            raise CannotTest("no positive control: the witness did not get its own %s" % foreign)
+        mine = self._payload()
+        code = self._publish(session, own, mine)
+        if codes[1] >= 0x80 or code >= 0x80 or not reader.until(own, mine):
+            raise CannotTest("no positive control: %s does not get its own %s by a shared subscription (0x%02x, 0x%02x)" % (name, own, codes[1], code))
+        answer.control = "%s came by %s" % (own, filters[1])
+        came = any((message.topic, message.payload) == (foreign, payload) for message in reader.got)
+        answer.codes[filters[0]] = "delivered" if came else "0x%02x" % codes[0] if codes[0] >= 0x80 else "granted, not delivered"
 
 
 def uncovered_by(rules: Iterable[Any], canary: str) -> list[str]:

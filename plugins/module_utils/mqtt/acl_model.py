@@ -180,19 +180,17 @@ def declared_rights(acl: Iterable[Mapping[str, Any]], corners: Sequence[Mapping[
     return found
 
 
-def deviations(policy: Policy, declared: set[Right]) -> tuple[list[str], list[str]]:
-    """(declared rights that the broker does not give, rules of the broker that nobody declared), each with its place."""
+def deviations(policy: Policy, declared: set[Right]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(declared rights that the broker does not give, rules of the broker that nobody declared): each (identity, right or place and text)."""
     known = {(rule.access, rule.filter, identity.name) for identity in policy.identities.values() for rule in identity.rules
              if rule.allow and rule.certain}
-    missing = sorted(right.say() for right in declared if (right.access, right.filter, right.identity) not in known)
-    extra: dict[str, None] = {}
+    missing = sorted((right.identity, right.say()) for right in declared if (right.access, right.filter, right.identity) not in known)
+    extra: dict[str, str] = {}
     for identity in policy.identities.values():
         for rule in identity.rules:
-            if not rule.allow:
-                extra["%s: %s" % (rule.where, rule.text)] = None
-            elif Right(identity.name, rule.access, rule.filter) not in declared:
-                extra["%s: %s (%s)" % (rule.where, rule.text, identity.name)] = None
+            if not rule.allow or Right(identity.name, rule.access, rule.filter) not in declared:
+                extra.setdefault("%s: %s" % (rule.where, rule.text), identity.name)
         for access, allowed in sorted(identity.defaults.items()):
             if allowed:
-                extra["%s: %s of everything by default (%s)" % (identity.default_where, access, identity.name)] = None
-    return missing, list(extra)
+                extra.setdefault("%s: %s of everything by default" % (identity.default_where, access), identity.name)
+    return missing, [(name, text) for text, name in extra.items()]
