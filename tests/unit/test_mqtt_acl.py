@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt import acl_emqx, acl_mosquitto
@@ -54,13 +54,11 @@ def slow_match(pattern: str, topic: str) -> bool:
 
 
 @given(FILTERS, st.sampled_from(TOPICS))
-@settings(max_examples=500, deadline=None)
 def test_a_filter_matches_as_the_standard_says(pattern: str, topic: str) -> None:
     assert matches(pattern, topic) == slow_match(pattern, topic)
 
 
 @given(FILTERS, FILTERS)
-@settings(max_examples=800, deadline=None)
 def test_an_intersection_is_matched_by_exactly_what_matches_both(first: str, second: str) -> None:
     common = intersect(first, second)
     both = {topic for topic in TOPICS if slow_match(first, topic) and slow_match(second, topic)}
@@ -71,7 +69,6 @@ def test_an_intersection_is_matched_by_exactly_what_matches_both(first: str, sec
 
 
 @given(st.lists(FILTERS, min_size=1, max_size=2), st.lists(FILTERS, max_size=4))
-@settings(max_examples=1500, deadline=None)
 def test_an_example_is_found_exactly_when_there_is_one(filters: list[str], without: list[str]) -> None:
     topic = example(filters, without)
     if topic is None:
@@ -346,7 +343,6 @@ def test_terms_that_emqx_refuses_are_named(text: str) -> None:
 
 
 @given(st.text(alphabet="{}[],.<>\"'%ab1 \n", max_size=40))
-@settings(max_examples=300, deadline=None)
 def test_any_text_is_rules_or_named(text: str) -> None:
     try:
         acl_emqx.parse_terms(text, "f")
