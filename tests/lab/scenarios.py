@@ -24,6 +24,7 @@ SCENARIOS = {
     "checks": "faults of the MQTT broker, the bridge, OpenBao and a PLC's clock, each named by its own check",
     "host-faults": "faults of a host, a shipper, the collector, the observer and the MQTT broker's door, each named by its own check",
     "ot-audit": "the audit of the plant's OPC UA server, with and without a right too many",
+    "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",
     "rotate": "passwords rotated under the stream, the controller killed in between",
     "upgrade": "Kafka and Flink to another release and back under load, from a site that the older releases made",
     "first-kill": "the controller killed in the middle of the first deployment: the next run converges",

@@ -14,7 +14,7 @@ from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import decrypt, path_of
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, tls_dialler
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, Will, tls_dialler
 
 MQTT_ARGS: dict[str, dict[str, Any]] = {
     "host": {"type": "str", "default": "localhost"},
@@ -38,11 +38,12 @@ class Broker:
         self._host = host
         self._logins = 0
 
-    def login(self, username: str, password: str, version: int = 4) -> Client:
+    def login(self, username: str, password: str, version: int = 4, will: Will | None = None) -> Client:
         """A session of a client id of its own. Raises MqttRefused, MqttError or OSError."""
         self._logins += 1
         dial = tls_dialler(self._params["host"], self._params["port"], self._params["ca_file"], self._timeout)
-        return Client(dial, "hnai-health-%d-%d" % (os.getpid(), self._logins), username, password, self._timeout, version=version)
+        return Client(dial, "hnai-health-%d-%d" % (os.getpid(), self._logins), username, password, self._timeout,
+                      version=version, will=will)
 
     def password(self, username: str = "") -> str:
         """Of the check's own identity, or of another client: the broker's host has them all. Raises HostError."""

@@ -37,6 +37,23 @@ class MqttRefused(MqttError):
         self.code = code
 
 
+class MqttEnded(MqttError):
+    """The broker ended the session [v5 3.14]. *code* is its reason."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("the broker ended the session (reason 0x%02x)" % code)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Will:
+    """What the broker publishes for a client that leaves without a word: QoS 1, not retained, without delay, expires."""
+
+    topic: str
+    payload: bytes
+    expiry_s: int = 1
+
+
 @dataclass(frozen=True)
 class Message:
     """One PUBLISH."""
@@ -66,11 +83,13 @@ def text(value: str) -> bytes:
     return struct.pack("!H", len(data)) + data
 
 
-def connect_packet(client_id: str, username: str, password: str, keepalive_s: int = 60, version: int = 4) -> bytes:
-    """CONNECT with a clean session [3.1]; without *username* an anonymous one. *version*: 4 (3.1.1) or 5."""
-    flags = 0x02 | (0xC0 if username else 0)
+def connect_packet(client_id: str, username: str, password: str, keepalive_s: int = 60, version: int = 4, will: Will | None = None) -> bytes:
+    """CONNECT with a clean session [3.1]; without *username* an anonymous one. *version*: 4 (3.1.1) or 5; *will* needs 5."""
+    flags = 0x02 | (0xC0 if username else 0) | (0x0C if will else 0)
     properties = b"\x00" if version == 5 else b""
     body = text("MQTT") + bytes([version, flags]) + struct.pack("!H", keepalive_s) + properties + text(client_id)
+    if will:
+        body += b"\x05\x02" + struct.pack("!I", will.expiry_s) + text(will.topic) + struct.pack("!H", len(will.payload)) + will.payload
     if username:
         body += text(username) + text(password)
     return b"\x10" + length(len(body)) + body
@@ -82,11 +101,11 @@ def subscribe_packet(identifier: int, filters: Sequence[str], version: int = 4) 
     return b"\x82" + length(len(body)) + body
 
 
-def publish_packet(identifier: int, topic: str, payload: bytes, expiry_s: int) -> bytes:
-    """PUBLISH of version 5, QoS 1, not retained, that expires [v5 3.3]."""
+def publish_packet(identifier: int, topic: str, payload: bytes, expiry_s: int, retain: bool = False) -> bytes:
+    """PUBLISH of version 5, QoS 1, that expires [v5 3.3]."""
     properties = b"\x02" + struct.pack("!I", expiry_s)
     body = text(topic) + struct.pack("!H", identifier) + length(len(properties)) + properties + payload
-    return b"\x32" + length(len(body)) + body
+    return (b"\x33" if retain else b"\x32") + length(len(body)) + body
 
 
 def read_length(body: bytes, start: int) -> tuple[int, int]:
@@ -141,6 +160,7 @@ class Client:
         timeout: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
         version: int = 4,
+        will: Will | None = None,
     ) -> None:
         self._timeout = timeout
         self._clock = clock
@@ -150,7 +170,7 @@ class Client:
         self._buffer = b""
         self._socket = dial()
         try:
-            self._socket.sendall(connect_packet(client_id, username, password, version=version))
+            self._socket.sendall(connect_packet(client_id, username, password, version=version, will=will))
             kind, _flags, body = self._packet()
             if kind != CONNACK or len(body) < 2 or (version == 4 and len(body) != 2):
                 raise MqttError("no CONNACK but packet type %d" % kind)
@@ -170,8 +190,25 @@ class Client:
             pass
         self._socket.close()
 
+    def leave_unwell(self) -> None:
+        """Leave so that the will is published [v5 3.14.2.1, 0x04]; returns when the broker has closed. Raises MqttError, OSError."""
+        if self._version != 5:
+            raise MqttError("version 3.1.1 knows no such farewell")
+        self._socket.sendall(b"\xe0\x02\x04\x00")
+        try:
+            while True:
+                self._packet()
+        except (MqttError, ConnectionError):
+            return
+
     def subscribe(self, filters: Sequence[str]) -> None:
         """Subscribe; what comes before the SUBACK is kept. Raises MqttError where the broker refuses a filter."""
+        codes = self.ask(filters)
+        if any(code >= 0x80 for code in codes):
+            raise MqttError("subscription refused: %s" % ", ".join(filters))
+
+    def ask(self, filters: Sequence[str]) -> list[int]:
+        """Subscribe; the broker's code for each filter, 0x80 and more where it refuses [v5 3.9.3]."""
         self._identifier += 1
         self._socket.sendall(subscribe_packet(self._identifier, filters, self._version))
         body = self._answer(SUBACK)
@@ -179,15 +216,16 @@ class Client:
         if self._version == 5:
             size, start = read_length(body, 2)
             codes = body[start + size :]
-        if len(codes) != len(filters) or any(code >= 0x80 for code in codes):
-            raise MqttError("subscription refused: %s" % ", ".join(filters))
+        if len(codes) != len(filters):
+            raise MqttError("%d codes for %d filters" % (len(codes), len(filters)))
+        return list(codes)
 
-    def publish(self, topic: str, payload: bytes, expiry_s: int = 1) -> int:
-        """Publish (version 5, QoS 1), not retained; returns the broker's reason code [v5 3.4.2.1], 0x87 where it refused."""
+    def publish(self, topic: str, payload: bytes, expiry_s: int = 1, retain: bool = False) -> int:
+        """Publish (version 5, QoS 1); returns the broker's reason code [v5 3.4.2.1], 0x87 where it refused."""
         if self._version != 5:
             raise MqttError("version 3.1.1 does not tell whether a publish was refused")
         self._identifier += 1
-        self._socket.sendall(publish_packet(self._identifier, topic, payload, expiry_s))
+        self._socket.sendall(publish_packet(self._identifier, topic, payload, expiry_s, retain))
         body = self._answer(PUBACK)
         return body[2] if len(body) > 2 else 0
 
@@ -198,14 +236,14 @@ class Client:
             if kind == PUBLISH:
                 self._early.append(parse_publish(flags, body, self._version))
             elif kind == DISCONNECT:
-                raise MqttError("the broker ended the session (reason 0x%02x)" % (body[0] if body else 0))
+                raise MqttEnded(body[0] if body else 0)
             elif kind == wanted and body[:2] == struct.pack("!H", self._identifier):
                 return body
 
     def messages(self, quiet_s: float, limit_s: float) -> Iterator[Message]:
         """What comes, until nothing came for *quiet_s* seconds, or for *limit_s* in all (a busy topic is never quiet)."""
-        early, self._early = self._early, []
-        yield from early
+        while self._early:
+            yield self._early.pop(0)
         end = self._clock() + limit_s
         while self._clock() < end:
             try:
@@ -219,19 +257,26 @@ class Client:
         """(type, flags, body). Raises socket.timeout, MqttError where the connection ends."""
         left = self._timeout()
         self._socket.settimeout(left if limit_s is None else min(limit_s, left))
-        first = self._read(1)[0]
-        size = shift = 0
-        while True:
-            digit = self._read(1)[0]
-            size |= (digit & 0x7F) << shift
-            shift += 7
-            if not digit & 0x80:
-                break
-            if shift > 21:
-                raise MqttError("a packet length of more than four bytes")
-        if size > MAX_PACKET:
-            raise MqttError("a packet of %d bytes" % size)
-        return first >> 4, first & 0x0F, self._read(size)
+        # What of a packet came before a timeout is read again next time.
+        kept = b""
+        try:
+            kept = self._read(1)
+            size = shift = 0
+            while True:
+                digit = self._read(1)
+                kept += digit
+                size |= (digit[0] & 0x7F) << shift
+                shift += 7
+                if not digit[0] & 0x80:
+                    break
+                if shift > 21:
+                    raise MqttError("a packet length of more than four bytes")
+            if size > MAX_PACKET:
+                raise MqttError("a packet of %d bytes" % size)
+            return kept[0] >> 4, kept[0] & 0x0F, self._read(size)
+        except socket.timeout:
+            self._buffer = kept + self._buffer
+            raise
 
     def _read(self, size: int) -> bytes:
         while len(self._buffer) < size:
