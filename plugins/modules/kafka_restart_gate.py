@@ -39,6 +39,11 @@ options:
     description: A voter that is behind the leader by this much (milliseconds) is not caught up.
     type: int
     default: 2000
+  reads:
+    description: With O(state=allowed), the highest level of each feature that the release on the host reads. Refused at once where one in force
+      is above it.
+    type: dict
+    default: {}
   elect_preferred:
     description: With O(state=healthy) or O(state=ready), gives the leadership back to the preferred replicas afterwards, so that the next restart moves
       few of them.
@@ -94,7 +99,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import gate
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Snapshot
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Snapshot, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.storage import accepts
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing
 
@@ -107,6 +112,7 @@ def main() -> None:
             "node_id": {"type": "int", "required": True},
             "expected_nodes": {"type": "list", "elements": "int", "required": True},
             "max_voter_lag_ms": {"type": "int", "default": 2000},
+            "reads": {"type": "dict", "default": {}},
             "elect_preferred": {"type": "bool", "default": False},
             "timeout": {"type": "float", "default": 300.0},
             **KAFKA_ARGS,
@@ -135,10 +141,23 @@ def main() -> None:
             return ["not ready"] if gate.rank(snapshot, node, serving(), rules) == gate.NOT_READY else []
         return list(gate.decide(snapshot, node, serving(), rules).reasons)
 
+    def too_old() -> list[str]:
+        if asking != "allowed" or not given["reads"]:
+            return []
+        try:
+            with Admin(connection, 10.0) as admin:
+                return gate.unreadable(admin.features(), {str(name): int(level) for name, level in given["reads"].items()})
+        except Unreachable:
+            return []  # Whether it may be restarted at all is asked below.
+
     patience = 0.0 if module.check_mode else given["timeout"]
+    never: list[str] = []
     try:
+        never = too_old()
         snapshot, reasons, waited = gate.wait_until(
-            look, judge, patience, time.monotonic, time.sleep, stable=2 if asking in ("healthy", "ready") and not module.check_mode else 1)
+            look, judge, 0.0 if never else patience, time.monotonic, time.sleep,
+            stable=2 if asking in ("healthy", "ready") and not module.check_mode else 1)
+        reasons = [*never, *reasons]
         if given["elect_preferred"] and not reasons and not module.check_mode:
             with Admin(connection, 10.0) as admin:
                 admin.elect_preferred()
@@ -148,7 +167,7 @@ def main() -> None:
         snapshot, reasons, waited = None, [str(error)], 0.0
     decision = gate.decide(snapshot, node, serving(), rules)
     result = {
-        "rank": decision.rank, "can_restart": decision.allowed, "waited_s": round(waited, 1),
+        "rank": decision.rank, "can_restart": decision.allowed and not never, "waited_s": round(waited, 1),
         "reasons": reasons if asking != "ranked" else list(decision.reasons),
     }
     if reasons and asking != "ranked" and not module.check_mode:

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
+# Apache-2.0 goes together with Ansible's own licence, the GNU General Public License version 3.
 """Module side of upgrade_plan."""
 
 from __future__ import annotations

@@ -144,4 +144,6 @@ def test_locks_are_pinned_and_hashed() -> None:
 
 def test_ansible_cfg_names_no_connection() -> None:
     config = text_of("ansible.cfg")
-    assert not re.search(r"remote_user|private_key|ssh_args|ssh_common_args|ProxyJump|interpreter_python|vault_password", config)
+    assert not re.search(r"remote_user|private_key|ssh_common_args|ssh_extra_args|ProxyJump|interpreter_python|vault_password", config)
+    # Only how connections are kept, as Ansible's own default.
+    assert re.findall(r"^ssh_args *= *(.*)$", config, re.M) == ["-o ControlMaster=auto -o ControlPersist=60s"]

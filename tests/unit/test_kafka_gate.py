@@ -190,3 +190,11 @@ def test_an_answer_that_is_an_error_is_not_nobody() -> None:
 
     _snapshot, reasons, _waited = gate.wait_until(look, lambda s: list(gate.decide(s, 1, False, RULES).reasons), 3, time.clock, time.sleep)
     assert reasons == ["ClusterAuthorizationFailed"]
+
+
+def test_a_release_that_cannot_read_what_is_in_force_is_no_place_to_restart_into() -> None:
+    finalized = {"metadata.version": (30, 30), "transaction.version": (2, 2), "share.version": (1, 1)}
+    assert gate.unreadable(finalized, {"metadata.version": 30, "transaction.version": 2}) == []
+    assert gate.unreadable(finalized, {"metadata.version": 31, "new.version": 1}) == []
+    [why] = gate.unreadable(finalized, {"metadata.version": 29, "transaction.version": 2})
+    assert why.startswith("metadata.version is finalized at 30, the release on this host reads up to 29")

@@ -201,6 +201,20 @@ JAR = {"group": "g", "artifact": "a", "version": "1", "ext": "jar", "sha256": ha
 DEBIAN12, DEBIAN13 = locks.RELEASES["12"], locks.RELEASES["13"]
 
 
+def test_another_release_is_chosen_by_the_inventory_and_one_without_a_lock_is_refused() -> None:
+    entry = {"name": "demo", "version": "2.1", "releases": ["2.0"], "channels": {
+        "registry": {"type": "maven", "lock": "files/demo-2.1.lock.json", "tested": True}, "official": {"purl": "pkg:x", "tested": False}}}
+    assert locks.choose("demo", entry, "") == locks.choose("demo", entry, "2.1") == entry
+    older = locks.choose("demo", entry, "2.0")
+    assert (older["version"], older["channels"]["registry"]["lock"]) == ("2.0", "files/demo-2.0.lock.json")
+    assert older["channels"]["official"] == {"purl": "pkg:x", "tested": False}
+    assert entry["version"] == "2.1", "the contract itself stays"
+    with pytest.raises(StoreError, match=r"demo_version: demo 1\.9 has no lock; remedy: one of 2\.1, 2\.0"):
+        locks.choose("demo", entry, "1.9")
+    deb = {"name": "java", "type": "deb", "version": {"13": "21.*"}}
+    assert locks.choose("demo", deb, "2.0") == deb
+
+
 class TestLocks:
     def recipe(self, tmp_path: Path, part: dict[str, Any], release: locks.Release = DEBIAN12, **entry: Any) -> str:
         role, item = role_with(tmp_path, [part], **entry)

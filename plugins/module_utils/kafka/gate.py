@@ -9,7 +9,7 @@ What cannot be seen is never "allowed": the one exception is a node that serves 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from .state import KafkaError, Snapshot, Unreachable
@@ -139,6 +139,13 @@ def not_back(snapshot: Snapshot | None, node: int, rules: Rules) -> list[str]:
     if out:
         reasons.append(f"not in sync on broker {node}: {_some(out)}")
     return reasons
+
+
+def unreadable(finalized: Mapping[str, tuple[int, int]], reads: Mapping[str, int]) -> list[str]:
+    """Feature levels in force (feature → (level, …)) above what the release on the host reads: a broker restarted into it would not come back.
+    Nothing that one waits for."""
+    return [f"{name} is finalized at {finalized[name][0]}, the release on this host reads up to {level} and would not start"
+            for name, level in sorted(reads.items()) if name in finalized and finalized[name][0] > level]
 
 
 def wait_until(
