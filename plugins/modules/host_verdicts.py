@@ -77,6 +77,7 @@ def carried() -> tuple[object, ...]:
     from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, adapter, listeners, storage
     from ansible_collections.hnai.platform.plugins.module_utils.kafka import health as kafka_health
     from ansible_collections.hnai.platform.plugins.module_utils.mqtt import access as mqtt_access
+    from ansible_collections.hnai.platform.plugins.module_utils.mqtt import acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto
     from ansible_collections.hnai.platform.plugins.module_utils.mqtt import health as mqtt_health
     from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_host, audit_policy, collector
     from ansible_collections.hnai.platform.plugins.module_utils.openbao import client, component, inventory, kv, policies
@@ -88,8 +89,8 @@ def carried() -> tuple[object, ...]:
 
     return (
         hostfiles, probe_env, telegraf, verdict, flink_health, flink_host, host_health, acls, adapter, listeners, storage, kafka_health,
-        mqtt_access, mqtt_health, audit_host, audit_policy, collector, client, component, inventory, kv, policies, openbao_health,
-        tsdb_access, canary, freshness, questdb, tsdb_client, tsdb_health,
+        mqtt_access, acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto, mqtt_health, audit_host, audit_policy, collector,
+        client, component, inventory, kv, policies, openbao_health, tsdb_access, canary, freshness, questdb, tsdb_client, tsdb_health,
     )
 
 

@@ -138,7 +138,11 @@ def play(lab: Lab, folder: Path, task: dict[str, Any], *arguments: str) -> dict[
     host = lab.groups["flink"][0]
     book.write_text(yaml.safe_dump([{"hosts": host, "gather_facts": False, "tasks": [task]}]), encoding="utf-8")
     run = lab.play(str(book), *arguments, timeout=600)
-    results = [event["event_data"]["res"] for event in run.events if event["event_data"].get("host") == host and "res" in event["event_data"]]
+    # What a failed task returned does not say that it failed; its event does.
+    results = [
+        {**event["event_data"]["res"], "failed": event["event"] == "runner_on_failed"}
+        for event in run.events if event["event_data"].get("host") == host and "res" in event["event_data"]
+    ]
     assert results, run.stdout[-3000:]
     return results[-1]
 
