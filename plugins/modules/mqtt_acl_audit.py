@@ -231,9 +231,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt import acl_emqx, acl_mosquitto
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import MQTT_ARGS, Broker
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_judge import Judge, Options, PolicyError, Sources, not_in_force
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_judge import Judge, Options, Sources, not_in_force
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_live import CannotTest, Live
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_model import Policy
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_policy import PolicyError
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 PATTERNS = ["spBv1.0/+/NCMD/#", "spBv1.0/+/DCMD/#", "STATE/#", "spBv1.0/STATE/#"]

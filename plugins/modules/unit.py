@@ -213,9 +213,9 @@ def main() -> None:
     )
     given = module.params
     host = Host()
-    shared = {**{option: given[option] for option in _SHARED}, "predicted_changes": tuple(given["predicted_changes"])}
+    shared: dict[str, Any] = {**{option: given[option] for option in _SHARED}, "predicted_changes": tuple(given["predicted_changes"])}
     requests = [
-        Request(name=one["name"], **{option: tuple(one[option]) for option in _OWN}, **shared)
+        Request(one["name"], tuple(one["restart_on"]), tuple(one["restart_ignore"]), tuple(one["reload_on"]), **shared)
         for one in (given["units"] if given["name"] is None else [given])
     ]
     try:
