@@ -274,6 +274,15 @@ def test_a_rejected_statement_is_tried_again_when_its_file_is_written_again(clus
     assert known["digest"] == jobs.digest(NEW, {})
 
 
+def test_a_rejected_statement_is_forgotten_when_the_one_that_runs_is_declared_again(cluster: Cluster) -> None:
+    test_a_broken_new_statement_goes_back_to_the_old_one_from_the_same_savepoint_and_stays_there(cluster)
+    done = list(cluster.done)
+    cluster.watched = ("healthy", "")
+    declare(cluster, OLD)
+    known = steps(cluster, 2)
+    assert (known["rejected"], cluster.done) == (None, done)
+
+
 def test_a_new_job_that_never_becomes_whole_is_given_up_after_the_deadline(cluster: Cluster) -> None:
     steps(cluster, 1)
     declare(cluster, NEW)

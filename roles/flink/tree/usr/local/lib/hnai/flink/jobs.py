@@ -427,8 +427,10 @@ class Keeper:
         if memory["digest"] == wanted and not memory["sql"]:
             memory["sql"] = sql
         rejected = memory["rejected"]
-        if rejected and rejected["digest"] == wanted and (self.config / f"{name}.sql").stat().st_mtime > rejected["at"]:
+        # Whatever else is declared, the statement that was given up is not asked for any more.
+        if rejected and (rejected["digest"] != wanted or (self.config / f"{name}.sql").stat().st_mtime > rejected["at"]):
             memory["rejected"] = None
+            self.remember(name, memory)
         upgrade = memory["upgrade"]
         verdict = ("", "")
         if upgrade and upgrade["phase"] == "verifying" and alive:
