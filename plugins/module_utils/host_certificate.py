@@ -33,14 +33,18 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _DNS = re.compile(r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?)*$")
 USAGES = {"server": ("serverAuth", "TLS Web Server Authentication"), "client": ("clientAuth", "TLS Web Client Authentication")}
-#: Options of a module that describe a certificate and where it lies.
-CERTIFICATE_ARGS: dict[str, dict[str, Any]] = {
-    "dir": {"type": "path"},
+#: Options of a module that describe a certificate and who may read its key.
+SUBJECT_ARGS: dict[str, dict[str, Any]] = {
     "group": {"type": "str"},
     "common_name": {"type": "str", "default": ""},
     "dns": {"type": "list", "elements": "str", "default": []},
     "ips": {"type": "list", "elements": "str", "default": []},
     "usages": {"type": "list", "elements": "str", "choices": list(USAGES), "default": list(USAGES)},
+}
+#: With where it lies and what lies beside it.
+CERTIFICATE_ARGS: dict[str, dict[str, Any]] = {
+    **SUBJECT_ARGS,
+    "dir": {"type": "path"},
     "combined": {"type": "bool", "default": False},
     "chain": {"type": "list", "elements": "str", "default": []},
 }

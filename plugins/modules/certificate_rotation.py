@@ -151,7 +151,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils import leaf_rotation
-from ansible_collections.hnai.platform.plugins.module_utils.host_certificate import Wanted
+from ansible_collections.hnai.platform.plugins.module_utils.host_certificate import SUBJECT_ARGS, Wanted
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 
 CALL_S = 5.0
@@ -194,11 +194,7 @@ def main() -> None:
         argument_spec={
             "state": {"type": "str", "default": "planned", "choices": ["planned", "begun", "installed", "served", "closed"]},
             "component": {"type": "str", "required": True},
-            "group": {"type": "str"},
-            "common_name": text,
-            "dns": names,
-            "ips": names,
-            "usages": {"type": "list", "elements": "str", "choices": ["server", "client"], "default": ["server", "client"]},
+            **SUBJECT_ARGS,
             "root": text,
             "run_id": text,
             "reason": {"type": "str", "default": "age", "choices": ["age", "request", "compromise"]},

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from plant_view import until
+from test_50_faults import systemctl
 from test_64_checks import bad, edited, judged
 
 pytestmark = pytest.mark.scenario("host-faults")
@@ -52,12 +53,11 @@ def extra_file(lab: Lab, host: str, path: str, content: str) -> Iterator[None]:
 @contextmanager
 def stopped(lab: Lab, host: str, unit: str) -> Iterator[None]:
     """A unit of the site, or of the plant, stands still."""
-    run = lab.run if host in lab.groups["managed"] else lambda name, *argv, **given: lab.plant(*argv, host=name, **given)
-    run(host, "systemctl", "stop", unit, timeout=120)
+    systemctl(lab, host, "stop", unit)
     try:
         yield
     finally:
-        run(host, "systemctl", "start", unit, timeout=120)
+        systemctl(lab, host, "start", unit)
 
 
 def where(lab: Lab, component: str) -> str:
