@@ -82,6 +82,7 @@ class World:
             "serial": "0ab1", "not_after": NOW + 80 * DAY, "subject": "commonName=sec1", "sans": [], "protocol": "TLSv1.3"}
         self.deploy = {"role_id": "r", "secret_id": "s"}
         self.want = health.Wanted(version="2.7.2")
+        self.wait: Callable[[float], None] = lambda seconds: pytest.fail("waited %s s beside no other token" % seconds)
 
         self.look: Callable[[str], Any] = lambda path: SimpleNamespace(st_dev=self.devices[os.path.basename(path)])
 
@@ -91,7 +92,7 @@ class World:
             stat=self.look,
             statvfs=lambda path: SimpleNamespace(  # type: ignore[arg-type, return-value]
                 f_bavail=self.free[os.path.basename(path)], f_blocks=100, f_frsize=1048576),
-            served=self.served, serial_on_disk=lambda: "AB1", now=lambda: NOW)
+            served=self.served, serial_on_disk=lambda: "AB1", now=lambda: NOW, wait=self.wait)
         self.facts = health.run(report, self.bao, self.deploy, self.want, host)
         self.result = report.result(collect=True)
         return {check["id"] + (":" + check["subject"] if check.get("subject") else ""): check for check in self.result["checks"]}
@@ -104,6 +105,21 @@ def world(tmp_path: Path) -> World:
 
 def reds(checks: dict[str, dict[str, Any]]) -> list[str]:
     return sorted(name for name, check in checks.items() if check["status"] != "pass")
+
+
+def test_a_login_in_flight_is_not_ended_by_the_look_at_its_token(world: World) -> None:
+    """OpenBao revokes a token that is looked at before its lease is written; the list must be LOGIN_S old when the first is looked at."""
+    world.bao.answers["auth/token/accessors"] = {"data": {"keys": ["own", "login in flight"]}}
+    clock, listed, looked, call = [0.0], [], [], world.bao.call
+
+    def timed(method: str, path: str, body: Any = None, token: Any = None, wrap_ttl: Any = None) -> dict[str, Any]:
+        {"auth/token/accessors": listed, "auth/token/lookup-accessor": looked}.get(path, []).append(clock[0])
+        return call(method, path, body, token, wrap_ttl)
+
+    world.bao.call = timed  # type: ignore[method-assign]
+    world.wait = lambda seconds: clock.__setitem__(0, clock[0] + seconds)
+    assert reds(world.run()) == []
+    assert listed == [0.0] and looked == [health.LOGIN_S] * 2
 
 
 def test_healthy(world: World) -> None:

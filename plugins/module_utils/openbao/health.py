@@ -21,6 +21,9 @@ from .client import Api, BaoError, Forbidden, leave, login
 TAIL = 262144
 #: Most token accessors that are looked at; more live tokens than that is a finding of its own.
 MAX_ACCESSORS = 500
+#: Seconds between the list of accessors and the look at one. A login writes its token before its lease, and a look at a token without
+#: lease revokes it (OpenBao 2.7.2, vault/token_store.go lookupInternal): without the pause a verdict can end the login of somebody else.
+LOGIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Host:
     served: Callable[[], Mapping[str, Any]] = dict
     serial_on_disk: Callable[[], str] = str
     now: Callable[[], float] = time.time
+    wait: Callable[[float], None] = time.sleep
 
 
 @dataclass
@@ -63,7 +67,7 @@ class Visit:
     error: str = ""
 
 
-def visit(api: Api, deploy: Mapping[str, str], kv: str) -> Visit:
+def visit(api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], None] = time.sleep) -> Visit:
     """Everything that needs a login, in one visit; its failure is told by ``error``."""
     found = Visit()
     if not deploy.get("secret_id"):
@@ -75,13 +79,15 @@ def visit(api: Api, deploy: Mapping[str, str], kv: str) -> Visit:
         found.error = str(error)
         return found
     try:
+        accessors = api.call("LIST", "auth/token/accessors", token=token)["data"].get("keys") or []
         audit = api.call("GET", "sys/audit", token=token)
         found.audit, found.request_id = dict(audit["data"]), str(audit["request_id"])
         found.raft = list(api.call("GET", "sys/storage/raft/configuration", token=token)["data"]["config"]["servers"])
         found.autopilot = dict(api.call("GET", "sys/storage/raft/autopilot/state", token=token).get("data") or {})
         found.kv_config = dict(api.call("GET", kv + "/config", token=token)["data"])
-        accessors = api.call("LIST", "auth/token/accessors", token=token)["data"].get("keys") or []
         found.accessors = len(accessors)
+        if len(accessors) > 1:  # One is this visit's own.
+            wait(LOGIN_S)
         for accessor in accessors[:MAX_ACCESSORS]:
             try:
                 found.tokens.append(dict(api.call("POST", "auth/token/lookup-accessor", {"accessor": accessor}, token=token)["data"]))
@@ -161,7 +167,7 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
         if status and not status.get("sealed", True):
             # The one visit, under this check's deadline; where it ends early the others say why.
             found.error = "the visit as %s did not end" % policies.SELF
-            found = visit(api, deploy, want.kv)
+            found = visit(api, deploy, want.kv, host.wait)
         leader = api.call("GET", "sys/leader")
         facts["leader"] = str(leader.get("leader_address") or "")
         if logged_in(check):
