@@ -22,7 +22,7 @@ TAIL = 262144
 #: Most token accessors that are looked at; more live tokens than that is a finding of its own.
 MAX_ACCESSORS = 500
 #: Seconds between the list of accessors and the look at one. A login writes its token before its lease, and a look at a token without
-#: lease revokes it (OpenBao 2.7.2, vault/token_store.go lookupInternal): without the pause a verdict can end the login of somebody else.
+#: lease revokes it (OpenBao 2.7.2, internal/vault/token_store.go, lookupInternal): without the pause a verdict can end the login of somebody else.
 LOGIN_S = 2.0
 
 
