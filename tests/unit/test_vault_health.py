@@ -122,6 +122,16 @@ def test_a_login_in_flight_is_not_ended_by_the_look_at_its_token(world: World) -
     assert listed == [0.0] and looked == [health.LOGIN_S] * 2
 
 
+@pytest.mark.parametrize(("answer", "red"), [
+    (Forbidden("POST", "x", 403, ["permission denied"]), []),
+    (BaoError("POST", "x", 400, ["1 error occurred:\n\t* invalid accessor\n\n"]), []),
+    (BaoError("POST", "x", 400, ["missing accessor"]), ["BAO03", "BAO04", "BAO07", "BAO09"]),
+])  # fmt: skip
+def test_a_token_that_ended_meanwhile_is_no_root_token(world: World, answer: BaoError, red: list[str]) -> None:
+    world.bao.answers["auth/token/lookup-accessor"] = answer
+    assert [name for name in reds(world.run()) if name in ("BAO03", "BAO04", "BAO07", "BAO09")] == red
+
+
 def test_healthy(world: World) -> None:
     assert reds(world.run()) == []
     assert world.result["status"] == "pass" and world.result["version"] == "2.7.2"

@@ -91,8 +91,10 @@ def visit(api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], 
         for accessor in accessors[:MAX_ACCESSORS]:
             try:
                 found.tokens.append(dict(api.call("POST", "auth/token/lookup-accessor", {"accessor": accessor}, token=token)["data"]))
-            except Forbidden:
-                continue  # Ended between the list and the look.
+            except BaoError as error:
+                # It ended between the list and the look: itself (403), or with its accessor (400).
+                if not isinstance(error, Forbidden) and "invalid accessor" not in str(error):
+                    raise
     finally:
         leave(api, token)
     return found
