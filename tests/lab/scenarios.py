@@ -26,6 +26,7 @@ SCENARIOS = {
     "ot-audit": "the audit of the plant's OPC UA server, with and without a right too many",
     "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",
     "rotate": "passwords rotated under the stream, the controller killed in between",
+    "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",
     "upgrade": "Kafka and Flink to another release and back under load, from a site that the older releases made",
     "first-kill": "the controller killed in the middle of the first deployment: the next run converges",
 }
