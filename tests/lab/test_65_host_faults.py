@@ -171,11 +171,12 @@ def fault(make: Callable[[Lab], AbstractContextManager[None]], component: str, m
         fault(a_certificate_ends_soon, "host", "HO7", of="mosquitto"),
         fault(a_revocation_list_is_over, "host", "HO8", of="mosquitto"),
         fault(a_unit_left_its_sandbox, "host", "HO10", of="canary", profile="full"),
-        fault(the_line_is_silent, "telegraf", "TG2"),
+        # What comes after it has nothing to deliver, which says nothing about it.
+        fault(the_line_is_silent, "telegraf", "TG2", "TG3"),
         fault(mqtt_is_away, "telegraf", "TG3", "TG2"),
         fault(a_declared_tag_does_not_exist, "ot_collector", "OC3", "OC4"),
         fault(nobody_observes, "canary", "CN1", "CN2 CN3 CN4"),
-        fault(the_broker_lets_everybody_in, "mosquitto", "MQ2", "MQ6 MQ8 MQ9"),
+        fault(the_broker_lets_everybody_in, "mosquitto", "MQ2", "MQ6 MQ8 MQ9 MA0 MA1 MA4"),
     ],
 )
 def test_a_fault_fails_its_own_check_and_passes_after_repair(lab: Lab, one: Fault) -> None:

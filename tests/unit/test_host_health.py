@@ -98,7 +98,7 @@ class Machine:
         self.now = time.time()
         self.failed, self.tracking, self.audit = "", TRACKING, "Operation not permitted"
         self.auditctl = {"-s": "enabled 1\npid 77\nlost 0\n", "-l": "-w /etc/sudoers -p wa -k hnai-sudo\n"}
-        self.security = '[{"unit": "hnai-a.service", "exposure": "2.1"}]'
+        self.security = "\u2192 Overall exposure level for hnai-a.service: 2.1 OK\n"
         self.want = Wanted(time_sources=["jump1", "10.0.0.1"], certificates=[str(self.certificate)])
 
     def run(self, argv: Sequence[str], timeout_s: float) -> str:
@@ -242,11 +242,11 @@ def test_audit_is_skipped_where_the_kernel_refuses_and_judged_where_not(machine:
 def test_sandboxes_are_judged_only_when_asked_for(machine: Machine) -> None:
     machine.want = replace(machine.want, exposure={"hnai-a.service": 3.0})
     assert machine.judge() == {**WELL, "HO10": "pass"}
-    machine.security = '[{"unit": "hnai-a.service", "exposure": "3.1"}]'
+    machine.security = machine.security.replace("2.1 OK", "3.1 OK")
     assert machine.judge() == {**WELL, "HO10": "fail"}
-    machine.security = "[]"
+    machine.security = machine.security.replace("hnai-a", "hnai-b")
     assert machine.judge() == {**WELL, "HO10": "fail"}, "a unit that is not there has no sandbox"
-    machine.security = "{}"
+    machine.security = "Unit hnai-a.service not found, cannot analyze.\n"
     assert machine.judge() == {**WELL, "HO10": "inconclusive"}
 
 

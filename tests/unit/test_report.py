@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 from ansible_collections.hnai.platform.plugins.plugin_utils.checks import Entry
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, junit, metrics, record, table
 
@@ -88,6 +89,12 @@ def test_a_limit_and_tags_narrow_what_is_expected() -> None:
 ])
 def test_selected(run: list[str], skip: list[str], names: set[str]) -> None:
     assert record.selected(CONTRACTS, run, skip) == names
+
+
+def test_a_tag_reaches_every_component_that_looks_at_it() -> None:
+    root = contracts.COLLECTION_ROOT / "roles"
+    asked = {path.parents[1].name for path in root.glob("*/tasks/verify.yml") if "'ot' in ansible_run_tags" in path.read_text(encoding="utf-8")}
+    assert asked == record.SCOPES["ot"]
 
 
 def test_what_a_host_carries_follows_from_its_groups_and_the_tags() -> None:

@@ -3,7 +3,6 @@
 revocation lists, the audit daemon, sandboxes (ids HO1 to HO10)."""
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -168,11 +167,11 @@ def audit_rules(text: str) -> list[str]:
 
 
 def exposures(text: str) -> dict[str, float]:
-    """{unit: score} of ``systemd-analyze security --json=short``. Raises ValueError for what is no such list."""
-    listed = json.loads(text)
-    if not isinstance(listed, list):
-        raise ValueError("systemd-analyze gave no list")
-    return {str(one["unit"]): float(one["exposure"]) for one in listed if one.get("exposure") is not None}
+    """{unit: score} of ``systemd-analyze security UNIT…``: its JSON names no unit where units are asked for. ValueError where no score is."""
+    found = {unit: float(score) for unit, score in re.findall(r"Overall exposure level for (\S+): ([0-9.]+)", text)}
+    if not found:
+        raise ValueError("systemd-analyze gave no score")
+    return found
 
 
 @dataclass(frozen=True)
@@ -242,8 +241,7 @@ def check_all(report: Report, want: Wanted, host: Host = Host()) -> None:
             "HO10", "the units are sandboxed as their contracts say", expected=0, unit="units that are not", controls=["SR 7.7"],
             hint="site.yml: a unit file was edited", explain="systemd-analyze security UNIT",
         ) as check:
-            # --json leaves the units that are not loaded out.
-            found = exposures(run(["systemd-analyze", "security", "--no-pager", "--json=short", *sorted(want.exposure)], report.timeout(30)))
+            found = exposures(run(["systemd-analyze", "security", "--no-pager", *sorted(want.exposure)], report.timeout(30)))
             check.evidence = {"exposure": found, "limits": dict(want.exposure)}
             worse = sorted(unit for unit, limit in want.exposure.items() if found.get(unit, 10.0) > limit)
             check.observed = len(worse)
