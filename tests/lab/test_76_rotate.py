@@ -126,6 +126,25 @@ def test_a_rollback_restores_the_old_value_in_one_run(lab: Lab, tmp_path: Path) 
     assert now["last"]["fingerprint"] == was["fp_old"]
 
 
+def test_of_two_controllers_one_advances(lab: Lab, tmp_path: Path) -> None:
+    """The second stops with a message that says who works on it, and the first ends as if it were alone."""
+    before = looked(lab, WRITER)["version"]
+    command = [str(ROOT / ".venv/bin/ansible-playbook"), *argv(lab, WRITER)]
+    output = tmp_path / "first.log"
+    with output.open("wb") as stream, subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=stream, stderr=subprocess.STDOUT) as first:
+        try:
+            until("the first does not take the secret", lambda: f"TASK [{MOMENTS[1]}]" in output.read_text(encoding="utf-8"), RUN_S, 0.2)
+            second = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=RUN_S, check=False)
+            assert first.wait(RUN_S) == 0, output.read_text(encoding="utf-8")[-4000:]
+        finally:
+            first.kill()
+    assert second.returncode != 0
+    assert "Another controller works on it until" in " ".join(second.stdout.split())
+    found = looked(lab, WRITER)
+    assert not found["rotation"]["open"]
+    assert found["version"] == before + 1
+
+
 LEAF_MOMENTS = ("Make a key and ask for a certificate", "Let OpenBao sign it", "Put it in place", "Run the unit", "See what is served, from here")
 
 
