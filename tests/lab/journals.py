@@ -217,3 +217,22 @@ def compare_replies(
             elif not same(wanted, found[0]):
                 account.wrong.append(f"{name} {at}: {found[0]!r}, the reply said {line['value']!r} = {wanted!r}")
     return account, Lags(sorted(lags))
+
+
+def marks(values: Mapping[str, Mapping[int, Sequence[float]]], name: str) -> list[int]:
+    """When the collector said of a tag that it could not hear it."""
+    return [ms for ms, statuses in values.get(f"{name}:status", {}).items() if int(statuses[0]) == BAD_NO_COMMUNICATION]
+
+
+def unmarked(missing_at: Mapping[str, Iterable[int]], values: Mapping[str, Mapping[int, Sequence[float]]]) -> list[str]:
+    """What is missing and lies in no marked gap: between the samples before and after it nobody said that something is lost."""
+    found = []
+    for name, lost in missing_at.items():
+        said = marks(values, name)
+        samples = sorted(set(values.get(f"{name}:status", {})) - set(said))
+        for ms in lost:
+            last = max((one for one in samples if one < ms), default=0)
+            following = min((one for one in samples if one > ms), default=ms + 1)
+            if not any(last <= mark <= following for mark in said):
+                found.append(f"{name} {ms}")
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from journals import BAD, Series, compare, compare_replies, converted
+from journals import BAD, BAD_NO_COMMUNICATION, Series, compare, compare_replies, converted, unmarked
 
 TAGS = [
     {"name": "pressure", "type": "double", "unit": "psi", "unit_to": "kPa"},
@@ -109,3 +109,12 @@ def test_units_of_the_definitions() -> None:
     assert converted("A", {"type": "string"}) is None
     with pytest.raises(KeyError):
         converted(1.0, {"type": "double", "unit": "psi", "unit_to": "bar"})
+
+
+def test_a_loss_is_marked_only_by_a_mark_between_the_samples_around_it() -> None:
+    def store(*marked: int) -> Stored:
+        return {"a:status": {**{ms: [0.0] for ms in (1000, 2000, 5000)}, **{ms: [float(BAD_NO_COMMUNICATION)] for ms in marked}}}
+
+    assert unmarked({"a": [3000, 4000]}, store(2500)) == []
+    assert unmarked({"a": [3000, 4000]}, store()) == unmarked({"a": [3000, 4000]}, store(1500, 5500)) == ["a 3000", "a 4000"]
+    assert unmarked({"b": [3000]}, store(2500)) == ["b 3000"]

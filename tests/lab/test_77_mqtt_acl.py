@@ -54,8 +54,8 @@ def test_a_clean_broker_is_proven_and_accuses_nobody(lab: Lab) -> None:
     checks, record = audit(lab, "mosquitto")
     assert not bad(checks) and record["verdict"] == "claimed" and not record["live"]
     run = lab.play("playbooks/verify.yml", "--limit", lab.groups["mosquitto"][0], "--tags", "ot", "--check", timeout=600)
-    (found,) = [event["event_data"]["res"] for event in run.events
-                if event["event"] == "runner_on_ok" and event["event_data"].get("task") == "Audit who could command by MQTT"]
+    (found,) = [event["event_data"]["res"]["verdicts"]["mosquitto_verdict__audit"] for event in run.events
+                if event["event"] == "runner_on_ok" and "verdicts" in event["event_data"].get("res", {})]
     assert found["audit"]["verdict"] == "claimed" and {check["id"] for check in found["checks"]} == {"MA0", "MA1", "MA2", "MA3", "MA4"}
     assert any("check mode" in one for one in found["audit"]["not_tested"])
 

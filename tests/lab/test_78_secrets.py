@@ -34,8 +34,8 @@ STATE_PLACES = {
     r"lab/plc1/[a-z]+\.password": "handed over by the plant",
 }
 ROTATED = "telegraf/kafka_writer"
-#: Shorter ones are names, slots and mechanisms.
-SECRET_CHARACTERS = 16
+#: Fields of a secret that are none.
+OPEN_FIELDS = ("username", "mechanism", "slot")
 
 
 def filled(name: str, variable: str, value: dict[str, str]) -> str:
@@ -49,7 +49,7 @@ def of_openbao(lab: Lab) -> dict[str, str]:
     """{path, version and field: value} of what OpenBao holds, as its rotation identity reads it."""
     deploy = json.loads((lab.state / "openbao/deploy.json").read_text(encoding="utf-8"))["deploy"]
     found = lab.python(lab.groups["openbao"][0], filled("host_values", "DEPLOY", deploy), "https://127.0.0.1:8200", "/etc/hnai/openbao/tls/ca.pem")
-    values = {name: value for name, value in found.items() if isinstance(value, str) and len(value) >= SECRET_CHARACTERS}
+    values = {name: value for name, value in found.items() if isinstance(value, str) and name.split()[-1] not in OPEN_FIELDS}
     assert len(values) >= len({name.split()[0] for name in values}) >= 10, sorted(values)
     return values
 

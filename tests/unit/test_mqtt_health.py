@@ -238,6 +238,17 @@ def test_an_answer_that_says_refused_is_not_believed_when_the_witness_saw_it() -
     assert broker.judge() == {**WELL, "MQ8line1": "fail"}
 
 
+def test_a_client_that_was_rotated_is_tried_by_the_name_that_it_has_now() -> None:
+    broker = Broker()
+    broker.passwords = "hnai-health:$7$x\nline1.b:$7$y\n"
+    broker.logins = {("hnai-health", "right"), ("line1.b", "right")}
+    well = {**WELL, "MQ8line1.b": "pass"}
+    del well["MQ8line1"]
+    assert broker.judge() == well
+    broker.leaks = [record("plc1", "a", 1)]
+    assert broker.judge() == {**well, "MQ8line1.b": "fail"}
+
+
 def test_silence_without_a_positive_control_proves_nothing() -> None:
     broker = Broker()
     broker.messages = broker.messages[3:]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from ..credentials import TWIN
 from ..opcua.audit_policy import Policy as Waivers
 from ..opcua.audit_policy import PolicyError, names
 from ..opcua.audit_policy import parse as parse_waivers
@@ -96,6 +97,10 @@ class Sources:
     scope: Mapping[str, Any] = field(default_factory=dict)
 
 
+#: By how much the two clocks that are compared may disagree, seconds.
+CLOCKS_S = 0.1
+
+
 def not_in_force(shown: str, changed: Mapping[str, float], unit: str, boot: float) -> str:
     """Why the files are not what the broker works by; empty where they are. *shown*: systemctl show ActiveState, StateChangeTimestampMonotonic
     (µs since the boot, at the last start or reload); *changed*: unix time by file; *boot*: unix time of the boot."""
@@ -103,7 +108,7 @@ def not_in_force(shown: str, changed: Mapping[str, float], unit: str, boot: floa
     if facts.get("ActiveState") != "active":
         return "%s is %s" % (unit, facts.get("ActiveState", "unknown"))
     since = boot + int(facts["StateChangeTimestampMonotonic"]) / 1e6
-    newer = sorted(path for path, moment in changed.items() if moment > since + 1.0)
+    newer = sorted(path for path, moment in changed.items() if moment > since + CLOCKS_S)
     return "%s changed after the last start or reload of %s: the broker works by another" % (", ".join(newer), unit) if newer else ""
 
 
@@ -265,8 +270,8 @@ class Judge:
         try:
             there = {one for one in self.sources.provisioned() if base(one) not in set(self.options.control)}
             # Either of a pair can log in; both while a rotation is under way.
-            wanted = sorted({name for client in names_of for name in (client, client + ".b") if name in there} | there)
-            self.untried = [client for client in names_of if not {client, client + ".b"} & there]
+            wanted = sorted({name for client in names_of for name in (client, client + TWIN) if name in there} | there)
+            self.untried = [client for client in names_of if not {client, client + TWIN} & there]
             if self.sources.live is None:
                 raise CannotTest("there is no live test for this broker")
             live = self.sources.live(self.patterns)

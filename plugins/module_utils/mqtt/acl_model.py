@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..credentials import TWIN
 from .topics import example
 
 WRITE, READ = "write", "read"
 ANONYMOUS = "(anonymous)"
 ANYBODY = "(any other identity)"
-TWIN = ".b"
-"""Suffix of the other identity of a pair, which has the same rights while a password is rotated."""
 
 
 @dataclass(frozen=True)

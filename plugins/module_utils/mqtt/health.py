@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_model import base
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Message, MqttError, MqttRefused
 from ansible_collections.hnai.platform.plugins.module_utils.telegraf import COUNTERS_EVERY_S, Counter, flow, parse
@@ -18,7 +19,6 @@ DROPPED = "$SYS/broker/publish/messages/dropped"
 """The broker publishes a value of its own when it changes, and it expires after 60 s (2.0.11): what is absent did not change
 in the last minute. So this one alone does not remember a drop; the broker's journal does."""
 
-TWIN = ".b"
 UPTIME = "$SYS/broker/uptime"
 """Changes each time, so the absence of this one means that the others are not known."""
 
@@ -187,6 +187,7 @@ def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
                 "not one message" if newest is None else "",
             )
 
+    named: set[str] = set()
     with report.check(
         "MQ4",
         "every declared client has its password",
@@ -196,7 +197,7 @@ def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
     ) as check:
         # Either of a pair of identities will do; both are there while a rotation is under way.
         named = {line.split(":", 1)[0] for line in password_file().splitlines() if ":" in line}
-        present = {name[: -len(TWIN)] if name.endswith(TWIN) else name for name in named}
+        present = {base(name) for name in named}
         check.observed = sorted(set(params["clients"]) - present)
         check.evidence = {"not_declared": sorted(present - set(params["clients"]))}
         check.passed(not check.observed and not check.evidence["not_declared"])
@@ -241,8 +242,10 @@ def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
 
     if params["acl"]:
         rights = {entry["principal"]: entry for entry in params["acl"]}
-        for client in params["clients"]:
-            reads, writes = denied(rights.get(client, {}))
+        # After a rotation a client has the other of its two names, and both while one is under way.
+        halves = {client: sorted(name for name in named if base(name) == client) for client in params["clients"]}
+        for client in (name for declared in params["clients"] for name in halves[declared] or [declared]):
+            reads, writes = denied(rights.get(base(client), {}))
             if not reads and not writes:
                 continue
             with report.check(

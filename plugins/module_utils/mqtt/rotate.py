@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
+from ..credentials import TWIN
 from ..openbao.rotation_target import CannotTell
+from .acl_model import base
 from .wire import MqttError, MqttRefused
 
-TWIN = ".b"
 Secret = Mapping[str, Any]
 
 
@@ -33,7 +34,7 @@ class Session(Protocol):
 def successor(secret: Secret, password: Callable[[], str]) -> dict[str, Any]:
     """The next value: the other identity of the pair."""
     name = str(secret["username"])
-    return dict(secret, username=name[: -len(TWIN)] if name.endswith(TWIN) else name + TWIN, password=password())
+    return dict(secret, username=base(name) if name.endswith(TWIN) else name + TWIN, password=password())
 
 
 class MosquittoAdapter:

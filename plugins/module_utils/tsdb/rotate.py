@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
+from ..credentials import TWIN
 from ..openbao.rotation_target import CannotTell
 
-TWIN = ".b"
 PROBE = "/hnai-rotation"
 #: vmauth's gauge of requests that it is serving, of all users.
 IN_FLIGHT = "vmauth_concurrent_requests_current"
