@@ -14,7 +14,7 @@ description:
   - Runs on a broker that is left, with what M(hnai.platform.kafka_log_dir) found on the host of the lost one. Changes nothing.
   - Fails with every reason that stands against it. The host has its data, or still runs on it; the quorum has no leader; one of the other voters is absent or
     not caught up; another broker is not there; a partition is offline, or fewer of its replicas on the other brokers are in sync than C(min.insync.replicas),
-    or none; a reassignment is under way; ids differ from the declared ones. What passes by itself is waited for, for O(timeout).
+    or none; a reassignment is under way; ids differ from the declared ones. What may pass by itself is waited for, for O(timeout).
 options:
   node_id:
     description: Node id of the broker to be replaced.
@@ -72,7 +72,7 @@ options:
   timeout:
     description: Seconds to wait for the answer to become yes.
     type: float
-    default: 20.0
+    default: 60.0
 extends_documentation_fragment:
   - hnai.platform.kafka
 attributes:
@@ -139,7 +139,7 @@ def main() -> None:
             "directory_id": {"type": "str", "default": ""},
             "nodes": {"type": "dict", "required": True},
             "max_voter_lag_ms": {"type": "int", "default": 2000},
-            "timeout": {"type": "float", "default": 20.0},
+            "timeout": {"type": "float", "default": 60.0},
             **KAFKA_ARGS,
         },
         supports_check_mode=True,
@@ -148,23 +148,28 @@ def main() -> None:
     connection = Connection.from_params(given)
     host = given["host"]
 
-    def look(limit_s: float) -> Snapshot:
-        with Admin(connection, limit_s) as admin:
+    decided = [replace.Plan(("not asked yet",))]
+
+    def look(_limit_s: float) -> Snapshot:
+        with Admin(connection, 10.0) as admin:
             return admin.snapshot()
+
+    def judge(snapshot: Snapshot | None) -> list[str]:
+        decided.append(replace.plan(snapshot, disk, me, rules))
+        return [] if decided[-1].lasting else list(decided[-1].reasons)
 
     try:
         cluster = check(given["cluster_id"], "kafka_cluster_id") if given["cluster_id"] else derive(given["site"], "cluster")
         me = replace.Me(given["node_id"], host, cluster, given["directory_id"])
         rules = replace.Rules({int(node): name for name, node in given["nodes"].items()}, given["max_voter_lag_ms"])
         disk = replace.Disk(**given["disk"])
-        snapshot, reasons, waited = gate.wait_until(
-            look, lambda seen: list(replace.plan(seen, disk, me, rules).reasons), given["timeout"], time.monotonic, time.sleep)
+        _snapshot, unclear, waited = gate.wait_until(look, judge, given["timeout"], time.monotonic, time.sleep)
     except (ProbeMissing, IdError, ValueError) as error:
         module.fail_json(msg=str(error), reasons=[str(error)], steps=[], old=[])
+    reasons = unclear or list(decided[-1].reasons)
     if reasons:
         module.fail_json(msg=f"{host} is not replaced (after {waited:.0f} s): {'; '.join(reasons)}. Nothing was touched", reasons=reasons, steps=[], old=[])
-    decided = replace.plan(snapshot, disk, me, rules)
-    module.exit_json(changed=False, reasons=[], steps=list(decided.steps), old=list(decided.old))
+    module.exit_json(changed=False, reasons=[], steps=list(decided[-1].steps), old=list(decided[-1].old))
 
 
 if __name__ == "__main__":

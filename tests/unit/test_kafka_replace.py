@@ -107,8 +107,9 @@ def test_the_new_broker_may_be_the_only_one_in_sync_once_its_disk_is_in_use() ->
         (Disk(problem="/x: has 4 entries but no meta.properties"), "has 4 entries"),
     ],
 )
-def test_a_host_that_has_data_is_refused(disk: Disk, word: str) -> None:
+def test_a_host_that_has_data_is_refused_at_once(disk: Disk, word: str) -> None:
     assert word in refused(LOST, disk)
+    assert replace.plan(LOST, disk, ME, RULES).lasting
 
 
 def test_whoever_names_the_wrong_host_hears_of_that_alone() -> None:
@@ -149,6 +150,7 @@ def test_another_cluster_answers() -> None:
 )
 def test_an_unclear_case_is_refused(snapshot: Snapshot | None, word: str) -> None:
     assert word in refused(snapshot)
+    assert not replace.plan(snapshot, EMPTY, ME, RULES).lasting
 
 
 def test_what_only_waits_for_this_broker_is_no_reason() -> None:

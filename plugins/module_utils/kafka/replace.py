@@ -53,11 +53,13 @@ class Rules:
 
 @dataclass(frozen=True)
 class Plan:
-    """`reasons` is empty exactly when it may be done; then `steps` says what is left to do. `old`: directories that are voters in its place now."""
+    """`reasons` is empty exactly when it may be done; then `steps` says what is left to do. `old`: directories that are voters in its place now.
+    `lasting`: waiting does not help."""
 
     reasons: tuple[str, ...]
     steps: tuple[str, ...] = ()
     old: tuple[str, ...] = ()
+    lasting: bool = False
 
 
 def look(log_dir: str, marker: str) -> Disk:
@@ -84,6 +86,8 @@ def remembered(me: Me, begun: str) -> bytes:
 def plan(snapshot: Snapshot | None, disk: Disk, me: Me, rules: Rules) -> Plan:
     """Whether and how. `snapshot`: as a broker other than `me` answers, None when none does."""
     reasons = _of_the_disk(disk, me)
+    if reasons:
+        return Plan(tuple(reasons), lasting=True)
     if snapshot is None:
         reasons.append("no other broker answers: without a majority nothing can be replaced; see docs/runbooks/kafka-quorum-loss.md")
         return Plan(tuple(reasons))
@@ -94,7 +98,7 @@ def plan(snapshot: Snapshot | None, disk: Disk, me: Me, rules: Rules) -> Plan:
         reasons.append("the metadata quorum has no leader; see docs/runbooks/kafka-quorum-loss.md")
         return Plan(tuple(reasons))
     if disk.directory and not disk.under_way:
-        return Plan((*reasons, _not_lost(quorum, disk, me)))  # The wrong host was named: what else is broken is another one's matter.
+        return Plan((*reasons, _not_lost(quorum, disk, me)), lasting=True)  # The wrong host was named: what else is broken is another one's matter.
     reasons += _still_running(snapshot, disk, me, rules)
     reasons += _of_the_others(snapshot, me, rules)
     reasons += _of_the_partitions(snapshot, disk, me)
