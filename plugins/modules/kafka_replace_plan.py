@@ -65,6 +65,11 @@ options:
     description: Host to node id, of every declared broker.
     type: dict
     required: true
+  later:
+    description: Hosts among O(nodes) that are known to be lost too and are replaced afterwards. The rest must be a majority without them.
+    type: list
+    elements: str
+    default: []
   max_voter_lag_ms:
     description: A voter that is behind the leader by this much (milliseconds) is not caught up.
     type: int
@@ -138,6 +143,7 @@ def main() -> None:
             "cluster_id": {"type": "str", "default": ""},
             "directory_id": {"type": "str", "default": ""},
             "nodes": {"type": "dict", "required": True},
+            "later": {"type": "list", "elements": "str", "default": []},
             "max_voter_lag_ms": {"type": "int", "default": 2000},
             "timeout": {"type": "float", "default": 60.0},
             **KAFKA_ARGS,
@@ -161,9 +167,13 @@ def main() -> None:
     try:
         cluster = check(given["cluster_id"], "kafka_cluster_id") if given["cluster_id"] else derive(given["site"], "cluster")
         me = replace.Me(given["node_id"], host, cluster, given["directory_id"])
-        rules = replace.Rules({int(node): name for name, node in given["nodes"].items()}, given["max_voter_lag_ms"])
+        nodes = {str(name): int(node) for name, node in given["nodes"].items()}
+        later = frozenset(nodes[name] for name in given["later"])
+        rules = replace.Rules({node: name for name, node in nodes.items()}, given["max_voter_lag_ms"], later)
         disk = replace.Disk(**given["disk"])
         _snapshot, unclear, waited = gate.wait_until(look, judge, given["timeout"], time.monotonic, time.sleep)
+    except KeyError as error:
+        module.fail_json(msg=f"later: {error} is no host of nodes", reasons=[], steps=[], old=[])
     except (ProbeMissing, IdError, ValueError) as error:
         module.fail_json(msg=str(error), reasons=[str(error)], steps=[], old=[])
     reasons = unclear or list(decided[-1].reasons)

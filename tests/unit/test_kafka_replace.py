@@ -153,6 +153,32 @@ def test_an_unclear_case_is_refused(snapshot: Snapshot | None, word: str) -> Non
     assert not replace.plan(snapshot, EMPTY, ME, RULES).lasting
 
 
+AFTER = Rules({**RULES.expected, 4: "kafka4", 5: "kafka5"}, later=frozenset({5}))
+#: Nodes 3 and 5 of five are lost.
+TWO = Snapshot(CLUSTER, Quorum(1, 3, 100, (voter(1, "d1"), voter(2, "d2"), DEAD, voter(4, "d4"), voter(5, "d5", 60_000, 60_000))),
+               {1: False, 2: False, 3: True, 4: False, 5: True}, (partition("wide", 0, 1, (1, 3, 5), (1,)),))
+
+
+def test_one_of_two_that_are_lost_is_replaced_when_the_other_is_named() -> None:
+    found = replace.plan(TWO, EMPTY, ME, AFTER)
+    assert (found.reasons, found.old) == ((), (OLD,))
+    unnamed = replace.plan(TWO, EMPTY, ME, dataclasses.replace(AFTER, later=frozenset()))
+    assert [reason.split(";")[0] for reason in unnamed.reasons[:2]] == ["voter 5 is not caught up", "broker 5 is not there or fenced"]
+    assert "on the other brokers: wide-0" in unnamed.reasons[2]
+
+
+def test_whoever_names_too_many_has_no_majority_left() -> None:
+    late = with_quorum(TWO, voters=(*TWO.quorum.voters[:3], voter(4, "d4", 60_000, 60_000), TWO.quorum.voters[4]))
+    found = replace.plan(late, EMPTY, ME, dataclasses.replace(AFTER, later=frozenset({4, 5})))
+    assert found.reasons == ("without node 3, 4, 5 there is no majority; see docs/runbooks/kafka-quorum-loss.md",)
+
+
+def test_after_a_rescue_the_survivor_alone_is_the_quorum() -> None:
+    alone = Snapshot(CLUSTER, Quorum(1, 9, 100, (voter(1, "d1"),)), {1: False, 2: True, 3: True}, (partition("t", 0, 1, (1, 2, 3), (1,)),))
+    assert replace.plan(alone, EMPTY, ME, dataclasses.replace(RULES, later=frozenset({2}))).reasons == ()
+    assert "replace_later=HOST" in replace.plan(alone, EMPTY, ME, RULES).reasons[0]
+
+
 def test_what_only_waits_for_this_broker_is_no_reason() -> None:
     """min.insync.replicas of two where one of two replicas is the lost one."""
     assert replace.plan(with_partitions(partition("pair", 1, 1, (1, 3), (1,), 2)), EMPTY, ME, RULES).reasons == ()

@@ -45,10 +45,11 @@ class Me:
 
 @dataclass(frozen=True)
 class Rules:
-    """`expected`: node id → host of every declared broker."""
+    """`expected`: node id → host of every declared broker. `later`: those of them that are known to be lost too, and are replaced afterwards."""
 
     expected: Mapping[int, str]
     max_lag_ms: float = 2000.0
+    later: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def plan(snapshot: Snapshot | None, disk: Disk, me: Me, rules: Rules) -> Plan:
         return Plan((*reasons, _not_lost(quorum, disk, me)), lasting=True)  # The wrong host was named: what else is broken is another one's matter.
     reasons += _still_running(snapshot, disk, me, rules)
     reasons += _of_the_others(snapshot, me, rules)
-    reasons += _of_the_partitions(snapshot, disk, me)
+    reasons += _of_the_partitions(snapshot, disk, me, rules)
     old = tuple(v.directory for v in quorum.voters if v.id == me.node and v.directory != disk.directory)
     return Plan(tuple(reasons)) if reasons else Plan((), tuple(_steps(snapshot, disk, me, old)), old)
 
@@ -139,31 +140,34 @@ def _still_running(snapshot: Snapshot, disk: Disk, me: Me, rules: Rules) -> list
 
 
 def _of_the_others(snapshot: Snapshot, me: Me, rules: Rules) -> list[str]:
-    """All others are there: while one is replaced there is no reserve."""
+    """All others are there, less those that are known to be lost: while one is replaced there is no reserve."""
     quorum = snapshot.quorum
     reasons = []
     strange = sorted({v.id for v in quorum.voters} - set(rules.expected))
     if strange:
         reasons.append(f"voter {_some(strange)} is not in the inventory (Q2)")
-    others = sorted(set(rules.expected) - {me.node})
+    others = sorted(set(rules.expected) - {me.node} - rules.later)
     absent = [node for node in others if node not in {v.id for v in quorum.voters}]
     if absent:
-        reasons.append(f"node {_some(absent)} is no voter: one broker is replaced at a time, that one first")
-    late = sorted({v.id for v in quorum.voters if v.id != me.node and quorum.lag_ms(v) >= rules.max_lag_ms})
+        reasons.append(f"node {_some(absent)} is no voter; if its disk is lost as well, say so with -e replace_later=HOST")
+    behind = {v.id for v in quorum.voters if v.id != me.node and quorum.lag_ms(v) >= rules.max_lag_ms}
+    late = sorted(behind - rules.later)
     if late:
         reasons.append(f"voter {_some(late)} is not caught up; while a broker is replaced all others are needed")
+    elif not absent and len({v.id for v in quorum.voters} - {me.node} - behind) < quorum.majority:
+        reasons.append(f"without node {_some(sorted({me.node, *rules.later}))} there is no majority; see docs/runbooks/kafka-quorum-loss.md")
     down = [node for node in others if node not in snapshot.live()]
     if down:
         reasons.append(f"broker {_some(down)} is not there or fenced; site.yml --tags kafka repairs it")
     return reasons
 
 
-def _of_the_partitions(snapshot: Snapshot, disk: Disk, me: Me) -> list[str]:
+def _of_the_partitions(snapshot: Snapshot, disk: Disk, me: Me, rules: Rules) -> list[str]:
     """Every record that is to be kept is on another broker that is in sync. Once the new disk is in use there is nothing left to lose on the old one."""
     lost = [p for p in snapshot.partitions if not disk.directory and me.node in p.replicas and _lost(p, me)]
     offline = [p.name for p in snapshot.partitions if p.leader < 0 and p not in lost]
     weak = [p.name for p in snapshot.partitions if p not in lost and p.name not in offline
-            and len(set(p.isr) - {me.node}) < min(p.min_isr, len(set(p.replicas) - {me.node}))]
+            and len(set(p.isr) - {me.node}) < min(p.min_isr, len(set(p.replicas) - {me.node} - rules.later))]
     reasons = []
     if lost:
         reasons.append(f"only the lost disk was in sync: {_some(p.name for p in lost)}. A broker that comes back empty would lead them, and what "

@@ -93,8 +93,8 @@ def plan(quorum: Quorum, me: Me, max_lag_ms: float) -> tuple[list[str], bool]:
     there = any((v.id, v.directory) == (me.node, me.directory) for v in quorum.voters)
     others = [v for v in quorum.voters if v.id != me.node]
     late = [v.id for v in others if quorum.lag_ms(v) >= max_lag_ms]
-    if old and late:
-        raise VoterError(f"voter {', '.join(map(str, late))} is not caught up; while a voter is replaced all others are needed. Nothing was changed")
+    if old and len(others) - len(late) < quorum.majority:
+        raise VoterError(f"voter {', '.join(map(str, late))} is not caught up; while a voter is replaced the others are the majority. Nothing was changed")
     if old and quorum.leader_id == me.node:
         raise VoterError(f"node {me.node} is the active controller under its old directory; it runs on the old disk, so there is nothing to replace")
     return old, not there
