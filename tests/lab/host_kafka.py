@@ -2,15 +2,17 @@
 """Runs on a broker's host with the system's Python: faults in what the cluster holds, made and taken back over the broker's own certificate.
 
 usage: - BOOTSTRAP ACTION JSON; prints JSON. Actions: acl {entry, present}, topic {name, replicas, config}, delete {name},
-config {topic, set}, feature {name, level}, user {name, present}, reassign {topic, partition, replicas or null}, quorum {}, names {}.
+config {topic, set}, feature {name, level}, user {name, present}, reassign {topic, partition, replicas or null}, quorum {}, voters {}, names {}.
 """
 from __future__ import annotations
 
+import base64
 import glob
 import json
 import logging
 import ssl
 import sys
+import uuid
 from typing import Any
 
 TLS = "/etc/hnai/kafka/tls/"
@@ -58,6 +60,9 @@ def main(bootstrap: str, action: str, given: dict[str, Any]) -> Any:
             answer = client.alter_partition_reassignments({TopicPartition(given["topic"], given["partition"]): given["replicas"]})
         elif action == "quorum":
             answer = client.describe_metadata_quorum()["topics"][0]["partitions"][0]["leader_id"]
+        elif action == "voters":  # Directory ids as meta.properties has them.
+            found = client.describe_metadata_quorum()["topics"][0]["partitions"][0]["current_voters"]
+            answer = {one["replica_id"]: base64.urlsafe_b64encode(uuid.UUID(str(one["replica_directory_id"])).bytes).decode().rstrip("=") for one in found}
         elif action == "names":
             answer = {"topics": client.list_topics(), "groups": [one["group_id"] for one in client.list_groups()]}
         else:

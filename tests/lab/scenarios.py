@@ -28,6 +28,7 @@ SCENARIOS = {
     "rotate": "passwords rotated under the stream, the controller killed in between",
     "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",
     "upgrade": "Kafka and Flink to another release and back under load, from a site that the older releases made",
+    "broker-replace": "a broker's disk is lost and replaced under load, a replacement is interrupted three times, two of three brokers are lost and come back",
     "first-kill": "the controller killed in the middle of the first deployment: the next run converges",
 }
 Z = "%Y%m%dT%H%M%SZ"

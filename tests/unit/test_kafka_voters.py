@@ -118,6 +118,20 @@ def test_a_run_that_was_killed_between_the_two_steps_goes_on() -> None:
     assert voters.replace(cluster, ME, 2000, 60, time.clock, time.sleep) == [f"added voter 2 {NEW}"]
 
 
+def test_a_node_that_joined_by_itself_is_not_added_again() -> None:
+    time = Time()
+
+    class Joins(Cluster):
+        def quorum(self) -> Quorum:
+            if self.time.now >= 3.0:
+                self.mine = [NEW]
+            return super().quorum()
+
+    joins = Joins(time, ready_at=1e9)
+    assert voters.replace(joins, ME, 2000, 60, time.clock, time.sleep) == []
+    assert joins.done == []
+
+
 def test_what_is_so_already_is_left_alone() -> None:
     time = Time()
     cluster = Cluster(time)

@@ -117,28 +117,28 @@ def refusal(wanted: Wanted, witness: bool, registered: Callable[[], bool | None]
     `witness`: this host remembers that it was formatted. `registered()`: a running quorum knows this node's id as a broker (True), a
     running quorum does not (False), no quorum answers (None).
     """
+    me = wanted.me()
+    verb = f"ansible-playbook hnai.platform.kafka_replace -e replace={me.host if me else 'HOST'}"
     if wanted.rejoin:
-        me = wanted.me()
         if me is not None and me.directory_id:
             return f"kafka_directory_id of {me.host}: is declared, and the old disk had it; take it out of the inventory, a new disk gets an id of its own"
         if registered() is None:
-            return ("no quorum answers, so there is nothing to join again; if two of three nodes are lost, see docs/kafka-quorum-loss.md. "
+            return ("no quorum answers, so there is nothing to join again; if two of three nodes are lost, see docs/runbooks/kafka-quorum-loss.md. "
                     "Nothing was formatted")
         return ""
     if witness:
         return (f"{wanted.log_dir} is empty, but this host was formatted before: its data is lost. It is not formatted again, because a voter "
-                "that forgot its votes can lose acknowledged records. Restore the directory, or replace the broker: playbook "
-                "kafka_replace")
-    if wanted.me() is None:
+                f"that forgot its votes can lose acknowledged records. Restore the directory, or replace the broker: {verb}")
+    if me is None:
         return (f"node {wanted.node_id} is not in kafka_initial_controllers: it is no member of the first quorum, and is added to a running "
                 "one instead of being formatted as a first member")
     known = registered()
     if known:
         return (f"{wanted.log_dir} is empty, but the running cluster {wanted.cluster()} knows broker {wanted.node_id}: its data is lost. "
-                "Restore the directory, or replace the broker: playbook kafka_replace")
+                f"Restore the directory, or replace the broker: {verb}")
     if not wanted.bootstrap:
         return (f"{wanted.log_dir} is empty and kafka_bootstrap is not declared; if this is the first deployment of this cluster set "
-                "kafka_bootstrap: true in the inventory, if it is not, the disk was lost: replace the broker")
+                f"kafka_bootstrap: true in the inventory, if it is not, the disk was lost: {verb}")
     return ""
 
 

@@ -93,8 +93,8 @@ def plan(quorum: Quorum, me: Me, max_lag_ms: float) -> tuple[list[str], bool]:
     there = any((v.id, v.directory) == (me.node, me.directory) for v in quorum.voters)
     others = [v for v in quorum.voters if v.id != me.node]
     late = [v.id for v in others if quorum.lag_ms(v) >= max_lag_ms]
-    if old and late:
-        raise VoterError(f"voter {', '.join(map(str, late))} is not caught up; while a voter is replaced all others are needed. Nothing was changed")
+    if old and len(others) - len(late) < quorum.majority:
+        raise VoterError(f"voter {', '.join(map(str, late))} is not caught up; while a voter is replaced the others are the majority. Nothing was changed")
     if old and quorum.leader_id == me.node:
         raise VoterError(f"node {me.node} is the active controller under its old directory; it runs on the old disk, so there is nothing to replace")
     return old, not there
@@ -123,16 +123,17 @@ def replace(cluster: Cluster, me: Me, max_lag_ms: float, deadline_s: float, cloc
         return done
 
     def follows(quorum: Quorum) -> bool:
-        return any((v.id, v.directory) == (me.node, me.directory) and quorum.lag_ms(v) < max_lag_ms for v in quorum.observers)
+        # A controller with controller.quorum.auto.join.enable becomes a voter by itself.
+        return any((v.id, v.directory) == (me.node, me.directory) and quorum.lag_ms(v) < max_lag_ms for v in (*quorum.observers, *quorum.voters))
 
     # It has the whole log before the old voter goes: the time with one voter less is short.
     quorum = until(f"node {me.node} does not follow the metadata log with directory {me.directory}", follows)
-    old, _wanted = plan(quorum, me, max_lag_ms)
+    old, wanted = plan(quorum, me, max_lag_ms)
     for directory in old:
         cluster.remove(me.node, directory)
         done.append(f"removed voter {me.node} {directory}")
     until(f"the old voter {me.node} is still there", lambda q: not any(v.id == me.node and v.directory in old for v in q.voters))
-    while True:
+    while wanted:
         try:
             cluster.add(me.node, me.directory, me.listener, me.host, me.port)
             break
@@ -140,6 +141,6 @@ def replace(cluster: Cluster, me: Me, max_lag_ms: float, deadline_s: float, cloc
             if clock() >= end:
                 raise
             sleep(1.0)
-    done.append(f"added voter {me.node} {me.directory}")
+    done += [f"added voter {me.node} {me.directory}"] if wanted else []
     until(f"voter {me.node} is not there", lambda q: any((v.id, v.directory) == (me.node, me.directory) for v in q.voters))
     return done
