@@ -58,33 +58,23 @@ import contextlib
 import json
 import os
 import time
-import urllib.error
-import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.flink import host, job
+from ansible_collections.hnai.platform.plugins.module_utils.flink import health, host, job
 
 CONFIG = "/etc/hnai/flink/jobs"
 KEEPER = "/usr/local/lib/hnai/flink/jobs.py"
 WISH = os.path.join(CONFIG, "park")
-JOBMANAGER, GATEWAY = "http://127.0.0.1:8081", "http://127.0.0.1:8083"
+TIMEOUT_S = 10.0
+JOBMANAGER, GATEWAY = health.rest("127.0.0.1", 8081), health.rest("127.0.0.1", 8083)
 GONE = {"FINISHED", "CANCELED", "FAILED"}
-
-
-def ask(url: str) -> Any:
-    """JSON from loopback. Raises OSError."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return json.loads(answer.read())
-    except ValueError as error:
-        raise OSError("%s: no JSON: %s" % (url, error)) from error
 
 
 def cluster_release() -> set[str]:
     """What JobManager and gateway say they are."""
-    return {str(ask(JOBMANAGER + "/overview")["flink-version"]), str(ask(GATEWAY + "/v3/info")["version"])}
+    return {str(JOBMANAGER("/overview", TIMEOUT_S)["flink-version"]), str(GATEWAY("/v3/info", TIMEOUT_S)["version"])}
 
 
 def declared() -> list[str]:
@@ -95,7 +85,7 @@ def declared() -> list[str]:
 
 def look() -> tuple[dict[str, str], list[str]]:
     """See job.parked."""
-    alive = {one["name"] for one in ask(JOBMANAGER + "/jobs/overview")["jobs"] if one["state"] not in GONE}
+    alive = {one["name"] for one in JOBMANAGER("/jobs/overview", TIMEOUT_S)["jobs"] if one["state"] not in GONE}
     return job.parked({name: host.memory(name) for name in declared()}, alive)
 
 
@@ -113,7 +103,7 @@ def park(module: AnsibleModule) -> dict[str, Any]:
     given = module.params
     try:
         runs = cluster_release()
-    except urllib.error.URLError:
+    except ConnectionError:
         runs = set()  # Nothing runs that could be stopped; the wish all the same, so that nothing is started half way.
     if runs == {given["release"]}:
         return {"changed": False}
