@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,8 @@ def rotate(lab: Lab, case: Case, **extra: str) -> str:
 
 def kill(lab: Lab, case: Case, output: Path, task: str, later_s: float) -> None:
     """Starts a rotation and kills its controller, *later_s* after a task began."""
-    kill_a_run(argv(lab, case), output, lambda said: f"TASK [{task}]" in said, later_s)
+    heading = re.compile(rf"TASK \[(\S+ : )?{re.escape(task)}\]")
+    kill_a_run(argv(lab, case), output, lambda said: bool(heading.search(said)), later_s)
 
 
 def looked(lab: Lab, case: Case) -> dict[str, Any]:
