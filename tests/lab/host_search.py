@@ -42,6 +42,16 @@ def grep(*options: str, stdin: int = subprocess.DEVNULL) -> bytes:
     return done.stdout
 
 
+def all_files(paths: list[str]) -> list[str]:
+    """Every file below the paths that lies on a file system which keeps something; what the kernel makes up (/proc, /sys) is none."""
+    with open("/proc/self/mounts") as stream:
+        mounts = [line.split()[1:3] for line in stream]
+    kept = {point for point, kind in mounts if kind in ("tmpfs", "ramfs", "overlay", "ext4", "xfs", "btrfs")}
+    roots = set(paths) | {point for point in kept if any(point.startswith(path + "/") for path in paths)}
+    found = subprocess.run(["find", *sorted(roots), "-xdev", "-type", "f", "-print0"], capture_output=True, check=False, timeout=300).stdout
+    return sorted(set(found.decode(errors="surrogateescape").split("\0")) - {""})
+
+
 def labels(said: bytes) -> list[str]:
     """Labels of the shapes that grep printed."""
     return sorted({SHAPES[line] for line in said.split(b"\n") if line})
@@ -79,13 +89,13 @@ if sys.argv[1] == "watch":
         time.sleep(0.05)
     found = {"processes": seen, "known": len(known)}
 else:
-    paths = [path for path in sys.argv[2:] if os.path.exists(path)]
-    files = {}
-    for path in grep("-rl", *paths).decode(errors="replace").split("\n"):
-        if path:
-            files[path] = labels(grep("-oh", path))
+    paths, files = all_files([path for path in sys.argv[2:] if os.path.exists(path)]), {}
+    for begin in range(0, len(paths), 500):
+        for path in grep("-l", "--", *paths[begin : begin + 500]).decode(errors="surrogateescape").split("\n"):
+            if path:
+                files[path] = labels(grep("-oh", "--", path))
     with subprocess.Popen(["journalctl", "--no-pager", "-a", "-o", "export"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as log:
         assert log.stdout
         journal = labels(grep("-oh", stdin=log.stdout.fileno()))
-    found = {"files": files, "journal": journal, "processes": processes(set())}
+    found = {"files": files, "searched": len(paths), "journal": journal, "processes": processes(set())}
 print(json.dumps(found))

@@ -153,7 +153,8 @@ def test_no_secret_stands_where_nobody_expects_it(lab: Lab, tmp_path: Path) -> N
         return lab.python(host, search(values), "files", *PATHS, timeout=600)
 
     for host, found in lab.each(lab.groups["managed"], look).items():
-        print(host, {path: len(labels) for path, labels in found["files"].items()})
+        print(host, found["searched"], "files:", {path: len(labels) for path, labels in found["files"].items()})
+        assert found["searched"] > 100, host
         assert elsewhere(found["files"], HOST_PLACES) == {}, host
         assert found["journal"] == [], host
         assert found["processes"] == {}, host
