@@ -38,6 +38,18 @@ class TimedOut(LibraryError):
     """One of those that mean: nobody answered."""
 
 
+class NotAvailable(LibraryError):
+    """The first replica of a partition is away."""
+
+    errno = 80
+
+
+class NotNeeded(LibraryError):
+    """The first replica leads already."""
+
+    errno = 84
+
+
 class Client:
     """Records; answers what it is told."""
 
@@ -59,6 +71,11 @@ class Client:
     def describe_cluster(self) -> dict[str, Any]:
         return {"cluster_id": "c", "brokers": [{"broker_id": 1, "is_fenced": False}, {"broker_id": 2, "is_fenced": True}]}
 
+    def elect_leaders(self, kind: int, timeout_ms: int, raise_errors: bool) -> Any:
+        assert (kind, raise_errors) == (0, False)
+        parts = [types.SimpleNamespace(error_code=code) for code in self.answers["elected"]]
+        return types.SimpleNamespace(error_code=0, replica_election_results=[types.SimpleNamespace(partition_result=parts)])
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -70,7 +87,8 @@ def admin() -> tuple[adapter.Admin, Client]:
     found._client = client
     found._api = types.SimpleNamespace(UserScramCredentialDeletion=Deletion, UserScramCredentialUpsertion=Upsertion)
     found._errors = types.SimpleNamespace(
-        KafkaError=LibraryError, KafkaTimeoutError=TimedOut, KafkaConnectionError=TimedOut, NodeNotReadyError=TimedOut, RequestTimedOutError=TimedOut)
+        KafkaError=LibraryError, KafkaTimeoutError=TimedOut, KafkaConnectionError=TimedOut, NodeNotReadyError=TimedOut, RequestTimedOutError=TimedOut,
+        PreferredLeaderNotAvailableError=NotAvailable, ElectionNotNeededError=NotNeeded, for_code=lambda code: type(f"Error{code}", (LibraryError,), {}))
     found._timeout_ms = 1000
     return found, client
 
@@ -89,6 +107,15 @@ def test_a_refusal_is_an_error_without_the_password(admin: tuple[adapter.Admin, 
     with pytest.raises(KafkaError, match="flink: iterations too high") as error:
         one.alter_users([(User("flink", "s3cret"), "SCRAM-SHA-512")], [])
     assert "s3cret" not in str(error.value)
+
+
+def test_the_lead_is_given_back_as_far_as_brokers_are_there(admin: tuple[adapter.Admin, Client]) -> None:
+    one, client = admin
+    client.answers["elected"] = [0, 80, 84]
+    one.elect_preferred()
+    client.answers["elected"] = [0, 80, 31]
+    with pytest.raises(KafkaError, match=r"elect_leaders: Error31$"):
+        one.elect_preferred()
 
 
 def _voter(number: int, caught_up: int) -> dict[str, int]:

@@ -177,6 +177,8 @@ def test_after_a_rescue_the_survivor_alone_is_the_quorum() -> None:
     alone = Snapshot(CLUSTER, Quorum(1, 9, 100, (voter(1, "d1"),)), {1: False, 2: True, 3: True}, (partition("t", 0, 1, (1, 2, 3), (1,)),))
     assert replace.plan(alone, EMPTY, ME, dataclasses.replace(RULES, later=frozenset({2}))).reasons == ()
     assert "replace_later=HOST" in replace.plan(alone, EMPTY, ME, RULES).reasons[0]
+    joined = with_quorum(alone, voters=(voter(1, "d1"), voter(3, NEW)))
+    assert replace.plan(joined, FORMATTED, ME, dataclasses.replace(RULES, later=frozenset({2}))).reasons == ()
 
 
 def test_what_only_waits_for_this_broker_is_no_reason() -> None:

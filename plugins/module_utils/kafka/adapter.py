@@ -245,8 +245,12 @@ class Admin:
         ]
 
     def elect_preferred(self) -> None:
-        """Give the leadership of every partition back to its first replica."""
-        self._call(self._client.elect_leaders, 0, timeout_ms=self._timeout_ms)
+        """Give the leadership of every partition back to its first replica, as far as that is there."""
+        answer = self._call(self._client.elect_leaders, 0, timeout_ms=self._timeout_ms, raise_errors=False)
+        fine = {0, self._errors.PreferredLeaderNotAvailableError.errno, self._errors.ElectionNotNeededError.errno}
+        codes = {part.error_code for item in answer.replica_election_results for part in item.partition_result} | {answer.error_code}
+        if codes - fine:
+            raise KafkaError("elect_leaders: " + ", ".join(sorted(self._errors.for_code(code).__name__ for code in codes - fine)))
 
     def broker_ids(self) -> list[int]:
         """Brokers that are there and not fenced."""

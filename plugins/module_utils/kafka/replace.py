@@ -101,7 +101,7 @@ def plan(snapshot: Snapshot | None, disk: Disk, me: Me, rules: Rules) -> Plan:
     if disk.directory and not disk.under_way:
         return Plan((*reasons, _not_lost(quorum, disk, me)), lasting=True)  # The wrong host was named: what else is broken is another one's matter.
     reasons += _still_running(snapshot, disk, me, rules)
-    reasons += _of_the_others(snapshot, me, rules)
+    reasons += _of_the_others(snapshot, disk, me, rules)
     reasons += _of_the_partitions(snapshot, disk, me, rules)
     old = tuple(v.directory for v in quorum.voters if v.id == me.node and v.directory != disk.directory)
     return Plan(tuple(reasons)) if reasons else Plan((), tuple(_steps(snapshot, disk, me, old)), old)
@@ -139,7 +139,7 @@ def _still_running(snapshot: Snapshot, disk: Disk, me: Me, rules: Rules) -> list
     return []
 
 
-def _of_the_others(snapshot: Snapshot, me: Me, rules: Rules) -> list[str]:
+def _of_the_others(snapshot: Snapshot, disk: Disk, me: Me, rules: Rules) -> list[str]:
     """All others are there, less those that are known to be lost: while one is replaced there is no reserve."""
     quorum = snapshot.quorum
     reasons = []
@@ -154,7 +154,9 @@ def _of_the_others(snapshot: Snapshot, me: Me, rules: Rules) -> list[str]:
     late = sorted(behind - rules.later)
     if late:
         reasons.append(f"voter {_some(late)} is not caught up; while a broker is replaced all others are needed")
-    elif not absent and len({v.id for v in quorum.voters} - {me.node} - behind) < quorum.majority:
+    # Once it is a voter by its new disk it counts itself.
+    there = {v.id for v in quorum.voters if v.id not in behind and (v.id != me.node or v.directory == disk.directory)}
+    if not late and not absent and len(there) < quorum.majority:
         reasons.append(f"without node {_some(sorted({me.node, *rules.later}))} there is no majority; see docs/runbooks/kafka-quorum-loss.md")
     down = [node for node in others if node not in snapshot.live()]
     if down:
