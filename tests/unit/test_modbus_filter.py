@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,8 @@ from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from ansible_collections.hnai.platform.plugins.module_utils.modbus import filter as core
+from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import SourceError
+from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import devices as sources_to_devices
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import Ask, Framer, Malformed, Refusal, Span
 
 PASSING = config(device(502)).devices[0].allow
@@ -552,3 +555,78 @@ def test_the_core_is_of_python_3_9() -> None:
 
     for name in ("filter.py", "filter_server.py"):
         ast.parse(Path(core.__file__).with_name(name).read_text(), feature_version=(3, 9))
+
+
+# -- from the inventory to the running filter ---------------------------------------------------------------
+SOURCE: dict[str, Any] = {
+    "id": "sep1", "protocol": "modbus", "host": "plc1", "port": 502, "unit": 1, "table": "input", "timeout_s": 1.0, "limits": {"new_per_minute": 6},
+    "filter": {"address": "127.0.1.1", "clear_on_read": [15, {"first": 17, "count": 2}]},
+    "tags": [{"name": "a", "address": 20, "encoding": "uint16"}, {"name": "b", "address": 0, "encoding": "float32"},
+             {"name": "c", "address": 10, "encoding": "float64"}]}
+CANARY = {"id": "sep1-canary", "for": "sep1", "address": "127.0.2.1", "host": "plc1", "port": 1502, "record_port": 1503}
+
+
+def parsed(sources: list[dict[str, Any]], canaries: Any = ()) -> core.Config:
+    return core.parse(json.dumps({"status_file": "/s", "devices": sources_to_devices(sources, canaries)}), "f")
+
+
+def test_what_the_tags_need_is_what_may_be_read() -> None:
+    sep1, stand_in = parsed([SOURCE], [CANARY]).devices
+    assert sep1.allow.reads == {(1, 4): (Span(0, 14), Span(16, 16), Span(19, 20))}
+    assert (sep1.listen, sep1.host, sep1.port, sep1.timeout_s, sep1.new_per_minute) == (("127.0.1.1", 1502), "plc1", 502, 0.8, 6)
+    assert stand_in.canary and stand_in.allow == sep1.allow and (stand_in.host, stand_in.port) == ("plc1", 1502)
+    holding = {**SOURCE, "table": "holding", "gap_registers": 0, "filter": {"address": "127.0.1.1", "identification": True}}
+    assert parsed([holding]).devices[0].allow.as_dict() == {
+        "reads": [{"unit": 1, "function": 3, "spans": [[0, 1], [10, 13], [20, 20]]}], "identification": [1]}
+
+
+def test_every_block_of_the_collector_may_be_read() -> None:
+    """The filter's list and the collector's blocks are made of the same tags; where a block covers an excluded register, single tags may still be read."""
+    sys.path.insert(0, str(ROLE.parent / "ot_collector/tree/usr/local/lib/hnai/ot_collector"))
+    from hnai_ot_collector import config as collector
+    from hnai_ot_collector import registers
+
+    tags = [collector.ModbusTag(name=one["name"], address=one["address"], encoding=one["encoding"], type="double", scale=1.0, nan=False)
+            for one in SOURCE["tags"]]
+    for exclude, whole in (([], True), ([15], False)):
+        allow = parsed([{**SOURCE, "filter": {"address": "127.0.1.1", "clear_on_read": exclude}}]).devices[0].allow
+
+        def passes(block: registers.Block, allow: core.Allow = allow) -> bool:
+            return isinstance(core.judge(core.Frame(1, 1, struct.pack(">BHH", 4, block.address, block.count)), allow), Ask)
+
+        blocks = registers.blocks(tags, 8)
+        assert all(passes(block) for block in blocks) == whole
+        assert all(passes(one) for block in blocks for one in registers.split(block))
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"filter": {}}, "filter.address is missing"), ({"filter": {"address": "127.0.1.1", "forward": 1}}, "filter.forward is unknown"),
+    ({"table": "coil"}, "write holding or input"), ({"tags": [{"name": "x", "address": 1, "encoding": "text"}]}, "tag x: encoding 'text' is unknown"),
+    ({"filter": {"address": "127.0.1.1", "clear_on_read": ["all"]}}, "write a register's number")])
+def test_a_source_that_cannot_be_filtered_says_why(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        sources_to_devices([{**SOURCE, **change}])
+
+
+def test_a_tag_that_reading_would_change_and_a_canary_for_nobody_are_refused() -> None:
+    with pytest.raises(core.ConfigError, match="excluded and declared"):
+        parsed([{**SOURCE, "filter": {"address": "127.0.1.1", "clear_on_read": [20]}}])
+    with pytest.raises(SourceError, match="no filtered source"):
+        sources_to_devices([SOURCE], [{**CANARY, "for": "sep2"}])
+    with pytest.raises(core.ConfigError, match="where a device is"):
+        parsed([SOURCE], [{**CANARY, "port": 502}])
+
+
+def test_the_collector_asks_the_filter_where_the_source_says_so() -> None:
+    """The collector's own template: a source with the key filter is dialled at the filter, all others as before."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    environment.filters.update({"combine": lambda *parts: {key: value for part in parts for key, value in part.items()},
+                                "to_nice_json": lambda data, **_given: json.dumps(data, default=list)})
+    environment.tests["in"] = lambda value, many: value in many
+    text = (ROLE.parent / "ot_collector/tree/etc/hnai/ot_collector/collector.json.j2").read_text()
+    other = {**SOURCE, "id": "other"}
+    del other["filter"]
+    made = json.loads(environment.from_string(text).render(ot_collector_sources=[SOURCE, other], ot_collector_queue_records=1,
+                                                           ot_collector_application_uri="urn:x"))
+    assert [(one["id"], one["host"], one["port"]) for one in made["sources"]] == [("sep1", "127.0.1.1", 1502), ("other", "plc1", 502)]
+    assert "filter" not in made["sources"][0]

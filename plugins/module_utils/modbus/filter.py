@@ -421,6 +421,10 @@ def parse(text: str, file: str) -> Config:
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
             raise raw.fail("devices", "%s %s stands twice" % (what, twice[0]))
+    real = {(one.host, one.port) for one in devices if not one.canary}
+    for one in devices:
+        if one.canary and (one.host, one.port) in real:
+            raise raw.fail("devices", "canary %s stands at %s:%d, where a device is; give it an address of its own" % (one.id, one.host, one.port))
     config = Config(
         status_file=raw.take("status_file", str), devices=devices, idle_s=float(raw.number("idle_s", 1, 3600, plain.idle_s)),
         frame_s=float(raw.number("frame_s", 0.1, 60, plain.frame_s)), log_period_s=float(raw.number("log_period_s", 0, 3600, plain.log_period_s)),
