@@ -89,8 +89,8 @@ def carried() -> tuple[object, ...]:
     from ansible_collections.hnai.platform.plugins.module_utils.tsdb import health as tsdb_health
 
     return (
-        hostfiles, intrusive, probe_env, telegraf, verdict, conduit_host, flink_health, flink_host, host_health, acls, adapter, listeners, storage, kafka_health,
-        mqtt_access, acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto, mqtt_health, audit_host, audit_policy, collector,
+        hostfiles, intrusive, probe_env, telegraf, verdict, conduit_host, flink_health, flink_host, host_health, acls, adapter, listeners, storage,
+        kafka_health, mqtt_access, acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto, mqtt_health, audit_host, audit_policy, collector,
         client, component, inventory, kv, policies, openbao_health, tsdb_access, canary, freshness, questdb, tsdb_client, tsdb_health,
     )
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """A canary for the conduit to level 2: a Modbus/TCP server that stands for no process and writes down every byte that reaches it.
 
