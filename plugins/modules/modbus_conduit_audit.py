@@ -134,8 +134,8 @@ def main() -> None:
             **TOKEN_OPTIONS,
             devices={"type": "list", "elements": "dict", "required": True},
             canaries={"type": "list", "elements": "dict", "default": [], "options": {
-                "id": {"type": "str", "required": True}, "host": {"type": "str", "required": True}, "record_port": {"type": "int", "required": True},
-                "for": {"type": "str"}, "address": {"type": "str"}, "port": {"type": "int"}}},
+                "id": {"type": "str", "required": True}, "host": {"type": "str", "required": True},
+                "record_port": {"type": "int", "required": True}, "for": {"type": "str"}, "address": {"type": "str"}, "port": {"type": "int"}}},
             mirror_users={"type": "list", "elements": "str", "default": ["hnai-telegraf"]},
             live={"type": "bool", "default": False},
             per_second={"type": "float", "default": 20.0},
@@ -148,7 +148,8 @@ def main() -> None:
     report = start(module, "modbus_filter")
     host = Host()
     options = Options(
-        declared=params["devices"], canaries=[Canary(one["id"], one["host"], one["record_port"]) for one in params["canaries"]], mirror_users=params["mirror_users"],
+        declared=params["devices"], canaries=[Canary(one["id"], one["host"], one["record_port"]) for one in params["canaries"]],
+        mirror_users=params["mirror_users"],
         live=params["live"], check_mode=module.check_mode, site=params["site"], environment=params["environment"], tokens=params["tokens"],
         approvers=params["approvers"], per_second=params["per_second"], refusal_window_s=params["refusal_window"])
     record = Audit(report, options, host, time.time, ssh_verify(host)).run()

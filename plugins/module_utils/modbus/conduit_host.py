@@ -112,8 +112,10 @@ class Audit:
                             expected="answers", hint="address, port, the conduit's counters on the router; %s" % _REMEDY)
                 self._check("MF3", "nobody asks the filter for more than reading", partial(self._refusals, device),
                             subject=device["id"], expected=0, unit="refusals", hint="find who asked: journalctl -u hnai-modbus_filter; it was not passed on")
-        for one in self.options.canaries:
+        for one in self.options.canaries if self.options.live else ():
             self._canary(one)
+        if self.options.canaries and not self.options.live:
+            self._untested.append("not asked for (verify --tags ot, or profile=full): nothing was sent at the filter")
         if not self.options.canaries:
             self._untested.append("no canary is declared: nothing was sent at the filter")
         self._verdict()
@@ -213,8 +215,6 @@ class Audit:
 
     def _may(self, canary: Canary) -> tuple[Mapping[str, Any], intrusive.Token]:
         """The canary's entry at the running filter, and the token. Raises NotAuthorised, CannotTell."""
-        if not self.options.live:
-            raise intrusive.NotAuthorised("not asked for: verify --tags ot, or profile=full")
         if self.options.check_mode:
             raise intrusive.NotAuthorised("check mode sends nothing")
         if self._problem:
@@ -354,7 +354,10 @@ class Audit:
         if proven and uncovered:
             self._untested.append("no canary has the rights of %s" % ", ".join(uncovered))
         self._untested.append("devices themselves: no probe goes to one; other protocols and other hosts of the conduit")
-        if FAIL in (rights.status, *self._live.values()):
+        if self._problem:
+            # A filter that does not run passes nothing, and proves nothing.
+            verdict = INCONCLUSIVE
+        elif FAIL in (rights.status, *self._live.values()):
             verdict = REFUTED
         elif rights.status != PASS or INCONCLUSIVE in self._live.values():
             verdict = INCONCLUSIVE
