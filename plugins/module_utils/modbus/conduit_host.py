@@ -25,11 +25,19 @@ from .filter import ConfigError, parse
 STALE_S = 10.0
 CLAIMED, PROVEN, REFUTED = "claimed", "proven", "refuted"
 LIVE = (conduit.FUNCTIONS, conduit.SEGMENTS, conduit.FRAMES, conduit.RIGHTS, "MF8", "MF9")
-TITLES = {
-    "MF4": "of 256 functions only the allowed ones reach level 2", "MF5": "no split and no second frame carries anything past the filter",
-    "MF6": "nothing malformed reaches level 2", "MF7": "no other unit and no other address is asked",
-    "MF8": "the mirror's users cannot dial level 2 past the filter", "MF9": "what may pass arrives, once, and the answer is the canary's",
-}
+_TABLE = (
+    ("MF0", "the mirror cannot write by Modbus"),
+    ("MF1", "the filter runs by the declared rights"),
+    ("MF2", "the device answers the filter"),
+    ("MF3", "nobody asks the filter for more than reading"),
+    ("MF4", "of 256 functions only the allowed ones reach level 2"),
+    ("MF5", "no split and no second frame carries anything past the filter"),
+    ("MF6", "nothing malformed reaches level 2"),
+    ("MF7", "no other unit and no other address is asked"),
+    ("MF8", "the mirror's users cannot dial level 2 past the filter"),
+    ("MF9", "what may pass arrives, once, and the answer is the canary's"),
+)
+TITLES = dict(_TABLE)
 CONTROLS = ["SR 2.1", "SR 3.5", "SR 5.2"]
 _REMEDY = "systemctl status hnai-modbus_filter; journalctl -u hnai-modbus_filter"
 #: Connects as another user and says what came of it and from which port; the target is always the canary.
@@ -105,12 +113,12 @@ class Audit:
     def run(self) -> dict[str, Any]:
         """The record of MF0."""
         self._load()
-        self._check("MF1", "the filter runs by the declared rights", self._rights, expected="the inventory's", hint=_REMEDY)
+        self._check("MF1", TITLES["MF1"], self._rights, expected="the inventory's", hint=_REMEDY)
         for device in self._status.get("devices", []):
             if not device["canary"]:
-                self._check("MF2", "the device answers the filter", partial(self._answers, device), subject=device["id"],
+                self._check("MF2", TITLES["MF2"], partial(self._answers, device), subject=device["id"],
                             expected="answers", hint="address, port, the conduit's counters on the router; %s" % _REMEDY)
-                self._check("MF3", "nobody asks the filter for more than reading", partial(self._refusals, device),
+                self._check("MF3", TITLES["MF3"], partial(self._refusals, device),
                             subject=device["id"], expected=0, unit="refusals", hint="find who asked: journalctl -u hnai-modbus_filter; it was not passed on")
         for one in self.options.canaries if self.options.live else ():
             self._canary(one)
@@ -381,5 +389,5 @@ class Audit:
             else:
                 check.passed(verdict != REFUTED, reason)
 
-        self._check("MF0", "the mirror cannot write by Modbus", body, expected=[CLAIMED, PROVEN],
+        self._check("MF0", TITLES["MF0"], body, expected=[CLAIMED, PROVEN],
                     hint="the other rows say what passed; docs/runbooks/ot-audit.md")

@@ -21,10 +21,16 @@ from .write_probe import ABSENT, DENIED, NOTHING, Attempt, Canary
 COMPONENT = "ot_audit"
 SERVICE, CANARY = "service", "canary"
 CONTROLS = ["SR 2.1", "SR 5.2", "SR 3.5"]
-TITLES = {
-    "OW1": "the node is a canary", "OW2": "the commissioning identity can write the canary", "OW3": "the mirror's write is refused",
-    "OW4": "the canary's value is as before", "OW5": "the canary's rights are those of the tags", "OW6": "services that change something do not exist",
-}
+_TABLE = (
+    ("OW0", "the mirror's write is refused by the server"),
+    ("OW1", "the node is a canary"),
+    ("OW2", "the commissioning identity can write the canary"),
+    ("OW3", "the mirror's write is refused"),
+    ("OW4", "the canary's value is as before"),
+    ("OW5", "the canary's rights are those of the tags"),
+    ("OW6", "services that change something do not exist"),
+)
+TITLES = dict(_TABLE)
 PROVEN, ENFORCED, CLAIMED, REFUTED = "proven", "enforced", "claimed", "refuted"
 
 
@@ -102,7 +108,7 @@ class Probe(Audit):
             token = self._token(source, state)
         except intrusive.NotAuthorised as error:
             for ident in (*self._wanted(), "OW0"):
-                self.report.skip(ident, TITLES.get(ident, "the mirror's write is refused by the server"), str(error), subject=name, controls=CONTROLS)
+                self.report.skip(ident, TITLES[ident], str(error), subject=name, controls=CONTROLS)
             self.records[name] = {"verdict": CLAIMED, "reason": str(error), "not_tested": [str(error)]}
             return
         try:
@@ -262,7 +268,7 @@ class Probe(Audit):
             "not_tested": [*untested, "methods, history and node management by this mode; other protocols of the device"],
             "at": datetime.fromtimestamp(self._now(), timezone.utc).isoformat(timespec="seconds"),
         }
-        check = self.report.add(Check(id="OW0", title="the mirror's write is refused by the server", subject=name, observed=verdict,
+        check = self.report.add(Check(id="OW0", title=TITLES["OW0"], subject=name, observed=verdict,
                                       expected=[PROVEN, ENFORCED, CLAIMED], controls=CONTROLS, evidence=dict(record)))
         check.raw("opcua-write-%s.json" % name, json.dumps({**record, "attempt": _plain(attempt)}, indent=1, sort_keys=True, default=str))
         if verdict == INCONCLUSIVE:
