@@ -70,12 +70,13 @@ _IMPORT = re.compile(r"^from (ansible_collections\.\S+) import ", re.MULTILINE)
 def carried() -> tuple[object, ...]:
     """What the check modules import. Ansible sends a module together with what it imports, and the check modules themselves come as
     text; nobody calls this (tests/sanity/test_verify.py compares)."""
-    from ansible_collections.hnai.platform.plugins.module_utils import hostfiles, probe_env, telegraf, verdict
+    from ansible_collections.hnai.platform.plugins.module_utils import hostfiles, intrusive, probe_env, telegraf, verdict
     from ansible_collections.hnai.platform.plugins.module_utils.flink import health as flink_health
     from ansible_collections.hnai.platform.plugins.module_utils.flink import host as flink_host
     from ansible_collections.hnai.platform.plugins.module_utils.host import health as host_health
     from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, adapter, listeners, storage
     from ansible_collections.hnai.platform.plugins.module_utils.kafka import health as kafka_health
+    from ansible_collections.hnai.platform.plugins.module_utils.modbus import conduit_host
     from ansible_collections.hnai.platform.plugins.module_utils.mqtt import access as mqtt_access
     from ansible_collections.hnai.platform.plugins.module_utils.mqtt import acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto
     from ansible_collections.hnai.platform.plugins.module_utils.mqtt import health as mqtt_health
@@ -88,8 +89,8 @@ def carried() -> tuple[object, ...]:
     from ansible_collections.hnai.platform.plugins.module_utils.tsdb import health as tsdb_health
 
     return (
-        hostfiles, probe_env, telegraf, verdict, flink_health, flink_host, host_health, acls, adapter, listeners, storage, kafka_health,
-        mqtt_access, acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto, mqtt_health, audit_host, audit_policy, collector,
+        hostfiles, intrusive, probe_env, telegraf, verdict, conduit_host, flink_health, flink_host, host_health, acls, adapter, listeners, storage,
+        kafka_health, mqtt_access, acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto, mqtt_health, audit_host, audit_policy, collector,
         client, component, inventory, kv, policies, openbao_health, tsdb_access, canary, freshness, questdb, tsdb_client, tsdb_health,
     )
 

@@ -246,3 +246,50 @@ def test_nft_takes_every_ruleset(data: dict[str, Any]) -> None:
         done = subprocess.run([*own, "nft", "-c", "-f", "-"], input=text, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert len(texts) == 24
+
+
+def test_a_conduit_with_a_uid_is_open_to_that_user_alone(data: dict[str, Any]) -> None:
+    conduit = next(one for one in data["conduits"] if one["id"] == "C-101")
+    plain = nft.ruleset(Site.from_dict(data), "edge1")
+    conduit["uid"] = 902
+    site = Site.from_dict(data)
+    assert not site.problems
+    text = nft.ruleset(site, "edge1")
+    mine = [rule for rule in chains(text)["output"] if '"C-101"' in rule]
+    assert len(mine) == 2 and all(" meta skuid 902 tcp dport 4840 ct state new counter accept" in rule for rule in mine)
+    # Nothing else changed, and the router, which sees no users, has the same rules as before.
+    assert text.replace(" meta skuid 902", "") == plain
+    assert "skuid" not in nft.ruleset(site, "router")
+
+
+@pytest.mark.parametrize(("ident", "uid", "words"), [("C-101", 0, "no user's number"), ("C-101", "hnai", "no user's number"),
+                                                     ("C-103", 902, "no host of ours")])
+def test_a_uid_that_means_nothing_is_refused(data: dict[str, Any], ident: str, uid: Any, words: str) -> None:
+    next(one for one in data["conduits"] if one["id"] == ident)["uid"] = uid
+    assert any(words in problem.message for problem in Site.from_dict(data).problems)
+
+
+def test_the_kernel_tells_users_apart(data: dict[str, Any]) -> None:
+    """By nft and the kernel where they can run: what the filter's user and what another user open is counted by different rules."""
+    next(one for one in data["conduits"] if one["id"] == "C-101")["uid"] = 902
+    text = nft.ruleset(Site.from_dict(data), "edge1")
+    own = ["unshare", "--net"]
+    tools = all(shutil.which(one) for one in ("nft", "ip", "setpriv"))
+    usable = tools and os.geteuid() == 0 and subprocess.run([*own, "true"], check=False).returncode == 0
+    script = """
+set -e
+ip link set lo up
+ip link add l3 type veth peer name other && ip address add 10.0.3.11/24 dev l3 && ip link set l3 up && ip link set other up && ip route add default dev l3
+ip neighbour replace 10.0.2.11 lladdr 02:00:00:00:00:01 dev l3
+nft -f -
+for uid in 902 903 0; do
+  setpriv --reuid $uid --regid $uid --clear-groups timeout 0.5 bash -c '</dev/tcp/10.0.2.11/4840' 2>/dev/null || true
+  nft list chain inet hnai output | grep -E '"C-101"|"drop-out"' | grep -v ip6
+done
+"""
+    if usable and subprocess.run([*own, "ip", "link", "add", "l3", "type", "veth", "peer", "name", "other"], check=False, capture_output=True).returncode == 0:
+        done = subprocess.run([*own, "bash", "-c", script], input=text, capture_output=True, text=True, check=True, timeout=120)
+        packets = [int(one) for one in re.findall(r"counter packets (\d+)", done.stdout)]
+        accepted, dropped = packets[0::2], packets[1::2]
+        assert accepted[0] > 0 and len(set(accepted)) == 1 and 0 == dropped[0] < dropped[1] < dropped[2], done.stdout
+    assert "meta skuid 902" in text

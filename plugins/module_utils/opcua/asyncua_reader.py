@@ -125,8 +125,10 @@ class ClosedProtocol(UASocketProtocol):
 class ClosedClient(UaClient):
     """asyncua's transport on the closed socket."""
 
+    protocol_class: Any = ClosedProtocol
+
     def _make_protocol(self) -> UASocketProtocol:
-        self.protocol = ClosedProtocol(self._timeout, security_policy=self.security_policy)
+        self.protocol = self.protocol_class(self._timeout, security_policy=self.security_policy)
         self.protocol.on_connection_lost = self._on_transport_lost
         self.protocol.is_session_closing = self._is_session_closing
         for name in ("asyncua.client.ua_client.UASocketProtocol", "asyncua.client.ua_client.UaClient"):
@@ -266,6 +268,8 @@ def _endpoint(one: Any) -> Endpoint:
 class Reader:
     """One connection with one session; ``open`` works once. Implements ``audit_types.Channel``."""
 
+    client_class: Any = ClosedClient
+
     def __init__(self, target: Target) -> None:
         self._target = target
         self._client: Any = None
@@ -295,7 +299,7 @@ class Reader:
     async def _open(self) -> Opened:
         target = self._target
         client = Client(target.endpoint, timeout=target.connect_timeout_s)
-        self._client, self._ua = client, ClosedClient(target.connect_timeout_s)
+        self._client, self._ua = client, self.client_class(target.connect_timeout_s)
         client.uaclient = self._ua
         client.application_uri = target.application_uri
         client.product_uri = "urn:hnai:opcua_audit"

@@ -46,7 +46,7 @@ MANAGED_GROUP = "managed"
 SSH = ("tcp", 22)
 NTP = ("udp", 123)
 
-_CONDUIT_KEYS = frozenset(("id", "from", "to", "service", "kind", "data_direction", "owner", "reason", "expires", "sr", "limits", "needed_by"))
+_CONDUIT_KEYS = frozenset(("id", "from", "to", "service", "kind", "data_direction", "owner", "reason", "expires", "sr", "limits", "needed_by", "uid"))
 _ID = re.compile(r"^[A-Za-z][A-Za-z0-9._-]{0,31}$")
 _INTERFACE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$")
 
@@ -169,6 +169,8 @@ class Conduit:
     expires: datetime.date
     limits: Mapping[str, int] = field(default_factory=dict)
     needed_by: str = ""
+    uid: int | None = None
+    """Number of the only user who may open it on the initiator's host; None: every user there."""
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """All (initiator, target) pairs; nobody needs a conduit to itself."""
@@ -494,9 +496,15 @@ class Site:
         if not isinstance(limits, Mapping) or set(limits) - set(L2_LIMITS) or any(_positive(limits[key]) is None for key in limits):
             self._wrong(ident, "limits", f"{limits!r} is not usable", "write {connections: 2, new_per_minute: 6}")
             limits = {}
+        uid = item.get("uid")
+        if uid is not None and (_positive(uid) is None or not isinstance(uid, int)):
+            self._wrong(ident, "uid", f"{uid!r} is no user's number", "write the number that the component's user has; root is none of them")
+            uid = None
+        if uid is not None and any(self.nodes[name].kind != "host" for name in sources):
+            self._wrong(ident, "uid", "the initiator is no host of ours: nobody there would look at it", "remove it")
         if expires is None or service is None or not sources or not targets:
             return None
-        return Conduit(ident, sources, targets, service, str(kind), str(direction), expires, dict(limits), str(item.get("needed_by") or ""))
+        return Conduit(ident, sources, targets, service, str(kind), str(direction), expires, dict(limits), str(item.get("needed_by") or ""), uid)
 
     def _endpoint(self, ident: str, key: str, value: Any) -> tuple[str, ...]:
         if not isinstance(value, Mapping) or len(value) != 1 or set(value) - {"group", "host", "asset"}:

@@ -169,7 +169,8 @@ def _outputs(site: Site, node: Node, conduits: Iterable[Conduit]) -> Iterator[st
             for version, family in _FAMILIES:
                 peers = _peers(site, node, conduit.targets, version)
                 if peers and node.address(version, node.zone):
-                    yield _join(f"{family} daddr {peers}", _new(conduit), _accept(conduit))
+                    user = "" if conduit.uid is None else f"meta skuid {conduit.uid}"
+                    yield _join(f"{family} daddr {peers}", user, _new(conduit), _accept(conduit))
 
 
 def _forwards(site: Site, router: Node, conduits: Iterable[Conduit], drop: str) -> Iterator[str]:
