@@ -68,7 +68,8 @@ CONFIG = "/etc/hnai/flink/jobs"
 KEEPER = "/usr/local/lib/hnai/flink/jobs.py"
 WISH = os.path.join(CONFIG, "park")
 TIMEOUT_S = 10.0
-JOBMANAGER, GATEWAY = health.rest("127.0.0.1", 8081), health.rest("127.0.0.1", 8083)
+JOBMANAGER = health.rest("127.0.0.1", 8081)
+GATEWAY = health.rest("127.0.0.1", 8083)
 GONE = {"FINISHED", "CANCELED", "FAILED"}
 
 
