@@ -24,7 +24,7 @@ BROKEN_PREFIX = "hnai_broken_"
 VISIT = "hnai_verdicts"
 """What host_verdicts found on a host: the same variables in C(verdicts), and why one is missing in C(broken)."""
 UNREACHABLE = "the host could not be reached"
-SCOPES = {"ot": frozenset({"mosquitto", "ot_collector"})}
+SCOPES = {"ot": frozenset({"modbus_filter", "mosquitto", "ot_collector"})}
 """Tags that stand for the checks of several components."""
 
 
