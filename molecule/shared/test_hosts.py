@@ -5,9 +5,9 @@ COMPONENTS (comma-separated) and SSH_CONFIG come from the scenario's verify.yml.
 """
 from __future__ import annotations
 
+import functools
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -41,40 +41,52 @@ def members(group: str) -> list[str]:
 
 
 PLACED = [(component, host) for component in COMPONENTS for host in dict.fromkeys(members(GROUPS.get(component, component)))]
-HOSTS = sorted({host for _component, host in PLACED})
+#: Tests of one host go to one worker, which visits it once.
+PLACES = [pytest.param(component, host, marks=pytest.mark.xdist_group(host)) for component, host in PLACED]
+HOSTS = [pytest.param(host, marks=pytest.mark.xdist_group(host)) for host in sorted({host for _component, host in PLACED})]
 
 
-@pytest.fixture(scope="module")
-def machine() -> Any:
-    """name → testinfra host, over the site's own SSH."""
-    known: dict[str, Any] = {}
-
-    def get(name: str) -> Any:
-        if name not in known:
-            known[name] = testinfra.get_host(f"ssh://{name}", ssh_config=os.environ["SSH_CONFIG"], sudo=True, controlpersist=60)
-        return known[name]
-
-    return get
+@functools.cache
+def machine(name: str) -> Any:
+    """A host over the site's own SSH."""
+    return testinfra.get_host(f"ssh://{name}", ssh_config=os.environ["SSH_CONFIG"], sudo=True, controlpersist=60)
 
 
-def units(host: Any, component: str) -> list[dict[str, Any]]:
+def program(name: str, file: str, *arguments: str) -> Any:
+    """What a program beside this file says of a host."""
+    text = (Path(__file__).parent / file).read_text(encoding="utf-8")
+    return json.loads(machine(name).check_output(f"python3 -c {shlex.quote(text)} {shlex.join(arguments)}"))
+
+
+@functools.cache
+def facts(name: str) -> dict[str, Any]:
+    """What the host says about all components of this scenario that it has."""
+    here = [component for component, host in PLACED if host == name]
+    units = [unit["name"] for component in here for unit in contracts.load(component)["service"]["units"]]
+    return program(name, "host_facts.py", json.dumps(here), json.dumps(units))
+
+
+@functools.cache
+def trials(name: str) -> dict[str, Any]:
+    """What came of the attempts to get out of each sandbox of this host."""
+    ours = [unit for unit in facts(name)["units"] if unit.startswith("hnai-") and unit.endswith(".service")]
+    return program(name, "host_sandbox.py", *ours) if ours else {}
+
+
+def units(name: str, component: str) -> list[dict[str, Any]]:
     """The contract's units that this host has; instances of a component differ by host."""
-    have = set(host.check_output("systemctl list-unit-files --no-legend --plain | cut -d' ' -f1").split())
-    return [unit for unit in contracts.load(component)["service"]["units"] if unit["name"] in have]
+    return [unit for unit in contracts.load(component)["service"]["units"] if unit["name"] in facts(name)["units"]]
 
 
-@pytest.mark.parametrize(("component", "name"), PLACED)
-def test_units_run_enabled_and_sandboxed(machine: Any, component: str, name: str) -> None:
-    host = machine(name)
-    found = units(host, component)
+@pytest.mark.parametrize(("component", "name"), PLACES)
+def test_units_run_enabled_and_sandboxed(component: str, name: str) -> None:
+    found = units(name, component)
     assert found or not contracts.load(component)["service"]["units"], f"{name} has no unit of {component}"
     for unit in found:
-        names = "ActiveState,UnitFileState,TriggeredBy,Result"
-        state = dict(line.split("=", 1) for line in host.check_output(f"systemctl show -p {names} {unit['name']}").splitlines())
-        ours = unit["name"].startswith("hnai-")
-        if ours and not unit["name"].endswith((".timer", ".mount")):
-            lines = host.check_output(f"systemd-analyze security --no-pager {unit['name']} | tail -1")
-            score = float(re.search(r": ([0-9.]+) ", lines).group(1))  # type: ignore[union-attr]
+        state = facts(name)["units"][unit["name"]]
+        service = unit["name"].startswith("hnai-") and unit["name"].endswith(".service")
+        if service:
+            score = facts(name)["exposure"][unit["name"]]
             assert score <= unit.get("max_exposure", 3.0), (name, unit["name"], score)
         assert state["Result"] == "success", (name, unit["name"], state)
         if state["TriggeredBy"].endswith(".timer"):
@@ -83,21 +95,17 @@ def test_units_run_enabled_and_sandboxed(machine: Any, component: str, name: str
             continue
         assert state["ActiveState"] == "active", (name, unit["name"], state)
         assert state["UnitFileState"] in ENABLED, (name, unit["name"], state)
-        if ours and unit["name"].endswith(".service"):
-            digest = f"/hnai/digests/{unit['name']}.restart"
-            wanted, running = host.file("/etc" + digest), host.file(f"/run/hnai/{unit['name']}.restart")
-            assert running.exists and wanted.content == running.content, f"{name}: {unit['name']} runs something else than what is wanted"
+        if service:
+            wanted, running = facts(name)["digests"][unit["name"]]
+            assert running is not None and wanted == running, f"{name}: {unit['name']} runs something else than what is wanted"
 
 
-@pytest.mark.parametrize(("component", "name"), PLACED)
-def test_the_sandbox_holds(machine: Any, component: str, name: str) -> None:
-    host = machine(name)
-    ours = [unit["name"] for unit in units(host, component) if unit["name"].startswith("hnai-") and unit["name"].endswith(".service")]
+@pytest.mark.parametrize(("component", "name"), PLACES)
+def test_the_sandbox_holds(component: str, name: str) -> None:
+    ours = [unit["name"] for unit in units(name, component) if unit["name"].startswith("hnai-") and unit["name"].endswith(".service")]
     if not ours:
         return
-    program = shlex.quote((Path(__file__).parent / "host_sandbox.py").read_text(encoding="utf-8"))
-    found = json.loads(host.check_output(f"python3 -c {program} {' '.join(ours)}"))
-    assert set(found) == set(ours)
+    found = {unit: trials(name)[unit] for unit in ours}
     for unit, tried in found.items():
         assert tried["wrote"] == [], f"{name}: {unit} can write {tried['wrote']}"
         assert tried["may"], f"{name}: {unit} cannot write anything at all: the trial shows nothing"
@@ -105,22 +113,18 @@ def test_the_sandbox_holds(machine: Any, component: str, name: str) -> None:
         assert tried["sockets"] in ([], ["AF_NETLINK"] if component == "firewall" else []), (name, unit, tried["sockets"])
 
 
-@pytest.mark.parametrize(("component", "name"), PLACED)
-def test_keys_and_credentials_are_closed(machine: Any, component: str, name: str) -> None:
-    host = machine(name)
-    lines = host.check_output(
-        f"find /etc -xdev -path '/etc/credstore.encrypted/hnai-{component}.*' -printf 'credential %m %u %p\\n'"
-        f" -o -path '/etc/hnai/{component}/*' \\( -name '*key*.pem' -o -name 'keystore.pem' \\) -printf 'key %m %u %p\\n'"
-    ).splitlines()
-    assert "certificate" not in contracts.load(component) or any(line.startswith("key ") for line in lines), f"{name}: no key of {component}"
-    for line in lines:
-        kind, mode, user, _path = line.split(" ", 3)
-        assert user == "root", line
-        assert mode in (("600",) if kind == "credential" else ("600", "640")), line
+@pytest.mark.parametrize(("component", "name"), PLACES)
+def test_keys_and_credentials_are_closed(component: str, name: str) -> None:
+    keys, credentials = facts(name)["keys"][component], facts(name)["credentials"][component]
+    assert "certificate" not in contracts.load(component) or keys, f"{name}: no key of {component}"
+    for about in credentials:
+        assert (about["user"], about["mode"]) == ("0", "600"), about
+    for about in keys:
+        assert about["user"] == "0" and about["mode"] in ("600", "640"), about
 
 
 @pytest.mark.parametrize("name", HOSTS)
-def test_every_listening_socket_belongs_to_a_contract(machine: Any, name: str) -> None:
+def test_every_listening_socket_belongs_to_a_contract(name: str) -> None:
     allowed: dict[tuple[str, int], str] = {}
     for component, contract in contracts.all().items():
         if name not in members(GROUPS.get(component, component)):
@@ -128,7 +132,7 @@ def test_every_listening_socket_belongs_to_a_contract(machine: Any, name: str) -
         for one in contract["listens"]:
             if "group" not in one or name in members(one["group"]):
                 allowed[(one["proto"], int(one["port"]))] = one["bind"]
-    for line in machine(name).check_output("ss -Hlntu").splitlines():
+    for line in facts(name)["sockets"]:
         proto, _state, _recv, _send, local = line.split()[:5]
         address, port = local.rsplit(":", 1)
         address = address.strip("[]").split("%")[0].replace("::ffff:", "")

@@ -85,6 +85,14 @@ def stopped(lab: Lab, part: Part) -> Iterator[None]:
     finally:
         systemctl(lab, part.host, "start", part.unit)
         assert systemctl(lab, part.host, "is-active", part.unit, check=False) == "active"
+        # What it left behind in others (the live view, open gaps) is not to be found by the next test.
+        until("the sources are not heard again", lambda: heard(lab), 90, 1)
+
+
+def heard(lab: Lab) -> bool:
+    """Every source is connected and was heard of late, and no gap is open."""
+    late = (now_ms() - 3000) * TICKS_PER_MS
+    return all(one["state"] == "connected" and not one["open_gaps"] and (one["last_heard"] or 0) >= late for one in collector(lab).values())
 
 
 def noticed(lab: Lab, part: Part) -> bool:
