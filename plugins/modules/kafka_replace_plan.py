@@ -28,7 +28,7 @@ options:
     description: RV(hnai.platform.kafka_log_dir#module:disk) of its host.
     type: dict
     required: true
-    options:
+    suboptions:
       cluster:
         description: Cluster id.
         type: str

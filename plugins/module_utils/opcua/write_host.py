@@ -281,5 +281,3 @@ def _plain(attempt: Attempt | None) -> dict[str, Any]:
     if attempt is None:
         return {}
     return {key: value for key, value in dataclasses.asdict(dataclasses.replace(attempt, session=None)).items() if key != "session"}
-
-
