@@ -293,7 +293,7 @@ for uid in 902 903 0; do
     sleep 0.1
   done
   kill -9 $!
-  wait $! || true
+  wait $! || true  # 137: it was just killed, and its packet is what is counted
   look
 done
 """
