@@ -31,6 +31,7 @@ _SITE = {
 _HOST = {
     "zone": "hnai_zone",
     "addresses": "hnai_addresses",
+    "second_addresses": "hnai_second_addresses",
     "interfaces": "hnai_interfaces",
     "dual_homed": "hnai_dual_homed",
 }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def addresses(site: Site, name: str) -> list[str]:
     """All addresses of a node, a router's in every zone."""
     node = site.nodes[name]
     found = {node.v4, node.v6, *(leg.v4 for leg in node.interfaces), *(leg.v6 for leg in node.interfaces)}
+    found |= {address for pair in node.seconds.values() for address in pair}
     return sorted(found - {""})
 
 
@@ -55,11 +57,20 @@ def targets(site: Site) -> dict[str, str]:
     return {address: name for name, node in site.nodes.items() if node.role != "controller" for address in addresses(site, name)}
 
 
-def approved(site: Site, source: str) -> tuple[set[str], set[str]]:
+@dataclass(frozen=True)
+class Origin:
+    """Who dials: a user (-1: root) from the host's own address, or from a second one of this name."""
+
+    uid: int = -1
+    second: str = ""
+
+
+def approved(site: Site, source: str, origin: Origin = Origin()) -> tuple[set[str], set[str]]:
     """("ADDRESS PORT" that must be open, those that need not: the budget of new connections into level 2 is the collector's)."""
     today = datetime.date.today()
     must, may = set(), set()
-    for (first, second, proto, port), conduits in approvals([c for c in site.conduits if c.expires >= today]).items():
+    open_now = [c for c in site.conduits if c.expires >= today and c.source_address == origin.second and c.uid in (None, origin.uid)]
+    for (first, second, proto, port), conduits in approvals(open_now).items():
         if first != source or proto != "tcp":
             continue
         node, zone = site.nodes[second], site.nodes[first].zone
@@ -68,11 +79,12 @@ def approved(site: Site, source: str) -> tuple[set[str], set[str]]:
     return must, may
 
 
-def tried(lab: Lab, site: Site, source: str, uid: int = -1) -> dict[str, str]:
+def tried(lab: Lab, site: Site, source: str, origin: Origin = Origin()) -> dict[str, str]:
     """What answers a host, own addresses left out."""
     own = set(addresses(site, source))
     names = [address for address in targets(site) if address not in own]
-    arguments = (str(TIMEOUT_S), str(uid), *names, "--", *map(str, ports(site)))
+    local = ",".join(filter(None, site.nodes[source].seconds.get(origin.second, ()))) or "-"
+    arguments = (str(TIMEOUT_S), str(origin.uid), local, *names, "--", *map(str, ports(site)))
     if source in lab.groups["managed"]:
         return lab.python(source, program("host_connect"), *arguments, timeout=180)
     return json.loads(lab.plant("/usr/bin/python3", "-c", program("host_connect"), *arguments, host=source, timeout=180).stdout)
@@ -100,6 +112,27 @@ def test_only_approved_conduits_connect_from_every_host(lab: Lab, site: Site) ->
     assert opened >= 40
 
 
+def test_what_one_user_may_open_nobody_else_may_and_only_from_its_own_address(lab: Lab, site: Site) -> None:
+    """The filter's user reaches its devices from its second address, and from there nothing else; not from the host's own, where the router
+    denies even what the host lets out; nor does anybody else from the filter's address."""
+    conduit = next(c for c in site.conduits if c.uid is not None and c.source_address)
+    (source,), (device,) = conduit.sources, conduit.targets
+    filters = Origin(conduit.uid or 0, conduit.source_address)
+    device_addresses = set(addresses(site, device))
+
+    def plant(found: dict[str, str]) -> set[str]:
+        return {pair for pair in found if pair.split(" ")[0] in device_addresses}
+
+    found = tried(lab, site, source, filters)
+    must, may = approved(site, source, filters)
+    assert {pair for pair, answer in found.items() if answer == "open"} and set(found) <= must | may, found
+    assert not plant(tried(lab, site, source, Origin(filters.uid))) - set().union(*approved(site, source, Origin(filters.uid)))
+    with open_outwards(lab, source, NOBODY):
+        # The router knows the filter by its address alone: whoever may send from it would pass. From the host's own nobody does.
+        assert not plant(tried(lab, site, source, Origin(NOBODY))) - set().union(*approved(site, source))
+    assert not plant(tried(lab, site, source, Origin(NOBODY, filters.second))), "the host lets others dial from the filter's address"
+
+
 @contextmanager
 def open_outwards(lab: Lab, host: str, uid: int) -> Iterator[None]:
     """A user whose packets leave the host whatever its own rules say: then the others' rules are all that is left."""
@@ -123,7 +156,7 @@ def test_router_and_hosts_deny_whatever_a_sender_does(lab: Lab, site: Site) -> N
 
     def rogue(source: str) -> dict[str, str]:
         with open_outwards(lab, source, NOBODY):
-            return tried(lab, site, source, NOBODY)
+            return tried(lab, site, source, Origin(NOBODY))
 
     found = lab.each(sources, rogue)
     wrong = []
@@ -136,7 +169,7 @@ def test_router_and_hosts_deny_whatever_a_sender_does(lab: Lab, site: Site) -> N
 
 def test_this_machine_reaches_the_jump_and_nothing_else(site: Site, lab: Lab) -> None:
     names = [address for address, name in targets(site).items() if name in lab.groups["managed"]]
-    command = [sys.executable, str(Path(__file__).with_name("host_connect.py")), str(TIMEOUT_S), "-1", *names, "--", *map(str, ports(site))]
+    command = [sys.executable, str(Path(__file__).with_name("host_connect.py")), str(TIMEOUT_S), "-1", "-", *names, "--", *map(str, ports(site))]
     run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=180)
     jump = site.nodes[lab.groups["jump"][0]]
     found = json.loads(run.stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import contextlib
 import itertools
 import json
@@ -385,6 +386,30 @@ def test_a_device_that_is_not_there_is_dialled_no_oftener_than_the_conduit_allow
         assert codes == [0x0B, 0x0B, 0x0A, 0x0A, 0x0B]
         assert dialled == ["fd00::1", "192.0.2.1", "fd00::1"]
         assert filtering.status()["devices"][0]["trouble"] == {"device": 3, "dial": 2}
+
+    asyncio.run(go())
+
+
+def test_the_filter_dials_from_its_own_address() -> None:
+    async def go() -> None:
+        seen = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(writer.get_extra_info("peername")[0])
+            writer.write(right(await reader.readexactly(12)))
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        plain = config(device(server.sockets[0].getsockname()[1], timeout_s=1.0))
+        try:
+            for settings in (plain, dataclasses.replace(plain, local={4: "127.0.7.7", 6: "::1"})):
+                async with running(settings):
+                    reader, writer = await _open(settings.devices[0].listen[1])
+                    writer.write(ask())
+                    await answer(reader)
+                    writer.close()
+        finally:
+            server.close()
+        assert seen == ["127.0.0.1", "127.0.7.7"]
 
     asyncio.run(go())
 

@@ -269,6 +269,37 @@ def test_a_uid_that_means_nothing_is_refused(data: dict[str, Any], ident: str, u
     assert any(words in problem.message for problem in Site.from_dict(data).problems)
 
 
+def test_a_conduit_from_a_second_address_is_open_from_there_alone(data: dict[str, Any]) -> None:
+    plain = nft.ruleset(Site.from_dict(data), "edge1").splitlines()
+    conduit = next(one for one in data["conduits"] if one["id"] == "C-101")
+    data["hosts"]["edge1"]["second_addresses"] = {"filter": {"v4": "10.0.3.99", "v6": "fd00:3::99"}}
+    conduit["source_address"] = "filter"
+    site = Site.from_dict(data)
+    assert not site.problems, site.problems
+    host = [line.strip() for line in nft.ruleset(site, "edge1").splitlines() if '"C-101"' in line]
+    assert [line.split(" ")[:3] for line in host] == [["ip", "saddr", "10.0.3.99"], ["ip6", "saddr", "fd00:3::99"]]
+    # Nothing else of the host's rules knows the address.
+    others = [line for line in nft.ruleset(site, "edge1").splitlines() if '"C-101"' not in line]
+    assert others == [line for line in plain if '"C-101"' not in line] and not any("10.0.3.99" in line for line in others)
+    routed = [line.strip() for line in nft.ruleset(site, "router").splitlines() if "C-101" in line]
+    assert routed and all(" ip saddr 10.0.3.99 " in line or " ip6 saddr fd00:3::99 " in line for line in routed), routed
+    (flow,) = [one for one in nft.approved(site, "edge1") if one["port"] == 4840]
+    assert flow["source"] == ["10.0.3.99", "fd00:3::99"]
+
+
+@pytest.mark.parametrize(("seconds", "named", "words"), [
+    ({}, "filter", "edge1 has no second address 'filter'"),
+    ({"filter": {"v4": "10.0.4.99", "v6": "fd00:3::99"}}, "", "is not in zone l3"),
+    ({"filter": {"v4": "10.0.3.11", "v6": "fd00:3::99"}}, "", "has 10.0.3.11 of edge1"),
+    ({"filter": {"v4": "10.0.3.99"}}, "", "is missing, but zone l3 has"),
+    ("10.0.3.99", "", "is not a map"),
+])
+def test_a_second_address_that_means_nothing_is_refused(data: dict[str, Any], seconds: Any, named: str, words: str) -> None:
+    data["hosts"]["edge1"]["second_addresses"] = seconds
+    next(one for one in data["conduits"] if one["id"] == "C-101")["source_address"] = named
+    assert any(words in problem.message for problem in Site.from_dict(data).problems), Site.from_dict(data).problems
+
+
 def test_the_kernel_tells_users_apart(data: dict[str, Any]) -> None:
     """By nft and the kernel where they can run: what the filter's user and what another user open is counted by different rules."""
     next(one for one in data["conduits"] if one["id"] == "C-101")["uid"] = 902

@@ -10,6 +10,7 @@ The file travels alone (role ``modbus_filter`` puts it beside its program): stan
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import re
 import struct
@@ -298,13 +299,15 @@ class Device:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole program. *digest*: sha256 of the file's text, so that a running filter can be compared with it."""
+    """The whole program. *local*: addresses to dial from, by family (4, 6); a family without one takes the host's own.
+    *digest*: sha256 of the file's text, so that a running filter can be compared with it."""
 
     status_file: str
     devices: tuple[Device, ...]
     idle_s: float = 120.0
     frame_s: float = 5.0
     log_period_s: float = 10.0
+    local: Mapping[int, str] = field(default_factory=dict)
     digest: str = field(default="", compare=False)
 
 
@@ -406,6 +409,17 @@ def _device(raw: _Keys) -> Device:
     return device
 
 
+def _local(raw: _Keys) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for text in raw.take("local", list, []):
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError as error:
+            raise raw.fail("local", str(error)) from error
+        found[address.version] = str(address)
+    return found
+
+
 def parse(text: str, file: str) -> Config:
     """The configuration from JSON text. Raises ConfigError; there is no default that would let something pass."""
     try:
@@ -427,7 +441,7 @@ def parse(text: str, file: str) -> Config:
             raise raw.fail("devices", "canary %s stands at %s:%d, where a device is; give it an address of its own" % (one.id, one.host, one.port))
     config = Config(
         status_file=raw.take("status_file", str), devices=devices, idle_s=float(raw.number("idle_s", 1, 3600, plain.idle_s)),
-        frame_s=float(raw.number("frame_s", 0.1, 60, plain.frame_s)), log_period_s=float(raw.number("log_period_s", 0, 3600, plain.log_period_s)),
+        frame_s=float(raw.number("frame_s", 0.1, 60, plain.frame_s)), local=_local(raw), log_period_s=float(raw.number("log_period_s", 0, 3600, plain.log_period_s)),
         digest=hashlib.sha256(text.encode("utf-8")).hexdigest())
     raw.done()
     return config

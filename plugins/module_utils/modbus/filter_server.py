@@ -15,7 +15,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,16 @@ async def resolve(host: str, port: int) -> list[str]:
     """The addresses of *host*."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def dialler(local: Mapping[int, str]) -> Connect:
+    """Connects from the address that *local* names for the family, so that a router can tell the filter from the rest of its host."""
+
+    async def connect(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        own = local.get(6 if ":" in address else 4)
+        return await asyncio.open_connection(address, port, local_addr=(own, 0) if own else None)
+
+    return connect
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
@@ -264,9 +274,10 @@ class Filter:
     """All gates of one configuration. *connect*, *find*, *clock* (s that only grow) and *now* (unix s) are the world."""
 
     def __init__(self, config: Config, log: logging.Logger, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time,
-                 connect: Connect = asyncio.open_connection, find: Resolve = resolve) -> None:
+                 connect: Connect | None = None, find: Resolve = resolve) -> None:
         self.config, self._now = config, now
         self._begin = now()
+        connect = connect or dialler(config.local)
         self.gates = [Gate(device, config, log, clock, now, connect, find) for device in config.devices]
         self._servers: list[asyncio.AbstractServer] = []
 

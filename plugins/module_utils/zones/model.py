@@ -3,8 +3,8 @@
 
 Input (`Site.from_dict`), all keys optional, everything JSON-like:
   zones      {id: {level, cidrs: [v4, v6], purpose, side: security|management, island: bool}}
-  hosts      {name: {zone, addresses: {v4, v6}, interfaces: {zone: {name, v4, v6}}, dual_homed: {owner, reason},
-             role, vars: {name: value}}}
+  hosts      {name: {zone, addresses: {v4, v6}, second_addresses: {name: {v4, v6}}, interfaces: {zone: {name, v4, v6}},
+             dual_homed: {owner, reason}, role, vars: {name: value}}}
   groups     {group: [host]}                  inventory groups
   assets     {id: {zone, addresses, role, services: {name: {proto, port}}, connects: [as in a contract]}}
   conduits   [{id, from, to, service, kind, data_direction, owner, reason, expires, sr, limits, needed_by}]
@@ -46,7 +46,7 @@ MANAGED_GROUP = "managed"
 SSH = ("tcp", 22)
 NTP = ("udp", 123)
 
-_CONDUIT_KEYS = frozenset(("id", "from", "to", "service", "kind", "data_direction", "owner", "reason", "expires", "sr", "limits", "needed_by", "uid"))
+_CONDUIT_KEYS = frozenset(("id", "from", "to", "service", "kind", "data_direction", "owner", "reason", "expires", "sr", "limits", "needed_by", "uid", "source_address"))
 _ID = re.compile(r"^[A-Za-z][A-Za-z0-9._-]{0,31}$")
 _INTERFACE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$")
 
@@ -126,9 +126,13 @@ class Node:
     groups: frozenset[str] = frozenset()
     role: str = ""
     interfaces: tuple[Interface, ...] = ()
+    seconds: Mapping[str, tuple[str, str]] = field(default_factory=dict, hash=False)
+    """Further addresses by name: {name: (v4, v6)}. One initiator's alone, so that a router can tell it from the rest of the host."""
 
-    def address(self, version: int, peer_zone: str) -> str:
-        """The address it is seen under by a peer in `peer_zone` (a router has one in each)."""
+    def address(self, version: int, peer_zone: str, second: str = "") -> str:
+        """The address it is seen under by a peer in `peer_zone` (a router has one in each); of `second`, where one is named."""
+        if second:
+            return self.seconds.get(second, ("", ""))[0 if version == 4 else 1]
         for leg in self.interfaces:
             if leg.zone == peer_zone:
                 return leg.v4 if version == 4 else leg.v6
@@ -171,6 +175,8 @@ class Conduit:
     needed_by: str = ""
     uid: int | None = None
     """Number of the only user who may open it on the initiator's host; None: every user there."""
+    source_address: str = ""
+    """Name of the initiator's second address, the only one that it comes from; '': the host's own."""
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """All (initiator, target) pairs; nobody needs a conduit to itself."""
@@ -394,7 +400,8 @@ class Site:
                     f"take it out of all zones but {zone.id}, or declare hnai_dual_homed: {{owner, reason}}",
                     "I7",
                 )
-            self.nodes[name] = Node(name, "host", zone.id, v4, v6, groups, str(host.get("role") or ""), legs)
+            seconds = self._read_seconds(name, host.get("second_addresses") or {}, zone)
+            self.nodes[name] = Node(name, "host", zone.id, v4, v6, groups, str(host.get("role") or ""), legs, seconds)
             if zone.level <= 2:
                 self.problem(
                     "hnai_zone",
@@ -403,6 +410,15 @@ class Site:
                     "level 2 is never managed over the network: describe it in hnai_assets instead",
                     "I9",
                 )
+
+    def _read_seconds(self, name: str, data: Any, zone: Zone) -> dict[str, tuple[str, str]]:
+        if not isinstance(data, Mapping):
+            self.problem("hnai_second_addresses", f"{name}: hnai_second_addresses", "is not a map", "write <name>: {v4, v6}")
+            return {}
+        return {
+            str(second): self._addresses("hnai_second_addresses", f"{name}: hnai_second_addresses.{second}", value, zone)
+            for second, value in sorted(data.items())
+        }
 
     def _read_legs(self, name: str, data: Mapping[str, Any]) -> tuple[Interface, ...]:
         legs = []
@@ -435,8 +451,9 @@ class Site:
     def _check_addresses(self) -> None:
         seen: dict[str, str] = {}
         for name, node in sorted(self.nodes.items()):
-            own = {node.v4, node.v6} | {leg.v4 for leg in node.interfaces} | {leg.v6 for leg in node.interfaces}
-            for address in sorted(own - {""}):
+            own = [*{node.v4, node.v6, *(leg.v4 for leg in node.interfaces), *(leg.v6 for leg in node.interfaces)}]
+            own += [address for pair in node.seconds.values() for address in pair]
+            for address in sorted(filter(None, own)):
                 if address in seen:
                     variable = "hnai_addresses" if node.kind == "host" else "hnai_assets"
                     self.problem(variable, name, f"has {address} of {seen[address]}", "give each an address of its own", "I7")
@@ -502,9 +519,15 @@ class Site:
             uid = None
         if uid is not None and any(self.nodes[name].kind != "host" for name in sources):
             self._wrong(ident, "uid", "the initiator is no host of ours: nobody there would look at it", "remove it")
+        second = str(item.get("source_address") or "")
+        for name in sources if second else ():
+            if second not in self.nodes[name].seconds:
+                remedy = f"write hnai_second_addresses: {{{second}: {{v4: …, v6: …}}}} at {name}, or remove the key"
+                self._wrong(ident, "source_address", f"{name} has no second address {second!r}", remedy)
         if expires is None or service is None or not sources or not targets:
             return None
-        return Conduit(ident, sources, targets, service, str(kind), str(direction), expires, dict(limits), str(item.get("needed_by") or ""), uid)
+        needed_by = str(item.get("needed_by") or "")
+        return Conduit(ident, sources, targets, service, str(kind), str(direction), expires, dict(limits), needed_by, uid, second)
 
     def _endpoint(self, ident: str, key: str, value: Any) -> tuple[str, ...]:
         if not isinstance(value, Mapping) or len(value) != 1 or set(value) - {"group", "host", "asset"}:

@@ -131,9 +131,9 @@ def _set(addresses: Iterable[str]) -> str:
     return unique[0] if len(unique) == 1 else "{ " + ", ".join(unique) + " }" if unique else ""
 
 
-def _peers(site: Site, node: Node, names: Iterable[str], version: int) -> str:
+def _peers(site: Site, node: Node, names: Iterable[str], version: int, second: str = "") -> str:
     """Addresses under which `node` sees the named peers."""
-    return _set(site.nodes[name].address(version, node.zone_towards(site.nodes[name].zone)) for name in names if name != node.name)
+    return _set(site.nodes[name].address(version, node.zone_towards(site.nodes[name].zone), second) for name in names if name != node.name)
 
 
 def _new(conduit: Conduit) -> str:
@@ -148,7 +148,7 @@ def _inputs(site: Site, node: Node, conduits: Iterable[Conduit]) -> Iterator[str
     for conduit in conduits:
         if node.name in conduit.targets:
             for version, family in _FAMILIES:
-                peers = _peers(site, node, conduit.sources, version)
+                peers = _peers(site, node, conduit.sources, version, conduit.source_address)
                 if peers and node.address(version, node.zone):
                     yield _join(
                         f"{family} saddr {peers}",
@@ -168,9 +168,11 @@ def _outputs(site: Site, node: Node, conduits: Iterable[Conduit]) -> Iterator[st
         if node.name in conduit.sources:
             for version, family in _FAMILIES:
                 peers = _peers(site, node, conduit.targets, version)
-                if peers and node.address(version, node.zone):
+                if peers and node.address(version, node.zone, conduit.source_address):
+                    second = conduit.source_address
+                    origin = f"{family} saddr {node.address(version, node.zone, second)}" if second else ""
                     user = "" if conduit.uid is None else f"meta skuid {conduit.uid}"
-                    yield _join(f"{family} daddr {peers}", user, _new(conduit), _accept(conduit))
+                    yield _join(origin, f"{family} daddr {peers}", user, _new(conduit), _accept(conduit))
 
 
 def _forwards(site: Site, router: Node, conduits: Iterable[Conduit], drop: str) -> Iterator[str]:
@@ -188,7 +190,7 @@ def _forward(site: Site, router: Node, conduit: Conduit, here: tuple[str, str], 
     lowest = min(site.zones[here[0]].level, site.zones[there[0]].level)
     limits = dict(conduit.limits) if lowest > 2 else {**L2_LIMITS, **conduit.limits}
     for version, family in _FAMILIES:
-        from_set = _set(site.nodes[name].address(version, here[0]) for name in sources)
+        from_set = _set(site.nodes[name].address(version, here[0], conduit.source_address) for name in sources)
         to_set = _set(site.nodes[name].address(version, there[0]) for name in targets)
         if not from_set or not to_set:
             continue
@@ -221,7 +223,7 @@ def approved(site: Site, host: str) -> list[dict[str, Any]]:
             continue
         found.append(
             {
-                "source": _all_addresses(site, conduit.sources),
+                "source": _all_addresses(site, conduit.sources, conduit.source_address),
                 "target": _all_addresses(site, conduit.targets),
                 "proto": conduit.service.proto,
                 "port": conduit.service.port,
@@ -230,10 +232,13 @@ def approved(site: Site, host: str) -> list[dict[str, Any]]:
     return found
 
 
-def _all_addresses(site: Site, names: Iterable[str]) -> list[str]:
+def _all_addresses(site: Site, names: Iterable[str], second: str = "") -> list[str]:
     found: set[str] = set()
     for name in names:
         node = site.nodes[name]
+        if second:
+            found |= set(node.seconds.get(second, ()))
+            continue
         found |= {node.v4, node.v6, *(leg.v4 for leg in node.interfaces), *(leg.v6 for leg in node.interfaces)}
     return sorted(found - {""})
 

@@ -37,6 +37,7 @@ SITE_VARIABLES = frozenset(
         "hnai_interfaces",
         "hnai_openbao_deploy",
         "hnai_ot_sources",
+        "hnai_second_addresses",
         "hnai_site",
         "hnai_site_model",
         "hnai_slo",
