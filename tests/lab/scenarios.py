@@ -24,6 +24,7 @@ SCENARIOS = {
     "checks": "faults of the MQTT broker, the bridge, OpenBao and a PLC's clock, each named by its own check",
     "host-faults": "faults of a host, a shipper, the collector, the observer and the MQTT broker's door, each named by its own check",
     "ot-audit": "the audit of the plant's OPC UA server, with and without a right too many",
+    "ot-probes": "under tokens: the Modbus filter against its canary, and the write that the OPC UA server refuses to the mirror",
     "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",
     "rotate": "passwords rotated under the stream, the controller killed in between",
     "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",

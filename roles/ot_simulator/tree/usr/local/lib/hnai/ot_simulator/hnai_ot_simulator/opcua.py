@@ -261,6 +261,8 @@ class OpcuaSimulator:
         canary = ua.NodeId("Commissioning.Canary", self.index)
         node = await root.add_variable(canary, "%d:CommissioningCanary" % self.index, ua.Variant(0.0, ua.VariantType.Double))
         await node.set_writable()
+        # By this the write probe knows that it is meant (docs/runbooks/ot-audit.md).
+        await node.add_property(ua.NodeId("Commissioning.Canary.Marker", self.index), "%d:HnaiWriteCanary" % self.index, "write canary of " + self.plant.site)
         await self._limit(MAX_MONITORED_ITEMS_PER_CALL, self.faults.max_items)
         await self._limit(MAX_NODES_PER_READ, self.faults.max_reads)
         repair(self.faults, canary)
