@@ -17,7 +17,10 @@ description:
     HistoryUpdate, AddNodes, AddReferences, DeleteNodes or DeleteReferences, empty or not; its client refuses to serialise them. The session is
     closed in every case. There is never a second login try.
   - 21 checks per source, OA1 to OA21, and the verdict OA0, one of V(refuted), V(claimed), V(enforced), V(proven) and V(inconclusive). This module
-    reaches V(claimed) at most. Checks of the class intrusive are V(skipped), not authorised.
+    reaches V(claimed) at most.
+  - OA4 and OA5 are intrusive, one anonymous login and one session with a throw-away certificate that should both be refused. They are tried once each,
+    after the audit's own session, under a token for the endpoint; without one, and in check mode, they are V(skipped), not authorised. The throw-away
+    certificate may leave an entry in the server's list of rejected ones.
   - Before it dials it asks what the host knows. It refuses when the collector is not connected, and when the conduit has no connection free.
   - Obeys OperationLimits, MaxBrowseContinuationPoints and a budget of operations per second. It backs off once when the server slows down or says
     that it is busy, and stops V(inconclusive) the second time. A stopped audit goes on where it was in the next run.
@@ -84,7 +87,9 @@ options:
     description: Virtual environment with asyncua.
     type: path
     default: /opt/hnai/probe/current
-extends_documentation_fragment: hnai.platform.verdict
+extends_documentation_fragment:
+  - hnai.platform.verdict
+  - hnai.platform.intrusive
 attributes:
   check_mode:
     description: Changes nothing anyway, and reads in check mode too.
@@ -131,6 +136,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
+from ansible_collections.hnai.platform.plugins.module_utils.intrusive import TOKEN_OPTIONS
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Audit, Options, Places
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_policy import PolicyError
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing, activate
@@ -142,6 +148,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             VERDICT_ARGS,
+            **TOKEN_OPTIONS,
             sources={"type": "list", "elements": "dict", "required": True},
             application_uri={"type": "str", "required": True},
             environment={"type": "str", "default": "production"},
@@ -164,6 +171,7 @@ def main() -> None:
     options = Options(
         application_uri=params["application_uri"], environment=params["environment"], exceptions=params["exceptions"],
         accept_drift=params["accept_drift"], deadline_s=params["deadline"], write_state=not module.check_mode,
+        site=params["site"], tokens=params["tokens"], approvers=params["approvers"],
     )
     try:
         records = Audit(report, Places(state=Path(params["state_dir"])), options, Host()).run(params["sources"])

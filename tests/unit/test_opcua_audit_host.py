@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from asyncua import ua
+from asyncua.common.utils import ServiceError
+from cryptography.x509 import load_pem_x509_certificate
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -25,9 +27,16 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import Repor
 
 
 class OneHost(Host):
-    """Decrypts what the test stored in clear."""
+    """Decrypts what the test stored in clear, and hears what is announced."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.said: list[str] = []
 
     def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+        if argv[0] == "logger":
+            self.said.append(argv[-1])
+            return Completed(0, b"", b"")
         assert argv[:3] == ["systemd-creds", "decrypt", "--name=opcua_plc_1_password"], argv
         return Completed(0, Path(argv[-2]).read_bytes(), b"")
 
@@ -70,11 +79,12 @@ def site(stand: Stand, tmp_path: Path) -> Iterator[Any]:
     stand.spoil = type(stand.spoil)()
 
 
-def audit(site: Any, waits: list[float] | None = None, write: bool = True, **change: Any) -> tuple[dict[str, str], dict[str, Any]]:
-    places, source, host, now = site
+def audit(stood: Any, waits: list[float] | None = None, write: bool = True, **change: Any) -> tuple[dict[str, str], dict[str, Any]]:
+    places, source, host, now = stood
     values: dict[str, Any] = dict(application_uri=CLIENT_URI, environment="test", exceptions=[], accept_drift=[], deadline_s=120.0, write_state=write)
     report = Report("ot_collector", deadline_s=None)
-    records = Audit(report, places, Options(**{**values, **change}), host, now=lambda: now, wait=(waits if waits is not None else []).append).run(
+    records = Audit(report, places, Options(**{**values, **change}), host, now=lambda: now, wait=(waits if waits is not None else []).append,
+                    verify=lambda _approver, _key, _text, signature: signature == "good").run(
         [{"id": "m", "protocol": "modbus"}, source])
     return {check.id: check.status + (": " + check.reason if check.reason else "") for check in report.checks}, records["plc-1"]
 
@@ -147,3 +157,62 @@ def test_it_waits_for_the_conduit(site: Any) -> None:
 
 def test_the_credential_is_the_collectors() -> None:
     assert audit_host.credential_name("plc-1.a") == "opcua_plc_1_a_password"
+
+
+def allowed(site: Any, **change: str) -> dict[str, Any]:
+    """Options of an audit under a token; the signature is judged by *audit*."""
+    stamp = "%Y-%m-%dT%H:%M:%SZ"
+    begin, end = (time.strftime(stamp, time.gmtime(site[3] + seconds)) for seconds in (-60, 600))
+    token = {"site": "lab", "endpoint": site[1]["endpoint"], "from": begin, "to": end, "approver": "j.doe", "signature": "good", **change}
+    return {"site": "lab", "tokens": [token], "approvers": {"j.doe": "key"}}
+
+
+@pytest.fixture
+def known_only(stand: Stand) -> Iterator[list[str]]:
+    """The server trusts the mirror's certificate and no other; what it refused."""
+    refused: list[str] = []
+    mine = load_pem_x509_certificate(stand.client_pair[0])
+
+    async def trust(certificate: Any, application: Any) -> None:
+        if certificate != mine:
+            refused.append(certificate.subject.rfc4514_string())
+            raise ServiceError(ua.StatusCodes.BadCertificateUntrusted)
+
+    stand.server.set_certificate_validator(trust)
+    yield refused
+    stand.server.set_certificate_validator(None)
+
+
+def test_under_a_token_one_anonymous_login_and_one_stranger_are_tried_and_refused(site: Any, stand: Stand, known_only: list[str]) -> None:
+    waits: list[float] = []
+    status, record = audit(site, waits, **allowed(site))
+    assert status["OA4"] == status["OA5"] == "pass" and record["verdict"] == "claimed", status
+    assert known_only == ["CN=throw-away,O=hnai audit"], "tried once"
+    assert len(waits) == 3 and len(State(site[0].state, "plc-1", True).read("dials")) == 3, "each waits for its turn at the conduit"
+    assert not {"OA4", "OA5"} & {one.split(" ")[0] for one in record["not_tested"]}
+    assert set(stand.services) & {"WriteRequest", "CallRequest"} == set() and not stand.sessions()
+    assert ["OA4" in one or "OA5" in one for one in site[2].said] == [True, True], "announced"
+
+
+def test_a_server_that_lets_strangers_in_is_named(site: Any, stand: Stand) -> None:
+    status, _record = audit(site, **allowed(site))
+    assert status["OA5"].startswith("fail") and "opened the session" in status["OA5"]
+    deadline = time.monotonic() + 10
+    while stand.sessions() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not stand.sessions(), "what should not have been opened is closed"
+
+
+@pytest.mark.parametrize("change", [{"signature": "bad"}, {"endpoint": "opc.tcp://other:4840/"}, {"site": "other"}, {"to": "2020-01-01T00:00:00Z"}])
+def test_without_a_valid_token_no_login_is_tried(site: Any, stand: Stand, known_only: list[str], change: dict[str, str]) -> None:
+    status, record = audit(site, **allowed(site, **change))
+    assert status["OA4"].startswith("skipped: not authorised") and status["OA5"].startswith("skipped: not authorised") and not known_only
+    assert any(one.startswith("OA5") for one in record["not_tested"])
+
+
+def test_check_mode_and_an_audit_that_did_not_end_try_no_login(site: Any, stand: Stand, known_only: list[str]) -> None:
+    status, _record = audit(site, write=False, **allowed(site))
+    assert status["OA5"] == "skipped: not authorised: check mode sends nothing"
+    stand.spoil.drop_after = 45
+    status, _record = audit(site, **allowed(site))
+    assert status["OA5"].startswith("skipped: not tried") and not known_only

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import hashlib
 import logging
 import re
@@ -28,7 +29,8 @@ try:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
-    from cryptography.hazmat.primitives.serialization import Encoding
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 except ImportError as error:
     MISSING: str = str(error)
     UaClient = UASocketProtocol = object
@@ -43,6 +45,7 @@ from .audit_types import (
     Busy,
     Certificate,
     ClearPassword,
+    Closed,
     Endpoint,
     Forbidden,
     IdentityRejected,
@@ -156,6 +159,37 @@ class Target:
     connect_timeout_s: float = 10.0
     request_timeout_s: float = 10.0
     session_timeout_s: float = 60.0
+    activate: bool = True
+    """False: the session is made and not logged in to."""
+
+
+def throw_away(application_uri: str) -> tuple[bytes, bytes]:
+    """(certificate, key) in PEM that no server can know: made now, in memory, for an hour."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "hnai audit"), x509.NameAttribute(NameOID.COMMON_NAME, "throw-away")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5)).not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(application_uri)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(True, True, True, True, False, False, False, False, False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(key, hashes.SHA256()))
+    return certificate.public_bytes(Encoding.PEM), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def anonymous(target: Target) -> Target:
+    """The mirror without its user."""
+    return replace(target, username="", password="", name=target.name + "/anonymous")
+
+
+def stranger(target: Target) -> Target:
+    """Somebody whom the server has never seen; no password is in play, and no login."""
+    uri = "urn:hnai:audit:throw-away"
+    certificate, key = throw_away(uri)
+    return replace(target, certificate=certificate, private_key=key, application_uri=uri, username="", password="", activate=False,
+                   name=target.name + "/stranger")
 
 
 def der(raw: bytes) -> bytes:
@@ -275,7 +309,7 @@ class Reader:
         self._client: Any = None
         self._ua: Any = None
         self._renew: asyncio.Task[None] | None = None
-        self._used = False
+        self._used = self._dialled = False
 
     # -- connection ---------------------------------------------------------------------------------------
     async def open(self) -> Opened:
@@ -288,12 +322,14 @@ class Reader:
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise LinkLost("no answer from %s in %.0f s" % (self._target.endpoint, self._target.connect_timeout_s)) from error
         except ua.UaStatusCodeError as error:
-            raise Refused("the server refuses: %s (0x%08X)" % (error.__class__.__name__, error.code)) from error
+            raise Refused("the server refuses: %s (0x%08X)" % (error.__class__.__name__, error.code), error.code) from error
         except ua.UaError as error:
             if "mismatch" in str(error):
                 raise PinMismatch("the server's certificate is not the pinned one; the password was not sent") from error
             raise LinkLost("%s: %s" % (type(error).__name__, str(error)[:200])) from error
         except OSError as error:
+            if self._dialled:
+                raise Closed("%s closed the connection: %s" % (self._target.endpoint, error)) from error
             raise LinkLost("no connection to %s: %s" % (self._target.endpoint, error)) from error
 
     async def _open(self) -> Opened:
@@ -312,6 +348,7 @@ class Reader:
             mode=getattr(ua.MessageSecurityMode, target.mode))
         where = urlsplit(target.endpoint)
         await self._ua.connect_socket(target.address or str(where.hostname), where.port or 4840)
+        self._dialled = True
         await client.send_hello()
         await client.open_secure_channel()
         parameters = ua.GetEndpointsParameters()
@@ -322,11 +359,12 @@ class Reader:
             raise PinMismatch("the server's certificate is not the pinned one; the password was not sent")
         self._no_clear_password(session.ServerEndpoints)
         try:
-            await client.activate_session(username=target.username or None, password=target.password or None)
+            if target.activate:
+                await client.activate_session(username=target.username or None, password=target.password or None)
         except ua.UaStatusCodeError as error:
             if error.code in IDENTITY.values():
                 raise IdentityRejected("%s (0x%08X) for user %s; nobody tries again" % (
-                    error.__class__.__name__, error.code, target.username or "(anonymous)")) from error
+                    error.__class__.__name__, error.code, target.username or "(anonymous)"), error.code) from error
             raise
         self._ua.protocol.timeout = target.request_timeout_s
         self._renew = asyncio.ensure_future(self._renew_channel())

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .. import intrusive
 from ..credentials import decrypt
 from ..hostfiles import Host
 from ..verdict import Report
-from . import audit_gate, audit_run
+from . import audit_gate, audit_logins, audit_run
 from .audit_judge import REFUTED, Context, Judge
 from .audit_policy import parse
 from .audit_types import AuditError
@@ -49,6 +50,9 @@ class Options:
     accept_drift: Sequence[str]
     deadline_s: float
     write_state: bool
+    site: str = ""
+    tokens: Sequence[Any] = ()
+    approvers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def credential_name(source: str) -> str:
@@ -106,8 +110,9 @@ class Audit:
     """Audits the OPC UA sources of this host into one report. *host* decrypts; *wait* sleeps before a dial."""
 
     def __init__(self, report: Report, places: Places, options: Options, host: Host, now: Callable[[], float] = time.time,
-                 wait: Callable[[float], None] = time.sleep) -> None:
+                 wait: Callable[[float], None] = time.sleep, verify: intrusive.Verify | None = None) -> None:
         self.report, self.places, self.options, self._host, self._now, self._wait = report, places, options, host, now, wait
+        self._verify = verify or intrusive.ssh_verify(host)
         self._begin = time.monotonic()
         # Only now: the environment with asyncua was made importable a moment ago.
         from . import asyncua_reader
@@ -139,13 +144,10 @@ class Audit:
                 raise AuditError("asyncua is not there (%s): put the host into the group probe, run site.yml --tags probe" % self._reader.MISSING)
             pins = self._pins(sources)
             target = self._target(source)
-            wait = self._gate(source, state)
-            if wait > self._left(share_s, begin) / 2:
-                raise AuditError("the conduit allows the next connection only in %.0f s" % wait)
-            self._wait(wait)
-            state.write("dials", [*(state.read("dials") or [])[-20:], self._now()])
+            self._dial(source, state, self._left(share_s, begin) / 2)
             plan = plan_of(source, self.options, self._left(share_s, begin))
             facts = asyncio.run(audit_run.gather(self._reader.FastReader(target), plan, time.monotonic, asyncio.sleep, state.read("resume")))
+            self._logins(source, state, target, facts, self._left(share_s, begin))
         except (AuditError, OSError, ValueError) as error:
             facts.error = str(error)
         plan = plan_of(source, self.options, share_s)
@@ -153,6 +155,38 @@ class Audit:
         judge = Judge(self.report, facts, Context(plan, policy, self._now(), pins.get(name, ""), baseline, pins))
         record = self.records[name] = judge.run()
         self._keep(state, facts, record, baseline is None)
+
+    def _dial(self, source: Mapping[str, Any], state: State, patience_s: float) -> None:
+        """Our turn at the conduit: the collector comes first, at each of our connections. Raises AuditError."""
+        wait = self._gate(source, state)
+        if wait > patience_s:
+            raise AuditError("the conduit allows the next connection only in %.0f s" % wait)
+        self._wait(wait)
+        state.write("dials", [*(state.read("dials") or [])[-20:], self._now()])
+
+    def _logins(self, source: Mapping[str, Any], state: State, target: Any, facts: audit_run.Facts, patience_s: float) -> None:
+        """Intrusive: the logins that should be refused, each once, after our own session was whole."""
+        if facts.opened is None or facts.error:
+            facts.not_authorised = "not tried: our own session did not come to its end"
+            return
+        try:
+            if not self.options.write_state:
+                raise intrusive.NotAuthorised("check mode sends nothing")
+            moment = datetime.fromtimestamp(self._now(), timezone.utc)
+            token = intrusive.check(self.options.tokens, self.options.approvers, self.options.site, str(source["endpoint"]), moment, self._verify)
+        except intrusive.NotAuthorised as error:
+            facts.not_authorised = "not authorised: %s" % error
+            return
+        facts.token = token.as_dict()
+        for ident, as_whom in ((audit_logins.ANONYMOUS, self._reader.anonymous), (audit_logins.STRANGER, self._reader.stranger)):
+            try:
+                self._dial(source, state, min(patience_s, 65.0))
+            except AuditError as error:
+                facts.logins[ident] = audit_logins.Login(audit_logins.UNKNOWN, str(error))
+                continue
+            self._host.run(["logger", "-t", "hnai-audit", "opcua_audit of %s tries %s, token %s by %s" % (source["id"], ident, token.id, token.approver)],
+                           timeout=10.0)
+            facts.logins[ident] = asyncio.run(audit_logins.attempt(ident, self._reader.Reader(as_whom(target))))
 
     def _keep(self, state: State, facts: audit_run.Facts, record: Mapping[str, Any], first: bool) -> None:
         state.write("last", record)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..verdict import Check, Report
-from . import audit_cve, audit_rules
+from . import audit_cve, audit_logins, audit_rules
 from .audit_policy import Policy, names
 from .audit_run import Facts, Plan, sessions_free
 from .audit_types import Certificate, Endpoint
@@ -232,7 +232,7 @@ class Judge:
         self._check("OA2", self._policies, expected=0, unit="endpoints")
         self._check("OA3", self._tokens, expected=0, unit="tokens")
         self._check("OA4", self._anonymous)
-        self._check("OA5", lambda check: check.skip(NOT_AUTHORISED))
+        self._check("OA5", lambda check: self._login(check, audit_logins.STRANGER))
         self._check("OA6", self._server_certificate)
         self._check("OA7", self._own_certificate)
         for id in NODE_CHECKS:
@@ -300,7 +300,20 @@ class Judge:
         if offered:
             self._settle(check, offered)
         else:
-            check.skip("no endpoint offers it; whether a try is refused: %s" % NOT_AUTHORISED)
+            self._login(check, audit_logins.ANONYMOUS)
+
+    def _login(self, check: Check, ident: str) -> None:
+        """A login that should be refused, tried once under a token."""
+        found = self.facts.logins.get(ident)
+        if found is None:
+            check.skip(self.facts.not_authorised or NOT_AUTHORISED)
+            return
+        check.observed = found.outcome
+        check.evidence.update(said=found.said, token=self.facts.token)
+        if found.outcome == audit_logins.UNKNOWN:
+            check.inconclusive(found.said)
+        else:
+            self._settle(check, [found.said] if found.outcome == audit_logins.ACCEPTED else [])
 
     def _server_certificate(self, check: Check) -> None:
         if not self._opened(check) or self.facts.opened is None:
@@ -533,7 +546,9 @@ class Judge:
         }
 
     def _not_tested(self) -> list[str]:
-        found = ["OA4 an anonymous login", "OA5 an unknown client certificate", "OA14 reading over a weaker endpoint"]
+        logins = {audit_logins.ANONYMOUS: "an anonymous login", audit_logins.STRANGER: "an unknown client certificate"}
+        found = ["%s %s" % one for one in logins.items() if one[0] not in self.facts.logins]
+        found.append("OA14 reading over a weaker endpoint")
         if not self.context.services_absent:
             found.append("OA15 whether %s exist as services" % ", ".join(SERVICES))
         if not self.context.canary:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from .audit_load import BROWSE, READ, Batch, Budget, Governor
+from .audit_logins import Login
 from .audit_types import BAD, VALUE, AuditError, BadAnswer, Channel, Names, Opened, Reading, TooMany
 from .audit_walk import Memo, Result, Walk
 
@@ -60,6 +61,9 @@ class Facts:
     load: dict[str, Any] = field(default_factory=dict)
     resumed: int = 0
     memo: Memo | None = None
+    logins: dict[str, Login] = field(default_factory=dict)
+    token: dict[str, str] = field(default_factory=dict)
+    not_authorised: str = ""
     names: Names = field(default_factory=lambda: Names(["http://opcfoundation.org/UA/"]))
 
     @property

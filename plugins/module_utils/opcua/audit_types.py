@@ -43,8 +43,16 @@ class LinkLost(AuditError):
     """The connection cannot be made, is gone, or answers nothing in time."""
 
 
+class Closed(LinkLost):
+    """The server took the connection and ended it before there was a session."""
+
+
 class Refused(AuditError):
-    """The server says no to us: certificate, session limit."""
+    """The server says no to us: certificate, session limit. *code*: its status, 0 where there is none."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class IdentityRejected(Refused):

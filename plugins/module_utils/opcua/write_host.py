@@ -73,8 +73,8 @@ class Probe(Audit):
 
     def __init__(self, report: Report, places: Places, options: Options, leave: Leave, host: Host, verify: intrusive.Verify,
                  **world: Any) -> None:
-        super().__init__(report, places, options, host, **world)
-        self.leave, self._verify = leave, verify
+        super().__init__(report, places, options, host, verify=verify, **world)
+        self.leave = leave
         # Only now, as the reader.
         from . import write_channel
 
@@ -129,14 +129,10 @@ class Probe(Audit):
     def _add(self, ident: str, subject: str, **more: Any) -> Check:
         return self.report.add(Check(id=ident, title=TITLES[ident], subject=subject, controls=CONTROLS, **more))
 
-    def _dial(self, source: Mapping[str, Any], state: State, make: Callable[[], Any]) -> Any:
-        """A channel, after the conduit's gate: the collector comes first, at each of our sessions. Raises AuditError."""
-        wait = self._gate(source, state)
-        if wait > 65:
-            raise AuditError("the conduit allows the next connection only in %.0f s" % wait)
-        self._wait(wait)
-        state.write("dials", [*(state.read("dials") or [])[-20:], self._now()])
-        return make()
+    def _channel(self, source: Mapping[str, Any], state: State, target: Any) -> Any:
+        """A channel, after the conduit's gate. Raises AuditError."""
+        self._dial(source, state, 65.0)
+        return self._writer.WriteChannel(target)
 
     def _say(self, what: str, name: str, token: intrusive.Token) -> None:
         self._host.run(["logger", "-t", "hnai-audit", "opcua_write_probe (%s) of %s %s, token %s by %s" % (
@@ -145,7 +141,7 @@ class Probe(Audit):
     # -- service ------------------------------------------------------------------------------------------
     def _services(self, name: str, source: Mapping[str, Any], state: State, target: Any, token: intrusive.Token) -> None:
         self._say("begins", name, token)
-        found = asyncio.run(write_probe.service_probe(lambda: self._dial(source, state, lambda: self._writer.WriteChannel(target)),
+        found = asyncio.run(write_probe.service_probe(lambda: self._channel(source, state, target),
                                                       list(self._writer.SERVICES)))
         self._say("ends", name, token)
         check = self._add("OW6", name, expected="absent", hint="take the services away from this identity, or from the server")
@@ -190,8 +186,8 @@ class Probe(Audit):
 
         self._say("begins", name, token)
         attempt = asyncio.run(write_probe.canary_probe(
-            lambda: self._dial(source, state, lambda: self._writer.WriteChannel(commissioning)),
-            lambda: self._dial(source, state, lambda: self._writer.WriteChannel(target)), canary, FileJournal(state), tags, spend))
+            lambda: self._channel(source, state, commissioning),
+            lambda: self._channel(source, state, target), canary, FileJournal(state), tags, spend))
         self._say("ends", name, token)
         self._judge(name, attempt, canary, token, tags)
 

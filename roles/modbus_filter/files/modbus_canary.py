@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A canary for the conduit to level 2: a Modbus/TCP server that stands for no process and writes down every byte that reaches it.
 
-usage: modbus_canary.py --listen ADDRESS:PORT --record ADDRESS:PORT [--file PATH]
+usage: modbus_canary.py --listen ADDRESS:PORT --record ADDRESS:PORT [--file PATH]      [::]:PORT is every address of both families
 
 It obeys everything: whoever writes gets the success that a device would give, so that a hole in front of it cannot look like a refusal. Its
 registers change with every request, so that an old answer is known by its values. It shares no code with the filter that it judges.
@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import os
+import socket
 import socketserver
 import struct
 import sys
@@ -167,8 +168,15 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def __init__(self, where, handler, record):
-        super().__init__(where, handler)
+        self.address_family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
         self.record = record
+        super().__init__(where, handler)
+
+    def server_bind(self):
+        if self.address_family == socket.AF_INET6:
+            # [::] is every address of both families.
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 def start(listen, reading, path=None):
@@ -176,14 +184,14 @@ def start(listen, reading, path=None):
     record = Record(path)
     servers = (Server(listen, Probed, record), Server(reading, Read, record))
     for server in servers:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.5}, daemon=True).start()
     return servers
 
 
 def address(text):
-    """("192.0.2.1", 502) of "192.0.2.1:502"."""
+    """("192.0.2.1", 502) of "192.0.2.1:502"; an IPv6 address stands in brackets."""
     host, _colon, port = text.rpartition(":")
-    return host, int(port)
+    return host.strip("[]"), int(port)
 
 
 def main():
