@@ -159,11 +159,11 @@ def test_the_credential_is_the_collectors() -> None:
     assert audit_host.credential_name("plc-1.a") == "opcua_plc_1_a_password"
 
 
-def allowed(site: Any, **change: str) -> dict[str, Any]:
+def allowed(stood: Any, **change: str) -> dict[str, Any]:
     """Options of an audit under a token; the signature is judged by *audit*."""
     stamp = "%Y-%m-%dT%H:%M:%SZ"
-    begin, end = (time.strftime(stamp, time.gmtime(site[3] + seconds)) for seconds in (-60, 600))
-    token = {"site": "lab", "endpoint": site[1]["endpoint"], "from": begin, "to": end, "approver": "j.doe", "signature": "good", **change}
+    begin, end = (time.strftime(stamp, time.gmtime(stood[3] + seconds)) for seconds in (-60, 600))
+    token = {"site": "lab", "endpoint": stood[1]["endpoint"], "from": begin, "to": end, "approver": "j.doe", "signature": "good", **change}
     return {"site": "lab", "tokens": [token], "approvers": {"j.doe": "key"}}
 
 
