@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -15,52 +13,13 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import TOOL
+from ansible_collections.hnai.platform.plugins.plugin_utils.ssh_login import connection_options, effective, fresh_jump, login, ssh_command, variable_options
 
 MODULE = "hnai.platform.firewall"
-#: Nothing shared with a connection that is open already. ssh takes the first value it gets, so these come first.
-_FRESH = ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
 #: Kept of the time until the revert for the confirm itself and for what the way of the results costs.
 CONFIRM_S = 7.0
 #: Logins at the same time; sshd's MaxStartups begins to drop at 10, and a jump takes them all.
 LOGINS = 6
-
-
-def ssh_command(options: Mapping[str, Any], host: str) -> list[str]:
-    """A login that shares nothing with connections that are open already, and does nothing."""
-    command = [str(options.get("ssh_executable") or "ssh"), *_FRESH]
-    if options.get("port"):
-        command += ["-o", f"Port={int(options['port'])}"]
-    if options.get("private_key_file"):
-        command += ["-o", f"IdentityFile={options['private_key_file']}"]
-    if options.get("remote_user"):
-        command += ["-o", f"User={options['remote_user']}"]
-    for name in ("ssh_common_args", "ssh_extra_args"):
-        command += shlex.split(str(options.get(name) or ""))
-    return [*command, str(options.get("host") or host), "true"]
-
-
-def fresh_jump(command: list[str], effective: str) -> list[str]:
-    """The login with a new connection to its jump too, which ssh would take from a shared one.
-
-    `effective`: what `ssh -G` prints for the command. A chain of jumps, or none, is left as it is.
-    """
-    jump = next((line.partition(" ")[2].strip() for line in effective.splitlines() if line.startswith("proxyjump ")), "")
-    if not jump or jump == "none" or "," in jump:
-        return command
-    start = 1 + len(_FRESH)
-    own = command[start:-2]
-    files = [word for index, word in enumerate(own) if word == "-F" or (index and own[index - 1] == "-F")]
-    name, _colon, port = jump.rpartition(":")
-    if not port.isdigit():
-        name, port = jump, ""
-    inner = [command[0], *_FRESH, *files, *(["-p", port] if port else []), "-W", "[%h]:%p", name]
-    return [*command[:start], "-o", "ProxyCommand=" + " ".join(map(shlex.quote, inner)), *own, *command[-2:]]
-
-
-def effective(command: list[str]) -> str:
-    """What ssh would do with the command's options, '' if it cannot say."""
-    done = subprocess.run([command[0], "-G", *command[1:-1]], capture_output=True, text=True, timeout=10, check=False)
-    return done.stdout if done.returncode == 0 else ""
 
 
 def prove(commands: Mapping[str, list[str]], deadline: float, run: Callable[[list[str], float], tuple[bool, str]]) -> tuple[str, str]:
@@ -83,15 +42,6 @@ def prove_all(
     """`prove` for each group, side by side: every login is slow, and the dead-man's clock runs."""
     with ThreadPoolExecutor(max_workers=LOGINS) as pool:
         return list(pool.map(lambda commands: prove(commands, deadline, run), groups))
-
-
-def login(command: list[str], timeout: float) -> tuple[bool, str]:
-    """Run one ssh."""
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        return False, "no answer in time"
-    return done.returncode == 0, done.stderr.strip()[-500:]
 
 
 class ActionModule(ActionBase):
@@ -155,23 +105,13 @@ class ActionModule(ActionBase):
     def _own_command(self, task_vars: dict[str, Any]) -> list[str]:
         if self._connection.transport != "ssh":
             raise AnsibleActionFail(f"firewall: connection {self._connection.transport}; only a new SSH login confirms, so use connection ssh")
-        names = ("ssh_executable", "port", "private_key_file", "remote_user", "ssh_common_args", "ssh_extra_args", "host")
-        command = ssh_command({name: self._connection.get_option(name) for name in names}, task_vars["inventory_hostname"])
+        command = ssh_command(connection_options(self._connection), task_vars["inventory_hostname"])
         return fresh_jump(command, effective(command))
 
     def _commands(self, hosts: list[str], task_vars: dict[str, Any]) -> dict[str, list[str]]:
         """ssh to other hosts of the inventory, by their own variables."""
         found = {}
         for host in hosts:
-            variables = task_vars["hostvars"][host]
-            options = {
-                "host": variables.get("ansible_host"),
-                "port": variables.get("ansible_port"),
-                "remote_user": variables.get("ansible_user"),
-                "private_key_file": variables.get("ansible_ssh_private_key_file"),
-                "ssh_common_args": variables.get("ansible_ssh_common_args"),
-                "ssh_extra_args": variables.get("ansible_ssh_extra_args"),
-            }
-            command = ssh_command(options, host)
+            command = ssh_command(variable_options(task_vars["hostvars"][host]), host)
             found[host] = fresh_jump(command, effective(command))
         return found

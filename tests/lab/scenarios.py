@@ -27,6 +27,7 @@ SCENARIOS = {
     "ot-probes": "under tokens: the Modbus filter against its canary, and the write that the OPC UA server refuses to the mirror",
     "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",
     "rotate": "passwords rotated under the stream, the controller killed in between",
+    "access": "the run's own SSH key replaced, the controller killed in each step",
     "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",
     "upgrade": "Kafka and Flink to another release and back under load, from a site that the older releases made",
     "broker-replace": "a broker's disk is lost and replaced under load, a replacement is interrupted three times, two of three brokers are lost and come back",

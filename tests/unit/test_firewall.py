@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.hnai.platform.plugins.action import firewall as action
+from ansible_collections.hnai.platform.plugins.plugin_utils import ssh_login
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import (
     Firewall,
     FirewallError,
@@ -279,20 +280,20 @@ def test_without_conntrack_it_says_so() -> None:
 
 def test_the_proof_shares_no_connection() -> None:
     options = {"ssh_common_args": "-F /x/config -o 'UserKnownHostsFile=/a b'", "remote_user": "ansible", "host": "10.0.3.11", "port": 2222}
-    command = action.ssh_command(options, "edge1")
+    command = ssh_login.ssh_command(options, "edge1")
     assert command[:5] == ["ssh", "-o", "ControlMaster=no", "-o", "ControlPath=none"]
     assert command.index("ControlPath=none") < command.index("-F")
     assert command[-2:] == ["10.0.3.11", "true"]
     assert "UserKnownHostsFile=/a b" in command
-    through = action.fresh_jump(command, "user ansible\nproxyjump ops@jump1:2200\n")
+    through = ssh_login.fresh_jump(command, "user ansible\nproxyjump ops@jump1:2200\n")
     proxy = through[through.index("ControlPath=none") :]
     proxy = [word for word in proxy if word.startswith("ProxyCommand=")]
     assert len(proxy) == 1
     assert "ControlPath=none" in proxy[0]
     assert "-F /x/config" in proxy[0]
     assert proxy[0].endswith("-p 2200 -W '[%h]:%p' ops@jump1")
-    assert action.fresh_jump(command, "user ansible\n") == command
-    assert action.fresh_jump(command, "proxyjump a,b\n") == command
+    assert ssh_login.fresh_jump(command, "user ansible\n") == command
+    assert ssh_login.fresh_jump(command, "proxyjump a,b\n") == command
 
 
 def test_all_groups_are_asked_at_the_same_time_and_answered_for_in_order() -> None:
