@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from ansible_collections.hnai.platform.plugins.action import firewall as action
-from ansible_collections.hnai.platform.plugins.plugin_utils import ssh_login
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import (
     Firewall,
     FirewallError,
@@ -23,6 +22,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.firewall import (
     own_table_only,
     uncovered,
 )
+from ansible_collections.hnai.platform.plugins.plugin_utils import ssh_login
 
 SCRIPT = Path(__file__).parents[2] / "roles/firewall/tree/usr/local/sbin/hnai-firewall"
 TABLE = "table inet hnai\ndelete table inet hnai\ntable inet hnai {\n  chain input {\n    RULE\n  }\n}\n"

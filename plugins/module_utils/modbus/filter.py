@@ -441,8 +441,8 @@ def parse(text: str, file: str) -> Config:
             raise raw.fail("devices", "canary %s stands at %s:%d, where a device is; give it an address of its own" % (one.id, one.host, one.port))
     config = Config(
         status_file=raw.take("status_file", str), devices=devices, idle_s=float(raw.number("idle_s", 1, 3600, plain.idle_s)),
-        frame_s=float(raw.number("frame_s", 0.1, 60, plain.frame_s)), local=_local(raw), log_period_s=float(raw.number("log_period_s", 0, 3600, plain.log_period_s)),
-        digest=hashlib.sha256(text.encode("utf-8")).hexdigest())
+        frame_s=float(raw.number("frame_s", 0.1, 60, plain.frame_s)), local=_local(raw),
+        log_period_s=float(raw.number("log_period_s", 0, 3600, plain.log_period_s)), digest=hashlib.sha256(text.encode("utf-8")).hexdigest())
     raw.done()
     return config
 

@@ -46,7 +46,9 @@ MANAGED_GROUP = "managed"
 SSH = ("tcp", 22)
 NTP = ("udp", 123)
 
-_CONDUIT_KEYS = frozenset(("id", "from", "to", "service", "kind", "data_direction", "owner", "reason", "expires", "sr", "limits", "needed_by", "uid", "source_address"))
+_CONDUIT_KEYS = frozenset(
+    ("id", "from", "to", "service", "kind", "data_direction", "owner", "reason", "expires", "sr", "limits", "needed_by", "uid", "source_address")
+)
 _ID = re.compile(r"^[A-Za-z][A-Za-z0-9._-]{0,31}$")
 _INTERFACE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$")
 
