@@ -83,10 +83,6 @@ class Program:
     """All sources of one configuration."""
 
     def __init__(self, config: Config, outlet: Outlet, stop: asyncio.Event) -> None:
-        # Here, so that --check needs no third-party library.
-        from .modbus import ModbusCollector
-        from .opcua import Lock, OpcuaCollector
-
         self.config, self.outlet = config, outlet
         self.started = ticks()
         self.invocation = os.environ.get("INVOCATION_ID", "")
@@ -110,7 +106,10 @@ class Program:
                             repeat_s, memory.get("tags"), memory.get("alive"))
             health = Health(source.id, protocol, len(source.tags), ticks)
             self.streams[source.id], self.health[source.id] = stream, health
+            # Imported here, so that --check needs no third-party library, and nobody pays for what no source speaks.
             if isinstance(source, OpcuaSource):
+                from .opcua import Lock, OpcuaCollector
+
                 # A restart by a person (another invocation of the unit) opens the lock; one by Telegraf does not.
                 locked = memory.get("lock", [0, 0]) if same_start else [0, 0]
                 lock = self.locks[source.id] = Lock(int(locked[0]), int(locked[1]))
@@ -123,6 +122,8 @@ class Program:
                 self.collectors.append(node)
                 self.nodes.append(node)
             else:
+                from .modbus import ModbusCollector
+
                 self.collectors.append(ModbusCollector(source, stream, health, log))
 
     def emit(self, record: Record) -> None:
