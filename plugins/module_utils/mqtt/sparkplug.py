@@ -141,9 +141,8 @@ def fields(data: bytes) -> Iterator[tuple[int, int, Wire]]:
 
 
 def _text(content: Wire, limit: int, what: str) -> str:
-    assert isinstance(content, bytes)
-    if len(content) > limit:
-        raise SparkplugError("%s of %d bytes, at most %d" % (what, len(content), limit))
+    if isinstance(content, int) or len(content) > limit:
+        raise SparkplugError("%s of more than %d bytes" % (what, limit))
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -2,8 +2,8 @@
 """A Sparkplug B edge node behind the site's broker: a session that only listens.
 
 The records of a message are written to the pipe, then what it said is remembered on disk (`Memory`), then it is acknowledged: a kill
-between two of these loses nothing, the broker sends the message again; at worst its samples are told twice. The program has no packet that publishes (`subscriber`), so
-no birth can be asked for; `sparkplug_node` says what follows from that.
+between two of these loses nothing, the broker sends the message again; at worst its samples are told twice. The program has no packet
+that publishes (`subscriber`), so no birth can be asked for; `sparkplug_node` says what follows from that.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .record import TICKS_PER_S
 from .sparkplug import SparkplugError, filters, topic_of
 from .sparkplug_node import Heard, Lost, Node, Sample, Tag
 from .stream import Stream
-from .subscriber import Delivery, Pong, SubscriberError, Subscribed, Welcome
+from .subscriber import Delivery, Pong, Subscribed, SubscriberError, Welcome
 
 PING_S = 5.0
 SILENT_S = 15.0
