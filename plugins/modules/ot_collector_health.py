@@ -15,6 +15,8 @@ description:
   - OC0 the collector runs. OC7 nothing was dropped before the pipe to Telegraf.
   - Per source, OC1 it is connected, OC2 heard of late, OC3 every declared tag can be read (the others are named), OC4 no gap of late, and for
     OPC UA OC5 the server's clock agrees, OC6 the identity is not locked out, OC8 the server's queues are as long as declared.
+  - Per Sparkplug B edge node, OC9 its births are known, OC10 every alias is explained by one (otherwise V(inconclusive)), OC11 no message was
+    missed, OC12 node and devices live, OC13 messages are read soon.
 options:
   status_file:
     description: Where the collector writes its status.
@@ -33,6 +35,10 @@ options:
     description: Most seconds that a server's clock may differ from this host's.
     type: float
     default: 2.0
+  max_lag:
+    description: Most seconds from a message of a Sparkplug B edge node to its being read.
+    type: float
+    default: 10.0
   gap_window:
     description: Seconds to look back for gaps. A gap because the collector itself was restarted does not count, an open one always does.
     type: float
@@ -84,6 +90,7 @@ def main() -> None:
             sources={"type": "list", "elements": "str", "required": True},
             max_age={"type": "float", "default": 15.0},
             max_clock_offset={"type": "float", "default": 2.0},
+            max_lag={"type": "float", "default": 10.0},
             gap_window={"type": "float", "default": 60.0},
         ),
         supports_check_mode=True,
@@ -99,7 +106,7 @@ def main() -> None:
     report = start(module, "ot_collector", str((status or {}).get("version", "")))
     judge(
         report, status, problem, time.time_ns() // 100, params["sources"], params["max_age"], params["max_clock_offset"],
-        params["gap_window"],
+        params["gap_window"], params["max_lag"],
     )
     finish(module, report)
 

@@ -46,7 +46,8 @@ def window(lab: Lab) -> Window:
     """The longest settled window since the plant was connected; where that was only now, it is waited for."""
 
     def begin() -> int | None:
-        status = [collector(lab)[name] for name in ("plc1", "sep1")]
+        said = collector(lab)
+        status = [said[name] for name in ("plc1", "sep1", "spb1")]
         since = max(one["since"] for one in status) // TICKS_PER_MS + BEGIN_MS
         long_enough = now_ms() - SETTLE_MS - since >= LEAST * 60_000
         return since if long_enough and all(one["state"] == "connected" for one in status) else None
@@ -54,7 +55,7 @@ def window(lab: Lab) -> Window:
     since = until("the plant is not connected for long enough", begin, LEAST * 60 + 90, 5)
     end = now_ms() - SETTLE_MS
     start = max(since, end - int(MOST * 60_000))
-    return Window(start, end, stored(lab, ["plc1", "sep1", "line1"], start, end + 5_000))
+    return Window(start, end, stored(lab, ["plc1", "sep1", "line1", "spb1"], start, end + 5_000))
 
 
 def test_every_opcua_sample_once_with_its_status_value_and_time(lab: Lab, window: Window) -> None:
@@ -121,6 +122,19 @@ def test_every_record_of_the_line_once(lab: Lab, window: Window) -> None:
     assert account.samples >= 4 * window.minutes * 60, account.text()
     assert account.whole, account.text()
     assert account.kinds["int"] and account.kinds["double"]
+
+
+def test_every_sparkplug_metric_once(lab: Lab, window: Window) -> None:
+    """What the decoder made of births, aliases and numbers, from the line's own journal to the store."""
+    tags = source(lab, "spb1")["tags"]
+    # A birth closes gaps, whose marks no journal has.
+    start = max(window.start, (collector(lab)["spb1"]["last_gap"] or 0) // TICKS_PER_MS + BEGIN_MS)
+    assert window.end - start >= 90_000, "the line was born again of late: wait, then try again"
+    account = compare(journal(lab, "sparkplug", start, window.end), tags, window.store["spb1"], start, window.end)
+    print(account.text())
+    assert account.samples >= 3 * (window.end - start) / 1000, account.text()
+    assert account.whole, account.text()
+    assert all(account.kinds.get(kind) for kind in ("good", "uncertain", "bad", "int", "double", "float")), account.text()
 
 
 def test_the_physics_of_the_wells_follows_from_the_store(lab: Lab, window: Window) -> None:

@@ -469,3 +469,100 @@ def test_one_address_per_attempt_and_the_other_after_a_failure() -> None:
             await dial.address("nobody", 1, resolve)
 
     asyncio.run(go())
+
+
+# -- a source between whose runs nothing is lost ------------------------------------------------------------------------
+def test_a_stream_that_resumes_has_no_gap_and_keeps_the_open_ones() -> None:
+    first, _out, clock = make()
+    first.sample("p", 1.5, 0, clock() - 10)
+    first.sample("valve", True, 0, clock() - 10)
+    first.heard(clock() - 5)
+    first.lost("node_death", ["valve"])
+    left = json.loads(json.dumps(first.whole_memory()))
+    second, out, clock = make()
+    second.resume(left, first.alive)
+    assert second.open_gaps() == ["valve"]
+    second.sample("p", 1.5, 0, clock() - 10)  # it came again
+    second.sample("p", 2.5, 0, clock() + S)
+    second.sample("valve", False, 0, clock() + S)
+    assert [(r.tag, r.value, r.repeat, r.gap and r.gap["reason"]) for r in out] == [
+        ("p", 1.5, True, None), ("p", 2.5, False, None), ("valve", None, False, "node_death"), ("valve", False, False, None)]
+    assert out[2].gap is not None and (out[2].gap["from"], out[2].gap["to"]) == (clock() - 5, clock() + S)
+
+
+def test_a_resumed_value_is_repeated_when_it_is_due() -> None:
+    first, _out, clock = make()
+    first.sample("valve", True, 0, clock() - 10)
+    second, out, later = make()
+    second.resume(first.whole_memory(), first.alive)
+    later.sleep(59)
+    second.repeats()
+    assert out == []
+    later.sleep(1)
+    second.repeats()
+    assert [(r.tag, r.value, r.repeat, r.source_ts) for r in out] == [("valve", True, True, clock() - 10)]
+
+
+def test_history_changes_nothing_of_what_is_known_about_now() -> None:
+    one, out, clock = make()
+    one.sample("p", 3.0, 0, clock())
+    one.lost("sequence_gap", ["valve"])
+    one.history("p", 1.0, 0, clock() - S)
+    one.history("p", 9.9, record.BAD_TIMEOUT, clock() - S + 1)
+    one.again(["p", "valve"])
+    assert [(r.value, r.status, r.source_ts, r.repeat) for r in out] == [
+        (3.0, 0, clock(), False), (1.0, 0, clock() - S, False), (None, record.BAD_TIMEOUT, clock() - S + 1, False), (3.0, 0, clock(), True)]
+    one.sample("p", 4.0, 0, clock() + 1)
+    assert out[-1].gap is None
+    assert one.counters.samples == 4
+
+
+def test_what_is_settled_is_written_or_told_as_dropped() -> None:
+    gate, writing = threading.Event(), threading.Event()
+
+    def write(data: bytes) -> None:
+        writing.set()
+        assert gate.wait(5)
+
+    one = outlet.Outlet(write, 3)
+    one.put(sample("a", 1))
+    one.start()
+    assert writing.wait(5)
+    for at in range(2, 8):
+        one.put(sample("a", at))
+    assert (one.put_total, one.settled, one.dropped_total) == (7, 0, 3)
+    gate.set()
+    deadline = time.monotonic() + 5
+    while one.settled < 7 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert one.settled == 7 and one.sent == 4
+    assert one.close(1)
+
+
+def raw_node(**changes: Any) -> dict[str, Any]:
+    source = {"id": "spb1", "protocol": "sparkplug", "host": "edge1", "username": "ot-sparkplug", "ca": "/ca.pem", "group": "g", "node": "n",
+              "tags": [{"name": "a", "metric": "A", "type": "int"}, {"name": "b", "device": "d", "metric": "A", "type": "bool", "kind": "cyclic"}]}
+    return {"status_file": "/run/s", "state_file": "/var/s", "sources": [{**source, **changes}]}
+
+
+def test_configuration_of_an_edge_node() -> None:
+    parsed = config.parse(raw_node(), "f").sources[0]
+    assert isinstance(parsed, config.SparkplugSource)
+    assert (parsed.client_id, parsed.port, parsed.keepalive_s) == ("ot-collector.spb1", 8883, 30)
+    assert [(tag.device, tag.metric, tag.cyclic) for tag in parsed.tags] == [("", "A", False), ("d", "A", True)]
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"group": "a/b"}, "group"), ({"node": "+"}, "node"), ({"node": None}, "node: is missing"), ({"endpoint": "x"}, "endpoint: is unknown"),
+    ({"tags": [{"name": "a", "metric": "bdSeq", "type": "int"}]}, "metric"), ({"tags": [{"name": "a", "type": "int"}]}, "metric: is missing"),
+    ({"tags": [{"name": "a", "metric": "A", "type": "int"}, {"name": "b", "metric": "A", "type": "int"}]}, "metric /A stands twice"),
+    ({"tags": [{"name": "a", "metric": "A", "device": "x/y", "type": "int"}]}, "device"),
+])
+def test_an_edge_node_that_is_declared_wrongly_is_named(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(config.ConfigError, match=words):
+        config.parse(raw_node(**changes), "f")
+
+
+def test_the_credential_of_the_broker_has_a_name_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mqtt_password").write_text("secret\n", encoding="utf-8")
+    assert config.credential({"CREDENTIALS_DIRECTORY": str(tmp_path)}, "spb1", "mqtt_password") == "secret"

@@ -89,3 +89,41 @@ def test_a_file_that_is_no_status_is_named() -> None:
     for text in ("", "[]", "{}"):
         with pytest.raises(collector.StatusError, match="f: "):
             collector.decode(text, "f")
+
+
+# -- Sparkplug B edge nodes ----------------------------------------------------------------------------------------------
+NODE = {"group": "g", "node": "n", "born": True, "alive": True, "doubtful": False, "dead_devices": [], "unknown_now": {}, "lag_s": 0.4, "retained": 0,
+        "messages": 9, "births": 2, "deaths": 0, "old_deaths": 1, "unknown": 3, "jumps": 0, "lost_messages": 0, "late": 0, "duplicates": 2, "malformed": 0,
+        "foreign": 4}
+
+
+def node_verdict(**change: Any) -> dict[str, str]:
+    found = verdict({"protocol": "sparkplug", "clock_offset_s": None, "node": {**NODE, **change}})
+    assert not set(found) & {"OC5", "OC6", "OC8"}
+    return {check: status for check, status in found.items() if status != "pass"}
+
+
+def test_a_node_that_is_well() -> None:
+    assert node_verdict() == {}
+    assert {"OC9", "OC10", "OC11", "OC12", "OC13"} <= set(verdict({"protocol": "sparkplug", "node": NODE}))
+    assert not {"OC9", "OC12"} & set(verdict())
+
+
+@pytest.mark.parametrize(("change", "bad"), [
+    ({"born": False}, {"OC9": "fail"}),
+    ({"doubtful": True}, {"OC9": "inconclusive"}),
+    ({"unknown_now": {"alias 7 of the node": 2}}, {"OC10": "inconclusive"}),
+    ({"jumps": 1, "lost_messages": 3}, {"OC11": "fail"}),
+    ({"malformed": 1}, {"OC11": "fail"}),
+    ({"alive": False}, {"OC12": "fail"}),
+    ({"dead_devices": ["packer"]}, {"OC12": "fail"}),
+    ({"lag_s": 11.0}, {"OC13": "fail"}),
+    ({"lag_s": -11.0}, {"OC13": "fail"}),
+    ({"lag_s": None}, {"OC13": "inconclusive"}),
+])
+def test_each_fault_of_a_node_fails_its_check_and_no_other(change: dict[str, Any], bad: dict[str, str]) -> None:
+    assert node_verdict(**change) == bad
+
+
+def test_a_node_of_a_collector_that_does_not_run_is_not_judged() -> None:
+    assert "OC9" not in verdict({"protocol": "sparkplug", "node": NODE}, top={"now": NOW - 60 * S})

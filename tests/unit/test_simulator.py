@@ -18,7 +18,12 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "roles/ot_simulator/tree/usr/local/lib/hnai/ot_simulator"))
 
-from hnai_ot_simulator import clock, control, journal, line, modbus, model, plant
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt import sparkplug, sparkplug_node
+
+# The role puts the core beside the program.
+sys.modules["hnai_ot_simulator.sparkplug"] = sparkplug
+
+from hnai_ot_simulator import clock, control, journal, line, modbus, model, plant, sparkplug_line
 
 CONFIG = yaml.safe_load((ROOT / "inventories/lab/plant/plant.yml").read_text(encoding="utf-8"))
 SOURCES = {entry["id"]: entry for entry in yaml.safe_load(
@@ -215,6 +220,43 @@ def test_inventory_reads_the_registers_that_the_device_has() -> None:
     assert source["word_order"] == CONFIG["modbus"]["word_order"]
     assert {(t["name"], t["address"], t["encoding"], t["unit"]) for t in source["tags"]} == {
         (r["name"], r["address"], r["type"], r["unit"]) for r in CONFIG["modbus"]["registers"]}
+
+
+def test_inventory_knows_what_the_line_says_in_sparkplug() -> None:
+    declared = {(t["name"], t.get("device", ""), t["metric"], t["type"], t["kind"] == "cyclic", t.get("sampling_ms", 0)) for t in SOURCES["spb1"]["tags"]}
+    device = CONFIG["line"]["sparkplug"]["device"]
+    assert declared == {(s.tag, device if s.device else "", s.metric, s.type, s.every > 0, 1000 * s.every) for s in sparkplug_line.SIGNALS}
+    assert (SOURCES["spb1"]["group"], SOURCES["spb1"]["node"]) == (CONFIG["line"]["sparkplug"]["group"], CONFIG["line"]["sparkplug"]["node"])
+
+
+def test_a_session_numbers_its_messages_and_changes_its_aliases() -> None:
+    session, values = sparkplug_line.Session("g", "n", "d", 7), sparkplug_line.SparkplugModel(7, 90).advance()
+    node = sparkplug_node.Node([sparkplug_node.Tag(s.tag, "d" if s.device else "", s.metric) for s in sparkplug_line.SIGNALS])
+    meanings = []
+    for birth in range(2):
+        start = 1000 * (1 + birth)
+        node.message("NBIRTH", "", session.birth(values, start, False))
+        node.message("DBIRTH", "d", session.birth(values, start + 1, True))
+        meanings.append({alias: name for one in node.devices.values() for alias, name in one.aliases.items()})
+        for at in range(300):
+            own = at % 2 == 1
+            those = [s for s in sparkplug_line.SIGNALS if s.device is own]
+            events = node.message("DDATA" if own else "NDATA", "d" if own else "", session.data(those, values, start + 2 + at))
+            assert [(e.tag, e.value) for e in events[:-1]] == [(s.tag, values[s.tag][0]) for s in those]
+    assert node.counts.jumps == node.counts.unknown == node.counts.malformed == 0
+    assert all(meanings[0][alias] != meanings[1][alias] for alias in range(1, 9))
+    assert node.message("NDATA", "", session.stranger(9000)) == [sparkplug_node.Heard(9000 * 10_000)]
+    assert node.unknown == {"alias 4711 of the node": 1}
+    node.message("NDEATH", "", session.death())
+    assert not node.alive()
+
+
+def test_the_lines_sparkplug_model_has_every_quality_and_repeats_itself() -> None:
+    one, two = sparkplug_line.SparkplugModel(7, 90), sparkplug_line.SparkplugModel(7, 90)
+    rows = [one.advance() for _ in range(240)]
+    assert rows == [two.advance() for _ in range(240)]
+    assert {row["temperature"][1] for row in rows} == set(sparkplug_line.STATUS)
+    assert {row["running"][0] for row in rows} == {True, False} and {row["state"][0] for row in rows} == set(line.STATES.values())
 
 
 def test_inventory_knows_what_the_line_sends() -> None:

@@ -342,3 +342,29 @@ def test_a_source_without_an_asset(data: dict[str, Any]) -> None:
 def test_nonsense_is_reported_and_never_raises(data: dict[str, Any], part: str, damage: Any) -> None:
     data[part] = copy.deepcopy(damage)
     validate(data, TODAY)
+
+
+NODE = {"id": "spb1", "asset": "plc1", "protocol": "sparkplug", "group": "pad1", "node": "line1"}
+
+
+@pytest.mark.parametrize(("sources", "hosts", "words"), [
+    ([NODE], [], "is empty, so nobody hears spb1"),
+    ([], ["edge1"], "no source speaks Sparkplug B"),
+    ([{**NODE, "group": "a/b"}], ["edge1"], "no level of an MQTT topic"),
+    ([{**NODE, "node": None}], ["edge1"], "no level of an MQTT topic"),
+    ([NODE, {**NODE, "id": "spb2"}], ["edge1"], "is the edge node of spb1 too"),
+    ([NODE], ["edge1", "edge2"], "would take each other's session"),
+])
+def test_an_edge_node_is_named_and_heard_once(data: dict[str, Any], sources: list[dict[str, Any]], hosts: list[str], words: str) -> None:
+    data["hosts"]["edge2"] = {"zone": "l3", "addresses": {"v4": "10.0.3.77", "v6": "fd00:3::77"}}
+    data["groups"]["managed"].append("edge2")
+    data["groups"]["ot_collector"] = sorted({*data["groups"].get("ot_collector", []), "edge1", *hosts})
+    data["groups"]["ot_collector_sparkplug"] = hosts
+    data["contracts"].setdefault("ot_collector", {"name": "ot_collector", "levels": ["l3"], "listens": [], "connects": []})
+    data["ot_sources"] = [*(data.get("ot_sources") or []), *sources]
+    found = [problem for problem in errors(data) if problem["invariant"] == "source"]
+    assert [problem for problem in found if words in problem["message"]], found
+    good = copy.deepcopy(data)
+    good["ot_sources"] = [one for one in good["ot_sources"] if one.get("protocol") != "sparkplug"] + [NODE]
+    good["groups"]["ot_collector_sparkplug"] = ["edge1"]
+    assert [problem for problem in errors(good) if problem["invariant"] == "source"] == []

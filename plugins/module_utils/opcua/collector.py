@@ -6,7 +6,9 @@ The file (``/run/hnai/ot_collector/collector.status.json``, written every second
     {"version": "1.0.0", "pid": n, "now": ticks, "started": ticks,
      "sources": [{"source", "protocol", "tags", "state", "detail", "since", "last_heard", "attempts", "connects", "losses",
                   "clock_offset_s", "failed": {tag: "0x…"}, "small_queues": {tag: n}, "limits", "subscription",
-                  "samples", "bad", "repeats", "gaps": {reason: n}, "open_gaps", "last_gap", "last_sample"}],
+                  "samples", "bad", "repeats", "gaps": {reason: n}, "open_gaps", "last_gap", "last_sample",
+                  "node": only of a Sparkplug B edge node {"born", "alive", "doubtful", "dead_devices", "unknown_now": {what: n}, "lag_s", "retained",
+                  and the counts of sparkplug_node.Counts}}],
      "outlet": {"depth", "limit", "sent", "dropped", "blocked_s"}}
 
 Times are 100-ns ticks since 1970-01-01Z.
@@ -54,8 +56,9 @@ def judge(
     max_age_s: float,
     max_offset_s: float,
     gap_window_s: float,
+    max_lag_s: float = 10.0,
 ) -> None:
-    """Add the checks OC0 to OC8 to *report*.
+    """Add the checks OC0 to OC13 to *report*.
 
     *status* is None when the file could not be read, then *problem* says why and everything else is inconclusive.
     *expected* are the ids of the sources that this host must read.
@@ -72,6 +75,8 @@ def judge(
     known = {source["source"]: source for source in (status or {}).get("sources", [])}
     for name in sorted(expected):
         _source(report, name, known.get(name), running, now, max_age_s, max_offset_s, gap_window_s)
+        if running and known.get(name, {}).get("protocol") == "sparkplug":
+            _node(report, name, known[name]["node"], max_lag_s)
     with report.check("OC7", "nothing was dropped before the pipe", expected=0, unit="records", hint=_REMEDY) as check:
         if not running or status is None:
             check.inconclusive("the collector does not run")
@@ -80,6 +85,46 @@ def judge(
             check.observed, check.evidence = outlet["dropped"], dict(outlet)
             check.passed(outlet["dropped"] == 0 and outlet["blocked_s"] < 30,
                          "%s records dropped, the pipe is blocked for %s s" % (outlet["dropped"], outlet["blocked_s"]))
+
+
+_NODE_REMEDY = "the mirror sends no command: a person at the line lets the edge node send its births again (restart, or rebirth there)"
+
+
+def _node(report: Report, name: str, node: Mapping[str, Any], max_lag_s: float) -> None:
+    """Checks of a Sparkplug B edge node; *node* is what the collector says of it."""
+    explain = "jq '.sources[] | select(.source == \"%s\") | .node' /run/hnai/ot_collector/collector.status.json" % name
+    counted = {key: node[key] for key in ("messages", "births", "deaths", "old_deaths", "jumps", "lost_messages", "late", "duplicates", "malformed",
+                                          "unknown", "foreign", "retained")}
+    with report.check("OC9", "the births of the node are known", expected=True, subject=name, hint=_NODE_REMEDY, explain=explain) as check:
+        check.observed = node["born"] and not node["doubtful"]
+        check.evidence = counted
+        if node["doubtful"]:
+            check.inconclusive("a session, or a birth, may have been missed: the node's next message tells")
+        else:
+            check.passed(node["born"], "no birth was heard since this collector knows the node")
+    with report.check("OC10", "every alias is explained by a birth", expected=0, unit="metrics", subject=name, hint=_NODE_REMEDY, explain=explain) as check:
+        check.observed = sum(node["unknown_now"].values())
+        check.evidence = node["unknown_now"]
+        if check.observed:
+            check.inconclusive("what these are is not known: %s" % ", ".join(sorted(node["unknown_now"])[:5]))
+        else:
+            check.passed(True)
+    with report.check("OC11", "no message of the node was missed", expected=0, unit="messages", subject=name, explain=explain,
+                      hint="counted since the collector started; the gap records say from when to when. The line's network, or MQ5") as check:
+        check.observed = node["lost_messages"] + node["malformed"]
+        check.evidence = {key: node[key] for key in ("jumps", "lost_messages", "malformed")}
+        check.passed(check.observed == 0, "%d jumps of the number, %d messages that cannot be read" % (node["jumps"], node["malformed"]))
+    with report.check("OC12", "the node and its devices live", expected=[], subject=name, explain=explain,
+                      hint="NDEATH or DDEATH: the device is off, or has lost the broker; its tags are Bad until it is born again") as check:
+        check.observed = (["the node"] if node["born"] and not node["alive"] else []) + node["dead_devices"]
+        check.passed(not check.observed, "dead: %s" % ", ".join(check.observed))
+    with report.check("OC13", "messages are read soon after they were sent", expected=max_lag_s, unit="s", subject=name, explain=explain,
+                      hint="the collector works off what waited at the broker, the pipe is blocked (OC7), or the line's clock is wrong") as check:
+        check.observed = node["lag_s"]
+        if node["lag_s"] is None:
+            check.inconclusive("no message with a time was read yet")
+        else:
+            check.passed(abs(node["lag_s"]) <= max_lag_s, "%.3f s" % node["lag_s"])
 
 
 def _source(

@@ -47,6 +47,8 @@ SITE_VARIABLES = frozenset(
         "hnai_zones",
     }
 )
+#: Child group of the collector's hosts that hear Sparkplug B edge nodes.
+HEARING = "ot_collector_sparkplug"
 _SECONDS = {"milliseconds": 0.001, "seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 _BYTES = {"bytes": 1, "mebibytes": 1024 * 1024}
 
@@ -68,7 +70,7 @@ def validate(data: Mapping[str, Any], today: datetime.date) -> list[dict[str, st
     found += _ports(site)
     found += _quorum(site)
     found += _buffers(site)
-    found += check_kafka(site) + check_mqtt(site)
+    found += check_kafka(site) + check_mqtt(site) + _edge_nodes(site)
     found += _names(site, data)
     return [problem.as_dict() for problem in sorted(set(found))]
 
@@ -259,6 +261,38 @@ def _source_rate(site: Site) -> float:
             if isinstance(source, Mapping) and isinstance(source.get("records_per_s"), (int, float)) and source_endpoint(site, source)[0]
         )
     )
+
+
+def _edge_nodes(site: Site) -> list[Problem]:
+    """Sparkplug B sources: each names one edge node, no two the same, and somebody hears them."""
+    file, key = site.file("hnai_ot_sources"), "hnai_ot_sources"
+    found = []
+    nodes: dict[tuple[str, str], str] = {}
+    sources = [source for source in site.sources if isinstance(source, Mapping) and source.get("protocol") == "sparkplug"]
+    for source in sources:
+        name = str(source.get("id") or "?")
+        for part in ("group", "node"):
+            value = source.get(part)
+            if not isinstance(value, str) or not value or any(sign in value for sign in "/+#"):
+                message = f"{value!r} is no level of an MQTT topic"
+                found.append(Problem(file, f"{key}[{name}].{part}", message, f"write the {part} id of the edge node, without / + #", "source"))
+        node = (str(source.get("group")), str(source.get("node")))
+        if node in nodes:
+            message = f"is the edge node of {nodes[node]} too: {node[0]}/{node[1]}"
+            found.append(Problem(file, f"{key}[{name}]", message, "put the tags of one edge node into one source", "source"))
+        nodes.setdefault(node, name)
+    hearing = site.placed("ot_collector", HEARING)
+    names = ", ".join(sorted(nodes.values()))
+    if sources and not hearing:
+        remedy = f"put the collector's host into {HEARING}, a child of the group ot_collector"
+        found.append(Problem("inventory", f"groups.{HEARING}", f"is empty, so nobody hears {names}", remedy, "source"))
+    elif sources and len(hearing) > 1:
+        message = f"has {len(hearing)} hosts ({', '.join(hearing)}), which would take each other's session for {names}"
+        found.append(Problem("inventory", f"groups.{HEARING}", message, "leave one host in it", "source"))
+    elif hearing and not sources:
+        message = "has a host, but no source speaks Sparkplug B"
+        found.append(Problem("inventory", f"groups.{HEARING}", message, "declare the edge node in hnai_ot_sources, or take the group away", "source"))
+    return found
 
 
 def _hop_complete(hop: Any) -> bool:

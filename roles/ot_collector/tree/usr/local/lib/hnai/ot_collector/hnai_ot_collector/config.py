@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +14,8 @@ from .record import TYPES
 NAME = re.compile(r"^[a-zA-Z_][a-zA-Z0-9_]*$")
 SOURCE = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_-]*$")
 NODE = re.compile(r"^(?:nsu=(?P<uri>[^;]+);)?(?P<kind>[sigb])=(?P<id>.+)$")
+SEGMENT = re.compile(r"^[^/+#\x00]+$")
+"""One level of an MQTT topic, without a wildcard."""
 WIDTHS = {"float32": 2, "float64": 4, "uint16": 1, "int16": 1, "uint32": 2, "int32": 2}
 
 
@@ -114,13 +116,47 @@ class ModbusSource:
 
 
 @dataclass(frozen=True)
+class SparkplugTag:
+    """One metric; *device* is empty for a metric of the node itself."""
+
+    name: str
+    device: str
+    metric: str
+    type: str
+    cyclic: bool
+
+
+@dataclass(frozen=True)
+class SparkplugSource:
+    """One Sparkplug B edge node behind the site's broker."""
+
+    id: str
+    host: str
+    port: int
+    username: str
+    ca: Path
+    group: str
+    node: str
+    repeat_s: float
+    keepalive_s: int
+    connect_timeout_s: float
+    limits: Limits
+    tags: tuple[SparkplugTag, ...]
+
+    @property
+    def client_id(self) -> str:
+        """Always the same: the broker keeps what it has for us under this name."""
+        return "ot-collector.%s" % self.id
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole program."""
 
     status_file: Path
     state_file: Path
     queue_records: int
-    sources: tuple[OpcuaSource | ModbusSource, ...] = field(default_factory=tuple)
+    sources: tuple[OpcuaSource | ModbusSource | SparkplugSource, ...] = field(default_factory=tuple)
 
 
 class _Reader:
@@ -259,14 +295,42 @@ def _modbus(reader: _Reader, source_id: str) -> ModbusSource:
     )
 
 
+def _sparkplug(reader: _Reader, source_id: str) -> SparkplugSource:
+    tags = []
+    for raw in reader.children("tags"):
+        device = raw.text("device", "")
+        if device and not SEGMENT.match(device):
+            raw._raise("device", "is %r, must look like %s" % (device, SEGMENT.pattern))
+        metric = raw.text("metric")
+        if not metric or metric == "bdSeq":
+            raw._raise("metric", "must name a metric of the node's or device's birth")
+        tags.append(SparkplugTag(raw.match("name", NAME).group(0), device, metric, raw.text("type", None, TYPES),
+                                 raw.text("kind", "on_change", ("cyclic", "on_change")) == "cyclic"))
+        raw.done()
+    metrics = [(tag.device, tag.metric) for tag in tags]
+    twice = sorted({"/".join(one) for one in metrics if metrics.count(one) > 1})
+    if twice:
+        reader._raise("tags", "metric %s stands twice" % ", ".join(twice))
+    return SparkplugSource(
+        id=source_id, host=reader.text("host"), port=reader.integer("port", 8883, 1, 65535), username=reader.text("username"),
+        ca=Path(reader.text("ca")), group=reader.match("group", SEGMENT).group(0), node=reader.match("node", SEGMENT).group(0),
+        repeat_s=reader.number("repeat_s", 60.0, 1.0), keepalive_s=reader.integer("keepalive_s", 30, 5, 300),
+        connect_timeout_s=reader.number("connect_timeout_s", 9.0, 1.0), limits=_limits(reader), tags=tuple(tags),
+    )
+
+
+_READERS: dict[str, Callable[[_Reader, str], OpcuaSource | ModbusSource | SparkplugSource]] = {
+    "opcua": _opcua, "modbus": _modbus, "sparkplug": _sparkplug}
+
+
 def parse(raw: Any, file: str) -> Config:
     """The configuration from decoded JSON. Raises ConfigError."""
     reader = _Reader(file, "$", raw)
-    sources: list[OpcuaSource | ModbusSource] = []
+    sources: list[OpcuaSource | ModbusSource | SparkplugSource] = []
     for item in reader.children("sources"):
         source_id = item.match("id", SOURCE).group(0)
-        protocol = item.text("protocol", None, ("opcua", "modbus"))
-        source = _opcua(item, source_id) if protocol == "opcua" else _modbus(item, source_id)
+        protocol = item.text("protocol", None, tuple(_READERS))
+        source = _READERS[protocol](item, source_id)
         item.done()
         names = [tag.name for tag in source.tags]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -293,9 +357,9 @@ def load(path: Path) -> Config:
     return parse(raw, str(path))
 
 
-def credential(environment: Mapping[str, str], source_id: str) -> str:
-    """Password of an OPC UA source from systemd's credential directory. Raises ConfigError naming the credential."""
-    name = "opcua_%s_password" % re.sub(r"[-.]", "_", source_id)
+def credential(environment: Mapping[str, str], source_id: str, name: str = "") -> str:
+    """A credential from systemd's directory, by default the password of an OPC UA source. Raises ConfigError naming it."""
+    name = name or "opcua_%s_password" % re.sub(r"[-.]", "_", source_id)
     directory = environment.get("CREDENTIALS_DIRECTORY")
     if not directory:
         raise ConfigError("source %s: no CREDENTIALS_DIRECTORY; the unit that starts the collector needs LoadCredentialEncrypted=%s" % (source_id, name))

@@ -29,6 +29,7 @@ class Health:
     small_queues: dict[str, int] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
     subscription: dict[str, float] = field(default_factory=dict)
+    node: dict[str, Any] | None = None
 
     def connected(self) -> None:
         """A session is open."""
@@ -51,7 +52,9 @@ class Health:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
+        more = {} if self.node is None else {"node": self.node}
         return {
+            **more,
             "source": self.source, "protocol": self.protocol, "tags": self.tags, "state": self.state, "detail": self.detail,
             "since": self.since, "last_heard": self.last_heard, "attempts": self.attempts, "connects": self.connects,
             "losses": self.losses, "clock_offset_s": self.clock_offset_s,

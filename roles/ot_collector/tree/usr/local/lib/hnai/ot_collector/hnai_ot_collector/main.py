@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Config, ConfigError, OpcuaSource, credential, load
+from .config import Config, ConfigError, OpcuaSource, SparkplugSource, credential, load
 from .health import Health
 from .outlet import Outlet
 from .record import Record
@@ -30,6 +30,7 @@ log = logging.getLogger("hnai")
 if TYPE_CHECKING:
     from .modbus import ModbusCollector
     from .opcua import Lock, OpcuaCollector
+    from .sparkplug_source import SparkplugCollector
 
 
 def ticks() -> int:
@@ -73,14 +74,15 @@ def _password(source: OpcuaSource) -> str:
     return credential(os.environ, source.id) if source.username else ""
 
 
+def _broker_password(source: SparkplugSource) -> str:
+    """Password of our identity at the site's broker; read at each connect."""
+    return credential(os.environ, source.id, "mqtt_password")
+
+
 class Program:
     """All sources of one configuration."""
 
     def __init__(self, config: Config, outlet: Outlet, stop: asyncio.Event) -> None:
-        # Here, so that --check needs no third-party library.
-        from .modbus import ModbusCollector
-        from .opcua import Lock, OpcuaCollector
-
         self.config, self.outlet = config, outlet
         self.started = ticks()
         self.invocation = os.environ.get("INVOCATION_ID", "")
@@ -88,24 +90,40 @@ class Program:
         self.streams: dict[str, Stream] = {}
         self.health: dict[str, Health] = {}
         self.locks: dict[str, Lock] = {}
-        self.collectors: list[OpcuaCollector | ModbusCollector] = []
+        self.collectors: list[OpcuaCollector | ModbusCollector | SparkplugCollector] = []
+        self.nodes: list[SparkplugCollector] = []
         state = read_state(config.state_file)
         same_start = bool(self.invocation) and state.get("invocation") == self.invocation
         for source in config.sources:
             memory = state.get("sources", {}).get(source.id, {})
-            protocol = "opcua" if isinstance(source, OpcuaSource) else "modbus"
-            cyclic = {tag.name: tag.cyclic if isinstance(source, OpcuaSource) else True for tag in source.tags}  # type: ignore[union-attr]
-            repeat_s = source.repeat_s if isinstance(source, OpcuaSource) else 60.0
+            protocol = "opcua" if isinstance(source, OpcuaSource) else "sparkplug" if isinstance(source, SparkplugSource) else "modbus"
+            cyclic = {tag.name: getattr(tag, "cyclic", True) for tag in source.tags}
+            repeat_s = getattr(source, "repeat_s", 60.0)
+            if protocol == "sparkplug":
+                # Between two runs the broker keeps what is said: no gap, and a memory of its own, as old as the last acknowledgement.
+                memory = {}
             stream = Stream(source.id, [(tag.name, tag.type, cyclic[tag.name]) for tag in source.tags], self.emit, ticks,
                             repeat_s, memory.get("tags"), memory.get("alive"))
             health = Health(source.id, protocol, len(source.tags), ticks)
             self.streams[source.id], self.health[source.id] = stream, health
+            # Imported here, so that --check needs no third-party library, and nobody pays for what no source speaks.
             if isinstance(source, OpcuaSource):
+                from .opcua import Lock, OpcuaCollector
+
                 # A restart by a person (another invocation of the unit) opens the lock; one by Telegraf does not.
                 locked = memory.get("lock", [0, 0]) if same_start else [0, 0]
                 lock = self.locks[source.id] = Lock(int(locked[0]), int(locked[1]))
                 self.collectors.append(OpcuaCollector(source, stream, health, partial(_password, source), log, lock))
+            elif isinstance(source, SparkplugSource):
+                from .sparkplug_source import SparkplugCollector
+
+                node = SparkplugCollector(source, stream, health, outlet, partial(_broker_password, source),
+                                          config.state_file.with_name("sparkplug.%s.json" % source.id), log)
+                self.collectors.append(node)
+                self.nodes.append(node)
             else:
+                from .modbus import ModbusCollector
+
                 self.collectors.append(ModbusCollector(source, stream, health, log))
 
     def emit(self, record: Record) -> None:
@@ -143,6 +161,8 @@ class Program:
         while True:
             for (source_id, tag), lost in self.outlet.take_dropped().items():
                 self.streams[source_id].dropped(tag, lost.start, lost.end, lost.count)
+            for node in self.nodes:
+                node.tick()
             try:
                 write_json(self.config.status_file, self.status())
                 if count % STATE_EVERY_S == 0:

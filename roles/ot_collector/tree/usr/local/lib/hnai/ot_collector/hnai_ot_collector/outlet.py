@@ -3,6 +3,7 @@
 
 A pipe that nobody reads blocks the thread, never the sessions. When the queue is full the oldest record goes, and per tag
 it is remembered what went: from and to (exclusive bounds, ticks) and how many, for a gap record once the pipe flows.
+A source that acknowledges waits until ``settled`` has reached what ``put_total`` was: then its records are written, or told as dropped.
 """
 from __future__ import annotations
 
@@ -30,6 +31,9 @@ class Outlet:
     def __init__(self, write: Callable[[bytes], object], limit: int, on_broken: Callable[[], None] = lambda: None) -> None:
         self._write, self._limit, self._on_broken = write, limit, on_broken
         self._queue: deque[tuple[Record, bytes]] = deque()
+        self.put_total = 0
+        self._dropped_while_busy = 0
+        self.settled = 0
         self._ready = threading.Condition()
         self._dropped: dict[tuple[str, str], Dropped] = {}
         self._closing = False
@@ -59,7 +63,9 @@ class Outlet:
         with self._ready:
             while len(self._queue) >= self._limit:
                 self._drop(self._queue.popleft()[0])
+                self._dropped_while_busy += 1
             self._queue.append((record, line))
+            self.put_total += 1
             self._ready.notify()
 
     def _drop(self, record: Record) -> None:
@@ -101,6 +107,10 @@ class Outlet:
             finally:
                 self._busy_since = None
             self.sent += len(lines)
+            with self._ready:
+                # What was dropped meanwhile came after what was being written.
+                self.settled += len(lines) + self._dropped_while_busy
+                self._dropped_while_busy = 0
 
     def close(self, timeout_s: float) -> bool:
         """Write what waits and stop; False when that took longer than *timeout_s*."""

@@ -162,6 +162,25 @@ class Stream:
                 state.gap = Gap(self._gap_start(state), reason)
                 self._gap(name, state, state.gap.start, None, reason)
 
+    def history(self, name: str, value: Any, status: int, source_ts: int | None) -> None:
+        """A value of the past that comes late: it is told, and changes nothing of what is known about now."""
+        state = self.tags[name]
+        value, status = fit(value, state.type, status)
+        self.counters.samples += 1
+        self.counters.bad += 1 if status & 0x80000000 else 0
+        origin = "collector" if source_ts is None else "source"
+        self._record(name, state, value=value, status=status, source_ts=self._clock() if source_ts is None else source_ts,
+                     server_ts=None, ts_origin=origin)
+
+    def again(self, names: Iterable[str]) -> None:
+        """Tell the present value once more, so that what shows only the newest record does not stay with one of the past."""
+        for name in names:
+            state = self.tags[name]
+            if state.has_value and state.gap is None and state.failure is None and state.status is not None and state.source_ts is not None:
+                self.counters.repeats += 1
+                self._record(name, state, value=state.value, status=state.status, source_ts=state.source_ts,
+                             server_ts=state.server_ts, ts_origin=state.origin, repeat=True)
+
     def dropped(self, name: str, start: int, end: int, count: int) -> None:
         """The way out dropped *count* records of the tag."""
         self._gap(name, self.tags[name], start, end, "outlet_overflow", count=count)
@@ -182,6 +201,22 @@ class Stream:
         """What the next run must know: ``{tag: [source_ts, status]}``."""
         return {name: [state.source_ts, state.status] for name, state in self.tags.items()
                 if state.source_ts is not None and state.status is not None}
+
+    def whole_memory(self) -> dict[str, Any]:
+        """What the next run must know where nothing is lost between two runs: values and open gaps too."""
+        return {name: {"ts": state.source_ts, "status": state.status, "value": state.value, "origin": state.origin, "emitted": state.emitted,
+                       "gap": [state.gap.start, state.gap.reason] if state.gap else None}
+                for name, state in self.tags.items() if state.source_ts is not None and state.status is not None}
+
+    def resume(self, memory: Mapping[str, Any], alive: int | None) -> None:
+        """Go on where `whole_memory` of an earlier run ended: no gap, because what came meanwhile is still to come."""
+        self.alive = alive
+        for name, last in memory.items():
+            state = self.tags.get(name)
+            if state is not None:
+                state.source_ts, state.status, state.value = int(last["ts"]), int(last["status"]), last["value"]
+                state.origin, state.emitted, state.has_value = str(last["origin"]), int(last["emitted"]), True
+                state.gap = Gap(int(last["gap"][0]), str(last["gap"][1])) if last["gap"] else None
 
     def open_gaps(self) -> list[str]:
         """Tags whose gap is not closed."""

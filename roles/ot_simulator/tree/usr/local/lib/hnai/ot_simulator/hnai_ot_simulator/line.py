@@ -6,6 +6,7 @@ has every record it produced; what the broker lost can be counted by the numbers
 """
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import ssl
@@ -54,10 +55,10 @@ EVERY = {"canary_sequence": 1, "count": 2, "rejects": 2, "speed": 2}
 
 
 class LineSimulator:
-    """The client. Control: ``drop`` closes the connection, ``status`` tells counts."""
+    """The client. Control: ``drop`` closes the connection, ``status`` tells counts. *beside* speaks another language of the same line."""
 
-    def __init__(self, config: dict[str, Any], plant: dict[str, Any], journal: Journal, password: str) -> None:
-        self.config, self.journal = config, journal
+    def __init__(self, config: dict[str, Any], plant: dict[str, Any], journal: Journal, password: str, beside: Any = None) -> None:
+        self.config, self.journal, self.beside = config, journal, beside
         self.source = str(plant["line"]["id"])
         self.model = LineModel(int(plant["seed"]), float(plant["line"]["rate_per_min"]))
         self.seq = ticks() // 10_000 * 1000
@@ -84,9 +85,17 @@ class LineSimulator:
         """Begin to connect; the library goes on for ever."""
         self.client.connect_async(self.config["host"], int(self.config["port"]), keepalive=15)
         self.client.loop_start()
+        if self.beside is not None:
+            await self.beside.start()
 
     async def run(self) -> None:
         """Produce for ever."""
+        if self.beside is None:
+            await self._produce()
+        else:
+            await asyncio.gather(self._produce(), self.beside.run())
+
+    async def _produce(self) -> None:
         async for _ in pace(STEP_S):
             values = self.model.advance()
             now, records = ticks(), []
@@ -106,6 +115,9 @@ class LineSimulator:
 
     def command(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer of the control socket."""
+        if "sparkplug" in request and self.beside is not None:
+            answer: dict[str, Any] = self.beside.command(request)
+            return answer
         if request.get("drop"):
             self.client.disconnect()
             self.client.reconnect()
@@ -114,5 +126,7 @@ class LineSimulator:
 
     async def stop(self) -> None:
         """Leave politely."""
+        if self.beside is not None:
+            await self.beside.stop()
         self.client.disconnect()
         self.client.loop_stop()

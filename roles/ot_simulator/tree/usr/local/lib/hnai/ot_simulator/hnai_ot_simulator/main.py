@@ -75,7 +75,13 @@ def _make(device: str, config: dict[str, Any]) -> Any:
         return ModbusSimulator(config["modbus"], config["plant"], journal)
     from .line import LineSimulator
 
-    return LineSimulator(config["line"], config["plant"], journal, credential("line"))
+    beside = None
+    if "sparkplug" in config["plant"]["line"]:
+        from .sparkplug_line import SparkplugLine
+
+        own = Journal(journal_dir, "sparkplug", int(config["journal"]["limit_bytes"]), int(config["journal"]["keep"]))
+        beside = SparkplugLine({**config["line"], "bdseq": str(journal_dir / "sparkplug.bdseq")}, config["plant"], own, credential("line"))
+    return LineSimulator(config["line"], config["plant"], journal, credential("line"), beside)
 
 
 def main() -> int:
