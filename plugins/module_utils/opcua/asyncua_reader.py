@@ -253,6 +253,14 @@ def _scalar(value: Any) -> Any:
         return int(value)
     if isinstance(value, ua.LocalizedText):
         return value.Text
+    if isinstance(value, ua.NodeId):
+        return node_text(value)
+    if isinstance(value, ua.EUInformation):
+        return {"name": value.DisplayName.Text or "", "namespace": value.NamespaceUri or "", "id": int(value.UnitId)}
+    if isinstance(value, ua.Range):
+        return {"low": float(value.Low), "high": float(value.High)}
+    if isinstance(value, ua.EnumValueType):
+        return {"value": int(value.Value), "name": value.DisplayName.Text or ""}
     return str(value)
 
 
