@@ -261,6 +261,8 @@ def _scalar(value: Any) -> Any:
         return {"low": float(value.Low), "high": float(value.High)}
     if isinstance(value, ua.EnumValueType):
         return {"value": int(value.Value), "name": value.DisplayName.Text or ""}
+    if isinstance(value, ua.EnumDefinition):
+        return [{"value": int(one.Value), "name": str(one.Name or "")} for one in value.Fields or []]
     return str(value)
 
 

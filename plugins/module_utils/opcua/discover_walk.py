@@ -18,7 +18,7 @@ from .audit_walk import HAS_SUBTYPE, HIERARCHICAL, Node, Walk, note
 from .discover import ENUM, INT, TYPES, Variable
 
 OBJECTS, SERVER, HAS_PROPERTY = "ns=0;i=85", "ns=0;i=2253", "ns=0;i=46"
-DATA_TYPE, VALUE_RANK, MINIMUM_SAMPLING = 14, 15, 19
+DATA_TYPE, VALUE_RANK, MINIMUM_SAMPLING, DEFINITION = 14, 15, 19, 23
 _ATTRIBUTES = (DATA_TYPE, VALUE_RANK, USER_ACCESS_LEVEL, MINIMUM_SAMPLING)
 _PROPERTIES = frozenset({"EngineeringUnits", "EURange", "InstrumentRange", "EnumStrings", "EnumValues"})
 _MANDATORY = frozenset({DATA_TYPE, VALUE_RANK, USER_ACCESS_LEVEL})
@@ -89,7 +89,7 @@ class Survey(Walk):
                 self._got[one, attribute] = reading
                 absent = reading.status == BAD_ATTRIBUTE_ID_INVALID and attribute not in _MANDATORY
                 # A property's value may be missing for a while; a Variable without its data type is a hole in what we saw.
-                if reading.status & BAD and not absent and attribute != VALUE:
+                if reading.status & BAD and not absent and attribute not in (VALUE, DEFINITION):
                     self.result.counts["unread"] += 1
                     note(self.result.unread, "%s: attribute %d: 0x%08X" % (self.stable(one), attribute, reading.status))
 
@@ -124,13 +124,14 @@ class Survey(Walk):
             level = below
         enumerations = [self._channel.node(text) for text in sorted(used) if self._types.get(self.names.stable(text)) == ENUM]
         await self._browse([one for one in enumerations if one not in self.browsed])
+        await self._read_all([(one, DEFINITION) for one in enumerations])
         for one in enumerations:
             for reference in self._references.pop(one, []):
                 if reference.reference_type == HAS_PROPERTY and reference.name in _PROPERTIES:
                     self._properties.setdefault(one, {})[reference.name] = reference.node
 
     def _codes(self, one: Any) -> tuple[tuple[int, str], ...]:
-        values, strings = self._property(one, "EnumValues"), self._property(one, "EnumStrings")
+        values, strings = self._property(one, "EnumValues") or self._value(one, DEFINITION), self._property(one, "EnumStrings")
         if isinstance(values, list) and values:
             pairs = [(int(item["value"]), str(item["name"])) for item in values if isinstance(item, dict) and "value" in item]
         elif isinstance(strings, list):
