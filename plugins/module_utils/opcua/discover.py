@@ -120,7 +120,7 @@ def names(variables: Iterable[Variable], taken: Iterable[str] = ()) -> dict[Vari
     """A name for each, different from each other and from those *taken*, whatever their case and order."""
     reserved = {one.lower() for one in taken}
     left = sorted(variables, key=lambda one: (one.path, one.node))
-    depth = {one: 1 for one in left}
+    depth = dict.fromkeys(left, 1)
     while True:
         now = {one: _candidate(one, depth[one]) for one in left}
         counted = Counter(now.values())
