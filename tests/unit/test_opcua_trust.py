@@ -2,6 +2,7 @@
 """Real servers with trust lists of their own: who has accepted the new certificate, in how many sessions; and what is wrong with what servers present."""
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import os
@@ -15,13 +16,14 @@ import pytest
 from asyncua import ua
 from asyncua.common.utils import ServiceError
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from opcua_stand import CLIENT_URI, SERVER_URI, Stand, key_pair
-from trust_ca import Authority, build, key_pem
+from trust_ca import Authority, build, weak
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host
@@ -70,7 +72,7 @@ def der(pem: bytes | str) -> bytes:
 
 @pytest.fixture(scope="module")
 def ca() -> Authority:
-    return Authority(CLIENT_URI, spare=0)
+    return Authority(CLIENT_URI, spare=0, now=time.time())
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,6 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, plant: dict[str, Any], ca: Authority) -> Iterator[Site]:
     kept = {name: [bytes(one.ServerCertificate) for one in stand.server.iserver.endpoints] for name, stand in plant.items()}
-    ca.now = time.time()  # type: ignore[attr-defined]
     yield Site(tmp_path, plant, ca)
     for name, stand in plant.items():
         for endpoint, certificate in zip(stand.server.iserver.endpoints, kept[name], strict=True):
@@ -196,7 +197,7 @@ def test_a_site_whose_certificates_are_sound(site: Site) -> None:
     assert set(found) == {"OT1", "OT2", "OT6", "OT8"} | {"%s:%s" % (ident, name) for ident in ("OT3", "OT4", "OT5") for name in NAMES}
     for stand in site.plant.values():
         assert stand.services["GetEndpoints"] == 1 and not QUIET & set(stand.services), "no session, no login"
-    assert len((audit_host.State(site.places.state, "plc1", True).read("dials"))) == 1, "it counts against the conduit as the audit does"
+    assert len(audit_host.State(site.places.state, "plc1", True).read("dials")) == 1, "it counts against the conduit as the audit does"
 
 
 def present(site: Site, name: str, certificate: bytes) -> None:
@@ -204,13 +205,13 @@ def present(site: Site, name: str, certificate: bytes) -> None:
         endpoint.ServerCertificate = certificate
 
 
-def odd(bits: int = 2048, sha1: bool = False, uri: str = SERVER_URI, usage: str = "server", days: float = 365.0) -> bytes:
+def odd(bits: int = 2048, uri: str = SERVER_URI, usage: str = "server", days: float = 365.0) -> bytes:
     key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
-    return build("odd", key.public_key(), "odd", key, uri, usage, days=days, now=time.time(), sha1=sha1).public_bytes(Encoding.DER)
+    return build("odd", key.public_key(), "odd", key, uri, usage, days=days, now=time.time()).public_bytes(Encoding.DER)
 
 
-def test_each_fault_of_a_server_turns_its_own_check(site: Site) -> None:
-    present(site, "plc1", odd(bits=1024, sha1=True))
+def test_each_fault_of_a_server_turns_its_own_check(site: Site, tmp_path: Path) -> None:
+    present(site, "plc1", der(weak(SERVER_URI, "serverAuth", 365, tmp_path)[0]))
     present(site, "plc2", odd(bits=1024, uri="urn:somebody:else", days=-3.0))
     found = site.judge()
     assert found["OT3:plc1"][0] == found["OT3:plc2"][0] == "fail" and "nobody has pinned" in found["OT3:plc1"][1]
@@ -248,29 +249,24 @@ def test_a_server_that_says_nothing_is_no_pass(site: Site) -> None:
     assert site.judge()["OT3:plc2"] == ("inconclusive", "the server presents no certificate")
 
 
-def test_our_own_certificate(site: Site) -> None:
+def test_our_own_certificate(site: Site, tmp_path: Path) -> None:
     def use(pair: tuple[bytes, bytes]) -> dict[str, tuple[str, str]]:
         (site.places.pki / "cert.pem").write_bytes(pair[0])
         (site.places.pki / "key.pem").write_bytes(pair[1])
         return site.judge()
 
-    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
-    weak = build("edge1", key.public_key(), "edge1", key, "urn:another", "server", days=20.0, now=time.time(), sha1=True).public_bytes(Encoding.PEM)
-    found = use((weak, key_pem(key)))
+    bad = weak("urn:another", "serverAuth", 20, tmp_path)
+    found = use(bad)
     assert found["OT1"][0] == found["OT2"][0] == "fail"
     assert all(words in found["OT1"][1] for words in ("1024 bits", "sha1", "urn:another", "no clientAuth"))
-    assert "its key" not in found["OT1"][1] and "another one's" in use((site.old, key_pem(key)))["OT1"][1]
+    assert "its key" not in found["OT1"][1] and "another one's" in use((site.old, bad[1]))["OT1"][1]
     (site.places.pki / "cert.pem").unlink()
     assert site.judge()["OT1"][0] == "inconclusive"
 
 
 def crl(now: float, age_h: float, left_h: float) -> str:
-    import datetime
-
     key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
     moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
-    from cryptography.hazmat.primitives import hashes
-
     made = x509.CertificateRevocationListBuilder().issuer_name(x509.Name([])).last_update(moment - datetime.timedelta(hours=age_h)).next_update(
         moment + datetime.timedelta(hours=left_h))
     return made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
