@@ -25,6 +25,7 @@ SCENARIOS = {
     "host-faults": "faults of a host, a shipper, the collector, the observer and the MQTT broker's door, each named by its own check",
     "ot-audit": "the audit of the plant's OPC UA server, with and without a right too many",
     "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",
+    "opcua-trust": "the plant's server discovered; the collector's OPC UA certificate replaced when the plant has accepted the new one",
     "rotate": "passwords rotated under the stream, the controller killed in between",
     "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",
     "upgrade": "Kafka and Flink to another release and back under load, from a site that the older releases made",

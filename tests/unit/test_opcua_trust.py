@@ -215,7 +215,7 @@ def test_each_fault_of_a_server_turns_its_own_check(site: Site, tmp_path: Path) 
     present(site, "plc2", odd(bits=1024, uri="urn:somebody:else", days=-3.0))
     found = site.judge()
     assert found["OT3:plc1"][0] == found["OT3:plc2"][0] == "fail" and "nobody has pinned" in found["OT3:plc1"][1]
-    assert found["OT4:plc1"] == ("fail", "its RSA key has only 1024 bits; it is signed with sha1")
+    assert found["OT4:plc1"][0] == "fail" and found["OT4:plc1"][1].endswith("its RSA key has only 1024 bits; it is signed with sha1")
     assert "it has expired" in found["OT4:plc2"][1] and "urn:somebody:else" in found["OT4:plc2"][1]
     assert found["OT5:plc2"][0] == "fail" and found["OT5:plc1"][0] == "pass"
     assert {found[ident][0] for ident in ("OT3:plc3", "OT4:plc3", "OT5:plc3", "OT6", "OT1", "OT2")} == {"pass"}

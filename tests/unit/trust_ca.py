@@ -69,4 +69,5 @@ class Authority:
         asked = x509.load_pem_x509_csr(csr.encode())
         names = asked.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.UniformResourceIdentifier)
         public = self._other.public_key() if foreign_key else asked.public_key()
-        return build("edge1", public, "between", self._other if foreign_ca else self._between, uri or names[0], usage, days=days, now=now).public_bytes(PEM).decode()
+        signer = self._other if foreign_ca else self._between
+        return build("edge1", public, "between", signer, uri or names[0], usage, days=days, now=now).public_bytes(PEM).decode()
