@@ -45,7 +45,9 @@ options:
     elements: str
     default: []
   root:
-    description: Root certificates of the site's CA, PEM. Needed but for O(state=switched) and O(state=reverted).
+    description:
+      - Root certificates of the site's CA, PEM, with O(state=prepared) and O(state=signed).
+      - Empty with O(state=prepared), the new certificate is self-signed. It is due when the one in use does not fit or grows old, and the candidate at once.
     type: str
     default: ""
   force:
@@ -168,7 +170,7 @@ def main() -> None:
             "again": names,
             "probe_env": {"type": "path", "default": "/opt/hnai/probe/current"},
         },
-        required_if=[("state", "signed", ("certificate", "root")), ("state", "prepared", ("root",))],
+        required_if=[("state", "signed", ("certificate", "root"))],
         supports_check_mode=True,
     )
     given = module.params

@@ -142,19 +142,21 @@ def test_a_hole_is_named_and_calls_nothing_gone(site: Any, stand: Stand) -> None
     assert "P1.PT.Mean: attribute 14" in found.incomplete and found.unseen == ["lost"] and not found.gone
 
 
-@pytest.mark.parametrize("spoil", ["drop_after", "mute_after", "busy_every"])
-def test_half_a_look_is_no_proposal(site: Any, stand: Stand, spoil: str) -> None:
-    if spoil == "mute_after":
+@pytest.mark.parametrize("fault", ["cut off", "always busy", "one session left"])
+def test_half_a_look_is_no_proposal(site: Any, stand: Stand, fault: str) -> None:
+    match = {"cut off": "plc-1: ", "always busy": "BadResourceUnavailable", "one session left": "0 of 2 sessions left"}[fault]
+    if fault == "cut off":
+        stand.spoil.drop_after = 30
+    elif fault == "always busy":
+        stand.spoil.busy_every = 1
+    else:
         stand.set("ns=0;i=24095", 13, 2, ua.VariantType.UInt32)
         stand.set("ns=0;i=2277", 13, 2, ua.VariantType.UInt32)
-        match = "sessions left"
-    elif spoil == "busy_every":
-        stand.spoil.busy_every, match = 1, "BadResourceUnavailable"
-    else:
-        stand.spoil.drop_after, match = 30, "plc-1: "
     with pytest.raises(AuditError, match=match):
         look(site)
-    assert stand.services["CreateSession"] == 1 and not [name for name in stand.sessions() if spoil != "drop_after" and name]
+    assert stand.services["CreateSession"] == stand.services["ActivateSession"] == 1
+    if fault != "cut off":
+        assert stand.services["CloseSession"] == 1 and not stand.sessions()
 
 
 def test_it_comes_after_the_collector_and_counts_with_the_audit(site: Any, stand: Stand) -> None:

@@ -176,6 +176,17 @@ def test_the_way_from_self_signed_to_the_sites_ca(site: Site) -> None:
     assert not site.trust().prepare(site.ca.root).changed and not site.switched(site.said(told, "removed")).changed and snapshot(site) == before
 
 
+def test_another_self_signed_one_goes_the_same_way(site: Site) -> None:
+    old = site.pair()
+    told = site.trust().prepare("", force=True)
+    assert told.phase == "candidate" and not told.csr and "let it sign itself: asked for" in told.plan[0]
+    one = site.crypto.describe(told.candidate["pem"].encode())
+    assert one.self_signed and one.uris == (URI,) and set(one.extended) == {"clientAuth", "serverAuth"} and one.signature_hash == "sha256"
+    assert site.trust().prepare("").candidate == told.candidate and site.pair() == old
+    site.trusting = set(SOURCES)
+    assert site.switched(site.said(told)).switched and site.pair()[0].decode() == told.candidate["pem"]
+
+
 def runs(site: Site, kill_at: int) -> bool:
     """The whole change, killed before its *kill_at*-th durable step; True when there was none such any more."""
     left = [kill_at]

@@ -99,7 +99,7 @@ class Crypto:
         from . import asyncua_reader, trust_x509
 
         self.missing = trust_x509.MISSING or asyncua_reader.MISSING
-        self.make_key, self.request = trust_x509.make_key, trust_x509.request
+        self.make_key, self.request, self.self_signed = trust_x509.make_key, trust_x509.request, trust_x509.self_signed
         self.public_of_key, self.public_of_certificate = trust_x509.public_of_key, trust_x509.public_of_certificate
         self.chain_problem, self.pem_of = trust_x509.chain_problem, trust_x509.pem_of
         self._reader = asyncua_reader
@@ -262,7 +262,10 @@ class Trust:
 
     # -- steps --------------------------------------------------------------------------------------------
     def prepare(self, roots: str, force: bool = False) -> Outcome:
-        """A key and a request, when a new certificate is due or *force*; the request is empty when nothing is to be signed."""
+        """A key and a request, when a new certificate is due or *force*; the request is empty when nothing is to be signed.
+
+        Without *roots* the key signs its certificate itself, and there is nothing to be signed by anybody.
+        """
         key, certificate = self._in_use()
         new_key, new = self._candidate()
         self._look(key, certificate)
@@ -284,7 +287,8 @@ class Trust:
         if not due and not force and new_key is None:
             return self.outcome
         self.outcome.phase = CANDIDATE
-        self.outcome.plan.append("make a key and have it signed by the site's CA: %s" % ("; ".join(due) or "asked for"))
+        by = "have it signed by the site's CA" if roots.strip() else "let it sign itself"
+        self.outcome.plan.append("make a key and %s: %s" % (by, "; ".join(due) or "asked for"))
         if self._check:
             return self.outcome
         folder = "%s/candidate" % self.want.state
@@ -296,7 +300,12 @@ class Trust:
         if not usable:
             new_key = self._crypto.make_key()
             self._put(folder + "/key.pem", new_key, 0o600)
-        self.outcome.csr = self._crypto.request(new_key, self.want.common_name, self.want.application_uri, self.want.dns, self.want.ips)
+        subject = (new_key, self.want.common_name, self.want.application_uri, self.want.dns, self.want.ips)
+        if roots.strip():
+            self.outcome.csr = self._crypto.request(*subject)
+        else:
+            self._put(folder + "/cert.pem", self._crypto.self_signed(*subject, self._now()), 0o600)
+            self._look(key, certificate)
         return self.outcome
 
     def install(self, certificate: str, chain: Sequence[str], roots: str) -> Outcome:

@@ -22,6 +22,7 @@ else:
     MISSING = ""
 
 BITS = 3072
+SELF_SIGNED_DAYS = 7300
 
 
 def make_key() -> bytes:
@@ -43,21 +44,45 @@ def public_of_certificate(pem: bytes) -> bytes:
 
 
 def request(key: bytes, common_name: str, uri: str, dns: Sequence[str], ips: Sequence[str]) -> str:
-    """A certificate request, PEM."""
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
-    names += [x509.DNSName(one) for one in dict.fromkeys(dns)]
-    names += [x509.IPAddress(ipaddress.ip_address(one)) for one in dict.fromkeys(ips)]
-    private = serialization.load_pem_private_key(key, None)
-    if not isinstance(private, rsa.RSAPrivateKey):
-        raise ValueError("the key is no RSA key")
+    """A certificate request, PEM. Raises ValueError."""
     built = (
         x509.CertificateSigningRequestBuilder().subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
-        .add_extension(x509.SubjectAlternativeName(names), False)
+        .add_extension(x509.SubjectAlternativeName(_names(uri, dns, ips)), False)
+        .add_extension(x509.KeyUsage(True, True, True, True, False, False, False, False, False), True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]), False)
+        .sign(_private(key), hashes.SHA256())
+    )
+    return built.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def self_signed(key: bytes, common_name: str, uri: str, dns: Sequence[str], ips: Sequence[str], now: float) -> bytes:
+    """A certificate that the key signed itself, PEM, as make-certificate of role ot_collector makes it. Raises ValueError."""
+    private = _private(key)
+    subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "hnai"), x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
+    built = (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(private.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(moment - datetime.timedelta(minutes=5))
+        .not_valid_after(moment + datetime.timedelta(days=SELF_SIGNED_DAYS))
+        .add_extension(x509.SubjectAlternativeName(_names(uri, dns, ips)), False).add_extension(x509.BasicConstraints(False, None), True)
         .add_extension(x509.KeyUsage(True, True, True, True, False, False, False, False, False), True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]), False)
         .sign(private, hashes.SHA256())
     )
-    return built.public_bytes(serialization.Encoding.PEM).decode("ascii")
+    return built.public_bytes(serialization.Encoding.PEM)
+
+
+def _names(uri: str, dns: Sequence[str], ips: Sequence[str]) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
+    names += [x509.DNSName(one) for one in dict.fromkeys(dns)]
+    return names + [x509.IPAddress(ipaddress.ip_address(one)) for one in dict.fromkeys(ips)]
+
+
+def _private(key: bytes) -> rsa.RSAPrivateKey:
+    private = serialization.load_pem_private_key(key, None)
+    if not isinstance(private, rsa.RSAPrivateKey):
+        raise ValueError("the key is no RSA key")
+    return private
 
 
 def pem_of(der: bytes) -> bytes:
