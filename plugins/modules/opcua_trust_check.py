@@ -56,10 +56,6 @@ options:
         description: When, C(YYYY-MM-DD).
         type: str
         required: true
-  next_pins:
-    description: The certificate (PEM) that a server is about to change to, by the id of its source. During the change both are right.
-    type: dict
-    default: {}
   horizon_days:
     description: Days that a change of a certificate takes with all owners; with less life left, OT2 and OT5 fail.
     type: float
@@ -124,7 +120,6 @@ def main() -> None:
             sources={"type": "list", "elements": "dict", "required": True},
             application_uri={"type": "str", "required": True},
             statements=STATEMENT_ARGS,
-            next_pins={"type": "dict", "default": {}},
             horizon_days={"type": "float", "default": 60.0},
             revocation_lists={"type": "dict", "default": {}},
             probe_env={"type": "path", "default": "/opt/hnai/probe/current"},
@@ -142,7 +137,7 @@ def main() -> None:
     except TrustError as error:
         module.fail_json(msg=str(error))
     Dialler(report, Places(), options, Host()).judge(
-        params["sources"], Wanted(params["application_uri"], ""), said, params["next_pins"], params["horizon_days"], params["revocation_lists"])
+        params["sources"], Wanted(params["application_uri"], ""), said, params["horizon_days"], params["revocation_lists"])
     finish(module, report)
 
 

@@ -2,6 +2,7 @@
 """Real servers with trust lists of their own: who has accepted the new certificate, in how many sessions; and what is wrong with what servers present."""
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import logging
@@ -22,6 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "roles/ot_collector/tree/usr/local/lib/hnai/ot_collector"))
+
+from hnai_ot_collector import config, ua_channel
 from opcua_stand import CLIENT_URI, SERVER_URI, Stand, key_pair
 from trust_ca import Authority, build, weak
 
@@ -135,10 +139,9 @@ class Site:
     def sessions(self) -> dict[str, int]:
         return {name: stand.services["CreateSession"] for name, stand in self.plant.items()}
 
-    def judge(self, next_pins: dict[str, str] | None = None, lists: dict[str, str] | None = None, said: list[Statement] | None = None,
-              write: bool = True) -> dict[str, tuple[str, str]]:
+    def judge(self, lists: dict[str, str] | None = None, said: list[Statement] | None = None, write: bool = True) -> dict[str, tuple[str, str]]:
         report = Report("ot_collector", deadline_s=None)
-        self.dialler(report, write).judge(self.entries, WANTED, said or [], next_pins or {}, 60.0, lists or {})
+        self.dialler(report, write).judge(self.entries, WANTED, said or [], 60.0, lists or {})
         return {check.id + (":" + check.subject if check.subject else ""): (check.status, check.reason) for check in report.checks}
 
 
@@ -210,6 +213,16 @@ def odd(bits: int = 2048, uri: str = SERVER_URI, usage: str = "server", days: fl
     return build("odd", key.public_key(), "odd", key, uri, usage, days=days, now=time.time()).public_bytes(Encoding.DER)
 
 
+def odd_pem() -> bytes:
+    return Crypto().pem_of(odd(bits=2048))
+
+
+def collector_config(entry: dict[str, Any]) -> Any:
+    """A source as the collector's own program reads it."""
+    raw = {"status_file": "/tmp/none", "state_file": "/tmp/none", "queue_records": 100, "sources": [entry]}
+    return config.parse(raw, "f").sources[0]
+
+
 def test_each_fault_of_a_server_turns_its_own_check(site: Site, tmp_path: Path) -> None:
     present(site, "plc1", der(weak(SERVER_URI, "serverAuth", 365, tmp_path)[0]))
     present(site, "plc2", odd(bits=1024, uri="urn:somebody:else", days=-3.0))
@@ -226,12 +239,36 @@ def test_each_fault_of_a_server_turns_its_own_check(site: Site, tmp_path: Path) 
 
 def test_the_announced_certificate_is_as_good_as_the_pinned_one(site: Site) -> None:
     following = odd(bits=2048)
-    pem = Crypto().pem_of(following).decode()
-    assert site.judge({"plc1": pem})["OT3:plc1"][0] == "pass", "before the change"
+    pin = site.places.servers / "plc1.pem"
+    alone = pin.read_bytes()
+    pin.write_bytes(alone + b"\n" + Crypto().pem_of(following))
+    assert site.judge()["OT3:plc1"][0] == "pass", "before the change"
     present(site, "plc1", following)
-    assert site.judge({"plc1": pem})["OT3:plc1"][0] == "pass", "after it"
+    assert site.judge()["OT3:plc1"][0] == "pass", "after it"
+    pin.write_bytes(alone)
     assert site.judge(write=False)["OT3:plc1"][0] == "fail", "without an announcement"
     assert not Path(site.host.at("/var/lib/hnai/opcua_trust/review")).exists(), "check mode, and announced ones, leave nothing"
+
+
+def test_the_collector_finds_the_one_of_two_pins_that_the_server_has(site: Site, tmp_path: Path) -> None:
+    pins = tmp_path / "two.pem"
+    pins.write_bytes(odd_pem() + b"\n" + site.plant["plc1"].server_pair[0])
+    entry = {"id": "two", "protocol": "opcua", "endpoint": site.plant["plc1"].url, "username": "observer", "application_uri": CLIENT_URI,
+             "certificate": str(site.places.pki / "cert.pem"), "private_key": str(site.places.pki / "key.pem"), "server_certificate": str(pins),
+             "tags": [{"name": "a", "node": "nsu=urn:x;s=A", "type": "double"}]}
+    source = collector_config(entry)
+
+    async def dial() -> None:
+        channel = ua_channel.Channel(source, "secret")
+        await channel.open()
+        await channel.close(5.0)
+
+    with pytest.raises(ua_channel.LinkError):
+        asyncio.run(dial())
+    assert not site.plant["plc1"].services["ActivateSession"], "nothing secret was sent for a certificate that the server does not have"
+    asyncio.run(dial())
+    asyncio.run(dial())
+    assert site.plant["plc1"].services["ActivateSession"] == 2, "and it stays with the one that was right"
 
 
 def test_one_certificate_at_two_servers(site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,14 @@ TICKS_PER_S = 10_000_000
 MISSING = "asyncua is not there (%s): put the host into the group probe, run site.yml --tags probe"
 KEPT = 20
 """Most unknown certificates of one source that are kept for review."""
+
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def pems(raw: bytes) -> list[bytes]:
+    """The certificates of a PEM text one by one; a DER file is one."""
+    return _PEM.findall(raw) or [raw]
 
 
 class Dialler(Audit):
@@ -61,8 +70,7 @@ class Dialler(Audit):
         return begin / TICKS_PER_S if isinstance(begin, int) else 0.0
 
     # -- judgement ----------------------------------------------------------------------------------------
-    def judge(self, entries: Iterable[Mapping[str, Any]], wanted: Wanted, said: Sequence[Statement], next_pins: Mapping[str, str],
-              horizon_days: float, lists: Mapping[str, str]) -> None:
+    def judge(self, entries: Iterable[Mapping[str, Any]], wanted: Wanted, said: Sequence[Statement], horizon_days: float, lists: Mapping[str, str]) -> None:
         """OT1 to OT8 into the report."""
         sources = sources_of(entries)
         context = trust_judge.Context(self._now(), horizon_days, lists)
@@ -78,7 +86,7 @@ class Dialler(Audit):
             context = dataclasses.replace(context, change=told)
         except (TrustError, AuditError, OSError, ValueError) as error:
             context = dataclasses.replace(context, change_error=str(error))
-        found = [self._server(one, next_pins.get(str(one["id"]), "")) for one in sources]
+        found = [self._server(one) for one in sources]
         trust_judge.judge(self.report, self._own(wanted, crypto), found, context)
 
     def _own(self, wanted: Wanted, crypto: Crypto) -> trust_judge.Own:
@@ -95,16 +103,15 @@ class Dialler(Audit):
             fits = False
         return trust_judge.Own(certificate, fits, wanted.application_uri)
 
-    def _server(self, source: Mapping[str, Any], next_pin: str) -> trust_judge.Server:
+    def _server(self, source: Mapping[str, Any]) -> trust_judge.Server:
         from . import trust_channel
 
         name = str(source["id"])
         pins: list[str] = []
         try:
             if (self.places.servers / (name + ".pem")).exists():
-                pins.append(self._describe((self.places.servers / (name + ".pem")).read_bytes()).sha256)
-            if next_pin.strip():
-                pins.append(self._describe(next_pin.encode("ascii")).sha256)
+                # The second one is what the server is about to change to.
+                pins += [self._describe(one).sha256 for one in pems((self.places.servers / (name + ".pem")).read_bytes())]
             self._slot(source)
             addresses, _port = self._addresses(source)
             told = trust_channel.presented(str(source["endpoint"]), addresses[0], str(source.get("policy") or "Basic256Sha256"),
