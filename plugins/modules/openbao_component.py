@@ -53,6 +53,11 @@ options:
         type: list
         elements: str
         default: []
+      uris:
+        description: URIs among the names, as an OPC UA application certificate has one.
+        type: list
+        elements: str
+        default: []
       ttl:
         description: Life of the certificate; the PKI role's longest by default.
         type: str
@@ -125,6 +130,7 @@ def main() -> None:
                     "common_name": {"type": "str", "required": True},
                     "dns": names,
                     "ips": names,
+                    "uris": names,
                     "ttl": {"type": "str", "default": ""},
                 },
             },

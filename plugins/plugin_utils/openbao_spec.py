@@ -65,6 +65,13 @@ def build(
             if certificate
             else None,
         }
+        application = contract.get("application_certificate")
+        if application and not certificate:
+            # An OPC UA application certificate: RSA, with a URI of each host among its names, and a life that its servers' owners can follow.
+            components[name]["certificate"] = {
+                "server": True, "client": True, "domains": hosts,
+                "uris": [str(application["uri"]).format(site=settings["site"], host=host) for host in hosts],
+            }
         _check_paths(name, components[name]["secrets"])
     for contract in items:
         for secret in contract.get("secrets", []):

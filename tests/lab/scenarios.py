@@ -27,6 +27,7 @@ SCENARIOS = {
     "ot-probes": "under tokens: the Modbus filter against its canary, and the write that the OPC UA server refuses to the mirror",
     "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",
     "sparkplug": "a line's Sparkplug B stream, decoded, is its own journal: line, decoder and broker killed, aliases changed, numbers left out",
+    "opcua-trust": "the plant's server discovered; the collector's OPC UA certificate replaced when the plant has accepted the new one",
     "rotate": "passwords rotated under the stream, the controller killed in between",
     "access": "the run's own SSH key replaced, the controller killed in each step",
     "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",

@@ -48,6 +48,12 @@ def test_spec_of_the_collections_own_contracts() -> None:
     assert spec["components"]["openbao"]["certificate"]["domains"] == ["localhost", "sec1"]
 
 
+def test_an_application_certificate_names_the_uri_of_each_host() -> None:
+    spec = openbao_spec.build([contracts.load("openbao"), contracts.load("ot_collector")], {"openbao": ["sec1"], "ot_collector": ["edge1"]}, SETTINGS)
+    assert spec["components"]["ot_collector"] == {"secrets": [], "grants": [], "certificate": {
+        "server": True, "client": True, "domains": ["edge1"], "uris": ["urn:hnai:lab:edge1:ot_collector"]}}
+
+
 @pytest.mark.parametrize(("change", "text"), [
     ({"leaf_ttl": "90 days"}, "openbao_leaf_ttl: '90 days'"),
     ({"leaf_ttl": "6y"}, "openbao_leaf_ttl must be shorter"),

@@ -358,6 +358,15 @@ def test_pki_role_names_the_component_and_its_hosts_only() -> None:
     assert (role["server_flag"], role["client_flag"], role["allow_any_name"], role["allow_subdomains"]) == (True, False, False, False)
 
 
+def test_pki_role_of_an_application_certificate_is_rsa_with_that_uri() -> None:
+    wanted = {"server": True, "client": True, "domains": ["edge1"], "uris": ["urn:hnai:lab:edge1:ot_collector"]}
+    role = site.pki_role("ot_collector", wanted, 730 * DAY)
+    assert (role["key_type"], role["allowed_uri_sans"], role["max_ttl"]) == ("rsa", wanted["uris"], 730 * DAY)
+    assert role["key_usage"] == ["DigitalSignature", "ContentCommitment", "KeyEncipherment", "DataEncipherment"]
+    assert role["server_flag"] and role["client_flag"] and not role["use_csr_sans"]
+    assert "allowed_uri_sans" not in site.pki_role("kafka", {"server": True, "client": False, "domains": ["kafka1"]}, 90 * DAY)
+
+
 # -- visits ---------------------------------------------------------------------------------------------------------------
 
 def test_visit_logs_in_as_the_component(ready: Controller) -> None:

@@ -287,16 +287,38 @@ def _scalar(value: Any) -> Any:
         return int(value)
     if isinstance(value, ua.LocalizedText):
         return value.Text
+    if isinstance(value, ua.NodeId):
+        return node_text(value)
+    if isinstance(value, ua.EUInformation):
+        return {"name": value.DisplayName.Text or "", "namespace": value.NamespaceUri or "", "id": int(value.UnitId)}
+    if isinstance(value, ua.Range):
+        return {"low": float(value.Low), "high": float(value.High)}
+    if isinstance(value, ua.EnumValueType):
+        return {"value": int(value.Value), "name": value.DisplayName.Text or ""}
+    if isinstance(value, ua.EnumDefinition):
+        return [{"value": int(one.Value), "name": str(one.Name or "")} for one in value.Fields or []]
     return str(value)
 
 
-def _endpoint(one: Any) -> Endpoint:
+def endpoint_of(one: Any) -> Endpoint:
+    """An EndpointDescription in neutral values."""
     return Endpoint(
         url=str(one.EndpointUrl or ""), mode=_MODES.get(int(one.SecurityMode), "Invalid"), policy=str(one.SecurityPolicyUri or ""),
         application_uri=str(one.Server.ApplicationUri or ""),
         certificate_sha256=describe(one.ServerCertificate).sha256 if one.ServerCertificate else "",
         tokens=tuple(TokenPolicy(str(token.PolicyId or ""), _KINDS.get(int(token.TokenType), "issued"), str(token.SecurityPolicyUri or ""))
                      for token in one.UserIdentityTokens or []))
+
+
+def reset(link: Any) -> None:
+    """Reset the connection of a ClosedClient, so that nothing half-closed counts against the conduit."""
+    transport = getattr(getattr(link, "protocol", None), "transport", None)
+    if transport is not None:
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
 
 
 class Reader:
@@ -369,7 +391,7 @@ class Reader:
         self._ua.protocol.timeout = target.request_timeout_s
         self._renew = asyncio.ensure_future(self._renew_channel())
         return Opened(
-            endpoints=[_endpoint(one) for one in endpoints], session_endpoints=[_endpoint(one) for one in session.ServerEndpoints],
+            endpoints=[endpoint_of(one) for one in endpoints], session_endpoints=[endpoint_of(one) for one in session.ServerEndpoints],
             server=describe(pin), client=describe(der(target.certificate)), session_name=target.name,
             session_timeout_s=float(session.RevisedSessionTimeout or 0) / 1000.0)
 
@@ -396,14 +418,7 @@ class Reader:
                 return
 
     def _abort(self) -> None:
-        """Reset the connection, so that nothing half-closed counts against the conduit."""
-        transport = getattr(getattr(self._ua, "protocol", None), "transport", None)
-        if transport is not None:
-            raw = transport.get_extra_info("socket")
-            if raw is not None:
-                with contextlib.suppress(OSError):
-                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            transport.abort()
+        reset(self._ua)
 
     async def close(self) -> None:
         """See Channel."""

@@ -53,7 +53,7 @@ SPECS = (
     Spec("OA6", PASSIVE, "the server's certificate is the pinned one, and sound", ("SR 1.8", "SR 1.9"),
          "compare the thumbprint with the plant, then pin the new one", "certificate of the secure channel"),
     Spec("OA7", PASSIVE, "our certificate is sound, and in no administrative role", ("SR 1.2", "SR 2.1"),
-         "make a new one (make-certificate), let every server trust it first", "own certificate, roles of the session"),
+         "change it: playbooks/opcua_trust.yml", "own certificate, roles of the session"),
     Spec("OA8", READ, "no variable may be written", ("SR 2.1",), "take write access from the mirror's role", "UserAccessLevel of every Variable"),
     Spec("OA9", READ, "attributes do not contradict each other", ("SR 2.1",), "ask the vendor which of the two the server obeys",
          "AccessLevel, AccessLevelEx, masks, NodeClass"),

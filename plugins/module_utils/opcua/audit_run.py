@@ -89,8 +89,8 @@ def sessions_free(values: Mapping[str, Any]) -> int | None:
 
 
 async def gather(channel: Channel, plan: Plan, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]],
-                 earlier: Mapping[str, Any] | None = None) -> Facts:
-    """Run the audit. Never raises for what the server does; cancellation closes the session too."""
+                 earlier: Mapping[str, Any] | None = None, walker: Callable[..., Walk] = Walk) -> Facts:
+    """Run the audit, or another *walker* on the same rails. Never raises for what the server does; cancellation closes the session too."""
     facts, begin = Facts(), clock()
     until = begin + plan.deadline_s - min(CLOSE_MARGIN_S, plan.deadline_s / 4)
     budget = Budget(plan.budget_per_s, clock, sleep)
@@ -112,8 +112,8 @@ async def gather(channel: Channel, plan: Plan, clock: Callable[[], float], sleep
         await governor.start()
         facts.memo = Memo(memo_key(plan, facts.opened, facts.values), earlier)
         facts.resumed = facts.memo.remembered
-        walk = Walk(channel, governor, facts.names, plan.tags, plan.in_flight, facts.memo,
-                    lambda: "deadline of %.0f s" % plan.deadline_s if clock() > until else "", plan.max_nodes)
+        walk = walker(channel, governor, facts.names, plan.tags, plan.in_flight, facts.memo,
+                      lambda: "deadline of %.0f s" % plan.deadline_s if clock() > until else "", plan.max_nodes)
         facts.result = walk.result
         await asyncio.wait_for(walk.run(), max(0.001, until + CLOSE_MARGIN_S / 2 - clock()))
         facts.error = facts.result.stopped

@@ -82,7 +82,7 @@ def read(api: Api, token: str, kv: str, component: str, paths: Iterable[str]) ->
 
 
 def sign(api: Api, token: str, pki: str, pki_root: str, component: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """{certificate, ca_chain: [PEM of intermediates], root, serial, not_after}. *request*: csr, common_name, dns, ips, ttl."""
+    """{certificate, ca_chain: [PEM of intermediates], root, serial, not_after}. *request*: csr, common_name, dns, ips, uris, ttl."""
     names = [name for name in request.get("dns") or [] if name != request["common_name"]]
     body: dict[str, Any] = {
         "csr": request["csr"],
@@ -90,6 +90,8 @@ def sign(api: Api, token: str, pki: str, pki_root: str, component: str, request:
         "alt_names": ",".join(names),
         "ip_sans": ",".join(request.get("ips") or []),
     }
+    if request.get("uris"):
+        body["uri_sans"] = ",".join(request["uris"])
     if request.get("ttl"):
         body["ttl"] = request["ttl"]
     try:

@@ -96,8 +96,23 @@ def approle(policy: str, cidrs: list[str], secret_id_ttl_s: int, uses: int) -> d
     }
 
 
+#: Servers trust an application certificate by its thumbprint, so each change asks something of people.
+APPLICATION_TTL_S = 730 * 86400
+
+
 def pki_role(component: str, certificate: Mapping[str, Any], leaf_ttl_s: int) -> dict[str, Any]:
-    """Settings of a component's PKI role: its hosts' names only, EC keys, OU = component."""
+    """Settings of a component's PKI role: its hosts' names only, EC keys, OU = component.
+
+    With ``uris`` it is for OPC UA application certificates (OPC 10000-6, 6.2.2): RSA, those URIs, the usages that servers ask of an application.
+    """
+    settings = _pki_role(component, certificate, leaf_ttl_s)
+    if certificate.get("uris"):
+        settings.update(key_type="rsa", key_bits=2048, allowed_uri_sans=sorted(certificate["uris"]),
+                        key_usage=["DigitalSignature", "ContentCommitment", "KeyEncipherment", "DataEncipherment"])
+    return settings
+
+
+def _pki_role(component: str, certificate: Mapping[str, Any], leaf_ttl_s: int) -> dict[str, Any]:
     return {
         "allowed_domains": sorted(set(certificate["domains"])),
         "allow_bare_domains": True,
@@ -380,7 +395,8 @@ class Site:
             approle(full, list(spec["cidrs"]), COMPONENT_TOKEN_S, 1),
         )
         if certificate:
-            self._object("PKI role %s" % full, "%s/roles/%s" % (spec["pki_int"], full), pki_role(name, certificate, spec["leaf_ttl"]))
+            life = min(APPLICATION_TTL_S, spec["intermediate_ttl"] // 2) if certificate.get("uris") else spec["leaf_ttl"]
+            self._object("PKI role %s" % full, "%s/roles/%s" % (spec["pki_int"], full), pki_role(name, certificate, life))
 
     def _secrets(self) -> None:
         kv = self.spec["kv"]

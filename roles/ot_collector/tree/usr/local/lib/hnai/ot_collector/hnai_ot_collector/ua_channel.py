@@ -201,10 +201,14 @@ def _value(data: Any) -> Value:
     return Value(value, status, _ticks(data.SourceTimestamp), _ticks(data.ServerTimestamp))
 
 
-def _pem_or_der(path: Path) -> bytes:
+_turns: dict[str, int] = {}
+"""Source → which of its pins is next; only a server that is about to change its certificate has two."""
+
+
+def _pins(path: Path) -> list[bytes]:
     raw = path.read_bytes()
-    cert = x509.load_pem_x509_certificate(raw) if raw.lstrip().startswith(b"-----") else x509.load_der_x509_certificate(raw)
-    return cert.public_bytes(Encoding.DER)
+    found = x509.load_pem_x509_certificates(raw) if raw.lstrip().startswith(b"-----") else [x509.load_der_x509_certificate(raw)]
+    return [one.public_bytes(Encoding.DER) for one in found]
 
 
 def _file(path: Path) -> Any:
@@ -235,6 +239,9 @@ class Channel:
             self.abort()
             if isinstance(error, asyncio.CancelledError):
                 raise
+            if not isinstance(error, IdentityRejected):
+                # The request is encrypted for one certificate, so there is no asking which one the server has: the next attempt takes the other.
+                _turns[source.id] = _turns.get(source.id, 0) + 1
             raise _link_error(error) from error
 
     async def _open(self) -> None:
@@ -247,7 +254,8 @@ class Channel:
         client.name = client.description = "hnai-ot-collector/%s" % source.id
         client.session_timeout = int(source.session_timeout_s * 1000)
         client.secure_channel_timeout = int(source.channel_lifetime_s * 1000)
-        pin = _pem_or_der(source.server_certificate)
+        pins = _pins(source.server_certificate)
+        pin = pins[_turns.get(source.id, 0) % len(pins)]
         await client.set_security(
             getattr(security_policies, "SecurityPolicy%s" % source.policy),
             _file(source.certificate),
