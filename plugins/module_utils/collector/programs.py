@@ -136,7 +136,8 @@ READING = {
 def open_paths(told: Mapping[str, Any]) -> list[str]:
     """What the client would send besides reading, out of what CLOSED printed. Raises ValueError when that is no proof."""
     opcua, modbus, reading = told["opcua"], told["modbus"], told["reading"]
-    if opcua["refused"] < 10 or modbus["refused"] < 200 or not reading["opcua"] or not reading["modbus"]:
+    tried = (opcua["refused"] + len(opcua["open"]), modbus["refused"] + len(modbus["open"]))
+    if tried[0] < 20 or tried[1] < 200 or not reading["opcua"] or not reading["modbus"]:
         raise ValueError("it tried too little: %s" % told)
     found = ["OPC UA %s" % one for one in opcua["open"]] + ["Modbus function %s" % one for one in modbus["open"]]
     found += ["OPC UA %s is on the list of what may be sent" % one for one in reading["opcua"] if one not in READING["opcua"]]
