@@ -72,7 +72,8 @@ def go_program(path: Path, linked: list[str], tags: str = "custom,inputs.execd",
 
     info = f"path\t{main}\nmod\tgithub.com/influxdata/telegraf\t(devel)\t\nbuild\t-compiler=gc\nbuild\t-tags={tags}\n".encode()
     functions = b"".join(b"\0github.com/influxdata/telegraf/plugins/%s.init.0\0" % one.encode() for one in linked)
-    path.write_bytes(b"\x7fELF" + b"\0" * 28 + b"\xff Go buildinf:\x08\x02" + b"\0" * 16 + text(b"go1.26.8") + text(b"\x30" * 16 + info + b"\xf9" * 16) + functions)
+    path.write_bytes(b"\x7fELF" + b"\0" * 28 + b"\xff Go buildinf:\x08\x02" + b"\0" * 16
+                     + text(b"go1.26.8") + text(b"\x30" * 16 + info + b"\xf9" * 16) + functions)
 
 
 def word(address: str, port: int) -> str:
@@ -166,7 +167,8 @@ def listing(ways: list[tuple[str, int, int | None]], policy: str = "drop", more:
             {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": port}},
             {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "new"}}, {"counter": {"packets": 0, "bytes": 0}}, {"accept": None}]})
     chain = {"family": "inet", "table": "hnai", "name": "output", "type": "filter", "hook": "output", "prio": 0, "policy": policy}
-    return json.dumps({"nftables": [{"chain": chain}, *({"rule": {"family": "inet", "table": "hnai", "chain": "output", **one}} for one in rules), *(more or [])]})
+    where = {"family": "inet", "table": "hnai", "chain": "output"}
+    return json.dumps({"nftables": [{"chain": chain}, *({"rule": {**where, **one}} for one in rules), *(more or [])]})
 
 
 @pytest.fixture
@@ -274,8 +276,8 @@ def child() -> Iterator[tuple[subprocess.Popen[str], int, int]]:
 
 
 def test_what_proc_says_of_a_process(child: tuple[subprocess.Popen[str], int, int], tmp_path: Path) -> None:
-    process, listening, connected = child
-    proc, pid = Proc(), child[0].pid
+    parent, listening, connected = child
+    proc, pid = Proc(), parent.pid
     (tmp_path / "late").write_text("")
     first, *below = proc.tree(pid)
     assert first.argv[1:3] == ("-I", "-c") and first.parent == os.getpid() and [one.argv for one in below] == [("/bin/sleep", "30")]
@@ -434,7 +436,7 @@ def test_neuron(tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
     found = foreign.neuron(path)
     assert found.seen == 4 and found.writes == ["application up (MQTT) takes write requests for plc"]
-    assert [one.split(" (")[0] for one in found.unknown] == ["application n", "its REST API writes to plc for who holds a token: that nobody reaches it is for the conduits to show"]
+    assert [one.split(":")[0] for one in found.unknown] == ["application n (Novelty)", "its REST API writes to plc for who holds a token"]
     assert sorted(tmp_path.iterdir()) == before
     base.close()
 
@@ -466,13 +468,14 @@ def test_the_model_says_where_it_may_go() -> None:
     data = {
         "zones": {"l2": {"level": 2, "cidrs": ["10.0.2.0/24"]}, "l3": {"level": 3, "cidrs": ["10.0.3.0/24"]}},
         "hosts": {"edge1": {"zone": "l3", "addresses": {"v4": "10.0.3.11"}}, "edge2": {"zone": "l3", "addresses": {"v4": "10.0.3.12"}}},
-        "groups": {"managed": ["edge1", "edge2"], "ot_collector": ["edge1"], "telegraf": ["edge1"], "telegraf_shipper": ["edge1"], "mosquitto": ["edge1"], "other": ["edge2"]},
+        "groups": {"managed": ["edge1", "edge2"], "ot_collector": ["edge1"], "telegraf": ["edge1"], "telegraf_shipper": ["edge1"],
+                   "mosquitto": ["edge1"], "other": ["edge2"]},
         "assets": {"plc1": {"zone": "l2", "addresses": {"v4": "10.0.2.11"}, "role": "ot_source"}},
         "conduits": [
-            {"id": "C-1", "from": {"group": "ot_collector"}, "to": {"asset": "plc1"}, "service": {"proto": "tcp", "port": 4840, "app": "opcua", "ops": ["read"]},
-             "kind": "direct", "data_direction": "up", "owner": "o", "reason": "r", "expires": "2030-12-31", "sr": []},
-            {"id": "C-2", "from": {"group": "ot_collector"}, "to": {"group": "other"}, "service": {"proto": "tcp", "port": 9},
-             "kind": "direct", "data_direction": "up", "owner": "o", "reason": "r", "expires": "2030-12-31", "sr": []},
+            {"id": "C-1", "from": {"group": "ot_collector"}, "to": {"asset": "plc1"}, "kind": "direct", "data_direction": "up", "owner": "o",
+             "service": {"proto": "tcp", "port": 4840, "app": "opcua", "ops": ["read"]}, "reason": "r", "expires": "2030-12-31", "sr": []},
+            {"id": "C-2", "from": {"group": "ot_collector"}, "to": {"group": "other"}, "kind": "direct", "data_direction": "up", "owner": "o",
+             "service": {"proto": "tcp", "port": 9}, "reason": "r", "expires": "2030-12-31", "sr": []},
         ],
         "contracts": {
             "mosquitto": {"listens": [{"name": "mqtt", "proto": "tcp", "port": 8883, "bind": "any"}]},
