@@ -77,9 +77,11 @@ class ActionModule(ActionBase):
             "exclude": [],
             "validate": [],
             "foreign_ignore": [],
+            "hold": [],
+            "watch": [],
             **{key: value for key, value in self._task.args.items() if value is not None},
         }
-        unknown = set(args) - {"component", "owner", "group", "modes", "foreach", "exclude", "validate", "foreign_ignore"}
+        unknown = set(args) - {"component", "owner", "group", "modes", "foreach", "exclude", "validate", "foreign_ignore", "hold", "watch"}
         if unknown or "component" not in args:
             raise AnsibleActionFail(f"config_tree: unknown option {sorted(unknown)[0]}" if unknown else "config_tree: component is missing")
         role = self._role_directory(args["component"])
@@ -96,6 +98,8 @@ class ActionModule(ActionBase):
                     "directories": directories,
                     "validate": args["validate"],
                     "foreign_ignore": args["foreign_ignore"],
+                    "hold": args["hold"],
+                    "watch": args["watch"],
                 },
                 task_vars=task_vars,
             )

@@ -50,6 +50,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name → callable."""
         return {
+            "collector_egress": _guarded(nft.collector_egress),
             "kafka_acls": _guarded(acls.kafka_acls),
             "mosquitto_acl": _guarded(acls.mosquitto_acl),
             "needed_flows": _guarded(needed_flows),

@@ -78,12 +78,14 @@ class Validator:
 
 @dataclass
 class Outcome:
-    """What was (or, in check mode, would be) done. `diff` items have before, after and their headers."""
+    """What was (or, in check mode, would be) done. `diff` items have before, after and their headers; `held` ones path, before, after."""
 
     changed_paths: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    held: list[dict[str, str]] = field(default_factory=list)
+    watched: list[str] = field(default_factory=list)
     diff: list[dict[str, str]] = field(default_factory=list)
     accounts: bool = False
     tmpfiles: bool = False
@@ -151,6 +153,8 @@ class Tree:
         validators: list[Validator],
         check: bool = False,
         foreign_ignore: tuple[str, ...] = (),
+        hold: tuple[str, ...] = (),
+        watch: tuple[str, ...] = (),
     ) -> None:
         self.host = host
         self.component = component
@@ -158,6 +162,7 @@ class Tree:
         self.directories = sorted(directories, key=lambda directory: directory.path)
         self.validators = validators
         self.check = check
+        self.hold, self.watch = hold, watch
         self.home = f"/etc/hnai/{component}"
         self.foreign_ignore = (f"{self.home}/tls/*", *foreign_ignore)
         self.registry_path = f"{REGISTRY_DIRECTORY}/{component}.json"
@@ -171,6 +176,9 @@ class Tree:
             raise HostError(
                 f"{sorted(double)[0]}: two files of the tree of {component} have this path; with foreach, every per-item file needs the item in its path"
             )
+        unknown = [path for path in hold if path not in paths]
+        if unknown:
+            raise HostError(f"hold: {unknown[0]} is not a file of the tree of {component}")
         unknown = [validator.path for validator in validators if validator.path not in paths and "*" not in validator.path]
         if unknown:
             raise HostError(f"validate: {unknown[0]} is not a file of the tree of {component}")
@@ -344,6 +352,11 @@ class Tree:
                 different = ensure_directory(self.host, directory.path, directory.mode, *ids)
             if different:
                 self.outcome.changed_paths.append(directory.path + "/")
+        # What somebody else must look at first stays as it is; its checker has seen the candidate.
+        held = [(entry, present) for entry, present in plan if entry.path in self.hold and (present.kind, present.content) != ("file", entry.content)]
+        plan = [item for item in plan if item not in held]
+        self.outcome.held = [{"path": entry.path, "before": present.content.decode("utf-8", "replace"), "after": entry.content.decode("utf-8", "replace")} for entry, present in held]
+        self.outcome.watched = sorted(path for pattern in self.watch for path in glob.glob(self.host.at(pattern)))
         # Units last: what a unit refers to is there before the unit is.
         plan.sort(key=lambda item: item[0].path.startswith(UNITS))
         self._apply(plan)

@@ -94,6 +94,18 @@ options:
     type: list
     elements: str
     default: []
+  hold:
+    description:
+      - Files of the tree that are checked but not written when their content would change. RV(held) says how they would, and a second task
+        without this option writes them when the answer is in.
+    type: list
+    elements: str
+    default: []
+  watch:
+    description: Globs of files on the host whose presence the caller wants to know of (RV(watched)).
+    type: list
+    elements: str
+    default: []
   files:
     description: The rendered files. Set by the action plugin.
     type: list
@@ -183,6 +195,16 @@ stopped:
   returned: always
   type: list
   elements: str
+held:
+  description: Files of O(hold) that were not written, with C(path), C(before) (empty where there is none) and C(after).
+  returned: always
+  type: list
+  elements: dict
+watched:
+  description: Files that are there and match O(watch).
+  returned: always
+  type: list
+  elements: str
 daemon_reload:
   description: Whether systemd read its units again.
   returned: always
@@ -223,6 +245,8 @@ def main() -> None:
                 "options": {"path": text, "command": {"type": "list", "elements": "str", "required": True}},
             },
             "foreign_ignore": {"type": "list", "elements": "str", "default": []},
+            "hold": {"type": "list", "elements": "str", "default": []},
+            "watch": {"type": "list", "elements": "str", "default": []},
             "files": {"type": "list", "elements": "dict", "default": [], "options": {**place, "content": text}},
             "directories": {"type": "list", "elements": "dict", "default": [], "options": place},
         },
@@ -250,6 +274,8 @@ def main() -> None:
             [Validator(item["path"], tuple(item["command"])) for item in given["validate"]],
             check=module.check_mode,
             foreign_ignore=tuple(given["foreign_ignore"]),
+            hold=tuple(given["hold"]),
+            watch=tuple(given["watch"]),
         )
         with contextlib.nullcontext() if module.check_mode else host.lock(f"tree-{given['component']}"):
             outcome = tree.converge()
@@ -261,6 +287,8 @@ def main() -> None:
         removed=outcome.removed,
         foreign=outcome.foreign,
         stopped=outcome.stopped,
+        held=outcome.held,
+        watched=outcome.watched,
         daemon_reload=outcome.daemon_reload,
         **({"diff": outcome.diff} if module._diff else {}),
     )

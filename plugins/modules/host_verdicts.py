@@ -71,6 +71,8 @@ def carried() -> tuple[object, ...]:
     """What the check modules import. Ansible sends a module together with what it imports, and the check modules themselves come as
     text; nobody calls this (tests/sanity/test_verify.py compares)."""
     from ansible_collections.hnai.platform.plugins.module_utils import hostfiles, intrusive, probe_env, telegraf, verdict
+    from ansible_collections.hnai.platform.plugins.module_utils.collector import audit as collector_audit
+    from ansible_collections.hnai.platform.plugins.module_utils.collector import proc as collector_proc
     from ansible_collections.hnai.platform.plugins.module_utils.flink import health as flink_health
     from ansible_collections.hnai.platform.plugins.module_utils.flink import host as flink_host
     from ansible_collections.hnai.platform.plugins.module_utils.host import health as host_health
@@ -91,7 +93,7 @@ def carried() -> tuple[object, ...]:
     return (
         hostfiles, intrusive, probe_env, telegraf, verdict, conduit_host, flink_health, flink_host, host_health, acls, adapter, listeners, storage,
         kafka_health, mqtt_access, acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto, mqtt_health, audit_host, audit_policy, collector,
-        client, component, inventory, kv, policies, openbao_health, tsdb_access, canary, freshness, questdb, tsdb_client, tsdb_health,
+        client, collector_audit, collector_proc, component, inventory, kv, policies, openbao_health, tsdb_access, canary, freshness, questdb, tsdb_client, tsdb_health,
     )
 
 

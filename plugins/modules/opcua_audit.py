@@ -29,6 +29,8 @@ options:
     description:
       - Entries of C(hnai_ot_sources). Others than C(protocol) V(opcua) are left out.
       - C(limits.connections) and C(limits.new_per_minute) are those of the conduit.
+      - With C(on_refuted) V(stop) a verdict V(refuted) leaves a mark in O(state_dir), by which the next run of site.yml takes the source out of the
+        collector's configuration. V(go_on) is the default.
       - C(audit) says how gently, with C(per_second) operations (ReadValueIds, Browse descriptions, continuation points; default V(50)),
         C(in_flight) requests (V(1)), C(batch) operations in one request (V(1000)), C(latency_floor_ms) below which a slower answer is no alarm
         (V(20)), C(deadline_s).
@@ -79,6 +81,12 @@ options:
     type: list
     elements: str
     default: []
+  unread:
+    description:
+      - The sources are about to be deployed, so one that the running collector does not read yet, or a collector that does not run, is no reason
+        to refuse. The conduit's limits hold all the same.
+    type: bool
+    default: false
   state_dir:
     description: Where the accepted address space, the last record and an unfinished audit are kept (root only). Not written in check mode.
     type: path
@@ -157,6 +165,7 @@ def main() -> None:
                 "owner": {"type": "str", "required": True}, "reason": {"type": "str", "required": True}, "expires": {"type": "str", "required": True},
             }},
             accept_drift={"type": "list", "elements": "str", "default": []},
+            unread={"type": "bool", "default": False},
             state_dir={"type": "path", "default": "/var/lib/hnai/ot_audit"},
             probe_env={"type": "path", "default": "/opt/hnai/probe/current"},
         ),
@@ -172,6 +181,7 @@ def main() -> None:
         application_uri=params["application_uri"], environment=params["environment"], exceptions=params["exceptions"],
         accept_drift=params["accept_drift"], deadline_s=params["deadline"], write_state=not module.check_mode,
         site=params["site"], tokens=params["tokens"], approvers=params["approvers"],
+        unread=params["unread"],
     )
     try:
         records = Audit(report, Places(state=Path(params["state_dir"])), options, Host()).run(params["sources"])

@@ -127,3 +127,19 @@ def test_each_fault_of_a_node_fails_its_check_and_no_other(change: dict[str, Any
 
 def test_a_node_of_a_collector_that_does_not_run_is_not_judged() -> None:
     assert "OC9" not in verdict({"protocol": "sparkplug", "node": NODE}, top={"now": NOW - 60 * S})
+
+
+@pytest.mark.parametrize(("record", "limit", "status", "words"), [
+    (None, 0.0, "skipped", "never audited"),
+    ({"verdict": "claimed", "scope": {"at": 900.0}}, 0.0, "pass", ""),
+    ({"verdict": "claimed", "scope": {"at": 900.0}}, 99.0, "fail", "100 s old"),
+    ({"verdict": "claimed", "scope": {"at": 900.0}}, 101.0, "pass", ""),
+    ({"verdict": "proven"}, 99.0, "fail", "? s old"),
+    ({"verdict": "refuted", "reason": "OA8: node x", "scope": {"at": 999.0}}, 0.0, "fail", "node x"),
+    ({"verdict": "inconclusive", "reason": "no answer", "scope": {"at": 999.0}}, 0.0, "inconclusive", "no answer"),
+])
+def test_the_last_audit_stands_in_every_verdict(record: dict[str, Any] | None, limit: float, status: str, words: str) -> None:
+    report = Report("ot_collector")
+    collector.judge_audits(report, {"plc1": record}, 1000.0, limit)
+    (check,) = report.checks
+    assert (check.id, check.subject, check.status) == ("OC14", "plc1", status) and words in check.reason

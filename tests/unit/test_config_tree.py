@@ -379,3 +379,39 @@ def test_two_runs_do_not_overlap(host: Machine) -> None:
         pytest.fail("the lock was given twice")
     with host.lock("tree-x", timeout=0.3):
         pass
+
+
+def test_what_is_held_is_checked_and_told_but_not_written(host: Machine, tmp_path: Path) -> None:
+    converge(host, standard("old\n"))
+    (tmp_path / "mark").write_text("")
+    seen: list[list[str]] = []
+
+    def checker(argv: list[str]) -> Completed:
+        seen.append(argv)
+        return Completed(0, b"", b"")
+
+    host.checker = checker
+
+    def held(conf: str, check: bool = False) -> Outcome:
+        entries = [*standard(conf), entry("/etc/hnai/x/other", conf)]
+        return Tree(host, "x", entries, [Directory("/etc/hnai/x", 0o750, "root", "hnai-x")], [Validator(CONF, ("/bin/checker", "%s"))], check,
+                    hold=(CONF,), watch=("/mark", "/none*")).converge()
+
+    for check in (True, False):
+        outcome = held("new\n", check)
+        assert outcome.held == [{"path": CONF, "before": "old\n", "after": "new\n"}] and outcome.watched == [host.at("/mark")]
+        assert CONF not in outcome.changed_paths and "/etc/hnai/x/other" in outcome.changed_paths
+        assert Path(host.at(CONF)).read_text() == "old\n"
+    assert any(argv[0] == "/bin/checker" for argv in host.commands), "its checker has seen the candidate"
+    outcome = held("old\n")
+    assert not outcome.held
+    with pytest.raises(HostError, match="hold: /etc/hnai/x/none"):
+        Tree(host, "x", standard(), [], [], hold=("/etc/hnai/x/none",))
+
+
+def test_what_is_held_is_still_ours(host: Machine) -> None:
+    entries = standard()
+    Tree(host, "x", entries, [Directory("/etc/hnai/x", 0o750, "root", "hnai-x")], [], hold=(CONF,)).converge()
+    assert not Path(host.at(CONF)).exists()
+    converge(host, entries)
+    assert Path(host.at(CONF)).exists() and not converge(host, entries).changed

@@ -486,3 +486,14 @@ def test_the_audit_sends_what_the_collector_sends_and_browses() -> None:
     listed = set(source.split("READING = frozenset({", 1)[1].split("})", 1)[0].replace('"', "").replace("\n", "").replace(" ", "").split(",")) - {""}
     assert READING - listed == {"GetEndpointsRequest", "BrowseRequest", "BrowseNextRequest"}
     assert listed - READING == {"CreateSubscriptionRequest", "DeleteSubscriptionsRequest", "CreateMonitoredItemsRequest", "PublishRequest"}
+
+
+def test_a_source_that_is_about_to_be_read_needs_only_a_free_connection() -> None:
+    limits = {"connections": 2, "new_per_minute": 6}
+    assert audit_gate.decide("new", limits, None, "no file", 1, (), NOW, unread=True) == audit_gate.Gate()
+    assert audit_gate.decide("new", limits, state(), "", 0, (), NOW, unread=True) == audit_gate.Gate()
+    assert "none is free" in audit_gate.decide("new", limits, None, "", 2, (), NOW, unread=True).refuse
+    assert audit_gate.decide("new", limits, None, "", 0, (NOW - 1, NOW - 2, NOW - 3), NOW, unread=True).wait_s > 50
+    # One that the collector reads is still the collector's first.
+    status = {**state(), "sources": [{**state()["sources"][0], "state": "waiting"}]}
+    assert "comes first" in audit_gate.decide("plc1", limits, status, "", 0, (), NOW, unread=True).refuse

@@ -216,3 +216,27 @@ def test_check_mode_and_an_audit_that_did_not_end_try_no_login(site: Any, stand:
     stand.spoil.drop_after = 45
     status, _record = audit(site, **allowed(site))
     assert status["OA5"].startswith("skipped: not tried") and not known_only
+
+
+def test_a_refuted_source_that_says_stop_is_marked(site: Any, stand: Stand) -> None:
+    mark = site[0].state / "plc-1" / "stop"
+    stand.set("ns=%d;s=n7_4" % stand.index, 18, 3, ua.VariantType.Byte)
+    audit(site)
+    assert not mark.exists(), "go_on is the default"
+    site[1]["on_refuted"] = "stop"
+    audit(site, write=False)
+    assert not mark.exists(), "check mode leaves nothing"
+    audit(site)
+    assert mark.exists()
+    stand.set("ns=%d;s=n7_4" % stand.index, 18, 1, ua.VariantType.Byte)
+    _, record = audit(site)
+    assert record["verdict"] == "claimed" and not mark.exists()
+
+
+def test_a_source_that_nobody_reads_yet_is_audited_before_it_is_deployed(site: Any, stand: Stand) -> None:
+    site[0].status.unlink()
+    (site[0].proc / "tcp").write_text("")
+    _, record = audit(site)
+    assert record["verdict"] == "inconclusive"
+    _, record = audit(site, unread=True)
+    assert record["verdict"] == "claimed"

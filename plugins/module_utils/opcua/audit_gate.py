@@ -44,8 +44,13 @@ def connections(table: str, addresses: Iterable[str], port: int) -> int:
 
 
 def decide(source: str, limits: Mapping[str, Any], status: Mapping[str, Any] | None, problem: str, open_now: int,
-           dials: Sequence[float], now: float) -> Gate:
-    """*status*: the collector's status file or None with *problem*; *open_now*: connections to the endpoint; *now*, *dials*: unix seconds."""
+           dials: Sequence[float], now: float, unread: bool = False) -> Gate:
+    """*status*: the collector's status file or None with *problem*; *open_now*: connections to the endpoint; *now*, *dials*: unix seconds.
+
+    *unread*: the source is about to be read for the first time, so a collector that does not know it needs no connection to it.
+    """
+    if unread and not any(one.get("source") == source for one in (status or {}).get("sources", [])):
+        return _free(limits, open_now, dials, now, 0.0)
     if status is None:
         return Gate("the collector's state is not known (%s): the audit does not take a connection that it may need" % problem)
     age = now - status["now"] / TICKS_PER_S
@@ -56,12 +61,15 @@ def decide(source: str, limits: Mapping[str, Any], status: Mapping[str, Any] | N
         return Gate("the running collector does not read this source")
     if known.get("state") != "connected":
         return Gate("the collector is %s (%s): it comes first" % (known.get("state"), known.get("detail") or "no reason known"))
+    since = known.get("since")
+    connected_s = now - since / TICKS_PER_S if isinstance(since, int) else MINUTE_S
+    return _free(limits, open_now, dials, now, max(0.0, MINUTE_S - connected_s))
+
+
+def _free(limits: Mapping[str, Any], open_now: int, dials: Sequence[float], now: float, wait: float) -> Gate:
     most = int(limits.get("connections", 2))
     if open_now >= most:
         return Gate("%d of %d connections of the conduit are in use: none is free" % (open_now, most))
-    since = known.get("since")
-    connected_s = now - since / TICKS_PER_S if isinstance(since, int) else MINUTE_S
-    wait = max(0.0, MINUTE_S - connected_s)
     per_minute = max(1, int(limits.get("new_per_minute", 6)))
     # Half of the conduit's new connections stay the collector's.
     recent = sorted(moment for moment in dials if now - MINUTE_S < moment <= now)

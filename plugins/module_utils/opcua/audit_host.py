@@ -53,6 +53,8 @@ class Options:
     site: str = ""
     tokens: Sequence[Any] = ()
     approvers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unread: bool = False
+    """The sources are about to be deployed: one that the running collector does not know is audited all the same."""
 
 
 def credential_name(source: str) -> str:
@@ -94,6 +96,15 @@ class State:
         new.write_bytes(gzip.compress(json.dumps(data).encode(), 6))
         os.chmod(new, 0o600)
         new.rename(self._folder / (name + ".json.gz"))
+
+    def mark(self, name: str, there: bool) -> None:
+        """An empty file that is there or not; site.yml looks for it."""
+        if not self._write:
+            return
+        if there:
+            (self._folder / name).touch(mode=0o600)
+        else:
+            (self._folder / name).unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
         """It is of no use any more."""
@@ -155,6 +166,7 @@ class Audit:
         judge = Judge(self.report, facts, Context(plan, policy, self._now(), pins.get(name, ""), baseline, pins))
         record = self.records[name] = judge.run()
         self._keep(state, facts, record, baseline is None)
+        state.mark("stop", record["verdict"] == REFUTED and source.get("on_refuted") == "stop")
 
     def _dial(self, source: Mapping[str, Any], state: State, patience_s: float) -> None:
         """Our turn at the conduit: the collector comes first, at each of our connections. Raises AuditError."""
@@ -246,7 +258,8 @@ class Audit:
         addresses, port = self._addresses(source)
         open_now = sum(audit_gate.connections(path.read_text(encoding="ascii"), addresses, port)
                        for path in (self.places.proc / "tcp", self.places.proc / "tcp6") if path.exists())
-        gate = audit_gate.decide(str(source["id"]), source.get("limits") or {}, status, problem, open_now, state.read("dials") or [], self._now())
+        gate = audit_gate.decide(str(source["id"]), source.get("limits") or {}, status, problem, open_now, state.read("dials") or [], self._now(),
+                                 self.options.unread)
         if gate.refuse:
             raise AuditError(gate.refuse)
         return gate.wait_s

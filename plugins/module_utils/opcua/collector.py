@@ -127,6 +127,29 @@ def _node(report: Report, name: str, node: Mapping[str, Any], max_lag_s: float) 
             check.passed(abs(node["lag_s"]) <= max_lag_s, "%.3f s" % node["lag_s"])
 
 
+def judge_audits(report: Report, records: Mapping[str, Mapping[str, Any] | None], now_s: float, max_age_s: float) -> None:
+    """OC14 for each of *records*: what the newest audit of an endpoint said (its last record, None: there is none). *max_age_s* 0: any age will do.
+
+    The audit itself is made by verify --tags ot, profile=full, or before a changed configuration goes out.
+    """
+    for name, record in sorted(records.items()):
+        with report.check("OC14", "an audit says that the mirror cannot write", expected="claimed or better", subject=name, controls=["SR 2.1"],
+                          hint="verify --tags ot audits it; docs/runbooks/ot-audit.md") as check:
+            if record is None:
+                check.skip("it was never audited: verify --tags ot")
+                continue
+            at = (record.get("scope") or {}).get("at")
+            age = now_s - float(at) if isinstance(at, (int, float)) else None
+            check.observed = record["verdict"]
+            check.evidence = {"age_s": None if age is None else round(age), "not_tested": record.get("not_tested"), "reason": record.get("reason")}
+            if record["verdict"] == "refuted":
+                check.fail(str(record.get("reason") or "refuted"))
+            elif record["verdict"] == "inconclusive":
+                check.inconclusive("the last audit said nothing: %s" % (record.get("reason") or "no reason known"))
+            else:
+                check.passed(not max_age_s or (age is not None and age <= max_age_s), "the last audit is %s s old" % ("?" if age is None else round(age)))
+
+
 def _source(
     report: Report, name: str, source: Mapping[str, Any] | None, running: bool, now: int, max_age_s: float, max_offset_s: float,
     gap_window_s: float,

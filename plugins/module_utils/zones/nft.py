@@ -232,6 +232,44 @@ def approved(site: Site, host: str) -> list[dict[str, Any]]:
     return found
 
 
+def egress(site: Site, host: str) -> list[dict[str, Any]]:
+    """What `host` may open by its conduits: [{id, addresses as it sees them, proto, port, uid or None, plant: the target stands at level ≤ 2}]."""
+    node = site.nodes[host]
+    found = []
+    for conduit in site.conduits:
+        for target in conduit.targets if host in conduit.sources else ():
+            peer = site.nodes[target]
+            addresses = [peer.address(version, node.zone_towards(peer.zone)) for version, _family in _FAMILIES if node.address(version, node.zone)]
+            if target != host and any(addresses):
+                found.append(
+                    {
+                        "id": conduit.id,
+                        "target": target,
+                        "addresses": [address for address in addresses if address],
+                        "proto": conduit.service.proto,
+                        "port": conduit.service.port,
+                        "uid": conduit.uid,
+                        "plant": site.zone_of(peer, node).level <= 2,
+                    }
+                )
+    return found
+
+
+def own_listeners(site: Site, component: str, host: str) -> list[int]:
+    """Ports on `host` itself that the contract of `component` connects to; what stays on a host needs no conduit."""
+    found = set()
+    for connect in site.contracts.get(component, {}).get("connects", []):
+        listener = site.listener(str(connect.get("to")), str(connect.get("listener")))
+        if listener and host in site.placed(str(connect["to"]), listener.get("group", "")) and host in site.placed(component, connect.get("group", "")):
+            found.add(int(listener["port"]))
+    return sorted(found)
+
+
+def collector_egress(site: Site, host: str) -> dict[str, Any]:
+    """What the mirror's software on `host` may talk to: {conduits: as `egress`, own: ports on the host itself}."""
+    return {"conduits": egress(site, host), "own": own_listeners(site, "telegraf", host)}
+
+
 def _all_addresses(site: Site, names: Iterable[str], second: str = "") -> list[str]:
     found: set[str] = set()
     for name in names:

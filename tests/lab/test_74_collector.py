@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the mirror's own software could do, and the gate before a changed configuration, on the standing lab.
+
+An output that is pointed at the plant is found once Telegraf was restarted with it, and before that the audit does not say that all is
+well. A changed configuration whose endpoint would let the mirror write is not deployed, and the running collector goes on.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Lab
+from plant_view import collector, until
+from test_64_checks import edited
+from test_75_ot_audit import PLANTED, plant
+
+pytestmark = pytest.mark.scenario("ot-collector")
+CONF = "/etc/hnai/telegraf/shipper.conf"
+UNIT = "hnai-telegraf-shipper.service"
+CONFIG = "/etc/hnai/ot_collector/collector.json"
+# It never gets a record, so it never dials; it is loaded all the same.
+OUTPUT = "t + '\\n[[outputs.http]]\\n  alias = \"sly\"\\n  url = \"http://plc1:4840/write\"\\n  data_format = \"influx\"\\n  namepass = [\"nothing\"]\\n'"
+HASH = "import hashlib, json, sys; print(json.dumps(hashlib.sha256(open(sys.argv[1], 'rb').read()).hexdigest()))"
+
+
+def host_of(lab: Lab) -> str:
+    return lab.groups["ot_collector"][0]
+
+
+def audited(lab: Lab) -> tuple[int, dict[str, dict[str, Any]]]:
+    """(exit code, CA, OA0 and OC14 checks by id and subject) of ``verify --tags ot``."""
+    run = lab.play("playbooks/verify.yml", "--tags", "ot", timeout=600)
+    record = json.loads((lab.state / "verdicts/latest/record.json").read_text(encoding="utf-8"))
+    checks = {check["id"] + ("/" + check["subject"] if check.get("subject") else ""): check for verdict in record["verdicts"] for check in verdict["checks"]}
+    assert "CA0" in checks, run.stdout[-3000:]
+    return run.rc, checks
+
+
+def reasons(checks: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {name: check.get("reason", "") for name, check in checks.items() if check["status"] in ("fail", "inconclusive")}
+
+
+def connected(lab: Lab) -> None:
+    until("the collector is connected", lambda: collector(lab)["plc1"]["state"] == "connected", 120)
+
+
+@pytest.fixture
+def well(lab: Lab) -> Iterator[Lab]:
+    """The collector has its session; what a test granted is taken away afterwards."""
+    connected(lab)
+    yield lab
+    plant(lab, revoke=PLANTED)
+    connected(lab)
+
+
+def test_an_output_at_the_plant_is_found_in_what_runs(well: Lab) -> None:
+    lab, host = well, host_of(well)
+    rc, checks = audited(lab)
+    assert rc == 0 and not reasons(checks), reasons(checks)
+    assert {name.split("/")[0] for name in checks if name.startswith("CA")} == {f"CA{number}" for number in range(8)}
+    assert "inputs.execd (ot_collector)" in str(checks["CA2/shipper"]["evidence"]) and checks["CA5"]["evidence"]["refused"]["opcua"] > 20
+
+    with edited(lab, host, CONF, OUTPUT, "true"):
+        # It lies there, and nobody can say from outside whether the running process took it up.
+        _rc, checks = audited(lab)
+        assert checks["CA2/shipper"]["status"] != "pass" and "sly" in checks["CA2/shipper"]["reason"], reasons(checks)
+        assert "changed after the process was started" in str(checks["CA2/shipper"]["evidence"]["unknown"])
+        lab.run(host, "systemctl", "restart", UNIT, timeout=120)
+        connected(lab)
+        rc, checks = audited(lab)
+        assert rc != 0 and checks["CA2/shipper"]["status"] == checks["CA0"]["status"] == "fail"
+        assert "outputs.http (sly)" in checks["CA2/shipper"]["reason"] and "plc1 port 4840" in checks["CA2/shipper"]["reason"]
+        assert not checks["CA2/shipper"]["evidence"]["unknown"]
+        assert {name for name in reasons(checks) if name.startswith("CA")} == {"CA0", "CA2/shipper"}, reasons(checks)
+    lab.run(host, "systemctl", "restart", UNIT, timeout=120)
+    connected(lab)
+    rc, checks = audited(lab)
+    assert rc == 0, reasons(checks)
+
+
+def test_a_refuted_endpoint_gets_no_new_configuration(well: Lab, tmp_path: Path) -> None:
+    lab, host = well, host_of(well)
+    sources = lab.var(host, "hnai_ot_sources")
+    changed = json.loads(json.dumps(sources))
+    (plc,) = [one for one in changed if one["id"] == "plc1"]
+    # The same tags, one of them fetched with a longer queue: a changed configuration of this endpoint and of no other.
+    plc["tags"][-1]["queue"] = int(plc["tags"][-1]["queue"]) + 1
+    (tmp_path / "sources.json").write_text(json.dumps({"hnai_ot_sources": changed}), encoding="utf-8")
+
+    def deploy(*more: str) -> Any:
+        return lab.play("playbooks/site.yml", "--tags", "ot_collector,telegraf", "--skip-tags", "verify", *more, timeout=900)
+
+    def there() -> tuple[str, int]:
+        status = lab.python(host, "print(open('/run/hnai/ot_collector/collector.status.json').read())")
+        return lab.python(host, HASH, CONFIG), status["pid"]
+
+    before, samples = there(), collector(lab)["plc1"]["samples"]
+    plant(lab, grant=PLANTED)
+    run = deploy("-e", f"@{tmp_path / 'sources.json'}")
+    said = " ".join(run.stdout.split())
+    assert run.rc != 0 and "plc1 is refuted" in said and PLANTED in said, run.stdout[-3000:]
+    assert there() == before, "nothing was replaced, and the same collector runs"
+    assert collector(lab)["plc1"]["state"] == "connected" and collector(lab)["plc1"]["samples"] > samples
+    quick = lab.play("playbooks/verify.yml", "--tags", "ot_collector", timeout=180)
+    record = json.loads((lab.state / "verdicts/latest/record.json").read_text(encoding="utf-8"))
+    (last,) = [one for verdict in record["verdicts"] for one in verdict["checks"] if one["id"] == "OC14"]
+    assert quick.rc != 0 and last["status"] == "fail" and PLANTED in last["reason"]
+
+    plant(lab, revoke=PLANTED)
+    run = deploy("-e", f"@{tmp_path / 'sources.json'}")
+    assert run.rc == 0, run.stdout[-3000:]
+    after = there()
+    assert after[0] != before[0] and after[1] != before[1], "deployed, and the collector was restarted with it"
+    connected(lab)
+    run = deploy()
+    assert run.rc == 0 and there()[0] == before[0]
+    connected(lab)
+    again = deploy()
+    assert again.rc == 0 and not again.changed(), again.changed()
+    assert not [event for event in again.events if event["event_data"]["task"] == "Audit the endpoints first"], "a run that changes nothing audits nothing"
+
