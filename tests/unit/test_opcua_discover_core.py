@@ -2,6 +2,7 @@
 """Names, bindings and differences of a proposed tag map: for any server that hypothesis can think of."""
 from __future__ import annotations
 
+import json
 import random
 import re
 from typing import Any
@@ -142,6 +143,10 @@ def test_enumerations_bring_their_codes_and_a_change_of_them_shows() -> None:
     server = [one("S", type="enum", codes=((0, "OFF"), (1, "RUN")))]
     first = propose("s", server, [])
     assert first.tags[0]["type"] == "enum" and first.tags[0]["codes"] == {0: "OFF", 1: "RUN"}
+    # As Ansible hands it over: JSON knows no numbers as keys.
+    sent = json.loads(json.dumps(first.tags))
+    again = propose("s", server, sent)
+    assert not again.differs and yaml.safe_load(render(again))["tags"] == first.tags
     older = {**first.tags[0], "codes": {0: "OFF", 1: "ON"}}
     assert [item["field"] for item in propose("s", server, [older]).changed] == ["codes"]
 

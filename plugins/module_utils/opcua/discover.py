@@ -164,7 +164,7 @@ def _told(variable: Variable, tag: Mapping[str, Any]) -> dict[str, Any]:
         said["type"] = variable.type
     if variable.unit is not None and unit_text(str(tag.get("unit", ""))) != unit_text(variable.unit):
         said["unit"] = unit_text(variable.unit)
-    if variable.codes and {int(key): str(value) for key, value in (tag.get("codes") or {}).items()} != dict(variable.codes):
+    if variable.codes and {key: str(value) for key, value in (tag.get("codes") or {}).items()} != dict(variable.codes):
         said["codes"] = dict(variable.codes)
     return said
 
@@ -180,6 +180,13 @@ def _new(variable: Variable, name: str) -> dict[str, Any]:
     if variable.type == ENUM and variable.codes:
         tag["codes"] = dict(variable.codes)
     return tag
+
+
+def _numbered(tag: Mapping[str, Any]) -> dict[str, Any]:
+    """Codes are numbers; on the way here JSON has made texts of them."""
+    if not isinstance(tag.get("codes"), Mapping):
+        return dict(tag)
+    return {**tag, "codes": {int(key) if str(key).lstrip("-").isdigit() else key: value for key, value in tag["codes"].items()}}
 
 
 def _match(variables: Sequence[Variable], tags: Sequence[Mapping[str, Any]]) -> dict[int, Variable]:
@@ -205,6 +212,7 @@ def propose(source: str, variables: Iterable[Variable], tags: Sequence[Mapping[s
     """The map of *tags* (in force) as the server has it today. *incomplete*: why not everything was seen; then nothing is said to be gone."""
     every = sorted(set(variables), key=lambda one: (one.path, one.node))
     proposal = Proposal(source, incomplete=incomplete)
+    tags = [_numbered(tag) for tag in tags]
     matched = _match(every, tags)
     known = {(one.path, one.node) for one in matched.values()}
     for number, tag in enumerate(tags):

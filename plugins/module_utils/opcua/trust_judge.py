@@ -13,16 +13,17 @@ from .audit_types import Certificate
 
 CONTROLS = ["SR 1.8", "SR 1.9"]
 DAY_S = 86400.0
-TITLES = {
-    "OT1": "our application certificate is sound",
-    "OT2": "our application certificate lasts longer than its change takes",
-    "OT3": "the server presents a pinned certificate",
-    "OT4": "the server's certificate is sound",
-    "OT5": "the server's certificate lasts longer than its change takes",
-    "OT6": "no certificate is shared between servers",
-    "OT7": "the revocation list is fresh",
-    "OT8": "no change of our certificate is left half way",
-}
+_TABLE = (
+    ("OT1", "our application certificate is sound"),
+    ("OT2", "our application certificate lasts longer than its change takes"),
+    ("OT3", "the server presents a pinned certificate"),
+    ("OT4", "the server's certificate is sound"),
+    ("OT5", "the server's certificate lasts longer than its change takes"),
+    ("OT6", "no certificate is shared between servers"),
+    ("OT7", "the revocation list is fresh"),
+    ("OT8", "no change of our certificate is left half way"),
+)
+TITLES = dict(_TABLE)
 _DOC = "docs/opcua-trust.md"
 
 
