@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-# The way a template is rendered follows ansible.builtin.template (GPL-3.0-or-later).
 """Controller side of config_tree: renders a role's tree/ and sends it to the module in one round trip."""
 
 from __future__ import annotations
@@ -14,17 +13,14 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.text.converters import to_text
 from ansible.plugins.action import ActionBase
-from ansible.template import trust_as_template
 
 from ansible_collections.hnai.platform.plugins.module_utils.config_tree import refuse_private_key
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import HostError
+from ansible_collections.hnai.platform.plugins.plugin_utils.trees import ROLES, rendered, search
 
-ROLES = Path(__file__).resolve().parents[2] / "roles"
 _ITEM = re.compile(r"__([a-z][a-z0-9]*(?:_[a-z0-9]+)*)__")
 #: __init__.py and __main__.py are Python's own names.
 _PYTHON = {"init", "main"}
-#: As ansible.builtin.template.
-_OVERRIDES = {"trim_blocks": True, "lstrip_blocks": False, "newline_sequence": "\n"}
 
 
 def expand(path: str, items: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -118,7 +114,7 @@ class ActionModule(ActionBase):
         files: list[dict[str, str]] = []
         directories: dict[str, dict[str, str]] = {}
         home = f"/etc/hnai/{args['component']}"
-        search = [str(role / "templates"), str(tree), str(ROLES / "component" / "templates")]
+        where = search(role)
         for source in sorted(path for path in tree.rglob("*") if path.is_symlink() or not path.is_dir()):
             if source.is_symlink():
                 raise AnsibleActionFail(f"{source}: a tree has files, not links; declare links in a tmpfiles.d file")
@@ -127,7 +123,7 @@ class ActionModule(ActionBase):
             for target, extra in expand(inside[:-3] if template else inside, args["foreach"]):
                 if any(fnmatch.fnmatchcase(target, pattern) for pattern in args["exclude"]):
                     continue
-                content = self._template(source, target, search, {**task_vars, **extra}) if template else source.read_bytes()
+                content = self._template(source, target, where, {**task_vars, **extra}) if template else source.read_bytes()
                 try:
                     refuse_private_key(target, content)
                 except HostError as error:
@@ -141,13 +137,9 @@ class ActionModule(ActionBase):
                         directories[path] = {"path": path.rstrip("/"), **place(path, False, args)}
         return files, list(directories.values())
 
-    def _template(self, source: Path, target: str, search: list[str], variables: dict[str, Any]) -> bytes:
+    def _template(self, source: Path, target: str, where: list[str], variables: dict[str, Any]) -> bytes:
         """One rendered template."""
-        variables.setdefault("ansible_managed", "Managed by Ansible (hnai.platform); changes made here are overwritten.")
-        variables["template_destpath"] = target
-        templar = self._templar.copy_with_new_env(searchpath=search, available_variables=variables)
         try:
-            text = templar.template(trust_as_template(source.read_text("utf-8")), escape_backslashes=False, overrides=_OVERRIDES)
+            return rendered(self._templar, source, target, where, variables)
         except (AnsibleError, UnicodeDecodeError) as error:
             raise AnsibleActionFail(f"{source}: {to_text(error)}") from error
-        return to_text("" if text is None else text).encode("utf-8")

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: tree_digests
-short_description: Digests of the files that a role brings as they are
+short_description: Digests of the files that a role brings
 version_added: "0.1.0"
 author: hnai.platform maintainers (@hnai)
 description:
-  - Gives for a directory of a role's C(tree/) each file with its sha256. Files that are rendered (C(.j2)) are left out.
+  - Gives for a directory of a role's C(tree/) each file as it lies on the host, with its sha256. Templates (C(.j2)) are rendered as
+    M(hnai.platform.config_tree) does, so the role's variables must be there.
 options:
   _terms:
     description: Role and directory on the host, in this order.
@@ -33,13 +34,12 @@ _raw:
 """
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
-ROLES = Path(__file__).resolve().parents[2] / "roles"
+from ansible_collections.hnai.platform.plugins.plugin_utils.trees import ROLES, rendered, search
 
 
 class LookupModule(LookupBase):
@@ -50,7 +50,13 @@ class LookupModule(LookupBase):
         self.set_options(var_options=variables, direct=kwargs)
         role, directory = map(str, terms)
         base = ROLES / role / "tree" / directory.lstrip("/")
-        files = [path for path in sorted(base.rglob("*")) if path.is_file() and path.suffix != ".j2" and "__pycache__" not in path.parts]
+        files = [path for path in sorted(base.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
         if not files:
             raise AnsibleError(f"tree_digests: role {role} brings no file below {directory}")
-        return [{str(path.relative_to(base)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}]
+        found = {}
+        for path in files:
+            name, template = str(path.relative_to(base)), path.suffix == ".j2"
+            target = name[:-3] if template else name
+            content = rendered(self._templar, path, f"{directory}/{target}", search(ROLES / role), dict(variables or {})) if template else path.read_bytes()
+            found[target] = hashlib.sha256(content).hexdigest()
+        return [found]

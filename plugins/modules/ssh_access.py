@@ -48,7 +48,7 @@ attributes:
 EXAMPLES = r"""
 - name: Log in with the new key alone
   hnai.platform.ssh_access:
-    key: /home/ops/.ssh/site
+    key: ~/.ssh/site
     state: proven
 """
 

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 from ansible_collections.hnai.platform.plugins.lookup import tree_digests
 from ansible_collections.hnai.platform.plugins.module_utils.collector import audit, egress, foreign, gobuild, programs, telegraf
@@ -314,11 +316,17 @@ def test_the_client_of_the_collector_refuses_and_an_opened_one_is_found(tmp_path
 
 
 # -- what is declared ---------------------------------------------------------------------------------------------
-def test_the_role_declares_what_it_brings() -> None:
-    lookup = tree_digests.LookupModule()
+def test_the_role_declares_what_it_brings(tmp_path: Path) -> None:
+    core = ROOT / "plugins/module_utils/mqtt"
+    lookup = tree_digests.LookupModule(loader=DataLoader(), templar=Templar(DataLoader()))
     lookup.set_options = lambda **_kwargs: None
-    (files,) = lookup.run(["ot_collector", "/usr/local/lib/hnai/ot_collector"])
-    assert "__main__.py" in files and programs.differs(PROGRAM, files) == []
+    (files,) = lookup.run(["ot_collector", "/usr/local/lib/hnai/ot_collector"], {"__ot_collector_core": str(core)})
+    # As a host has it: what is a template there lies here as the collection's own file.
+    there = shutil.copytree(PROGRAM, tmp_path / "there")
+    for template in there.rglob("*.j2"):
+        template.with_suffix("").write_text((core / template.stem).read_text())
+        template.unlink()
+    assert "__main__.py" in files and "hnai_ot_collector/sparkplug.py" in files and programs.differs(there, files) == []
     with pytest.raises(Exception, match="brings no file"):
         lookup.run(["ot_collector", "/nowhere"])
 
