@@ -26,11 +26,11 @@ NAME = re.compile(r"^[a-zA-Z_][a-zA-Z0-9_]*$")
 URIS = ("urn:a", "urn:b;c")
 steps = st.builds(lambda uri, name: "nsu=%s;%s" % (uri, name), st.sampled_from(URIS[:1]),
                   st.sampled_from(["Pump", "pump", "PUMP 1", "Pump_1", "PT", "2nd", "Öl", "压力", "", "a;b", "true", "x"]) | st.text(max_size=4))
-paths = st.lists(steps, min_size=1, max_size=4).map(tuple)
+paths = st.lists(steps, min_size=1, max_size=3).map(tuple)
 variables = st.builds(Variable, path=paths, node=st.integers(0, 50).map(lambda number: "nsu=urn:a;i=%d" % number), type=st.sampled_from(
     ["double", "int", "bool", "string", "float", ""]), access=st.sampled_from([None, 0, 1, 3]), rank=st.sampled_from([-1, 1]),
     unit=st.sampled_from([None, "°C", "bbl/d", "m³/h"]))
-servers = st.lists(variables, max_size=8, unique_by=lambda one: (one.path, one.node))
+servers = st.lists(variables, max_size=6, unique_by=lambda one: (one.path, one.node))
 
 
 def one(*path: str, node: str = "", **more: Any) -> Variable:

@@ -281,6 +281,27 @@ def test_the_way_back_and_forth(site: Site) -> None:
         site.trust().back()
 
 
+def test_the_way_back_killed_before_each_step_is_taken_up(site: Site) -> None:
+    old = site.pair()
+    site.trusting = set(SOURCES)
+    site.switched(site.said(site.prepared()))
+    for kill_at in range(2):
+        left = [kill_at]
+
+        def note(step: str, left: list[int] = left) -> None:
+            if left[0] == 0:
+                raise Killed(step)
+            left[0] -= 1
+
+        with pytest.raises(Killed):
+            site.trust(note=note).back()
+        assert site.pair() != old and len(site.trust().status(SOURCES, []).removals) == 3
+    site.now += 60
+    assert site.trust().back().switched and site.pair() == old
+    told = site.trust().status(SOURCES, [])
+    assert told.restart_due and len(told.removals) == 3 and {one["thumbprint"] for one in told.removals} != {told.in_use["sha1"]}
+
+
 @pytest.mark.parametrize(("more", "words"), [
     ({"uri": "urn:other"}, "ApplicationUri is urn:other"), ({"usage": "server"}, "lacks clientAuth"), ({"foreign_key": True}, "does not belong to the key"),
     ({"foreign_ca": True}, "no issuer"), ({"days": -1.0}, "not valid now"),

@@ -460,12 +460,12 @@ class Trust:
             raise TrustError("the key of %s is gone: its removal from the trust lists was confirmed" % old["sha1"])
         self.outcome.plan.append("use %s again" % old["sha1"])
         if not self._check:
-            # Both directions leave the one in use last in the ledger, so that the restart is due whenever it was missed.
-            rest = [one for one in ledger["retired"] if one is not old]
-            rest.append({"sha1": self.outcome.in_use["sha1"], "sha256": self.outcome.in_use["sha256"], "new": old["sha256"], "at": self._now(),
-                         "sources": list(old["sources"])})
+            # As in a change: the duty first, then the rename. The old entry stays until another takes its place; one that is in use counts nowhere.
+            rest = [one for one in ledger["retired"] if one["sha256"] != self.outcome.in_use["sha256"]]
+            self._keep({**ledger, "retired": [*rest, {
+                "sha1": self.outcome.in_use["sha1"], "sha256": self.outcome.in_use["sha256"], "new": old["sha256"], "at": self._now(),
+                "sources": list(old["sources"])}]})
             self._link(self.want.pki + "/current", "g/%s" % old["sha256"][:16])
-            self._keep({**ledger, "retired": rest})
             self.outcome.in_use = self._described(old_certificate)
             self.outcome.switched = self.outcome.restart_due = True
         return self.outcome
