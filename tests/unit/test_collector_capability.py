@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
 from ansible_collections.hnai.platform.plugins.lookup import tree_digests
@@ -317,6 +318,7 @@ def test_the_client_of_the_collector_refuses_and_an_opened_one_is_found(tmp_path
 
 # -- what is declared ---------------------------------------------------------------------------------------------
 def test_the_role_declares_what_it_brings(tmp_path: Path) -> None:
+    init_plugin_loader([])
     core = ROOT / "plugins/module_utils/mqtt"
     lookup = tree_digests.LookupModule(loader=DataLoader(), templar=Templar(DataLoader()))
     lookup.set_options = lambda **_kwargs: None
