@@ -238,7 +238,8 @@ def task_manager_gone(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:
     until("Flink is not back", lambda: not bad(verdicts(lab, folder)) & {"H2", "H3"}, 180, 5)
     if bad(verdicts(lab, folder)) & {"H6", "H7"}:
         units(lab, "restart", "hnai-flink-jobmanager")
-    return found, {"H4", "H5", "H6", "H7", "H8", "H9"}
+    # Once its heartbeat is missed, its tasks are nobody's.
+    return found, {"H3", "H4", "H5", "H6", "H7", "H8", "H9"}
 
 
 def storage_gone(lab: Lab, folder: Path) -> tuple[set[str], set[str]]:

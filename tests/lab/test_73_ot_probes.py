@@ -128,8 +128,9 @@ def test_the_filter_is_proven_and_each_hole_in_it_is_named(lab: Lab, approver: A
         lab.run("edge1", "tee", FILTER, stdin=json.dumps(config))
         loaded(lab)
         rc, statuses, reasons = judged(lab, "MF", extra)
-        assert rc != 0 and {"MF0", "MF1"} <= bad(statuses) and statuses["MF4"] == "fail", (statuses, reasons)
-        assert "3" in reasons["MF4"], reasons["MF4"]
+        # It obeys what it loaded (MF4 to MF7 hold it to that); what it loaded is not the inventory's.
+        assert rc != 0 and {ident for ident, status in statuses.items() if status == "fail"} == {"MF0", "MF1"}, (statuses, reasons)
+        assert reasons["MF0"].startswith("MF1: sep1 may be asked for") and '"function": 3' in reasons["MF0"], reasons["MF0"]
 
     with dialling(lab):
         rc, statuses, reasons = judged(lab, "MF", extra)
