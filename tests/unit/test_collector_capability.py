@@ -477,7 +477,7 @@ def test_build_information_of_a_cut_file(tmp_path: Path) -> None:
 def test_the_model_says_where_it_may_go() -> None:
     data = {
         "zones": {"l2": {"level": 2, "cidrs": ["10.0.2.0/24"]}, "l3": {"level": 3, "cidrs": ["10.0.3.0/24"]}},
-        "hosts": {"edge1": {"zone": "l3", "addresses": {"v4": "10.0.3.11"}}, "edge2": {"zone": "l3", "addresses": {"v4": "10.0.3.12"}}},
+        "hosts": {"edge1": {"zone": "l3", "addresses": {"v4": "10.0.3.11"}, "second_addresses": {"filter": {"v4": "10.0.3.99"}}}, "edge2": {"zone": "l3", "addresses": {"v4": "10.0.3.12"}}},
         "groups": {"managed": ["edge1", "edge2"], "ot_collector": ["edge1"], "telegraf": ["edge1"], "telegraf_shipper": ["edge1"],
                    "mosquitto": ["edge1"], "other": ["edge2"]},
         "assets": {"plc1": {"zone": "l2", "addresses": {"v4": "10.0.2.11"}, "role": "ot_source"}},
@@ -486,6 +486,9 @@ def test_the_model_says_where_it_may_go() -> None:
              "service": {"proto": "tcp", "port": 4840, "app": "opcua", "ops": ["read"]}, "reason": "r", "expires": "2030-12-31", "sr": []},
             {"id": "C-2", "from": {"group": "ot_collector"}, "to": {"group": "other"}, "kind": "direct", "data_direction": "up", "owner": "o",
              "service": {"proto": "tcp", "port": 9}, "reason": "r", "expires": "2030-12-31", "sr": []},
+            {"id": "C-3", "from": {"group": "ot_collector"}, "to": {"asset": "plc1"}, "kind": "direct", "data_direction": "up", "owner": "o", "uid": 902,
+             "source_address": "filter", "service": {"proto": "tcp", "port": 502, "app": "modbus", "ops": ["read_coils"]}, "reason": "r",
+             "expires": "2030-12-31", "sr": []},
         ],
         "contracts": {
             "mosquitto": {"listens": [{"name": "mqtt", "proto": "tcp", "port": 8883, "bind": "any"}]},
@@ -496,5 +499,21 @@ def test_the_model_says_where_it_may_go() -> None:
     found = nft.collector_egress(site, "edge1")
     assert found["own"] == [8883], site.problems
     assert [(one["id"], one["target"], one["addresses"], one["port"], one["plant"]) for one in found["conduits"]] == [
-        ("C-1", "plc1", ["10.0.2.11"], 4840, True), ("C-2", "edge2", ["10.0.3.12"], 9, False)], site.problems
+        ("C-1", "plc1", ["10.0.2.11"], 4840, True), ("C-2", "edge2", ["10.0.3.12"], 9, False), ("C-3", "plc1", ["10.0.2.11"], 502, True)], site.problems
+    assert [one["origins"] for one in found["conduits"]] == [[], [], ["10.0.3.99"]]
+    # What is written into the ruleset is understood as what was declared.
+    wanted = egress.declared(found["conduits"])
+    text = [line.split(" counter ")[0].split() for line in nft.ruleset(site, "edge1").splitlines() if '"C-3"' in line]
+    assert text == [["ip", "saddr", "10.0.3.99", "ip", "daddr", "10.0.2.11", "meta", "skuid", "902", "tcp", "dport", "502", "ct", "state", "new"]]
+
+    def match(left: dict[str, Any], right: Any) -> dict[str, Any]:
+        return {"match": {"op": "==", "left": left, "right": right}}
+
+    rule = [match({"payload": {"protocol": "ip", "field": "saddr"}}, "10.0.3.99"), match({"payload": {"protocol": "ip", "field": "daddr"}}, "10.0.2.11"),
+            match({"meta": {"key": "skuid"}}, 902), match({"payload": {"protocol": "tcp", "field": "dport"}}, 502),
+            match({"ct": {"key": "state"}}, "new"), {"accept": None}]
+    plain = {way for way in wanted if way.port != 502}
+    for expression, more in ((rule, []), (rule[1:], ["tcp 10.0.2.11 port 502 as user 902"])):
+        loaded = egress.loaded(listing([], more=[{"rule": {"family": "inet", "table": "hnai", "chain": "output", "expr": expression}}]), lambda name: None)
+        assert egress.differences(loaded | plain, wanted, [902])[0] == more
     assert nft.collector_egress(site, "edge2") == {"conduits": [], "own": []}

@@ -21,27 +21,35 @@ class CannotTell(Exception):
 
 @dataclass(frozen=True, order=True)
 class Way:
-    """One thing that may be opened. *uid* None: by every user."""
+    """One thing that may be opened. *uid* None: by every user; *origin*: the only address to come from, '' = any of the host's."""
 
     address: str
     proto: str
     port: int
     uid: int | None = None
+    origin: str = ""
 
     @property
     def text(self) -> str:
         """For people."""
-        return "%s %s port %d%s" % (self.proto, self.address, self.port, "" if self.uid is None else " as user %d" % self.uid)
+        return "%s %s port %d%s%s" % (self.proto, self.address, self.port, "" if self.uid is None else " as user %d" % self.uid,
+                                      " from %s" % self.origin if self.origin else "")
 
 
 def _sorted(ways: Iterable[Way]) -> list[str]:
-    return [one.text for one in sorted(ways, key=lambda way: (way.address, way.proto, way.port, -1 if way.uid is None else way.uid))]
+    return [one.text for one in sorted(ways, key=lambda way: (way.address, way.proto, way.port, -1 if way.uid is None else way.uid, way.origin))]
 
 
 def declared(conduits: Iterable[Mapping[str, Any]]) -> set[Way]:
-    """The ways of the conduits as filter ``collector_egress`` gives them: [{id, addresses, proto, port, uid}]."""
-    return {Way(str(ipaddress.ip_address(address)), str(one["proto"]), int(one["port"]), one.get("uid"))
-            for one in conduits for address in one["addresses"]}
+    """The ways of the conduits as filter ``collector_egress`` gives them: [{id, addresses, proto, port, uid, origins}]."""
+    found = set()
+    for one in conduits:
+        origins = [ipaddress.ip_address(text) for text in one.get("origins") or ()]
+        for address in map(ipaddress.ip_address, one["addresses"]):
+            mine = [str(origin) for origin in origins if origin.version == address.version]
+            if mine or not origins:
+                found |= {Way(str(address), str(one["proto"]), int(one["port"]), one.get("uid"), origin) for origin in mine or [""]}
+    return found
 
 
 def _values(right: Any) -> list[Any]:
@@ -57,6 +65,7 @@ def _ways(rule: Mapping[str, Any], uid_of: Callable[[str], int | None]) -> set[W
     addresses: list[Any] = []
     ports: list[Any] = []
     uids: list[Any] = [None]
+    origins: list[Any] = []
     proto, harmless, new = "", False, False
     for statement in rule["expr"]:
         if "match" not in statement:
@@ -81,6 +90,8 @@ def _ways(rule: Mapping[str, Any], uid_of: Callable[[str], int | None]) -> set[W
             field = left["payload"].get("field")
             if field == "daddr":
                 addresses = _values(right)
+            elif field == "saddr":
+                origins = _values(right)
             elif field != "hoplimit":
                 raise CannotTell("a rule that looks at %s is not understood" % field)
         elif "payload" in left and left["payload"].get("field") == "dport":
@@ -98,7 +109,8 @@ def _ways(rule: Mapping[str, Any], uid_of: Callable[[str], int | None]) -> set[W
             raise CannotTell("user %s of a rule is not known here" % one)
         numbers.append(number)
     try:
-        return {Way(str(ipaddress.ip_address(address)), proto, int(port), uid) for address in addresses for port in ports for uid in numbers}
+        return {Way(str(ipaddress.ip_address(address)), proto, int(port), uid, str(ipaddress.ip_address(origin)) if origin else "")
+                for address in addresses for port in ports for uid in numbers for origin in origins or [""]}
     except (ValueError, TypeError) as error:
         raise CannotTell("a rule is not understood: %s" % error) from None
 

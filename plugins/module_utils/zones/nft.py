@@ -233,13 +233,15 @@ def approved(site: Site, host: str) -> list[dict[str, Any]]:
 
 
 def egress(site: Site, host: str) -> list[dict[str, Any]]:
-    """What `host` may open by its conduits: [{id, addresses as it sees them, proto, port, uid or None, plant: the target stands at level ≤ 2}]."""
+    """What `host` may open by its conduits: [{id, addresses as it sees them, proto, port, uid or None, origins: the only addresses to
+    come from, plant: the target stands at level ≤ 2}]."""
     node = site.nodes[host]
     found = []
     for conduit in site.conduits:
         for target in conduit.targets if host in conduit.sources else ():
             peer = site.nodes[target]
-            addresses = [peer.address(version, node.zone_towards(peer.zone)) for version, _family in _FAMILIES if node.address(version, node.zone)]
+            second = conduit.source_address
+            addresses = [peer.address(version, node.zone_towards(peer.zone)) for version, _family in _FAMILIES if node.address(version, node.zone, second)]
             if target != host and any(addresses):
                 found.append(
                     {
@@ -249,6 +251,7 @@ def egress(site: Site, host: str) -> list[dict[str, Any]]:
                         "proto": conduit.service.proto,
                         "port": conduit.service.port,
                         "uid": conduit.uid,
+                        "origins": [address for address in node.seconds.get(second, ()) if address],
                         "plant": site.zone_of(peer, node).level <= 2,
                     }
                 )
