@@ -92,8 +92,8 @@ def test_a_file_that_is_no_status_is_named() -> None:
 
 
 # -- Sparkplug B edge nodes ----------------------------------------------------------------------------------------------
-NODE = {"group": "g", "node": "n", "born": True, "alive": True, "doubtful": False, "dead_devices": [], "unknown_now": {}, "lag_s": 0.4, "retained": 0, "last_loss": None,
-        "messages": 9, "births": 2, "deaths": 0, "old_deaths": 1, "unknown": 3, "jumps": 0, "lost_messages": 0, "late": 0, "duplicates": 2,
+NODE = {"group": "g", "node": "n", "born": True, "alive": True, "doubtful": False, "dead_devices": [], "unknown_now": {}, "lag_s": 0.4, "retained": 0,
+        "last_loss": None, "messages": 9, "births": 2, "deaths": 0, "old_deaths": 1, "unknown": 3, "jumps": 0, "lost_messages": 0, "late": 0, "duplicates": 2,
         "malformed": 0, "foreign": 4}
 
 
