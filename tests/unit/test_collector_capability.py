@@ -477,7 +477,8 @@ def test_build_information_of_a_cut_file(tmp_path: Path) -> None:
 def test_the_model_says_where_it_may_go() -> None:
     data = {
         "zones": {"l2": {"level": 2, "cidrs": ["10.0.2.0/24"]}, "l3": {"level": 3, "cidrs": ["10.0.3.0/24"]}},
-        "hosts": {"edge1": {"zone": "l3", "addresses": {"v4": "10.0.3.11"}, "second_addresses": {"filter": {"v4": "10.0.3.99"}}}, "edge2": {"zone": "l3", "addresses": {"v4": "10.0.3.12"}}},
+        "hosts": {"edge1": {"zone": "l3", "addresses": {"v4": "10.0.3.11"}, "second_addresses": {"filter": {"v4": "10.0.3.99"}}},
+                  "edge2": {"zone": "l3", "addresses": {"v4": "10.0.3.12"}}},
         "groups": {"managed": ["edge1", "edge2"], "ot_collector": ["edge1"], "telegraf": ["edge1"], "telegraf_shipper": ["edge1"],
                    "mosquitto": ["edge1"], "other": ["edge2"]},
         "assets": {"plc1": {"zone": "l2", "addresses": {"v4": "10.0.2.11"}, "role": "ot_source"}},

@@ -93,8 +93,8 @@ def test_a_file_that_is_no_status_is_named() -> None:
 
 # -- Sparkplug B edge nodes ----------------------------------------------------------------------------------------------
 NODE = {"group": "g", "node": "n", "born": True, "alive": True, "doubtful": False, "dead_devices": [], "unknown_now": {}, "lag_s": 0.4, "retained": 0,
-        "messages": 9, "births": 2, "deaths": 0, "old_deaths": 1, "unknown": 3, "jumps": 0, "lost_messages": 0, "late": 0, "duplicates": 2, "malformed": 0,
-        "foreign": 4}
+        "last_loss": None, "messages": 9, "births": 2, "deaths": 0, "old_deaths": 1, "unknown": 3, "jumps": 0, "lost_messages": 0, "late": 0, "duplicates": 2,
+        "malformed": 0, "foreign": 4}
 
 
 def node_verdict(**change: Any) -> dict[str, str]:
@@ -113,8 +113,8 @@ def test_a_node_that_is_well() -> None:
     ({"born": False}, {"OC9": "fail"}),
     ({"doubtful": True}, {"OC9": "inconclusive"}),
     ({"unknown_now": {"alias 7 of the node": 2}}, {"OC10": "inconclusive"}),
-    ({"jumps": 1, "lost_messages": 3}, {"OC11": "fail"}),
-    ({"malformed": 1}, {"OC11": "fail"}),
+    ({"jumps": 1, "lost_messages": 3, "last_loss": NOW - 59 * S}, {"OC11": "fail"}),
+    ({"jumps": 1, "lost_messages": 3, "last_loss": NOW - 61 * S}, {}),
     ({"alive": False}, {"OC12": "fail"}),
     ({"dead_devices": ["packer"]}, {"OC12": "fail"}),
     ({"lag_s": 11.0}, {"OC13": "fail"}),

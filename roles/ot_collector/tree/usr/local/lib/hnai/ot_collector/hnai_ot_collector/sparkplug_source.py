@@ -81,6 +81,7 @@ class SparkplugCollector:
         self._writer: asyncio.StreamWriter | None = None
         self._retained = 0
         self._lag: float | None = None
+        self._last_loss: int | None = None
         tags = [Tag(tag.name, tag.device, tag.metric) for tag in source.tags]
         left = self._memory.read()
         try:
@@ -213,7 +214,10 @@ class SparkplugCollector:
             return
         if (topic.group, topic.node) == (self.source.group, self.source.node):
             self.health.heard()
+            before = self.node.counts.lost_messages + self.node.counts.malformed
             self._apply(self.node.message(topic.kind, topic.device, one.payload))
+            if self.node.counts.lost_messages + self.node.counts.malformed != before:
+                self._last_loss = self.stream.now()
 
     async def _settle(self, writer: asyncio.StreamWriter) -> None:
         """Records to the pipe, memory to the disk, then the acknowledgements."""
@@ -268,5 +272,5 @@ class SparkplugCollector:
             "group": self.source.group, "node": self.source.node, "born": bool(node.devices), "alive": node.alive(), "doubtful": node.doubtful,
             "dead_devices": sorted(name for name, one in node.devices.items() if name and not one.alive),
             "unknown_now": dict(sorted(node.unknown.items())), "lag_s": None if self._lag is None else round(self._lag, 3),
-            "retained": self._retained, **vars(counts),
+            "last_loss": self._last_loss, "retained": self._retained, **vars(counts),
         }
