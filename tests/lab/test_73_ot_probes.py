@@ -175,6 +175,9 @@ def test_the_server_refuses_the_mirrors_write(lab: Lab, approver: Approver, comm
     _rc, statuses, reasons = judged(lab, "OW", extra)
     assert not bad(statuses), (statuses, reasons)
     assert reasons["OW0"].startswith("proven"), reasons
+    # It holds for the tags of the canary's rights, the setpoints that an engineer may write, and says that the others have other rights.
+    setpoints = [tag for tag in source(lab, "plc1")["tags"] if tag["name"].endswith("_setpoint")]
+    assert statuses["OW5"] == "skipped" and f"of {len(source(lab, 'plc1')['tags'])} tags have other rights" in reasons["OW5"] and setpoints, reasons
     # The audit before it tried the two logins that should be refused, under the same token.
     record = json.loads((lab.state / "verdicts" / "latest" / "record.json").read_text(encoding="utf-8"))
     logins = {c["id"]: c["status"] for verdict in record["verdicts"] for c in verdict["checks"] if c["id"] in ("OA4", "OA5")}

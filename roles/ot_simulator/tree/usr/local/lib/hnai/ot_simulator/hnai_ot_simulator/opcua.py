@@ -32,6 +32,8 @@ _log = logging.getLogger("hnai.opcua")
 
 OVERFLOW = 0x480
 """InfoType DataValue + InfoBit Overflow (OPC 10000-4, table 'DataValue InfoBits')."""
+SETPOINT = ".SetPoint"
+"""Tags that an engineer may write; the canary of the commissioning has their rights."""
 MAX_NODES_PER_READ = 11705
 MAX_MONITORED_ITEMS_PER_CALL = 11714
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -140,20 +142,20 @@ class Faults:
         return ticks() + round(self.clock_s * TICKS_PER_S)
 
 
-def _observed(faults: Faults, canary: Any, item: Any, plain: Any) -> Any:
+def _observed(faults: Faults, engineers: set[Any], item: Any, plain: Any) -> Any:
     """What the observer reads: it may write nothing and call nothing, and the attributes say so, but for what a test granted."""
     levels = (ua.AttributeIds.AccessLevel, ua.AttributeIds.UserAccessLevel)
     if item.AttributeId in levels and item.NodeId.Identifier in faults.granted:
         return ua.DataValue(ua.Variant(3, ua.VariantType.Byte))
-    if item.AttributeId == ua.AttributeIds.UserAccessLevel and item.NodeId == canary:
+    if item.AttributeId == ua.AttributeIds.UserAccessLevel and item.NodeId in engineers:
         return ua.DataValue(ua.Variant(1, ua.VariantType.Byte))
     if item.AttributeId == ua.AttributeIds.UserExecutable and plain.StatusCode.is_good():
         return ua.DataValue(ua.Variant(False, ua.VariantType.Boolean))
     return plain
 
 
-def repair(faults: Faults, canary: Any) -> None:
-    """Make asyncua behave like a server of a plant. Call once per process, before the first connection."""
+def repair(faults: Faults, engineers: set[Any]) -> None:
+    """Make asyncua behave like a server of a plant, where only the engineer may write *engineers*. Call once per process, before the first connection."""
     plain_pack = ua_binary._DateTime.pack
 
     def pack(moment: Any) -> bytes:
@@ -194,7 +196,7 @@ def repair(faults: Faults, canary: Any) -> None:
         if self.external and (self.user is None or self.user.name != "engineer"):
             for index, item in enumerate(params.NodesToRead):
                 # What is per user, asyncua holds once for all (and hands out its own object: replace, never change).
-                results[index] = _observed(faults, canary, item, results[index])
+                results[index] = _observed(faults, engineers, item, results[index])
         return results
 
     InternalSession.create_monitored_items = limited_create
@@ -248,24 +250,28 @@ class OpcuaSimulator:
             await self._decoys("%s:foreign:%d" % (self.plant.namespace, number))
         self.index = await server.register_namespace(self.plant.namespace)
         root = await server.nodes.objects.add_object(ua.NodeId(self.plant.site, self.index), "%d:%s" % (self.index, self.plant.site))
+        canary = ua.NodeId("Commissioning.Canary", self.index)
+        engineers = {canary}
         for tag in self.plant.tags:
             kind = TYPES[tag.type]
             nodeid = ua.NodeId(tag.node, self.index)
             empty = {"double": 0.0, "float": 0.0, "bool": False, "string": ""}.get(tag.type, 0)
-            await root.add_variable(nodeid, "%d:%s" % (self.index, tag.name), ua.Variant(empty, kind))
+            node = await root.add_variable(nodeid, "%d:%s" % (self.index, tag.name), ua.Variant(empty, kind))
+            if tag.node.endswith(SETPOINT):
+                await node.set_writable()
+                engineers.add(nodeid)
             await server.iserver.aspace.write_attribute_value(
                 nodeid, ua.AttributeIds.Value,
                 ua.DataValue(None, ua.StatusCode(ua.StatusCodes.BadWaitingForInitialData),
                              SourceTimestamp=Ticks.of(ticks()), ServerTimestamp=Ticks.of(ticks())))
             self._nodes[tag.name] = nodeid
-        canary = ua.NodeId("Commissioning.Canary", self.index)
         node = await root.add_variable(canary, "%d:CommissioningCanary" % self.index, ua.Variant(0.0, ua.VariantType.Double))
         await node.set_writable()
         # By this the write probe knows that it is meant (docs/runbooks/ot-audit.md).
         await node.add_property(ua.NodeId("Commissioning.Canary.Marker", self.index), "%d:HnaiWriteCanary" % self.index, "write canary of " + self.plant.site)
         await self._limit(MAX_MONITORED_ITEMS_PER_CALL, self.faults.max_items)
         await self._limit(MAX_NODES_PER_READ, self.faults.max_reads)
-        repair(self.faults, canary)
+        repair(self.faults, engineers)
         await self._produce()
         await server.start()
         _log.info("I! listening on %s, namespace %s has index %d, %d tags", config["endpoint"], self.plant.namespace,
