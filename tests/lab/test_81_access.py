@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Lab
 from killing import chance, kill_a_run
+from plant_view import until
 
 pytestmark = pytest.mark.scenario("access")
 VERB = "playbooks/rotate_access.yml"
@@ -55,8 +56,8 @@ def test_the_runs_own_key_is_replaced_whatever_happens_to_the_run(lab: Lab, old:
         later = draw.uniform(0, 0.6)
         kill_a_run(["-i", str(lab.inventory), VERB], tmp_path / f"killed{number}.log", lambda said, step=step: step in said, later)
         for host in ("jump1", "data1"):
-            good, said = enters(lab, host, lab.state / "ssh/config")
-            assert good, f"killed {later:.1f} s after {step} began, {host} cannot be entered: {said}"
+            # A busy machine answers late, which is no refusal.
+            until(f"killed {later:.1f} s after {step} began, {host} cannot be entered", lambda host=host: enters(lab, host, lab.state / "ssh/config")[0], 90, 2)
     run = lab.play(VERB)
     assert run.rc == 0, run.stdout[-3000:]
     assert key.read_bytes() != before
