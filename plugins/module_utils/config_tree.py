@@ -355,7 +355,10 @@ class Tree:
         # What somebody else must look at first stays as it is; its checker has seen the candidate.
         held = [(entry, present) for entry, present in plan if entry.path in self.hold and (present.kind, present.content) != ("file", entry.content)]
         plan = [item for item in plan if item not in held]
-        self.outcome.held = [{"path": entry.path, "before": present.content.decode("utf-8", "replace"), "after": entry.content.decode("utf-8", "replace")} for entry, present in held]
+        self.outcome.held = [
+            {"path": entry.path, "before": present.content.decode("utf-8", "replace"), "after": entry.content.decode("utf-8", "replace")}
+            for entry, present in held
+        ]
         self.outcome.watched = sorted(path for pattern in self.watch for path in glob.glob(self.host.at(pattern)))
         # Units last: what a unit refers to is there before the unit is.
         plan.sort(key=lambda item: item[0].path.startswith(UNITS))
