@@ -18,7 +18,7 @@ TIMES = range(100_000, 120_000, 1000)
 
 
 def faithful() -> tuple[Recording, dict[str, dict[int, float]]]:
-    samples = [[at, 10.0 + number, 0 if number != 7 else 0x808C0000] for number, at in enumerate(TIMES)]
+    samples: list[list[Any]] = [[at, 10.0 + number, 0 if number != 7 else 0x808C0000] for number, at in enumerate(TIMES)]
     good = {at: value * PRESSURE.scale for at, value, status in samples if status == 0}
     return (Recording(TIMES[0], TIMES[-1], {"pressure": samples}, pause_ms=600.0, reads=40),
             {"pressure": good, "pressure:status": {at: float(status) for at, _value, status in samples}})
