@@ -93,8 +93,8 @@ def carried() -> tuple[object, ...]:
     return (
         hostfiles, intrusive, probe_env, telegraf, verdict, conduit_host, flink_health, flink_host, host_health, acls, adapter, listeners, storage,
         kafka_health, mqtt_access, acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto, mqtt_health, audit_host, audit_policy, collector,
-        client, collector_audit, collector_proc, component, inventory, kv, policies, openbao_health, tsdb_access, canary, freshness,
-        questdb, tsdb_client, tsdb_health,
+        client, collector_audit, collector_proc,
+        component, inventory, kv, policies, openbao_health, tsdb_access, canary, freshness, questdb, tsdb_client, tsdb_health,
     )
 
 

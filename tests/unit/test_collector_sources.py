@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleFilterError
 
 from ansible_collections.hnai.platform.plugins.filter import collector as filters
 from ansible_collections.hnai.platform.plugins.module_utils.collector.sources import NotReadable, changed
@@ -34,7 +35,7 @@ def test_what_is_read_otherwise(before: str, after: str, named: list[str]) -> No
 def test_a_new_text_that_is_none_is_refused() -> None:
     with pytest.raises(NotReadable, match="new configuration"):
         changed("", "[]")
-    with pytest.raises(filters.AnsibleFilterError, match="collector_changed: the new"):
+    with pytest.raises(AnsibleFilterError, match="collector_changed: the new"):
         filters.collector_changed("", "[]")
 
 

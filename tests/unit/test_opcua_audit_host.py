@@ -2,6 +2,7 @@
 """The audit on the mirror's host, against a real server: identity from files, gate, accepted address space, unfinished audit."""
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import sys
@@ -17,12 +18,14 @@ from cryptography.x509 import load_pem_x509_certificate
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from opcua_stand import CLIENT_URI, PLANT, Stand
+from opcua_stand import CLIENT_URI, PLANT, WRITING, Stand
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_host
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Audit, Options, Places, State
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity import Tag
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity_host import Recorder
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
 
@@ -240,3 +243,25 @@ def test_a_source_that_nobody_reads_yet_is_audited_before_it_is_deployed(site: A
     assert record["verdict"] == "inconclusive"
     _, record = audit(site, unread=True)
     assert record["verdict"] == "claimed"
+
+
+def test_the_recorder_reads_with_one_session_and_the_servers_own_times(site: Any, stand: Stand) -> None:
+    places, source, host, now = site
+    (text,) = [one["node"] for one in source["tags"]]
+    options = Options(application_uri=CLIENT_URI, environment="", exceptions=[], accept_drift=[], deadline_s=60.0, write_state=True)
+    at = datetime.datetime(2026, 3, 1, 12, 0, 0, 123999, tzinfo=datetime.timezone.utc)
+    node = stand.server.get_node(ua.NodeId("n7_3", stand.index))
+    for value, status in ((4.5, 0), (None, 0x808C0000)):
+        moment = at if value else at + datetime.timedelta(seconds=1)
+        variant = None if value is None else ua.Variant(value, ua.VariantType.Double)
+        stand.call(node.write_value(ua.DataValue(variant, ua.StatusCode(status), SourceTimestamp=moment)))
+        found = Recorder(Report("x", deadline_s=None), places, options, host, now=lambda: now, wait=lambda _s: None).take(
+            source, [Tag("level", text, 200.0)], 0.3, 100.0)
+        assert not found.error and found.reads >= 2
+        assert found.samples == {"level": [[int(moment.timestamp() * 1000), value, status]]}, "a time is cut, not rounded"
+    assert not WRITING & set(stand.services) and not stand.sessions()
+    places.status.unlink()
+    before = stand.services.total()
+    recorder = Recorder(Report("x", deadline_s=None), places, options, host, now=lambda: now, wait=lambda _s: None)
+    refused = recorder.take(source, [Tag("l", text, 200.0)], 1.0, 9.0)
+    assert "is not known" in refused.error and stand.services.total() == before

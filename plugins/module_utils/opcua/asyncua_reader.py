@@ -18,6 +18,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -65,6 +66,8 @@ READING = frozenset({
 })
 RAW = frozenset({audit_codec.READ_ID, audit_codec.BROWSE_ID, audit_codec.BROWSE_NEXT_ID})
 REFERENCES_PER_NODE = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MS = timedelta(milliseconds=1)
 # Status codes (OPC 10000-6, A.2), as numbers: this file is importable without asyncua.
 SIZE = {"BadTooManyOperations": 0x80100000, "BadRequestTooLarge": 0x80B80000, "BadResponseTooLarge": 0x80B90000,
         "BadEncodingLimitsExceeded": 0x80080000, "BadTcpMessageTooLarge": 0x80800000}
@@ -485,6 +488,21 @@ class Reader:
         request.Parameters.NodesToRead = [ua.ReadValueId(NodeId=node, AttributeId=ua.AttributeIds(attribute)) for node, attribute in wanted]
         answer = await self._call(request, ua.ReadResponse)
         return [plain(one) for one in answer.Results or []]
+
+    async def timed(self, nodes: Sequence[Any]) -> list[tuple[int | None, Any, int]]:
+        """(source time in ms since 1970 or None, plain value, status) of each node's value. A time is cut to ms, not rounded."""
+        request = ua.ReadRequest()
+        request.Parameters.MaxAge = 0
+        request.Parameters.TimestampsToReturn = ua.TimestampsToReturn.Source
+        request.Parameters.NodesToRead = [ua.ReadValueId(NodeId=node, AttributeId=ua.AttributeIds.Value) for node in nodes]
+        answer = await self._call(request, ua.ReadResponse)
+        found = []
+        for one in answer.Results or []:
+            moment, reading = one.SourceTimestamp, plain(one)
+            # asyncua gives aware or naive UTC times, by its version.
+            since = None if moment is None else moment.replace(tzinfo=timezone.utc) - _EPOCH
+            found.append((None if since is None else since // _MS, reading.value, reading.status))
+        return found
 
     async def browse(self, nodes: Sequence[Any]) -> list[Browsed]:
         """See Channel."""

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of ``mirror_fidelity``, MFD0 to MFD5, from what a server said and what the store holds."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..verdict import FAIL, INCONCLUSIVE, Check, Report
+from .fidelity import Findings, Recording, Tag, join
+
+TITLES = {
+    "MFD0": "the store holds what the server said",
+    "MFD1": "values are the server's, in the declared unit",
+    "MFD2": "statuses are the server's",
+    "MFD3": "no sample of the server is missing in the store",
+    "MFD4": "the store has no sample that the server never gave",
+    "MFD5": "enough was recorded to say so",
+}
+_PARTS = (("MFD1", "values"), ("MFD2", "statuses"), ("MFD3", "missing"), ("MFD4", "extra"))
+CONTROLS = ["SR 3.1"]
+
+Stored = Mapping[str, Mapping[int, float]]
+
+
+def judge(report: Report, source: str, recording: Recording, tags: Sequence[Tag], stored: Callable[[], Stored]) -> dict[str, Any]:
+    """Judge one source; *stored* asks the store and may raise. Returns the record of MFD0."""
+    found, problem = Findings(), recording.error
+    if not problem:
+        try:
+            found = join(recording, tags, stored(), source)
+        except Exception as error:
+            # Whatever the store's client says (its own errors, the deadline): nothing was compared.
+            problem = "the store could not be asked: %s" % error
+    statuses = []
+    for ident, name in _PARTS:
+        bad: list[str] = getattr(found, name)
+        with report.check(ident, TITLES[ident], expected=0, unit="samples", subject=source, controls=CONTROLS,
+                          hint="look at the record in Kafka (ot.raw, key source/tag) and after the job: which hop changed it") as check:
+            if problem:
+                check.inconclusive(problem)
+            else:
+                check.observed = len(bad)
+                check.evidence = {"found": bad[:200]}
+                if not bad and not found.joined:
+                    check.inconclusive("nothing was compared")
+                else:
+                    check.passed(not bad, "; ".join(bad[:3]) + ("; and %d more" % (len(bad) - 3) if len(bad) > 3 else ""))
+        statuses.append(report.checks[-1].status)
+    quiet = sorted({tag.name for tag in tags if tag.cyclic} & set(found.quiet))
+
+    def enough(check: Check) -> None:
+        check.observed = found.joined
+        check.evidence = {"tags": [tag.name for tag in tags], "reads": recording.reads, "pause_ms": round(recording.pause_ms),
+                          "unseen": found.unseen[:200], "quiet": found.quiet, "gaps_ms": found.gaps_ms,
+                          "window": [recording.begin_ms / 1000.0, recording.end_ms / 1000.0]}
+        if problem:
+            check.inconclusive(problem)
+        elif quiet:
+            check.inconclusive("cyclic and silent at the server: %s" % ", ".join(quiet))
+        elif found.unseen:
+            check.inconclusive("%d samples of the store fell into pauses of the recorder (%d ms): longer window, fewer tags" % (
+                len(found.unseen), recording.pause_ms))
+        else:
+            check.passed(found.joined > 0, "no sample was found on both sides")
+
+    with report.check("MFD5", TITLES["MFD5"], expected="> 0", unit="samples on both sides", subject=source, controls=CONTROLS,
+                      hint="the recorder's reasons; a longer ot_collector_fidelity_window") as check:
+        enough(check)
+    statuses.append(report.checks[-1].status)
+    verdict = "unfaithful" if FAIL in statuses[:4] else "inconclusive" if INCONCLUSIVE in statuses or FAIL in statuses else "faithful"
+    record = {"source": source, "verdict": verdict, "joined": found.joined, "tags": [tag.name for tag in tags], "time": "cut to 1 ms",
+              "not_tested": ["strings; other tags than these; how long a sample took (CN2)"], "missing": found.missing, "extra": found.extra,
+              "unseen": found.unseen, "values": found.values, "statuses": found.statuses, "recorded": recording.samples}
+    with report.check("MFD0", TITLES["MFD0"], expected="faithful", subject=source, controls=CONTROLS, hint="the other rows say what differs") as check:
+        check.observed = verdict
+        check.evidence = {key: record[key] for key in ("joined", "tags", "time", "not_tested")}
+        check.raw("mirror-fidelity-%s.json" % source, json.dumps(record, indent=1, sort_keys=True))
+        if verdict == "inconclusive":
+            check.inconclusive("see MFD1 to MFD5")
+        else:
+            check.passed(verdict == "faithful", "the store differs from the server: MFD1 to MFD4")
+    return record
