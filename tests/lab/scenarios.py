@@ -24,6 +24,8 @@ SCENARIOS = {
     "checks": "faults of the MQTT broker, the bridge, OpenBao and a PLC's clock, each named by its own check",
     "host-faults": "faults of a host, a shipper, the collector, the observer and the MQTT broker's door, each named by its own check",
     "ot-audit": "the audit of the plant's OPC UA server, with and without a right too many",
+    "opcua-stacks": "the audit against OPC UA servers of three makers with planted faults, on the wire and in its speed; needs no lab",
+    "opcua-fuzz": "the audit's decoder against hostile bytes, guided by coverage, for HNAI_FUZZ_SECONDS; needs no lab",
     "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",
     "rotate": "passwords rotated under the stream, the controller killed in between",
     "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",

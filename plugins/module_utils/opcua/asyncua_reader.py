@@ -9,6 +9,7 @@ server's certificate is compared byte by byte before the password leaves; the pa
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import logging
@@ -212,7 +213,7 @@ def node_text(node: Any) -> str:
         return "ns=%d;s=%s" % (node.NamespaceIndex, identifier)
     if kind == ua.NodeIdType.Guid:
         return "ns=%d;g=%s" % (node.NamespaceIndex, identifier)
-    return "ns=%d;b=%s" % (node.NamespaceIndex, bytes(identifier or b"").hex())
+    return "ns=%d;b=%s" % (node.NamespaceIndex, base64.b64encode(bytes(identifier or b"")).decode("ascii"))
 
 
 def text_node(text: str) -> Any:
@@ -229,7 +230,7 @@ def text_node(text: str) -> Any:
         import uuid
 
         return ua.NodeId(uuid.UUID(identifier), index)
-    return ua.NodeId(bytes.fromhex(identifier), index)
+    return ua.NodeId(base64.b64decode(identifier, validate=True), index)
 
 
 def plain(data: Any) -> Reading:

@@ -7,6 +7,7 @@ what is there before anything is made of it.
 """
 from __future__ import annotations
 
+import base64
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +38,7 @@ def numeric(index: int, identifier: int) -> bytes:
 
 
 def from_text(text: str) -> bytes:
-    """Bytes of ``ns=2;s=x``. Raises ValueError."""
+    """Bytes of ``ns=2;s=x`` (OPC 10000-6, 5.1.12: a ByteString in base64). Raises ValueError."""
     index = 0
     if text.startswith("ns="):
         head, text = text[3:].split(";", 1)
@@ -53,7 +54,7 @@ def from_text(text: str) -> bytes:
 
         return struct.pack("<BH", 4, index) + uuid.UUID(identifier).bytes_le
     if kind == "b=":
-        raw = bytes.fromhex(identifier)
+        raw = base64.b64decode(identifier, validate=True)
         return struct.pack("<BHi", 5, index, len(raw)) + raw
     raise ValueError("%r is no NodeId" % text)
 
@@ -74,7 +75,7 @@ def to_text(node: bytes) -> str:
         import uuid
 
         return "ns=%d;g=%s" % (index, uuid.UUID(bytes_le=node[3:19]))
-    return "ns=%d;b=%s" % (index, node[7:].hex())
+    return "ns=%d;b=%s" % (index, base64.b64encode(node[7:]).decode("ascii"))
 
 
 # -- requests -----------------------------------------------------------------------------------------

@@ -215,7 +215,9 @@ class Names:
         """``ns=2;s=x`` of a stable form; None when the server does not have the namespace."""
         if not stable.startswith("nsu="):
             return "ns=0;" + stable if not stable.startswith("ns=") else stable
-        # The URI may hold a semicolon; the identifier begins at the last one that is followed by its kind.
-        cut = max(stable.rfind(mark) for mark in (";s=", ";i=", ";g=", ";b="))
-        uri, rest = stable[4:cut], stable[cut + 1:]
-        return "ns=%d;%s" % (self.table.index(uri), rest) if uri in self.table else None
+        # URI and identifier may both hold semicolons: the longest namespace of the table that fits.
+        fits = [uri for uri in self.table if stable.startswith("nsu=%s;" % uri) and stable[len(uri) + 5:len(uri) + 7] in ("s=", "i=", "g=", "b=")]
+        if not fits:
+            return None
+        uri = max(fits, key=len)
+        return "ns=%d;%s" % (self.table.index(uri), stable[len(uri) + 5:])
