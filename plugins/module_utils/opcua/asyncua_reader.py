@@ -17,7 +17,7 @@ import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,6 +46,7 @@ from .audit_types import (
     ClearPassword,
     Endpoint,
     Forbidden,
+    Group,
     IdentityRejected,
     LinkLost,
     Opened,
@@ -434,6 +435,14 @@ class Reader:
         answer = await self._call(request, ua.ReadResponse)
         return [plain(one) for one in answer.Results or []]
 
+    async def read_groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
+        """See Channel."""
+        answer = await self.read([(node, attribute) for node, attributes in groups for attribute in attributes])
+        if len(answer) != sum(len(attributes) for _, attributes in groups):
+            raise BadAnswer("Read: %d results for %d operations" % (len(answer), sum(len(attributes) for _, attributes in groups)))
+        one = iter(answer)
+        return [tuple(next(one) for _ in attributes) for _, attributes in groups]
+
     async def browse(self, nodes: Sequence[Any]) -> list[Browsed]:
         """See Channel."""
         request = ua.BrowseRequest()
@@ -483,7 +492,7 @@ class FastReader(Reader):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        self._texts: dict[bytes, str] = {}
+        self._known = audit_codec.Known()
         self.surprises = 0
 
     def node(self, text: str) -> bytes:
@@ -502,7 +511,7 @@ class FastReader(Reader):
             nodeid_from_binary(data)
             struct_from_binary(ua.ResponseHeader, data).ServiceResult.check()
             try:
-                return decode(audit_codec.Decoder(bytes(data), self._texts))
+                return decode(audit_codec.Decoder(bytes(data), self._known))
             except (audit_codec.Surprise, struct.error):
                 self.surprises += 1
                 return plainly(struct_from_binary(response, whole))
@@ -515,6 +524,16 @@ class FastReader(Reader):
             "ReadRequest", audit_codec.READ_ID, audit_codec.read_request(wanted), ua.ReadResponse, audit_codec.Decoder.read,
             lambda one: [plain(result) for result in one.Results or []])
         return answer
+
+    async def read_groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
+        """See Channel."""
+        def plainly(one: Any) -> list[tuple[Reading, ...]]:
+            answer = iter([plain(result) for result in one.Results or []])
+            return [tuple(reading for _, reading in zip(attributes, answer)) for _, attributes in groups]
+
+        found: list[tuple[Reading, ...]] = await self._raw(
+            "ReadRequest", audit_codec.READ_ID, audit_codec.groups_request(groups), ua.ReadResponse, lambda decoder: decoder.groups(groups), plainly)
+        return found
 
     async def browse(self, nodes: Sequence[Any]) -> list[Browsed]:
         """See Channel."""
@@ -533,4 +552,4 @@ class FastReader(Reader):
     @staticmethod
     def _keyed(one: Browsed) -> Browsed:
         """asyncua's nodes as bytes."""
-        return replace(one, references=[replace(reference, node=audit_codec.from_text(node_text(reference.node))) for reference in one.references])
+        return one._replace(references=[reference._replace(node=audit_codec.from_text(node_text(reference.node))) for reference in one.references])

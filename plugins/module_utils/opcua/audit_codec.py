@@ -12,15 +12,16 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from .audit_types import BAD, Browsed, Reading, Reference
+from .audit_types import BAD, Browsed, Group, Reading, Reference
 
 READ_ID, BROWSE_ID, BROWSE_NEXT_ID = 631, 527, 533
 """Numeric ids of the requests' binary encodings."""
 ROLE_PERMISSION_ID = b"\x00\x80"
 """RolePermissionType, binary encoding (i=128), shortest form."""
 _TAIL = {attribute: struct.pack("<I", attribute) + b"\xff\xff\xff\xff\x00\x00\xff\xff\xff\xff" for attribute in range(1, 28)}
+_TAILS: dict[tuple[int, ...], list[bytes]] = {}
 _SCALARS = {1: "<?", 2: "<b", 3: "<B", 4: "<h", 5: "<H", 6: "<i", 7: "<I", 8: "<q", 9: "<Q", 10: "<f", 11: "<d"}
-_U16, _U32, _I32 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<i")
+_U16, _U32, _I32, _NAME = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<i"), struct.Struct("<Hi")
 
 
 class Surprise(Exception):
@@ -84,6 +85,17 @@ def read_request(wanted: Sequence[tuple[bytes, int]]) -> bytes:
     return struct.pack("<dii", 0.0, 3, len(wanted)) + b"".join(node + _TAIL[attribute] for node, attribute in wanted)
 
 
+def groups_request(groups: Sequence[Group]) -> bytes:
+    """Parameters of a Read of several attributes of each node: the node's bytes between tails that are made already."""
+    parts = [struct.pack("<dii", 0.0, 3, sum(len(attributes) for _, attributes in groups))]
+    for node, attributes in groups:
+        tails = _TAILS.get(attributes)
+        if tails is None:
+            tails = _TAILS[attributes] = [_TAIL[attribute] for attribute in attributes]
+        parts += (node, node.join(tails))
+    return b"".join(parts)
+
+
 def browse_request(nodes: Sequence[bytes], most: int) -> bytes:
     """Parameters of a Browse: forward, all references; type, class, name and type definition of the targets."""
     tail = struct.pack("<i", 0) + b"\x00\x00" + b"\x01" + struct.pack("<II", 0, 1 | 4 | 8 | 32)
@@ -96,11 +108,32 @@ def browse_next_request(points: Sequence[bytes], release: bool) -> bytes:
 
 
 # -- responses ----------------------------------------------------------------------------------------
+class Known:
+    """What many nodes have in common, decoded once: an encoding says where it ends, so equal bytes are equal answers.
+
+    *texts*: NodeIds of types. *read*: attributes of a node, by which were asked for. *browsed*: nodes with few references.
+    """
+
+    MOST, LONGEST = 32, 1024
+
+    def __init__(self) -> None:
+        self.texts: dict[bytes, str] = {}
+        self.read: dict[tuple[int, ...], list[tuple[bytes, tuple[Reading, ...]]]] = {}
+        self.browsed: list[tuple[bytes, Browsed]] = []
+
+    def learn(self, into: list[Any], piece: bytes, what: Any) -> None:
+        """Keep it, first; what was not of use for long falls out."""
+        if len(piece) <= self.LONGEST:
+            into.insert(0, (piece, what))
+            del into[self.MOST:]
+
+
 class Decoder:
     """Reads one response's parameters (what follows the ResponseHeader)."""
 
-    def __init__(self, data: bytes, texts: dict[bytes, str]) -> None:
-        self._data, self._at, self._texts = data, 0, texts
+    def __init__(self, data: bytes, known: Known | None = None) -> None:
+        self._data, self._at, self._known = data, 0, known or Known()
+        self._texts = self._known.texts
 
     def _take(self, size: int) -> bytes:
         end = self._at + size
@@ -178,6 +211,28 @@ class Decoder:
         """Results of a Read."""
         return [self._data_value() for _ in range(self._count(1))]
 
+    def groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
+        """Results of a Read, node by node. Raises Surprise when there are more or fewer than were asked for."""
+        data, known = self._data, self._known
+        if self._count(1) != sum(len(attributes) for _, attributes in groups):
+            raise Surprise("another number of results")
+        found: list[tuple[Reading, ...]] = []
+        for _node, attributes in groups:
+            patterns = known.read.get(attributes)
+            if patterns is None:
+                patterns = known.read[attributes] = []
+            for pattern, seen in patterns:
+                if data.startswith(pattern, self._at):
+                    self._at += len(pattern)
+                    readings = seen
+                    break
+            else:
+                begin = self._at
+                readings = tuple([self._data_value() for _ in attributes])
+                known.learn(patterns, data[begin:self._at], readings)
+            found.append(readings)
+        return found
+
     def _data_value(self) -> Reading:
         mask = self._u8()
         if mask & 0xC0:
@@ -224,20 +279,74 @@ class Decoder:
         return [self._browsed() for _ in range(self._count(12))]
 
     def _browsed(self) -> Browsed:
+        data, known = self._data, self._known
+        for pattern, browsed in known.browsed:
+            if data.startswith(pattern, self._at):
+                self._at += len(pattern)
+                return browsed
+        begin = self._at
         status, point = self._u32(), self._bytes()
-        references = [self._reference() for _ in range(self._count(19))]
-        return Browsed(status) if status & BAD else Browsed(status, references, point)
+        count = self._count(18)
+        references = self._references(count)
+        if status & BAD:
+            return Browsed(status)
+        found = Browsed(status, references, point)
+        if count <= 2 and not point:
+            known.learn(known.browsed, data[begin:self._at], found)
+        return found
 
-    def _reference(self) -> Reference:
-        kind = self._node()
-        self._u8()
-        node, remote = self._expanded()
-        namespace, name = self._u16(), self._string()
-        mask = self._u8()
-        if mask & 1:
-            self._bytes()
-        if mask & 2:
-            self._bytes()
-        node_class = self._u32()
-        definition, _ = self._expanded()
-        return Reference(node, node_class, name or "", namespace, self._text_of(definition), self._text_of(kind), remote)
+    def _references(self, count: int) -> list[Reference]:
+        """*count* ReferenceDescriptions; most of an audit's time would pass here, so the common forms stand in one loop."""
+        data, texts, at, found = self._data, self._texts, self._at, []
+        try:
+            for _ in range(count):
+                form = data[at]
+                if form == 0:
+                    kind, at = data[at:at + 2], at + 3
+                else:
+                    self._at = at
+                    kind = self._node()
+                    at = self._at + 1
+                form = data[at]
+                remote = False
+                if form == 2:
+                    node, at = data[at:at + 7], at + 7
+                    if node[5:] == b"\0\0" or node[2]:
+                        node = numeric(_U16.unpack_from(node, 1)[0], _U32.unpack_from(node, 3)[0])
+                elif form == 3 and _I32.unpack_from(data, at + 3)[0] >= 0:
+                    end = at + 7 + _I32.unpack_from(data, at + 3)[0]
+                    node, at = data[at:end], end
+                else:
+                    self._at = at
+                    node, remote = self._expanded()
+                    at = self._at
+                namespace, size = _NAME.unpack_from(data, at)
+                at += 6
+                name = ""
+                if size > 0:
+                    name = data[at:at + size].decode("utf-8", "replace")
+                    at += size
+                if data[at]:
+                    self._at = at + 1
+                    for bit in (1, 2):
+                        if data[at] & bit:
+                            self._bytes()
+                    at = self._at
+                else:
+                    at += 1
+                node_class = _U32.unpack_from(data, at)[0]
+                at += 4
+                if data[at] == 0:
+                    definition, at = data[at:at + 2], at + 2
+                else:
+                    self._at = at
+                    definition, _ = self._expanded()
+                    at = self._at
+                found.append(Reference(node, node_class, name, namespace, texts.get(definition) or self._text_of(definition),
+                                       texts.get(kind) or self._text_of(kind), remote))
+        except (IndexError, struct.error) as error:
+            raise Surprise("the end") from error
+        if at > len(data):
+            raise Surprise("%d bytes are missing" % (at - len(data)))
+        self._at = at
+        return found
