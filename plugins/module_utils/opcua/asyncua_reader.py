@@ -454,7 +454,7 @@ class Reader:
             one.ReferenceTypeId = ua.NodeId()
             one.IncludeSubtypes = True
             one.NodeClassMask = 0
-            one.ResultMask = 1 | 4 | 8 | 32
+            one.ResultMask = audit_codec.RESULTS
             request.Parameters.NodesToBrowse.append(one)
         answer = await self._call(request, ua.BrowseResponse)
         return [self._browsed(one) for one in answer.Results or []]

@@ -16,6 +16,8 @@ from .audit_types import BAD, Browsed, Group, Reading, Reference
 
 READ_ID, BROWSE_ID, BROWSE_NEXT_ID = 631, 527, 533
 """Numeric ids of the requests' binary encodings."""
+RESULTS = 1 | 4 | 8
+"""ResultMask: ReferenceType, NodeClass, BrowseName. What type a node has, its own references say."""
 ROLE_PERMISSION_ID = b"\x00\x80"
 """RolePermissionType, binary encoding (i=128), shortest form."""
 _TAIL = {attribute: struct.pack("<I", attribute) + b"\xff\xff\xff\xff\x00\x00\xff\xff\xff\xff" for attribute in range(1, 28)}
@@ -97,8 +99,8 @@ def groups_request(groups: Sequence[Group]) -> bytes:
 
 
 def browse_request(nodes: Sequence[bytes], most: int) -> bytes:
-    """Parameters of a Browse: forward, all references; type, class, name and type definition of the targets."""
-    tail = struct.pack("<i", 0) + b"\x00\x00" + b"\x01" + struct.pack("<II", 0, 1 | 4 | 8 | 32)
+    """Parameters of a Browse: forward, all references; type of the reference, class and name of the target."""
+    tail = struct.pack("<i", 0) + b"\x00\x00" + b"\x01" + struct.pack("<II", 0, RESULTS)
     return b"\x00\x00" + struct.pack("<qIIi", 0, 0, most, len(nodes)) + b"".join(node + tail for node in nodes)
 
 
@@ -221,10 +223,12 @@ class Decoder:
             patterns = known.read.get(attributes)
             if patterns is None:
                 patterns = known.read[attributes] = []
-            for pattern, seen in patterns:
+            for number, (pattern, seen) in enumerate(patterns):
                 if data.startswith(pattern, self._at):
                     self._at += len(pattern)
                     readings = seen
+                    if number:
+                        patterns.insert(0, patterns.pop(number))
                     break
             else:
                 begin = self._at
@@ -280,9 +284,11 @@ class Decoder:
 
     def _browsed(self) -> Browsed:
         data, known = self._data, self._known
-        for pattern, browsed in known.browsed:
+        for number, (pattern, browsed) in enumerate(known.browsed):
             if data.startswith(pattern, self._at):
                 self._at += len(pattern)
+                if number:
+                    known.browsed.insert(0, known.browsed.pop(number))
                 return browsed
         begin = self._at
         status, point = self._u32(), self._bytes()
@@ -311,8 +317,10 @@ class Decoder:
                 remote = False
                 if form == 2:
                     node, at = data[at:at + 7], at + 7
-                    if node[5:] == b"\0\0" or node[2]:
+                    if node[5:] == b"\0\0":
                         node = numeric(_U16.unpack_from(node, 1)[0], _U32.unpack_from(node, 3)[0])
+                elif form == 1 and (data[at + 1] or data[at + 3]):
+                    node, at = data[at:at + 4], at + 4
                 elif form == 3 and _I32.unpack_from(data, at + 3)[0] >= 0:
                     end = at + 7 + _I32.unpack_from(data, at + 3)[0]
                     node, at = data[at:end], end

@@ -200,6 +200,7 @@ class Names:
 
     def __init__(self, table: Sequence[str]) -> None:
         self.table = list(table)
+        self._heads: dict[str, tuple[str, str]] = {}
 
     def index(self, text: str) -> int:
         """Namespace index of ``ns=2;s=x`` or ``i=5``."""
@@ -212,9 +213,12 @@ class Names:
 
     def both(self, text: str) -> tuple[str, str]:
         """(namespace URI, stable form)."""
-        uri = self.uri(text)
-        rest = text[text.index(";") + 1:] if text.startswith("ns=") else text
-        return uri, rest if self.index(text) == 0 else "nsu=%s;%s" % (uri, rest)
+        cut = text.index(";") + 1 if text.startswith("ns=") else 0
+        head = self._heads.get(text[:cut])
+        if head is None:
+            uri = self.uri(text)
+            head = self._heads[text[:cut]] = uri, "" if self.index(text) == 0 else "nsu=%s;" % uri
+        return head[0], head[1] + text[cut:]
 
     def stable(self, text: str) -> str:
         """``nsu=URI;s=x``; namespace 0 as ``i=5``."""

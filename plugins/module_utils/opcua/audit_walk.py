@@ -41,7 +41,7 @@ from .audit_types import (
     Reference,
 )
 
-HIERARCHICAL, HAS_SUBTYPE = "ns=0;i=33", "ns=0;i=45"
+HIERARCHICAL, HAS_TYPE_DEFINITION, HAS_SUBTYPE = "ns=0;i=33", "ns=0;i=40", "ns=0;i=45"
 ROOT, TYPES_FOLDER, NAMESPACES, SESSIONS = "ns=0;i=84", "ns=0;i=86", "ns=0;i=11715", "ns=0;i=3706"
 MAX_NODES = 1_000_000
 MAX_REFERENCES = 1_000_000
@@ -60,9 +60,9 @@ class Node:
 
     __slots__ = ("dynamic", "name", "namespace", "node_class", "parent", "read", "region", "type_definition")
 
-    def __init__(self, node_class: int, name: str, namespace: int, region: str, parent: Any, dynamic: bool = False, type_definition: str = "") -> None:
-        self.node_class, self.name, self.namespace, self.region, self.parent = node_class, name, namespace, region, parent
-        self.dynamic, self.type_definition, self.read = dynamic, type_definition, False
+    def __init__(self, node_class: int, name: str, namespace: int, region: str, parent: Any, dynamic: bool = False) -> None:
+        self.node_class, self.name, self.namespace, self.region, self.parent, self.dynamic = node_class, name, namespace, region, parent, dynamic
+        self.type_definition, self.read = "", False
 
 
 class Weighed:
@@ -217,7 +217,8 @@ class Walk:
         self._leaves: set[int] = set()
         self._kept: list[Sequence[Reference]] = []
         self._weighed: dict[Any, Weighed] = {}
-        self._sessions = channel.node(SESSIONS)
+        self._sessions, self._namespaces = channel.node(SESSIONS), channel.node(NAMESPACES)
+        self._last: tuple[Any, ...] = ()
         self._default_nodes: list[tuple[Any, str]] = []
         self._tag_nodes: dict[Any, str] = {}
         self._gone_nodes: set[Any] = set()
@@ -412,11 +413,11 @@ class Walk:
         await self._attributes([one for one, known in self.seen.items() if not known.read])
         await self._defaults()
 
-    def _meet(self, node: Any, node_class: int, name: str, namespace: int, region: str, parent: Any, type_definition: str = "") -> Any:
+    def _meet(self, node: Any, node_class: int, name: str, namespace: int, region: str, parent: Any) -> Any:
         above = self.seen.get(parent)
         if node not in self.seen:
             dynamic = (above is not None and above.dynamic) or node == self._sessions
-            self.seen[node] = Node(node_class, name, namespace, region, parent, dynamic, type_definition)
+            self.seen[node] = Node(node_class, name, namespace, region, parent, dynamic)
         return node
 
     async def _hierarchy(self, top: Any) -> None:
@@ -443,11 +444,13 @@ class Walk:
                 references = self._references.pop(node, ())
                 if id(references) in self._leaves:
                     continue
-                before = len(following)
+                before, dull = len(following), True
                 for reference in references:
                     if self._take(node, reference, region, leave):
                         following.append(reference.node)
-                self._leaf(references, len(following) == before)
+                    elif reference.reference_type == HAS_TYPE_DEFINITION and self._channel.text(reference.node) in rules.SUBSCRIBED_DATA_SETS:
+                        self.seen[node].type_definition, dull = self._channel.text(reference.node), False
+                self._leaf(references, dull and len(following) == before)
             await self._attributes(level)
             level = following
 
@@ -470,13 +473,10 @@ class Walk:
             return False
         if target in leave or known is not None:
             return False
-        self._meet(target, reference.node_class, reference.name, reference.namespace, region, node, reference.type_definition)
-        parent = self.seen.get(node)
-        text = self._channel.text(node)
-        if reference.name.startswith("Default") or reference.name == "NamespaceUri":
-            above = self.seen.get(parent.parent) if parent is not None and parent.parent is not None else None
-            if above is not None and self._channel.text(parent.parent) == NAMESPACES and text != NAMESPACES:  # type: ignore[union-attr]
-                self._default_nodes.append((target, reference.name))
+        above = self.seen[node]
+        self.seen[target] = Node(reference.node_class, reference.name, reference.namespace, region, node, above.dynamic or target == self._sessions)
+        if above.parent == self._namespaces and (reference.name.startswith("Default") or reference.name == "NamespaceUri"):
+            self._default_nodes.append((target, reference.name))
         return True
 
     # -- attributes ---------------------------------------------------------------------------------------
@@ -580,6 +580,10 @@ class Walk:
 
     def _weigh(self, known: Node, attributes: tuple[int, ...], readings: Sequence[Reading], harmless: bool) -> Weighed:
         """What the attributes mean; most nodes of a server have the same ones."""
+        last = self._last
+        if last and readings is last[0] and attributes is last[1] and last[2:5] == (known.node_class, harmless, known.region):
+            same: Weighed = last[5]
+            return same
         key = (attributes, readings, known.node_class, harmless, known.region)
         try:
             found = self._weighed.get(key)
@@ -590,6 +594,7 @@ class Walk:
             if len(self._weighed) >= WEIGHED:
                 self._weighed.clear()
             found = self._weighed[key] = Weighed(dict(zip(attributes, readings)), known.node_class, harmless, known.region)
+        self._last = (readings, attributes, known.node_class, harmless, known.region, found)
         return found
 
     def _judge(self, node: Any, attributes: tuple[int, ...], readings: Sequence[Reading]) -> None:
