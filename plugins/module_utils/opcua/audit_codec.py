@@ -215,27 +215,38 @@ class Decoder:
 
     def groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
         """Results of a Read, node by node. Raises Surprise when there are more or fewer than were asked for."""
-        data, known = self._data, self._known
         if self._count(1) != sum(len(attributes) for _, attributes in groups):
             raise Surprise("another number of results")
+        data, known = self._data, self._known
         found: list[tuple[Reading, ...]] = []
+        asked: tuple[int, ...] = ()
+        readings: tuple[Reading, ...] = ()
+        pattern, size, at = b"", 0, self._at
         for _node, attributes in groups:
-            patterns = known.read.get(attributes)
-            if patterns is None:
-                patterns = known.read[attributes] = []
-            for number, (pattern, seen) in enumerate(patterns):
-                if data.startswith(pattern, self._at):
-                    self._at += len(pattern)
-                    readings = seen
-                    if number:
-                        patterns.insert(0, patterns.pop(number))
-                    break
-            else:
-                begin = self._at
-                readings = tuple([self._data_value() for _ in attributes])
-                known.learn(patterns, data[begin:self._at], readings)
+            # Mostly the same attributes with the same values as at the node before it.
+            if attributes is asked and data.startswith(pattern, at):
+                at += size
+                found.append(readings)
+                continue
+            begin = self._at = at
+            readings = self._group(known.read.setdefault(attributes, []), attributes)
             found.append(readings)
+            asked, at = attributes, self._at
+            pattern, size = data[begin:at], at - begin
+        self._at = at
         return found
+
+    def _group(self, patterns: list[tuple[bytes, tuple[Reading, ...]]], attributes: tuple[int, ...]) -> tuple[Reading, ...]:
+        data, begin = self._data, self._at
+        for number, (pattern, readings) in enumerate(patterns):
+            if data.startswith(pattern, begin):
+                self._at += len(pattern)
+                if number:
+                    patterns.insert(0, patterns.pop(number))
+                return readings
+        readings = tuple([self._data_value() for _ in attributes])
+        self._known.learn(patterns, data[begin:self._at], readings)
+        return readings
 
     def _data_value(self) -> Reading:
         mask = self._u8()
@@ -280,7 +291,24 @@ class Decoder:
     # -- Browse ---------------------------------------------------------------------------------------
     def browse(self) -> list[Browsed]:
         """Results of a Browse or BrowseNext."""
-        return [self._browsed() for _ in range(self._count(12))]
+        count, data, known = self._count(12), self._data, self._known.browsed
+        found: list[Browsed] = []
+        pattern, browsed = known[0] if known else (b"", Browsed(BAD))
+        size, at = len(pattern), self._at
+        for _ in range(count):
+            # Mostly a leaf like the one before it.
+            if size and data.startswith(pattern, at):
+                at += size
+                found.append(browsed)
+                continue
+            self._at = at
+            found.append(self._browsed())
+            at = self._at
+            if known:
+                pattern, browsed = known[0]
+                size = len(pattern)
+        self._at = at
+        return found
 
     def _browsed(self) -> Browsed:
         data, known = self._data, self._known

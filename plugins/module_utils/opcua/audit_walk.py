@@ -284,8 +284,13 @@ class Walk:
             raise BadAnswer("%s: %d results for %d operations" % (BROWSE, len(answer), len(batch)))
         following: list[tuple[Any, list[Reference], bytes]] = []
         short: list[Any] = []
+        references, memo, cut = self._references, self._memo, self._cut
         for node, one in zip(batch, answer):
-            if one.status == BAD_NO_CONTINUATION_POINTS and (len(batch) > 1 or alone is not None):
+            if not one.status and not one.point and node not in cut:
+                references[node] = one.references
+                if memo is not None:
+                    memo.keep_references(self._channel, node, one.references)
+            elif one.status == BAD_NO_CONTINUATION_POINTS and (len(batch) > 1 or alone is not None):
                 short.append(node)
             elif one.status in NO_SUCH_NODE:
                 self._gone(node)
@@ -511,7 +516,11 @@ class Walk:
             if [len(readings) for readings in answer] != [len(attributes) for _, attributes in batch]:
                 raise BadAnswer("%s: %d results for %d operations" % (READ, sum(len(readings) for readings in answer), count))
             for (node, attributes), readings in zip(batch, answer):
-                self._took(node, attributes, readings, queue, pending)
+                known = self.seen[node]
+                if attributes is rules.attributes(known.node_class) and readings[0] == (0, known.node_class):
+                    self._keep(node, attributes, readings)
+                else:
+                    self._took(node, attributes, readings, queue, pending)
             return True
 
         await self._together(step)
