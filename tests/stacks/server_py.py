@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 
 from asyncua import ua
 from asyncua.crypto.permission_rules import User, UserRole
-from opcua_stand import _text, Stand, Users
+from opcua_stand import Stand, Users, _text
 
 VARIANTS = {6: "UInt32", 7: "UInt32", 17: "Byte", 18: "Byte", 21: "Boolean", 22: "Boolean", 26: "UInt16", 27: "UInt32"}
 POLICIES = {("None", "None"): "NoSecurity"}
