@@ -23,17 +23,17 @@ import kit
 
 
 @pytest.fixture(scope="session")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> kit.Pki:
-    """Certificates of a server and of the mirror."""
-    return kit.Pki(tmp_path_factory.mktemp("pki")).make()
-
-
-@pytest.fixture(scope="session", autouse=True)
 def built() -> None:
     """All three stacks; what is missing is fetched and built once."""
     kit.modules()
     kit.program("server_c")
     kit.program("client_c")
+
+
+@pytest.fixture(scope="session")
+def pki(built: None, tmp_path_factory: pytest.TempPathFactory) -> kit.Pki:
+    """Certificates of a server and of the mirror; with them come the stacks."""
+    return kit.Pki(tmp_path_factory.mktemp("pki")).make()
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ try:
     from asyncua import Client, ua
     from asyncua.client.ua_client import UaClient, UASocketProtocol
     from asyncua.crypto import security_policies, uacrypto
-    from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
+    from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -64,6 +65,8 @@ READING = frozenset({
 })
 RAW = frozenset({audit_codec.READ_ID, audit_codec.BROWSE_ID, audit_codec.BROWSE_NEXT_ID})
 REFERENCES_PER_NODE = 1000
+CHUNK_LIMIT, MESSAGE_LIMIT = 1 << 20, 64 << 20
+"""Most bytes of one chunk and of one answer; a server that sends more does not end."""
 # Status codes (OPC 10000-6, A.2), as numbers: this file is importable without asyncua.
 SIZE = {"BadTooManyOperations": 0x80100000, "BadRequestTooLarge": 0x80B80000, "BadResponseTooLarge": 0x80B90000,
         "BadEncodingLimitsExceeded": 0x80080000, "BadTcpMessageTooLarge": 0x80800000}
@@ -112,11 +115,13 @@ class ClosedProtocol(UASocketProtocol):
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._callbackmap[self._request_id] = future
         self.transport.write(message)
-        data = await asyncio.wait_for(future, timeout)
-        self.check_answer(data, "")
-        return data
+        return await asyncio.wait_for(future, timeout)
 
     def _process_received_data(self, data: bytes) -> None:
+        if len(data) >= 8 and int.from_bytes(data[4:8], "little") > CHUNK_LIMIT:
+            self._fail_all_pending(ConnectionError("the server announces a chunk of %d bytes" % int.from_bytes(data[4:8], "little")))
+            self.disconnect_socket()
+            return
         try:
             super()._process_received_data(data)
         except Exception as error:
@@ -255,6 +260,8 @@ def _scalar(value: Any) -> Any:
         return int(value)
     if isinstance(value, ua.LocalizedText):
         return value.Text
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None).isoformat(" ")
     return str(value)
 
 
@@ -314,7 +321,11 @@ class Reader:
             mode=getattr(ua.MessageSecurityMode, target.mode))
         where = urlsplit(target.endpoint)
         await self._ua.connect_socket(target.address or str(where.hostname), where.port or 4840)
+        client.max_messagesize = MESSAGE_LIMIT
         await client.send_hello()
+        # The acknowledgement put the server's limits here, which may be none.
+        limits = self._ua.protocol._connection._limits
+        limits.max_message_size, limits.max_chunk_count, limits.max_recv_buffer = MESSAGE_LIMIT, MESSAGE_LIMIT // 4096, CHUNK_LIMIT
         await client.open_secure_channel()
         parameters = ua.GetEndpointsParameters()
         parameters.EndpointUrl = target.endpoint
@@ -506,13 +517,17 @@ class FastReader(Reader):
     async def _raw(self, name: str, identifier: int, parameters: bytes, response: type, decode: Callable[[audit_codec.Decoder], Any],
                    plainly: Callable[[Any], Any]) -> Any:
         async def ask() -> Any:
-            data = await self._ua.protocol.send_bytes(identifier, parameters, self._target.request_timeout_s)
-            whole = data.copy()
-            nodeid_from_binary(data)
-            struct_from_binary(ua.ResponseHeader, data).ServiceResult.check()
+            whole = await self._ua.protocol.send_bytes(identifier, parameters, self._target.request_timeout_s)
+            data = bytes(whole)
+            status, begin = audit_codec.header(data)
+            ua.StatusCode(status).check()
             try:
-                return decode(audit_codec.Decoder(bytes(data), self._known))
-            except (audit_codec.Surprise, struct.error):
+                return decode(audit_codec.Decoder(data[begin:], self._known))
+            except audit_codec.Broken:
+                raise
+            except audit_codec.Surprise:
+                if response is ua.ReadResponse:
+                    audit_codec.Decoder(data[begin:]).survivable()
                 self.surprises += 1
                 return plainly(struct_from_binary(response, whole))
 

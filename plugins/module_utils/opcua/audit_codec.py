@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from .audit_types import BAD, Browsed, Group, Reading, Reference
@@ -28,6 +29,10 @@ _U16, _U32, _I32, _NAME = struct.Struct("<H"), struct.Struct("<I"), struct.Struc
 
 class Surprise(Exception):
     """Bytes that this decoder does not expect."""
+
+
+class Broken(Surprise):
+    """Bytes that no decoder can read, or that a careless one would not survive: nobody else is asked."""
 
 
 # -- NodeIds ------------------------------------------------------------------------------------------
@@ -110,6 +115,35 @@ def browse_next_request(points: Sequence[bytes], release: bool) -> bytes:
 
 
 # -- responses ----------------------------------------------------------------------------------------
+EPOCH = datetime(1601, 1, 1)
+_NEVER = frozenset({23, 24, 25})
+"""DataValue, Variant and DiagnosticInfo as a value: no attribute of the audit has one, and they may be put into each other without end."""
+_FIXED = {13: 8, 14: 16, 19: 4}
+
+
+def moment(ticks: int) -> str:
+    """A DateTime (100 ns since 1601) as text."""
+    try:
+        return (EPOCH + timedelta(microseconds=max(0, ticks) // 10)).isoformat(" ")
+    except OverflowError:
+        return datetime.max.replace(microsecond=0).isoformat(" ")
+
+
+def header(data: bytes) -> tuple[int, int]:
+    """(ServiceResult, where the parameters begin) of a response; what else a ResponseHeader holds is stepped over. Raises Broken."""
+    decoder = Decoder(data)
+    decoder._node()
+    decoder._take(12)
+    status = decoder._u32()
+    decoder._diagnostics(8)
+    for _ in range(decoder._count(4)):
+        decoder._bytes()
+    decoder._node()
+    if decoder._u8():
+        decoder._bytes()
+    return status, decoder._at
+
+
 class Known:
     """What many nodes have in common, decoded once: an encoding says where it ends, so equal bytes are equal answers.
 
@@ -140,14 +174,14 @@ class Decoder:
     def _take(self, size: int) -> bytes:
         end = self._at + size
         if size < 0 or end > len(self._data):
-            raise Surprise("%d bytes are missing" % (end - len(self._data)))
+            raise Broken("%d bytes are missing" % (end - len(self._data)))
         piece = self._data[self._at:end]
         self._at = end
         return piece
 
     def _u8(self) -> int:
         if self._at >= len(self._data):
-            raise Surprise("the end")
+            raise Broken("the end")
         self._at += 1
         return self._data[self._at - 1]
 
@@ -161,7 +195,7 @@ class Decoder:
         """Length of an array whose items take at least *smallest* bytes; -1 (null) is 0."""
         count = int(_I32.unpack(self._take(4))[0])
         if count * smallest > len(self._data) - self._at:
-            raise Surprise("%d items cannot be in %d bytes" % (count, len(self._data) - self._at))
+            raise Broken("%d items cannot be in %d bytes" % (count, len(self._data) - self._at))
         return max(0, count)
 
     def _bytes(self) -> bytes:
@@ -189,7 +223,7 @@ class Decoder:
             return struct.pack("<BHi", kind, index, len(raw)) + raw
         if kind == 4:
             return b"\x04" + self._take(18)
-        raise Surprise("NodeId of kind 0x%02X" % kind)
+        raise Broken("NodeId of kind 0x%02X" % kind)
 
     def _expanded(self) -> tuple[bytes, bool]:
         """(NodeId, on another server or named by URI)."""
@@ -208,6 +242,19 @@ class Decoder:
             text = self._texts[node] = to_text(node)
         return text
 
+    def _diagnostics(self, depth: int) -> None:
+        """Steps over a DiagnosticInfo."""
+        mask = self._u8()
+        self._take(4 * sum(mask >> bit & 1 for bit in range(4)))
+        if mask & 0x10:
+            self._bytes()
+        if mask & 0x20:
+            self._take(4)
+        if mask & 0x40:
+            if not depth:
+                raise Broken("DiagnosticInfo without an end")
+            self._diagnostics(depth - 1)
+
     # -- Read -----------------------------------------------------------------------------------------
     def read(self) -> list[Reading]:
         """Results of a Read."""
@@ -216,7 +263,7 @@ class Decoder:
     def groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
         """Results of a Read, node by node. Raises Surprise when there are more or fewer than were asked for."""
         if self._count(1) != sum(len(attributes) for _, attributes in groups):
-            raise Surprise("another number of results")
+            raise Broken("another number of results")
         data, known = self._data, self._known
         found: list[tuple[Reading, ...]] = []
         asked: tuple[int, ...] = ()
@@ -260,6 +307,8 @@ class Decoder:
     def _variant(self) -> Any:
         encoding = self._u8()
         kind = encoding & 0x3F
+        if kind in _NEVER or (kind == 0 and encoding):
+            raise Broken("Variant 0x%02X" % encoding)
         if encoding & 0x40:
             raise Surprise("a matrix")
         if encoding & 0x80:
@@ -272,9 +321,52 @@ class Decoder:
             return struct.unpack(form, self._take(struct.calcsize(form)))[0]
         if kind == 12:
             return self._string()
+        if kind == 13:
+            return moment(struct.unpack("<q", self._take(8))[0])
         if kind == 22:
             return self._role()
         raise Surprise("Variant of kind %d" % kind)
+
+    def survivable(self) -> bool:
+        """Whether a decoder that makes objects of everything may have these results of a Read: each takes bytes of its own, and none of them is a
+        structure that only this decoder would refuse. Raises Broken."""
+        for _ in range(self._count(1)):
+            mask = self._u8()
+            if mask & 1:
+                self._skip_variant()
+            self._take((4 if mask & 2 else 0) + (8 if mask & 4 else 0) + (2 if mask & 0x10 else 0) + (8 if mask & 8 else 0) + (2 if mask & 0x20 else 0))
+        return True
+
+    def _skip_variant(self) -> None:
+        encoding = self._u8()
+        kind = encoding & 0x3F
+        if kind in _NEVER or kind > 25 or (kind == 0 and encoding):
+            raise Broken("Variant 0x%02X" % encoding)
+        for _ in range(self._count(1) if encoding & 0x80 else 1):
+            self._skip(kind)
+        if encoding & 0x40:
+            self._take(4 * self._count(4))
+
+    def _skip(self, kind: int) -> None:
+        form = _SCALARS.get(kind)
+        if form is not None or kind in _FIXED:
+            self._take(struct.calcsize(form) if form is not None else _FIXED[kind])
+        elif kind in (12, 15, 16):
+            self._bytes()
+        elif kind == 17:
+            self._node()
+        elif kind == 18:
+            self._expanded()
+        elif kind == 20:
+            self._u16()
+            self._bytes()
+        elif kind == 21:
+            mask = self._u8()
+            for bit in (1, 2):
+                if mask & bit:
+                    self._bytes()
+        elif kind == 22:
+            self._role()
 
     def _role(self) -> tuple[str, int]:
         """An ExtensionObject that is a RolePermissionType."""
@@ -381,8 +473,8 @@ class Decoder:
                 found.append(Reference(node, node_class, name, namespace, texts.get(definition) or self._text_of(definition),
                                        texts.get(kind) or self._text_of(kind), remote))
         except (IndexError, struct.error) as error:
-            raise Surprise("the end") from error
+            raise Broken("the end") from error
         if at > len(data):
-            raise Surprise("%d bytes are missing" % (at - len(data)))
+            raise Broken("%d bytes are missing" % (at - len(data)))
         self._at = at
         return found
