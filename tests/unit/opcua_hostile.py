@@ -53,7 +53,7 @@ class Space:
         return ua.BrowseResult(ua.StatusCode(0), None, found)
 
     def read(self, node: Any, attribute: int) -> Any:
-        kind = {85: 1, 86: 1, 84: 1}.get(node.Identifier if isinstance(node.Identifier, int) else 0, 4 if node.Identifier == b"x" else 2)
+        kind = {85: 1, 86: 1, 84: 1, 63: 16}.get(node.Identifier if isinstance(node.Identifier, int) else 0, 4 if node.Identifier == b"x" else 2)
         if attribute == 13:
             texts = {2255: ua.Variant(["http://opcfoundation.org/UA/", "urn:s", "urn:p"], ua.VariantType.String, is_array=True),
                      2257: ua.Variant(datetime(2026, 1, 1), ua.VariantType.DateTime)}

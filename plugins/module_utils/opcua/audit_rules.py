@@ -103,6 +103,13 @@ def attributes(node_class: int) -> tuple[int, ...]:
     return _ALL.get(node_class, COMMON)
 
 
+def fits(attribute: int, value: Any) -> bool:
+    """Whether a value has the type of its attribute: a number, or for roles a list of (role, permissions)."""
+    if attribute in (ROLE_PERMISSIONS, USER_ROLE_PERMISSIONS):
+        return isinstance(value, (list, tuple)) and all(isinstance(one, tuple) and len(one) == 2 for one in value)
+    return isinstance(value, int)
+
+
 def bits(value: int, names: Mapping[int, str]) -> list[str]:
     """Names of the set bits."""
     return [name for bit, name in sorted(names.items()) if value >> bit & 1]

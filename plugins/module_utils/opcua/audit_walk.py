@@ -78,7 +78,10 @@ class Weighed:
         self.gone = bool(got) and all(reading.status in NO_SUCH_NODE for reading in got.values())
         for attribute, reading in got.items():
             if not reading.status & BAD and reading.value is not None:
-                values[attribute] = reading.value
+                if rules.fits(attribute, reading.value):
+                    values[attribute] = reading.value
+                else:
+                    self.problems.append("%s is a %s" % (ATTRIBUTES[attribute], type(reading.value).__name__))
                 continue
             if (not reading.status & BAD or reading.status == BAD_ATTRIBUTE_ID_INVALID) and attribute not in mandatory:
                 continue
@@ -702,7 +705,7 @@ class Walk:
             uri = str(values.pop("NamespaceUri", "") or self.seen[parent].name)
             self.result.metadata[uri] = values
             pairs = values.get("DefaultUserRolePermissions") or []
-            if not pairs:
+            if not pairs or not rules.fits(USER_ROLE_PERMISSIONS, pairs):
                 continue
             self.result.told_roles += 1
             self.result.roles.update(role for role, _ in pairs)
