@@ -40,7 +40,7 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.store.locks import R
 CACHE = ROOT / ".cache" / "stacks"
 DEBS = ("libc6", "libc6-dev", "linux-libc-dev", "libgcc-s1", "libmbedcrypto16", "libmbedx509-7", "libmbedtls21", "libopen62541-1.4", "libopen62541-1.4-dev")
 STACKS = ("asyncua", "node-opcua", "open62541")
-START_S = 90.0
+START_S = 240.0
 
 
 # -- building ------------------------------------------------------------------------------------------------------
