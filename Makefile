@@ -47,7 +47,7 @@ test-all: ## lint, test, every scenario (hours) and the cost budget of a run tha
 	@scripts/test scenarios
 	@$(MAKE) --no-print-directory bench
 
-scenario: setup ## one scenario on the running lab: make scenario NAME=outage
+scenario: setup ## one scenario on the running lab (opcua-stacks and opcua-fuzz need none): make scenario NAME=outage
 	@scripts/test scenario "$(NAME)"
 
 lint: setup ## everything that can be known without running it
@@ -60,6 +60,8 @@ bench: setup ## what a run that changes nothing and a verdict cost, and our chec
 	@python scripts/bench.py --inventory $(INVENTORY)
 	@python bench/health.py --inventory $(INVENTORY)
 	@python bench/verify.py --inventory $(INVENTORY)
+	@scripts/preflight stacks
+	@python bench/opcua_audit.py
 
 lock: setup ## renew requirements*.txt and the artifact locks from the newest releases that the pins allow
 	@scripts/lock

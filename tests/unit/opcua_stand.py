@@ -136,7 +136,7 @@ class Stand:
         server.iserver.stand = self
         await server.init()
         await server.set_application_uri(SERVER_URI)
-        server.set_endpoint("opc.tcp://127.0.0.1:0/")
+        server.set_endpoint("opc.tcp://127.0.0.1:%d/" % self.port)
         server.product_uri = "urn:test"
         for name, data in (("server.pem", self.server_pair[0]), ("server.key", self.server_pair[1])):
             (self.folder / name).write_bytes(data)
@@ -305,7 +305,7 @@ def _install() -> None:
         for index, item in enumerate(params.NodesToRead):
             spoilt = spoil.attributes.get((_text(item.NodeId), int(item.AttributeId)))
             if spoilt is not None:
-                results[index] = spoilt
+                results[index] = spoilt() if callable(spoilt) else spoilt
         return results[:-1] if spoil.wrong_count and len(results) > 1 else results
 
     async def browse(self: Any, params: Any) -> Any:

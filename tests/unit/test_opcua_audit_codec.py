@@ -50,7 +50,7 @@ def body(response: Any) -> bytes:
 def test_nodes_there_and_back(node: Any) -> None:
     raw = nodeid_to_binary(node)
     text = node_text(node)
-    mine = Decoder(raw, {})._node()
+    mine = Decoder(raw)._node()
     assert audit_codec.to_text(mine) == text
     assert audit_codec.from_text(text) == mine
     assert nodeid_from_binary(Buffer(mine)) == node and text_node(text) == node
@@ -62,7 +62,7 @@ def test_read_as_asyncua_reads(results: list[Any]) -> None:
     response.Results = results
     raw = body(response)
     whole = struct_from_binary(ua.ReadResponse, Buffer(struct_to_binary(response)))
-    assert Decoder(raw, {}).read() == [plain(one) for one in whole.Results]
+    assert Decoder(raw).read() == [plain(one) for one in whole.Results]
 
 
 def references() -> Any:
@@ -82,7 +82,7 @@ def test_browse_as_asyncua_browses(rows: list[Any]) -> None:
     response.Results = [ua.BrowseResult(ua.StatusCode(0), point or None, found) for found, point in rows]
     raw = body(response)
     whole = struct_from_binary(ua.BrowseResponse, Buffer(struct_to_binary(response)))
-    mine = Decoder(raw, {}).browse()
+    mine = Decoder(raw).browse()
     assert len(mine) == len(rows)
     for one, plainly in zip(mine, [Reader._browsed(result) for result in whole.Results]):
         assert (one.status, one.point) == (plainly.status, plainly.point)
@@ -106,7 +106,7 @@ def test_requests_are_what_asyncua_decodes(wanted: list[Any], points: list[bytes
 def test_any_bytes_end_in_a_result_or_a_surprise(data: bytes) -> None:
     for method in (Decoder.read, Decoder.browse):
         try:
-            answer = method(Decoder(data, {}))
+            answer = method(Decoder(data))
         except Surprise:
             continue
         assert len(answer) <= len(data)
@@ -119,7 +119,7 @@ def test_a_flipped_bit_never_breaks_out(results: list[Any], place: int, bit: int
     raw = bytearray(body(response))
     raw[place % len(raw)] ^= 1 << bit
     try:
-        Decoder(bytes(raw), {}).read()
+        Decoder(bytes(raw)).read()
     except Surprise:
         return
 
@@ -128,4 +128,4 @@ def test_a_flipped_bit_never_breaks_out(results: list[Any], place: int, bit: int
 def test_a_huge_count_is_refused_before_anything_is_made(count: int) -> None:
     for method in (Decoder.read, Decoder.browse):
         with pytest.raises(Surprise, match="cannot be in"):
-            method(Decoder(struct.pack("<i", count) + b"\0" * 40, {}))
+            method(Decoder(struct.pack("<i", count) + b"\0" * 40))

@@ -447,7 +447,7 @@ def test_a_memo_is_worth_nothing_for_another_server() -> None:
     memo = audit_walk.Memo(["a"])
     references = [Reference("ns=1;s=y", 2, "y", 1, "ns=0;i=63", "ns=0;i=47")]
     memo.keep_references(Texts(), "ns=1;s=x", references)  # type: ignore[arg-type]
-    memo.keep_readings(Texts(), "ns=1;s=x", {25: Reading(0, [("r", 1)]), 18: Reading(0x80350000)})  # type: ignore[arg-type]
+    memo.keep_readings(Texts(), "ns=1;s=x", (25, 18), (Reading(0, [("r", 1)]), Reading(0x80350000)))  # type: ignore[arg-type]
     again = audit_walk.Memo(["a"], memo.dump())
     assert again.references(Texts(), "ns=1;s=x") == references  # type: ignore[arg-type]
     assert again.readings(Texts(), "ns=1;s=x") == {25: Reading(0, [("r", 1)]), 18: Reading(0x80350000)}  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ server's certificate is compared byte by byte before the password leaves; the pa
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
-import datetime
 import hashlib
 import logging
 import re
@@ -26,7 +26,7 @@ try:
     from asyncua import Client, ua
     from asyncua.client.ua_client import UaClient, UASocketProtocol
     from asyncua.crypto import security_policies, uacrypto
-    from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
+    from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -49,6 +49,7 @@ from .audit_types import (
     Closed,
     Endpoint,
     Forbidden,
+    Group,
     IdentityRejected,
     LinkLost,
     Opened,
@@ -68,6 +69,8 @@ RAW = frozenset({audit_codec.READ_ID, audit_codec.BROWSE_ID, audit_codec.BROWSE_
 REFERENCES_PER_NODE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MS = timedelta(milliseconds=1)
+CHUNK_LIMIT, MESSAGE_LIMIT = 1 << 20, 64 << 20
+"""Most bytes of one chunk and of one answer; a server that sends more does not end."""
 # Status codes (OPC 10000-6, A.2), as numbers: this file is importable without asyncua.
 SIZE = {"BadTooManyOperations": 0x80100000, "BadRequestTooLarge": 0x80B80000, "BadResponseTooLarge": 0x80B90000,
         "BadEncodingLimitsExceeded": 0x80080000, "BadTcpMessageTooLarge": 0x80800000}
@@ -116,11 +119,13 @@ class ClosedProtocol(UASocketProtocol):
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._callbackmap[self._request_id] = future
         self.transport.write(message)
-        data = await asyncio.wait_for(future, timeout)
-        self.check_answer(data, "")
-        return data
+        return await asyncio.wait_for(future, timeout)
 
     def _process_received_data(self, data: bytes) -> None:
+        if len(data) >= 8 and int.from_bytes(data[4:8], "little") > CHUNK_LIMIT:
+            self._fail_all_pending(ConnectionError("the server announces a chunk of %d bytes" % int.from_bytes(data[4:8], "little")))
+            self.disconnect_socket()
+            return
         try:
             super()._process_received_data(data)
         except Exception as error:
@@ -170,10 +175,10 @@ def throw_away(application_uri: str) -> tuple[bytes, bytes]:
     """(certificate, key) in PEM that no server can know: made now, in memory, for an hour."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "hnai audit"), x509.NameAttribute(NameOID.COMMON_NAME, "throw-away")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.now(timezone.utc)
     certificate = (
         x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5)).not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_before(now - timedelta(minutes=5)).not_valid_after(now + timedelta(hours=1))
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(application_uri)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.KeyUsage(True, True, True, True, False, False, False, False, False), critical=True)
@@ -249,7 +254,7 @@ def node_text(node: Any) -> str:
         return "ns=%d;s=%s" % (node.NamespaceIndex, identifier)
     if kind == ua.NodeIdType.Guid:
         return "ns=%d;g=%s" % (node.NamespaceIndex, identifier)
-    return "ns=%d;b=%s" % (node.NamespaceIndex, bytes(identifier or b"").hex())
+    return "ns=%d;b=%s" % (node.NamespaceIndex, base64.b64encode(bytes(identifier or b"")).decode("ascii"))
 
 
 def text_node(text: str) -> Any:
@@ -266,7 +271,7 @@ def text_node(text: str) -> Any:
         import uuid
 
         return ua.NodeId(uuid.UUID(identifier), index)
-    return ua.NodeId(bytes.fromhex(identifier), index)
+    return ua.NodeId(base64.b64decode(identifier, validate=True), index)
 
 
 def plain(data: Any) -> Reading:
@@ -300,6 +305,8 @@ def _scalar(value: Any) -> Any:
         return {"value": int(value.Value), "name": value.DisplayName.Text or ""}
     if isinstance(value, ua.EnumDefinition):
         return [{"value": int(one.Value), "name": str(one.Name or "")} for one in value.Fields or []]
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None).isoformat(" ")
     return str(value)
 
 
@@ -374,7 +381,11 @@ class Reader:
         where = urlsplit(target.endpoint)
         await self._ua.connect_socket(target.address or str(where.hostname), where.port or 4840)
         self._dialled = True
+        client.max_messagesize = MESSAGE_LIMIT
         await client.send_hello()
+        # The acknowledgement put the server's limits here, which may be none.
+        limits = self._ua.protocol._connection._limits
+        limits.max_message_size, limits.max_chunk_count, limits.max_recv_buffer = MESSAGE_LIMIT, MESSAGE_LIMIT // 4096, CHUNK_LIMIT
         await client.open_secure_channel()
         parameters = ua.GetEndpointsParameters()
         parameters.EndpointUrl = target.endpoint
@@ -503,6 +514,13 @@ class Reader:
             since = None if moment is None else moment.replace(tzinfo=timezone.utc) - _EPOCH
             found.append((None if since is None else since // _MS, reading.value, reading.status))
         return found
+    async def read_groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
+        """See Channel."""
+        answer = await self.read([(node, attribute) for node, attributes in groups for attribute in attributes])
+        if len(answer) != sum(len(attributes) for _, attributes in groups):
+            raise BadAnswer("Read: %d results for %d operations" % (len(answer), sum(len(attributes) for _, attributes in groups)))
+        one = iter(answer)
+        return [tuple(next(one) for _ in attributes) for _, attributes in groups]
 
     async def browse(self, nodes: Sequence[Any]) -> list[Browsed]:
         """See Channel."""
@@ -515,7 +533,7 @@ class Reader:
             one.ReferenceTypeId = ua.NodeId()
             one.IncludeSubtypes = True
             one.NodeClassMask = 0
-            one.ResultMask = 1 | 4 | 8 | 32
+            one.ResultMask = audit_codec.RESULTS
             request.Parameters.NodesToBrowse.append(one)
         answer = await self._call(request, ua.BrowseResponse)
         return [self._browsed(one) for one in answer.Results or []]
@@ -553,7 +571,7 @@ class FastReader(Reader):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        self._texts: dict[bytes, str] = {}
+        self._known = audit_codec.Known()
         self.surprises = 0
 
     def node(self, text: str) -> bytes:
@@ -567,13 +585,17 @@ class FastReader(Reader):
     async def _raw(self, name: str, identifier: int, parameters: bytes, response: type, decode: Callable[[audit_codec.Decoder], Any],
                    plainly: Callable[[Any], Any]) -> Any:
         async def ask() -> Any:
-            data = await self._ua.protocol.send_bytes(identifier, parameters, self._target.request_timeout_s)
-            whole = data.copy()
-            nodeid_from_binary(data)
-            struct_from_binary(ua.ResponseHeader, data).ServiceResult.check()
+            whole = await self._ua.protocol.send_bytes(identifier, parameters, self._target.request_timeout_s)
+            data = bytes(whole)
+            status, begin = audit_codec.header(data)
+            ua.StatusCode(status).check()
             try:
-                return decode(audit_codec.Decoder(bytes(data), self._texts))
-            except (audit_codec.Surprise, struct.error):
+                return decode(audit_codec.Decoder(data[begin:], self._known))
+            except audit_codec.Broken:
+                raise
+            except audit_codec.Surprise:
+                if response is ua.ReadResponse:
+                    audit_codec.Decoder(data[begin:]).survivable()
                 self.surprises += 1
                 return plainly(struct_from_binary(response, whole))
 
@@ -585,6 +607,16 @@ class FastReader(Reader):
             "ReadRequest", audit_codec.READ_ID, audit_codec.read_request(wanted), ua.ReadResponse, audit_codec.Decoder.read,
             lambda one: [plain(result) for result in one.Results or []])
         return answer
+
+    async def read_groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
+        """See Channel."""
+        def plainly(one: Any) -> list[tuple[Reading, ...]]:
+            answer = iter([plain(result) for result in one.Results or []])
+            return [tuple(reading for _, reading in zip(attributes, answer)) for _, attributes in groups]
+
+        found: list[tuple[Reading, ...]] = await self._raw(
+            "ReadRequest", audit_codec.READ_ID, audit_codec.groups_request(groups), ua.ReadResponse, lambda decoder: decoder.groups(groups), plainly)
+        return found
 
     async def browse(self, nodes: Sequence[Any]) -> list[Browsed]:
         """See Channel."""
@@ -603,4 +635,4 @@ class FastReader(Reader):
     @staticmethod
     def _keyed(one: Browsed) -> Browsed:
         """asyncua's nodes as bytes."""
-        return replace(one, references=[replace(reference, node=audit_codec.from_text(node_text(reference.node))) for reference in one.references])
+        return one._replace(references=[reference._replace(node=audit_codec.from_text(node_text(reference.node))) for reference in one.references])

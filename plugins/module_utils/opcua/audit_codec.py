@@ -7,23 +7,32 @@ what is there before anything is made of it.
 """
 from __future__ import annotations
 
+import base64
 import struct
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from .audit_types import BAD, Browsed, Reading, Reference
+from .audit_types import BAD, Browsed, Group, Reading, Reference
 
 READ_ID, BROWSE_ID, BROWSE_NEXT_ID = 631, 527, 533
 """Numeric ids of the requests' binary encodings."""
+RESULTS = 1 | 4 | 8
+"""ResultMask: ReferenceType, NodeClass, BrowseName. What type a node has, its own references say."""
 ROLE_PERMISSION_ID = b"\x00\x80"
 """RolePermissionType, binary encoding (i=128), shortest form."""
 _TAIL = {attribute: struct.pack("<I", attribute) + b"\xff\xff\xff\xff\x00\x00\xff\xff\xff\xff" for attribute in range(1, 28)}
+_TAILS: dict[tuple[int, ...], list[bytes]] = {}
 _SCALARS = {1: "<?", 2: "<b", 3: "<B", 4: "<h", 5: "<H", 6: "<i", 7: "<I", 8: "<q", 9: "<Q", 10: "<f", 11: "<d"}
-_U16, _U32, _I32 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<i")
+_U16, _U32, _I32, _NAME = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<i"), struct.Struct("<Hi")
 
 
 class Surprise(Exception):
     """Bytes that this decoder does not expect."""
+
+
+class Broken(Surprise):
+    """Bytes that no decoder can read, or that a careless one would not survive: nobody else is asked."""
 
 
 # -- NodeIds ------------------------------------------------------------------------------------------
@@ -37,7 +46,7 @@ def numeric(index: int, identifier: int) -> bytes:
 
 
 def from_text(text: str) -> bytes:
-    """Bytes of ``ns=2;s=x``. Raises ValueError."""
+    """Bytes of ``ns=2;s=x`` (OPC 10000-6, 5.1.12: a ByteString in base64). Raises ValueError."""
     index = 0
     if text.startswith("ns="):
         head, text = text[3:].split(";", 1)
@@ -53,7 +62,7 @@ def from_text(text: str) -> bytes:
 
         return struct.pack("<BH", 4, index) + uuid.UUID(identifier).bytes_le
     if kind == "b=":
-        raw = bytes.fromhex(identifier)
+        raw = base64.b64decode(identifier, validate=True)
         return struct.pack("<BHi", 5, index, len(raw)) + raw
     raise ValueError("%r is no NodeId" % text)
 
@@ -74,7 +83,7 @@ def to_text(node: bytes) -> str:
         import uuid
 
         return "ns=%d;g=%s" % (index, uuid.UUID(bytes_le=node[3:19]))
-    return "ns=%d;b=%s" % (index, node[7:].hex())
+    return "ns=%d;b=%s" % (index, base64.b64encode(node[7:]).decode("ascii"))
 
 
 # -- requests -----------------------------------------------------------------------------------------
@@ -83,9 +92,20 @@ def read_request(wanted: Sequence[tuple[bytes, int]]) -> bytes:
     return struct.pack("<dii", 0.0, 3, len(wanted)) + b"".join(node + _TAIL[attribute] for node, attribute in wanted)
 
 
+def groups_request(groups: Sequence[Group]) -> bytes:
+    """Parameters of a Read of several attributes of each node: the node's bytes between tails that are made already."""
+    parts = [struct.pack("<dii", 0.0, 3, sum(len(attributes) for _, attributes in groups))]
+    for node, attributes in groups:
+        tails = _TAILS.get(attributes)
+        if tails is None:
+            tails = _TAILS[attributes] = [_TAIL[attribute] for attribute in attributes]
+        parts += (node, node.join(tails))
+    return b"".join(parts)
+
+
 def browse_request(nodes: Sequence[bytes], most: int) -> bytes:
-    """Parameters of a Browse: forward, all references; type, class, name and type definition of the targets."""
-    tail = struct.pack("<i", 0) + b"\x00\x00" + b"\x01" + struct.pack("<II", 0, 1 | 4 | 8 | 32)
+    """Parameters of a Browse: forward, all references; type of the reference, class and name of the target."""
+    tail = struct.pack("<i", 0) + b"\x00\x00" + b"\x01" + struct.pack("<II", 0, RESULTS)
     return b"\x00\x00" + struct.pack("<qIIi", 0, 0, most, len(nodes)) + b"".join(node + tail for node in nodes)
 
 
@@ -95,23 +115,73 @@ def browse_next_request(points: Sequence[bytes], release: bool) -> bytes:
 
 
 # -- responses ----------------------------------------------------------------------------------------
+EPOCH = datetime(1601, 1, 1)
+_NEVER = frozenset({23, 24, 25})
+"""DataValue, Variant and DiagnosticInfo as a value: no attribute of the audit has one, and they may be put into each other without end."""
+_FIXED = {13: 8, 14: 16, 19: 4}
+
+
+def moment(ticks: int) -> str:
+    """A DateTime (100 ns since 1601) as text."""
+    try:
+        return (EPOCH + timedelta(microseconds=max(0, ticks) // 10)).isoformat(" ")
+    except OverflowError:
+        return datetime.max.replace(microsecond=0).isoformat(" ")
+
+
+def header(data: bytes) -> tuple[int, int]:
+    """(ServiceResult, where the parameters begin) of a response; what else a ResponseHeader holds is stepped over. Raises Broken."""
+    decoder = Decoder(data)
+    decoder._node()
+    decoder._take(12)
+    status = decoder._u32()
+    decoder._diagnostics(8)
+    for _ in range(decoder._count(4)):
+        decoder._bytes()
+    decoder._node()
+    if decoder._u8():
+        decoder._bytes()
+    return status, decoder._at
+
+
+class Known:
+    """What many nodes have in common, decoded once: an encoding says where it ends, so equal bytes are equal answers.
+
+    *texts*: NodeIds of types. *read*: attributes of a node, by which were asked for. *browsed*: nodes with few references.
+    """
+
+    MOST, LONGEST = 32, 1024
+
+    def __init__(self) -> None:
+        self.texts: dict[bytes, str] = {}
+        self.read: dict[tuple[int, ...], list[tuple[bytes, tuple[Reading, ...]]]] = {}
+        self.browsed: list[tuple[bytes, Browsed]] = []
+
+    def learn(self, into: list[Any], piece: bytes, what: Any) -> None:
+        """Keep it, first; what was not of use for long falls out."""
+        if len(piece) <= self.LONGEST:
+            into.insert(0, (piece, what))
+            del into[self.MOST:]
+
+
 class Decoder:
     """Reads one response's parameters (what follows the ResponseHeader)."""
 
-    def __init__(self, data: bytes, texts: dict[bytes, str]) -> None:
-        self._data, self._at, self._texts = data, 0, texts
+    def __init__(self, data: bytes, known: Known | None = None) -> None:
+        self._data, self._at, self._known = data, 0, known or Known()
+        self._texts = self._known.texts
 
     def _take(self, size: int) -> bytes:
         end = self._at + size
         if size < 0 or end > len(self._data):
-            raise Surprise("%d bytes are missing" % (end - len(self._data)))
+            raise Broken("%d bytes are missing" % (end - len(self._data)))
         piece = self._data[self._at:end]
         self._at = end
         return piece
 
     def _u8(self) -> int:
         if self._at >= len(self._data):
-            raise Surprise("the end")
+            raise Broken("the end")
         self._at += 1
         return self._data[self._at - 1]
 
@@ -125,7 +195,7 @@ class Decoder:
         """Length of an array whose items take at least *smallest* bytes; -1 (null) is 0."""
         count = int(_I32.unpack(self._take(4))[0])
         if count * smallest > len(self._data) - self._at:
-            raise Surprise("%d items cannot be in %d bytes" % (count, len(self._data) - self._at))
+            raise Broken("%d items cannot be in %d bytes" % (count, len(self._data) - self._at))
         return max(0, count)
 
     def _bytes(self) -> bytes:
@@ -153,7 +223,7 @@ class Decoder:
             return struct.pack("<BHi", kind, index, len(raw)) + raw
         if kind == 4:
             return b"\x04" + self._take(18)
-        raise Surprise("NodeId of kind 0x%02X" % kind)
+        raise Broken("NodeId of kind 0x%02X" % kind)
 
     def _expanded(self) -> tuple[bytes, bool]:
         """(NodeId, on another server or named by URI)."""
@@ -172,10 +242,58 @@ class Decoder:
             text = self._texts[node] = to_text(node)
         return text
 
+    def _diagnostics(self, depth: int) -> None:
+        """Steps over a DiagnosticInfo."""
+        mask = self._u8()
+        self._take(4 * sum(mask >> bit & 1 for bit in range(4)))
+        if mask & 0x10:
+            self._bytes()
+        if mask & 0x20:
+            self._take(4)
+        if mask & 0x40:
+            if not depth:
+                raise Broken("DiagnosticInfo without an end")
+            self._diagnostics(depth - 1)
+
     # -- Read -----------------------------------------------------------------------------------------
     def read(self) -> list[Reading]:
         """Results of a Read."""
         return [self._data_value() for _ in range(self._count(1))]
+
+    def groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
+        """Results of a Read, node by node. Raises Surprise when there are more or fewer than were asked for."""
+        if self._count(1) != sum(len(attributes) for _, attributes in groups):
+            raise Broken("another number of results")
+        data, known = self._data, self._known
+        found: list[tuple[Reading, ...]] = []
+        asked: tuple[int, ...] = ()
+        readings: tuple[Reading, ...] = ()
+        pattern, size, at = b"", 0, self._at
+        for _node, attributes in groups:
+            # Mostly the same attributes with the same values as at the node before it.
+            if attributes is asked and data.startswith(pattern, at):
+                at += size
+                found.append(readings)
+                continue
+            begin = self._at = at
+            readings = self._group(known.read.setdefault(attributes, []), attributes)
+            found.append(readings)
+            asked, at = attributes, self._at
+            pattern, size = data[begin:at], at - begin
+        self._at = at
+        return found
+
+    def _group(self, patterns: list[tuple[bytes, tuple[Reading, ...]]], attributes: tuple[int, ...]) -> tuple[Reading, ...]:
+        data, begin = self._data, self._at
+        for number, (pattern, readings) in enumerate(patterns):
+            if data.startswith(pattern, begin):
+                self._at += len(pattern)
+                if number:
+                    patterns.insert(0, patterns.pop(number))
+                return readings
+        readings = tuple([self._data_value() for _ in attributes])
+        self._known.learn(patterns, data[begin:self._at], readings)
+        return readings
 
     def _data_value(self) -> Reading:
         mask = self._u8()
@@ -189,6 +307,8 @@ class Decoder:
     def _variant(self) -> Any:
         encoding = self._u8()
         kind = encoding & 0x3F
+        if kind in _NEVER or (kind == 0 and encoding):
+            raise Broken("Variant 0x%02X" % encoding)
         if encoding & 0x40:
             raise Surprise("a matrix")
         if encoding & 0x80:
@@ -201,9 +321,52 @@ class Decoder:
             return struct.unpack(form, self._take(struct.calcsize(form)))[0]
         if kind == 12:
             return self._string()
+        if kind == 13:
+            return moment(struct.unpack("<q", self._take(8))[0])
         if kind == 22:
             return self._role()
         raise Surprise("Variant of kind %d" % kind)
+
+    def survivable(self) -> bool:
+        """Whether a decoder that makes objects of everything may have these results of a Read: each takes bytes of its own, and none of them is a
+        structure that only this decoder would refuse. Raises Broken."""
+        for _ in range(self._count(1)):
+            mask = self._u8()
+            if mask & 1:
+                self._skip_variant()
+            self._take((4 if mask & 2 else 0) + (8 if mask & 4 else 0) + (2 if mask & 0x10 else 0) + (8 if mask & 8 else 0) + (2 if mask & 0x20 else 0))
+        return True
+
+    def _skip_variant(self) -> None:
+        encoding = self._u8()
+        kind = encoding & 0x3F
+        if kind in _NEVER or kind > 25 or (kind == 0 and encoding):
+            raise Broken("Variant 0x%02X" % encoding)
+        for _ in range(self._count(1) if encoding & 0x80 else 1):
+            self._skip(kind)
+        if encoding & 0x40:
+            self._take(4 * self._count(4))
+
+    def _skip(self, kind: int) -> None:
+        form = _SCALARS.get(kind)
+        if form is not None or kind in _FIXED:
+            self._take(struct.calcsize(form) if form is not None else _FIXED[kind])
+        elif kind in (12, 15, 16):
+            self._bytes()
+        elif kind == 17:
+            self._node()
+        elif kind == 18:
+            self._expanded()
+        elif kind == 20:
+            self._u16()
+            self._bytes()
+        elif kind == 21:
+            mask = self._u8()
+            for bit in (1, 2):
+                if mask & bit:
+                    self._bytes()
+        elif kind == 22:
+            self._role()
 
     def _role(self) -> tuple[str, int]:
         """An ExtensionObject that is a RolePermissionType."""
@@ -220,23 +383,98 @@ class Decoder:
     # -- Browse ---------------------------------------------------------------------------------------
     def browse(self) -> list[Browsed]:
         """Results of a Browse or BrowseNext."""
-        return [self._browsed() for _ in range(self._count(12))]
+        count, data, known = self._count(12), self._data, self._known.browsed
+        found: list[Browsed] = []
+        pattern, browsed = known[0] if known else (b"", Browsed(BAD))
+        size, at = len(pattern), self._at
+        for _ in range(count):
+            # Mostly a leaf like the one before it.
+            if size and data.startswith(pattern, at):
+                at += size
+                found.append(browsed)
+                continue
+            self._at = at
+            found.append(self._browsed())
+            at = self._at
+            if known:
+                pattern, browsed = known[0]
+                size = len(pattern)
+        self._at = at
+        return found
 
     def _browsed(self) -> Browsed:
+        data, known = self._data, self._known
+        for number, (pattern, browsed) in enumerate(known.browsed):
+            if data.startswith(pattern, self._at):
+                self._at += len(pattern)
+                if number:
+                    known.browsed.insert(0, known.browsed.pop(number))
+                return browsed
+        begin = self._at
         status, point = self._u32(), self._bytes()
-        references = [self._reference() for _ in range(self._count(19))]
-        return Browsed(status) if status & BAD else Browsed(status, references, point)
+        count = self._count(18)
+        references = self._references(count)
+        if status & BAD:
+            return Browsed(status)
+        found = Browsed(status, references, point)
+        if count <= 2 and not point:
+            known.learn(known.browsed, data[begin:self._at], found)
+        return found
 
-    def _reference(self) -> Reference:
-        kind = self._node()
-        self._u8()
-        node, remote = self._expanded()
-        namespace, name = self._u16(), self._string()
-        mask = self._u8()
-        if mask & 1:
-            self._bytes()
-        if mask & 2:
-            self._bytes()
-        node_class = self._u32()
-        definition, _ = self._expanded()
-        return Reference(node, node_class, name or "", namespace, self._text_of(definition), self._text_of(kind), remote)
+    def _references(self, count: int) -> list[Reference]:
+        """*count* ReferenceDescriptions; most of an audit's time would pass here, so the common forms stand in one loop."""
+        data, texts, at, found = self._data, self._texts, self._at, []
+        try:
+            for _ in range(count):
+                form = data[at]
+                if form == 0:
+                    kind, at = data[at:at + 2], at + 3
+                else:
+                    self._at = at
+                    kind = self._node()
+                    at = self._at + 1
+                form = data[at]
+                remote = False
+                if form == 2:
+                    node, at = data[at:at + 7], at + 7
+                    if node[5:] == b"\0\0":
+                        node = numeric(_U16.unpack_from(node, 1)[0], _U32.unpack_from(node, 3)[0])
+                elif form == 1 and (data[at + 1] or data[at + 3]):
+                    node, at = data[at:at + 4], at + 4
+                elif form == 3 and _I32.unpack_from(data, at + 3)[0] >= 0:
+                    end = at + 7 + _I32.unpack_from(data, at + 3)[0]
+                    node, at = data[at:end], end
+                else:
+                    self._at = at
+                    node, remote = self._expanded()
+                    at = self._at
+                namespace, size = _NAME.unpack_from(data, at)
+                at += 6
+                name = ""
+                if size > 0:
+                    name = data[at:at + size].decode("utf-8", "replace")
+                    at += size
+                if data[at]:
+                    self._at = at + 1
+                    for bit in (1, 2):
+                        if data[at] & bit:
+                            self._bytes()
+                    at = self._at
+                else:
+                    at += 1
+                node_class = _U32.unpack_from(data, at)[0]
+                at += 4
+                if data[at] == 0:
+                    definition, at = data[at:at + 2], at + 2
+                else:
+                    self._at = at
+                    definition, _ = self._expanded()
+                    at = self._at
+                found.append(Reference(node, node_class, name, namespace, texts.get(definition) or self._text_of(definition),
+                                       texts.get(kind) or self._text_of(kind), remote))
+        except (IndexError, struct.error) as error:
+            raise Broken("the end") from error
+        if at > len(data):
+            raise Broken("%d bytes are missing" % (at - len(data)))
+        self._at = at
+        return found

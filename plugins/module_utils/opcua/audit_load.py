@@ -25,15 +25,15 @@ class Budget:
             raise ValueError("a budget of %d operations per second reads nothing" % per_second)
         self.per_second, self._clock, self._sleep = per_second, clock, sleep
         self._done: deque[tuple[float, int]] = deque()
-        self._in_flight = 0
+        self._in_flight = self._lately = 0
         self.total = 0
         self.waited_s = 0.0
 
     def _used(self) -> int:
         now = self._clock()
         while self._done and self._done[0][0] <= now - WINDOW_S:
-            self._done.popleft()
-        return self._in_flight + sum(count for _, count in self._done)
+            self._lately -= self._done.popleft()[1]
+        return self._in_flight + self._lately
 
     async def take(self, count: int) -> None:
         """Wait until *count* operations may be sent; they are in flight then."""
@@ -49,6 +49,7 @@ class Budget:
     def give_back(self, count: int) -> None:
         """Their answer came, or never will."""
         self._in_flight -= count
+        self._lately += count
         self._done.append((self._clock(), count))
 
 
@@ -74,6 +75,11 @@ class Batch:
         """A request of *count* was too many: never again more than what worked."""
         self.limit = max(1, min(self.good or count // 2, count - 1))
         self.size = min(self.size, self.limit)
+        self._climbing = False
+
+    def shrink(self, size: int) -> None:
+        """To *size*, because a part of the request could not be served; grows slowly from here."""
+        self.size = max(1, min(self.size, size))
         self._climbing = False
 
     def halve(self) -> None:

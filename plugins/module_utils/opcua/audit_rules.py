@@ -95,9 +95,19 @@ class Finding:
     kind: str
 
 
+_ALL = {node_class: COMMON + own for node_class, own in PER_CLASS.items()}
+
+
 def attributes(node_class: int) -> tuple[int, ...]:
-    """What is read of a node of this class."""
-    return COMMON + PER_CLASS.get(node_class, ())
+    """What is read of a node of this class; NodeClass comes first."""
+    return _ALL.get(node_class, COMMON)
+
+
+def fits(attribute: int, value: Any) -> bool:
+    """Whether a value has the type of its attribute: a number, or for roles a list of (role, permissions)."""
+    if attribute in (ROLE_PERMISSIONS, USER_ROLE_PERMISSIONS):
+        return isinstance(value, (list, tuple)) and all(isinstance(one, tuple) and len(one) == 2 for one in value)
+    return isinstance(value, int)
 
 
 def bits(value: int, names: Mapping[int, str]) -> list[str]:
@@ -156,9 +166,10 @@ def judge(node_class: int, values: Mapping[int, Any], harmless: bool, region: st
         if write_mask is not None and user_mask & ~write_mask:
             add("OA9", LIE, "UserWriteMask 0x%X has bits that WriteMask 0x%X has not" % (user_mask, write_mask))
     callable_here = region != TYPES
-    if values.get(USER_EXECUTABLE) is True and not harmless:
+    executable = bool(values.get(USER_EXECUTABLE))
+    if executable and not harmless:
         add("OA11", GRANT if callable_here else INFO, "UserExecutable" if callable_here else "UserExecutable, only in the type tree")
-    if values.get(USER_EXECUTABLE) is True and values.get(EXECUTABLE) is False:
+    if executable and values.get(EXECUTABLE) is not None and not values[EXECUTABLE]:
         add("OA9", LIE, "UserExecutable, but not Executable")
     roles = values.get(USER_ROLE_PERMISSIONS)
     if roles:

@@ -108,12 +108,13 @@ async def gather(channel: Channel, plan: Plan, clock: Callable[[], float], sleep
         if left is not None and left < plan.sessions_left - 1:
             raise AuditError("the server has %d of %d sessions left beside ours: they are for those who work" % (
                 left, facts.values["max_sessions"]))
-        _limits(governor, plan, facts.values, ceiling)
+        _limits(governor, facts.values, ceiling)
         await governor.start()
         facts.memo = Memo(memo_key(plan, facts.opened, facts.values), earlier)
         facts.resumed = facts.memo.remembered
         walk = walker(channel, governor, facts.names, plan.tags, plan.in_flight, facts.memo,
-                      lambda: "deadline of %.0f s" % plan.deadline_s if clock() > until else "", plan.max_nodes)
+                      lambda: "deadline of %.0f s" % plan.deadline_s if clock() > until else "", plan.max_nodes,
+                      _number(facts.values, "max_continuation_points"))
         facts.result = walk.result
         await asyncio.wait_for(walk.run(), max(0.001, until + CLOSE_MARGIN_S / 2 - clock()))
         facts.error = facts.result.stopped
@@ -157,16 +158,12 @@ async def _server(channel: Channel, governor: Governor, facts: Facts) -> None:
     facts.names = Names([str(uri) for uri in table])
 
 
-def _limits(governor: Governor, plan: Plan, values: Mapping[str, Any], ceiling: int) -> None:
-    """Batches inside the server's own limits; every node of a Browse may need a continuation point."""
+def _number(values: Mapping[str, Any], name: str) -> int:
+    value = values.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
-    def number(name: str) -> int:
-        value = values.get(name)
-        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
-    points = number("max_continuation_points") // plan.in_flight
-    browse = number("max_nodes_per_browse")
-    if points:
-        browse = min(browse, points) if browse else points
-    governor.batches[READ] = Batch(number("max_nodes_per_read"), ceiling)
-    governor.batches[BROWSE] = Batch(browse, ceiling)
+def _limits(governor: Governor, values: Mapping[str, Any], ceiling: int) -> None:
+    """Batches inside the server's own limits."""
+    governor.batches[READ] = Batch(_number(values, "max_nodes_per_read"), ceiling)
+    governor.batches[BROWSE] = Batch(_number(values, "max_nodes_per_browse"), ceiling)

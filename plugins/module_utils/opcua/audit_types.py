@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 # Attribute ids (OPC 10000-6, A.1).
 NODE_CLASS, WRITE_MASK, USER_WRITE_MASK, VALUE = 2, 6, 7, 13
@@ -87,16 +87,14 @@ class Forbidden(RuntimeError):
     """A request that is not on the list of reading services was about to be sent; a bug of ours."""
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """One attribute: status uint32 and a plain value (int, bool, str, list, or [(role text, permissions)] for roles)."""
 
     status: int
     value: Any = None
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """A forward reference; *type_definition* and *reference_type* as ``ns=0;i=61``. *remote*: on another server."""
 
     node: Any
@@ -108,13 +106,16 @@ class Reference:
     remote: bool = False
 
 
-@dataclass(frozen=True)
-class Browsed:
+class Browsed(NamedTuple):
     """References of one node; *point* is what BrowseNext takes, empty at the end."""
 
     status: int
     references: Sequence[Reference] = ()
     point: bytes = b""
+
+
+#: A node and the ids of attributes of it.
+Group = tuple[Any, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,9 @@ class Channel(Protocol):
     async def read(self, wanted: Sequence[tuple[Any, int]]) -> list[Reading]:
         """Attributes, in their order."""
 
+    async def read_groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
+        """The same, node by node: the attributes of each."""
+
     async def browse(self, nodes: Sequence[Any]) -> list[Browsed]:
         """All forward references of each node."""
 
@@ -204,6 +208,7 @@ class Names:
 
     def __init__(self, table: Sequence[str]) -> None:
         self.table = list(table)
+        self._heads: dict[str, tuple[str, str]] = {}
 
     def index(self, text: str) -> int:
         """Namespace index of ``ns=2;s=x`` or ``i=5``."""
@@ -214,16 +219,26 @@ class Names:
         number = self.index(text)
         return self.table[number] if number < len(self.table) else "urn:unknown:%d" % number
 
+    def both(self, text: str) -> tuple[str, str]:
+        """(namespace URI, stable form)."""
+        cut = text.index(";") + 1 if text.startswith("ns=") else 0
+        head = self._heads.get(text[:cut])
+        if head is None:
+            uri = self.uri(text)
+            head = self._heads[text[:cut]] = uri, "" if self.index(text) == 0 else "nsu=%s;" % uri
+        return head[0], head[1] + text[cut:]
+
     def stable(self, text: str) -> str:
         """``nsu=URI;s=x``; namespace 0 as ``i=5``."""
-        rest = text[text.index(";") + 1:] if text.startswith("ns=") else text
-        return rest if self.index(text) == 0 else "nsu=%s;%s" % (self.uri(text), rest)
+        return self.both(text)[1]
 
     def today(self, stable: str) -> str | None:
         """``ns=2;s=x`` of a stable form; None when the server does not have the namespace."""
         if not stable.startswith("nsu="):
             return "ns=0;" + stable if not stable.startswith("ns=") else stable
-        # The URI may hold a semicolon; the identifier begins at the last one that is followed by its kind.
-        cut = max(stable.rfind(mark) for mark in (";s=", ";i=", ";g=", ";b="))
-        uri, rest = stable[4:cut], stable[cut + 1:]
-        return "ns=%d;%s" % (self.table.index(uri), rest) if uri in self.table else None
+        # URI and identifier may both hold semicolons: the longest namespace of the table that fits.
+        fits = [uri for uri in self.table if stable.startswith("nsu=%s;" % uri) and stable[len(uri) + 5:len(uri) + 7] in ("s=", "i=", "g=", "b=")]
+        if not fits:
+            return None
+        uri = max(fits, key=len)
+        return "ns=%d;%s" % (self.table.index(uri), stable[len(uri) + 5:])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,20 +29,24 @@ from .audit_types import (
     NO_SUCH_NODE,
     NODE_CLASS,
     ROLE_PERMISSIONS,
+    USER_EXECUTABLE,
     USER_ROLE_PERMISSIONS,
+    VALUE,
     BadAnswer,
     Browsed,
     Channel,
+    Group,
     Names,
     Reading,
     Reference,
 )
 
-HIERARCHICAL, HAS_SUBTYPE = "ns=0;i=33", "ns=0;i=45"
+HIERARCHICAL, HAS_TYPE_DEFINITION, HAS_SUBTYPE = "ns=0;i=33", "ns=0;i=40", "ns=0;i=45"
 ROOT, TYPES_FOLDER, NAMESPACES, SESSIONS = "ns=0;i=84", "ns=0;i=86", "ns=0;i=11715", "ns=0;i=3706"
 MAX_NODES = 1_000_000
 MAX_REFERENCES = 1_000_000
 """Of one node; a server that never ends is one that lies."""
+LEAVES, WEIGHED = 256, 4096
 LISTED = 200
 """Most nodes that are named one by one for one reason; all are counted."""
 
@@ -51,17 +55,46 @@ class Stopped(Exception):
     """The deadline of the walk."""
 
 
-@dataclass
 class Node:
     """A node that was found: announced class, BrowseName, region, and the node it was first found below."""
 
-    node_class: int
-    name: str
-    namespace: int
-    region: str
-    parent: Any
-    dynamic: bool = False
-    type_definition: str = ""
+    __slots__ = ("dynamic", "name", "namespace", "node_class", "parent", "read", "region", "type_definition")
+
+    def __init__(self, node_class: int, name: str, namespace: int, region: str, parent: Any, dynamic: bool = False) -> None:
+        self.node_class, self.name, self.namespace, self.region, self.parent, self.dynamic = node_class, name, namespace, region, parent, dynamic
+        self.type_definition, self.read = "", False
+
+
+class Weighed:
+    """What a set of attributes means, for all nodes of a kind that have just these."""
+
+    __slots__ = ("findings", "gone", "informs", "line", "pairs", "problems", "statuses", "values")
+
+    def __init__(self, got: Mapping[int, Reading], node_class: int, harmless: bool, region: str) -> None:
+        mandatory = rules.MANDATORY.get(node_class, frozenset())
+        values: dict[int, Any] = {}
+        self.problems: list[str] = []
+        self.statuses: list[str] = []
+        self.gone = bool(got) and all(reading.status in NO_SUCH_NODE for reading in got.values())
+        for attribute, reading in got.items():
+            if not reading.status & BAD and reading.value is not None:
+                if rules.fits(attribute, reading.value):
+                    values[attribute] = reading.value
+                else:
+                    self.problems.append("%s is a %s" % (ATTRIBUTES[attribute], type(reading.value).__name__))
+                continue
+            if (not reading.status & BAD or reading.status == BAD_ATTRIBUTE_ID_INVALID) and attribute not in mandatory:
+                continue
+            text = "%s 0x%08X" % (ATTRIBUTES[attribute], reading.status)
+            self.statuses.append(text)
+            if attribute != ROLE_PERMISSIONS:
+                self.problems.append(text)
+        self.values = values
+        self.findings = rules.judge(node_class, values, harmless, region)
+        self.informs = [name for name, true in rules.informs(values).items() if true]
+        self.pairs: Any = values.get(USER_ROLE_PERMISSIONS)
+        kept = ["%d=%s" % (key, value) for key, value in sorted(values.items()) if key != ROLE_PERMISSIONS]
+        self.line = hashlib.sha256(("%d|%s" % (node_class, "|".join(kept))).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -123,33 +156,45 @@ class Memo:
         self._refs: dict[str, Any] = dict(data["references"]) if data is not None and fits else {}
         self._reads: dict[str, Any] = dict(data["readings"]) if data is not None and fits else {}
         self.remembered = len(self._reads)
+        # As the channel gave them: most runs are never stopped, and need no text of this.
+        self._new_refs: dict[Any, Sequence[Reference]] = {}
+        self._new_reads: dict[Any, tuple[tuple[int, ...], Sequence[Reading]]] = {}
+        self._channel: Channel | None = None
 
     def dump(self) -> dict[str, Any]:
         """What ``__init__`` takes."""
-        return {"format": self.FORMAT, "key": self.key, "references": self._refs, "readings": self._reads}
+        references, readings = dict(self._refs), dict(self._reads)
+        if self._channel is not None:
+            text = self._channel.text
+            for node, known in self._new_refs.items():
+                references[text(node)] = [
+                    [text(one.node), one.node_class, one.name, one.namespace, one.type_definition, one.reference_type, one.remote] for one in known]
+            for node, (attributes, got) in self._new_reads.items():
+                readings[text(node)] = [[attribute, reading.status, reading.value] for attribute, reading in zip(attributes, got)]
+        return {"format": self.FORMAT, "key": self.key, "references": references, "readings": readings}
 
     def references(self, channel: Channel, node: Any) -> list[Reference] | None:
         """Remembered references of a node."""
-        rows = self._refs.get(channel.text(node))
+        rows = self._refs.get(channel.text(node)) if self._refs else None
         return None if rows is None else [Reference(channel.node(row[0]), *row[1:]) for row in rows]
 
     def keep_references(self, channel: Channel, node: Any, references: Sequence[Reference]) -> None:
         """Remember them."""
-        self._refs[channel.text(node)] = [
-            [channel.text(one.node), one.node_class, one.name, one.namespace, one.type_definition, one.reference_type, one.remote]
-            for one in references]
+        self._channel = channel
+        self._new_refs[node] = references
 
     def readings(self, channel: Channel, node: Any) -> dict[int, Reading] | None:
         """Remembered attributes of a node."""
-        rows = self._reads.get(channel.text(node))
+        rows = self._reads.get(channel.text(node)) if self._reads else None
         if rows is None:
             return None
         return {attribute: Reading(status, [tuple(pair) for pair in value] if isinstance(value, list) else value)
                 for attribute, status, value in rows}
 
-    def keep_readings(self, channel: Channel, node: Any, got: Mapping[int, Reading]) -> None:
-        """Remember them."""
-        self._reads[channel.text(node)] = [[attribute, reading.status, reading.value] for attribute, reading in got.items()]
+    def keep_readings(self, channel: Channel, node: Any, attributes: tuple[int, ...], got: Sequence[Reading]) -> None:
+        """Remember them, in the order of *attributes*."""
+        self._channel = channel
+        self._new_reads[node] = attributes, got
 
 
 def note(into: list[str], text: str) -> None:
@@ -159,19 +204,24 @@ def note(into: list[str], text: str) -> None:
 
 
 class Walk:
-    """One walk over one open channel. *stop*: why it must end now, empty = go on."""
+    """One walk over one open channel. *stop*: why it must end now, empty = go on. *points*: continuation points that the server has, 0 = not told."""
 
     def __init__(self, channel: Channel, governor: Governor, names: Names, tags: Sequence[str] = (), in_flight: int = 1, memo: Memo | None = None,
-                 stop: Callable[[], str] = lambda: "", max_nodes: int = MAX_NODES) -> None:
+                 stop: Callable[[], str] = lambda: "", max_nodes: int = MAX_NODES, points: int = 0) -> None:
         self._channel, self._governor, self.names, self._tags = channel, governor, names, list(tags)
         self._in_flight, self._stop, self._max_nodes = max(1, in_flight), stop, max_nodes
         self._memo = memo
+        self._points = points
         self.seen: dict[Any, Node] = {}
-        self.browsed: set[Any] = set()
-        self.read: set[Any] = set()
         self._hierarchical: set[str] = {HIERARCHICAL}
         self._later: dict[Any, Reference] = {}
-        self._references: dict[Any, list[Reference]] = {}
+        self._references: dict[Any, Sequence[Reference]] = {}
+        self._again: set[Any] = set()
+        self._leaves: set[int] = set()
+        self._kept: list[Sequence[Reference]] = []
+        self._weighed: dict[Any, Weighed] = {}
+        self._sessions, self._namespaces = channel.node(SESSIONS), channel.node(NAMESPACES)
+        self._last: tuple[Any, ...] = ()
         self._default_nodes: list[tuple[Any, str]] = []
         self._tag_nodes: dict[Any, str] = {}
         self._gone_nodes: set[Any] = set()
@@ -186,91 +236,124 @@ class Walk:
         if len(self.seen) > self._max_nodes:
             raise Stopped("more than %d nodes: the server's address space does not end" % self._max_nodes)
 
-    async def _round(self, kind: str, queue: deque[Any], request: Callable[[list[Any]], Any]) -> list[tuple[Any, Any]]:
-        """Up to *in_flight* requests out of *queue*; what was refused for its size is back at its front."""
-        self._check()
-        batches: list[list[Any]] = []
-        while queue and len(batches) < self._in_flight:
-            size = self._governor.size(kind)
-            batches.append([queue.popleft() for _ in range(min(size, len(queue)))])
-        tasks = [asyncio.ensure_future(self._governor.send(kind, len(batch), partial(request, batch))) for batch in batches]
+    async def _together(self, step: Callable[[], Awaitable[bool]]) -> None:
+        """Does *step* until it has nothing left, as many at a time as may be in flight. What a step puts back, it comes back for itself."""
+        async def work() -> None:
+            while await step():
+                pass
+
+        tasks = [asyncio.ensure_future(work()) for _ in range(self._in_flight)]
         try:
-            answers = await asyncio.gather(*tasks)
+            await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        done: list[tuple[Any, Any]] = []
-        for batch, answer in zip(reversed(batches), reversed(answers)):
-            if answer is None:
-                queue.extendleft(reversed(batch))
-                continue
-            if len(answer) != len(batch):
-                raise BadAnswer("%s: %d results for %d operations" % (kind, len(answer), len(batch)))
-            done[:0] = list(zip(batch, answer))
-        return done
 
     async def _browse(self, nodes: Sequence[Any]) -> None:
         """All references of *nodes*, into ``_references``."""
         queue: deque[Any] = deque()
+        alone: deque[Any] = deque()
         for node in nodes:
             known = self._memo.references(self._channel, node) if self._memo is not None else None
             if known is None:
                 queue.append(node)
             else:
                 self._references[node] = known
-                self.browsed.add(node)
-        alone: deque[Any] = deque()
-        while queue or alone:
-            one_by_one = not queue
-            source = queue if queue else deque([alone.popleft()])
-            for node, answer in await self._round(BROWSE, source, self._channel.browse):
-                if answer.status == BAD_NO_CONTINUATION_POINTS and not one_by_one:
-                    alone.append(node)
-                elif answer.status in NO_SUCH_NODE:
-                    self._gone(node)
-                elif answer.status & BAD:
-                    self._truncate(node, "Browse: 0x%08X" % answer.status)
-                else:
-                    await self._follow(node, answer, alone if not one_by_one else None)
-            if one_by_one and source:
-                alone.extendleft(source)
 
-    async def _follow(self, node: Any, answer: Browsed, again: deque[Any] | None) -> None:
-        """BrowseNext to the end. A lost continuation point is browsed anew once, alone."""
-        references = list(answer.references)
-        point = answer.point
-        while point:
-            if len(references) > MAX_REFERENCES:
-                await self._release(point)
-                self._truncate(node, "more than %d references" % MAX_REFERENCES)
-                break
-            more = None
-            while more is None:
-                try:
-                    self._check()
-                except Stopped:
-                    await self._release(point)
-                    self._truncate(node, "stopped while its references were read")
-                    raise
-                more = await self._governor.send(BROWSE, 1, partial(self._channel.browse_next, [point], False))
-            if len(more) != 1:
-                raise BadAnswer("BrowseNext: %d results for one continuation point" % len(more))
-            (following,) = more
-            if following.status in (BAD_CONTINUATION_POINT_INVALID, BAD_NO_CONTINUATION_POINTS) and again is not None:
-                again.append(node)
-                return
-            if following.status & BAD:
-                self._truncate(node, "BrowseNext: 0x%08X after %d references" % (following.status, len(references)))
-                break
-            if not following.references and following.point == point:
-                self._truncate(node, "BrowseNext gives nothing and does not end")
-                break
-            references.extend(following.references)
-            point = following.point
+        async def step() -> bool:
+            if not queue:
+                return False
+            self._check()
+            size = self._governor.size(BROWSE)
+            batch = [queue.popleft() for _ in range(min(size, len(queue)))]
+            await self._browse_batch(batch, queue, alone)
+            return True
+
+        await self._together(step)
+        while alone:
+            # Nothing else is in flight now: all continuation points that the server has are for this node.
+            self._check()
+            node = alone.popleft()
+            self._again.add(node)
+            await self._browse_batch([node], alone, None)
+
+    async def _browse_batch(self, batch: list[Any], queue: deque[Any], alone: deque[Any] | None) -> None:
+        """One Browse, and BrowseNext to the end of each. What has to be asked again goes to the front of *queue*, or to *alone*."""
+        answer = await self._governor.send(BROWSE, len(batch), partial(self._channel.browse, batch))
+        if answer is None:
+            queue.extendleft(reversed(batch))
+            return
+        if len(answer) != len(batch):
+            raise BadAnswer("%s: %d results for %d operations" % (BROWSE, len(answer), len(batch)))
+        following: list[tuple[Any, list[Reference], bytes]] = []
+        short: list[Any] = []
+        references, memo, cut = self._references, self._memo, self._cut
+        for node, one in zip(batch, answer):
+            if not one.status and not one.point and node not in cut:
+                references[node] = one.references
+                if memo is not None:
+                    memo.keep_references(self._channel, node, one.references)
+            elif one.status == BAD_NO_CONTINUATION_POINTS and (len(batch) > 1 or alone is not None):
+                short.append(node)
+            elif one.status in NO_SUCH_NODE:
+                self._gone(node)
+            elif one.status & BAD:
+                self._truncate(node, "Browse: 0x%08X" % one.status)
+            elif one.point:
+                following.append((node, list(one.references), one.point))
+            else:
+                self._whole(node, one.references)
+        await self._follow(following, alone)
+        if len(batch) == 1 and alone is not None:
+            alone.extend(short)
+        elif short:
+            # It has fewer continuation points than this batch needed.
+            self._governor.batches[BROWSE].shrink(self._points // self._in_flight if self._points else len(batch) // 2)
+            queue.extendleft(reversed(short))
+
+    def _whole(self, node: Any, references: Sequence[Reference]) -> None:
         self._references[node] = references
-        self.browsed.add(node)
         if self._memo is not None and node not in self._cut:
             self._memo.keep_references(self._channel, node, references)
+
+    async def _follow(self, following: list[tuple[Any, list[Reference], bytes]], alone: deque[Any] | None) -> None:
+        """BrowseNext to the end, for as many nodes in one request as it may hold. A lost continuation point is browsed anew once, alone."""
+        waiting = deque(following)
+        try:
+            while waiting:
+                self._check()
+                part = [waiting.popleft() for _ in range(min(self._governor.size(BROWSE), len(waiting)))]
+                more = await self._governor.send(BROWSE, len(part), partial(self._channel.browse_next, [point for _, _, point in part], False))
+                if more is None:
+                    waiting.extendleft(reversed(part))
+                    continue
+                if len(more) != len(part):
+                    raise BadAnswer("BrowseNext: %d results for %d continuation points" % (len(more), len(part)))
+                for (node, references, point), one in zip(part, more):
+                    await self._followed(node, references, point, one, waiting, alone)
+        except Stopped:
+            for node, _, point in waiting:
+                await self._release(point)
+                self._truncate(node, "stopped while its references were read")
+            raise
+
+    async def _followed(self, node: Any, references: list[Reference], point: bytes, one: Browsed, waiting: deque[Any], alone: deque[Any] | None) -> None:
+        if one.status in (BAD_CONTINUATION_POINT_INVALID, BAD_NO_CONTINUATION_POINTS) and alone is not None and node not in self._again:
+            alone.append(node)
+            return
+        references.extend(one.references)
+        if one.status & BAD:
+            self._truncate(node, "BrowseNext: 0x%08X after %d references" % (one.status, len(references)))
+        elif not one.references and one.point == point:
+            await self._release(point)
+            self._truncate(node, "BrowseNext gives nothing and does not end")
+        elif len(references) > MAX_REFERENCES:
+            await self._release(one.point)
+            self._truncate(node, "more than %d references" % MAX_REFERENCES)
+        elif one.point:
+            waiting.append((node, references, one.point))
+            return
+        self._whole(node, references)
 
     async def _release(self, point: bytes) -> None:
         """Give the continuation point back, without asking how it went."""
@@ -278,13 +361,11 @@ class Walk:
 
     def _truncate(self, node: Any, why: str) -> None:
         self.result.counts["truncated"] += 1
-        self.browsed.add(node)
         self._cut.add(node)
         note(self.result.truncated, "%s: %s" % (self.stable(node), why))
 
     def _gone(self, node: Any) -> None:
         """The server does not have it: sessions come and go below SessionsDiagnosticsSummary; anything else is a hole."""
-        self.browsed.add(node)
         if node in self._gone_nodes:
             return
         self._gone_nodes.add(node)
@@ -337,13 +418,14 @@ class Walk:
             await self._tree([self._meet(one, ref.node_class, ref.name, ref.namespace, rules.UNLINKED, None) for one, ref in rest],
                              rules.UNLINKED, set())
         await self._declared()
-        await self._attributes([one for one in self.seen if one not in self.read])
+        await self._attributes([one for one, known in self.seen.items() if not known.read])
         await self._defaults()
 
-    def _meet(self, node: Any, node_class: int, name: str, namespace: int, region: str, parent: Any, type_definition: str = "") -> Any:
+    def _meet(self, node: Any, node_class: int, name: str, namespace: int, region: str, parent: Any) -> Any:
         above = self.seen.get(parent)
-        dynamic = (above is not None and above.dynamic) or self._channel.text(node) == SESSIONS
-        self.seen.setdefault(node, Node(node_class, name, namespace, region, parent, dynamic, type_definition))
+        if node not in self.seen:
+            dynamic = (above is not None and above.dynamic) or node == self._sessions
+            self.seen[node] = Node(node_class, name, namespace, region, parent, dynamic)
         return node
 
     async def _hierarchy(self, top: Any) -> None:
@@ -367,11 +449,24 @@ class Walk:
             await self._browse([one for one in level if one not in self._references])
             following: list[Any] = []
             for node in level:
-                for reference in self._references.pop(node, []):
+                references = self._references.pop(node, ())
+                if id(references) in self._leaves:
+                    continue
+                before, dull = len(following), True
+                for reference in references:
                     if self._take(node, reference, region, leave):
                         following.append(reference.node)
+                    elif reference.reference_type == HAS_TYPE_DEFINITION and self._channel.text(reference.node) in rules.SUBSCRIBED_DATA_SETS:
+                        self.seen[node].type_definition, dull = self._channel.text(reference.node), False
+                self._leaf(references, dull and len(following) == before)
             await self._attributes(level)
             level = following
+
+    def _leaf(self, references: Sequence[Reference], barren: bool) -> None:
+        """Where the channel gives the same list to many nodes, it is looked through once. Kept alive, so that its identity stays its own."""
+        if barren and 0 < len(references) <= 2 and len(self._leaves) < LEAVES and not any(one.remote for one in references):
+            self._leaves.add(id(references))
+            self._kept.append(references)
 
     def _take(self, node: Any, reference: Reference, region: str, leave: set[Any]) -> bool:
         """Whether *reference* leads to a node that is new and belongs to this tree."""
@@ -386,54 +481,96 @@ class Walk:
             return False
         if target in leave or known is not None:
             return False
-        self._meet(target, reference.node_class, reference.name, reference.namespace, region, node, reference.type_definition)
-        parent = self.seen.get(node)
-        text = self._channel.text(node)
-        if reference.name.startswith("Default") or reference.name == "NamespaceUri":
-            above = self.seen.get(parent.parent) if parent is not None and parent.parent is not None else None
-            if above is not None and self._channel.text(parent.parent) == NAMESPACES and text != NAMESPACES:  # type: ignore[union-attr]
-                self._default_nodes.append((target, reference.name))
+        above = self.seen[node]
+        self.seen[target] = Node(reference.node_class, reference.name, reference.namespace, region, node, above.dynamic or target == self._sessions)
+        if above.parent == self._namespaces and (reference.name.startswith("Default") or reference.name == "NamespaceUri"):
+            self._default_nodes.append((target, reference.name))
         return True
 
     # -- attributes ---------------------------------------------------------------------------------------
     async def _attributes(self, nodes: Sequence[Any]) -> None:
         """Read and judge *nodes*."""
-        todo = [one for one in nodes if one not in self.read]
-        queue: deque[Any] = deque()
-        for node in todo:
-            self.read.add(node)
+        queue: deque[Group] = deque()
+        for node in nodes:
+            seen = self.seen[node]
+            if seen.read:
+                continue
+            seen.read = True
             known = self._memo.readings(self._channel, node) if self._memo is not None else None
             if known is not None:
                 self._remembered(node, known)
                 continue
-            queue.extend((node, attribute) for attribute in rules.attributes(self.seen[node].node_class))
-        await self._read_queue(queue, {node: {} for node, _ in queue})
+            queue.append((node, rules.attributes(seen.node_class)))
+        await self._read_queue(queue)
 
-    async def _read_queue(self, queue: deque[Any], pending: dict[Any, dict[int, Reading]]) -> None:
-        while queue:
-            for (node, attribute), reading in await self._round(READ, queue, self._channel.read):
-                got = pending.get(node)
-                if got is None:
-                    continue
-                got[attribute] = reading
-                if attribute == NODE_CLASS:
-                    self._true_class(node, reading, queue)
-                if all(one in got for one in rules.attributes(self.seen[node].node_class)):
-                    self._keep(node, pending.pop(node))
+    async def _read_queue(self, queue: deque[Group]) -> None:
+        """Read all of *queue*; a node is judged when all its attributes are there."""
+        pending: dict[Any, dict[int, Reading]] = {}
+
+        async def step() -> bool:
+            if not queue:
+                return False
+            self._check()
+            batch, count = self._fill(queue, self._governor.size(READ))
+            answer = await self._governor.send(READ, count, partial(self._channel.read_groups, batch))
+            if answer is None:
+                queue.extendleft(reversed(batch))
+                return True
+            if [len(readings) for readings in answer] != [len(attributes) for _, attributes in batch]:
+                raise BadAnswer("%s: %d results for %d operations" % (READ, sum(len(readings) for readings in answer), count))
+            for (node, attributes), readings in zip(batch, answer):
+                known = self.seen[node]
+                if attributes is rules.attributes(known.node_class) and readings[0] == (0, known.node_class):
+                    self._keep(node, attributes, readings)
+                else:
+                    self._took(node, attributes, readings, queue, pending)
+            return True
+
+        await self._together(step)
         for node, got in pending.items():
-            self._keep(node, got)
+            self._keep(node, tuple(got), tuple(got.values()))
 
-    def _keep(self, node: Any, got: dict[int, Reading]) -> None:
+    @staticmethod
+    def _fill(queue: deque[Group], size: int) -> tuple[list[Group], int]:
+        """The next groups, *size* attributes at most; a group that does not fit is cut."""
+        batch: list[Group] = []
+        room = size
+        while queue and room:
+            node, attributes = queue.popleft()
+            if len(attributes) > room:
+                queue.appendleft((node, attributes[room:]))
+                attributes = attributes[:room]
+            batch.append((node, attributes))
+            room -= len(attributes)
+        return batch, size - room
+
+    def _took(self, node: Any, attributes: tuple[int, ...], readings: Sequence[Reading], queue: deque[Group], pending: dict[Any, dict[int, Reading]]) -> None:
+        known = self.seen[node]
+        whole = rules.attributes(known.node_class)
+        if attributes == whole and (readings[0].value == known.node_class or readings[0].status & BAD):
+            self._keep(node, attributes, readings)
+            return
+        got = pending.setdefault(node, {})
+        for attribute, reading in zip(attributes, readings):
+            got[attribute] = reading
+            if attribute == NODE_CLASS:
+                self._true_class(node, reading, queue)
+        whole = rules.attributes(known.node_class)
+        if all(one in got for one in whole):
+            del pending[node]
+            self._keep(node, tuple(got), tuple(got.values()))
+
+    def _keep(self, node: Any, attributes: tuple[int, ...], readings: Sequence[Reading]) -> None:
         if self._memo is not None:
-            self._memo.keep_readings(self._channel, node, got)
-        self._judge(node, got)
+            self._memo.keep_readings(self._channel, node, attributes, readings)
+        self._judge(node, attributes, readings)
 
     def _remembered(self, node: Any, got: dict[int, Reading]) -> None:
         """Judge a node by what an earlier, stopped run read of it."""
         self._true_class(node, got.get(NODE_CLASS, Reading(BAD)), deque())
-        self._judge(node, got)
+        self._judge(node, tuple(got), tuple(got.values()))
 
-    def _true_class(self, node: Any, reading: Reading, queue: deque[Any]) -> None:
+    def _true_class(self, node: Any, reading: Reading, queue: deque[Group]) -> None:
         """A node that is announced as another class would hide its attributes."""
         known = self.seen[node]
         if reading.status & BAD or not isinstance(reading.value, int) or reading.value == known.node_class:
@@ -443,7 +580,9 @@ class Walk:
             self._add("OA9", rules.LIE, node, "announced as %s, is a %s" % (
                 rules_class(announced), rules_class(known.node_class)))
         have = set(rules.attributes(announced))
-        queue.extend((node, attribute) for attribute in rules.attributes(known.node_class) if attribute not in have)
+        missing = tuple(attribute for attribute in rules.attributes(known.node_class) if attribute not in have)
+        if missing:
+            queue.append((node, missing))
 
     def _add(self, check: str, kind: str, node: Any, what: str) -> None:
         known = self.seen[node]
@@ -451,52 +590,58 @@ class Walk:
         self.result.findings.append(Found(
             check, kind, self.stable(node), self.path(node), rules_class(known.node_class), known.region, what))
 
-    def _judge(self, node: Any, got: Mapping[int, Reading]) -> None:
+    def _weigh(self, known: Node, attributes: tuple[int, ...], readings: Sequence[Reading], harmless: bool) -> Weighed:
+        """What the attributes mean; most nodes of a server have the same ones."""
+        last = self._last
+        if last and readings is last[0] and attributes is last[1] and last[2:5] == (known.node_class, harmless, known.region):
+            same: Weighed = last[5]
+            return same
+        key = (attributes, readings, known.node_class, harmless, known.region)
+        try:
+            found = self._weighed.get(key)
+        except TypeError:
+            # Roles are lists.
+            return Weighed(dict(zip(attributes, readings)), known.node_class, harmless, known.region)
+        if found is None:
+            if len(self._weighed) >= WEIGHED:
+                self._weighed.clear()
+            found = self._weighed[key] = Weighed(dict(zip(attributes, readings)), known.node_class, harmless, known.region)
+        self._last = (readings, attributes, known.node_class, harmless, known.region, found)
+        return found
+
+    def _judge(self, node: Any, attributes: tuple[int, ...], readings: Sequence[Reading]) -> None:
         known, result, text = self.seen[node], self.result, self._channel.text(node)
-        values: dict[int, Any] = {}
-        problems: list[str] = []
-        gone = bool(got) and all(reading.status in NO_SUCH_NODE for reading in got.values())
-        for attribute, reading in got.items():
-            if not reading.status & BAD:
-                if reading.value is not None:
-                    values[attribute] = reading.value
-                    continue
-                absent = attribute not in rules.MANDATORY.get(known.node_class, frozenset())
-            else:
-                absent = reading.status == BAD_ATTRIBUTE_ID_INVALID and attribute not in rules.MANDATORY.get(known.node_class, frozenset())
-            if absent:
-                continue
-            result.statuses["%s 0x%08X" % (ATTRIBUTES[attribute], reading.status)] += 1
-            if attribute != ROLE_PERMISSIONS:
-                problems.append("%s 0x%08X" % (ATTRIBUTES[attribute], reading.status))
-        if gone:
+        harmless = known.node_class == METHOD and rules.harmless_method(known.name, known.namespace, self.names.index(text))
+        weighed = self._weigh(known, attributes, readings, harmless)
+        result.statuses.update(weighed.statuses)
+        if weighed.gone:
             if node in self._tag_nodes:
                 result.missing_tags.append(self._tag_nodes[node])
             self._gone(node)
             return
         result.nodes[rules_class(known.node_class)] += 1
         result.regions[known.region] += 1
-        if problems:
+        if weighed.problems:
             result.counts["unread"] += 1
-            note(result.unread, "%s: %s" % (self.stable(node), ", ".join(problems)))
+            note(result.unread, "%s: %s" % (self.stable(node), ", ".join(weighed.problems)))
             if node in self._tag_nodes:
                 result.unread_tags.append(self._tag_nodes[node])
-        harmless = rules.harmless_method(known.name, known.namespace, self.names.index(text))
-        for finding in rules.judge(known.node_class, values, harmless, known.region):
+        for finding in weighed.findings:
             self._add(finding.check, finding.kind, node, finding.what)
-        for name, true in rules.informs(values).items():
-            result.counts[name] += true
-        pairs = values.get(USER_ROLE_PERMISSIONS)
-        if pairs:
+        for name in weighed.informs:
+            result.counts[name] += 1
+        uri, stable = self.names.both(text)
+        if weighed.pairs:
             result.told_roles += 1
-            result.roles.update(role for role, _ in pairs)
+            result.roles.update(role for role, _ in weighed.pairs)
         else:
-            result.without_own_roles[self.names.uri(text), known.node_class] += 1
-        self._notable(node, known, values)
+            result.without_own_roles[uri, known.node_class] += 1
+        self._notable(node, known, weighed.values)
         if not known.dynamic:
-            kept = ["%d=%s" % (key, value) for key, value in sorted(values.items()) if key != ROLE_PERMISSIONS]
-            line = "%d|%s" % (known.node_class, "|".join(kept))
-            result.lines.setdefault(self.names.uri(text), {})[self.stable(node)] = hashlib.sha256(line.encode()).hexdigest()[:16]
+            lines = result.lines.get(uri)
+            if lines is None:
+                lines = result.lines[uri] = {}
+            lines[stable] = weighed.line
 
     def _notable(self, node: Any, known: Node, values: Mapping[int, Any]) -> None:
         """Standard objects that change a server when somebody may call them."""
@@ -507,7 +652,7 @@ class Walk:
         if known.node_class == METHOD and known.namespace == 0 and known.name in rules.DANGEROUS:
             group = rules.DANGEROUS[known.name]
             self.result.counts["dangerous"] += 1
-            executable = values.get(22) is True
+            executable = bool(values.get(USER_EXECUTABLE))
             self.result.counts["dangerous executable"] += executable
             note(self.result.dangerous.setdefault(group, []), "%s%s" % (self.path(node), " (executable for us)" if executable else ""))
 
@@ -535,18 +680,32 @@ class Walk:
 
     async def _defaults(self) -> None:
         """Values of NamespaceMetadata: what nodes without rights of their own fall back to."""
-        queue: deque[Any] = deque((node, 13) for node, _ in self._default_nodes)
+        queue: deque[Group] = deque((node, (VALUE,)) for node, _ in self._default_nodes)
         names = dict(self._default_nodes)
         by_parent: dict[Any, dict[str, Any]] = {}
-        while queue:
-            for (node, _), reading in await self._round(READ, queue, self._channel.read):
+
+        async def step() -> bool:
+            if not queue:
+                return False
+            self._check()
+            batch, count = self._fill(queue, self._governor.size(READ))
+            answer = await self._governor.send(READ, count, partial(self._channel.read_groups, batch))
+            if answer is None:
+                queue.extendleft(reversed(batch))
+                return True
+            if len(answer) != len(batch):
+                raise BadAnswer("%s: %d results for %d operations" % (READ, len(answer), count))
+            for (node, _), (reading,) in zip(batch, answer):
                 if not reading.status & BAD and reading.value is not None:
                     by_parent.setdefault(self.seen[node].parent, {})[names[node]] = reading.value
+            return True
+
+        await self._together(step)
         for parent, values in by_parent.items():
             uri = str(values.pop("NamespaceUri", "") or self.seen[parent].name)
             self.result.metadata[uri] = values
             pairs = values.get("DefaultUserRolePermissions") or []
-            if not pairs:
+            if not pairs or not rules.fits(USER_ROLE_PERMISSIONS, pairs):
                 continue
             self.result.told_roles += 1
             self.result.roles.update(role for role, _ in pairs)
@@ -559,8 +718,7 @@ class Walk:
 
     def _finish(self) -> None:
         self.result.operations = self._governor.budget.total
-        unseen = [node for node in self.seen if node not in self.read]
-        self.result.counts["not_reached"] = len(unseen)
+        self.result.counts["not_reached"] = sum(not known.read for known in self.seen.values())
 
 
 def rules_class(node_class: int) -> str:

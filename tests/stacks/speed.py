@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three ways to read the rights of every node of one server, measured in turn. `python speed.py audit|plain URL PKI …` is one of them, in a process
+of its own, so that its memory is its own; `client_c` is the third."""
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import kit
+import plans
+
+NODES = 100_000
+PLAIN_NODES = 6_000
+ROUNDS = 3
+TIMEOUT_S = 600
+
+
+@dataclass
+class Found:
+    """Nodes per second of each way; the audit's memory in MiB and CPU in s."""
+
+    audit_s: float
+    c_s: float
+    audit_rate: float
+    plain_rate: float
+    far_rate: float
+    rss_mib: float
+    cpu_s: float
+
+    def text(self) -> str:
+        return ("audit of %d nodes on open62541: %.2f s (%.0f nodes/s, %.2f s of CPU, %.0f MiB), C client %.2f s: %.2f times (at most 2); plain batched "
+                "asyncua %.0f nodes/s: %.1f times (at least 15); at 20 ms round trip %.0f nodes/s (at least 8000)") % (
+            NODES, self.audit_s, self.audit_rate, self.cpu_s, self.rss_mib, self.c_s, self.audit_s / self.c_s, self.plain_rate,
+            self.audit_rate / self.plain_rate, self.far_rate)
+
+    def misses(self) -> list[str]:
+        return [name for name, missed in (
+            ("C client", self.audit_s > 2 * self.c_s), ("plain asyncua", self.audit_rate < 15 * self.plain_rate),
+            ("20 ms", self.far_rate < 8000), ("memory", self.rss_mib > 200)) if missed]
+
+
+def measure(pki: kit.Pki, folder: Path, say: Callable[[str], None] = lambda text: None) -> Found:
+    """Build the server, run all in turn; of audit and C client the best of ROUNDS that alternate."""
+    plan = plans.empty(bulk=NODES, endpoints=[["None", "None"], ["Basic256Sha256", "Sign"]], anonymous=True, **pki.plan())
+    audits: list[dict[str, Any]] = []
+    clients: list[float] = []
+    with kit.running("open62541", plan, folder) as server:
+        url = "opc.tcp://127.0.0.1:%d" % server.port
+        for _ in range(ROUNDS):
+            audits.append(_python("audit", url, str(pki.folder), "4"))
+            done = subprocess.run([str(kit.program("client_c")), url, "500", "2000"], check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+            clients.append(float(json.loads(done.stdout)["seconds"]))
+            say("audit %.2f s (CPU %.2f s)   C client %.2f s" % (audits[-1]["seconds"], audits[-1]["cpu"], clients[-1]))
+        plain = _python("plain", url, str(PLAIN_NODES))
+        say("plain batched asyncua: %d nodes in %.2f s" % (plain["nodes"], plain["seconds"]))
+        with kit.wire(server.port, delay_s=0.01) as wire:
+            far = _python("audit", "opc.tcp://127.0.0.1:%d" % wire.port, str(pki.folder), "8")
+        say("at 20 ms: %.2f s" % far["seconds"])
+    best = min(audits, key=lambda one: float(one["seconds"]))
+    return Found(audit_s=best["seconds"], c_s=min(clients), audit_rate=best["nodes"] / best["seconds"], plain_rate=plain["nodes"] / plain["seconds"],
+                 far_rate=far["nodes"] / far["seconds"], rss_mib=max(one["rss_mib"] for one in audits), cpu_s=best["cpu"])
+
+
+def _python(*argv: str) -> Any:
+    done = subprocess.run([sys.executable, __file__, *argv], check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+    return json.loads(done.stdout)
+
+
+def audit(url: str, pki: str, in_flight: str) -> dict[str, Any]:
+    """The whole audit, judgement and all."""
+    from urllib.parse import urlsplit
+
+    from eyes import Seen
+
+    begin = time.process_time()
+    seen = Seen(kit.Pki(Path(pki)), urlsplit(url).port or 0, mode="Sign", in_flight=int(in_flight), batch=2000)
+    assert seen.facts.complete, seen.facts.error
+    return {"nodes": sum(seen.facts.result.nodes.values()), "seconds": seen.seconds, "cpu": time.process_time() - begin,
+            "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def plain(url: str, most: str) -> dict[str, Any]:
+    """What one writes with asyncua when one knows to batch: 100 nodes in a Browse, 1000 attributes in a Read. Stops after *most* nodes."""
+    from asyncua import Client, ua
+
+    async def go() -> dict[str, Any]:
+        client = Client(url)
+        await client.connect()
+        begin = time.monotonic()
+        root = ua.NodeId(84)
+        seen, queue, read = {root: 1}, [root], 0
+        while queue and len(seen) < int(most):
+            request = ua.BrowseParameters()
+            request.RequestedMaxReferencesPerNode = 0
+            for node in queue[:100]:
+                one = ua.BrowseDescription()
+                one.NodeId, one.BrowseDirection, one.ReferenceTypeId, one.IncludeSubtypes, one.ResultMask = (
+                    node, ua.BrowseDirection.Forward, ua.NodeId(), True, ua.BrowseResultMask.NodeClass)
+                request.NodesToBrowse.append(one)
+            del queue[:100]
+            for result in await client.uaclient.browse(request):
+                for reference in result.References:
+                    target = ua.NodeId(reference.NodeId.Identifier, reference.NodeId.NamespaceIndex, reference.NodeId.NodeIdType)
+                    if target not in seen:
+                        seen[target] = int(reference.NodeClass)
+                        queue.append(target)
+        wanted = [(node, attribute) for node, kind in seen.items()
+                  for attribute in (2, 6, 7, 24, 25, 26, *((17, 18, 27) if kind == 2 else (21, 22) if kind == 4 else ()))]
+        for at in range(0, len(wanted), 1000):
+            reading = ua.ReadParameters()
+            reading.NodesToRead = [ua.ReadValueId(NodeId=node, AttributeId=ua.AttributeIds(attribute)) for node, attribute in wanted[at:at + 1000]]
+            read += len(await client.uaclient.read(reading))
+        seconds = time.monotonic() - begin
+        await client.disconnect()
+        return {"nodes": len(seen), "attributes": read, "seconds": seconds}
+
+    return asyncio.run(go())
+
+
+if __name__ == "__main__":
+    print(json.dumps({"audit": audit, "plain": plain}[sys.argv[1]](*sys.argv[2:])))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers that no server should give: the audit never hangs, never fills the memory, and says why it knows nothing."""
+from __future__ import annotations
+
+import random
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asyncua import ua
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from opcua_hostile import HUGE, Space, audit, decode, mutate, response
+
+from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_codec
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import CHUNK_LIMIT, ClosedProtocol
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_codec import Broken, Decoder, groups_request, header, read_request
+
+NODE = audit_codec.numeric(2, 5)
+
+
+def test_the_server_of_bytes_is_read_whole_when_nothing_is_spoilt() -> None:
+    facts = audit(lambda data: data)
+    assert facts.complete, facts.error
+    assert facts.result.nodes["Variable"] >= 7 and facts.result.told_roles == 1 and not facts.result.findings
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_spoilt_answers_end_with_a_reason(seed: int) -> None:
+    rng, end = random.Random(seed), time.monotonic() + 3.0
+    while time.monotonic() < end:
+        spoilt: list[bytes] = []
+        rate = rng.choice((0.02, 0.1, 0.5))
+
+        def spoil(data: bytes, rng: Any = rng, rate: float = rate, spoilt: list[bytes] = spoilt) -> bytes:
+            if rng.random() >= rate:
+                return data
+            spoilt.append(mutate(rng, data))
+            return spoilt[-1]
+
+        facts = audit(spoil)
+        assert facts.complete or facts.error or facts.result.unread or facts.result.truncated
+        assert "unforeseen" not in facts.error, facts.error
+
+
+def test_every_cut_and_every_huge_count_is_survived() -> None:
+    space = Space()
+    read = space.answer(audit_codec.READ_ID, read_request([(NODE, 2), (audit_codec.numeric(0, 2255), 13), (audit_codec.numeric(2, 70001), 25)]))
+    browse = space.answer(audit_codec.BROWSE_ID, audit_codec.browse_request([audit_codec.numeric(0, 85)], 10))
+    for data in (read, browse):
+        for at in range(len(data)):
+            decode(data[:at])
+            for count in HUGE[:2]:
+                decode(data[:at] + struct.pack("<I", count) + data[at + 4:])
+
+
+@pytest.mark.parametrize("encoding", [0x80, 0xC0, 0x40, 0x97, 0x98, 0x99, 24, 23, 25])
+def test_values_without_an_end_are_given_to_nobody(encoding: int) -> None:
+    """2**31 - 1 nulls take no byte: the library would make them all."""
+    hostile = struct.pack("<iBBi", 1, 1, encoding, 2**31 - 1) + b"\0" * 40
+    with pytest.raises(Broken):
+        Decoder(hostile).read()
+    with pytest.raises(Broken):
+        Decoder(hostile).survivable()
+
+
+def test_a_structure_that_is_no_role_is_given_to_nobody() -> None:
+    answer = ua.ReadResponse()
+    answer.Results = [ua.DataValue(ua.Variant([ua.KeyValuePair(ua.QualifiedName("x", 0), ua.Variant(1))], ua.VariantType.ExtensionObject))]
+    data = response(answer)
+    _status, begin = header(data)
+    with pytest.raises(audit_codec.Surprise):
+        Decoder(data[begin:]).survivable()
+
+
+def test_headers_are_stepped_over_as_the_library_reads_them() -> None:
+    answer = ua.ReadResponse()
+    answer.ResponseHeader.ServiceResult = ua.StatusCode(0x80100000)
+    data = response(answer)
+    # The library makes no diagnostics: SymbolicId, AdditionalInfo and an inner one with a Locale, in the place of none.
+    data = data[:20] + b"\x51" + struct.pack("<i", 1) + struct.pack("<i", 1) + b"x" + b"\x08" + struct.pack("<i", 3) + data[21:]
+    status, begin = header(data)
+    assert status == 0x80100000 and Decoder(data[begin:]).read() == []
+    with pytest.raises(Broken):
+        header(data[:20] + b"\x40" * 40)
+
+
+def test_groups_are_what_single_reads_are() -> None:
+    space, rng = Space(), random.Random(1)
+    known = audit_codec.Known()
+    for _ in range(40):
+        groups = [(audit_codec.numeric(2, rng.choice((70000, 70001, 70003))), rng.choice(((2, 6, 7), (2, 25), (18,)))) for _ in range(rng.randrange(1, 9))]
+        flat = [(node, attribute) for node, attributes in groups for attribute in attributes]
+        assert groups_request(groups) == read_request(flat)
+        data = space.answer(audit_codec.READ_ID, read_request(flat))
+        body = data[header(data)[1]:]
+        assert [one for readings in Decoder(body, known).groups(groups) for one in readings] == Decoder(body).read()
+
+
+def test_a_chunk_without_an_end_is_not_waited_for() -> None:
+    protocol = ClosedProtocol()
+    lost: list[Any] = []
+    protocol._fail_all_pending = lost.append
+    protocol._process_received_data(b"MSGF" + struct.pack("<I", CHUNK_LIMIT + 1) + b"x")
+    assert "announces a chunk" in str(lost[0])
+
