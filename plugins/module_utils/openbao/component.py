@@ -11,7 +11,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import policies
+from .authority import trust_bundle
 from .client import Api, BaoError, Forbidden, NotFound, Sealed, leave, login
+
+
+END = "-----END CERTIFICATE-----"
 
 
 class VisitError(Exception):
@@ -82,7 +86,7 @@ def read(api: Api, token: str, kv: str, component: str, paths: Iterable[str]) ->
 
 
 def sign(api: Api, token: str, pki: str, pki_root: str, component: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """{certificate, ca_chain: [PEM of intermediates], root, serial, not_after}. *request*: csr, common_name, dns, ips, ttl."""
+    """{certificate, ca_chain: [PEM of intermediates], root: bundle of the roots to trust, serial, not_after}. *request*: csr, common_name, dns, ips, ttl."""
     names = [name for name in request.get("dns") or [] if name != request["common_name"]]
     body: dict[str, Any] = {
         "csr": request["csr"],
@@ -94,7 +98,7 @@ def sign(api: Api, token: str, pki: str, pki_root: str, component: str, request:
         body["ttl"] = request["ttl"]
     try:
         signed = api.call("POST", "%s/sign/%s%s" % (pki, policies.PREFIX, component), body, token=token)["data"]
-        root = str(api.call("GET", pki_root + "/cert/ca")["data"]["certificate"]).strip()
+        roots = trust_bundle(api, pki_root)
     except BaoError as error:
         raise _explain(
             error,
@@ -103,10 +107,11 @@ def sign(api: Api, token: str, pki: str, pki_root: str, component: str, request:
             "%s; a new host or name needs a run of playbooks/components/openbao.yml" % (policies.PREFIX, component, component),
         ) from error
     chain = [pem.strip() for pem in signed.get("ca_chain") or []]
+    trusted = [pem.strip() for pem in roots.split(END) if pem.strip()]
     return {
         "certificate": signed["certificate"].strip() + "\n",
-        "ca_chain": [pem + "\n" for pem in chain if pem != root],
-        "root": root + "\n",
+        "ca_chain": [pem + "\n" for pem in chain if pem[: -len(END)].strip() not in trusted],
+        "root": roots,
         "serial": signed["serial_number"],
         "not_after": signed["expiration"],
     }
