@@ -15,9 +15,6 @@ from .authority import trust_bundle
 from .client import Api, BaoError, Forbidden, NotFound, Sealed, leave, login
 
 
-END = "-----END CERTIFICATE-----"
-
-
 class VisitError(Exception):
     """The visit failed; the text names the step and the remedy."""
 
@@ -107,10 +104,9 @@ def sign(api: Api, token: str, pki: str, pki_root: str, component: str, request:
             "%s; a new host or name needs a run of playbooks/components/openbao.yml" % (policies.PREFIX, component, component),
         ) from error
     chain = [pem.strip() for pem in signed.get("ca_chain") or []]
-    trusted = [pem.strip() for pem in roots.split(END) if pem.strip()]
     return {
         "certificate": signed["certificate"].strip() + "\n",
-        "ca_chain": [pem + "\n" for pem in chain if pem[: -len(END)].strip() not in trusted],
+        "ca_chain": [pem + "\n" for pem in chain if pem not in roots],
         "root": roots,
         "serial": signed["serial_number"],
         "not_after": signed["expiration"],
