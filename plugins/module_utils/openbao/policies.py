@@ -108,10 +108,10 @@ def authority(kv: str, pki_root: str, pki_int: str) -> str:
 
 def keys(kv: str) -> str:
     """Policy of the rotation of keyring and shares. Shares alone open a store; without them this identity changes nothing but the keyring's term."""
-    edit = ["create", "read", "update", "delete"]
+    edit = ["create", "read", "update", "delete", "sudo"]
     return render(
         [
-            ("sys/rotate/keyring", ["update"], {}),
+            ("sys/rotate/keyring", ["update", "sudo"], {}),
             ("sys/key-status", ["read"], {}),
             *[("sys/rotate/%s/%s" % (which, step), edit, {}) for which in ("root", "recovery") for step in ("init", "update", "verify")],
             ("sys/storage/raft/snapshot", ["read"], {}),
