@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .hostfiles import Host, HostError, read_file
+from .hostfiles import Host, read_file
 
 #: ssl.VERIFY_X509_PARTIAL_CHAIN has a name from Python 3.10 on.
 PARTIAL_CHAIN = 0x80000
@@ -78,6 +78,9 @@ def judge_bundles(host: Host, paths: Sequence[str], chains: Sequence[str], gone:
             wrong.append("%s is not there" % path)
             continue
         text = content.decode("ascii", "replace")
+        if not blocks(text):
+            wrong.append("%s holds no certificate" % path)
+            continue
         for number, chain in enumerate(chains):
             if not look.verifies(text, chain):
                 wrong.append("%s does not trust authority %d of %d" % (path, number + 1, len(chains)))
@@ -155,5 +158,3 @@ def judge(host: Host, given: Mapping[str, Any]) -> dict[str, Any]:
     found["ack"] = "" if found["wrong"] else given["fingerprint"]
     return found
 
-
-__all__ = ["GOES", "NEITHER", "STAYS", "Bundles", "HostError", "TrustError", "blocks", "judge", "judge_bundles", "leaf", "served"]

@@ -82,7 +82,7 @@ def clean(parent: str, older_s: float, now: float) -> list[str]:
 
 @contextmanager
 def node(
-    run: Callable[[Sequence[str]], "tuple[int, str, str]"], binary: str, parent: str, prefix: Callable[[str], Sequence[str]],
+    run: Callable[[Sequence[str]], tuple[int, str, str]], binary: str, parent: str, prefix: Callable[[str], Sequence[str]],
 ) -> Iterator[Client]:
     """A running, empty node; gone with all it wrote afterwards, in every case. *run*: a command; *prefix*: isolation by directory."""
     os.makedirs(parent, mode=0o700, exist_ok=True)
@@ -117,7 +117,10 @@ def node(
                 said = [line.split(" ", 1)[-1].strip() for line in log_file if "[ERROR]" in line or "[WARN]" in line]
             raise DrillError("%s. Its log ends: %s" % (error, "; ".join(said[-6:])[-900:])) from error
     finally:
-        if process is not None:
+        if process is not None and prefix(directory):
+            # systemd-run ends without its unit.
+            run(["systemctl", "stop", os.path.basename(directory) + ".service"])
+        if process is not None and process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(15)

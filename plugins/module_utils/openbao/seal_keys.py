@@ -42,7 +42,7 @@ class KeysError(Exception):
 def safe_version(text: str) -> bool:
     """Whether shares may be rotated by this version."""
     found = re.match(r"^v?(\d+)\.(\d+)\.(\d+)", text)
-    return bool(found) and tuple(int(part) for part in found.groups()) >= MINIMUM if found else False
+    return found is not None and tuple(int(part) for part in found.groups()) >= MINIMUM
 
 
 def snapshot(client: Client, token: str, directory: str, now: float, keep: int = KEEP) -> str:
@@ -201,7 +201,8 @@ def advance(shares: Shares, held: Mapping[str, Any], candidate: Mapping[str, Any
         return {"step": "dropped" if old_opens else "in_force", "proof": {"old_refused": not old_opens}}
     new_opens = shares.opens(list(candidate["keys_base64"]), int(candidate["threshold"]))
     if new_opens == old_opens:
-        raise KeysError("the old and the new shares are %s by OpenBao: keep both files and call the key holders" % ("both taken" if new_opens else "both refused"))
+        how = "both taken" if new_opens else "both refused"
+        raise KeysError("the old and the new shares are %s by OpenBao: keep both files and call the key holders" % how)
     return {"step": "in_force" if new_opens else "dropped", "proof": {"new_works": new_opens, "old_refused": not old_opens}}
 
 
