@@ -40,6 +40,10 @@ class ActionModule(ActionBase):
         keys_file = Path(str(args.pop("keys_file"))).expanduser()
         stored = keys_file.with_name(NEXT)
         held = openbao_keys.load(keys_file)
+        if held and held.get("pgp") and (openbao_keys.load(stored) or {}).get("keys_base64") == held.get("keys_base64"):
+            # Killed between their promotion and this.
+            remove_durably(str(stored))
+            return {"changed": True, "step": "in_force"}
         if held is None or held.get("pgp"):
             raise AnsibleActionFail(
                 f"{keys_file}: {'holds encrypted shares' if held else 'is not there'}: the holders rotate them themselves "
@@ -67,7 +71,8 @@ class ActionModule(ActionBase):
                 )}  # fmt: skip
             if found["step"] == "in_force":
                 kept = {key: value for key, value in held.items() if key not in ("keys", "keys_base64")}
-                openbao_keys.store(keys_file, {**kept, **{key: candidate[key] for key in ("keys", "keys_base64")}, **({"pgp": True} if candidate["pgp"] else {})})
+                kept.update({key: candidate[key] for key in ("keys", "keys_base64")}, **({"pgp": True} if candidate["pgp"] else {}))
+                openbao_keys.store(keys_file, kept)
             remove_durably(str(stored))
             if found["step"] == "in_force":
                 return dict(found)

@@ -27,7 +27,7 @@ SCENARIOS = {
     "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",
     "rotate": "passwords rotated under the stream, the controller killed in between",
     "authority": "the intermediate authority and every certificate replaced under the stream, the controller killed in between; no client's handshake fails",
-    "openbao-keys": "OpenBao's keyring and shares rotated, PGP shares, and a snapshot restored into an isolated node, all on loopback; the drill on the site's own store",
+    "openbao-keys": "keyring, shares, PGP shares and authorities of an OpenBao on loopback, killed in between; snapshots restored, the site's own too",
     "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",
     "upgrade": "Kafka and Flink to another release and back under load, from a site that the older releases made",
     "broker-replace": "a broker's disk is lost and replaced under load, a replacement is interrupted three times, two of three brokers are lost and come back",

@@ -55,7 +55,8 @@ def configuration(directory: str, port: int) -> str:
     return (
         'ui = false\napi_addr = "https://127.0.0.1:%d"\ncluster_addr = "https://127.0.0.1:%d"\n'
         'storage "raft" {\n  path = "%s/raft"\n  node_id = "drill"\n}\n'
-        'listener "tcp" {\n  address = "127.0.0.1:%d"\n  cluster_address = "127.0.0.1:%d"\n  tls_cert_file = "%s/cert.pem"\n  tls_key_file = "%s/key.pem"\n}\n'
+        'listener "tcp" {\n  address = "127.0.0.1:%d"\n  cluster_address = "127.0.0.1:%d"\n'
+        '  tls_cert_file = "%s/cert.pem"\n  tls_key_file = "%s/key.pem"\n}\n'
         % (port, port + 1, directory, port, port + 1, directory, directory)
     )
 
