@@ -13,7 +13,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.client impor
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.drill import compare
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.seal_keys import Keyring, KeysError, Shares, advance, safe_version
 
-RUNS = 3000
+RUNS = 2000
 NEW = Keys(5, 3)
 
 
@@ -119,9 +119,9 @@ def test_killed_anywhere_what_the_controller_holds_opens_the_store() -> None:
                 there.run()
             except Killed:
                 assert bao.force in (there.held["keys_base64"], there.candidate.get("keys_base64")), seed
-            except KeysError as error:
-                # A probe of ours that was killed looks like somebody else's rotation: people are asked, nothing is lost.
-                assert "under way" in str(error), seed
+            except KeysError:
+                # A probe of ours that was killed looks like somebody else's rotation: people are asked and end it, nothing is lost.
+                assert bao.under, seed
                 bao.under = {}
         bao.p_kill = 0.0
         bao.under = bao.under if bao.under.get("verify") and bao.under["verify"] == there.candidate.get("verification_nonce") else {}
@@ -174,18 +174,19 @@ class Store:
 
 def test_the_keyring_gets_one_term_a_run_however_often_it_is_killed() -> None:
     for seed in range(300):
-        bao, store, snapshots = Bao(seed, 0.3), Store(), []
+        bao, store = Bao(seed, 0.3), Store()
+        ring = Keyring(bao, "t", store, lambda: 1.0)
         for _number in range(4):
             try:
-                Keyring(bao, "t", store, lambda: 1.0).rotate("r", lambda: snapshots.append(1) or "s")
+                ring.rotate("r", lambda: "snapshot")
                 break
             except Killed:
                 assert bao.term <= 2, seed
         bao.p_kill = 0.0
         if not store.kept or store.kept[-1]["open"]:
-            Keyring(bao, "t", store, lambda: 1.0).rotate("r", lambda: snapshots.append(1) or "s")
-        assert (bao.term, store.kept[-1]["to"], store.kept[-1]["open"]) == (2, 2, False), seed
-        assert snapshots
+            ring.rotate("r", lambda: "snapshot")
+        last = store.kept[-1]
+        assert (bao.term, last["to"], last["open"], last["snapshot"]) == (2, 2, False, "snapshot"), seed
 
 
 @pytest.mark.parametrize(("version", "good"), [("2.5.1", False), ("2.5.2", True), ("2.7.2", True), ("v2.10.0", True), ("1.14.8", False), ("", False)])

@@ -52,13 +52,14 @@ def free_port() -> int:
 
 def configuration(directory: str, port: int) -> str:
     """HCL of the isolated node."""
-    return (
-        'ui = false\napi_addr = "https://127.0.0.1:%d"\ncluster_addr = "https://127.0.0.1:%d"\n'
-        'storage "raft" {\n  path = "%s/raft"\n  node_id = "drill"\n}\n'
-        'listener "tcp" {\n  address = "127.0.0.1:%d"\n  cluster_address = "127.0.0.1:%d"\n'
-        '  tls_cert_file = "%s/cert.pem"\n  tls_key_file = "%s/key.pem"\n}\n'
-        % (port, port + 1, directory, port, port + 1, directory, directory)
-    )
+    api, cluster = "127.0.0.1:%d" % port, "127.0.0.1:%d" % (port + 1)
+    lines = [
+        "ui = false", 'api_addr = "https://%s"' % api, 'cluster_addr = "https://%s"' % cluster,
+        'storage "raft" {', '  path = "%s/raft"' % directory, '  node_id = "drill"', "}",
+        'listener "tcp" {', '  address = "%s"' % api, '  cluster_address = "%s"' % cluster,
+        '  tls_cert_file = "%s/cert.pem"' % directory, '  tls_key_file = "%s/key.pem"' % directory, "}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 def isolation(directory: str) -> list[str]:

@@ -161,11 +161,8 @@ class Shares:
 
     def verify(self, keys: Sequence[str], threshold: int, nonce: str) -> bool:
         """Show the new shares; True once they are in force."""
-        for key in keys[:threshold]:
-            # A run that was killed may have shown some of them already.
-            if self._call("POST", "verify", {"nonce": nonce, "key": key}).get("complete"):
-                return True
-        return False
+        # A run that was killed may have shown some of them already, so it may be over before the last one.
+        return any(self._call("POST", "verify", {"nonce": nonce, "key": key}).get("complete") for key in keys[:threshold])
 
 
 FOREIGN = "who began it ends it (bao operator rotate-keys -status, -cancel); this run has changed nothing"
