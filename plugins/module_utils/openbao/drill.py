@@ -66,7 +66,8 @@ def isolation(directory: str) -> list[str]:
     """What the command line is prefixed with on a host with systemd: it can write its own directory, and talk on loopback."""
     return [
         "systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--unit=" + os.path.basename(directory), "--property=ProtectSystem=strict",
-        "--property=TemporaryFileSystem=/var/lib/hnai /run/hnai", "--property=BindPaths=" + directory, "--property=PrivateTmp=yes", "--property=IPAddressDeny=any", "--property=IPAddressAllow=localhost",
+        "--property=TemporaryFileSystem=/var/lib/hnai /run/hnai", "--property=BindPaths=" + directory, "--property=PrivateTmp=yes",
+        "--property=IPAddressDeny=any", "--property=IPAddressAllow=localhost",
         "--property=RuntimeMaxSec=%d" % LIFE_S, "--property=MemorySwapMax=0", "--property=LimitCORE=0",
     ]  # fmt: skip
 
