@@ -10,7 +10,6 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.files import read_or_none, write_durably
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys, openbao_spec
 
 NAME = "hnai.platform.openbao_site"
@@ -96,15 +95,6 @@ class ActionModule(ActionBase):
             result["root_revoked"] = True
             result["changed"] = True
         result["changed"] = (
-            self._root_ca(Path(str(args["root_ca_file"])).expanduser(), str(result.get("root_ca", ""))) or result["changed"]
+            openbao_keys.publish_root(Path(str(args["root_ca_file"])).expanduser(), str(result.get("root_ca", ""))) or result["changed"]
         )
         return result
-
-    @staticmethod
-    def _root_ca(target: Path, pem: str) -> bool:
-        """The public root on the controller; True if it was written."""
-        if not pem or read_or_none(str(target)) == pem.encode():
-            return False
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_durably(str(target), pem.encode(), 0o644)
-        return True

@@ -42,19 +42,27 @@ def ended(owner: str) -> bool:
     return machine == _machine() and pid.isdigit() and _started(int(pid)) != started
 
 
-class ActionModule(ActionBase):
-    """Runs the module; where a run of this controller that was killed holds the secret, runs it once more as its successor."""
+class ByOwner(ActionBase):
+    """Base of the actions whose steps belong to a controller's process."""
 
     TRANSFERS_FILES = False
     _supports_check_mode = True
 
+    def _as_owner(self, name: str, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """The module's result; where a run of this controller that was killed holds the journal, once more as its successor."""
+        args = {**args, "owner": me(), "dead": []}
+        found = self._execute_module(module_name=name, module_args=args, task_vars=task_vars)
+        holder = (found.get("busy") or {}).get("owner", "")
+        if holder and ended(holder):
+            found = self._execute_module(module_name=name, module_args={**args, "dead": [holder]}, task_vars=task_vars)
+        return dict(found)
+
+
+class ActionModule(ByOwner):
+    """Runs the module; where a run of this controller that was killed holds the secret, runs it once more as its successor."""
+
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The module's result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        args = {**self._task.args, "owner": me(), "dead": []}
-        found = self._execute_module(module_name=NAME, module_args=args, task_vars=task_vars)
-        holder = (found.get("busy") or {}).get("owner", "")
-        if holder and ended(holder):
-            found = self._execute_module(module_name=NAME, module_args={**args, "dead": [holder]}, task_vars=task_vars)
-        result.update(found)
+        result.update(self._as_owner(NAME, self._task.args, task_vars))
         return result

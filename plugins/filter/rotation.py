@@ -124,9 +124,44 @@ def leaves(site: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda item: str(item["path"]))
 
 
+def authority_hosts(site: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{host: {trusts, bundles, components}}: what each managed host trusts the site's authorities for, and serves with their certificates.
+
+    A component trusts where it has a certificate, or connects to a listener with TLS of another one.
+    """
+    contracts, managed = site["contracts"], set(site["groups"].get("managed", []))
+    secure = {
+        (contract["name"], item["name"]) for contract in contracts.values() for item in contract["listens"]
+        if item.get("tls") and contract.get("certificate")
+    }  # fmt: skip
+    found: dict[str, dict[str, Any]] = {}
+
+    def of(host: str) -> dict[str, Any]:
+        return found.setdefault(host, {"trusts": [], "bundles": [], "components": []})
+
+    for contract in contracts.values():
+        name = contract["name"]
+        placed = set(site["groups"].get(contract.get("placement", name), []))
+        hosts = placed if contract.get("certificate") else set()
+        for connect in contract.get("connects", []):
+            if (connect.get("to"), connect.get("listener")) in secure:
+                hosts = hosts | set(site["groups"].get(connect["group"], [])) if connect.get("group") else placed
+        for host in sorted(hosts & managed):
+            of(host)["trusts"] = sorted({*of(host)["trusts"], name})
+    for item in leaves(site):
+        for host in item["hosts"]:
+            of(host)["components"].append({
+                "component": item["component"], "own": True,
+                "listeners": ["%s:%d" % (host, port) for port in item["ports"]] + ["localhost:%d" % port for port in item["loopback_ports"]],
+            })  # fmt: skip
+    for host in site["groups"].get("openbao", []):
+        of(host)["bundles"] = ["/etc/hnai/openbao/trust.pem"]
+    return found
+
+
 class FilterModule:
-    """rotations, leaves."""
+    """authority_hosts, rotations, leaves."""
 
     def filters(self) -> dict[str, Any]:
         """By name."""
-        return {"leaves": leaves, "rotations": rotations}
+        return {"authority_hosts": authority_hosts, "leaves": leaves, "rotations": rotations}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.files import sync_directory, write_durably
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.files import read_or_none, sync_directory, write_durably
 
 
 class KeysError(Exception):
@@ -66,3 +66,12 @@ def put_aside(path: str | Path, moment: float) -> str:
     os.rename(target, aside)
     sync_directory(str(target.parent))
     return str(aside)
+
+
+def publish_root(target: Path, pem: str) -> bool:
+    """The public roots on the controller; True if they were written."""
+    if not pem or read_or_none(str(target)) == pem.encode():
+        return False
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_durably(str(target), pem.encode(), 0o644)
+    return True

@@ -84,8 +84,8 @@ def build(
         for name, item in components.items()
         if name == policies.SELF or item["secrets"] or item["grants"] or item["certificate"]
     }
-    # No component of the inventory: the identity under which secrets are rotated.
-    needed[policies.ROTATION] = {"secrets": [], "grants": [], "certificate": None}
+    # No components of the inventory: the identities under which secrets, authorities and keys are rotated.
+    needed.update({name: {"secrets": [], "grants": [], "certificate": None} for name in (policies.ROTATION, policies.AUTHORITY, policies.KEYS)})
     return {
         "site": str(settings["site"]),
         "kv": str(settings["kv"]),

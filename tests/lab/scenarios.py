@@ -33,6 +33,8 @@ SCENARIOS = {
     "opcua-trust": "the plant's server discovered; the collector's OPC UA certificate replaced when the plant has accepted the new one",
     "rotate": "passwords rotated under the stream, the controller killed in between",
     "access": "the run's own SSH key replaced, the controller killed in each step",
+    "authority": "the intermediate authority and every certificate replaced under the stream, the controller killed in between; no client's handshake fails",
+    "openbao-keys": "keyring, shares, PGP shares and authorities of an OpenBao on loopback, killed in between; snapshots restored, the site's own too",
     "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",
     "upgrade": "Kafka and Flink to another release and back under load, from a site that the older releases made",
     "broker-replace": "a broker's disk is lost and replaced under load, a replacement is interrupted three times, two of three brokers are lost and come back",

@@ -33,7 +33,7 @@ CONTRACTS: list[dict[str, Any]] = [
 
 def test_spec_out_of_contracts() -> None:
     spec = openbao_spec.build(CONTRACTS, GROUPS, SETTINGS)
-    assert sorted(spec["components"]) == ["kafka", "openbao", "rotation", "telegraf"], "host needs nothing of OpenBao"
+    assert sorted(spec["components"]) == ["authority", "kafka", "keys", "openbao", "rotation", "telegraf"], "host needs nothing of OpenBao"
     assert spec["components"]["kafka"] == {
         "secrets": [], "grants": ["telegraf/a"],
         "certificate": {"server": True, "client": True, "domains": ["bootstrap.example", "kafka1", "kafka2", "localhost"]}}

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import policies
+from .authority import trust_bundle
 from .client import Api, BaoError, Forbidden, NotFound, Sealed, leave, login
 
 
@@ -82,7 +83,7 @@ def read(api: Api, token: str, kv: str, component: str, paths: Iterable[str]) ->
 
 
 def sign(api: Api, token: str, pki: str, pki_root: str, component: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """{certificate, ca_chain: [PEM of intermediates], root, serial, not_after}. *request*: csr, common_name, dns, ips, uris, ttl."""
+    """{certificate, ca_chain: [PEM of intermediates], root: bundle of the roots to trust, serial, not_after}. *request*: csr, common_name, dns, ips, uris, ttl."""
     names = [name for name in request.get("dns") or [] if name != request["common_name"]]
     body: dict[str, Any] = {
         "csr": request["csr"],
@@ -96,7 +97,7 @@ def sign(api: Api, token: str, pki: str, pki_root: str, component: str, request:
         body["ttl"] = request["ttl"]
     try:
         signed = api.call("POST", "%s/sign/%s%s" % (pki, policies.PREFIX, component), body, token=token)["data"]
-        root = str(api.call("GET", pki_root + "/cert/ca")["data"]["certificate"]).strip()
+        roots = trust_bundle(api, pki_root)
     except BaoError as error:
         raise _explain(
             error,
@@ -107,8 +108,8 @@ def sign(api: Api, token: str, pki: str, pki_root: str, component: str, request:
     chain = [pem.strip() for pem in signed.get("ca_chain") or []]
     return {
         "certificate": signed["certificate"].strip() + "\n",
-        "ca_chain": [pem + "\n" for pem in chain if pem != root],
-        "root": root + "\n",
+        "ca_chain": [pem + "\n" for pem in chain if pem not in roots],
+        "root": roots,
         "serial": signed["serial_number"],
         "not_after": signed["expiration"],
     }

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .files import read_or_none, write_durably
+from .files import read_or_none, remove_durably, sync_directory, write_durably
 
 #: Runs a command and gives (rc, stdout, stderr).
 Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
@@ -46,6 +46,27 @@ def trust(path: str, pem: bytes, check: bool = False) -> bool:
     if wanted and not check:
         write_durably(path, b"".join(item + b"\n" for item in [*present, *wanted]), 0o644)
     return bool(wanted)
+
+
+def distrust(path: str, pem: bytes, reach: Callable[[str], object]) -> bool:
+    """No certificate of *pem* stands in the bundle *path* any more; True if one did.
+
+    *reach* is called with the path of the bundle as it will be, before it takes its place; what it raises leaves everything as it was.
+    """
+    present = _PEM.findall(read_or_none(path) or b"")
+    gone = _PEM.findall(pem.replace(b"\r\n", b"\n"))
+    kept = [item for item in present if item not in gone]
+    if kept == present:
+        return False
+    beside = path + ".next"
+    write_durably(beside, b"".join(item + b"\n" for item in kept), 0o644)
+    try:
+        reach(beside)
+        os.replace(beside, path)
+    finally:
+        remove_durably(beside)
+    sync_directory(os.path.dirname(path))
+    return True
 
 
 def _usable(run: Run, cert: str, key: str) -> bool:

@@ -30,6 +30,11 @@ SELF = "openbao"
 #: Rotates secrets: writes versions and journals, destroys single versions, erases nothing by name. Entered through ``deploy`` as components are.
 ROTATION = "rotation"
 
+#: Rotates the certificate authorities. Keys of CAs never leave OpenBao; this identity may make issuers, choose and retire them, and sign an intermediate.
+AUTHORITY = "authority"
+#: Rotates the barrier's keyring and the key shares, and takes snapshots.
+KEYS = "keys"
+
 Rule = tuple[str, Sequence[str], Mapping[str, str]]
 
 
@@ -74,6 +79,52 @@ def rotation(kv: str) -> str:
             ("auth/token/revoke-self", ["update"], {}),
         ]
     )
+
+
+def authority(kv: str, pki_root: str, pki_int: str) -> str:
+    """Policy of the authorities' rotation. It signs no host's certificate: that stays with the components."""
+    edit = ["create", "read", "update"]
+    rules: list[Rule] = [("%s/data/pki/*" % kv, edit, {}), ("%s/metadata/pki/*" % kv, ["read"], {})]
+    for mount in (pki_root, pki_int):
+        rules += [
+            ("%s/issuers" % mount, ["list"], {}),
+            ("%s/issuer/+" % mount, ["read", "update"], {}),
+            ("%s/issuer/+/revoke" % mount, ["update"], {}),
+            ("%s/config/issuers" % mount, ["read", "update"], {}),
+        ]
+    rules += [
+        ("%s/root/rotate/internal" % pki_root, ["update"], {}),
+        ("%s/issuer/+/sign-intermediate" % pki_root, ["update"], {}),
+        ("%s/revoke" % pki_root, ["update"], {}),
+        ("%s/crl/rotate" % pki_root, ["read"], {}),
+        ("%s/keys" % pki_int, ["list"], {}),
+        ("%s/intermediate/generate/internal" % pki_int, ["update"], {}),
+        ("%s/intermediate/generate/existing" % pki_int, ["update"], {}),
+        ("%s/intermediate/set-signed" % pki_int, ["update"], {}),
+        ("auth/token/revoke-self", ["update"], {}),
+    ]
+    return render(rules)
+
+
+def keys(kv: str) -> str:
+    """Policy of the rotation of keyring and shares. Shares alone open a store; without them this identity changes nothing but the keyring's term."""
+    edit = ["create", "read", "update", "delete", "sudo"]
+    return render(
+        [
+            ("sys/rotate/keyring", ["update", "sudo"], {}),
+            ("sys/key-status", ["read"], {}),
+            *[("sys/rotate/%s/%s" % (which, step), edit, {}) for which in ("root", "recovery") for step in ("init", "update", "verify")],
+            ("sys/storage/raft/snapshot", ["read"], {}),
+            ("%s/data/openbao/*" % kv, ["create", "read", "update"], {}),
+            ("%s/metadata/openbao/*" % kv, ["read"], {}),
+            ("auth/token/revoke-self", ["update"], {}),
+        ]
+    )
+
+
+def internal(kv: str, pki_root: str, pki_int: str) -> dict[str, str]:
+    """{name: policy} of the identities that are no component: entered through ``deploy`` as components are."""
+    return {ROTATION: rotation(kv), AUTHORITY: authority(kv, pki_root, pki_int), KEYS: keys(kv)}
 
 
 def deploy() -> str:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from . import policies
+from . import authority, policies
 from .client import Api, BaoError, Forbidden, NotFound, leave, login, revoke
 
 #: 24 random bytes are 32 url-safe characters.
@@ -338,8 +338,8 @@ class Site:
             raise
 
     def _root_ca(self) -> str:
-        found = self._ca(self.spec["pki_root"])
-        return found + "\n" if found else ""
+        """What hosts shall trust: one root, or two while the root is rotated."""
+        return authority.trust_bundle(self.api, self.spec["pki_root"]) if self._ca(self.spec["pki_root"]) else ""
 
     def _authorities(self) -> None:
         spec = self.spec
@@ -388,7 +388,7 @@ class Site:
         full = policies.PREFIX + name
         certificate = component.get("certificate")
         text = policies.component(name, component.get("grants", ()), bool(certificate), spec["kv"], spec["pki_int"])
-        self._policy(full, policies.rotation(spec["kv"]) if name == policies.ROTATION else text)
+        self._policy(full, policies.internal(spec["kv"], spec["pki_root"], spec["pki_int"]).get(name, text))
         self._object(
             "AppRole %s" % full,
             "auth/%s/role/%s" % (policies.COMPONENT_AUTH, full),

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Controller side of authority_rotation: whose step it is, and the roots that the controller hands to the hosts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+
+from ansible_collections.hnai.platform.plugins.action.vault_rotate import ByOwner
+from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys, openbao_spec
+
+NAME = "hnai.platform.authority_rotation"
+
+
+class ActionModule(ByOwner):
+    """Runs the module, then keeps root_ca_file in step with what OpenBao says is to be trusted."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The module's result. Raises AnsibleActionFail naming the key, and the remedy."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        args = dict(self._task.args)
+        try:
+            for key, default in (("root_ttl", "10y"), ("intermediate_ttl", "5y")):
+                args[key + "_s"] = openbao_spec.seconds(args.get(key, default), f"openbao_{key}")
+            root_ca_file = args.pop("root_ca_file", None)
+            result.update(self._as_owner(NAME, args, task_vars))
+            if root_ca_file and result.get("roots") and not result.get("failed") and not self._task.check_mode:
+                openbao_keys.publish_root(Path(str(root_ca_file)).expanduser(), str(result["roots"]))
+        except (openbao_spec.SpecError, OSError) as error:
+            raise AnsibleActionFail(str(error)) from error
+        return result

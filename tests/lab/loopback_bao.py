@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real OpenBao out of the artifact store, on loopback, for tests that must not touch the site's own. Ends with its test."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import drill, site
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, wait_reachable
+
+DAY = 86400
+NAMES = ("authority", "keys", "openbao", "rotation")
+SPEC: dict[str, Any] = {
+    "site": "loop", "kv": "hnai", "pki_root": "pki_root", "pki_int": "pki_int", "root_ttl": 3650 * DAY, "intermediate_ttl": 1825 * DAY,
+    "leaf_ttl": 90 * DAY, "identity_ttl": 90 * DAY, "cidrs": ["127.0.0.1/32", "::1/128"],
+    "components": {
+        **{name: {"grants": [], "secrets": [], "certificate": None} for name in NAMES},
+        "kafka": {"grants": [], "secrets": [{"path": "kafka/x", "kind": "password", "username": "x"}],
+                  "certificate": {"server": True, "client": True, "domains": ["localhost"]}},
+    },
+}  # fmt: skip
+
+
+def binary(store: Path, target: Path) -> Path:
+    """The server of the artifact store, unpacked; `make lab` fetched it."""
+    digest = json.loads((store / "manifests/openbao-2.7.2-amd64.json").read_text(encoding="utf-8"))["digest"]
+    with tarfile.open(store / "blobs/sha256" / digest[:2] / digest) as archive:
+        archive.extract("bin/bao", target, filter="data")
+    return target / "bin/bao"
+
+
+def run(argv: Any) -> tuple[int, str, str]:
+    """A command, as drill wants it."""
+    done = subprocess.run(list(argv), capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@dataclass
+class Loopback:
+    """A running server."""
+
+    client: Client
+    directory: Path
+    bao: Path
+    init: dict[str, Any] = field(default_factory=dict)
+    deploy: dict[str, str] = field(default_factory=dict)
+
+    def start_site(self) -> None:
+        """Initialised, unsealed, converged."""
+        self.init = self.client.call("POST", "sys/init", {"secret_shares": 3, "secret_threshold": 2})
+        for key in self.init["keys_base64"][:2]:
+            self.client.call("POST", "sys/unseal", {"key": key})
+        drill.active(self.client)
+        self.deploy = site.Site(self.client, SPEC, {}, self.init["root_token"]).converge().identities["deploy"]
+
+
+@contextmanager
+def server(bao: Path) -> Iterator[Loopback]:
+    """A server that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        (directory / "raft").mkdir()
+        port = drill.free_port()
+        made = run([
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-keyout", directory / "key.pem",
+            "-out", directory / "cert.pem", "-subj", "/CN=loop", "-addext", "subjectAltName=IP:127.0.0.1",
+        ])  # fmt: skip
+        assert made[0] == 0, made[2]
+        text = drill.configuration(name, port) + 'audit "file" "primary" {\n  options {\n    file_path = "%s/audit.log"\n  }\n}\n' % name
+        (directory / "loop.hcl").write_text(text, encoding="utf-8")
+        with (directory / "log").open("wb") as log, subprocess.Popen(
+            ["timeout", "900", str(bao), "server", "-config", str(directory / "loop.hcl")], stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                client = Client("https://127.0.0.1:%d" % port, str(directory / "cert.pem"), 60.0)
+                wait_reachable(client, 60.0)
+                yield Loopback(client, directory, bao)
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+                time.sleep(0.1)

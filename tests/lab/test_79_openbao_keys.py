@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenBao's own keys and the authorities against the real server on loopback, killed at seeded moments; then the drill on the site's store."""
+from __future__ import annotations
+
+import base64
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import loopback_bao
+import pytest
+from conftest import ROOT, Lab
+from killing import chance
+
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, drill, policies, seal_keys
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import Keys
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
+
+pytestmark = pytest.mark.scenario("openbao-keys")
+SEED = 8
+STORE = Path.home() / ".cache/hnai/store"
+#: Kills of one rotation, spread over its calls.
+KILLS = 6
+
+
+@pytest.fixture(scope="module")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The server's binary."""
+    return loopback_bao.binary(STORE, tmp_path_factory.mktemp("bao"))
+
+
+@pytest.fixture
+def loop(bao: Path) -> Iterator[loopback_bao.Loopback]:
+    """A converged store."""
+    with loopback_bao.server(bao) as running:
+        running.start_site()
+        yield running
+
+
+def controller(loop: loopback_bao.Loopback, path: str, number: int, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
+    given = {
+        "address": loop.client.address, "ca_file": str(loop.directory / "cert.pem"), "deploy": loop.deploy, "path": path, "owner": "c%d" % number,
+        "dead": ["c%d" % one for one in range(number)], "kill_after": kill_after, "run_id": "%sT%06dZ" % (path[4:8], number),
+    }  # fmt: skip
+    argv = [sys.executable, str(ROOT / "tests/lab/host_authority.py"), json.dumps(given)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("path", authority.SCOPES)
+def test_an_authority_whose_controller_is_killed_has_exactly_one_successor(loop: loopback_bao.Loopback, path: str) -> None:
+    """SIGKILL after calls that are spread over the whole rotation: each controller goes on where the one before died."""
+    seed, _draw = chance(SEED)
+    draw = random.Random(f"{seed} {path}")
+    before = loop.client.call("LIST", "pki_int/issuers")["data"]["key_info"]
+    for number in range(KILLS):
+        moment = draw.randrange(8, 30)
+        died = controller(loop, path, number, moment)
+        print(f"HNAI_SEED={seed}: controller {number} killed after call {moment}: rc {died.returncode}")
+        if died.returncode == 0:
+            break
+        assert died.returncode == -9, died.stderr[-2000:]
+    done = controller(loop, path, KILLS)
+    assert done.returncode == 0, done.stderr[-2000:]
+    after = loop.client.call("LIST", "pki_int/issuers")["data"]["key_info"]
+    living = [item for item in after.values() if item["key_id"] and not item["issuer_name"].startswith(authority.RETIRED)]
+    assert len(living) == 1
+    assert living[0]["is_default"]
+    assert living[0]["serial_number"] not in [item["serial_number"] for item in before.values()]
+    roots = authority.trust_bundle(loop.client, "pki_root")
+    assert roots.count("BEGIN") == 1
+    last = json.loads(done.stdout)["last"]
+    assert last["outcome"] == "rotated"
+    assert {key for key, value in last["proof"].items() if value is True} == {"new_works", "wrong_refused", "old_unused", "old_refused"}
+
+
+def test_of_two_rotations_of_the_keyring_each_makes_one_term(loop: loopback_bao.Loopback, tmp_path: Path) -> None:
+    token = component.enter(loop.client, policies.KEYS, loop.deploy)
+    store = KvStore(loop.client, token, "hnai")
+    ring = seal_keys.Keyring(loop.client, token, store)
+
+    def before() -> str:
+        return seal_keys.snapshot(loop.client, token, str(tmp_path), time.time())
+
+    start = seal_keys.term(loop.client, token)
+    assert ring.rotate("one", before)["to"] == start + 1
+    # The call arrived and its controller died before the record was closed.
+    version, record = store.read(seal_keys.KEYRING)
+    store.write(seal_keys.KEYRING, dict(record or {}, open=True), version)
+    assert ring.rotate("two", before)["to"] == start + 1
+    assert ring.rotate("three", before)["to"] == start + 2
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in tmp_path.iterdir())
+
+
+def test_shares_that_were_never_shown_are_never_in_force(loop: loopback_bao.Loopback) -> None:
+    """Killed between issue and verification the old ones open; stored and shown, the new ones do; a snapshot opens with those of its time."""
+    token = component.enter(loop.client, policies.KEYS, loop.deploy)
+    shares = seal_keys.Shares(loop.client, token)
+    held: dict[str, Any] = dict(loop.init)
+    assert seal_keys.advance(shares, held, {}, Keys(5, 3), 2)["step"] == "clear"
+    lost = seal_keys.advance(shares, held, {"begun": 1}, Keys(5, 3), 2)["issued"]
+    issued = seal_keys.advance(shares, held, {"begun": 1}, Keys(5, 3), 2)["issued"]
+    shares.cancel()
+    assert shares.opens(held["keys_base64"], 2)
+    assert not shares.opens(lost["keys_base64"][:2], 2)
+    # What was stored and thrown away by OpenBao meanwhile is found out.
+    assert seal_keys.advance(shares, held, {**issued, "threshold": 3, "pgp": False}, Keys(5, 3), 2)["step"] == "dropped"
+    issued = seal_keys.advance(shares, held, {"begun": 1}, Keys(5, 3), 2)["issued"]
+    candidate = {**issued, "threshold": 3, "pgp": False}
+    assert seal_keys.advance(shares, held, candidate, Keys(5, 3), 2) == {"step": "in_force", "proof": {"new_works": True, "old_refused": True}}
+    assert seal_keys.advance(shares, held, candidate, Keys(5, 3), 3)["step"] == "in_force", "killed before they were promoted"
+    assert loop.client.call("GET", "sys/seal-status")["t"] == 3
+
+
+def gpg(home: str, *argv: str, stdin: bytes = b"") -> bytes:
+    done = subprocess.run(["gpg", "--homedir", home, "--batch", "--quiet", *argv], input=stdin, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def test_an_initialisation_with_pgp_shares_is_opened_by_its_holders(bao: Path) -> None:
+    """Keys as holders make them; OpenBao gives ciphertexts only; the threshold of holders opens it, and the leader's root token works."""
+    with loopback_bao.server(bao) as loop, tempfile.TemporaryDirectory() as home:
+        public = []
+        for number in range(3):
+            gpg(home, "--passphrase", "", "--quick-generate-key", f"holder{number}@example.org", "rsa3072", "encrypt,sign", "1d")
+            public.append(base64.b64encode(gpg(home, "--export", f"holder{number}@example.org")).decode())
+        init = loop.client.call("POST", "sys/init", {
+            "secret_shares": 3, "secret_threshold": 2, "pgp_keys": public, "root_token_pgp_key": public[0]})  # fmt: skip
+        plain = [gpg(home, "--decrypt", stdin=base64.b64decode(item)).decode() for item in init["keys_base64"][:2]]
+        for key in plain:
+            loop.client.call("POST", "sys/unseal", {"key": key})
+        drill.active(loop.client)
+        root = gpg(home, "--decrypt", stdin=base64.b64decode(init["root_token"])).decode()
+        assert loop.client.call("GET", "auth/token/lookup-self", token=root)["data"]["policies"] == ["root"]
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], check=False, timeout=20)
+
+
+def test_a_snapshot_is_restored_into_an_isolated_node(loop: loopback_bao.Loopback, tmp_path: Path) -> None:
+    token = component.enter(loop.client, policies.KEYS, loop.deploy)
+    path = seal_keys.snapshot(loop.client, token, str(tmp_path / "snapshots"), time.time())
+    reader = component.enter(loop.client, policies.ROTATION, loop.deploy)
+    live = drill.contents(loop.client, reader, "hnai")
+    audit = (loop.directory / "audit.log").stat().st_size
+    with drill.node(loopback_bao.run, str(loop.bao), str(tmp_path / "drill"), lambda _directory: []) as node:
+        drill.open_with(node, Path(path).read_bytes(), loop.init["keys_base64"], 2)
+        restored = drill.contents(node, component.enter(node, policies.ROTATION, loop.deploy), "hnai")
+    found = drill.compare(live, restored)
+    assert found["equal"] == ["kafka/x"]
+    assert not (found["lost"] or found["different"] or found["newer"])
+    assert (loop.directory / "audit.log").stat().st_size == audit, "the drill wrote into the live store's audit log"
+    assert not list((tmp_path / "drill").iterdir())
+
+
+def test_the_drill_on_the_sites_own_store(lab: Lab) -> None:
+    """The verb as an operator runs it: complete, nothing left on the host, the live node was only read."""
+    done = lab.play("playbooks/restore_drill.yml", timeout=600)
+    assert done.rc == 0, done.stdout[-4000:]
+    found = json.loads((lab.state / "openbao/drill.json").read_text(encoding="utf-8"))
+    print(found)
+    assert found["complete"]
+    assert found["same_roots"]
+    host = lab.groups["openbao"][0]
+    assert not lab.run(host, "ls", "/var/lib/hnai/openbao-drill").stdout
+    assert "hnai-openbao-drill" not in lab.run(host, "systemctl", "list-units", "--all", "--plain").stdout
