@@ -53,7 +53,7 @@ class FakeBao:
             if not found:
                 raise BaoError(method, path, 400, ["no default issuer currently configured"])
             return {"data": found}
-        if path.endswith("/issuers") or path.endswith("/json"):
+        if path.endswith(("/issuers", "/json")):
             # Both need no token. One issuer a mount, as long as no authority was rotated.
             found = self.objects.get(path.split("/")[0] + "/cert/ca")
             return {"data": dict(found or {}, key_info={"1": {"issuer_name": "root"}} if found else {})}

@@ -20,6 +20,9 @@ READ_ID, BROWSE_ID, BROWSE_NEXT_ID = 631, 527, 533
 RESULTS = 1 | 4 | 8
 """ResultMask: ReferenceType, NodeClass, BrowseName. What type a node has, its own references say."""
 ROLE_PERMISSION_ID = b"\x00\x80"
+#: Structures whose every part takes bytes of its own, so that an object decoder cannot be led on: what discovery asks for.
+#: EnumDefinition, Range, EUInformation, EnumValueType (OPC 10000-6, ids of their binary encodings).
+PLAIN_STRUCTURES = frozenset({b"\x00\x7b", b"\x01\x00\x76\x03", b"\x01\x00\x79\x03", b"\x01\x00\x3b\x20"})
 """RolePermissionType, binary encoding (i=128), shortest form."""
 _TAIL = {attribute: struct.pack("<I", attribute) + b"\xff\xff\xff\xff\x00\x00\xff\xff\xff\xff" for attribute in range(1, 28)}
 _TAILS: dict[tuple[int, ...], list[bytes]] = {}
@@ -366,7 +369,15 @@ class Decoder:
                 if mask & bit:
                     self._bytes()
         elif kind == 22:
-            self._role()
+            self._structure()
+
+    def _structure(self) -> None:
+        begin = self._at
+        if self._node() in PLAIN_STRUCTURES and self._u8() == 1:
+            self._bytes()
+            return
+        self._at = begin
+        self._role()
 
     def _role(self) -> tuple[str, int]:
         """An ExtensionObject that is a RolePermissionType."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from . import audit_rules as rules
 from .audit_load import READ
-from .audit_types import BAD, BAD_ATTRIBUTE_ID_INVALID, OBJECT, USER_ACCESS_LEVEL, VALUE, VARIABLE, Reading
+from .audit_types import BAD, BAD_ATTRIBUTE_ID_INVALID, OBJECT, USER_ACCESS_LEVEL, VALUE, VARIABLE, BadAnswer, Reading
 from .audit_walk import HAS_SUBTYPE, HIERARCHICAL, Node, Walk, note
 from .discover import ENUM, INT, TYPES, Variable
 
@@ -84,14 +85,31 @@ class Survey(Walk):
     # -- facts --------------------------------------------------------------------------------------------
     async def _read_all(self, wanted: Sequence[tuple[Any, int]]) -> None:
         queue: deque[Any] = deque(wanted)
-        while queue:
-            for (one, attribute), reading in await self._round(READ, queue, self._channel.read):
-                self._got[one, attribute] = reading
-                absent = reading.status == BAD_ATTRIBUTE_ID_INVALID and attribute not in _MANDATORY
-                # A property's value may be missing for a while; a Variable without its data type is a hole in what we saw.
-                if reading.status & BAD and not absent and attribute not in (VALUE, DEFINITION):
-                    self.result.counts["unread"] += 1
-                    note(self.result.unread, "%s: attribute %d: 0x%08X" % (self.stable(one), attribute, reading.status))
+
+        async def step() -> bool:
+            if not queue:
+                return False
+            self._check()
+            batch = [queue.popleft() for _ in range(min(self._governor.size(READ), len(queue)))]
+            answer = await self._governor.send(READ, len(batch), partial(self._channel.read, batch))
+            if answer is None:
+                queue.extendleft(reversed(batch))
+                return True
+            if len(answer) != len(batch):
+                raise BadAnswer("%s: %d results for %d operations" % (READ, len(answer), len(batch)))
+            for (one, attribute), reading in zip(batch, answer):
+                self._take(one, attribute, reading)
+            return True
+
+        await self._together(step)
+
+    def _take(self, one: Any, attribute: int, reading: Reading) -> None:
+        self._got[one, attribute] = reading
+        absent = reading.status == BAD_ATTRIBUTE_ID_INVALID and attribute not in _MANDATORY
+        # A property's value may be missing for a while; a Variable without its data type is a hole in what we saw.
+        if reading.status & BAD and not absent and attribute not in (VALUE, DEFINITION):
+            self.result.counts["unread"] += 1
+            note(self.result.unread, "%s: attribute %d: 0x%08X" % (self.stable(one), attribute, reading.status))
 
     def _value(self, one: Any, attribute: int) -> Any:
         reading = self._got.get((one, attribute))
@@ -123,7 +141,7 @@ class Survey(Walk):
             met |= set(below)
             level = below
         enumerations = [self._channel.node(text) for text in sorted(used) if self._types.get(self.names.stable(text)) == ENUM]
-        await self._browse([one for one in enumerations if one not in self.browsed])
+        await self._browse(enumerations)
         await self._read_all([(one, DEFINITION) for one in enumerations])
         for one in enumerations:
             for reference in self._references.pop(one, []):

@@ -83,7 +83,7 @@ def read(api: Api, token: str, kv: str, component: str, paths: Iterable[str]) ->
 
 
 def sign(api: Api, token: str, pki: str, pki_root: str, component: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """{certificate, ca_chain: [PEM of intermediates], root: bundle of the roots to trust, serial, not_after}. *request*: csr, common_name, dns, ips, uris, ttl."""
+    """{certificate, ca_chain: [PEM of intermediates], root: all roots to trust, serial, not_after}. *request*: csr, common_name, dns, ips, uris, ttl."""
     names = [name for name in request.get("dns") or [] if name != request["common_name"]]
     body: dict[str, Any] = {
         "csr": request["csr"],
