@@ -76,7 +76,7 @@ class Plot:
         self._number += 1
         kind = kind or self.rng.choice("issgb")
         name = self.rng.choice(("Pumpe", "Füllstand", "温度", "🛢 Tank", "a;b=c", "x/y.z", "Δp")) + str(self._number)
-        value = {"i": str(self.rng.choice((20, 1000, 65000, 4_000_000_000)) + self._number), "s": name,
+        value = {"i": str(self.rng.choice((0, 10_000, 62_000, 4_000_000_000)) + self._number), "s": name,
                  "g": str(uuid.UUID(int=self.rng.getrandbits(128))), "b": base64.b64encode(self.rng.randbytes(5)).decode()}[kind]
         text = "ns=%d;%s=%s" % (namespace, kind, value)
         self.plan["nodes"].append({"id": text, "class": node_class, "name": name, "parent": parent, "reference": reference, "set": {}, **more})

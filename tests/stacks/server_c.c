@@ -211,7 +211,6 @@ int main(int argc, char **argv) {
     config.accessControl.getUserExecutableOnObject = executable_on;
     config.maxNodesPerRead = (UA_UInt32)json_number(limits, "read", 0);
     config.maxNodesPerBrowse = (UA_UInt32)json_number(limits, "browse", 0);
-    config.maxReferencesPerNode = (UA_UInt32)json_number(limits, "references", 0);
     if(json_number(limits, "sessions", 0) > 0) config.maxSessions = (UA_UInt16)json_number(limits, "sessions", 0);
 
     UA_Server *server = UA_Server_newWithConfig(&config);
@@ -233,6 +232,8 @@ int main(int argc, char **argv) {
             must(UA_Server_deleteReference(server, id_of(json_text(one, "parent")), UA_NODEID_NUMERIC(0, (UA_UInt32)json_number(one, "reference", 47)),
                                            true, target, true), "unlink");
         }
+    /* Not before: the stack's own start browses, too. */
+    UA_Server_getConfig(server)->maxReferencesPerNode = (UA_UInt32)json_number(limits, "references", 0);
     UA_Variant auditing;
     UA_Boolean yes = true;
     UA_Variant_setScalar(&auditing, &yes, &UA_TYPES[UA_TYPES_BOOLEAN]);

@@ -114,6 +114,7 @@ class Stand:
         self.requests = 0
         self.classes: dict[str, int] = {}
         self.points: dict[bytes, list[Any]] = {}
+        self.point_number = 0
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -341,7 +342,8 @@ def _install() -> None:
 def _page(stand: Stand, one: Any) -> None:
     size = stand.spoil.max_references
     if size and len(one.References) > size:
-        point = b"point-%d" % (stand.requests * 1000 + len(stand.points))
+        stand.point_number += 1
+        point = b"point-%d" % stand.point_number
         stand.points[point] = one.References[size:]
         one.References = one.References[:size]
         one.ContinuationPoint = point
