@@ -20,9 +20,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
-from ansible.template import Templar
 
 from ansible_collections.hnai.platform.plugins.lookup import tree_digests
 from ansible_collections.hnai.platform.plugins.module_utils.collector import audit, egress, foreign, gobuild, programs, telegraf
@@ -317,12 +314,13 @@ def test_the_client_of_the_collector_refuses_and_an_opened_one_is_found(tmp_path
 
 
 # -- what is declared ---------------------------------------------------------------------------------------------
-def test_the_role_declares_what_it_brings(tmp_path: Path) -> None:
-    init_plugin_loader([])
+def test_the_role_declares_what_it_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     core = ROOT / "plugins/module_utils/mqtt"
-    lookup = tree_digests.LookupModule(loader=DataLoader(), templar=Templar(DataLoader()))
+    # How a template is rendered is config_tree's own (test_config_tree_action).
+    monkeypatch.setattr(tree_digests, "rendered", lambda _templar, source, *_others: (core / source.stem).read_bytes())
+    lookup = tree_digests.LookupModule()
     lookup.set_options = lambda **_kwargs: None
-    (files,) = lookup.run(["ot_collector", "/usr/local/lib/hnai/ot_collector"], {"__ot_collector_core": str(core)})
+    (files,) = lookup.run(["ot_collector", "/usr/local/lib/hnai/ot_collector"])
     # As a host has it: what is a template there lies here as the collection's own file.
     there = shutil.copytree(PROGRAM, tmp_path / "there")
     for template in there.rglob("*.j2"):

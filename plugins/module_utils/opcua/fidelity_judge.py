@@ -9,14 +9,15 @@ from typing import Any
 from ..verdict import FAIL, INCONCLUSIVE, Check, Report
 from .fidelity import Findings, Recording, Tag, join
 
-TITLES = {
-    "MFD0": "the store holds what the server said",
-    "MFD1": "values are the server's, in the declared unit",
-    "MFD2": "statuses are the server's",
-    "MFD3": "no sample of the server is missing in the store",
-    "MFD4": "the store has no sample that the server never gave",
-    "MFD5": "enough was recorded to say so",
-}
+_TABLE = (
+    ("MFD0", "the store holds what the server said"),
+    ("MFD1", "values are the server's, in the declared unit"),
+    ("MFD2", "statuses are the server's"),
+    ("MFD3", "no sample of the server is missing in the store"),
+    ("MFD4", "the store has no sample that the server never gave"),
+    ("MFD5", "enough was recorded to say so"),
+)
+TITLES = dict(_TABLE)
 _PARTS = (("MFD1", "values"), ("MFD2", "statuses"), ("MFD3", "missing"), ("MFD4", "extra"))
 CONTROLS = ["SR 3.1"]
 
