@@ -98,12 +98,12 @@ class Survey(Walk):
             if len(answer) != len(batch):
                 raise BadAnswer("%s: %d results for %d operations" % (READ, len(answer), len(batch)))
             for (one, attribute), reading in zip(batch, answer):
-                self._take(one, attribute, reading)
+                self._got_it(one, attribute, reading)
             return True
 
         await self._together(step)
 
-    def _take(self, one: Any, attribute: int, reading: Reading) -> None:
+    def _got_it(self, one: Any, attribute: int, reading: Reading) -> None:
         self._got[one, attribute] = reading
         absent = reading.status == BAD_ATTRIBUTE_ID_INVALID and attribute not in _MANDATORY
         # A property's value may be missing for a while; a Variable without its data type is a hole in what we saw.
