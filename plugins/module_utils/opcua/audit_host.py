@@ -187,7 +187,7 @@ class Audit:
             moment = datetime.fromtimestamp(self._now(), timezone.utc)
             token = intrusive.check(self.options.tokens, self.options.approvers, self.options.site, str(source["endpoint"]), moment, self._verify)
         except intrusive.NotAuthorised as error:
-            facts.not_authorised = "not authorised: %s" % error
+            facts.not_authorised = "not authorised: %s" % str(error).removeprefix("not authorised: ")
             return
         facts.token = token.as_dict()
         for ident, as_whom in ((audit_logins.ANONYMOUS, self._reader.anonymous), (audit_logins.STRANGER, self._reader.stranger)):
