@@ -157,4 +157,3 @@ def judge(host: Host, given: Mapping[str, Any]) -> dict[str, Any]:
                     found["wrong"].append("%s serves the authority that %s" % (listener, found["served"][listener]))
     found["ack"] = "" if found["wrong"] else given["fingerprint"]
     return found
-

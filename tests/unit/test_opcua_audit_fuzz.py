@@ -107,4 +107,3 @@ def test_a_chunk_without_an_end_is_not_waited_for() -> None:
     protocol._fail_all_pending = lost.append
     protocol._process_received_data(b"MSGF" + struct.pack("<I", CHUNK_LIMIT + 1) + b"x")
     assert "announces a chunk" in str(lost[0])
-

@@ -85,6 +85,7 @@ class CannotTell(Exception):
 
 _OPEN = (CannotTell, telegraf.CannotTell, egress.CannotTell, foreign.CannotTell, gobuild.NoBuild, Gone)
 
+
 def short(texts: Sequence[str], most: int = 5) -> str:
     """The first few of a list."""
     return "; ".join(texts[:most]) + ("; and %d more" % (len(texts) - most) if len(texts) > most else "")

@@ -514,6 +514,7 @@ class Reader:
             since = None if moment is None else moment.replace(tzinfo=timezone.utc) - _EPOCH
             found.append((None if since is None else since // _MS, reading.value, reading.status))
         return found
+
     async def read_groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
         """See Channel."""
         answer = await self.read([(node, attribute) for node, attributes in groups for attribute in attributes])

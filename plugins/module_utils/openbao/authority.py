@@ -412,4 +412,3 @@ def trust_bundle(api: Api, mount: str) -> str:
         if not name.startswith(RETIRED):
             found.append((name, str(api.call("GET", "%s/issuer/%s/json" % (mount, issuer))["data"]["certificate"]).strip() + "\n"))
     return "".join(pem for _name, pem in sorted(found))
-

@@ -205,5 +205,3 @@ def advance(shares: Shares, held: Mapping[str, Any], candidate: Mapping[str, Any
         how = "both taken" if new_opens else "both refused"
         raise KeysError("the old and the new shares are %s by OpenBao: keep both files and call the key holders" % how)
     return {"step": "in_force" if new_opens else "dropped", "proof": {"new_works": new_opens, "old_refused": not old_opens}}
-
-
