@@ -369,6 +369,25 @@ def test_the_page_is_whole_loads_nothing_and_draws() -> None:
     assert "prefers-color-scheme:dark" in page
 
 
+def test_an_audit_says_as_large_what_it_did_not_test() -> None:
+    head = check("OA0", "fail", subject="plc1", observed="refuted", evidence={
+        "ladder": {"E0 endpoints": "held", "E4 canary": "not tested"}, "scope": {"endpoint": "opc.tcp://plc1:4840/", "server_certificate_sha256": "ab" * 32},
+        "coverage": {"nodes": {"Variable": 7, "Object": 5}, "declared_tags": 3, "missing_tags": ["x"], "complete": True},
+        "excused": 2,
+        "exceptions_expired": [{"check": "OA11", "owner": "j.doe", "expires": "2026-01-01"}], "not_tested": ["whether a <write> is denied"]})
+    others = [check("OA8", "fail", subject="plc1", reason="Pump.Speed may be written"),
+              check("OA8", "fail", subject="plc2", reason="not of this one"),
+              check("OC14", subject="plc1", evidence={"age_s": 86400}), check("OC1", subject="plc1")]
+    page = html.render(built(result("ot_collector", head, *others), result("kafka", check("K1", evidence={"not_tested": "x"}))))
+    start = page.index("plc1: refuted")
+    card = page[start:page.index("</ul></div>", page.index("Not tested", start))]
+    for words in ("E0 endpoints", "held", "E4 canary", "opc.tcp://plc1:4840/", "abababababababab…", "nodes read</dt><dd>12",
+                  "tags missing</dt><dd>1", "86400 s",
+                  "OA8 title of OA8: Pump.Speed may be written", "2 findings are excused", "expired: OA11", "whether a &lt;write&gt; is denied"):
+        assert words in card, words
+    assert "not of this one" not in card and page.count("Not tested") == 1
+
+
 def test_a_hole_in_the_series_is_left_open() -> None:
     points = [[float(i), 1.0] for i in range(20)] + [[float(i), 1.0] for i in range(60, 80)]
     assert html.timeline(points, None, "s", "t").count("M") == 2

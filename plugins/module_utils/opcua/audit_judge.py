@@ -489,6 +489,7 @@ class Judge:
         not_tested = self._not_tested()
         head.evidence = {
             "ladder": self._ladder(verdict), "scope": self._scope(), "not_tested": not_tested, "excused": len(self.excused),
+            "coverage": self._coverage_record(),
             "exceptions_expired": [one.as_dict() for one in expired], "exceptions_unused": [one.as_dict() for one in context.policy.unused()],
         }
         if verdict == REFUTED:
@@ -511,16 +512,20 @@ class Judge:
             "excused": [dict(one.as_dict(), owner=owner) for one, owner in self.excused[:200]],
             "excused_total": len(self.excused),
             "exceptions": [one.as_dict() for one in context.policy.waivers],
-            "coverage": {"nodes": dict(result.nodes), "regions": dict(result.regions), "declared_tags": len(context.plan.tags),
-                         "missing_tags": result.missing_tags, "hidden_tags": result.hidden_tags, "unread": result.unread,
-                         "truncated": result.truncated, "complete": facts.complete, "informative": {
-                             name: result.counts[name] for name in ("writable_by_others", "attributes_writable_by_others", "restricted", "vanished",
-                                                                    "remote_references", "dangerous")}},
+            "coverage": {**self._coverage_record(), "informative": {
+                name: result.counts[name] for name in ("writable_by_others", "attributes_writable_by_others", "restricted", "vanished",
+                                                       "remote_references", "dangerous")}},
             "namespaces": {uri: {"nodes": len(lines), "sha256": namespace_hash(lines)} for uri, lines in sorted(result.lines.items())},
             "load": facts.load, "build_info": {name: facts.values.get(name) for name in ("manufacturer", "product", "product_uri", "version", "build")},
         }
         head.raw(_files(context.plan.source), json.dumps(record, indent=1, sort_keys=True, default=str))
         return record
+
+    def _coverage_record(self) -> dict[str, Any]:
+        result = self.facts.result
+        return {"nodes": dict(result.nodes), "regions": dict(result.regions), "declared_tags": len(self.context.plan.tags),
+                "missing_tags": result.missing_tags, "hidden_tags": result.hidden_tags, "unread": result.unread,
+                "truncated": result.truncated, "complete": self.facts.complete}
 
     def _ladder(self, verdict: str) -> dict[str, str]:
         state = {check.id: check.status for check in self.report.checks if check.subject == self.context.plan.source}

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import FAIL, INCONCLUSIVE, PASS, SKIPPED
+from ansible_collections.hnai.platform.plugins.plugin_utils.report import proofs
 from ansible_collections.hnai.platform.plugins.plugin_utils.report.table import ORDER, value_text
 
 STYLE = """
@@ -266,6 +267,6 @@ def render(record: Mapping[str, Any]) -> str:
         f'<div class="tiles">{tiles}</div></div>'
         + (f'<div class="card"><h2>What speaks against it</h2><ul>{problems}</ul></div>' if problems else "")
         + (f'<div class="card"><h2>Worth knowing</h2><ul>{notices}</ul></div>' if notices else "")
-        + charts(record) + _components(record)
+        + charts(record) + proofs.render(record, badge) + _components(record)
         + f'<div class="card"><h2>Where and when</h2>{environment}</div></main></body></html>\n'
     )
