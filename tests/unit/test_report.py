@@ -208,6 +208,13 @@ def test_two_hosts_that_find_the_same_at_different_times_count_twice() -> None:
     assert len(verdicts_of({"kafka1": {"kafka_verdict": first}, "kafka2": {"kafka_verdict": second}})) == 2
 
 
+def test_what_a_visit_brings_counts_even_in_the_same_millisecond() -> None:
+    same = result("kafka", check())
+    visit = {"verdicts": {"kafka_verdict": same, "kafka_verdict__more": dict(same)}, "broken": {}}
+    assert len(verdicts_of({"kafka1": {"hnai_verdicts": visit}, "kafka2": {"hnai_verdicts": visit}})) == 4
+    assert len(verdicts_of({"kafka1": {"kafka_verdict": same, "kafka_verdict__more": dict(same)}})) == 2
+
+
 def test_results_of_a_loop_and_several_names_are_collected() -> None:
     looped = {"results": [result("telegraf", check("T1", subject="a")), result("telegraf", check("T1", subject="b"))]}
     variables = {"edge1": {"telegraf_verdict": looped, "telegraf_verdict__disk": result("telegraf", check("T9"))}}

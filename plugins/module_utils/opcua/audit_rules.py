@@ -155,7 +155,7 @@ def judge(node_class: int, values: Mapping[int, Any], harmless: bool, region: st
         names = bits(user_level, ACCESS_BITS)
         if names:
             add("OA8", GRANT, "UserAccessLevel grants " + ", ".join(names))
-        if level is not None and user_level & ~level & 0xFF:
+        if level is not None and int(user_level) & ~int(level) & 0xFF:
             add("OA9", LIE, "UserAccessLevel 0x%02X has bits that AccessLevel 0x%02X has not" % (user_level, level))
     extended = values.get(ACCESS_LEVEL_EX)
     if extended is not None and level is not None and extended & 0xFF != level:

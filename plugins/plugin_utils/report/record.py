@@ -171,6 +171,7 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
     seen: set[str] = set()
     for host in sorted(variables):
         found = _visited(arrived, host, variables[host].get(VISIT), names)
+        visited = set(found)
         found.update((name, variables[host][name]) for name in variables[host] if name.startswith(BROKEN_PREFIX) or verdict_of(name, names))
         for name, value in sorted(found.items()):
             if name.startswith(BROKEN_PREFIX):
@@ -187,8 +188,9 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
                     arrived.reasons.setdefault((component, host), _no_verdict(result))
                     continue
                 arrived.come.add((host, name))
-                key = json.dumps([result.get("component"), result.get("module"), result.get("started_at"), checks], sort_keys=True)
-                if key in seen:  # a task with run_once registers the same result for every host
+                # A task with run_once registers the same result for every host. What a visit brings is each host's own, even in the same millisecond.
+                key = json.dumps([name, result.get("component"), result.get("module"), result.get("started_at"), checks], sort_keys=True)
+                if name not in visited and key in seen:
                     continue
                 seen.add(key)
                 verdict = {
