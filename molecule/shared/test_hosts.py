@@ -6,6 +6,7 @@ COMPONENTS (comma-separated) and SSH_CONFIG come from the scenario's verify.yml.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import json
 import os
 import shlex
@@ -138,4 +139,4 @@ def test_every_listening_socket_belongs_to_a_contract(name: str) -> None:
         address = address.strip("[]").split("%")[0].replace("::ffff:", "")
         assert (proto, int(port)) in allowed, f"{name}: {line} belongs to no contract"
         if allowed[(proto, int(port))] == "loopback":
-            assert address in ("127.0.0.1", "::1"), f"{name}: {line} is not on loopback"
+            assert ipaddress.ip_address(address).is_loopback, f"{name}: {line} is not on loopback"
