@@ -173,16 +173,6 @@ def a_store_repeats(lab: Lab) -> Iterator[None]:
     systemctl(lab, host, "restart", "hnai-victoriametrics.service")
 
 
-@contextmanager
-def a_file_system_is_full(lab: Lab) -> Iterator[None]:
-    host, file = where(lab, "openbao"), "/run/hnai/openbao_audit/full"
-    lab.run(host, "fallocate", "-l", "57M", file)
-    try:
-        yield
-    finally:
-        lab.run(host, "rm", "-f", file)
-
-
 def a_broker_is_open_by_default(lab: Lab) -> AbstractContextManager[None]:
     code = "t.replace('allow.everyone.if.no.acl.found=false', 'allow.everyone.if.no.acl.found=true')"
     return edited(lab, where(lab, "kafka"), "/etc/hnai/kafka/server.properties", code, "systemctl", "restart", "hnai-kafka.service")
@@ -239,7 +229,6 @@ def fault(make: Callable[[Lab], AbstractContextManager[None]], component: str, m
         fault(the_mqtt_broker_is_down, "mosquitto", "MQ1", "MQ2 MQ3 MQ4 MQ5 MQ6 MQ7 MQ8 MQ9 MA0 MA1 MA4"),
         # It was away for the restart.
         fault(a_store_repeats, "victoriametrics", "VM3", "VM1 VM8 FR1 FR2 FR3"),
-        fault(a_file_system_is_full, "host", "HO3", of="openbao"),
         # It comes back as a broker that catches up.
         fault(a_broker_is_open_by_default, "kafka", "S6", "Q1 Q2 Q3 Q4 Q5 Q6 F1 F2 F3 F4 B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 L1 L2 C2 C3"),
         # Who is not there says nothing of the rest.
