@@ -36,11 +36,7 @@ class Discover(Audit):
             raise AuditError("asyncua is not there (%s): put the host into the group probe, run site.yml --tags probe" % self._reader.MISSING)
         state = State(self.places.state, name, self.options.write_state)
         target = dataclasses.replace(self._target(source), name="hnai-discover/%s" % name)
-        wait = self._gate(source, state)
-        if wait > self._left(share_s, begin) / 2:
-            raise AuditError("the conduit allows the next connection only in %.0f s" % wait)
-        self._wait(wait)
-        state.write("dials", [*(state.read("dials") or [])[-20:], self._now()])
+        self._dial(source, state, self._left(share_s, begin) / 2)
         plan = dataclasses.replace(plan_of(source, self.options, self._left(share_s, begin)), tags=())
         surveys: list[Survey] = []
 

@@ -40,11 +40,7 @@ class Dialler(Audit):
         if self._reader.MISSING:
             raise AuditError(MISSING % self._reader.MISSING)
         state = State(self.places.state, str(source["id"]), self.options.write_state)
-        wait = self._gate(source, state)
-        if wait > self.patience_s:
-            raise AuditError("the conduit allows the next connection only in %.0f s" % wait)
-        self._wait(wait)
-        state.write("dials", [*(state.read("dials") or [])[-20:], self._now()])
+        self._dial(source, state, self.patience_s)
 
     def session(self, source: Mapping[str, Any], certificate: bytes, key: bytes) -> None:
         """One short session with another certificate than the one in use, closed at once. Raises AuditError."""
