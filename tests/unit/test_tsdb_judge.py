@@ -217,6 +217,18 @@ def test_nothing_before_the_restart_counts() -> None:
     assert not window["full"]
 
 
+def test_a_window_that_begins_before_the_path_carried_is_not_full() -> None:
+    """Cold start: the collector connects a few seconds into the window. The wait goes on; verify's own window judges."""
+    lines = ring(150)
+    unseen = [json.dumps({**json.loads(line), "newest": {}}) for line in lines]
+    status, window = judge([*unseen[:19], *lines[19:]], stream(range(130)))
+    assert (status["CN2"], window["full"]) == ("fail", False)
+    draining = [json.dumps({**json.loads(line), "newest": {"plc1": NOW - 105}}) for line in lines]
+    assert not judge([*draining[:5], *lines[5:]], stream(range(130)))[1]["full"]
+    # What happens later in the window is the verdict's to say: it does not make anybody wait.
+    assert judge([*lines[:40], *unseen[40:60], *lines[60:]], stream(range(130)))[1]["full"]
+
+
 def test_no_canary_at_all_fails() -> None:
     report = Report("canary")
     window = canary_checks.run(report, {**PARAMS, "sources": []}, lambda: None, lambda: ring(150), lambda: NOW)  # type: ignore[arg-type,return-value]

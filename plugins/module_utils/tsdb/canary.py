@@ -72,7 +72,7 @@ def run(
             hint="the hop that takes longest says where to look",
             explain='/api/v1/query?query=timestamp(%s{source="%s"})' % (canary.tag, canary.source),
         ) as check:
-            _freshness(check, canary, params, seen, start, instant, store)
+            full = _freshness(check, canary, params, seen, start, instant, store) and full
         with report.check(
             "CN3",
             "the canary's numbers are whole",
@@ -109,8 +109,10 @@ def _freshness(
     start: float,
     end: float,
     store: Callable[[], Store],
-) -> None:
+) -> bool:
+    """Whether the operator saw a fresh canary from the window's beginning on: before that, the path was still starting."""
     found = freshness(seen, canary.source, start, end)
+    begun = bool(found.series) and found.series[0][0] <= round(found.start or 0.0, 3) and found.series[0][1] <= params["freshness_p95"]
     p95 = found.summary["p95"]
     check.evidence = {
         "n": found.n,
@@ -132,7 +134,7 @@ def _freshness(
             )
         else:
             check.inconclusive("%d observations, %d are needed" % (found.n, params["min_observations"]))
-        return
+        return begun
     check.passed(
         p95 is not None and p95 <= params["freshness_p95"],
         "n %d, blind %d%s" % (found.n, found.blind, ": " + found.errors[0] if found.errors else ""),
@@ -143,6 +145,7 @@ def _freshness(
         rest = p50 - sum(part["seconds"] for part in parts)
         parts.append({"name": "store, query and sampling period", "seconds": max(0.0, rest), "p95": None, "n": found.n})
         check.evidence["hops"] = parts
+    return begun
 
 
 def _completeness(
