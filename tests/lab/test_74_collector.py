@@ -7,13 +7,16 @@ well. A changed configuration whose endpoint would let the mirror write is not d
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Lab
-from plant_view import collector, until
+from plant_view import collector, source, until
 from test_64_checks import edited
 from test_75_ot_audit import PLANTED, plant
 
@@ -131,3 +134,62 @@ def test_the_store_holds_what_the_server_said(well: Lab) -> None:
     assert set(checks) == {f"MFD{number}" for number in range(6)}, run.stdout[-3000:]
     assert {check["status"] for check in checks.values()} == {"pass"}, {name: check.get("reason") for name, check in checks.items()}
     assert checks["MFD5"]["observed"] > 500, "20 tags, a sample a second and more"
+
+
+KILLS = 10
+
+
+@contextmanager
+def watched(lab: Lab) -> Iterator[list[dict[str, Any]]]:
+    """The server's own record, about once a second, while the block runs."""
+    seen: list[dict[str, Any]] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            seen.append(plant(lab, status=True) | {"at": time.monotonic()})
+            over.wait(0.7)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join(60)
+
+
+def test_ten_kills_leave_no_session_behind(well: Lab) -> None:
+    lab, host = well, host_of(well)
+    limits = source(lab, "plc1")["limits"]
+    modbus = [one["id"] for one in lab.var(host, "hnai_ot_sources") if one["protocol"] == "modbus"]
+    before = plant(lab, status=True)
+    starts = []
+    with watched(lab) as seen:
+        pid = 0
+        for kill in range(KILLS):
+            pid = until(f"a session before kill {kill + 1}", lambda old=pid: connected_as(lab, host, old), 120)
+            starts.append(time.monotonic())
+            lab.run(host, "kill", "-KILL", str(pid))
+        until("a session after the last kill", lambda: connected_as(lab, host, pid), 120)
+        last = time.monotonic()
+        time.sleep(max(0.0, 60 - (time.monotonic() - last)))
+    assert len(seen) > 100
+    ours = [len(one["sessions"]) for one in seen]
+    assert max(ours) <= 2 and max(one["connections"] for one in seen) <= limits["connections"], (max(ours), max(one["connections"] for one in seen))
+    assert ours[-1] == 1, [one["name"] for one in seen[-1]["sessions"]]
+    assert {one["rejected_identities"] for one in seen} == {before["rejected_identities"]}, "no login was refused, nothing can be locked"
+    assert {one["refused_certificates"] for one in seen} == {before["refused_certificates"]}
+    # Each start dialled once: a limit on new connections that is shared by ten starts was never reached.
+    worst = max(sum(1 for other in starts if 0 <= other - one < 60) for one in starts)
+    assert worst <= limits["new_per_minute"], worst
+    # The filter in front of the Modbus devices saw the same ten deaths.
+    until("every source flows again", lambda: all(one["state"] == "connected" for one in collector(lab).values()), 120)
+    assert modbus and all(collector(lab)[name]["state"] == "connected" for name in modbus)
+
+
+def connected_as(lab: Lab, host: str, old: int) -> int:
+    """The collector's process, once it is another than *old* and has its session."""
+    status = lab.python(host, "print(open('/run/hnai/ot_collector/collector.status.json').read())")
+    (plc,) = [one for one in status["sources"] if one["source"] == "plc1"]
+    return int(status["pid"]) if status["pid"] != old and plc["state"] == "connected" else 0
