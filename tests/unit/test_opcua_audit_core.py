@@ -412,7 +412,8 @@ def test_new_connections_of_the_minute_are_left_to_the_collector() -> None:
 def test_connections_out_of_the_kernels_table() -> None:
     table = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0B034D0A:8A12 0B024D0A:12E8 01 00000000:00000000 00:00000000 00000000   998        0 1 1
-   1: 0B034D0A:8A14 0B024D0A:12E8 06 00000000:00000000 00:00000000 00000000     0        0 0 1
+   1: 0B034D0A:8A14 0B024D0A:12E8 04 00000000:00000000 00:00000000 00000000     0        0 0 1
+   4: 0B034D0A:8A18 0B024D0A:12E8 06 00000000:00000000 00:00000000 00000000     0        0 0 1
    2: 0B034D0A:8A16 0B024D0A:01F6 01 00000000:00000000 00:00000000 00000000   998        0 1 1
    3: 00000000:12E8 00000000:0000 0A 00000000:00000000 00:00000000 00000000   998        0 1 1
 """

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 TICKS_PER_S = 10_000_000
-CLOSED = {"07", "0A"}
-"""Socket states that hold no connection: CLOSE, LISTEN."""
+CLOSED = {"06", "07", "0A"}
+"""Socket states that hold no connection: TIME_WAIT (both ends are done with it, and the router's ``ct count`` leaves it out), CLOSE, LISTEN."""
 STALE_S = 10.0
 MINUTE_S = 60.0
 
