@@ -494,7 +494,9 @@ class Judge:
         }
         if verdict == REFUTED:
             first = self.open[0]
-            head.fail("%s: %s (%s): %s" % (reason, first.path, first.node, first.what))
+            # Whoever reads the record (the gate before a deployment, OC14) names the node too.
+            reason += ", the first: %s (%s): %s" % (first.path, first.node, first.what)
+            head.fail(reason)
         elif verdict == UNKNOWN:
             head.inconclusive(reason)
         elif expired:
