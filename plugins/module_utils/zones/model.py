@@ -231,6 +231,8 @@ class Conduit:
     reason: str = ""
     sr: tuple[str, ...] = ()
     """IEC 62443-3-3: as approved, or what its kind and zones speak for."""
+    ends: tuple[str, str] = ("", "")
+    """Both ends as they are written: the name of a group, a host or an asset."""
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """All (initiator, target) pairs; nobody needs a conduit to itself."""
@@ -793,7 +795,9 @@ class Site:
         needed_by = str(item.get("needed_by") or "")
         said = tuple(sr) if sr else self._sr(str(kind), service, sources, targets)
         owner, reason = str(item.get("owner") or "").strip(), str(item.get("reason") or "").strip()
-        return Conduit(ident, sources, targets, service, str(kind), str(direction), expires, dict(limits), needed_by, uid, second, owner, reason, said)
+        ends = (next(iter(map(str, item["from"].values()))), next(iter(map(str, item["to"].values()))))
+        way = (needed_by, uid, second, owner, reason, said, ends)
+        return Conduit(ident, sources, targets, service, str(kind), str(direction), expires, dict(limits), *way)
 
     def _sr(self, kind: str, service: Service, sources: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str, ...]:
         """What a conduit is evidence for, where nobody said it: by its kind, by what it carries, and by the zones of its ends."""
