@@ -92,9 +92,9 @@ class ActionModule(ActionBase):
             self._display.display(json.dumps({"errors": errors, "warnings": warnings}, sort_keys=True))
         else:
             self._display.display("\n".join(filter(None, [text(found), result["msg"], *(f"written: {name}" for name in exported)])))
-            for problem in warnings:
-                if problem["invariant"] == "break_glass" or problem["message"].startswith("expired"):
-                    self._display.display(f"!!! {problem['key']}: {problem['message']}", color="red")
+        for problem in warnings:
+            if problem["invariant"] == "break_glass" or problem["message"].startswith("expired"):
+                self._display.display(f"!!! {problem['key']}: {problem['message']}", color="red")
         return result
 
     def _export(self, site: Site, today: datetime.date, args: dict[str, Any], task_vars: dict[str, Any]) -> list[str]:

@@ -92,7 +92,7 @@ def errors(data: Data) -> list[dict[str, Any]]:
 
 PARTS = ("zones", "hosts", "groups", "assets", "conduits", "ot_sources", "slo", "break_glass", "boundaries", "management")
 STRANGE: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 10**30, -(10**30), 3.5, float("inf"), float("-inf"), float("nan"), 1e308, "", " ", "x" * 5000, "\x00", "a\nb", "‮Ωß𝔘",
+    None, True, False, 0, -1, 1, 10**30, -(10**30), 3.5, float("inf"), float("-inf"), float("nan"), 1e308, "", " ", "x" * 5000, "\x00", "a\nb", "\u202eΩß𝔘",
     "\ud800", '"; drop', "{{ x }}", "all", "any", "0.0.0.0/0", "::/0", "10.0.0.0/8", "10.77.2.11", "fe80::1%eth0", "fd77::/16", "999.1.1.1/33", "-5", "1e9",
     [], {}, [None], [[]], [{}], {"": None}, {None: None}, {1: 2}, {"x": {"y": {"z": []}}}, (1, 2), b"bytes", datetime.date(2030, 1, 1),
     datetime.datetime(2030, 1, 1, 5), ["tcp"], {"group": "managed"}, {"host": None}, {"zone": "l2"}, "C-101", 65536, "22", [1, "a", None],
@@ -154,7 +154,7 @@ class Mutator:
                 value = {"children": value, "again": [value]}
             parent[last] = value
         elif kind == "rename" and isinstance(parent, dict) and len(path) > 1:
-            parent[self.rng.choice(["‮", "a b", "x" * 300, 7, None, "l2", "plc1", "edge1", "\n"])] = parent.pop(last)
+            parent[self.rng.choice(["\u202e", "a b", "x" * 300, 7, None, "l2", "plc1", "edge1", "\n"])] = parent.pop(last)
         elif kind == "none":
             parent[last] = None
         else:
@@ -226,8 +226,9 @@ def _island(data: Data, rng: random.Random) -> None:
 def _any(data: Data, rng: random.Random) -> None:
     item = rng.choice(data["conduits"])
     where, what = rng.choice([
-        ("from", {"group": "all"}), ("to", {"zone": "l35"}), ("from", "any"), ("service", {"proto": "any", "port": 1}), ("service", {"proto": "tcp", "port": "1-65535"}),
-        ("service", {"proto": "icmp", "port": 8}), ("service", None), ("to", {"cidr": "0.0.0.0/0"}), ("service", {"proto": "tcp", "port": True}),
+        ("from", {"group": "all"}), ("to", {"zone": "l35"}), ("from", "any"), ("service", {"proto": "any", "port": 1}),
+        ("service", {"proto": "tcp", "port": "1-65535"}), ("service", {"proto": "icmp", "port": 8}),
+        ("service", None), ("to", {"cidr": "0.0.0.0/0"}), ("service", {"proto": "tcp", "port": True}),
     ])
     item[where] = what
 
