@@ -47,7 +47,7 @@ test-all: ## lint, test, every scenario (hours) and the cost budget of a run tha
 	@scripts/test scenarios
 	@$(MAKE) --no-print-directory bench
 
-scenario: setup ## one scenario on the running lab (opcua-stacks and opcua-fuzz need none): make scenario NAME=outage
+scenario: setup ## one scenario on the running lab (opcua-stacks, opcua-fuzz, model-fuzz and report-screens need none): make scenario NAME=outage
 	@scripts/test scenario "$(NAME)"
 
 lint: setup ## everything that can be known without running it
@@ -57,6 +57,7 @@ verify: setup ## the verdict of a running site: make verify ARGS='-e profile=ful
 	@ansible-playbook -i $(INVENTORY) playbooks/verify.yml $(ARGS)
 
 bench: setup ## what a run that changes nothing and a verdict cost, and our checks against the products' own tools; fails over the budgets
+	@python bench/zones.py
 	@python scripts/bench.py --inventory $(INVENTORY)
 	@python bench/health.py --inventory $(INVENTORY)
 	@python bench/verify.py --inventory $(INVENTORY)

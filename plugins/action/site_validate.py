@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
@@ -12,16 +13,17 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import needed_flows
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
-from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import validate
+from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
+from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, zones
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect
 
 
-def text(problems: list[dict[str, str]]) -> str:
+def text(problems: list[dict[str, Any]]) -> str:
     """The findings as a list for people."""
     lines = []
     for number, problem in enumerate(problems, 1):
-        rule = f"[{problem['invariant']}] " if problem["invariant"] else ""
+        rule = f"[{', '.join([problem['invariant'], *problem['sr']])}] " if problem["invariant"] else ""
         lines += [
             f"{number}. {problem['file']}: {problem['key']}",
             f"   {rule}{problem['message']}",
@@ -35,7 +37,7 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("format", "today"))
+    _VALID_ARGS = frozenset(("expired", "export", "format", "today"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Result with errors and warnings_found; failed if there is an error."""
@@ -45,18 +47,24 @@ class ActionModule(ActionBase):
         form = args.get("format", "text")
         if form not in ("text", "json"):
             raise AnsibleActionFail(f"format {form!r} is not text or json")
+        if args.get("expired", "error") not in ("error", "report"):
+            raise AnsibleActionFail(f"expired {args['expired']!r} is not error or report")
         try:
-            today = datetime.date(*map(int, str(args["today"]).split("-"))) if "today" in args else datetime.date.today()
+            now = datetime.datetime.now(datetime.timezone.utc)
+            today = datetime.date(*map(int, str(args["today"]).split("-"))) if "today" in args else now
         except (TypeError, ValueError) as error:
             raise AnsibleActionFail(f"today {args['today']!r} is not YYYY-MM-DD") from error
+        exported: list[str] = []
         try:
             data = collect(task_vars["hostvars"], task_vars["groups"])
             add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
-            found = validate(data, today)
             site = Site.from_dict(data)
+            found = [problem.as_dict() for problem in judge(site, data, today)]
+            if args.get("export"):
+                exported = self._export(site, today, args, task_vars)
             result.update(flows=len(needed_flows(site)[0]), conduits=len(site.conduits))
         except ContractError as error:
-            found = [{**problem, "invariant": "contract", "severity": "error"} for problem in error.problems]
+            found = [{**problem, "invariant": "contract", "severity": "error", "sr": []} for problem in error.problems]
         except AnsibleError as error:
             found = [
                 {
@@ -66,11 +74,14 @@ class ActionModule(ActionBase):
                     "remedy": "correct the variable that cannot be evaluated",
                     "invariant": "format",
                     "severity": "error",
+                    "sr": [],
                 }
             ]
+        if args.get("expired", "error") == "report":
+            found = [{**problem, "severity": "warning"} if problem["invariant"] == "expiry" else problem for problem in found]
         errors = [problem for problem in found if problem["severity"] == "error"]
         warnings = [problem for problem in found if problem["severity"] != "error"]
-        result.update(changed=False, failed=bool(errors), errors=errors, warnings_found=warnings)
+        result.update(changed=False, exported=exported, failed=bool(errors), errors=errors, warnings_found=warnings)
         summary = f"{len(errors)} error(s), {len(warnings)} warning(s)"
         if errors:
             result["msg"] = f"The site model is refused: {summary}; no host was contacted"
@@ -80,5 +91,27 @@ class ActionModule(ActionBase):
         if form == "json":
             self._display.display(json.dumps({"errors": errors, "warnings": warnings}, sort_keys=True))
         else:
-            self._display.display("\n".join(filter(None, [text(found), result["msg"]])))
+            self._display.display("\n".join(filter(None, [text(found), result["msg"], *(f"written: {name}" for name in exported)])))
+        for problem in warnings:
+            if problem["invariant"] == "break_glass" or problem["message"].startswith("expired"):
+                self._display.display(f"!!! {problem['key']}: {problem['message']}", color="red")
         return result
+
+    def _export(self, site: Site, today: datetime.date, args: dict[str, Any], task_vars: dict[str, Any]) -> list[str]:
+        """Writes drawing, evidence and the tables for other firewalls; nothing in check mode. Returns the paths."""
+        if self._task.check_mode:
+            return []
+        folder = Path(args["export"]).expanduser()
+        managed = task_vars["groups"].get("managed") or []
+        variables = task_vars["hostvars"][managed[0]] if managed else {}
+        title = f"{variables.get('hnai_site') or 'site'}: zones and conduits"
+        proven = archive.proven(Path(variables["hnai_state_dir"]) / "verdicts", {}) if variables.get("hnai_state_dir") else {}
+        written = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in zones.files(site, today, html.STYLE, title, proven).items():
+                (folder / name).write_text(content, encoding="utf-8")
+                written.append(str(folder / name))
+        except OSError as error:
+            raise AnsibleActionFail(f"export {args['export']!r} cannot be written: {error}; name a folder that you may write to") from error
+        return written

@@ -12,13 +12,16 @@ from typing import Any
 
 import yaml
 from ansible import __version__ as ansible_version
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import INCONCLUSIVE, PASS, utc_iso
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import FAIL, INCONCLUSIVE, PASS, utc_iso
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import expiry
 from ansible_collections.hnai.platform.plugins.plugin_utils import checks, contracts
-from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, record, table
+from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, record, table, zones
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import collect
 
 ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -31,7 +34,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "full_max_age": {"type": "int", "default": 0},
     "explain": {"type": "str"},
     "show": {"type": "bool", "default": False},
+    "closing": {"type": "bool", "default": False},
 }
+LATE = frozenset({"V-expiry", "V-glass"})
+"""Ids that say that an end in the model has passed, and nothing about the site itself."""
 display = Display()
 
 
@@ -145,6 +151,7 @@ class ActionModule(ActionBase):
             })
             if judgement.verdict == PASS:
                 judgement.verdict = INCONCLUSIVE
+        model = self._model(task_vars, folder, verdicts, now, judgement, args)
         register = checks.by_id(checks.load(ROOT))
         record.describe(judgement, verdicts, register)
         begins = [one["started_at"] for one in verdicts if one["started_at"]]
@@ -170,6 +177,7 @@ class ActionModule(ActionBase):
             expected_skips=sorted(args["expected_skips"]),
             allow_inconclusive=sorted(args["allow_inconclusive"]),
             last_full=full,
+            zones=model,
         )
         checking = bool(self._task.check_mode)
         written = "" if checking else str(archive.write(folder, built, arrived.raw))
@@ -183,10 +191,33 @@ class ActionModule(ActionBase):
             "problems": [{key: value for key, value in one.items() if key not in ("meaning", "action", "hint")} for one in judgement.problems],
             "folder": written,
         }
-        if judgement.failed and not checking:
+        # An end that was written in the model stops no run of a running site: the record is red, and says so.
+        late = bool(judgement.problems) and all(one["id"] in LATE for one in judgement.problems)
+        if judgement.failed and not checking and not (late and args["closing"]):
             result["failed"] = True
             result["msg"] = judgement.summary()
         return result
+
+    @staticmethod
+    def _model(
+        task_vars: dict[str, Any], folder: Path, verdicts: list[dict[str, Any]], now: datetime, judgement: record.Judgement, args: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The site model as the report draws it; what has ended or was let through speaks against the verdict. None where the model is wrong."""
+        try:
+            site = Site.from_dict(collect(task_vars["hostvars"], task_vars["groups"]))
+        except (contracts.ContractError, AnsibleError) as error:
+            judgement.notices.append(f"the site model cannot be read, so the report does not draw it: {' '.join(str(error).split())[:300]}")
+            return None
+        if not site.zones:
+            return None
+        for problem in expiry(site, now):
+            if problem.message.startswith("expired") or problem.invariant == "break_glass":
+                judgement.problems.append({
+                    "component": "site", "host": args["site"], "id": "V-glass" if problem.invariant == "break_glass" else "V-expiry",
+                    "title": problem.message, "subject": problem.key.partition("[")[2].partition("]")[0], "why": FAIL, "reason": "", "hint": problem.remedy,
+                })
+                judgement.verdict = FAIL
+        return zones.view(site, now, archive.proven(folder, zones.verdicts_of(verdicts)))
 
     @staticmethod
     def _print(built: dict[str, Any], written: str) -> None:

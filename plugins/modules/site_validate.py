@@ -23,6 +23,19 @@ options:
     type: str
     choices: [text, json]
     default: text
+  expired:
+    description:
+      - Whether an expired conduit fails, or is only reported.
+      - A run of a running site reports it, so that an approval which ended in the night stops nobody's repair.
+    type: str
+    choices: [error, report]
+    default: error
+  export:
+    description:
+      - Folder to write the drawing (C(zones.svg), C(zones.mmd)), the evidence (C(zones.html), C(evidence.json)) and the table for the owners of
+        boundaries that are not ours (C(external.csv), C(external.json), C(external.md)) to. Nothing is written in check mode.
+      - When each conduit was last proven is taken from the verdicts in C(hnai_state_dir).
+    type: path
   today:
     description: The day on which expiry is judged, as YYYY-MM-DD. The controller's day by default.
     type: str
@@ -71,6 +84,10 @@ errors:
     severity:
       description: Either error or warning.
       type: str
+    sr:
+      description: Requirements of IEC 62443-3-3 that it bears on.
+      type: list
+      elements: str
 warnings_found:
   description: What will need attention, in the same form.
   returned: always
@@ -84,6 +101,11 @@ conduits:
   description: Number of approved conduits.
   returned: when the model could be read
   type: int
+exported:
+  description: The files that were written.
+  returned: always
+  type: list
+  elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -92,7 +114,12 @@ from ansible.module_utils.basic import AnsibleModule
 def main() -> None:
     """The work is done by the action plugin."""
     module = AnsibleModule(
-        argument_spec={"format": {"type": "str", "choices": ["text", "json"], "default": "text"}, "today": {"type": "str"}},
+        argument_spec={
+            "expired": {"type": "str", "choices": ["error", "report"], "default": "error"},
+            "export": {"type": "path"},
+            "format": {"type": "str", "choices": ["text", "json"], "default": "text"},
+            "today": {"type": "str"},
+        },
         supports_check_mode=True,
     )
     module.fail_json(msg="site_validate runs on the controller: call it by its full name, hnai.platform.site_validate")

@@ -62,6 +62,12 @@ options:
     description:
       - Id of a check. Instead of judging, print from the newest record how a third party repeats it.
     type: str
+  closing:
+    description:
+      - Whether the verdict closes a run of the site. An end in the site model that has passed (V-expiry, V-glass) then makes the record red and
+        does not fail the run by itself.
+    type: bool
+    default: false
   show:
     description:
       - Instead of judging, print the newest record again.
@@ -132,6 +138,7 @@ def main() -> None:
             "full_max_age": {"type": "int", "default": 0},
             "explain": {"type": "str"},
             "show": {"type": "bool", "default": False},
+            "closing": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -27,6 +27,8 @@ _SITE = {
     "ot_sources": "hnai_ot_sources",
     "slo": "hnai_slo",
     "break_glass": "hnai_break_glass",
+    "boundaries": "hnai_boundaries",
+    "management": "hnai_management",
 }
 _HOST = {
     "zone": "hnai_zone",
@@ -55,7 +57,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [plain(item) for item in value]
     if isinstance(value, datetime.datetime):
-        return value.date().isoformat()
+        return value.isoformat()
     if isinstance(value, datetime.date):
         return value.isoformat()
     return value
@@ -99,7 +101,8 @@ def _collect(
     managed = [str(host) for host in groups.get("managed", [])]
     site = hostvars[managed[0]] if managed else {}
     data: dict[str, Any] = {key: plain(site[name]) if name in site else None for key, name in _SITE.items()}
-    data["ot_sources"] = [_source(source) for source in data["ot_sources"] or [] if isinstance(source, dict)]
+    if isinstance(data["ot_sources"], list):
+        data["ot_sources"] = [_source(source) if isinstance(source, dict) else source for source in data["ot_sources"]]
     buffers = {buffer["variable"].partition(".")[0] for contract in known.values() for buffer in contract.get("buffers", [])}
     wanted = sorted(buffers | {EXTRA_VARIABLE, MQTT_VARIABLE, CONTROL_VARIABLE})
     hosts: dict[str, Any] = {}
@@ -121,7 +124,8 @@ def _source(source: dict[str, Any]) -> dict[str, Any]:
     """A source without its tags, but with the rate that follows from them (records per second)."""
     result = {key: source[key] for key in _SOURCE_KEYS if key in source}
     rate = 0.0
-    for tag in source.get("tags") or []:
+    tags = source.get("tags")
+    for tag in tags if isinstance(tags, list) else []:
         period = (tag.get("sampling_ms") or source.get("poll_ms")) if isinstance(tag, dict) else None
         if isinstance(period, (int, float)) and period > 0 and tag.get("kind", "cyclic") == "cyclic":
             rate += 1000.0 / period

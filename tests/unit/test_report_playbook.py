@@ -83,6 +83,7 @@ PLAYBOOK = """
         environment: lab
         expected_skips: "{{ skips | default([]) }}"
         full_max_age: "{{ full_max_age | default(0) }}"
+        closing: "{{ closing | default(false) }}"
         explain: "{{ explain | default(omit) }}"
         show: "{{ show | default(false) }}"
       run_once: true
@@ -234,6 +235,32 @@ def test_an_old_full_verdict_fails_the_quick_one(site: Site) -> None:
     assert code == 2
     assert "was never made" in output
     assert site.record()["problems"][0]["id"] == "V-full"
+
+
+def test_an_end_in_the_model_is_red_and_fails_no_run_of_the_site_by_itself(site: Site) -> None:
+    """What has expired and what break-glass let through stand in the record, in the table and above the drawing."""
+    way = {"from": {"host": "a1"}, "to": {"host": "a2"}, "service": {"proto": "tcp", "port": 7000}, "data_direction": "up", "owner": "x", "reason": "y"}
+    glass = [{"id": "C-2", "owner": "shift lead", "reason": "nobody signs", "since": "2020-01-01", "hours": 8}]
+    model = {
+        "hnai_zones": {"l3": {"level": 3, "cidrs": ["10.0.3.0/24"]}}, "hnai_zone": "l3", "hnai_break_glass": glass,
+        "hnai_conduits": [{**way, "id": "C-1", "expires": "2020-01-01"}, {**way, "id": "C-2", "expires": "2999-01-01"}],
+    }
+    hosts = {name: {"says": "pass", **model, "hnai_addresses": {"v4": f"10.0.3.{index}"}} for index, name in enumerate(("a1", "a2"), 5)}
+    code, output = site.run(hosts, "-e", "closing=true")
+    assert code == 0, output
+    record = site.record()
+    assert record["verdict"] == "fail"
+    assert [(one["id"], one["subject"], one["severity"]) for one in record["problems"]] == [("V-glass", "C-2", "critical"), ("V-expiry", "C-1", "warning")]
+    assert "VERDICT fail" in output and "BREAK-GLASS: shift lead lets C-2 through" in output
+    assert [one["id"] for one in record["zones"]["conduits"]] == ["C-1", "C-2"]
+    page = (site.verdicts / "latest" / "report.html").read_text(encoding="utf-8")
+    assert page.index("<h2>BREAK-GLASS") < page.index("<svg xmlns") < page.index('class="ev"')
+    hosts["a1"]["says"] = "no"
+    code, output = site.run(hosts, "-e", "closing=true")
+    assert code == 2, "what is wrong with the site itself still fails its run"
+    hosts["a1"]["says"] = "pass"
+    code, output = site.run(hosts)
+    assert code == 2, output
 
 
 def test_explain_and_show_read_the_newest_record(site: Site) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import validate
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import glass, validate
 
 FIXTURE = yaml.safe_load((Path(__file__).parent / "fixtures/site/site.yml").read_text(encoding="utf-8"))
 TODAY = datetime.date(2030, 1, 1)
@@ -159,10 +160,37 @@ def test_break_glass_lets_an_expired_conduit_through_for_a_day(data: dict[str, A
     entry = {"id": "C-201", "owner": "shift lead", "reason": "audit is late", "since": "2030-01-01", "hours": 8}
     data["break_glass"] = [entry]
     assert errors(data) == []
-    assert [item["key"] for item in validate(data, TODAY)] == ["hnai_conduits[C-201].expires"]
-    for wrong in ({"hours": 48}, {"owner": ""}, {"since": "2029-12-20"}, {"id": "C-301"}):
+    assert {item["key"] for item in validate(data, TODAY)} == {"hnai_break_glass[C-201]", "hnai_conduits[C-201].expires"}
+    for wrong in ({"hours": 48}, {"owner": ""}, {"since": "2030-01-02"}, {"id": "C-999"}, {"since": "soon"}):
         data["break_glass"] = [{**entry, **wrong}]
+        assert {item["key"].partition("[")[0] for item in errors(data)} == {"hnai_break_glass", "hnai_conduits"}
+    for not_this in ({"since": "2029-12-20"}, {"id": "C-301"}):
+        data["break_glass"] = [{**entry, **not_this}]
         assert [item["key"] for item in errors(data)] == ["hnai_conduits[C-201].expires"]
+
+
+@pytest.mark.parametrize(
+    ("since", "now", "state"),
+    [
+        ("2030-01-01T08:00Z", "2030-01-01T07:59", "wrong"),
+        ("2030-01-01T08:00Z", "2030-01-01T08:00", "open"),
+        ("2030-01-01T08:00Z", "2030-01-01T12:00", "open"),
+        ("2030-01-01T08:00Z", "2030-01-01T12:01", "over"),
+        ("2030-01-01T08:00+02:00", "2030-01-01T10:01", "over"),
+        ("2030-01-01", "2030-01-02T03:59", "open"),
+        ("2030-01-01", "2030-01-02T04:01", "over"),
+    ],
+)
+def test_break_glass_is_loud_and_ends_by_the_hour(data: dict[str, Any], since: str, now: str, state: str) -> None:
+    data["break_glass"] = [{"id": "C-201", "owner": "shift lead", "reason": "audit is late", "since": since, "hours": 4}]
+    moment = datetime.datetime.fromisoformat(now)
+    assert [entry["state"] for entry in glass(Site.from_dict(data), moment)] == [state]
+    (found,) = [item for item in validate(data, moment) if item["invariant"] == "break_glass"]
+    if state == "wrong":
+        assert (found["severity"], found["message"]) == ("error", "begins in the future")
+    else:
+        assert found["message"].startswith("BREAK-GLASS: shift lead lets C-201 through (audit is late)")
+        assert found["sr"] == ["SR 2.1 RE 3"]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +217,9 @@ def test_break_glass_lets_an_expired_conduit_through_for_a_day(data: dict[str, A
         ({"service": {"component": "store", "listener": "internal"}}, "service", "I5"),
         ({"service": None}, "service", "I5"),
         ({"limits": {"connections": 0}}, "limits", "format"),
-        ({"nat": True}, "nat", "format"),
+        ({"nat": True}, "nat", "I11"),
+        ({"sr": ["SR 9.9"]}, "sr", "format"),
+        ({"limits": {"connections": 10**9}}, "limits", "format"),
     ],
 )
 def test_a_malformed_conduit(data: dict[str, Any], change: dict[str, Any], key: str, invariant: str) -> None:

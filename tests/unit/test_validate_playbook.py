@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).with_name("ansible-playbook")), str(ROOT / "playbooks/validate.yml"), "-e", "format=json"]
 
 
-def run(inventory: Path, tmp_path: Path) -> tuple[int, dict[str, Any], str]:
+def run(inventory: Path, tmp_path: Path, *more: str) -> tuple[int, dict[str, Any], str]:
     """(exit code, findings, output). A connection to a host would fail: ssh is not there."""
     tools = tmp_path / "bin"
     tools.mkdir(exist_ok=True)
@@ -34,7 +34,7 @@ def run(inventory: Path, tmp_path: Path) -> tuple[int, dict[str, Any], str]:
     }
     environment.pop("ANSIBLE_COLLECTIONS_PATH", None)
 
-    done = subprocess.run([*COMMAND, "-i", str(inventory)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*COMMAND, "-i", str(inventory), *more], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert not (tools / "ssh.called").exists()
     line = next((line for line in done.stdout.splitlines() if line.startswith('{"errors"')), "{}")
     return done.returncode, json.loads(line), done.stdout + done.stderr
@@ -96,3 +96,24 @@ def test_everything_wrong_with_a_site_in_one_run(lab: Path, tmp_path: Path) -> N
     assert by_key["edge1: mosquitto_max_queued_messages"]["file"].endswith("group_vars/all/mistakes.yml")
     assert by_key["kafka_heep"]["file"].endswith("group_vars/all/mistakes.yml")
     assert "edge2 → edge1" in by_key["hnai_conduits: telegraf → mosquitto.mqtt"]["message"]
+
+
+def test_an_expired_conduit_is_red_and_stops_no_run_of_a_running_site(lab: Path, tmp_path: Path) -> None:
+    def old(content: dict[str, Any]) -> None:
+        content["hnai_conduits"][3]["expires"] = "2020-01-01"
+
+    change(lab / "group_vars/all/conduits.yml", old)
+    code, found, output = run(lab / "hosts.yml", tmp_path)
+    assert code != 0, output
+    (error,) = found["errors"]
+    assert (error["invariant"], error["key"], error["sr"]) == ("expiry", "hnai_conduits[C-101].expires", ["SR 2.1"])
+    first = yaml.safe_load((ROOT / "playbooks/site.yml").read_text(encoding="utf-8"))[0]
+    assert first["vars"] == {"validate_expired": "report"}
+    more = [f"-evalidate_export={tmp_path}/out", *(f"-e{name}={value}" for name, value in first["vars"].items())]
+    code, found, output = run(lab / "hosts.yml", tmp_path, *more)
+    assert code == 0, output
+    assert found["errors"] == [] and "expired on 2020-01-01" in str(found["warnings"])
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"zones.svg", "zones.mmd", "zones.html", "evidence.json", "external.csv", "external.json", "external.md"}
+    assert "lab: zones and conduits" in (tmp_path / "out/zones.html").read_text(encoding="utf-8")
+    assert '"state": "expired"' in (tmp_path / "out/evidence.json").read_text(encoding="utf-8")

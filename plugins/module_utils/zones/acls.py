@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap
-from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import approvals, clients
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import approved_book, clients
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import LEVELS, Problem, Site
 
 EXTRA_VARIABLE = "kafka_extra_acls"
 CONTROL_VARIABLE = "hnai_control_identities"
@@ -43,7 +43,7 @@ def _approved(site: Site, component: str, hosts: tuple[str, ...], connect: Mappi
     """Some host reaches some target by a conduit, or stands on it."""
     listener = site.listener(component, str(connect.get("listener"))) or {}
     targets = site.placed(component, listener.get("group", ""))
-    book = approvals(site.conduits)
+    book = approved_book(site)
     return any(host == target or (host, target, listener.get("proto", ""), listener.get("port", 0)) in book for host in hosts for target in targets)
 
 
@@ -75,11 +75,30 @@ def kafka_acls(site: Site) -> list[dict[str, str]]:
     return sorted(unique.values(), key=lambda acl: tuple(acl[key] for key in ("principal", "resource_type", "name", "operation")))
 
 
+def _listed(site: Site, host: str, variable: str) -> list[Any]:
+    """A host's variable that must be a list; what is none has no entries (`unreadable` says so)."""
+    value = site.value(host, variable)
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def unreadable(site: Site) -> list[Problem]:
+    """Variables with access lists that cannot be read: nobody may believe that they were held against the rules."""
+    found: list[Problem] = []
+    for component, variable in (("kafka", EXTRA_VARIABLE), ("mosquitto", MQTT_VARIABLE), ("mosquitto", CONTROL_VARIABLE)):
+        wanted, remedy = (str, "write a list of names") if variable == CONTROL_VARIABLE else (Mapping, "write a list of entries")
+        for host in site.placed(component):
+            value = site.value(host, variable)
+            if value is None or (isinstance(value, (list, tuple)) and all(isinstance(item, wanted) for item in value)):
+                continue
+            found.append(Problem(site.file(variable), f"{host}: {variable}", "is no list that can be read", remedy, "format"))
+    return found
+
+
 def extra_acls(site: Site) -> list[dict[str, Any]]:
     """`kafka_extra_acls` as the brokers see it, each once."""
     found: list[dict[str, Any]] = []
     for host in site.placed("kafka"):
-        for acl in site.value(host, EXTRA_VARIABLE) or []:
+        for acl in _listed(site, host, EXTRA_VARIABLE):
             if isinstance(acl, Mapping) and dict(acl) not in found:
                 found.append(dict(acl))
     return found
@@ -176,7 +195,7 @@ def _check_extra(
     principal = principal[5:] if principal.startswith("User:") else principal
     if principal in levels:
         level = levels[principal][0]
-    elif isinstance(acl.get("level"), (int, float)) and not isinstance(acl.get("level"), bool) and principal != "*":
+    elif isinstance(acl.get("level"), (int, float)) and not isinstance(acl.get("level"), bool) and acl["level"] in LEVELS and principal != "*":
         level = float(acl["level"])
     else:
         message = f"{principal} is in no contract, so nobody knows its level"
@@ -202,20 +221,27 @@ def _mqtt_clients(site: Site) -> list[tuple[str, list[float], list[str], list[st
         found.append((principal, _level(site, hosts), list(topics.get("read") or []), list(topics.get("write") or []), file, key))
     seen: list[Mapping[str, Any]] = []
     for host in site.placed("mosquitto"):
-        for index, entry in enumerate(site.value(host, MQTT_VARIABLE) or []):
+        for index, entry in enumerate(_listed(site, host, MQTT_VARIABLE)):
             if isinstance(entry, Mapping) and entry.get("principal") and entry not in seen:
                 seen.append(entry)
                 level = entry.get("level")
-                levels = [float(level)] if isinstance(level, (int, float)) else []
-                read, write = list(entry.get("read") or []), list(entry.get("write") or [])
+                levels = [float(level)] if isinstance(level, (int, float)) and level in LEVELS else []
+                read, write = _filters(entry.get("read")), _filters(entry.get("write"))
                 found.append((str(entry["principal"]), levels, read, write, site.file(MQTT_VARIABLE), f"{MQTT_VARIABLE}[{index}]"))
     return found
 
 
+def _filters(value: Any) -> list[str]:
+    """Topic filters of an entry; one that cannot be read counts as all topics, so that it is refused where any is."""
+    if value is None or (isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)):
+        return list(value or [])
+    return ["#"]
+
+
 def check_mqtt(site: Site) -> list[Problem]:
     """The site broker has no client above level 3, and nobody but listed control identities publishes to what a line reads."""
-    found: list[Problem] = []
-    control = {str(name) for host in site.placed("mosquitto") for name in site.value(host, CONTROL_VARIABLE) or []}
+    found: list[Problem] = unreadable(site)
+    control = {str(name) for host in site.placed("mosquitto") for name in _listed(site, host, CONTROL_VARIABLE)}
     known = _mqtt_clients(site)
     for principal, levels, reads, _writes, file, key in known:
         if any(level > 3 for level in levels):

@@ -29,14 +29,18 @@ def contract_file(component: str) -> str:
 def source_endpoint(site: Site, source: Mapping[str, Any]) -> tuple[str, int]:
     """(asset, port) of an OT source: from `asset` and the asset's services, or from its endpoint URL; ('', 0) if unknown."""
     protocol = str(source.get("protocol") or "")
-    url = urlsplit(str(source.get("endpoint") or ""))
-    asset = str(source.get("asset") or url.hostname or source.get("host") or "")
-    service = (site.assets.get(asset, {}).get("services") or {}).get(protocol) or {}
     try:
-        port = int(source.get("port") or url.port or service.get("port") or 0)
-    except (TypeError, ValueError):
+        url = urlsplit(str(source.get("endpoint") or ""))
+        name, behind = url.hostname, url.port
+    except ValueError:
+        name, behind = None, None
+    asset = str(source.get("asset") or name or source.get("host") or "")
+    service = site.assets.get(asset, {}).get("services", {}).get(protocol) or {}
+    try:
+        port = int(source.get("port") or behind or service.get("port") or 0)
+    except (TypeError, ValueError, OverflowError):
         port = 0
-    return asset, port
+    return asset, port if 1 <= port <= 65535 else 0
 
 
 class _Needs:
@@ -61,8 +65,8 @@ class _Needs:
 
     def assets(self) -> None:
         for name, asset in sorted(self.site.assets.items()):
-            for index, connect in enumerate(asset.get("connects") or []):
-                if name in self.site.nodes and isinstance(connect, Mapping):
+            for index, connect in enumerate(asset["connects"]):
+                if name in self.site.nodes:
                     file = self.site.file("hnai_assets")
                     self._connect((name,), connect, name, file, f"hnai_assets.{name}.connects[{index}]")
 
@@ -94,7 +98,7 @@ class _Needs:
 
     def _sources(self, collectors: tuple[str, ...], protocol: str, who: str, why: str) -> None:
         for index, source in enumerate(self.site.sources):
-            if not isinstance(source, Mapping) or source.get("protocol") != protocol:
+            if source.get("protocol") != protocol:
                 continue
             asset, port = source_endpoint(self.site, source)
             key = f"hnai_ot_sources[{source.get('id', source.get('name', index))}]"
@@ -121,6 +125,12 @@ class _Needs:
                 self.add(jump, node.name, SSH, ("management", "ssh", "inventory"), "Ansible and its people reach every managed host")
                 if node.name not in jumps and self.site.zones[node.zone].level >= 3:
                     self.add(node.name, jump, NTP, ("time", "ntp", "inventory"), "every managed host takes the site's time")
+        for name, (givers, ports) in sorted(self.site.services.items()):
+            for node in self.site.managed():
+                if self.site.zones[node.zone].level >= 3 and node.name not in givers:
+                    for giver in givers:
+                        for service in ports:
+                            self.add(node.name, giver, service, (name, name, "inventory"), "every managed host uses the site's " + name)
         for name, node in sorted(self.site.nodes.items()):
             if node.kind == "asset" and node.role == "controller":
                 for jump in jumps:
@@ -129,11 +139,14 @@ class _Needs:
 
 def needed_flows(site: Site) -> tuple[list[Flow], list[Problem]]:
     """(flows sorted, what could not be resolved)."""
-    needs = _Needs(site)
-    needs.contracts()
-    needs.assets()
-    needs.management()
-    return sorted(needs.flows), needs.problems
+    if "needs" not in site.memo:
+        needs = _Needs(site)
+        needs.contracts()
+        needs.assets()
+        needs.management()
+        site.memo["needs"] = (tuple(sorted(needs.flows)), tuple(needs.problems))
+    flows, problems = site.memo["needs"]
+    return list(flows), list(problems)
 
 
 def approvals(conduits: list[Conduit]) -> dict[tuple[str, str, str, int], list[Conduit]]:
@@ -145,6 +158,14 @@ def approvals(conduits: list[Conduit]) -> dict[tuple[str, str, str, int], list[C
     return found
 
 
+def approved_book(site: Site) -> dict[tuple[str, str, str, int], list[Conduit]]:
+    """`approvals` of a site's own conduits, made once."""
+    if "approvals" not in site.memo:
+        site.memo["approvals"] = approvals(site.conduits)
+    book: dict[tuple[str, str, str, int], list[Conduit]] = site.memo["approvals"]
+    return book
+
+
 def clients(site: Site, component: str) -> Iterator[tuple[str, tuple[str, ...], Mapping[str, Any], str, str]]:
     """Who holds an identity at `component`: (principal, node names, connect, file, key), from contracts and assets."""
     for name, contract in sorted(site.contracts.items()):
@@ -153,8 +174,8 @@ def clients(site: Site, component: str) -> Iterator[tuple[str, tuple[str, ...], 
             if connect.get("to") == component and connect.get("principal") and hosts:
                 yield str(connect["principal"]), hosts, connect, contract_file(name), f"connects[{index}]"
     for name, asset in sorted(site.assets.items()):
-        for index, connect in enumerate(asset.get("connects") or []):
-            if isinstance(connect, Mapping) and connect.get("to") == component and connect.get("principal") and name in site.nodes:
+        for index, connect in enumerate(asset["connects"]):
+            if connect.get("to") == component and connect.get("principal") and name in site.nodes:
                 yield (
                     str(connect["principal"]),
                     (name,),

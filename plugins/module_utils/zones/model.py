@@ -6,8 +6,10 @@ Input (`Site.from_dict`), all keys optional, everything JSON-like:
   hosts      {name: {zone, addresses: {v4, v6}, second_addresses: {name: {v4, v6}}, interfaces: {zone: {name, v4, v6}},
              dual_homed: {owner, reason}, role, vars: {name: value}}}
   groups     {group: [host]}                  inventory groups
-  assets     {id: {zone, addresses, role, services: {name: {proto, port}}, connects: [as in a contract]}}
+  assets     {id: {zone, addresses, interfaces, dual_homed, role, services: {name: {proto, port}}, connects: [as in a contract]}}
   conduits   [{id, from, to, service, kind, data_direction, owner, reason, expires, sr, limits, needed_by}]
+  boundaries {id: {between: [zone, zone], enforced_by: hnai|external, owner, reason}}
+  management {dns|syslog|crl: {group|host|asset: who gives it, proto, port}}
   contracts  {component: contract}            roles/<component>/meta/component.yml
   ot_sources [{id, asset, protocol, port}]
   slo        {hops: {hop: {outage_s, records_per_s, record_bytes}}}
@@ -30,6 +32,39 @@ from typing import Any, Union
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
+#: Services of the management plane beside SSH and time: (proto, port) unless hnai_management says otherwise. DNS is both.
+MANAGEMENT_SERVICES: dict[str, tuple[tuple[str, int], ...]] = {
+    "dns": (("udp", 53), ("tcp", 53)),
+    "syslog": (("tcp", 6514),),
+    "crl": (("tcp", 80),),
+}
+#: Ports that are the management plane's whoever uses them: no direct conduit may carry them (I9).
+MANAGEMENT_PORTS = frozenset({("udp", 53), ("tcp", 53), ("udp", 514), ("tcp", 514), ("tcp", 6514)})
+#: Keys that ask for address translation or a stand-in; nothing in the model may have one (I11).
+TRANSLATION = frozenset({"nat", "snat", "dnat", "masquerade", "redirect", "translate", "proxy", "port_forward"})
+#: What of IEC 62443-3-3 a finding bears on.
+SR_OF: dict[str, tuple[str, ...]] = {
+    "I1": ("SR 5.1", "SR 5.2"),
+    "I2": ("SR 5.1", "SR 5.2"),
+    "I3": ("SR 2.1", "SR 5.2"),
+    "I4": ("SR 5.1 RE 3",),
+    "I5": ("SR 5.2 RE 1", "SR 7.7"),
+    "I6": ("SR 5.2", "SR 5.4"),
+    "I7": ("SR 5.1",),
+    "I8": ("SR 3.3",),
+    "I9": ("SR 1.13", "SR 5.2"),
+    "I10": ("SR 5.2 RE 1",),
+    "I11": ("SR 5.2",),
+    "I12": ("SR 2.1", "SR 5.2"),
+    "I13": ("SR 2.1", "SR 5.2"),
+    "flow": ("SR 5.2 RE 1",),
+    "stale": ("SR 7.7",),
+    "expiry": ("SR 2.1",),
+    "break_glass": ("SR 2.1 RE 3",),
+    "boundary": ("SR 5.2",),
+    "level": ("SR 5.1",),
+}
+
 KINDS = ("direct", "jump", "brokered", "reverse", "diode", "management")
 DIRECTIONS = ("up", "down", "both")
 SIDES = ("security", "management")
@@ -38,6 +73,9 @@ READ_VERBS = {
     "opcua": frozenset({"browse", "read", "subscribe", "history_read"}),
     "modbus": frozenset({"read", "read_coils", "read_discrete_inputs", "read_holding_registers", "read_input_registers"}),
 }
+LEVELS = (0, 1, 2, 3, 3.5, 4, 5)
+#: More sessions or a higher rate than this is no limit.
+MOST = 100_000
 L2_LIMITS = {"connections": 2, "new_per_minute": 6}
 COLLECTOR_GROUP = "ot_collector"
 JUMP_GROUP = "jump"
@@ -49,8 +87,12 @@ NTP = ("udp", 123)
 _CONDUIT_KEYS = frozenset(
     ("id", "from", "to", "service", "kind", "data_direction", "owner", "reason", "expires", "sr", "limits", "needed_by", "uid", "source_address")
 )
-_ID = re.compile(r"^[A-Za-z][A-Za-z0-9._-]{0,31}$")
-_INTERFACE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$")
+_ID = re.compile(r"^[A-Za-z][A-Za-z0-9._-]{0,31}\Z")
+_SR = re.compile(r"^SR [1-7]\.[0-9]{1,2}( RE ?[0-9])?\Z")
+_INTERFACE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z")
+_DAY = re.compile(r"^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?\Z")
+#: A name that may stand in a rule, a file of rules, or a drawing.
+_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,62}\Z")
 
 
 @dataclass(frozen=True, order=True)
@@ -64,7 +106,12 @@ class Problem:
     invariant: str = ""
     severity: str = "error"
 
-    def as_dict(self) -> dict[str, str]:
+    @property
+    def sr(self) -> tuple[str, ...]:
+        """Requirements of IEC 62443-3-3 that it bears on."""
+        return SR_OF.get(self.invariant, ())
+
+    def as_dict(self) -> dict[str, Any]:
         """As JSON-like data."""
         return {
             "file": self.file,
@@ -73,6 +120,7 @@ class Problem:
             "remedy": self.remedy,
             "invariant": self.invariant,
             "severity": self.severity,
+            "sr": list(self.sr),
         }
 
 
@@ -179,6 +227,12 @@ class Conduit:
     """Number of the only user who may open it on the initiator's host; None: every user there."""
     source_address: str = ""
     """Name of the initiator's second address, the only one that it comes from; '': the host's own."""
+    owner: str = ""
+    reason: str = ""
+    sr: tuple[str, ...] = ()
+    """IEC 62443-3-3: as approved, or what its kind and zones speak for."""
+    ends: tuple[str, str] = ("", "")
+    """Both ends as they are written: the name of a group, a host or an asset."""
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """All (initiator, target) pairs; nobody needs a conduit to itself."""
@@ -186,6 +240,17 @@ class Conduit:
             for target in self.targets:
                 if source != target:
                     yield source, target
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Between two zones: whose rules stand there. What is not declared is ours."""
+
+    id: str
+    zones: frozenset[str]
+    enforced_by: str
+    owner: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, order=True)
@@ -208,24 +273,37 @@ class Site:
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.files: dict[str, str] = dict(data.get("files") or {})
         self.problems: list[Problem] = []
+        self._placed: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._members: dict[str, tuple[str, ...]] = {}
+        self.memo: dict[str, Any] = {}
+        """What others derived from this model, which never changes."""
         self.contracts: dict[str, dict[str, Any]] = self._map(data, "contracts", "")
-        self.groups: dict[str, tuple[str, ...]] = {
-            name: tuple(map(str, hosts)) for name, hosts in self._map(data, "groups", "").items() if isinstance(hosts, (list, tuple))
-        }
-        hosts = {name: host for name, host in self._map(data, "hosts", "").items() if isinstance(host, Mapping)}
-        self.vars: dict[str, dict[str, Any]] = {name: dict(host.get("vars") or {}) for name, host in hosts.items()}
+        self.groups: dict[str, tuple[str, ...]] = {}
+        for name, members in self._map(data, "groups", "").items():
+            if isinstance(members, (list, tuple)):
+                self.groups[name] = tuple(map(str, members))
+            else:
+                self.problem("inventory", f"groups.{name}", "is no list of hosts", "write the names of its hosts")
+        hosts = {}
+        for name, host in self._map(data, "hosts", "").items():
+            if isinstance(host, Mapping):
+                hosts[name] = host
+            else:
+                self.problem("inventory", name, "has no variables", "give it hnai_zone and hnai_addresses")
+        self.vars: dict[str, dict[str, Any]] = {name: _keyed(host.get("vars")) for name, host in hosts.items()}
         self.defaults: dict[str, Any] = self._map(data, "defaults", "")
         self.slo: dict[str, Any] = self._map(data, "slo", "hnai_slo")
-        self.sources: list[dict[str, Any]] = self._list(data, "ot_sources", "hnai_ot_sources")
-        self.break_glass: list[dict[str, Any]] = self._list(data, "break_glass", "hnai_break_glass")
-        assets = self._map(data, "assets", "hnai_assets")
-        self.assets: dict[str, dict[str, Any]] = {name: dict(asset) for name, asset in assets.items() if isinstance(asset, Mapping)}
+        self.sources: list[dict[str, Any]] = self._maps(data, "ot_sources", "hnai_ot_sources", "write id, asset, protocol")
+        self.break_glass: list[dict[str, Any]] = self._maps(data, "break_glass", "hnai_break_glass", "write {id, owner, reason, since, hours}")
         self.zones = self._read_zones(self._map(data, "zones", "hnai_zones"))
         self.nodes: dict[str, Node] = {}
         self._read_hosts(hosts)
-        self._read_assets()
+        self.assets: dict[str, dict[str, Any]] = {}
+        self._read_assets(self._map(data, "assets", "hnai_assets"))
         self._check_addresses()
+        self.boundaries = self._read_boundaries(self._map(data, "boundaries", "hnai_boundaries"))
         self.conduits: list[Conduit] = self._read_conduits(data.get("conduits") or [])
+        self.services = self._read_management(self._map(data, "management", "hnai_management"))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Site:
@@ -238,14 +316,15 @@ class Site:
 
     def problem(self, variable: str, key: str, message: str, remedy: str, invariant: str = "format") -> None:
         """Note a problem with the content of an inventory variable."""
-        self.problems.append(Problem(self.file(variable), key, message, remedy, invariant))
+        shown = key if key.isprintable() and len(key) <= 200 else _short(key)
+        self.problems.append(Problem(self.file(variable), shown, message, remedy, invariant))
 
     def _map(self, data: Mapping[str, Any], key: str, variable: str) -> dict[str, Any]:
         value = data.get(key)
         if value is not None and not isinstance(value, Mapping):
             self.problem(variable or key, variable or key, "is not a map", "write a map")
             return {}
-        return dict(value or {})
+        return _keyed(value)
 
     def _list(self, data: Mapping[str, Any], key: str, variable: str) -> list[Any]:
         value = data.get(key)
@@ -254,15 +333,35 @@ class Site:
             return []
         return list(value or [])
 
+    def _maps(self, data: Mapping[str, Any], key: str, variable: str, remedy: str) -> list[dict[str, Any]]:
+        """A list of maps; what is none is reported and left out."""
+        found = []
+        for index, item in enumerate(self._list(data, key, variable)):
+            if isinstance(item, Mapping):
+                found.append(_keyed(item))
+            else:
+                self.problem(variable, f"{variable}[{index}]", "is not a map", remedy)
+        return found
+
+    def _translated(self, variable: str, key: str, item: Mapping[str, Any]) -> None:
+        """I11: nothing may be reached by another address than its own."""
+        for name in sorted(TRANSLATION & set(item)):
+            remedy = "remove it: give both ends a conduit of their own, and let a listener in the IDMZ stand between"
+            self.problem(variable, f"{key}.{name}", "asks for address translation or a stand-in, which would make the rules true on paper only", remedy, "I11")
+
     # -- queries
 
     def placed(self, component: str, group: str = "") -> tuple[str, ...]:
         """Hosts that carry a component, cut to a child group where given; sorted."""
-        contract = self.contracts.get(component, {})
-        hosts = set(self.groups.get(contract.get("placement", component), ()))
-        if group:
-            hosts &= set(self.groups.get(group, ()))
-        return tuple(sorted(host for host in hosts if host in self.nodes and self.nodes[host].kind == "host"))
+        found = self._placed.get((component, group))
+        if found is None:
+            contract = self.contracts.get(component, {})
+            hosts = set(self.groups.get(contract.get("placement", component), ()))
+            if group:
+                hosts &= set(self.groups.get(group, ()))
+            found = tuple(sorted(host for host in hosts if host in self.nodes and self.nodes[host].kind == "host"))
+            self._placed[component, group] = found
+        return found
 
     def listener(self, component: str, name: str) -> dict[str, Any] | None:
         """A listener of a contract."""
@@ -279,6 +378,10 @@ class Site:
     def routers(self) -> list[Node]:
         """The hosts between the zones."""
         return [node for node in self.managed() if ROUTER_GROUP in node.groups]
+
+    def external(self, first: str, second: str) -> Boundary | None:
+        """The boundary between two zones where somebody else's firewall stands, None where it is ours."""
+        return next((one for one in self.boundaries if one.enforced_by == "external" and one.zones == {first, second}), None)
 
     def is_collector(self, node: Node) -> bool:
         """May it dial level 2?"""
@@ -301,39 +404,62 @@ class Site:
             if not isinstance(zone, Mapping):
                 self.problem("hnai_zones", key, "is not a map", "write level, cidrs and purpose")
                 continue
+            if not _NAME.match(name):
+                self.problem("hnai_zones", key, "is no plain name", "use letters, digits, dot, dash and underscore")
+                continue
+            self._translated("hnai_zones", key, zone)
             level = zone.get("level")
-            if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 <= level <= 5:
-                self.problem("hnai_zones", f"{key}.level", f"{level!r} is not a level", "write 0 to 5, 3.5 for the IDMZ", "I1")
+            if isinstance(level, bool) or not isinstance(level, (int, float)) or level not in LEVELS:
+                self.problem("hnai_zones", f"{key}.level", f"{_short(level)} is not a level", "write 0, 1, 2, 3, 4 or 5, and 3.5 for the IDMZ", "I1")
                 continue
             side = zone.get("side", "")
             if side and (side not in SIDES or level != 3.5):
-                self.problem("hnai_zones", f"{key}.side", f"{side!r} at level {level:g}", "security or management, at level 3.5", "I1")
+                self.problem("hnai_zones", f"{key}.side", f"{_short(side)} at level {level:g}", "security or management, at level 3.5", "I1")
                 continue
-            cidrs: list[Network] = []
-            for text in zone.get("cidrs") or []:
-                try:
-                    cidrs.append(ipaddress.ip_network(text))
-                except ValueError as error:
-                    self.problem("hnai_zones", f"{key}.cidrs", str(error), "write a network as 10.0.2.0/24 or fd00:2::/64")
-            if not cidrs:
-                self.problem("hnai_zones", f"{key}.cidrs", "is empty", "give the zone's networks, IPv4 and IPv6")
-            for net in cidrs:
-                if net.prefixlen == 0:
-                    self.problem("hnai_zones", f"{key}.cidrs", f"{net} means any address", "write the zone's own network", "I5")
-            if len({net.version for net in cidrs}) < len(cidrs):
-                self.problem("hnai_zones", f"{key}.cidrs", "has two networks of one family", "make a second zone of it")
-            zones[name] = Zone(name, float(level), tuple(cidrs), side, bool(zone.get("island")))
-        for first in zones.values():
-            for second in zones.values():
-                if first.id < second.id and any(_overlap(a, b) for a in first.cidrs for b in second.cidrs):
-                    self.problem(
-                        "hnai_zones",
-                        f"hnai_zones.{first.id}.cidrs",
-                        f"overlaps {second.id}",
-                        "give each zone a network of its own",
-                        "I7",
-                    )
+            island = zone.get("island", False)
+            if not isinstance(island, bool):
+                self.problem("hnai_zones", f"{key}.island", f"{_short(island)} is neither true nor false", "write true or false", "I4")
+            cidrs = self._cidrs(f"{key}.cidrs", zone.get("cidrs"))
+            # What cannot be read counts as an island: nothing is opened by a mistake.
+            zones[name] = Zone(name, float(level), cidrs, str(side or ""), island is not False)
+        self._overlaps(zones)
         return zones
+
+    def _cidrs(self, key: str, value: Any) -> tuple[Network, ...]:
+        cidrs: list[Network] = []
+        if value is not None and not isinstance(value, (list, tuple)):
+            self.problem("hnai_zones", key, "is no list", "write a list such as [10.0.2.0/24, fd00:2::/64]")
+            return ()
+        for text in value or ():
+            try:
+                net: Network = ipaddress.ip_network(text if isinstance(text, str) else repr(text))
+            except ValueError:
+                self.problem("hnai_zones", key, f"{_short(text)} is no network", "write a network as 10.0.2.0/24 or fd00:2::/64")
+                continue
+            if net.prefixlen < (8 if net.version == 4 else 16):
+                self.problem("hnai_zones", key, f"{net} means any address", "write the zone's own network", "I5")
+            if net.is_link_local or net.is_loopback or net.is_multicast:
+                self.problem("hnai_zones", key, f"{net} is no network that a zone can be told by", "write the zone's own network", "I10")
+            cidrs.append(net)
+        if not cidrs:
+            self.problem("hnai_zones", key, "is empty", "give the zone's networks, IPv4 and IPv6")
+        if len({net.version for net in cidrs}) < len(cidrs):
+            self.problem("hnai_zones", key, "has two networks of one family", "make a second zone of it")
+        return tuple(cidrs)
+
+    def _overlaps(self, zones: Mapping[str, Zone]) -> None:
+        """Networks in order of their first address: one that begins before an earlier one has ended overlaps it."""
+        for version in (4, 6):
+            nets = sorted(
+                (int(net.network_address), int(net.broadcast_address), zone.id) for zone in zones.values() for net in zone.cidrs if net.version == version
+            )
+            last, owner = -1, ""
+            for first, end, name in nets:
+                if first <= last and owner != name:
+                    one, other = sorted((owner, name))
+                    self.problem("hnai_zones", f"hnai_zones.{one}.cidrs", f"overlaps {other}", "give each zone a network of its own", "I7")
+                if end > last:
+                    last, owner = end, name
 
     def _addresses(self, variable: str, key: str, value: Any, zone: Zone | None) -> tuple[str, str]:
         """(v4, v6), checked against the zone's networks; '' for an absent or refused one."""
@@ -354,9 +480,12 @@ class Site:
                     )
                 continue
             try:
-                address = ipaddress.ip_address(str(text))
-            except ValueError as error:
-                self.problem(variable, f"{key}.{family}", str(error), "write one address")
+                address = ipaddress.ip_address(text if isinstance(text, str) else repr(text))
+            except ValueError:
+                self.problem(variable, f"{key}.{family}", f"{_short(text)} is no address", "write one address")
+                continue
+            if getattr(address, "scope_id", None):
+                self.problem(variable, f"{key}.{family}", f"{address} names an interface", "write the address alone", "I10")
                 continue
             if address.version != version:
                 self.problem(variable, f"{key}.{family}", f"{address} is IPv{address.version}", f"write an IPv{version} address")
@@ -383,17 +512,20 @@ class Site:
             groups = frozenset(memberships.get(name, set()))
             if MANAGED_GROUP not in groups:
                 continue
-            zone = self.zones.get(host.get("zone") or "")
+            if not _NAME.match(name):
+                self.problem("inventory", _short(name), "is no plain name", "use letters, digits, dot, dash and underscore")
+                continue
+            zone = self.zones.get(str(host.get("zone") or ""))
             if zone is None:
                 self.problem(
                     "hnai_zone",
                     f"{name}: hnai_zone",
-                    f"{host.get('zone')!r} is no zone",
+                    f"{_short(host.get('zone'))} is no zone",
                     "use one of: " + ", ".join(sorted(self.zones)),
                 )
                 continue
             v4, v6 = self._addresses("hnai_addresses", f"{name}: hnai_addresses", host.get("addresses"), zone)
-            legs = self._read_legs(name, host.get("interfaces") or {})
+            legs = self._read_legs("hnai_interfaces", f"{name}: hnai_interfaces", host.get("interfaces"))
             if legs and ROUTER_GROUP not in groups and not _declared(host.get("dual_homed")):
                 self.problem(
                     "hnai_interfaces",
@@ -422,33 +554,158 @@ class Site:
             for second, value in sorted(data.items())
         }
 
-    def _read_legs(self, name: str, data: Mapping[str, Any]) -> tuple[Interface, ...]:
+    def _read_legs(self, variable: str, where: str, data: Any, named: bool = True) -> tuple[Interface, ...]:
+        """`named`: the rules of a host name its interfaces; those of an asset are somebody else's."""
         legs = []
-        for zone_id, leg in sorted(data.items()):
-            key = f"{name}: hnai_interfaces.{zone_id}"
-            if zone_id not in self.zones or not isinstance(leg, Mapping) or not _INTERFACE.match(str(leg.get("name", ""))):
-                self.problem("hnai_interfaces", key, "needs a known zone and an interface name", "write <zone>: {name, v4, v6}")
+        remedy = "write <zone>: {name, v4, v6}" if named else "write <zone>: {v4, v6}"
+        if data is not None and not isinstance(data, Mapping):
+            self.problem(variable, where, "is not a map", remedy)
+            return ()
+        for zone_id, leg in sorted(_keyed(data).items()):
+            key = f"{where}.{zone_id}"
+            name = str(leg.get("name", "")) if isinstance(leg, Mapping) else ""
+            if zone_id not in self.zones or not isinstance(leg, Mapping) or ((named or name) and not _INTERFACE.match(name)):
+                self.problem(variable, key, "needs a known zone and an interface name" if named else "needs a known zone", remedy)
                 continue
-            v4, v6 = self._addresses("hnai_interfaces", key, leg, self.zones[zone_id])
-            legs.append(Interface(zone_id, str(leg["name"]), v4, v6))
+            v4, v6 = self._addresses(variable, key, leg, self.zones[zone_id])
+            legs.append(Interface(zone_id, name, v4, v6))
         return tuple(legs)
 
-    def _read_assets(self) -> None:
-        for name, asset in sorted(self.assets.items()):
+    def _read_assets(self, data: Mapping[str, Any]) -> None:
+        for name, asset in sorted(data.items()):
             key = f"hnai_assets.{name}"
-            zone = self.zones.get(asset.get("zone") or "")
+            if not isinstance(asset, Mapping):
+                self.problem("hnai_assets", key, "is not a map", "write zone, addresses, services")
+                continue
+            if not _NAME.match(name):
+                self.problem("hnai_assets", f"hnai_assets.{_short(name)}", "is no plain name", "use letters, digits, dot, dash and underscore")
+                continue
+            self._translated("hnai_assets", key, asset)
+            zone = self.zones.get(str(asset.get("zone") or ""))
             if zone is None:
                 self.problem(
                     "hnai_assets",
                     f"{key}.zone",
-                    f"{asset.get('zone')!r} is no zone",
+                    f"{_short(asset.get('zone'))} is no zone",
                     "use one of: " + ", ".join(sorted(self.zones)),
                 )
             elif name in self.nodes:
                 self.problem("hnai_assets", key, "is a managed host too", "describe it once: host or asset", "I7")
             else:
                 v4, v6 = self._addresses("hnai_assets", f"{key}.addresses", asset.get("addresses"), zone)
-                self.nodes[name] = Node(name, "asset", zone.id, v4, v6, frozenset(), str(asset.get("role") or ""))
+                legs = self._read_legs("hnai_assets", f"{key}.interfaces", asset.get("interfaces"), named=False)
+                if any(leg.zone != zone.id for leg in legs) and not _declared(asset.get("dual_homed")):
+                    remedy = f"take it out of all zones but {zone.id}, or declare dual_homed: {{owner, reason}}"
+                    self.problem("hnai_assets", f"{key}.interfaces", "stands in several zones", remedy, "I7")
+                self.nodes[name] = Node(name, "asset", zone.id, v4, v6, frozenset(), str(asset.get("role") or ""), legs)
+            self.assets[name] = {
+                **_keyed(asset),
+                "services": self._asset_services(key, asset.get("services")),
+                "connects": self._asset_connects(key, asset.get("connects")),
+            }
+
+    def _asset_services(self, key: str, data: Any) -> dict[str, dict[str, Any]]:
+        found = {}
+        if data is not None and not isinstance(data, Mapping):
+            self.problem("hnai_assets", f"{key}.services", "is not a map", "write <name>: {proto, port}")
+            return {}
+        for name, service in sorted(_keyed(data).items()):
+            if isinstance(service, Mapping) and service.get("proto") in ("tcp", "udp") and _port(service.get("port")) is not None:
+                found[name] = _keyed(service)
+            else:
+                self.problem("hnai_assets", f"{key}.services.{name}", f"{_short(service)} is not one port", "write {proto: tcp, port: 4840}", "I5")
+        return found
+
+    def _asset_connects(self, key: str, data: Any) -> list[dict[str, Any]]:
+        """What an asset opens itself, in the form that a contract has after its schema; what has another form is reported and left out."""
+        found = []
+        if data is not None and not isinstance(data, (list, tuple)):
+            self.problem("hnai_assets", f"{key}.connects", "is not a list", "write a list of {to, listener, reason}")
+            return []
+        for index, connect in enumerate(data or ()):
+            topics = connect.get("topics") if isinstance(connect, Mapping) else None
+            if not isinstance(connect, Mapping) or not isinstance(connect.get("to"), str) or not isinstance(connect.get("listener"), str):
+                wrong = "names no listener"
+            elif topics is not None and not (isinstance(topics, Mapping) and all(_texts(topics.get(way)) for way in ("read", "write"))):
+                wrong = "has topics that are no lists of text"
+            elif not all(_texts(connect.get(name)) for name in ("groups", "transactional_ids")):
+                wrong = "has groups or transactional_ids that are no lists of text"
+            else:
+                found.append(_keyed(connect))
+                continue
+            self.problem("hnai_assets", f"{key}.connects[{index}]", wrong, "write {to, listener, reason, principal, topics: {read: [], write: []}}")
+        return found
+
+    def _read_boundaries(self, data: Mapping[str, Any]) -> list[Boundary]:
+        found: list[Boundary] = []
+        pairs: dict[frozenset[str], str] = {}
+        for name, item in sorted(data.items()):
+            key = f"hnai_boundaries.{name}"
+            between = item.get("between") if isinstance(item, Mapping) else None
+            zones = frozenset(map(str, between)) if isinstance(between, (list, tuple)) else frozenset()
+            if not isinstance(item, Mapping) or len(zones) != 2 or not zones <= set(self.zones):
+                remedy = "write {between: [zone, zone], enforced_by: external, owner, reason}; zones: " + ", ".join(sorted(self.zones))
+                self.problem("hnai_boundaries", key, "does not name two zones", remedy, "boundary")
+                continue
+            self._translated("hnai_boundaries", key, item)
+            for extra in sorted(set(map(str, item)) - {"between", "enforced_by", "owner", "reason"} - TRANSLATION):
+                self.problem("hnai_boundaries", f"{key}.{extra}", "is not part of the format", "remove it", "boundary")
+            by = item.get("enforced_by")
+            if by not in ("hnai", "external"):
+                self.problem("hnai_boundaries", f"{key}.enforced_by", f"{_short(by)} is unknown", "write hnai or external", "boundary")
+                continue
+            if by == "external" and not _declared(item):
+                self.problem("hnai_boundaries", key, "is enforced by nobody with a name", "name its owner and the reason: they get the table", "boundary")
+            if zones in pairs:
+                self.problem("hnai_boundaries", key, f"is declared by {pairs[zones]} too", "declare each pair of zones once", "boundary")
+                continue
+            pairs[zones] = name
+            found.append(Boundary(name, zones, str(by), str(item.get("owner") or ""), str(item.get("reason") or "")))
+        return found
+
+    def _read_management(self, data: Mapping[str, Any]) -> dict[str, tuple[tuple[str, ...], tuple[tuple[str, int], ...]]]:
+        """Service → (who gives it, its (proto, port)), of what the site declares beside SSH and time."""
+        found: dict[str, tuple[tuple[str, ...], tuple[tuple[str, int], ...]]] = {}
+        for name, item in sorted(data.items()):
+            key = f"hnai_management.{name}"
+            remedy = "write dns, syslog or crl: {group|host|asset: who gives it, proto, port}"
+            ends = {what: item[what] for what in ("group", "host", "asset") if what in item} if isinstance(item, Mapping) else {}
+            if name not in MANAGEMENT_SERVICES or not isinstance(item, Mapping) or set(item) - {"group", "host", "asset", "proto", "port"}:
+                self.problem("hnai_management", key, "is no service of the management plane", remedy, "I9")
+                continue
+            proto, port = item.get("proto"), item.get("port")
+            ports = MANAGEMENT_SERVICES[name]
+            if proto is not None or port is not None:
+                if proto not in ("tcp", "udp") or _port(port) is None:
+                    self.problem("hnai_management", key, f"{_short(proto)}/{_short(port)} is not one port", remedy, "I9")
+                    continue
+                ports = ((proto, int(port)),)  # type: ignore[arg-type]
+            givers = self._who(ends)
+            if not givers:
+                self.problem("hnai_management", key, f"{_short(ends)} names nobody of the site", remedy, "I9")
+                continue
+            found[name] = (givers, ports)
+        return found
+
+    def _who(self, value: Any) -> tuple[str, ...]:
+        """Nodes that {group|host|asset: name} names; () for anything else."""
+        if not isinstance(value, Mapping) or len(value) != 1:
+            return ()
+        ((what, name),) = value.items()
+        if not isinstance(name, str):
+            return ()
+        if what == "group":
+            return self._group(name)
+        wanted = {"host": "host", "asset": "asset"}.get(what)
+        return (name,) if name in self.nodes and self.nodes[name].kind == wanted else ()
+
+    def _group(self, name: str) -> tuple[str, ...]:
+        """Managed hosts of a group, sorted."""
+        found = self._members.get(name)
+        if found is None:
+            members = {host for host in self.groups.get(name, ()) if host in self.nodes and self.nodes[host].kind == "host"}
+            found = self._members[name] = tuple(sorted(members))
+        return found
 
     def _check_addresses(self) -> None:
         seen: dict[str, str] = {}
@@ -467,8 +724,8 @@ class Site:
         if not isinstance(data, (list, tuple)):
             self.problem("hnai_conduits", "hnai_conduits", "is not a list", "write a list of conduits")
             return found
-        for index, item in enumerate(data):
-            if not isinstance(item, Mapping):
+        for index, given in enumerate(data):
+            if not isinstance(given, Mapping):
                 self.problem(
                     "hnai_conduits",
                     f"hnai_conduits[{index}]",
@@ -476,6 +733,7 @@ class Site:
                     "write id, from, to, service, owner, reason, expires",
                 )
                 continue
+            item = _keyed(given)
             before = len(self.problems)
             conduit = self._read_conduit(index, item)
             if conduit is not None and conduit.id in ids:
@@ -489,35 +747,41 @@ class Site:
         self.problem("hnai_conduits", f"hnai_conduits[{ident}].{key}", message, remedy, invariant)
 
     def _read_conduit(self, index: int, item: Mapping[str, Any]) -> Conduit | None:
-        ident = str(item.get("id") or index)
-        if not _ID.match(ident):
-            self._wrong(ident, "id", "is missing or not plain text", "write an id such as C-101")
-        for key in sorted(set(item) - _CONDUIT_KEYS):
+        given = item.get("id")
+        ident = given if isinstance(given, str) and _ID.match(given) else str(index)
+        if ident != given:
+            self._wrong(ident, "id", f"{_short(given)} is missing or not plain text", "write an id such as C-101")
+        self._translated("hnai_conduits", f"hnai_conduits[{ident}]", item)
+        for key in sorted(set(item) - _CONDUIT_KEYS - TRANSLATION):
             self._wrong(ident, key, "is not part of the format", "remove it or use one of: " + ", ".join(sorted(_CONDUIT_KEYS)))
         for key in ("owner", "reason"):
-            if not str(item.get(key) or "").strip():
+            if not isinstance(item.get(key), str) or not item[key].strip():
                 self._wrong(ident, key, "is missing", f"name the {key}: a conduit without one is not approved")
         kind = item.get("kind", "direct")
         if kind not in KINDS:
-            self._wrong(ident, "kind", f"{kind!r} is unknown", "use one of: " + ", ".join(KINDS))
+            self._wrong(ident, "kind", f"{_short(kind)} is unknown", "use one of: " + ", ".join(KINDS))
         direction = item.get("data_direction")
         if direction not in DIRECTIONS:
-            self._wrong(ident, "data_direction", f"{direction!r} is unknown", "use one of: " + ", ".join(DIRECTIONS))
+            self._wrong(ident, "data_direction", f"{_short(direction)} is unknown", "use one of: " + ", ".join(DIRECTIONS))
         expires = _date(item.get("expires"))
         if expires is None:
-            self._wrong(ident, "expires", f"{item.get('expires')!r} is no date", "write YYYY-MM-DD: every conduit ends")
+            self._wrong(ident, "expires", f"{_short(item.get('expires'))} is no date", "write YYYY-MM-DD: every conduit ends")
         sources = self._endpoint(ident, "from", item.get("from"))
         targets = self._endpoint(ident, "to", item.get("to"))
         service = self._service(ident, item.get("service"), targets)
         if service is not None and service.component:
             targets = self._cut(ident, service, targets)
         limits = item.get("limits") or {}
-        if not isinstance(limits, Mapping) or set(limits) - set(L2_LIMITS) or any(_positive(limits[key]) is None for key in limits):
-            self._wrong(ident, "limits", f"{limits!r} is not usable", "write {connections: 2, new_per_minute: 6}")
+        if not isinstance(limits, Mapping) or set(limits) - set(L2_LIMITS) or any((_positive(limits[key]) or MOST + 1) > MOST for key in limits):
+            self._wrong(ident, "limits", f"{_short(limits)} is not usable", f"write {{connections: 2, new_per_minute: 6}}, at most {MOST}")
             limits = {}
+        sr = item.get("sr")
+        if sr is not None and not (isinstance(sr, (list, tuple)) and all(isinstance(one, str) and _SR.match(one) for one in sr)):
+            self._wrong(ident, "sr", f"{_short(sr)} names no requirement of IEC 62443-3-3", 'write a list such as ["SR 5.2", "SR 5.1 RE 3"]')
+            sr = None
         uid = item.get("uid")
-        if uid is not None and (_positive(uid) is None or not isinstance(uid, int)):
-            self._wrong(ident, "uid", f"{uid!r} is no user's number", "write the number that the component's user has; root is none of them")
+        if uid is not None and (_positive(uid) is None or uid >= 2**32 - 1):
+            self._wrong(ident, "uid", f"{_short(uid)} is no user's number", "write the number that the component's user has; root is none of them")
             uid = None
         if uid is not None and any(self.nodes[name].kind != "host" for name in sources):
             self._wrong(ident, "uid", "the initiator is no host of ours: nobody there would look at it", "remove it")
@@ -525,42 +789,58 @@ class Site:
         for name in sources if second else ():
             if second not in self.nodes[name].seconds:
                 remedy = f"write hnai_second_addresses: {{{second}: {{v4: …, v6: …}}}} at {name}, or remove the key"
-                self._wrong(ident, "source_address", f"{name} has no second address {second!r}", remedy)
+                self._wrong(ident, "source_address", f"{name} has no second address {_short(second)}", remedy)
         if expires is None or service is None or not sources or not targets:
             return None
         needed_by = str(item.get("needed_by") or "")
-        return Conduit(ident, sources, targets, service, str(kind), str(direction), expires, dict(limits), needed_by, uid, second)
+        said = tuple(sr) if sr else self._sr(str(kind), service, sources, targets)
+        owner, reason = str(item.get("owner") or "").strip(), str(item.get("reason") or "").strip()
+        ends = (next(iter(map(str, item["from"].values()))), next(iter(map(str, item["to"].values()))))
+        way = (needed_by, uid, second, owner, reason, said, ends)
+        return Conduit(ident, sources, targets, service, str(kind), str(direction), expires, dict(limits), *way)
+
+    def _sr(self, kind: str, service: Service, sources: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str, ...]:
+        """What a conduit is evidence for, where nobody said it: by its kind, by what it carries, and by the zones of its ends."""
+        first, second = self.nodes[sources[0]], self.nodes[targets[0]]
+        here, there = self.zone_of(first, second), self.zone_of(second, first)
+        found = {"SR 7.7"} if here.id == there.id else {"SR 5.1", "SR 5.2"}
+        found |= {
+            "management": {"SR 1.13", "SR 5.2"}, "jump": {"SR 1.13", "SR 2.1"}, "brokered": {"SR 5.2", "SR 5.4"}, "reverse": {"SR 2.1"},
+            "diode": {"SR 5.1 RE 1"},
+        }.get(kind, set())
+        if min(here.level, there.level) <= 2:
+            found |= {"SR 2.1"}
+        if (service.proto, service.port) == NTP:
+            found |= {"SR 2.11"}
+        found |= {"syslog": {"SR 6.2"}, "crl": {"SR 1.8"}}.get(service.app, set())
+        return tuple(sorted(found))
 
     def _endpoint(self, ident: str, key: str, value: Any) -> tuple[str, ...]:
         if not isinstance(value, Mapping) or len(value) != 1 or set(value) - {"group", "host", "asset"}:
             self._wrong(
                 ident,
                 key,
-                f"{value!r} names nobody",
+                f"{_short(value)} names nobody",
                 "write one of {group: x}, {host: x}, {asset: x}; never a zone or any",
                 "I5",
             )
             return ()
         ((what, name),) = value.items()
-        if what == "group":
-            if name in ("all", "ungrouped"):
-                self._wrong(ident, key, f"group {name} means anybody", "name a group of the site", "I5")
-                return ()
-            members = tuple(sorted(host for host in self.groups.get(name, ()) if host in self.nodes and self.nodes[host].kind == "host"))
-            if not members:
-                self._wrong(
-                    ident,
-                    key,
-                    f"group {name!r} has no managed host",
-                    "correct the name, place a host in it, or remove the conduit",
-                )
-            return members
-        wanted = "host" if what == "host" else "asset"
-        if name not in self.nodes or self.nodes[name].kind != wanted:
-            where = "a managed host of the inventory" if what == "host" else "in hnai_assets"
-            self._wrong(ident, key, f"{what} {name!r} is unknown", f"it must be {where}")
+        if what == "group" and name in ("all", "ungrouped"):
+            self._wrong(ident, key, f"group {name} means anybody", "name a group of the site", "I5")
             return ()
-        return (str(name),)
+        found = self._who(value)
+        if not found and what == "group":
+            self._wrong(
+                ident,
+                key,
+                f"group {_short(name)} has no managed host",
+                "correct the name, place a host in it, or remove the conduit",
+            )
+        elif not found:
+            where = "a managed host of the inventory" if what == "host" else "in hnai_assets"
+            self._wrong(ident, key, f"{what} {_short(name)} is unknown", f"it must be {where}")
+        return found
 
     def _service(self, ident: str, value: Any, targets: tuple[str, ...]) -> Service | None:
         remedy = "write {component: x, listener: y} or {proto: tcp, port: 4840, app: opcua, ops: [read]}"
@@ -573,23 +853,24 @@ class Site:
             listener = self.listener(component, name)
             if extra or listener is None:
                 known = ", ".join(item["name"] for item in self.contracts.get(component, {}).get("listens", [])) or "none"
-                self._wrong(ident, "service", f"component {component!r} has no listener {name!r}", f"listeners in its contract: {known}")
+                self._wrong(ident, "service", f"component {_short(component)} has no listener {_short(name)}", f"listeners in its contract: {known}")
                 return None
             if listener["bind"] == "loopback":
                 self._wrong(ident, "service", f"{component}.{name} listens on loopback only", "remove the conduit", "I5")
                 return None
             return Service(listener["proto"], listener["port"], component, name)
-        for key in sorted(set(value) - {"proto", "port", "app", "ops"}):
+        for key in sorted(map(str, set(value) - {"proto", "port", "app", "ops"})):
             self._wrong(ident, f"service.{key}", "is not part of the format", remedy)
         proto, port = value.get("proto"), value.get("port")
         if proto not in ("tcp", "udp"):
-            self._wrong(ident, "service.proto", f"{proto!r} is not one protocol", "write tcp or udp", "I5")
+            self._wrong(ident, "service.proto", f"{_short(proto)} is not one protocol", "write tcp or udp", "I5")
             return None
-        if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
-            self._wrong(ident, "service.port", f"{port!r} is not one port", "write a number from 1 to 65535; one conduit per port", "I5")
+        number = _port(port)
+        if number is None:
+            self._wrong(ident, "service.port", f"{_short(port)} is not one port", "write a number from 1 to 65535; one conduit per port", "I5")
             return None
         ops = value.get("ops") or []
-        return Service(proto, port, "", "", str(value.get("app") or ""), tuple(map(str, ops)) if isinstance(ops, (list, tuple)) else ())
+        return Service(proto, number, "", "", str(value.get("app") or ""), tuple(map(str, ops)) if isinstance(ops, (list, tuple)) else ())
 
     def _cut(self, ident: str, service: Service, targets: tuple[str, ...]) -> tuple[str, ...]:
         """Targets must carry the component whose listener is named."""
@@ -606,12 +887,28 @@ class Site:
         return tuple(name for name in targets if name in carriers)
 
 
-def _overlap(first: Network, second: Network) -> bool:
-    return first.version == second.version and first.overlaps(second)
-
-
 def _declared(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value.get("owner")) and bool(value.get("reason"))
+    return isinstance(value, Mapping) and all(isinstance(value.get(key), str) and value[key].strip() for key in ("owner", "reason"))
+
+
+def _keyed(value: Any) -> dict[str, Any]:
+    """A map with text for keys; {} for anything else."""
+    return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _texts(value: Any) -> bool:
+    """Is it absent, or a list of text?"""
+    return value is None or (isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value))
+
+
+def _short(value: Any) -> str:
+    """A wrong value as a message may carry it: on one line, and not long."""
+    text = ascii(value) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _port(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535 else None
 
 
 def _positive(value: Any) -> int | None:
@@ -625,6 +922,6 @@ def _date(value: Any) -> datetime.date | None:
     if isinstance(value, datetime.date):
         return value
     try:
-        return datetime.date(*map(int, str(value).split("-")))
+        return datetime.date(*map(int, str(value)[:10].split("-"))) if _DAY.match(str(value)) else None
     except (TypeError, ValueError):
         return None

@@ -7,7 +7,7 @@ The text is deterministic: the same model gives the same bytes. Loading it repla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.law import refused
@@ -34,15 +34,30 @@ def ruleset(site: Site, host: str, mode: str = "enforce") -> str:
 
     Raises SiteError if the model has a problem or a conduit may not be: no rule comes from such a model.
     """
-    return _render(site, host, mode, site.conduits)
+    return _render(site, host, mode)
 
 
 def bootstrap(site: Site, host: str) -> str:
     """Management and what is established, nothing else: before the first confirm, and at boot if nothing was confirmed."""
-    return _render(site, host, "enforce", [conduit for conduit in site.conduits if conduit.kind == "management"])
+    return _render(site, host, "enforce", management_only=True)
 
 
-def _render(site: Site, host: str, mode: str, conduits: Sequence[Conduit]) -> str:
+def _of(site: Site, host: str, router: bool, management_only: bool) -> list[Conduit]:
+    """The conduits that have to do with a host, in the model's order; a router sees all."""
+    if router:
+        found = site.conduits
+    else:
+        if "conduits_of" not in site.memo:
+            book: dict[str, list[Conduit]] = {}
+            for conduit in site.conduits:
+                for name in {*conduit.sources, *conduit.targets}:
+                    book.setdefault(name, []).append(conduit)
+            site.memo["conduits_of"] = book
+        found = site.memo["conduits_of"].get(host, [])
+    return [conduit for conduit in found if not management_only or conduit.kind == "management"]
+
+
+def _render(site: Site, host: str, mode: str, management_only: bool = False) -> str:
     problems = site.problems + refused(site, site.conduits)
     if problems:
         raise SiteError(problems)
@@ -52,6 +67,7 @@ def _render(site: Site, host: str, mode: str, conduits: Sequence[Conduit]) -> st
     drop = "drop" if mode == "enforce" else ""
     policy = "drop" if mode == "enforce" else "accept"
     router = ROUTER_GROUP in node.groups
+    conduits = _of(site, host, router, management_only)
     lines = [
         "# SPDX-License-Identifier: Apache-2.0",
         f"# {host}: generated from the approved conduits; do not edit.",
@@ -178,15 +194,27 @@ def _outputs(site: Site, node: Node, conduits: Iterable[Conduit]) -> Iterator[st
 def _forwards(site: Site, router: Node, conduits: Iterable[Conduit], drop: str) -> Iterator[str]:
     legs = {leg.zone: leg.name for leg in router.interfaces}
     for conduit in conduits:
-        for here in sorted(legs):
-            for there in sorted(legs):
-                if here != there:
-                    yield from _forward(site, router, conduit, (here, legs[here]), (there, legs[there]), drop)
+        sources, targets = _by_zone(site, router, conduit.sources), _by_zone(site, router, conduit.targets)
+        for here in sorted(set(legs) & set(sources)):
+            for there in sorted(set(legs) & set(targets)):
+                # Between two zones where somebody else's firewall stands, ours lets nothing pass: its way is not the one.
+                if here != there and site.external(here, there) is None:
+                    ends = (sources[here], targets[there])
+                    yield from _forward(site, conduit, ends, (here, legs[here]), (there, legs[there]), drop)
 
 
-def _forward(site: Site, router: Node, conduit: Conduit, here: tuple[str, str], there: tuple[str, str], drop: str) -> Iterator[str]:
-    sources = [name for name in conduit.sources if site.nodes[name].zone == here[0] and name != router.name]
-    targets = [name for name in conduit.targets if site.nodes[name].zone == there[0] and name != router.name]
+def _by_zone(site: Site, router: Node, names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if name != router.name:
+            found.setdefault(site.nodes[name].zone, []).append(name)
+    return found
+
+
+def _forward(
+    site: Site, conduit: Conduit, ends: tuple[list[str], list[str]], here: tuple[str, str], there: tuple[str, str], drop: str
+) -> Iterator[str]:
+    sources, targets = ends
     lowest = min(site.zones[here[0]].level, site.zones[there[0]].level)
     limits = dict(conduit.limits) if lowest > 2 else {**L2_LIMITS, **conduit.limits}
     for version, family in _FAMILIES:
@@ -217,10 +245,7 @@ def approved(site: Site, host: str) -> list[dict[str, Any]]:
     """What may be open through `host`: [{source: [address], target: [address], proto, port}]; a router sees every conduit."""
     node = site.nodes[host]
     found = []
-    for conduit in site.conduits:
-        router = ROUTER_GROUP in node.groups
-        if not (router or host in conduit.sources or host in conduit.targets):
-            continue
+    for conduit in _of(site, host, ROUTER_GROUP in node.groups, False):
         found.append(
             {
                 "source": _all_addresses(site, conduit.sources, conduit.source_address),

@@ -10,19 +10,20 @@ from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import check_kafka, check_mqtt
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import (
-    approvals,
+    approved_book,
     contract_file,
     needed_flows,
     source_endpoint,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.zones.law import dial, refused
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Conduit, Flow, Problem, Service, Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Flow, Problem, Service, Site
 
 #: Variables with our prefix that belong to no single role.
 SITE_VARIABLES = frozenset(
     {
         "hnai_addresses",
         "hnai_assets",
+        "hnai_boundaries",
         "hnai_break_glass",
         "hnai_ca_pem",
         "hnai_conduits",
@@ -35,6 +36,7 @@ SITE_VARIABLES = frozenset(
         "hnai_allow_inconclusive",
         "hnai_full_verdict_max_age",
         "hnai_interfaces",
+        "hnai_management",
         "hnai_openbao_deploy",
         "hnai_ot_sources",
         "hnai_second_addresses",
@@ -53,31 +55,37 @@ _SECONDS = {"milliseconds": 0.001, "seconds": 1, "minutes": 60, "hours": 3600, "
 _BYTES = {"bytes": 1, "mebibytes": 1024 * 1024}
 
 
-def validate(data: Mapping[str, Any], today: datetime.date) -> list[dict[str, str]]:
-    """All problems of the site in `data` (format: model.py), sorted: {file, key, message, remedy, invariant, severity}.
+def validate(data: Mapping[str, Any], today: datetime.date) -> list[dict[str, Any]]:
+    """All problems of the site in `data` (format: model.py), sorted: {file, key, message, remedy, invariant, severity, sr}.
 
-    `today` is given, so that expiry is a fact of the input.
+    `today` is given, so that expiry is a fact of the input: a day, or a moment (datetime with a zone, else UTC).
     """
-    site = Site.from_dict(data)
+    return [problem.as_dict() for problem in judge(Site.from_dict(data), data, today)]
+
+
+def judge(site: Site, data: Mapping[str, Any], today: datetime.date) -> list[Problem]:
+    """As `validate`, of a model that was already read from `data`."""
     flows, unresolved = needed_flows(site)
     found = [*site.problems, *unresolved]
     forbidden = refused(site, site.conduits)
     found += forbidden
     found += _missing(site, flows)
     found += _stale(site, flows, {problem.key for problem in forbidden})
-    found += _expiry(site, today)
+    found += _boundaries(site)
+    found += _unaudited(site)
+    found += expiry(site, today)
     found += _placement(site)
     found += _ports(site)
     found += _quorum(site)
     found += _buffers(site)
     found += check_kafka(site) + check_mqtt(site) + _edge_nodes(site)
     found += _names(site, data)
-    return [problem.as_dict() for problem in sorted(set(found))]
+    return sorted(set(found))
 
 
 def _missing(site: Site, flows: Iterable[Flow]) -> list[Problem]:
     """Needed flows without a conduit, one problem per component and listener."""
-    approved = approvals(site.conduits)
+    approved = approved_book(site)
     groups: dict[tuple[str, str, str, int, str, str], list[Flow]] = {}
     for flow in flows:
         if (flow.source, flow.target, flow.proto, flow.port) not in approved:
@@ -85,10 +93,10 @@ def _missing(site: Site, flows: Iterable[Flow]) -> list[Problem]:
     found = []
     for (component, listener, proto, port, why, file), members in groups.items():
         pairs = ", ".join(f"{flow.source} → {flow.target}" for flow in members)
-        kind = "management" if component == "management" else "direct"
+        kind = "management" if component == "management" or component in site.services else "direct"
         service = _wish(site, members[0])
         refusal = dial(site, site.nodes[members[0].source], site.nodes[members[0].target], service, kind)
-        invariant = "I9" if component in ("management", "time") else "flow"
+        invariant = "I9" if component in ("management", "time") or component in site.services else "flow"
         if refusal is not None:
             message = f"{component} needs {proto}/{port} ({listener}: {why}), which no conduit may allow: {pairs}; {refusal.message}"
             found.append(Problem(file, f"{component} → {listener}", message, refusal.remedy, refusal.invariant))
@@ -141,16 +149,61 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"{source} → {target}" for source, target in pairs)
 
 
-def _expiry(site: Site, today: datetime.date) -> list[Problem]:
+def _boundaries(site: Site) -> list[Problem]:
+    """Between two zones that a conduit joins stands a router of ours, or somebody else's firewall that is declared."""
+    ours = [{leg.zone for leg in router.interfaces} for router in site.routers()]
+    crossed: dict[tuple[str, str], str] = {}
+    for conduit in site.conduits:
+        meets = [sorted({site.nodes[name].zone for name in names if not site.nodes[name].interfaces}) for names in (conduit.sources, conduit.targets)]
+        for here in meets[0]:
+            for there in meets[1]:
+                if here != there:
+                    crossed.setdefault((min(here, there), max(here, there)), conduit.id)
+    found = []
+    for (first, second), ident in sorted(crossed.items()):
+        if site.external(first, second) or any({first, second} <= legs for legs in ours):
+            continue
+        message = f"joins {first} and {second}, and nothing is said to stand between them"
+        boundary = "{between: [" + f"{first}, {second}" + "], enforced_by: external, owner, reason}"
+        remedy = f"give a router hnai_interfaces in both, or declare in hnai_boundaries: {boundary}"
+        found.append(Problem(site.file("hnai_conduits"), f"hnai_conduits[{ident}]", message, remedy, "boundary"))
+    return found
+
+
+def _unaudited(site: Site) -> list[Problem]:
+    """I8: what goes into level 2 must be something that an audit can be made of. That the audit is young enough is judged by verify."""
+    audited = {(source_endpoint(site, source)[0], str(source.get("protocol"))) for source in site.sources}
     found = []
     for conduit in site.conduits:
-        left = (conduit.expires - today).days
+        plant = [name for name in conduit.targets if site.zones[site.nodes[name].zone].level <= 2]
+        crossing = any(site.zones[site.nodes[name].zone].level > 2 for name in conduit.sources)
+        missing = [name for name in plant if (name, conduit.service.app) not in audited]
+        if missing and crossing:
+            message = f"leads to {', '.join(missing)} by {conduit.service.app or 'no protocol'}, and no source of that kind stands there: nothing audits it"
+            remedy = "declare the source in hnai_ot_sources, so that verify --tags ot audits it, or remove the conduit"
+            found.append(Problem(site.file("hnai_conduits"), f"hnai_conduits[{conduit.id}].to", message, remedy, "I8"))
+    return found
+
+
+def _moment(today: datetime.date) -> datetime.datetime:
+    """The beginning of a day, or the moment itself, in UTC."""
+    if isinstance(today, datetime.datetime):
+        return today if today.tzinfo else today.replace(tzinfo=datetime.timezone.utc)
+    return datetime.datetime(today.year, today.month, today.day, tzinfo=datetime.timezone.utc)
+
+
+def expiry(site: Site, today: datetime.date) -> list[Problem]:
+    """Conduits that end within 30 days or have ended, and what was let through by break-glass. It changes no rule."""
+    now = _moment(today)
+    found = _glass(site, now)
+    for conduit in site.conduits:
+        left = (conduit.expires - now.date()).days
         key = f"hnai_conduits[{conduit.id}].expires"
         remedy = "renew it with its owner, or remove it"
         if left < 0:
-            lifted = _broken_glass(site, conduit, today)
-            remedy += "; the running firewall still has it; an emergency run needs hnai_break_glass"
-            message = f"expired on {conduit.expires}" + (f" (let through by break-glass: {lifted})" if lifted else "")
+            lifted = next((entry for entry in glass(site, now) if entry["id"] == conduit.id and entry["state"] == "open"), None)
+            remedy += "; the running firewall still has it; hnai_break_glass accepts it for hours"
+            message = f"expired on {conduit.expires}" + (f" (let through by break-glass: {lifted['owner']}, until {lifted['until']})" if lifted else "")
             severity = "warning" if lifted else "error"
             found.append(Problem(site.file("hnai_conduits"), key, message, remedy, "expiry", severity))
         elif left <= 30:
@@ -159,16 +212,61 @@ def _expiry(site: Site, today: datetime.date) -> list[Problem]:
     return found
 
 
-def _broken_glass(site: Site, conduit: Conduit, today: datetime.date) -> str:
-    """Who let an expired conduit through; '' if nobody validly did. Days are enough: hours ≤ 24 means today or yesterday."""
+def glass(site: Site, today: datetime.date) -> list[dict[str, str]]:
+    """Every break-glass entry: {id, owner, reason, until, state: open | over | wrong, why}. A day in `since` counts from its end."""
+    now = _moment(today)
+    known = {conduit.id for conduit in site.conduits}
+    found = []
     for entry in site.break_glass:
-        if not isinstance(entry, Mapping) or entry.get("id") != conduit.id or not entry.get("owner") or not entry.get("reason"):
+        ident, owner, reason = (str(entry.get(key) or "").strip() for key in ("id", "owner", "reason"))
+        hours, since = entry.get("hours"), _since(entry.get("since"))
+        until = ""
+        if not owner or not reason:
+            state, why = "wrong", "names no owner or no reason"
+        elif ident not in known:
+            state, why = "wrong", "names no conduit that can be read"
+        elif isinstance(hours, bool) or not isinstance(hours, (int, float)) or not 0 < hours <= 24:
+            state, why = "wrong", "hours is no number up to 24"
+        elif since is None:
+            state, why = "wrong", "since is no day and no moment"
+        elif since[0] > now:
+            state, why = "wrong", "begins in the future"
+        else:
+            end = since[1] + datetime.timedelta(hours=hours)
+            until = end.strftime("%Y-%m-%dT%H:%MZ")
+            state, why = ("open", "") if now <= end else ("over", f"ended {until}")
+        found.append({"id": ident, "owner": owner, "reason": reason, "until": until, "state": state, "why": why})
+    return found
+
+
+def _since(value: Any) -> tuple[datetime.datetime, datetime.datetime] | None:
+    """(earliest, latest) moment of a beginning, in UTC."""
+    text = str(value or "").strip().replace("Z", "+00:00")
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+        if len(text) <= 10:
+            moment = moment.replace(tzinfo=datetime.timezone.utc)
+            return moment, moment + datetime.timedelta(days=1)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
+        return (moment.astimezone(datetime.timezone.utc),) * 2
+    except (ValueError, OverflowError):
+        return None
+
+
+def _glass(site: Site, now: datetime.datetime) -> list[Problem]:
+    found = []
+    file = site.file("hnai_break_glass")
+    for index, entry in enumerate(glass(site, now)):
+        key = f"hnai_break_glass[{entry['id'] or index}]"
+        if entry["state"] == "wrong":
+            remedy = "write {id, owner, reason, since: 2026-01-31T08:00Z, hours}, hours at most 24"
+            found.append(Problem(file, key, entry["why"], remedy, "break_glass"))
             continue
-        hours = entry.get("hours")
-        since = str(entry.get("since") or "")[:10]
-        if isinstance(hours, int) and 0 < hours <= 24 and since in (str(today), str(today - datetime.timedelta(days=1))):
-            return str(entry["owner"])
-    return ""
+        what = f"BREAK-GLASS: {entry['owner']} lets {entry['id']} through ({entry['reason']})"
+        what += f", until {entry['until']}" if entry["state"] == "open" else f"; {entry['why']}"
+        remedy = "renew the conduit or remove it, and take the entry out: it stays red until it is gone"
+        found.append(Problem(file, key, what, remedy, "break_glass", "warning"))
+    return found
 
 
 def _placement(site: Site) -> list[Problem]:
@@ -258,7 +356,7 @@ def _source_rate(site: Site) -> float:
         sum(
             source["records_per_s"]
             for source in site.sources
-            if isinstance(source, Mapping) and isinstance(source.get("records_per_s"), (int, float)) and source_endpoint(site, source)[0]
+            if _amount(source.get("records_per_s")) and source_endpoint(site, source)[0]
         )
     )
 
@@ -268,7 +366,7 @@ def _edge_nodes(site: Site) -> list[Problem]:
     file, key = site.file("hnai_ot_sources"), "hnai_ot_sources"
     found = []
     nodes: dict[tuple[str, str], str] = {}
-    sources = [source for source in site.sources if isinstance(source, Mapping) and source.get("protocol") == "sparkplug"]
+    sources = [source for source in site.sources if source.get("protocol") == "sparkplug"]
     for source in sources:
         name = str(source.get("id") or "?")
         for part in ("group", "node"):
@@ -297,7 +395,12 @@ def _edge_nodes(site: Site) -> list[Problem]:
 
 def _hop_complete(hop: Any) -> bool:
     names = ("outage_s", "records_per_s", "record_bytes")
-    return isinstance(hop, Mapping) and all(isinstance(hop.get(name), (int, float)) and hop[name] > 0 for name in names)
+    return isinstance(hop, Mapping) and all(_amount(hop.get(name)) for name in names)
+
+
+def _amount(value: Any) -> bool:
+    """A number above 0 that can be reckoned with: no infinity, nothing that no site has."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e12
 
 
 def _too_small(site: Site, host: str, component: str, buffer: Mapping[str, Any], hop: Mapping[str, Any]) -> list[Problem]:
@@ -315,10 +418,10 @@ def _too_small(site: Site, host: str, component: str, buffer: Mapping[str, Any],
         needed = outage * rate
         sum_text = f"{outage} s × {rate}/s"
     needed = int(-(-needed // 1))
-    if isinstance(value, str) and value.lstrip("-").isdigit():
+    if isinstance(value, str) and value.isascii() and value.lstrip("-").isdigit() and len(value) < 20:
         value = int(value)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        message = f"{value!r} does not size the buffer of hop {buffer['hop']}"
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value != value:
+        message = f"{repr(value)[:80]} does not size the buffer of hop {buffer['hop']}"
         return [Problem(file, key, message, f"write a number of {unit}, at least {needed}", "buffer")]
     if unit in _SECONDS and value < 0:  # -1: kept for ever
         return []

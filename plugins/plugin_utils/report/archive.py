@@ -18,6 +18,9 @@ KEEP = 100
 FULL = "full.json"
 """Which run was the last full verdict of the whole site. That run is never dropped while it is the last one."""
 
+CONDUITS = "conduits.json"
+"""When each conduit was last proven, and how: {id: {verdict, at}}. Most runs do not ask."""
+
 METRICS = "hnai.prom"
 """The metrics of the newest run that covered the whole site, for a textfile collector: a run of one part never hides the others."""
 
@@ -67,6 +70,19 @@ def last_full(folder: Path, now: datetime) -> dict[str, Any]:
         return {}
     seconds = (now - ended).total_seconds()
     return {**found, "age_s": round(seconds, 1), "age": age_text(seconds)}
+
+
+def proven(folder: Path, new: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """The last verdict of each conduit, those of this run among them. Empty without any; what cannot be read is forgotten."""
+    try:
+        known = json.loads((folder / CONDUITS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    kept = {
+        str(ident): {key: str(one.get(key, "")) for key in ("verdict", "at")}
+        for ident, one in (known.items() if isinstance(known, dict) else ()) if isinstance(one, dict)
+    }
+    return {**kept, **{ident: dict(one) for ident, one in new.items()}}
 
 
 def latest(folder: Path) -> dict[str, Any]:
@@ -151,6 +167,10 @@ def write(folder: Path, record: dict[str, Any], raw: Mapping[tuple[str, str], Ma
     if _is_full(record):
         pointer = {key: record[key] for key in ("run_id", "verdict", "ended_at")}
         _replace(folder / FULL, (json.dumps(pointer) + "\n").encode("utf-8"))
+    shown = (record.get("zones") or {}).get("conduits") or []
+    if any(one["verdict"] for one in shown):
+        last = {one["id"]: {key: one[key] for key in ("verdict", "at")} for one in shown if one["verdict"]}
+        _replace(folder / CONDUITS, (json.dumps(last, sort_keys=True) + "\n").encode("utf-8"))
     if (record.get("covers") or {}).get("whole_site"):
         _replace(folder / METRICS, files["metrics.prom"])
     kept = str(_pointer(folder).get("run_id", ""))

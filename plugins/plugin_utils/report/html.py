@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import FAIL, INCONCLUSIVE, PASS, SKIPPED
-from ansible_collections.hnai.platform.plugins.plugin_utils.report import proofs
+from ansible_collections.hnai.platform.plugins.plugin_utils.report import proofs, zones
 from ansible_collections.hnai.platform.plugins.plugin_utils.report.table import ORDER, value_text
 
 STYLE = """
@@ -260,13 +260,13 @@ def render(record: Mapping[str, Any]) -> str:
         '<!doctype html><!-- SPDX-License-Identifier: Apache-2.0 --><html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
+        f"<title>{escape(title)}</title><style>{STYLE}{zones.STYLE}</style></head><body><main>"
         f'<h1>{escape(str(record.get("site", "")))} <span class="soft">verdict of {escape(str(record.get("ended_at", "")))}</span></h1>'
         f'<div class="card top {escape(verdict)}"><div><div class="big">{escape(verdict)}</div>'
         f'<div class="soft">{escape(str(record.get("profile", "")))} profile · {escape(str(record.get("environment", "")))}</div></div>'
         f'<div class="tiles">{tiles}</div></div>'
         + (f'<div class="card"><h2>What speaks against it</h2><ul>{problems}</ul></div>' if problems else "")
         + (f'<div class="card"><h2>Worth knowing</h2><ul>{notices}</ul></div>' if notices else "")
-        + charts(record) + proofs.render(record, badge) + _components(record)
+        + (zones.card(record["zones"]) if record.get("zones") else "") + charts(record) + proofs.render(record, badge) + _components(record)
         + f'<div class="card"><h2>Where and when</h2>{environment}</div></main></body></html>\n'
     )

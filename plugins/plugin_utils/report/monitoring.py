@@ -49,7 +49,7 @@ def alert_name(entry: Entry) -> str:
 def selector(entry: Entry) -> str:
     """The label matcher of an id; a component whose verdict did not come has an id of its own."""
     if entry.id == MISSING:
-        return 'id=~"V-.+",id!="V-full"'
+        return 'id=~"V-.+",id!~"V-(full|expiry|glass)"'
     return f'id="{entry.id}"'
 
 
