@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.hnai.platform.plugins.action import vault_rotate as action
@@ -769,3 +770,38 @@ def test_who_serves_a_certificate_and_who_sees_it() -> None:
     assert leaves(site)[0]["ports"] == [], "the product's own certificate"
     store["certificate"] = {"server": False, "client": True}
     assert leaves(site) == []
+
+
+# -- the lab's own contracts ------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lab() -> dict[str, Any]:
+    """Groups of the lab's inventory and all contracts: what the site lookup gives, as far as a rotation asks."""
+    groups: dict[str, list[str]] = {}
+
+    def walk(name: str, node: Mapping[str, Any] | None) -> set[str]:
+        node = node or {}
+        hosts = set(node.get("hosts") or {})
+        for child, below in (node.get("children") or {}).items():
+            hosts |= walk(child, below)
+        groups[name] = sorted(hosts)
+        return hosts
+
+    walk("all", yaml.safe_load((ROOT / "inventories/lab/hosts.yml").read_text(encoding="utf-8"))["all"])
+    contracts = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(ROOT.glob("roles/*/meta/component.yml"))]
+    return {"groups": groups, "contracts": {contract["name"]: contract for contract in contracts}}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, Any]]:
+    return {one["path"]: one for one in rotations(lab())}
+
+
+def test_the_collectors_identity_at_the_broker_is_taken_up_by_the_unit_that_runs_it(found: dict[str, dict[str, Any]]) -> None:
+    one = found["ot_collector/mqtt"]
+    assert (one["kind"], one["targets"], one["ports"], one["consumers"]) == ("mosquitto", ["edge1"], [8883], ["edge1"])
+    assert (one["credential"], one["units"]) == ("mqtt_password", ["hnai-telegraf-shipper.service"])
+    assert one["roles"] == ["ot_collector", "telegraf"], "what is stored first, then who restarts with it"
+    assert found["telegraf/mqtt_shipper"]["roles"] == ["telegraf"]
