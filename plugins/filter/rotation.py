@@ -96,13 +96,13 @@ def _backend(contract: Mapping[str, Any], entry: dict[str, Any]) -> None:
 def _who_runs_it(site: Mapping[str, Any], entry: dict[str, Any]) -> None:
     """`roles`: the consumer's, then those of the other components whose units load the secret. `asks`: how often their health is asked.
 
-    What runs in a unit of another component is asked longer: a collector that was restarted goes back to its sources at the plant's pace.
+    Asked longer: a collector that was restarted goes back to its sources at the plant's pace, Flink's jobs come back when its JVMs are up.
     """
     owners = [
         other["name"] for other in site["contracts"].values() for unit in (other.get("service") or {}).get("units", []) if unit["name"] in entry["units"]
     ]
     entry["roles"] = list(dict.fromkeys([entry["consumer"], *owners]))
-    entry["asks"] = 6 if len(entry["roles"]) == 1 else 10
+    entry["asks"] = 20 if len(entry["roles"]) > 1 or entry["kind"] == "scram_pair" else 6
     entry["expected"] = [*entry["consumers"], *entry["outside"]]
 
 

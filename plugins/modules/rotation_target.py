@@ -27,7 +27,7 @@ options:
   kind:
     description: Kind of credential.
     type: str
-    choices: [scram, mosquitto, vmauth]
+    choices: [scram, scram_pair, mosquitto, vmauth]
   path:
     description: Path of the secret in OpenBao, which salts the fingerprint and names the fence.
     type: str
@@ -50,7 +50,7 @@ options:
     elements: str
     default: []
   bootstrap:
-    description: Brokers to administer, for O(kind=scram).
+    description: Brokers to administer, for O(kind=scram) and O(kind=scram_pair).
     type: list
     elements: str
     default: []
@@ -181,7 +181,7 @@ class Session:
 def adapter_for(module: AnsibleModule, host: Host, stack: contextlib.ExitStack) -> Adapter:
     """The adapter of `kind`."""
     given = module.params
-    if given["kind"] == "scram":
+    if given["kind"] in ("scram", "scram_pair"):
         tls = "/etc/hnai/kafka/tls/"
         connection = Connection(tuple(given["bootstrap"]), given["ca_file"] or tls + "ca.pem", tls + "cert.pem", tls + "key.pem")
         admin = stack.enter_context(Admin(connection, 20.0))
@@ -236,7 +236,7 @@ def acknowledged(host: Host, given: dict[str, Any]) -> dict[str, Any]:
         began = found.get("ActiveEnterTimestamp", "").lstrip("@")
         if found.get("ActiveState") != "active" or not began.isdigit() or int(began) < stored_at:
             stale.append(unit)
-    return {"fingerprint": "" if stale else rotation.fingerprint(given["path"], value.decode()), "stale_units": stale}
+    return {"fingerprint": "" if stale else rotation.fingerprint(given["path"], kafka_rotate.password_of(value.decode())), "stale_units": stale}
 
 
 def act(module: AnsibleModule, host: Host) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "required": True, "choices": ["provisioned", "probed", "revoked", "withdrawn", "acknowledged"]},
-            "kind": {"type": "str", "choices": ["scram", "mosquitto", "vmauth"]},
+            "kind": {"type": "str", "choices": ["scram", "scram_pair", "mosquitto", "vmauth"]},
             "path": {"type": "str", "required": True},
             "fence": {"type": "int", "default": 0},
             "old": {"type": "dict", "default": {}, "no_log": True},

@@ -16,8 +16,9 @@ from ansible_collections.hnai.platform.plugins.action import vault_rotate as act
 from ansible_collections.hnai.platform.plugins.filter.rotation import leaves, rotations
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter, password_of
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor as next_scram
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor_pair as next_user
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import LoginError
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import successor as next_mqtt
@@ -772,6 +773,26 @@ def test_who_serves_a_certificate_and_who_sees_it() -> None:
     assert leaves(site) == []
 
 
+def test_of_a_pair_the_other_user_is_next_under_the_same_mechanism() -> None:
+    first = {"username": "telegraf-shipper", "password": "old"}
+    second = next_user(first, lambda: "fresh")
+    assert second == {"username": "telegraf-shipper.b", "password": "fresh"}
+    assert next_user({**second, "mechanism": "SCRAM-SHA-256"}, lambda: "x") == {"username": "telegraf-shipper", "password": "x", "mechanism": "SCRAM-SHA-256"}
+    adapter = ScramAdapter(Cluster(), ["kafka1:9094"], lambda *_: True)
+    assert not adapter.shares_place(first, second), "both are valid at the same time"
+    assert adapter.shares_place(first, {**first, "password": "fresh"})
+
+
+def test_the_password_in_a_jaas_entry_is_what_the_consumer_lives_on() -> None:
+    tasks = (Path(__file__).resolve().parents[2] / "roles/flink/tasks/main.yml").read_text(encoding="utf-8")
+    wrap = next(task for task in yaml.safe_load(tasks) if task["name"] == "Get the identity")["vars"]["component_credentials"][0]["wrap"]
+    item = {"path": "flink/kafka", "field": "password", "as": "jaas", "wrap": wrap}
+    text = credentials.select([item], {"flink/kafka": {"username": "flink.b", "password": "p-1_x"}})["jaas"]
+    assert text is not None
+    assert 'username="flink.b"' in text
+    assert (password_of(text), password_of("plain")) == ("p-1_x", "plain")
+
+
 # -- the lab's own contracts ------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -805,3 +826,11 @@ def test_the_collectors_identity_at_the_broker_is_taken_up_by_the_unit_that_runs
     assert (one["credential"], one["units"]) == ("mqtt_password", ["hnai-telegraf-shipper.service"])
     assert one["roles"] == ["ot_collector", "telegraf"], "what is stored first, then who restarts with it"
     assert found["telegraf/mqtt_shipper"]["roles"] == ["telegraf"]
+
+
+def test_who_keeps_a_mechanism_takes_turns_with_a_twin(found: dict[str, dict[str, Any]]) -> None:
+    shipper, flink = found["telegraf/kafka_shipper"], found["flink/kafka"]
+    assert (shipper["kind"], shipper["ports"], shipper["units"]) == ("scram_pair", [9094], ["hnai-telegraf-shipper.service"])
+    assert (flink["kind"], flink["ports"], flink["credential"]) == ("scram_pair", [9095], "jaas")
+    assert flink["units"] == ["hnai-flink-jobmanager.service", "hnai-flink-taskmanager.service"], "those that load the JAAS entry"
+    assert flink["roles"] == ["flink"]

@@ -20,6 +20,7 @@ Secret = Mapping[str, Any]
 #: How the next value is made out of the current one. All of these overlap: old and new are valid at the same time.
 KINDS: dict[str, Callable[[Secret, Callable[[], str]], dict[str, Any]]] = {
     "scram": kafka_rotate.successor,
+    "scram_pair": kafka_rotate.successor_pair,
     "mosquitto": mqtt_rotate.successor,
     "vmauth": tsdb_rotate.successor,
 }
