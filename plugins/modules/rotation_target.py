@@ -349,6 +349,9 @@ def act(module: AnsibleModule, host: Host, refusals: Refusals) -> dict[str, Any]
             yes = {name: adapter.works(secret) for name, secret in (("old", old), ("new", new))}
             return {f"{name}_{word}": yes[name] is truth for name in yes for word, truth in (("works", True), ("refused", False))}
         stack.enter_context(host.lock("rotation-" + given["path"].replace("/", "+")))
+        if given["kind"] == "scram_pair" and state == "provisioned" and not adapter.same_rights(old, new):  # type: ignore[attr-defined]
+            raise rotation.RotationError("%s has not the ACLs of %s: converge the component kafka first, which gives a pair the same ones" % (
+                new["username"], old["username"]))
         target = Target(adapter, fence.FileFence(host, given["path"]), given["timeout"])
         step = {"provisioned": target.provision, "revoked": target.revoke, "withdrawn": target.withdraw}[state]
         proof = step(old, new, given["fence"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ansible_collections.hnai.platform.plugins.action import vault_rotate as act
 from ansible_collections.hnai.platform.plugins.filter.rotation import leaves, rotations
 from ansible_collections.hnai.platform.plugins.module_utils import credentials, unit
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host, HostError
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter, password_of
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor as next_scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor_pair as next_user
@@ -256,6 +258,10 @@ class Cluster:
         self.kept = {("telegraf-writer", "SCRAM-SHA-512"): "old"}
         self.wrong = 0
         self.slow: dict[str, int] = {}
+        self.rights: list[Acl] = []
+
+    def acls(self) -> list[Acl]:
+        return self.rights
 
     def users(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}
@@ -783,6 +789,18 @@ def test_of_a_pair_the_other_user_is_next_under_the_same_mechanism() -> None:
     adapter = ScramAdapter(Cluster(), ["kafka1:9094"], lambda *_: True)
     assert not adapter.shares_place(first, second), "both are valid at the same time"
     assert adapter.shares_place(first, {**first, "password": "fresh"})
+
+
+def test_a_twin_without_the_same_rights_is_found_before_anything_is_published() -> None:
+    first = {"username": "flink", "password": "old"}
+    second = next_user(first, lambda: "fresh")
+    cluster = Cluster()
+    adapter = ScramAdapter(cluster, ["kafka1:9094"], lambda *_: True)
+    rights = [Acl("User:flink", "topic", "ot.raw", "read"), Acl("User:flink", "group", "g", "read")]
+    twins = [replace(one, principal="User:flink.b") for one in rights]
+    for given, same in (([], False), (rights, False), (rights + twins[:1], False), (rights + twins, True)):
+        cluster.rights = given
+        assert adapter.same_rights(first, second) is same
 
 
 def test_the_password_in_a_jaas_entry_is_what_the_consumer_lives_on() -> None:

@@ -14,10 +14,12 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ..credentials import TWIN
 from ..openbao.rotation_target import CannotTell
+from .acls import Acl
 from .scram import LoginError
 from .users import MIN_ITERATIONS, User
 
@@ -33,6 +35,8 @@ class Cluster(Protocol):
     """What is needed of it; adapter.Admin is one."""
 
     def users(self) -> dict[str, dict[str, int]]: ...
+
+    def acls(self) -> Sequence[Acl]: ...
 
     def alter_users(self, upsert: Sequence[tuple[User, str]], delete: Sequence[tuple[str, str]]) -> None: ...
 
@@ -106,6 +110,13 @@ class ScramAdapter:
         """Delete the user's credential under its mechanism."""
         if mechanism(secret) in self._cluster.users().get(secret["username"], {}):
             self._cluster.alter_users([], [(secret["username"], mechanism(secret))])
+
+    def same_rights(self, one: Secret, other: Secret) -> bool:
+        """Whether both users have the same ACLs, and any: a login says nothing about them."""
+        rights = [
+            {replace(acl, principal="") for acl in self._cluster.acls() if acl.principal == "User:" + str(secret["username"])} for secret in (one, other)
+        ]
+        return bool(rights[0]) and rights[0] == rights[1]
 
     def shares_place(self, one: Secret, other: Secret) -> bool:
         """Same user, same mechanism."""
