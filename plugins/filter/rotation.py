@@ -12,7 +12,7 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_spec import 
 
 
 def rotations(site: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One entry a secret of the placed components, in the order of the paths. `kind` is empty where nothing can rotate it (`why` says so)."""
+    """One entry a secret of the placed components, by path, those with somebody outside last. `kind` is empty where nothing can rotate it (`why` says so)."""
     found = []
     groups, contracts = site["groups"], site["contracts"]
     for contract in contracts.values():
@@ -24,7 +24,8 @@ def rotations(site: Mapping[str, Any]) -> list[dict[str, Any]]:
             if not hosts:
                 continue
             found.append(_entry(site, contract, secret, hosts))
-    return sorted(found, key=lambda item: str(item["path"]))
+    # Whoever stands outside has to be waited for: the others are done by then.
+    return sorted(found, key=lambda item: (bool(item["outside"]), str(item["path"])))
 
 
 def _entry(site: Mapping[str, Any], contract: Mapping[str, Any], secret: Mapping[str, Any], hosts: list[str]) -> dict[str, Any]:
@@ -39,31 +40,70 @@ def _entry(site: Mapping[str, Any], contract: Mapping[str, Any], secret: Mapping
         "consumer": contract["name"],
         "consumers": hosts,
         "credential": secret["path"].rsplit("/", 1)[-1],
-        "units": [unit["name"] for unit in contract["service"]["units"] if unit.get("group") == secret.get("group")],
+        "units": secret.get("units") or [unit["name"] for unit in contract["service"]["units"] if unit.get("group") == secret.get("group")],
         "max_age_s": seconds(secret["max_age"], f"{secret['path']}: max_age") if secret.get("max_age") else 0,
         "server": "",
         "unit": "",
         "internal_port": 0,
         "targets": [],
         "ports": [],
-        "why": "" if kind else "its contract names no way to rotate it (secrets: rotate)",
+        "why": "" if kind else secret.get("unrotated", "its contract names no way to rotate it (secrets: rotate)"),
+        "outside": [],
     }
     if kind == "vmauth":
         _behind_vmauth(site, contract, entry)
+    elif kind == "backend":
+        _backend(contract, entry)
     elif kind:
-        server = {"scram": "kafka", "mosquitto": "mosquitto"}[kind]
-        entry["server"] = server
-        entry["unit"] = f"hnai-{server}.service"
-        entry["targets"] = sorted(site["groups"].get(server, []))
-        listeners = [
-            connect["listener"]
-            for connect in contract.get("connects", [])
-            if connect.get("to") == server and connect.get("principal") == secret.get("username")
-        ]
-        entry["ports"] = sorted({item["port"] for item in site["contracts"][server]["listens"] if item["name"] in listeners})
-        if not entry["targets"] or not entry["ports"]:
-            raise AnsibleFilterError(f"{secret['path']}: rotate: {kind}, but no connects of {contract['name']} leads its user there")
+        _at_server(site, contract, secret, entry)
+    _who_runs_it(site, entry)
     return entry
+
+
+def _at_server(site: Mapping[str, Any], contract: Mapping[str, Any], secret: Mapping[str, Any], entry: dict[str, Any]) -> None:
+    """A user of Kafka or Mosquitto: where it logs in stands in its own contract's connects; the broker's own are in the broker's contract."""
+    kind, name = entry["kind"], contract["name"]
+    server = "mosquitto" if kind == "mosquitto" else "kafka"
+    connects = [one for one in contract.get("connects", []) if one.get("to") == server and one.get("principal") == secret.get("username")]
+    listeners = {one["listener"] for one in connects}
+    if name == server:
+        # Nobody of the site's components logs in with it: the broker's host does (its checks), or somebody outside.
+        listeners = {item["name"] for item in contract["listens"] if item.get("authentication") == "password"}
+        entry.update(consumers=[], units=[], outside=[secret["username"]] if secret.get("outside") else [], credential=secret["username"])
+    elif connects and connects[0].get("credential"):
+        entry["credential"] = connects[0]["credential"]
+    entry.update(
+        server=server, unit=f"hnai-{server}.service", targets=sorted(site["groups"].get(server, [])),
+        ports=sorted({item["port"] for item in site["contracts"][server]["listens"] if item["name"] in listeners}),
+    )  # fmt: skip
+    if not entry["targets"] or not entry["ports"]:
+        raise AnsibleFilterError(f"{secret['path']}: rotate: {kind}, but no connects of {name} leads its user there")
+    if kind == "mosquitto" and len(entry["targets"]) > 1:
+        entry.update(kind="", why=f"it is shared ({', '.join(entry['targets'])}), and the rotation leads to one broker")
+
+
+def _backend(contract: Mapping[str, Any], entry: dict[str, Any]) -> None:
+    """The one password of a store that only vmauth beside it uses: both are restarted together, on the one host."""
+    server = contract["name"]
+    ports = [item["port"] for item in contract["listens"] if item["name"] == "backend"]
+    if not ports:
+        raise AnsibleFilterError(f"{entry['path']}: rotate: backend, but {server} has no listener called backend")
+    entry.update(server=server, unit=f"hnai-{server}.service", targets=entry["consumers"], ports=ports)
+    if len(entry["consumers"]) > 1:
+        entry.update(kind="", why=f"it is shared ({', '.join(entry['consumers'])}), and the rotation leads to one server")
+
+
+def _who_runs_it(site: Mapping[str, Any], entry: dict[str, Any]) -> None:
+    """`roles`: the consumer's, then those of the other components whose units load the secret. `asks`: how often their health is asked.
+
+    Asked longer: a collector that was restarted goes back to its sources at the plant's pace, Flink's jobs come back when its JVMs are up.
+    """
+    owners = [
+        other["name"] for other in site["contracts"].values() for unit in (other.get("service") or {}).get("units", []) if unit["name"] in entry["units"]
+    ]
+    entry["roles"] = list(dict.fromkeys([entry["consumer"], *owners]))
+    entry["asks"] = 20 if len(entry["roles"]) > 1 or entry["kind"] == "scram_pair" else 6
+    entry["expected"] = [*entry["consumers"], *entry["outside"]]
 
 
 def _behind_vmauth(site: Mapping[str, Any], contract: Mapping[str, Any], entry: dict[str, Any]) -> None:

@@ -38,7 +38,8 @@ def path_of(component: str, name: str) -> str:
 def select(wanted: Sequence[Mapping[str, str]], secrets: Mapping[str, Mapping[str, object]], predict: bool = False) -> dict[str, str | None]:
     """{name: value} of the `wanted` ({path, field, as, wrap?, default?, name_field?}) out of `secrets` ({path: {field: value}}).
 
-    `wrap` is the text of a file that a product reads the value from (a JAAS entry), with one `%s` where the value stands.
+    `wrap` is the text of a file that a product reads the value from (a JAAS entry), with one `%s` where the value stands, and `%{field}` for
+    other fields of the secret.
 
     `default` is the value of a field that a secret, which is there, does not have. `name_field` names the field that says which of a pair of
     identities the secret is for: its value, `as` itself or `as` + TWIN, becomes the credential's name.
@@ -65,6 +66,10 @@ def select(wanted: Sequence[Mapping[str, str]], secrets: Mapping[str, Mapping[st
         wrap = item.get("wrap") or "%s"
         if wrap.count("%s") != 1:
             raise HostError(f"credentials: {item['as']}: 'wrap' has exactly one %s, where the value stands")
+        for field in re.findall(r"%\{([a-z_]+)\}", wrap):
+            if field not in secret and not predict:
+                raise HostError(f"credentials: {item['as']}: OpenBao delivered no field '{field}' at hnai/{item['path']}, which 'wrap' names")
+            wrap = wrap.replace("%{" + field + "}", str(secret.get(field, "")))
         found[name] = None if value is None else wrap.replace("%s", str(value))
     return found
 

@@ -45,7 +45,9 @@ options:
         type: str
         required: true
       wrap:
-        description: Text of the file that the product reads, with one V(%s) where the value stands. By default the value alone.
+        description: >-
+          Text of the file that the product reads, with one V(%s) where the value stands and V(%{field}) for others of
+          the same secret. By default the value alone.
         type: str
       default:
         description: Value where the secret is there and does not have the field.

@@ -71,6 +71,10 @@ options:
         description: Iterations of the salted hash, 8192 to 16384.
         type: int
         default: 8192
+      twin:
+        description: The other user of its pair, which takes turns with it in rotations. It is left alone, and has the same quotas.
+        type: str
+        default: ""
   acls:
     description: Declared ACLs, as P(hnai.platform.kafka_acls#filter) derives them from the approved conduits.
     type: list
@@ -220,14 +224,20 @@ def _text(value: object) -> str:
 
 def declared(given: dict[str, Any]) -> site.Declared:
     """The declaration from the arguments. Raises AclError."""
+    quotas = {str(user): {str(key): float(value) for key, value in values.items()} for user, values in given["quotas"].items()}
+    for user in given["users"]:
+        for one, other in ((user["name"], user["twin"]), (user["twin"], user["name"])):
+            if one in quotas and other:
+                quotas.setdefault(other, quotas[one])
     return site.Declared(
         topics=tuple(Topic(name=t["name"], partitions=t["partitions"], replication_factor=t["replication_factor"], owner_level=t["owner_level"],
                            config={str(key): _text(value) for key, value in (t["config"] or {}).items()}) for t in given["topics"]),
-        users=tuple(User(name=u["name"], password=u["password"], mechanisms=tuple(u["mechanisms"]), iterations=u["iterations"]) for u in given["users"]),
+        users=tuple(User(name=u["name"], password=u["password"], mechanisms=tuple(u["mechanisms"]), iterations=u["iterations"],
+                         twin=u["twin"]) for u in given["users"]),
         acls=tuple(acls.parse(given["acls"], "acls")),
         levels={str(name): float(level) for name, level in given["principal_levels"].items()},
         supers=tuple(given["super_users"]), brokers=len(given["super_users"]), prune=given["prune_users"],
-        quotas={str(user): {str(key): float(value) for key, value in values.items()} for user, values in given["quotas"].items()},
+        quotas=quotas,
     )
 
 
@@ -306,7 +316,7 @@ def main() -> None:
             "users": {"type": "list", "elements": "dict", "default": [], "options": {
                 "name": text, "password": {"type": "str", "required": True, "no_log": True},
                 "mechanisms": {"type": "list", "elements": "str", "choices": list(scram.MECHANISMS), "default": ["SCRAM-SHA-512"]},
-                "iterations": {"type": "int", "default": 8192}}},
+                "iterations": {"type": "int", "default": 8192}, "twin": {"type": "str", "default": ""}}},
             "acls": {"type": "list", "elements": "dict", "default": [], "options": {
                 "principal": text, "resource_type": text, "name": text, "operation": text, "pattern_type": {"type": "str", "default": "literal"},
                 "permission": {"type": "str", "default": "allow"}, "host": {"type": "str", "default": "*"}}},

@@ -230,7 +230,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt import acl_emqx, acl_mosquitto
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import MQTT_ARGS, Broker
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import MQTT_ARGS, Broker, active, settled
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_judge import Judge, Options, Sources, not_in_force
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_live import CannotTest, Live
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_model import Policy
@@ -275,9 +275,10 @@ def arguments() -> dict[str, Any]:
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(argument_spec=arguments(), supports_check_mode=True)
-    params = module.params
+    host = Host()
+    params = settled(module.params, host)
     report = start(module, "mosquitto")
-    broker = Broker(params, lambda: report.timeout(5), Host())
+    broker = Broker(params, lambda: report.timeout(5), host)
     known: list[Policy] = []
 
     def text(path: str) -> str:
@@ -305,7 +306,8 @@ def main() -> None:
             raise CannotTest(str(error)) from error
 
     def live(patterns: Any) -> Live:
-        return Live(broker.login, password, params["username"], params["lines"], patterns, params["canary"], params["corner"],
+        lines = [active(name, params["credential"], host) for name in params["lines"]]
+        return Live(broker.login, password, params["username"], lines, patterns, params["canary"], params["corner"],
                     "hnai-audit-" + secrets.token_hex(8))
 
     control = set(params["control_identities"])

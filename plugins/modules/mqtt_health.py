@@ -129,7 +129,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import MQTT_ARGS, Broker, peers
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import MQTT_ARGS, Broker, peers, settled
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import Sources, run
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
@@ -167,9 +167,10 @@ def main() -> None:
         ),
         supports_check_mode=True,
     )
-    params = module.params
+    host = Host()
+    params = settled(module.params, host)
     report = start(module, "mosquitto")
-    broker = Broker(params, lambda: report.timeout(5), Host())
+    broker = Broker(params, lambda: report.timeout(5), host)
 
     def text(path: str) -> str:
         with open(path, encoding="utf-8") as file:

@@ -21,13 +21,14 @@ options:
       - V(probed) only logs in, with both. V(revoked) ends the old one and proves that it is refused. V(withdrawn) ends the new one.
       - V(acknowledged) runs on a consumer's host. It says which value the credential there has, as a fingerprint, and whether every unit
         that uses it has been started since.
+      - V(outside) runs on the broker's host, for who is no host of the site. It says which of the pair all of its sessions were opened with.
     type: str
     required: true
-    choices: [provisioned, probed, revoked, withdrawn, acknowledged]
+    choices: [provisioned, probed, revoked, withdrawn, acknowledged, outside]
   kind:
     description: Kind of credential.
     type: str
-    choices: [scram, mosquitto, vmauth]
+    choices: [scram, scram_pair, mosquitto, vmauth, backend]
   path:
     description: Path of the secret in OpenBao, which salts the fingerprint and names the fence.
     type: str
@@ -50,7 +51,7 @@ options:
     elements: str
     default: []
   bootstrap:
-    description: Brokers to administer, for O(kind=scram).
+    description: Brokers to administer, for O(kind=scram) and O(kind=scram_pair).
     type: list
     elements: str
     default: []
@@ -58,14 +59,14 @@ options:
     description: Trusted roots. By default those of the component on this host.
     type: path
   unit:
-    description: Unit to reload, for O(kind=mosquitto) and O(kind=vmauth).
+    description: Unit to reload, for O(kind=mosquitto) and O(kind=vmauth); of the store, to restart, for O(kind=backend).
     type: str
     default: hnai-mosquitto.service
   internal_port:
     description: Port on loopback at which vmauth shows its metrics, for O(kind=vmauth).
     type: int
   component:
-    description: Component of the consumer, for O(state=acknowledged); of the server, for O(kind=vmauth).
+    description: Component of the consumer, for O(state=acknowledged); of the server, for O(kind=vmauth) and O(kind=backend).
     type: str
     default: ""
   credential:
@@ -108,25 +109,36 @@ RETURN = r"""
 proof:
   description: >-
     What was seen, as V(true) or V(false). By state C(new_works), C(wrong_refused), C(old_works), C(old_refused), C(new_refused),
-    C(no_old_session). No value.
-  returned: not with O(state=acknowledged)
+    C(no_old_session). No value. C(pause_s): how long a store was away.
+  returned: not with O(state=acknowledged) and O(state=outside)
   type: dict
+refusals:
+  description: Logins of this step that a server refused, each with C(at), C(server), C(user), C(client) (an MQTT client id). They stand in its log.
+  returned: with proof
+  type: list
+  elements: dict
 fingerprint:
-  description: Of the value that lies on this host; empty where a unit still runs with another one.
-  returned: O(state=acknowledged)
+  description: Of the value that lies on this host; empty where a unit still runs with another one, or sessions were opened with both.
+  returned: O(state=acknowledged), O(state=outside)
   type: str
 stale_units:
   description: Units that were not started since the value lies here, or do not run.
   returned: O(state=acknowledged)
   type: list
   elements: str
+sessions:
+  description: Client id to user name and address of who is connected.
+  returned: O(state=outside)
+  type: dict
 """
 
 import contextlib
 import functools
+import http.client
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -138,12 +150,14 @@ from ansible_collections.hnai.platform.plugins.module_utils.kafka import scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt import rotate as mqtt_rotate
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, MqttError, tls_dialler
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_model import base
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, MqttError, MqttRefused, tls_dialler
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import fence, rotation
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import Adapter, CannotTell, Target
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb import rotate as tsdb_rotate
-from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, Kept, Store, StoreError, parse_metrics
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, Kept, Store, StoreError, basic, parse_metrics
+from ansible_collections.hnai.platform.plugins.module_utils.unit import renew
 
 LOGIN_TIMEOUT_S = 5.0
 
@@ -153,13 +167,46 @@ def _address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+class Refusals:
+    """Logins of ours that a server refused: each stands in its log, and must be told from those of others."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self.found: list[dict[str, str]] = []
+        self._now = now
+
+    def note(self, server: str, user: str, client: str = "") -> None:
+        """One."""
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
+        self.found.append({"at": at, "server": server, "user": user, "client": client})
+
+
+class Asking(Kept):
+    """A connection to vmauth that notes what was refused on it."""
+
+    def __init__(self, server: str, refusals: Refusals, ca_file: str, username: str, password: str) -> None:
+        super().__init__("https://" + server, ca_file, username, password, tsdb_rotate.PROBE, LOGIN_TIMEOUT_S)
+        self._said = functools.partial(refusals.note, server, username)
+
+    def ask(self) -> int:
+        """Status of a GET on this connection."""
+        status = super().ask()
+        if status == 401:
+            self._said()
+        return status
+
+
 class Session:
     """An MQTT session that is held open."""
 
-    def __init__(self, server: str, ca_file: str, username: str, password: str) -> None:
+    def __init__(self, server: str, refusals: Refusals, ca_file: str, username: str, password: str) -> None:
         host, port = _address(server)
         limit = functools.partial(float, LOGIN_TIMEOUT_S)
-        self._client = Client(tls_dialler(host, port, ca_file, limit), "hnai-rotation-%d-%d" % (os.getpid(), time.monotonic_ns()), username, password, limit)
+        client = "hnai-rotation-%d-%d" % (os.getpid(), time.monotonic_ns())
+        try:
+            self._client = Client(tls_dialler(host, port, ca_file, limit), client, username, password, limit)
+        except MqttRefused:
+            refusals.note(server, username, client)
+            raise
 
     def alive(self) -> bool:
         """A subscription is answered as long as the broker lets the session live, whatever the answer."""
@@ -178,19 +225,24 @@ class Session:
         self._client.__exit__()
 
 
-def adapter_for(module: AnsibleModule, host: Host, stack: contextlib.ExitStack) -> Adapter:
+def adapter_for(module: AnsibleModule, host: Host, stack: contextlib.ExitStack, refusals: Refusals) -> Adapter:
     """The adapter of `kind`."""
     given = module.params
-    if given["kind"] == "scram":
+    if given["kind"] in ("scram", "scram_pair"):
         tls = "/etc/hnai/kafka/tls/"
         connection = Connection(tuple(given["bootstrap"]), given["ca_file"] or tls + "ca.pem", tls + "cert.pem", tls + "key.pem")
         admin = stack.enter_context(Admin(connection, 20.0))
         context = scram.tls_context(connection.ca_file)
 
         def login(broker: str, mechanism: str, username: str, password: str) -> bool:
-            return scram.login(_address(broker), context, mechanism, username, password, LOGIN_TIMEOUT_S)
+            accepted = scram.login(_address(broker), context, mechanism, username, password, LOGIN_TIMEOUT_S)
+            if not accepted:
+                refusals.note(broker, username)
+            return accepted
 
         return kafka_rotate.ScramAdapter(admin, given["servers"], login)
+    if given["kind"] == "backend":
+        return backend(given, host, refusals)
     component = given["component"] if given["kind"] == "vmauth" else "mosquitto"
     ca_file = given["ca_file"] or "/etc/hnai/%s/tls/ca.pem" % component
 
@@ -211,7 +263,7 @@ def adapter_for(module: AnsibleModule, host: Host, stack: contextlib.ExitStack) 
         inner = Store(Http("https://localhost:%d" % given["internal_port"], ca_file), timeout=lambda: LOGIN_TIMEOUT_S)
 
         def connect(username: str, password: str) -> Kept:
-            return stack.enter_context(contextlib.closing(Kept("https://" + server, ca_file, username, password, tsdb_rotate.PROBE, LOGIN_TIMEOUT_S)))
+            return stack.enter_context(contextlib.closing(Asking(server, refusals, ca_file, username, password)))
 
         def in_flight() -> int:
             page = inner.text("/metrics")
@@ -220,7 +272,55 @@ def adapter_for(module: AnsibleModule, host: Host, stack: contextlib.ExitStack) 
             return int(parse_metrics(page, tsdb_rotate.IN_FLIGHT))
 
         return tsdb_rotate.VmauthAdapter(connect, store, remove, reload, in_flight)
-    return mqtt_rotate.MosquittoAdapter(lambda user, word: Session(given["servers"][0], ca_file, user, word), store, remove, reload)
+    return mqtt_rotate.MosquittoAdapter(lambda user, word: Session(given["servers"][0], refusals, ca_file, user, word), store, remove, reload)
+
+
+def backend(given: dict[str, Any], host: Host, refusals: Refusals) -> tsdb_rotate.BackendAdapter:
+    """Store and vmauth on this host. The credential counts as taken up by both: their role finds nothing to restart."""
+    component, port = given["component"], _address(given["servers"][0])[1]
+    units = [given["unit"], "hnai-%s-auth.service" % component]
+    store = Http("http://127.0.0.1:%d" % port)
+    path = tsdb_rotate.BACKEND_PROBE.get(component, tsdb_rotate.PROBE)
+
+    def ask(username: str, password: str) -> int:
+        try:
+            status = store("GET", path, b"", basic(username, password), LOGIN_TIMEOUT_S)[0]
+        except http.client.HTTPException as error:
+            raise ConnectionError("%s: %s" % (type(error).__name__, error)) from error
+        if status == 401:
+            refusals.note(given["servers"][0], username)
+        return status
+
+    def put(password: str) -> None:
+        credentials.converge(host, component, {given["credential"]: password})
+        for name in units:
+            renew(host, name)
+
+    def restart() -> None:
+        # One transaction: by their order vmauth goes first and comes last, also when this process is killed.
+        done = host.run(["systemctl", "restart", *units], timeout=300)
+        if done.rc:
+            raise HostError("systemctl restart %s: %s" % (" ".join(units), done.message))
+
+    return tsdb_rotate.BackendAdapter(ask, put, restart)
+
+
+def outside(host: Host, given: dict[str, Any]) -> dict[str, Any]:
+    """What somebody lives on who is no host of the site, by the sessions that the broker has."""
+    old, new = given["old"], given["new"]
+    invocation = host.run(["systemctl", "show", "--property=InvocationID", "--value", given["unit"]]).text.strip()
+    if not invocation:
+        raise CannotTell("%s does not run" % given["unit"])
+    done = host.run(["journalctl", "-q", "-o", "cat", "_SYSTEMD_INVOCATION_ID=" + invocation])
+    if done.rc:
+        raise CannotTell("journalctl: %s" % done.message)
+    sessions = mqtt_rotate.standing(done.text.splitlines(), base(new["username"]))
+    users = {user for user, _address in sessions.values()}
+    lives = next((secret for secret in (old, new) if users == {secret["username"]}), None)
+    return {
+        "fingerprint": rotation.fingerprint(given["path"], rotation.material(lives)) if lives else "",
+        "sessions": {client: {"user": user, "address": address} for client, (user, address) in sorted(sessions.items())},
+    }
 
 
 def acknowledged(host: Host, given: dict[str, Any]) -> dict[str, Any]:
@@ -236,22 +336,27 @@ def acknowledged(host: Host, given: dict[str, Any]) -> dict[str, Any]:
         began = found.get("ActiveEnterTimestamp", "").lstrip("@")
         if found.get("ActiveState") != "active" or not began.isdigit() or int(began) < stored_at:
             stale.append(unit)
-    return {"fingerprint": "" if stale else rotation.fingerprint(given["path"], value.decode()), "stale_units": stale}
+    return {"fingerprint": "" if stale else rotation.fingerprint(given["path"], kafka_rotate.password_of(value.decode())), "stale_units": stale}
 
 
-def act(module: AnsibleModule, host: Host) -> dict[str, Any]:
+def act(module: AnsibleModule, host: Host, refusals: Refusals) -> dict[str, Any]:
     """The step at the target."""
     given = module.params
     state, old, new = given["state"], given["old"], given["new"]
     with contextlib.ExitStack() as stack:
-        adapter = adapter_for(module, host, stack)
+        adapter = adapter_for(module, host, stack, refusals)
         if state == "probed" or module.check_mode:
             yes = {name: adapter.works(secret) for name, secret in (("old", old), ("new", new))}
             return {f"{name}_{word}": yes[name] is truth for name in yes for word, truth in (("works", True), ("refused", False))}
         stack.enter_context(host.lock("rotation-" + given["path"].replace("/", "+")))
+        if given["kind"] == "scram_pair" and state == "provisioned" and not adapter.same_rights(old, new):  # type: ignore[attr-defined]
+            raise rotation.RotationError("%s has not the ACLs of %s: converge the component kafka first, which gives a pair the same ones" % (
+                new["username"], old["username"]))
         target = Target(adapter, fence.FileFence(host, given["path"]), given["timeout"])
         step = {"provisioned": target.provision, "revoked": target.revoke, "withdrawn": target.withdraw}[state]
-        return step(old, new, given["fence"])
+        proof = step(old, new, given["fence"])
+        pause_s = getattr(adapter, "pause_s", None)
+        return proof if pause_s is None else dict(proof, pause_s=round(pause_s, 1))
 
 
 def main() -> None:
@@ -260,8 +365,9 @@ def main() -> None:
     names = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "required": True, "choices": ["provisioned", "probed", "revoked", "withdrawn", "acknowledged"]},
-            "kind": {"type": "str", "choices": ["scram", "mosquitto", "vmauth"]},
+            "state": {"type": "str", "required": True, "choices": ["provisioned", "probed", "revoked", "withdrawn", "acknowledged",
+                                                                  "outside"]},
+            "kind": {"type": "str", "choices": ["scram", "scram_pair", "mosquitto", "vmauth", "backend"]},
             "path": {"type": "str", "required": True},
             "fence": {"type": "int", "default": 0},
             "old": {"type": "dict", "default": {}, "no_log": True},
@@ -276,17 +382,20 @@ def main() -> None:
             "units": names,
             "timeout": {"type": "float", "default": 20},
         },
-        required_if=[("kind", "vmauth", ("internal_port", "component"))],
+        required_if=[("kind", "vmauth", ("internal_port", "component")), ("kind", "backend", ("component", "credential"))],
         supports_check_mode=True,
     )
     host = Host()
     try:
         if module.params["state"] == "acknowledged":
             module.exit_json(changed=False, **acknowledged(host, module.params))
-        proof = act(module, host)
+        if module.params["state"] == "outside":
+            module.exit_json(changed=False, **outside(host, module.params))
+        refusals = Refusals()
+        proof = act(module, host, refusals)
     except (rotation.RotationError, CannotTell, HostError, KafkaError, StoreError, ProbeMissing, OSError, ValueError) as error:
         module.fail_json(msg="%s at %s: %s" % (module.params["path"], module.params["state"], error))
-    module.exit_json(changed=bool(proof.pop("changed", False)), proof=proof)
+    module.exit_json(changed=bool(proof.pop("changed", False)), proof=proof, refusals=refusals.found)
 
 
 if __name__ == "__main__":

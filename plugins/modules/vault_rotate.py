@@ -30,7 +30,7 @@ options:
     description: Kind of credential at the target, which says how old and new overlap.
     type: str
     required: true
-    choices: [scram, mosquitto, vmauth]
+    choices: [scram, scram_pair, mosquitto, vmauth, backend]
   state:
     description:
       - V(planned) looks and says what a run would do. V(prepared) takes the secret and makes the new value, or goes on with the open run.

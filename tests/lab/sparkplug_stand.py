@@ -183,6 +183,7 @@ class Stand:
         user = "user root" if os.getuid() == 0 else ""
         (home / "mosquitto.conf").write_text(CONFIGURATION.format(port=self.port, home=home, user=user), encoding="ascii")
         (home / "credentials/line").write_text(PASSWORDS["line1"], encoding="ascii")
+        (home / "credentials/mqtt_user").write_text("ot-sparkplug", encoding="ascii")
         (home / "credentials/mqtt_password").write_text(PASSWORDS["ot-sparkplug"], encoding="ascii")
         self._line_program = put_program("ot_simulator", "ot_simulator", ("sparkplug",), home)
         self._collector_program = put_program("ot_collector", "ot_collector", ("sparkplug", "sparkplug_node", "subscriber"), home)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "roles/ot_collector/tree/usr/local/lib/hnai/ot_collector"))
 
-from hnai_ot_collector import config, outlet, pace, record, registers, stream
+from hnai_ot_collector import config, main, outlet, pace, record, registers, stream
 
 S = record.TICKS_PER_S
 
@@ -566,3 +566,17 @@ def test_an_edge_node_that_is_declared_wrongly_is_named(changes: dict[str, Any],
 def test_the_credential_of_the_broker_has_a_name_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "mqtt_password").write_text("secret\n", encoding="utf-8")
     assert config.credential({"CREDENTIALS_DIRECTORY": str(tmp_path)}, "spb1", "mqtt_password") == "secret"
+
+
+def test_the_identity_at_the_broker_is_one_of_its_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rotation goes to `x.b` and back; the configuration keeps saying `x`."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "mqtt_password").write_text("secret", encoding="utf-8")
+    node = config.parse(raw_node(), "f").sources[0]
+    assert isinstance(node, config.SparkplugSource)
+    for user in ("ot-sparkplug", "ot-sparkplug.b"):
+        (tmp_path / "mqtt_user").write_text(user, encoding="utf-8")
+        assert main._broker_identity(node) == (user, "secret")
+    (tmp_path / "mqtt_user").write_text("hnai-health", encoding="utf-8")
+    with pytest.raises(config.ConfigError, match="is for 'hnai-health'"):
+        main._broker_identity(node)

@@ -103,6 +103,11 @@ def test_a_value_may_stand_in_the_text_that_a_product_reads() -> None:
     wrapped = {**WANTED[0], "wrap": 'login password="%s";'}
     assert select([wrapped], {"x/db": {"password": "100%s"}}) == {"db_password": 'login password="100%s";'}
     assert select([{**wrapped, "wrap": None}], {"x/db": {"password": "p"}}) == {"db_password": "p"}
+    both = {**wrapped, "wrap": 'user="%{username}" password="%s";'}
+    assert select([both], {"x/db": {"username": "u.b", "password": "%{username}"}}) == {"db_password": 'user="u.b" password="%{username}";'}
+    with pytest.raises(HostError, match="no field 'username'"):
+        select([both], {"x/db": {"password": "p"}})
+    assert select([both], {}, predict=True) == {"db_password": None}
     with pytest.raises(HostError, match="exactly one %s"):
         select([{**wrapped, "wrap": "no place"}], {"x/db": {"password": "p"}})
 

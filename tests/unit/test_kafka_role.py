@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,24 @@ def test_only_a_brokers_own_certificate_is_a_broker(subject: str, principal: str
     assert found
     match = re.match(found.group(1) + r"\Z", subject)
     assert (match.group(1) if match else subject) == principal
+
+
+def test_a_client_with_a_twin_logs_in_as_its_secret_says() -> None:
+    """`x` and `x.b` take turns: the other one is left alone, and has the same level; who has none keeps the name of its contract."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    environment.filters["regex_replace"] = lambda text, pattern, with_: re.sub(pattern, with_, text)
+    environment.filters["combine"] = lambda one, *others: {key: value for part in (one, *others) for key, value in part.items()}
+    own = load("vars/main.yml")
+    clients = [{"name": "shipper", "path": "t/s", "level": 3, "listener": "l3", "pair": True}, {"name": "w", "path": "t/w", "level": 4, "listener": "l4",
+                                                                                             "pair": False}]
+    for user, twin in (("shipper", "shipper.b"), ("shipper.b", "shipper")):
+        secrets = {"t/s": {"username": user, "password": "p"}, "t/w": {"username": "?", "password": "q", "mechanism": "SCRAM-SHA-256"}}
+        given = {"__kafka_clients": clients, "__kafka_visit": {"secrets": secrets}, "kafka_scram_mechanisms": ["SCRAM-SHA-512"],
+                 "kafka_scram_iterations": 8192, "__kafka_ports": own["__kafka_ports"], "kafka_extra_acls": [], "dict": dict, "zip": zip}
+        environment.filters["zip"] = zip
+        read = {name: ast.literal_eval(environment.from_string(own[name]).render(**given).strip()) for name in
+                ("__kafka_users", "__kafka_identities", "__kafka_levels")}
+        assert [(one["name"], one["twin"], one["mechanisms"]) for one in read["__kafka_users"]] == [
+            (user, twin, ["SCRAM-SHA-512"]), ("w", "", ["SCRAM-SHA-256"])]
+        assert [one["name"] for one in read["__kafka_identities"]] == [user, "w"]
+        assert read["__kafka_levels"] == {"shipper": 3, "shipper.b": 3, "w": 4}

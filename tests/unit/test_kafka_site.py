@@ -14,6 +14,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Ac
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.topics import Topic
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
+from ansible_collections.hnai.platform.plugins.modules import kafka_converge
 
 RAW = Topic("ot.raw", 3, 3, {"min.insync.replicas": "2"}, 3)
 NORMALISED = Topic("ot.normalised", 3, 3, {}, 4)
@@ -129,6 +130,17 @@ def test_the_other_half_of_a_rotation_stays_and_strangers_go() -> None:
     present = {"a": {"SCRAM-SHA-512": 8192, "SCRAM-SHA-256": 8192}, "gone": {"SCRAM-SHA-256": 4096}}
     assert users.plan([User("a", "x")], present, lambda *_: True).delete == [("gone", "SCRAM-SHA-256")]
     assert not users.plan([User("a", "x")], present, lambda *_: True, prune=False).changed
+    pair = {"a": {"SCRAM-SHA-512": 8192}, "a.b": {"SCRAM-SHA-512": 8192}, "z.b": {"SCRAM-SHA-512": 8192}}
+    assert users.plan([User("a.b", "x", twin="a"), User("z", "x")], pair, lambda *_: True).delete == [("z.b", "SCRAM-SHA-512")], "the other half stays"
+
+
+def test_the_users_of_a_pair_have_the_same_quotas() -> None:
+    text = {"password": "x", "mechanisms": ["SCRAM-SHA-512"], "iterations": 8192}
+    given = {"topics": [], "acls": [], "principal_levels": {}, "super_users": [], "prune_users": True, "quotas": {"a": {"producer_byte_rate": 9}}}
+    for name, twin in (("a", "a.b"), ("a.b", "a")):
+        found = kafka_converge.declared({**given, "users": [{"name": name, "twin": twin, **text}, {"name": "c", "twin": "", **text}]})
+        assert found.quotas == {"a": {"producer_byte_rate": 9.0}, "a.b": {"producer_byte_rate": 9.0}}
+        assert not found.problems()
 
 
 def test_a_client_never_has_a_brokers_name() -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.hnai.platform.plugins.action import vault_rotate as action
 from ansible_collections.hnai.platform.plugins.filter.rotation import leaves, rotations
-from ansible_collections.hnai.platform.plugins.module_utils import credentials
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter
+from ansible_collections.hnai.platform.plugins.module_utils import credentials, unit
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host, HostError
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter, password_of
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor as next_scram
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor_pair as next_user
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import LoginError
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter, standing
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import successor as next_mqtt
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MqttError, MqttRefused
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import inventory, policies, rotate_steps
@@ -35,9 +39,11 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation imp
     material,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell, Target
-from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import VmauthAdapter
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import BackendAdapter, VmauthAdapter
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import successor as next_vmauth
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import successor_backend as next_backend
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+from ansible_collections.hnai.platform.plugins.modules import rotation_target
 
 PATH = "telegraf/kafka_writer"
 
@@ -252,6 +258,10 @@ class Cluster:
         self.kept = {("telegraf-writer", "SCRAM-SHA-512"): "old"}
         self.wrong = 0
         self.slow: dict[str, int] = {}
+        self.rights: list[Acl] = []
+
+    def acls(self) -> list[Acl]:
+        return self.rights
 
     def users(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}
@@ -769,3 +779,216 @@ def test_who_serves_a_certificate_and_who_sees_it() -> None:
     assert leaves(site)[0]["ports"] == [], "the product's own certificate"
     store["certificate"] = {"server": False, "client": True}
     assert leaves(site) == []
+
+
+def test_of_a_pair_the_other_user_is_next_under_the_same_mechanism() -> None:
+    first = {"username": "telegraf-shipper", "password": "old"}
+    second = next_user(first, lambda: "fresh")
+    assert second == {"username": "telegraf-shipper.b", "password": "fresh"}
+    assert next_user({**second, "mechanism": "SCRAM-SHA-256"}, lambda: "x") == {"username": "telegraf-shipper", "password": "x", "mechanism": "SCRAM-SHA-256"}
+    adapter = ScramAdapter(Cluster(), ["kafka1:9094"], lambda *_: True)
+    assert not adapter.shares_place(first, second), "both are valid at the same time"
+    assert adapter.shares_place(first, {**first, "password": "fresh"})
+
+
+def test_a_twin_without_the_same_rights_is_found_before_anything_is_published() -> None:
+    first = {"username": "flink", "password": "old"}
+    second = next_user(first, lambda: "fresh")
+    cluster = Cluster()
+    adapter = ScramAdapter(cluster, ["kafka1:9094"], lambda *_: True)
+    rights = [Acl("User:flink", "topic", "ot.raw", "read"), Acl("User:flink", "group", "g", "read")]
+    twins = [replace(one, principal="User:flink.b") for one in rights]
+    for given, same in (([], False), (rights, False), (rights + twins[:1], False), (rights + twins, True)):
+        cluster.rights = given
+        assert adapter.same_rights(first, second) is same
+
+
+def test_the_password_in_a_jaas_entry_is_what_the_consumer_lives_on() -> None:
+    tasks = (Path(__file__).resolve().parents[2] / "roles/flink/tasks/main.yml").read_text(encoding="utf-8")
+    wrap = next(task for task in yaml.safe_load(tasks) if task["name"] == "Get the identity")["vars"]["component_credentials"][0]["wrap"]
+    item = {"path": "flink/kafka", "field": "password", "as": "jaas", "wrap": wrap}
+    text = credentials.select([item], {"flink/kafka": {"username": "flink.b", "password": "p-1_x"}})["jaas"]
+    assert text is not None
+    assert 'username="flink.b"' in text
+    assert (password_of(text), password_of("plain")) == ("p-1_x", "plain")
+
+
+# -- a store that keeps one password ----------------------------------------------------------------------------------
+
+
+class OnePassword:
+    """A store behind vmauth: away for a while after a restart, and it knows what was stored before that."""
+
+    def __init__(self, clock: Clock, away_s: float = 3.0) -> None:
+        self.clock, self.away_s = clock, away_s
+        self.stored = self.known = "old"
+        self.back_at = 0.0
+        self.restarts = 0
+
+    def ask(self, _username: str, password: str) -> int:
+        if self.clock.now < self.back_at:
+            raise ConnectionRefusedError("nobody listens")
+        return 400 if password == self.known else 401
+
+    def store(self, password: str) -> None:
+        self.stored = password
+
+    def restart(self) -> None:
+        self.known, self.restarts, self.back_at = self.stored, self.restarts + 1, self.clock.now + self.away_s
+
+    def target(self, patience_s: float = 120.0) -> tuple[Target, BackendAdapter]:
+        adapter = BackendAdapter(self.ask, self.store, self.restart, patience_s, self.clock, self.clock.sleep)
+        return Target(adapter, Free(), 10.0, self.clock, self.clock.sleep), adapter
+
+
+FIRST = {"username": "vmauth", "password": "old"}
+SECOND = {"username": "vmauth", "password": "new"}
+
+
+def test_the_password_of_a_store_is_changed_in_one_restart_and_the_pause_is_said() -> None:
+    assert next_backend(FIRST, lambda: "new") == SECOND
+    store = OnePassword(Clock())
+    target, adapter = store.target()
+    found = target.provision(FIRST, SECOND, 1)
+    assert found == {"new_works": True, "wrong_refused": True, "old_works": None, "changed": True}
+    assert adapter.pause_s == pytest.approx(3.0, abs=0.3)
+    assert target.provision(FIRST, SECOND, 2)["changed"] is False
+    assert store.restarts == 1, "a step that is taken again restarts nothing"
+    assert target.revoke(FIRST, SECOND, 3) == {"old_refused": True, "new_works": True, "no_old_session": True, "sessions": [], "changed": False}
+    assert target.withdraw(FIRST, SECOND, 4) == {"new_refused": True, "old_works": True, "changed": False}
+    assert (store.restarts, store.known) == (2, "old")
+
+
+def test_a_store_that_does_not_come_back_is_no_refusal() -> None:
+    store = OnePassword(Clock(), 1000.0)
+    with pytest.raises(CannotTell, match="nobody listens"):
+        store.target(20.0)[0].provision(FIRST, SECOND, 1)
+    with pytest.raises(CannotTell, match="503"):
+        BackendAdapter(lambda *_: 503, lambda _: None, lambda: None).works(FIRST)
+    assert rotate_steps.KINDS["backend"] is next_backend and rotate_steps.WITHOUT_OVERLAP == ("backend",)
+
+
+def test_the_role_finds_nothing_to_restart_where_the_rotation_did(tmp_path: Path) -> None:
+    host = Root(tmp_path)
+    (tmp_path / "etc/hnai/digests").mkdir(parents=True)
+    secret, other = tmp_path / "etc/secret", tmp_path / "etc/other"
+    for file in (secret, other):
+        file.write_text("1", encoding="utf-8")
+    desired = tmp_path / "etc/hnai/digests/x.service.restart"
+    desired.write_bytes(unit.manifest(host, ["/etc/secret", "/etc/other"]))
+    before = desired.read_bytes()
+    unit.renew(host, "x.service")
+    assert desired.read_bytes() == before
+    secret.write_text("2", encoding="utf-8")
+    unit.renew(host, "x.service")
+    assert desired.read_bytes() == unit.manifest(host, ["/etc/secret", "/etc/other"]) != before
+    assert not (tmp_path / "etc/hnai/digests/x.service.reload").exists()
+
+
+# -- who is no host of the site ---------------------------------------------------------------------------------------
+LOG = """mosquitto version 2.0.11 running
+New client connected from 10.77.2.11:4001 as line1 (p2, c0, k15, u'line1').
+New client connected from 10.77.2.11:4002 as line1-sparkplug (p2, c1, k15, u'line1').
+New client connected from 10.77.3.11:4003 as hnai-health-7-1 (p2, c1, k60, u'line1').
+New client connected from 10.77.3.11:4004 as telegraf-bridge (p2, c0, k30, u'telegraf-bridge').
+New client connected from 10.77.2.99:4005 as engineer (p2, c1, k60, u'line1').
+Client engineer disconnected.
+"""
+
+
+def test_which_of_its_pair_a_line_lives_on_stands_in_the_brokers_log() -> None:
+    lines = LOG.splitlines()
+    assert standing(lines, "line1") == {"line1": ("line1", "10.77.2.11:4001"), "line1-sparkplug": ("line1", "10.77.2.11:4002")}
+    lines += ["Client line1 closed its connection.", "New client connected from 10.77.2.11:5001 as line1 (p2, c0, k15, u'line1.b')."]
+    assert {user for user, _address in standing(lines, "line1").values()} == {"line1", "line1.b"}, "one of its two clients is still on the old one"
+    lines.append("New client connected from 10.77.2.11:5002 as line1-sparkplug (p2, c1, k15, u'line1.b').")
+    assert {user for user, _address in standing(lines, "line1").values()} == {"line1.b"}
+
+
+@pytest.mark.parametrize(("more", "lives"), [
+    ([], "old"), (["New client connected from 1:1 as line1 (p2, c0, k15, u'line1.b')."], ""),
+    (["New client connected from 1:1 as %s (p2, c0, k15, u'line1.b')." % one for one in ("line1", "line1-sparkplug")], "new"),
+    (["Client %s has exceeded timeout, disconnecting." % one for one in ("line1", "line1-sparkplug")], ""),
+])
+def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: list[str], lives: str) -> None:
+    class Broker(Root):
+        def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+            return Completed(0, b"abc\n" if argv[0] == "systemctl" else "\n".join([*LOG.splitlines(), *more]).encode(), b"")
+
+    old, new = {"username": "line1", "password": "o"}, {"username": "line1.b", "password": "n"}
+    found = rotation_target.outside(Broker(tmp_path), {"old": old, "new": new, "unit": "u", "path": "mosquitto/line1"})
+    wanted = {"old": fingerprint("mosquitto/line1", "o"), "new": fingerprint("mosquitto/line1", "n"), "": ""}
+    assert found["fingerprint"] == wanted[lives]
+
+
+# -- the lab's own contracts ------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lab() -> dict[str, Any]:
+    """Groups of the lab's inventory and all contracts: what the site lookup gives, as far as a rotation asks."""
+    groups: dict[str, list[str]] = {}
+
+    def walk(name: str, node: Mapping[str, Any] | None) -> set[str]:
+        node = node or {}
+        hosts = set(node.get("hosts") or {})
+        for child, below in (node.get("children") or {}).items():
+            hosts |= walk(child, below)
+        groups[name] = sorted(hosts)
+        return hosts
+
+    walk("all", yaml.safe_load((ROOT / "inventories/lab/hosts.yml").read_text(encoding="utf-8"))["all"])
+    contracts = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(ROOT.glob("roles/*/meta/component.yml"))]
+    return {"groups": groups, "contracts": {contract["name"]: contract for contract in contracts}}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, Any]]:
+    return {one["path"]: one for one in rotations(lab())}
+
+
+def test_the_collectors_identity_at_the_broker_is_taken_up_by_the_unit_that_runs_it(found: dict[str, dict[str, Any]]) -> None:
+    one = found["ot_collector/mqtt"]
+    assert (one["kind"], one["targets"], one["ports"], one["consumers"]) == ("mosquitto", ["edge1"], [8883], ["edge1"])
+    assert (one["credential"], one["units"]) == ("mqtt_password", ["hnai-telegraf-shipper.service"])
+    assert one["roles"] == ["ot_collector", "telegraf"], "what is stored first, then who restarts with it"
+    assert found["telegraf/mqtt_shipper"]["roles"] == ["telegraf"]
+
+
+def test_who_keeps_a_mechanism_takes_turns_with_a_twin(found: dict[str, dict[str, Any]]) -> None:
+    shipper, flink = found["telegraf/kafka_shipper"], found["flink/kafka"]
+    assert (shipper["kind"], shipper["ports"], shipper["units"]) == ("scram_pair", [9094], ["hnai-telegraf-shipper.service"])
+    assert (flink["kind"], flink["ports"], flink["credential"]) == ("scram_pair", [9095], "jaas")
+    assert flink["units"] == ["hnai-flink-jobmanager.service", "hnai-flink-taskmanager.service"], "those that load the JAAS entry"
+    assert flink["roles"] == ["flink"]
+
+
+def test_the_stores_own_password_and_the_brokers_own_accounts(found: dict[str, dict[str, Any]]) -> None:
+    for path, port in (("victoriametrics/backend", 8429), ("questdb/backend", 9001)):
+        one, name = found[path], path.split("/")[0]
+        assert (one["kind"], one["server"], one["unit"], one["ports"]) == ("backend", name, f"hnai-{name}.service", [port])
+        assert (one["targets"], one["consumers"], one["roles"]) == (["data1"], ["data1"], [name])
+        assert one["units"] == [f"hnai-{name}.service", f"hnai-{name}-auth.service"], "both were started since"
+    health, line = found["mosquitto/health"], found["mosquitto/line1"]
+    assert (health["kind"], health["consumers"], health["outside"], health["expected"]) == ("mosquitto", [], [], [])
+    assert (line["kind"], line["consumers"], line["outside"], line["expected"], line["ports"]) == ("mosquitto", [], ["line1"], ["line1"], [8883])
+    assert list(found)[-1] == "mosquitto/line1", "who has to be waited for comes last"
+
+
+def test_nothing_of_the_lab_is_without_a_way_to_rotate(found: dict[str, dict[str, Any]]) -> None:
+    """The plan of a run: a secret without a way says why, and the lab has none."""
+    assert {path: one["why"] for path, one in found.items() if not one["kind"]} == {}
+    assert set(found) == {secret["path"] for contract in lab()["contracts"].values() for secret in contract["secrets"]}
+    for one in found.values():
+        assert one["kind"] in rotate_steps.KINDS and one["max_age_s"] == 90 * 86400, one["path"]
+        units = {unit["name"] for contract in lab()["contracts"].values() for unit in contract["service"]["units"]}
+        assert set(one["units"]) <= units and (one["units"] or not one["consumers"]), one["path"]
+
+
+def test_a_store_on_two_hosts_and_a_broker_on_two_are_left_out_with_the_reason() -> None:
+    site = lab()
+    site["groups"].update(victoriametrics=["data1", "data2"], mosquitto=["edge1", "edge2"])
+    found = {one["path"]: one for one in rotations(site)}
+    assert (found["victoriametrics/backend"]["kind"], "data1, data2" in found["victoriametrics/backend"]["why"]) == ("", True)
+    assert (found["mosquitto/line1"]["kind"], "edge1, edge2" in found["mosquitto/line1"]["why"]) == ("", True)

@@ -9,12 +9,14 @@ import copy
 import importlib.machinery
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import jinja2
 import pytest
+import yaml
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/telegraf"
 SOURCES = [
@@ -270,3 +272,89 @@ def test_the_newest_segment_stays_and_what_fits_is_left_alone(limiter: ModuleTyp
     assert len(list((tmp_path / "buffer/kafka").iterdir())) == 1
     assert not (tmp_path / "dropped.json").exists()
     assert limiter.main([str(tmp_path / "new"), "1"]) == 0
+
+
+# -- the buffer goes with its output ----------------------------------------------------------------------------------
+#: An output and the directory that Telegraf 1.39.3 itself made for it.
+MEASURED = """[agent]
+  buffer_strategy = "disk"
+[[inputs.internal]]
+[[outputs.mqtt]]
+  alias = "live"
+  servers = ["tcp://127.0.0.1:2"]
+  # a comment
+  qos = 1
+  retain = true
+  topic = 'ot/{{ .Tag "source" }}'
+  data_format = "json"
+"""
+ITS_ID = "202101289c978190cf69dedc2e456bb9fc82f107710f763216e723b18ae150ed"
+
+
+@pytest.fixture
+def keeper(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    loader = importlib.machinery.SourceFileLoader("keep_buffer", str(ROLE / "tree/usr/local/lib/hnai/telegraf/keep-buffer"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_the_id_is_telegrafs_own(keeper: ModuleType) -> None:
+    assert keeper.outputs(MEASURED) == {"live": ITS_ID}
+    assert keeper.outputs(MEASURED.replace("qos = 1", "qos = 0"))["live"] != ITS_ID
+    assert keeper.outputs(MEASURED + '[[outputs.file]]\n files = ["x"]\n')["file"]
+
+
+def test_the_backlog_goes_with_its_output(keeper: ModuleType, tmp_path: Path) -> None:
+    config = tmp_path / "shipper.conf"
+    config.write_text(MEASURED, encoding="utf-8")
+    fill(tmp_path, ITS_ID, [1, 90], 5)
+    run = [str(config), str(tmp_path)]
+    assert keeper.main(run) == 0
+    changed = MEASURED.replace("qos = 1", "qos = 0")
+    config.write_text(changed, encoding="utf-8")
+    new = keeper.outputs(changed)["live"]
+    fill(tmp_path, new, [1], 0)
+    assert keeper.main(run) == 0
+    assert [path.name for path in (tmp_path / "buffer").iterdir()] == [new], "an empty one of Telegraf's makes room"
+    assert len(list((tmp_path / "buffer" / new).iterdir())) == 2
+    config.write_text(MEASURED, encoding="utf-8")
+    fill(tmp_path, ITS_ID, [7], 5)
+    assert keeper.main(run) == 0
+    assert len(list((tmp_path / "buffer").iterdir())) == 2, "of two that hold records none is touched"
+
+
+def test_at_the_first_start_the_only_stray_directory_belongs_to_the_only_output_without_one(keeper: ModuleType, tmp_path: Path) -> None:
+    config = tmp_path / "shipper.conf"
+    config.write_text(MEASURED + '[[outputs.file]]\n  files = ["x"]\n', encoding="utf-8")
+    other = keeper.outputs(config.read_text(encoding="utf-8"))["file"]
+    fill(tmp_path, "0" * 64, [1], 5)
+    assert keeper.main([str(config), str(tmp_path)]) == 0
+    assert [path.name for path in (tmp_path / "buffer").iterdir()] == ["0" * 64], "of two outputs nobody knows which"
+    (tmp_path / "outputs.json").unlink()
+    fill(tmp_path, other, [1], 0)
+    assert keeper.main([str(config), str(tmp_path)]) == 0
+    assert sorted(path.name for path in (tmp_path / "buffer").iterdir()) == sorted([ITS_ID, other])
+
+
+def shipper() -> str:
+    """The shipper's configuration out of the role's templates."""
+    places = [str(ROLE / "templates"), str(ROLE / "tree/etc/hnai/telegraf")]
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(places), trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False)
+    environment.filters["to_json"] = json.dumps
+    environment.filters["regex_replace"] = lambda text, pattern, with_: re.sub(pattern, with_, text)
+    values = yaml.safe_load((ROLE / "defaults/main.yml").read_text(encoding="utf-8"))
+    values.update(instance="shipper", groups={"kafka": ["kafka1"]}, telegraf_mqtt_host="edge1", telegraf_collector_command=["collector"], ansible_managed="x")
+    return environment.get_template("__instance__.conf.j2").render(**values)
+
+
+def test_neither_user_nor_password_nor_mechanism_can_change_the_name_of_the_shippers_buffer(keeper: ModuleType) -> None:
+    text = shipper()
+    assert list(keeper.outputs(text)) == ["kafka", "mqtt", "counters"]
+    tables = text[text.index("[[outputs.kafka]]"):text.index("[[inputs.internal]]")]
+    for setting in ("sasl_username", "sasl_password", "username", "password"):
+        assert re.findall(rf"^ +{setting} = (.*)$", tables, re.MULTILINE)[0].startswith('"@{credentials:'), setting
+    assert "${" not in re.sub("#.*", "", tables), "what is replaced before Telegraf hashes it"

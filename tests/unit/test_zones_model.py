@@ -198,6 +198,10 @@ def test_kafka_acls_follow_from_contract_and_approval(data: dict[str, Any]) -> N
         ("User:writer", "Describe", "topic", "literal", "ot.raw"),
         ("User:writer", "Read", "group", "literal", "writer"),
     }
+    data["contracts"]["telegraf"]["secrets"] = [{"path": "telegraf/kafka", "username": "shipper", "rotate": "scram_pair"}]
+    more = kafka_acls(Site.from_dict(data))
+    assert [acl for acl in more if acl not in acls] == [{**acl, "principal": "User:shipper.b"} for acl in acls if acl["principal"] == "User:shipper"]
+    data["contracts"]["telegraf"]["secrets"] = []
     data["conduits"] = [conduit for conduit in data["conduits"] if conduit["id"] != "C-401"]
     assert {acl["principal"] for acl in kafka_acls(Site.from_dict(data))} == {"User:shipper"}
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A SCRAM user's password as a target of rotation: Kafka keeps one credential per user and mechanism, so the new one lives under the other.
 
+Or (`successor_pair`) a pair of users takes turns, for clients that cannot change the mechanism.
+
 The principal stays the same, and with it every ACL. Measured on 4.3.1: a user with both mechanisms logs in with both; after the deletion of
 one its next login is refused at once. A session that was opened with it lives on until `connections.max.reauth.ms`, then the broker ends it
 (KIP-368), so consumers are restarted before the old one ends, and what else there may be ends by itself.
@@ -8,12 +10,16 @@ one its next login is refused at once. A session that was opened with it lives o
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
+from ..credentials import TWIN
 from ..openbao.rotation_target import CannotTell
+from .acls import Acl
 from .scram import LoginError
 from .users import MIN_ITERATIONS, User
 
@@ -30,12 +36,30 @@ class Cluster(Protocol):
 
     def users(self) -> dict[str, dict[str, int]]: ...
 
+    def acls(self) -> Sequence[Acl]: ...
+
     def alter_users(self, upsert: Sequence[tuple[User, str]], delete: Sequence[tuple[str, str]]) -> None: ...
 
 
 def successor(secret: Secret, password: Callable[[], str]) -> dict[str, Any]:
     """The next value: another password, under the other mechanism."""
     return dict(secret, password=password(), mechanism=OTHER[mechanism(secret)])
+
+
+def successor_pair(secret: Secret, password: Callable[[], str]) -> dict[str, Any]:
+    """The next value: the other user of the pair `x` and `x.b`, under the same mechanism.
+
+    For clients to which the mechanism is more than a way to log in: it is in the name of Telegraf's disk buffer, and in the statements of
+    Flink's jobs. Kafka's role gives both users the same rights.
+    """
+    name = str(secret["username"])
+    return dict(secret, username=name[: -len(TWIN)] if name.endswith(TWIN) else name + TWIN, password=password())
+
+
+def password_of(text: str) -> str:
+    """The password in a JAAS entry; any other text is one itself."""
+    found = re.fullmatch(r'KafkaClient \{.* password="([^"]*)"; \};', text, re.DOTALL)
+    return found.group(1) if found else text
 
 
 def mechanism(secret: Secret) -> str:
@@ -86,6 +110,13 @@ class ScramAdapter:
         """Delete the user's credential under its mechanism."""
         if mechanism(secret) in self._cluster.users().get(secret["username"], {}):
             self._cluster.alter_users([], [(secret["username"], mechanism(secret))])
+
+    def same_rights(self, one: Secret, other: Secret) -> bool:
+        """Whether both users have the same ACLs, and any: a login says nothing about them."""
+        rights = [
+            {replace(acl, principal="") for acl in self._cluster.acls() if acl.principal == "User:" + str(secret["username"])} for secret in (one, other)
+        ]
+        return bool(rights[0]) and rights[0] == rights[1]
 
     def shares_place(self, one: Secret, other: Secret) -> bool:
         """Same user, same mechanism."""

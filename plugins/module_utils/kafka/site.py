@@ -62,7 +62,7 @@ class Declared:
         return [
             *topics.check(self.topics, self.brokers),
             *users.check(self.users, self.supers),
-            *quotas.check(self.quotas, [user.name for user in self.users], self.supers),
+            *quotas.check(self.quotas, [name for user in self.users for name in (user.name, user.twin) if name], self.supers),
             *acls.refused(self.acls, self.levels, self.topics, self.supers),
         ]
 

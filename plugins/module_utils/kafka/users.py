@@ -2,7 +2,8 @@
 """SCRAM users as data.
 
 Whether a password already works is observed by logging in with it (a salted hash cannot be compared), and only what does not work
-is written. A mechanism that a declared user has beside the declared one is left alone: it is the other half of a rotation.
+is written. A mechanism that a declared user has beside the declared one is left alone: it is the other half of a rotation. So is a declared
+user's twin.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class User:
     password: str = field(repr=False)
     mechanisms: tuple[str, ...] = ("SCRAM-SHA-512",)
     iterations: int = MIN_ITERATIONS
+    #: The other user of the pair of which a rotation left this one in use.
+    twin: str = ""
 
 
 @dataclass
@@ -82,7 +85,7 @@ def plan(
                 continue
             result.upsert.append((user, mechanism))
     if prune:
-        for name in sorted(set(present) - {user.name for user in declared}):
+        for name in sorted(set(present) - {name for user in declared for name in (user.name, user.twin)}):
             for mechanism in sorted(present[name]):
                 result.delete.append((name, mechanism))
                 result.before.append(f"user {name} {mechanism} iterations={present[name][mechanism]}")

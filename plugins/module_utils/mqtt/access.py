@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.hnai.platform.plugins.module_utils.credentials import decrypt, path_of
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import TWIN, decrypt, path_of
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, Will, tls_dialler
 
@@ -27,6 +27,21 @@ MQTT_ARGS: dict[str, dict[str, Any]] = {
         "options": {"component": {"type": "str", "required": True}, "name": {"type": "str", "required": True}},
     },
 }
+
+
+def settled(params: Mapping[str, Any], host: Host) -> dict[str, Any]:
+    """*params* with the identity of the check that has a password here: of the pair `x` and `x.b` a rotation leaves one."""
+    credential = params["credential"]
+    name = active(credential["name"], credential, host)
+    if name == credential["name"]:
+        return dict(params)
+    return dict(params, username=params["username"] + TWIN, credential=dict(credential, name=name))
+
+
+def active(name: str, credential: Mapping[str, str], host: Host) -> str:
+    """*name*, or its twin where only that has a password on the broker's host."""
+    there = [twin for twin in ("", TWIN) if os.path.exists(host.at(path_of(credential["component"], name + twin)))]
+    return name + TWIN if there == [TWIN] else name
 
 
 class Broker:

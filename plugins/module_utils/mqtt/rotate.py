@@ -8,8 +8,9 @@ sessions of names that are gone (security_default.c, 2.0); proven here with a se
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -29,6 +30,26 @@ class Session(Protocol):
 
     def close(self) -> None:
         """End it."""
+
+
+_CAME = re.compile(r"^New client connected from (?P<address>\S+) as (?P<client>\S+) \(.*\bu'(?P<user>[^']*)'\)")
+_WENT = re.compile(r"^Client (?P<client>\S+) (?:disconnected|closed its connection|has exceeded timeout|has been disconnected)")
+#: Client ids of our own checks and of the rotation.
+OURS = "hnai-"
+
+
+def standing(lines: Iterable[str], name: str) -> dict[str, tuple[str, str]]:
+    """{client id: (user name, address)} of who is connected under *name* or its twin, by the log of a broker since it started. Without our own."""
+    found: dict[str, tuple[str, str]] = {}
+    for line in lines:
+        came, went = _CAME.match(line), _WENT.match(line)
+        if came and not came["client"].startswith(OURS):
+            found.pop(came["client"], None)
+            if base(came["user"]) == name:
+                found[came["client"]] = (came["user"], came["address"])
+        elif went:
+            found.pop(went["client"], None)
+    return found
 
 
 def successor(secret: Secret, password: Callable[[], str]) -> dict[str, Any]:

@@ -17,14 +17,18 @@ from .rotation import BACK, DRAINED, IDLE, PROVEN, Rotation, RotationError, View
 
 Secret = Mapping[str, Any]
 
-#: How the next value is made out of the current one. All of these overlap: old and new are valid at the same time.
+#: How the next value is made out of the current one.
 KINDS: dict[str, Callable[[Secret, Callable[[], str]], dict[str, Any]]] = {
     "scram": kafka_rotate.successor,
+    "scram_pair": kafka_rotate.successor_pair,
     "mosquitto": mqtt_rotate.successor,
     "vmauth": tsdb_rotate.successor,
+    "backend": tsdb_rotate.successor_backend,
 }
 #: A grace time up to this is waited for; the token of the visit lives five minutes.
 WAIT_MAX_S = 200.0
+#: Old and new are not valid at the same time: the target changes over in one restart.
+WITHOUT_OVERLAP = ("backend",)
 STATES = ("planned", "prepared", "published", "committed", "closed", "restored", "given_back", "rolled_back")
 
 
@@ -61,7 +65,7 @@ class Steps:
         born = site.instant(written)
         return {
             "rotation": public(view), "age_s": self._now() - born, "version": number,
-            "plan": plan(view, self._now(), given["max_age"], born, True, given["expected"]),
+            "plan": plan(view, self._now(), given["max_age"], born, given["kind"] not in WITHOUT_OVERLAP, given["expected"]),
         }  # fmt: skip
 
     def _prepared(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
@@ -21,6 +22,9 @@ from ..credentials import TWIN
 from ..openbao.rotation_target import CannotTell
 
 PROBE = "/hnai-rotation"
+#: What tells a good login from a bad one at the store behind vmauth, by component: an answer, or 401. VictoriaMetrics says 400 and 401 to PROBE.
+#: QuestDB 9.3.4 asks nobody for a login but at its API: to other paths it says 404 to everybody.
+BACKEND_PROBE = {"questdb": "/exec?query=select%201"}
 #: vmauth's gauge of requests that it is serving, of all users.
 IN_FLIGHT = "vmauth_concurrent_requests_current"
 Secret = Mapping[str, Any]
@@ -132,3 +136,72 @@ class VmauthAdapter:
             if flying:
                 left.append("%d requests in flight" % flying)
         return left
+
+
+def successor_backend(secret: Secret, password: Callable[[], str]) -> dict[str, Any]:
+    """The next value: the store has one password, so it takes the place of the old one."""
+    return dict(secret, password=password())
+
+
+class BackendAdapter:
+    """The one password between vmauth and the store beside it, on loopback. There is no overlap: store and vmauth are restarted in one transaction
+    of systemd, vmauth down first and up last, so no request meets a password that is not in force; for that long nobody is served.
+
+    *ask* gives the status of a request with a login (BACKEND_PROBE) and raises OSError where nobody answers; *store* puts the credential in place;
+    *restart* restarts both.
+    """
+
+    supports_overlap = False
+
+    def __init__(
+        self, ask: Callable[[str, str], int], store: Callable[[str], None], restart: Callable[[], None], patience_s: float = 120.0,
+        clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._ask = ask
+        self._store = store
+        self._restart = restart
+        self._patience_s = patience_s
+        self._clock = clock
+        self._sleep = sleep
+        #: How long nobody was served, by put; None where nothing was restarted.
+        self.pause_s: float | None = None
+
+    def works(self, secret: Secret) -> bool:
+        """A request at the store itself."""
+        try:
+            status = self._ask(secret["username"], secret["password"])
+        except OSError as error:
+            raise CannotTell("the store: %s" % error) from error
+        if status >= 500:
+            raise CannotTell("the store answers %d" % status)
+        return status not in (401, 403)
+
+    def put(self, secret: Secret) -> None:
+        """In place of what was valid. Raises CannotTell where the store does not come back."""
+        began = self._clock()
+        self._store(secret["password"])
+        self._restart()
+        while True:
+            try:
+                self.works(secret)
+                break
+            except CannotTell:
+                if self._clock() - began > self._patience_s:
+                    raise
+                self._sleep(0.2)
+        self.pause_s = self._clock() - began
+
+    def drop(self, secret: Secret) -> None:
+        """Nothing: it was gone when the other one was put."""
+
+    def shares_place(self, one: Secret, other: Secret) -> bool:
+        """There is one place."""
+        return True
+
+    def wrong(self, secret: Secret) -> dict[str, Any]:
+        """The same name, another password."""
+        return dict(secret, password=secrets.token_urlsafe(24))
+
+    def sessions(self, secret: Secret) -> list[str]:
+        """None: the store was restarted after the new one was put, and every connection is younger."""
+        return []

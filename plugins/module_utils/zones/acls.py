@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import TWIN
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import approved_book, clients
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import LEVELS, Problem, Site
@@ -47,8 +48,14 @@ def _approved(site: Site, component: str, hosts: tuple[str, ...], connect: Mappi
     return any(host == target or (host, target, listener.get("proto", ""), listener.get("port", 0)) in book for host in hosts for target in targets)
 
 
+def pairs(site: Site) -> set[str]:
+    """Principals of Kafka that take turns with a twin `x.b` in rotations (contracts: `rotate: scram_pair`): both have the same rights."""
+    secrets = [secret for contract in site.contracts.values() for secret in contract.get("secrets") or []]
+    return {str(secret["username"]) for secret in secrets if secret.get("rotate") == "scram_pair"}
+
+
 def kafka_acls(site: Site) -> list[dict[str, str]]:
-    """Every ACL the cluster shall hold, extra ones (`kafka_extra_acls`) included; sorted, each once."""
+    """Every ACL the cluster shall hold, extra ones (`kafka_extra_acls`) and those of twins included; sorted, each once."""
     found: list[dict[str, str]] = []
     for principal, hosts, connect, _file, _key in clients(site, "kafka"):
         if not _approved(site, "kafka", hosts, connect):
@@ -71,6 +78,8 @@ def kafka_acls(site: Site) -> list[dict[str, str]]:
                 **{k: str(v) for k, v in extra.items() if k != "level"},
             }
         )
+    twice = {f"User:{name}" for name in pairs(site)}
+    found += [{**acl, "principal": acl["principal"] + TWIN} for acl in found if acl["principal"] in twice]
     unique = {tuple(sorted(acl.items())): acl for acl in found}
     return sorted(unique.values(), key=lambda acl: tuple(acl[key] for key in ("principal", "resource_type", "name", "operation")))
 

@@ -74,9 +74,12 @@ def _password(source: OpcuaSource) -> str:
     return credential(os.environ, source.id) if source.username else ""
 
 
-def _broker_password(source: SparkplugSource) -> str:
-    """Password of our identity at the site's broker; read at each connect."""
-    return credential(os.environ, source.id, "mqtt_password")
+def _broker_identity(source: SparkplugSource) -> tuple[str, str]:
+    """User name and password at the site's broker; read at each connect. Of the pair `x` and `x.b` a rotation says which one is in use."""
+    user, password = credential(os.environ, source.id, "mqtt_user"), credential(os.environ, source.id, "mqtt_password")
+    if user not in (source.username, source.username + ".b"):
+        raise ConfigError("source %s: credential mqtt_user is for %r, the configuration for %r" % (source.id, user, source.username))
+    return user, password
 
 
 class Program:
@@ -117,7 +120,7 @@ class Program:
             elif isinstance(source, SparkplugSource):
                 from .sparkplug_source import SparkplugCollector
 
-                node = SparkplugCollector(source, stream, health, outlet, partial(_broker_password, source),
+                node = SparkplugCollector(source, stream, health, outlet, partial(_broker_identity, source),
                                           config.state_file.with_name("sparkplug.%s.json" % source.id), log)
                 self.collectors.append(node)
                 self.nodes.append(node)

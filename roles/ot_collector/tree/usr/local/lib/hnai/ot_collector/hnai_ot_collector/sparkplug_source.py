@@ -69,12 +69,12 @@ class Memory:
 
 
 class SparkplugCollector:
-    """Runs one edge node for ever. *password* is read at each connect; *connect* gives (reader, writer)."""
+    """Runs one edge node for ever. *identity* (user name and password) is read at each connect; *connect* gives (reader, writer)."""
 
-    def __init__(self, source: SparkplugSource, stream: Stream, health: Health, outlet: Outlet, password: Callable[[], str], memory: Path,
+    def __init__(self, source: SparkplugSource, stream: Stream, health: Health, outlet: Outlet, identity: Callable[[], tuple[str, str]], memory: Path,
                  log: Any) -> None:
         self.source, self.stream, self.health, self.outlet = source, stream, health, outlet
-        self._password, self._log = password, log
+        self._identity, self._log = identity, log
         self._memory = Memory(memory, log)
         self._pacer = Pacer(source.limits.new_per_minute, source.limits.burst, time.monotonic)
         self._stopping = False
@@ -143,7 +143,7 @@ class SparkplugCollector:
         ping: asyncio.Task[None] | None = None
         try:
             packets = subscriber.Reader()
-            writer.write(subscriber.connect(source.client_id, source.username, self._password(), source.keepalive_s))
+            writer.write(subscriber.connect(source.client_id, *self._identity(), source.keepalive_s))
             waiting: list[Any] = []
             while not any(isinstance(one, Welcome) for one in waiting):
                 waiting += packets.feed(await self._read(reader, source.connect_timeout_s))

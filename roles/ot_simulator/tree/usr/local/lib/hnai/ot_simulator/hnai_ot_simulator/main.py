@@ -27,6 +27,12 @@ def credential(name: str) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+def line_identity(config: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The line's (configuration, password): the credential is a password, or `user:password` where a rotation gave it another user."""
+    user, _colon, password = credential("line").rpartition(":")
+    return (dict(config, username=user) if user else config), password
+
+
 def load(path: Path) -> dict[str, Any]:
     """The configuration. Raises SystemExit naming the file."""
     try:
@@ -75,13 +81,14 @@ def _make(device: str, config: dict[str, Any]) -> Any:
         return ModbusSimulator(config["modbus"], config["plant"], journal)
     from .line import LineSimulator
 
+    line, password = line_identity(config["line"])
     beside = None
     if "sparkplug" in config["plant"]["line"]:
         from .sparkplug_line import SparkplugLine
 
         own = Journal(journal_dir, "sparkplug", int(config["journal"]["limit_bytes"]), int(config["journal"]["keep"]))
-        beside = SparkplugLine({**config["line"], "bdseq": str(journal_dir / "sparkplug.bdseq")}, config["plant"], own, credential("line"))
-    return LineSimulator(config["line"], config["plant"], journal, credential("line"), beside)
+        beside = SparkplugLine({**line, "bdseq": str(journal_dir / "sparkplug.bdseq")}, config["plant"], own, password)
+    return LineSimulator(line, config["plant"], journal, password, beside)
 
 
 def main() -> int:

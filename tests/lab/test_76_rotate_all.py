@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything is rotated at once while clients run: every secret of the contracts, the certificates of all listeners, then the intermediate authority.
+
+Clients all the time: the plant's stream (collector, shipper, Kafka, Flink, both stores; the line through MQTT and the bridge), a producer and a
+consumer of Kafka, a reader of the store, a reader of OpenBao. Afterwards no server has refused anybody but the rotation itself, whose refused
+logins stand in its output, no record is missing but by a marked gap in front of the collector, and no journal is open. The line is no host of the
+site: it is given its new password by the plant (playbooks/lab/commission.yml), and only then its old one ends. Some 20 minutes.
+"""
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from conftest import Lab, Run
+from journals import compare, marks, unmarked
+from plant_view import journal, now_ms, program, source, stored, until
+
+pytestmark = pytest.mark.scenario("rotate-all")
+RUN_S = 1200
+#: All of it, without the grace times (there are none here).
+LIMIT_S = 900.0
+GAP_MS = 15_000
+TOPIC = "hnai.test.rotate"
+JOURNAL = "/run/hnai-test-produce"
+STOP = "/run/hnai-test-stop"
+#: Reads what the dashboard may, with whichever of its two slots lies there at the moment; a password that goes between two looks is read again.
+READER = """
+import base64, json, os, ssl, subprocess, sys, time, urllib.error, urllib.request
+url, ca, stop, limit = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
+context, end = ssl.create_default_context(cafile=ca), time.monotonic() + limit
+out = {"answered": 0, "refused": [], "away": []}
+def word():
+    for name in ("dashboard.b", "dashboard"):
+        done = subprocess.run(["systemd-creds", "decrypt", "--name=" + name, "/etc/credstore.encrypted/hnai-canary." + name, "-"], capture_output=True)
+        if done.returncode == 0:
+            return done.stdout
+    return b""
+password = word()
+while time.monotonic() < end and not os.path.exists(stop):
+    request = urllib.request.Request(url + "/api/v1/query?query=1", headers={"Authorization": "Basic " + base64.b64encode(b"dashboard:" + password).decode()})
+    try:
+        with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+            out["answered"] += answer.status == 200
+    except urllib.error.HTTPError as error:
+        again = word()
+        if error.code == 401 and again == password:
+            out["refused"].append(time.time())
+        elif error.code != 401:
+            out["away"].append(time.time())
+        password = again
+    except OSError:
+        out["away"].append(time.time())
+    time.sleep(0.5)
+print(json.dumps(out))
+"""
+
+
+def everything(lab: Lab, **values: Any) -> Run:
+    """A run that must end well."""
+    run = lab.play("playbooks/rotate.yml", extra={"rotate_reason": "request", **values}, timeout=RUN_S)
+    assert run.rc == 0, run.stdout[-4000:]
+    return run
+
+
+def messages(run: Run, task: str) -> list[str]:
+    """What a debug task said."""
+    said = (event["event_data"] for event in run.events if event["event"] in ("runner_on_ok", "runner_item_on_ok"))
+    return [str(data["res"]["msg"]) for data in said if data["task"] == task and "msg" in data["res"]]
+
+
+def refusals(run: Run) -> list[dict[str, str]]:
+    """Logins of the rotation that were refused."""
+    return [one for text in messages(run, "Say which logins of this run were refused") for one in json.loads(text.split(": ", 1)[1])]
+
+
+def lines(lab: Lab, host: str, unit: str, since: float, pattern: str) -> list[dict[str, Any]]:
+    """Journal entries of a unit that match."""
+    done = lab.run(host, "journalctl", "-q", "-o", "json", "-u", unit, f"--since=@{since:.0f}", "-g", pattern, check=False, timeout=120)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@contextmanager
+def clients(lab: Lab) -> Iterator[dict[str, Any]]:
+    """Producer, store reader and OpenBao reader from here to the end of the block; {name: what it saw} afterwards."""
+    brokers, said = lab.groups["kafka"], {}
+    bootstrap = ",".join(f"{host}:9091" for host in brokers)
+    producer, reader, bao = brokers[1], lab.groups["canary"][0], lab.groups["openbao"][0]
+    deploy = json.loads((lab.state / "openbao/deploy.json").read_text(encoding="utf-8"))["deploy"]
+    store = f"https://{lab.groups['victoriametrics'][0]}:8428"
+    for host in (producer, reader, bao):
+        lab.run(host, "rm", "-f", STOP, JOURNAL)
+    # What it must know stands in no argument.
+    code = program("host_values").replace("DEPLOY: dict[str, str] = {}\n", f"DEPLOY: dict[str, str] = {deploy!r}\n")
+    over = False
+
+    def ask() -> dict[str, int]:
+        counts = {"answered": 0, "failed": 0}
+        while not over:
+            try:
+                counts["answered" if lab.python(bao, code, "https://127.0.0.1:8200", "/etc/hnai/openbao/tls/ca.pem") else "failed"] += 1
+            except (subprocess.SubprocessError, AssertionError, ValueError):
+                counts["failed"] += 1
+            time.sleep(5)
+        return counts
+
+    with ThreadPoolExecutor(3) as pool:
+        running = {
+            "producer": pool.submit(lab.python, producer, program("host_produce"), bootstrap, TOPIC, "all", "50", JOURNAL, STOP, timeout=2 * RUN_S),
+            "reader": pool.submit(lab.python, reader, READER, store, "/etc/hnai/canary/tls/ca.pem", STOP, str(2 * RUN_S), timeout=2 * RUN_S + 60),
+            "openbao": pool.submit(ask),
+        }
+        try:
+            yield said
+        finally:
+            over = True
+            for host in (producer, reader):
+                lab.run(host, "touch", STOP)
+            said.update({name: one.result(300) for name, one in running.items()})
+            said["acknowledged"] = [int(line.split()[0]) for line in lab.run(producer, "cat", JOURNAL).stdout.splitlines()]
+            for host in (producer, reader):
+                lab.run(host, "rm", "-f", STOP, JOURNAL)
+    said["read"] = lab.python(brokers[0], program("host_readback"), bootstrap, TOPIC, "240", "all", timeout=300)
+
+
+@pytest.fixture
+def topic(lab: Lab) -> Iterator[None]:
+    """A topic for the producer, away again afterwards."""
+    bootstrap = ",".join(f"{host}:9091" for host in lab.groups["kafka"])
+    given = {"name": TOPIC, "replicas": {0: [1, 2, 3], 1: [2, 3, 1], 2: [3, 1, 2]}, "config": {"min.insync.replicas": "2"}}
+    lab.python(lab.groups["kafka"][0], program("host_kafka"), bootstrap, "topic", json.dumps(given))
+    yield
+    lab.python(lab.groups["kafka"][0], program("host_kafka"), bootstrap, "delete", json.dumps({"name": TOPIC}))
+
+
+def judge_logs(lab: Lab, began: float, ours: list[dict[str, str]]) -> None:
+    """Who was refused by a server is the rotation, or a check of the component that asks with a wrong password."""
+    own = {address for host in lab.groups["kafka"] for address in lab.var(host, "hnai_addresses").values()}
+    for host in lab.groups["kafka"]:
+        seen = []
+        for entry in lines(lab, host, "hnai-kafka.service", began, "Failed authentication with"):
+            text = str(entry["MESSAGE"])
+            address = re.search(r"Failed authentication with \S*/(\S+?) ", text)
+            assert address is not None, text
+            assert address.group(1).strip("[]").partition("%")[0] in own, f"{host} refused somebody else: {text}"
+            seen.append(int(entry["__REALTIME_TIMESTAMP"]) / 1e6)
+        listed = [instant(one["at"]) for one in ours if one["server"].startswith(host + ":")]
+        unseen = [at for at in listed if not any(abs(at - other) < 5 for other in seen)]
+        print(f"{host}: {len(seen)} refused logins, {len(listed)} of them listed by the rotation")
+        assert not unseen, "listed, and not in the broker's log: the log is not what it is taken for"
+        assert len(seen) >= len(listed)
+    (broker,) = lab.groups["mosquitto"]
+    refused = [str(entry["MESSAGE"]) for entry in lines(lab, broker, "hnai-mosquitto.service", began, "not authori[sz]ed")]
+    assert not [text for text in refused if " hnai-" not in text], "the broker refused somebody else"
+    for one in ours:
+        if one["client"]:
+            assert any(one["client"] in text for text in refused), f"listed, and not in the broker's log: {one}"
+    for host, unit in ((lab.groups["telegraf_writer"][0], "hnai-telegraf-writer.service"), (lab.groups["telegraf_questdb"][0], "hnai-telegraf-questdb.service"),
+                       (lab.groups["canary"][0], "hnai-canary.service")):
+        assert not lines(lab, host, unit, began, r"\b401\b|Unauthorized"), f"{unit} was refused"
+    code = (
+        "import json,sys\nout=[]\n"
+        "for line in open('/var/lib/hnai/openbao/audit/audit.log', errors='replace'):\n"
+        "    try: one=json.loads(line)\n    except ValueError: continue\n"
+        "    if one.get('type')=='response' and one.get('error') and one['time']>=sys.argv[1] and one['request']['path'].endswith('/login'):\n"
+        "        out.append([one['time'],one['request']['path'],one['error']])\n"
+        "print(json.dumps(out))"
+    )
+    since = datetime.datetime.fromtimestamp(began, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    assert lab.python(lab.groups["openbao"][0], code, since) == [], "OpenBao refused a login"
+
+
+def instant(text: str) -> float:
+    """Unix seconds."""
+    return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc).timestamp()
+
+
+def judge_stream(lab: Lab, start: int, end: int) -> None:
+    """Whole by sequence; in front of the collector only what is marked, and never for long."""
+    found = stored(lab, ["plc1", "line1"], start, end + 5_000)
+    for name, device in (("line1", "line"), ("plc1", "opcua")):
+        tags = source(lab, name)["tags"]
+        account = compare(journal(lab, device, start, end), tags, found[name], start, end)
+        print(account.text())
+        assert account.samples, f"{name} produced nothing"
+        assert not (account.twice or account.wrong), account.text()
+        if name == "line1":
+            assert account.whole, account.text()
+            continue
+        assert not unmarked(account.missing_at, found[name].values)
+        said = {f"{tag['name']}:status {mark}" for tag in tags for mark in marks(found[name].values, tag["name"])}
+        assert {text.split(": ")[0] for text in account.foreign} <= said, account.text()
+        for tag_name, lost in account.missing_at.items():
+            gaps = [[at] for at in sorted(lost)[:1]]
+            for at in sorted(lost)[1:]:
+                if at - gaps[-1][-1] > 5_000:
+                    gaps.append([])
+                gaps[-1].append(at)
+            print(f"{tag_name}: gaps of {', '.join('%.1f s' % ((gap[-1] - gap[0]) / 1000) for gap in gaps)}")
+            assert all(gap[-1] - gap[0] <= GAP_MS for gap in gaps), tag_name
+
+
+def test_everything_at_once_under_clients(lab: Lab, topic: None) -> None:
+    look = lab.play("playbooks/rotate.yml", "--check", extra={"rotate_reason": "request"}, timeout=300)
+    assert look.rc == 0, look.stdout[-3000:]
+    plan = messages(look, "Say what a run does")[0]
+    assert re.search(r"'no way to rotate': \{\}|\"no way to rotate\": \{\}", plan), plan[-2000:]
+    began, start = time.time(), now_ms()
+    with clients(lab) as said:
+        until("the producer writes nothing", lambda: produces(lab), 90)
+        moment = time.monotonic()
+        first = everything(lab)
+        waits = " ".join(messages(first, "Say who has to be given the new value"))
+        assert "mosquitto/line1" in waits and "waits" in waits, "the line got its password from nobody yet"
+        handed = lab.play("playbooks/lab/commission.yml", timeout=300)
+        assert handed.rc == 0, handed.stdout[-3000:]
+        second = everything(lab, rotate_secret="mosquitto/line1")
+        third = everything(lab, rotate_secret="pki/intermediate")
+        took = time.monotonic() - moment
+    print(f"{took:.0f} s for everything")
+    end = now_ms()
+    rotated = messages(first, "Say what is true now") + messages(second, "Say what is true now")
+    print("\n".join(rotated))
+    assert len({text.split(":")[0] for text in rotated if "rotated" in text}) >= 14, "not every secret"
+    until("nothing flows after the rotation", lambda: now_ms() - end > 40_000, 60, 1)
+    judge_logs(lab, began, refusals(first) + refusals(second) + refusals(third))
+    judge_stream(lab, start, end)
+    assert said["openbao"]["answered"] > 5 and not said["openbao"]["failed"], said["openbao"]
+    assert said["reader"]["answered"] > 100 and not said["reader"]["refused"], said["reader"]
+    away = said["reader"]["away"]
+    print(f"store reader: {said['reader']['answered']} answers, away {len(away)} times, {max(away, default=0) - min(away, default=0):.1f} s from first to last")
+    read = {number for low, high in said["read"]["read"]["all"] for number in range(low, high + 1)}
+    assert not set(said["acknowledged"]) - read, "acknowledged and lost"
+    assert said["acknowledged"] and not said["producer"]["failed"], said["producer"]
+    assert took < LIMIT_S
+
+
+def produces(lab: Lab) -> bool:
+    """Whether the producer's journal has something."""
+    try:
+        return lab.run(lab.groups["kafka"][1], "test", "-s", JOURNAL, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
