@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import datetime
 import json
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import needed_flows
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import validate
+from ansible_collections.hnai.platform.plugins.plugin_utils import observed
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
-from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect, plain
 
 
 def text(problems: list[dict[str, str]]) -> str:
@@ -54,6 +56,7 @@ class ActionModule(ActionBase):
             add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
             found = validate(data, today)
             site = Site.from_dict(data)
+            found += [problem.as_dict() for problem in self._observed(site, task_vars["hostvars"])]
             result.update(flows=len(needed_flows(site)[0]), conduits=len(site.conduits))
         except ContractError as error:
             found = [{**problem, "invariant": "contract", "severity": "error"} for problem in error.problems]
@@ -68,6 +71,8 @@ class ActionModule(ActionBase):
                     "severity": "error",
                 }
             ]
+        except ValueError as error:
+            raise AnsibleActionFail(str(error)) from error
         errors = [problem for problem in found if problem["severity"] == "error"]
         warnings = [problem for problem in found if problem["severity"] != "error"]
         result.update(changed=False, failed=bool(errors), errors=errors, warnings_found=warnings)
@@ -82,3 +87,13 @@ class ActionModule(ActionBase):
         else:
             self._display.display("\n".join(filter(None, [text(found), result["msg"]])))
         return result
+
+    @staticmethod
+    def _observed(site: Site, hostvars: Any) -> list[Problem]:
+        """What the last playbooks/firewall_observed.yml has to say about hosts that are to enforce."""
+        names = ("firewall_mode", "firewall_approved_by", "firewall_cut_flows")
+        hosts = [node.name for node in site.managed()]
+        state = next((str(hostvars[host]["hnai_state_dir"]) for host in hosts if "hnai_state_dir" in hostvars[host]), "")
+        record = observed.read(str(Path(state).expanduser() / "firewall/observed.json")) if state else {}
+        wanted = {host: {name: plain(hostvars[host][name]) for name in names if name in hostvars[host]} for host in (record.get("hosts") or {}) if host in hosts}
+        return observed.problems(site, record, wanted)
