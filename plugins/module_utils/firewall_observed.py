@@ -133,6 +133,7 @@ class _Sockets:
     def __init__(self, listing: str) -> None:
         self.listens: dict[tuple[str, int], set[str]] = {}
         self.talks: dict[tuple[str, str, int], set[str]] = {}
+        self.ends: set[Packet] = set()
         for line in listing.splitlines():
             words = line.split()
             if len(words) < 6:
@@ -143,6 +144,7 @@ class _Sockets:
                 self.listens.setdefault((proto, _port(local)), set()).update(names)
             else:
                 self.talks.setdefault((proto, _address(peer), _port(peer)), set()).update(names)
+                self.ends.add(Packet(_address(local), _address(peer), proto, _port(local), _port(peer)))
 
 
 def _port(end: str) -> int:
@@ -246,11 +248,11 @@ def _count_open(entry: dict[str, str], flows: dict[Key, Seen], sockets: _Sockets
         where = "tracked"
     else:
         one = packet(entry)
-        local = next((place for place, port in (("in", one.dport), ("out", one.sport)) if (one.proto, port) in sockets.listens), "tracked")
-        key, where, _guessed = _initiated(local, one, flows, sockets) if local != "tracked" else (Key(one.source, one.target, one.proto, one.dport), local, False)
-        back = Key(one.target, one.source, one.proto, one.sport)
-        if key not in flows and back in flows:
-            key = back
+        where = "out" if one in sockets.ends else "in" if one.back() in sockets.ends else "tracked"
+        there, back = Key(one.source, one.target, one.proto, one.dport), Key(one.target, one.source, one.proto, one.sport)
+        key = back if where == "tracked" and there not in flows and back in flows else there
+        if where != "tracked":
+            key, where, _guessed = _initiated(where, one, flows, sockets)
     seen = flows.setdefault(key, Seen())
     seen.at(at)
     seen.open += 1

@@ -99,6 +99,8 @@ class Stand:
         self.timers: dict[str, threading.Timer] = {}
         for name in (self.host, self.others):
             self._ip("netns", "add", name)
+            # Nobody asks for routers: what is seen is what the test does.
+            self._ip("netns", "exec", name, "sysctl", "-qw", "net.ipv6.conf.default.router_solicitations=0")
         self._ip("link", "add", "wire", "netns", self.host, "type", "veth", "peer", "name", "wire", "netns", self.others)
         for name, addresses in ((self.host, host_addresses), (self.others, other_addresses)):
             for address in addresses:
