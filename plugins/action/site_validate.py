@@ -95,5 +95,6 @@ class ActionModule(ActionBase):
         hosts = [node.name for node in site.managed()]
         state = next((str(hostvars[host]["hnai_state_dir"]) for host in hosts if "hnai_state_dir" in hostvars[host]), "")
         record = observed.read(str(Path(state).expanduser() / "firewall/observed.json")) if state else {}
-        wanted = {host: {name: plain(hostvars[host][name]) for name in names if name in hostvars[host]} for host in (record.get("hosts") or {}) if host in hosts}
+        seen = [host for host in record.get("hosts") or {} if host in hosts]
+        wanted = {host: {name: plain(hostvars[host][name]) for name in names if name in hostvars[host]} for host in seen}
         return observed.problems(site, record, wanted)

@@ -194,7 +194,7 @@ class Firewall:
         state.update(dict.fromkeys(answering, "idle"))
         for pair, reached in firewall_proof.ask([*self._askable(quiet, approved), *answering], connect).items():
             state[pair] = "alive" if reached else "cut"
-        state.update({pair: "idle" for pair in map(lambda one: firewall_proof.Pair(*one), looked["idle"]) if pair not in state})
+        state.update({pair: "idle" for pair in (firewall_proof.Pair(*one) for one in looked["idle"]) if pair not in state})
         return {what: [pair.text() for pair in sorted(state) if state[pair] == what] for what in ("cut", "idle", "alive")}
 
     def _noted(self) -> tuple[set[firewall_proof.Packet], set[firewall_proof.Packet], bool]:
@@ -345,9 +345,8 @@ def uncovered(listing: str, approved: list[dict[str, Any]]) -> list[dict[str, st
     pairs = firewall_proof.book(approved)
     found = []
     for entry in tracked(listing):
-        if _PORTS <= set(entry) and entry["proto"] in ("tcp", "udp"):
-            if firewall_proof.covered(packet(entry), pairs):
-                continue
+        if entry["proto"] in ("tcp", "udp") and set(entry) >= _PORTS and firewall_proof.covered(packet(entry), pairs):
+            continue
         found.append(entry)
     return found
 
@@ -355,7 +354,7 @@ def uncovered(listing: str, approved: list[dict[str, Any]]) -> list[dict[str, st
 def _deletion(entry: dict[str, str]) -> list[str]:
     """The arguments of `conntrack -D` that name exactly one entry."""
     arguments = ["-p", entry["proto"], "-s", entry["src"], "-d", entry["dst"]]
-    if _PORTS <= set(entry):
+    if set(entry) >= _PORTS:
         return [*arguments, "--sport", entry["sport"], "--dport", entry["dport"]]
     if entry["proto"] in ("icmp", "icmpv6") and {"type", "code", "id"} <= set(entry):
         return [*arguments, *(word for key in ("type", "code", "id") for word in (f"--{entry['proto']}-{key}", entry[key]))]

@@ -111,7 +111,7 @@ def book(approved: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str, int], 
     return found
 
 
-def covered(packet: Packet, approvals: dict[tuple[str, str, str, int], Pair]) -> Optional[Pair]:
+def covered(packet: Packet, approvals: dict[tuple[str, str, str, int], Pair]) -> Pair | None:
     """The approval that a direction of a connection belongs to."""
     return approvals.get((packet.source, packet.target, packet.proto, packet.dport)) or approvals.get(
         (packet.target, packet.source, packet.proto, packet.sport)
@@ -155,7 +155,7 @@ def wait(
         sleep(min(0.5, max(0.0, end - now)))
 
 
-def connect(source: str, target: str, port: int) -> Optional[bool]:
+def connect(source: str, target: str, port: int) -> bool | None:
     """One TCP connection, closed at once. A refusal is an answer: the packet arrived."""
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as dialled:

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import subprocess
-from typing import Optional
 
 
-def run(argv: list[str], stdin: Optional[str]) -> tuple[int, str, str]:
+def run(argv: list[str], stdin: str | None) -> tuple[int, str, str]:
     """(exit code, standard output, standard error). Raises FileNotFoundError and subprocess.TimeoutExpired."""
     done = subprocess.run(
         argv,

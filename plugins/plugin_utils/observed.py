@@ -20,6 +20,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.nft import app
 
 #: What a host's result leaves in the record.
 _KEPT = ("flows", "full", "observing", "note")
+#: What is dropped for its source or its rate is not explained by an approval.
+_SPOILT = {"spoof", "limits"}
 
 
 def read(path: str) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def proposal(site: Site, rows: Iterable[Mapping[str, Any]], at: str) -> str:
 
 def _not_proposed(site: Site, row: Mapping[str, Any], source: Node | None, target: Node | None) -> str:
     """Why a flow is no conduit, '' if it could be one."""
-    if {where.rpartition(":")[2] for where in row["where"]} & {"spoof", "limits"}:
+    if {where.rpartition(":")[2] for where in row["where"]} & _SPOILT:
         return "its source does not belong to the zone it comes from, or it is over the limits of its conduit: no approval changes that"
     if row["proto"] not in ("tcp", "udp") or not row["port"]:
         return "a conduit is one port of tcp or udp"
@@ -168,6 +170,11 @@ def _conduit(site: Site, number: int, source: str, target: str, proto: str, port
     }
 
 
+def _approved_now(flow: Mapping[str, Any], approvals: Mapping[tuple[str, str, str, int], Any]) -> str:
+    known = (flow["source"], flow["target"], flow["proto"], flow["port"]) in approvals
+    return "approved" if known and not _SPOILT & set(flow["where"]) else ""
+
+
 def problems(site: Site, record: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
     """Hosts that observed, and are to enforce, while a flow is not explained or nobody is named.
 
@@ -182,11 +189,7 @@ def problems(site: Site, record: Mapping[str, Any], wanted: Mapping[str, Mapping
         if host not in site.nodes or not entry.get("observing") or not flows or variables.get("firewall_mode", "enforce") != "enforce":
             continue
         approvals = book(approved(site, host))
-        spoilt = {"spoof", "limits"}
-        current = [
-            {**flow, "conduit": "known" if (flow["source"], flow["target"], flow["proto"], flow["port"]) in approvals and not spoilt & set(flow["where"]) else ""}
-            for flow in flows
-        ]
+        current = [{**flow, "conduit": _approved_now(flow, approvals)} for flow in flows]
         file = site.file("firewall_mode") or "inventory"
         try:
             left = unexplained(current, variables.get("firewall_cut_flows") or [])
