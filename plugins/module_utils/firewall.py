@@ -28,8 +28,6 @@ from ansible_collections.hnai.platform.plugins.module_utils import firewall_proo
 
 #: run(argv, stdin) -> (rc, stdout, stderr)
 Run = Callable[[list[str], Optional[str]], tuple[int, str, str]]
-#: connect(source, target, port) -> whether the target was reached, None if `source` is no address of this host
-Connect = firewall_proof.Connect
 STATE = Path("/var/lib/hnai/firewall")
 TOOL = "/usr/local/sbin/hnai-firewall"
 TABLE = "table inet hnai"
@@ -158,7 +156,7 @@ class Firewall:
 
     # -- the connections that a change must not cut
 
-    def look(self, approved: list[dict[str, Any]], seconds: float, sleep: Callable[[float], None], connect: Connect) -> dict[str, list[Any]]:
+    def look(self, approved: list[dict[str, Any]], seconds: float, sleep: Callable[[float], None], connect: firewall_proof.Connect) -> dict[str, list[Any]]:
         """What the approved conduits carry through this host now: {carrying: [pair], idle: [pair], answering: [pair]}.
 
         `carrying`: packets of a connection passed in both directions within `seconds`. `idle`: a connection that says nothing. `answering`:
@@ -184,7 +182,7 @@ class Firewall:
 
     def still(
         self, looked: dict[str, list[Any]], approved: list[dict[str, Any]], seconds: float, clock: Callable[[], float], sleep: Callable[[float], None],
-        connect: Connect,
+        connect: firewall_proof.Connect,
     ) -> dict[str, list[str]]:  # fmt: skip
         """After the change: {cut: [text], idle: [text], alive: [text]} of what `look` found."""
         carrying = [firewall_proof.Pair(*pair) for pair in looked["carrying"]]

@@ -100,7 +100,9 @@ def _elements(items: list[dict[str, Any]], at: float) -> Iterator[tuple[str, str
     for item in items:
         one = item.get("set") or {}
         match = _SET.match(one.get("name") or "")
-        for element in (one.get("elem") or []) if match else []:
+        if match is None:
+            continue
+        for element in one.get("elem") or []:
             body = element.get("elem", element)
             value = body.get("val", body)
             parts = [str(part) for part in value["concat"]]

@@ -77,7 +77,7 @@ def merged(site: Site, hosts: Mapping[str, Mapping[str, Any]]) -> list[dict[str,
 
 def table(rows: Iterable[Mapping[str, Any]], hosts: Mapping[str, Mapping[str, Any]]) -> str:
     """For people."""
-    lines = [("flow", "from", "to", "seen", "count", "open", "first", "last", "who", "conduit")]
+    lines: list[tuple[str, ...]] = [("flow", "from", "to", "seen", "count", "open", "first", "last", "who", "conduit")]
     for row in rows:
         who = ", ".join([*row["users"], *row["processes"]]) or "-"
         flow = text(row) + (" (direction is a guess)" if row["guessed"] else "")
@@ -151,7 +151,7 @@ def _conduit(site: Site, number: int, source: str, target: str, proto: str, port
     nodes = site.nodes[source], site.nodes[target]
     service = _service(site, target, proto, port)
     levels = [site.zone_of(nodes[0], nodes[1]).level, site.zone_of(nodes[1], nodes[0]).level]
-    named = {"component": service.component, "listener": service.listener} if service.component and (proto, port) != SSH else {"proto": proto, "port": port}
+    named: dict[str, Any] = {"component": service.component, "listener": service.listener} if service.component and (proto, port) != SSH else {"proto": proto, "port": port}
     if service.app and "component" not in named:
         named.update({"app": service.app, "ops": list(service.ops)})
     kind = _kind(nodes[0], proto, port)
