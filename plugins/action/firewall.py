@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Controller side of firewall: check, apply, prove by new SSH connections, confirm."""
+"""Controller side of firewall: check, look, apply, prove by new SSH connections and by what the conduits carry, confirm."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.ssh_login import con
 MODULE = "hnai.platform.firewall"
 #: Kept of the time until the revert for the confirm itself and for what the way of the results costs.
 CONFIRM_S = 7.0
+#: Kept of the same time for the sign of life of what carried something before; the logins have the rest.
+STILL_S = 8.0
 #: Logins at the same time; sshd's MaxStartups begins to drop at 10, and a jump takes them all.
 LOGINS = 6
 
@@ -66,13 +68,18 @@ class ActionModule(ActionBase):
         # Only what answered before is asked for afterwards: a host that is down must not keep a router from changing.
         answers = prove_all(proofs, time.monotonic() + 8.0, login)
         before = [{host: commands[host]} if host else {} for commands, (host, _said) in zip(proofs, answers, strict=True)]
+        looked = self._step("look", args, task_vars) if args.get("approved") else {}
+        if looked.get("failed"):
+            result.update(looked)
+            return result
         args["run_id"] = uuid.uuid4().hex[:16]
         seconds = int(args.get("revert_after_s") or 30)
         applied = self._step("apply", args, task_vars)
         if applied.get("failed"):
             result.update(applied)
             return result
-        deadline = time.monotonic() + seconds - float(applied["armed_s"]) - CONFIRM_S
+        last = time.monotonic() + seconds - float(applied["armed_s"]) - CONFIRM_S
+        deadline = last - STILL_S / 2 if looked else last
         wanted = [{task_vars["inventory_hostname"]: own}, *(commands for commands in before if commands)]
         for commands, (host, said) in zip(wanted, prove_all(wanted, deadline, login), strict=True):
             if not host:
@@ -84,6 +91,19 @@ class ActionModule(ActionBase):
                     msg=f"firewall: no new connection to {names} under the new ruleset ({said}); it is taken back within {seconds} s",
                 )
                 return result
+        if looked:
+            wait = max(0.0, min(STILL_S, last - time.monotonic()))
+            still = self._step("still", {**args, "looked": looked["looked"], "wait_s": wait}, task_vars)
+            if still.get("failed") or still["cut"]:
+                # The login is proven, so it need not wait for the dead-man, who stays armed until this has done his work.
+                back = self._low_level_execute_command(f"{TOOL} revert {args['run_id']}")
+                why = still.get("msg") or "the new ruleset cuts what is approved and carried something before: " + "; ".join(still["cut"])
+                name = task_vars["inventory_hostname"]
+                result.update(failed=True, changed=False, confirmed=False, cut=still.get("cut") or [])
+                taken = "the last confirmed rules are in force again" if back["rc"] == 0 else f"it is taken back within {seconds} s"
+                result["msg"] = f"firewall: {name}: {why}; {taken}"
+                return result
+            result.update({key: still[key] for key in ("alive", "idle")})
         # A shell, not a module: the dead-man's clock is running.
         done = self._low_level_execute_command(f"{TOOL} confirm {args['run_id']}")
         if done["rc"] != 0:

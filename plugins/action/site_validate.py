@@ -12,11 +12,12 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import needed_flows
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
+from ansible_collections.hnai.platform.plugins.plugin_utils import observed
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, zones
-from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect, plain
 
 
 def text(problems: list[dict[str, Any]]) -> str:
@@ -59,7 +60,7 @@ class ActionModule(ActionBase):
             data = collect(task_vars["hostvars"], task_vars["groups"])
             add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
             site = Site.from_dict(data)
-            found = [problem.as_dict() for problem in judge(site, data, today)]
+            found = [problem.as_dict() for problem in [*judge(site, data, today), *self._observed(site, task_vars["hostvars"])]]
             if args.get("export"):
                 exported = self._export(site, today, args, task_vars)
             result.update(flows=len(needed_flows(site)[0]), conduits=len(site.conduits))
@@ -77,6 +78,8 @@ class ActionModule(ActionBase):
                     "sr": [],
                 }
             ]
+        except ValueError as error:
+            raise AnsibleActionFail(str(error)) from error
         if args.get("expired", "error") == "report":
             found = [{**problem, "severity": "warning"} if problem["invariant"] == "expiry" else problem for problem in found]
         errors = [problem for problem in found if problem["severity"] == "error"]
@@ -115,3 +118,14 @@ class ActionModule(ActionBase):
         except OSError as error:
             raise AnsibleActionFail(f"export {args['export']!r} cannot be written: {error}; name a folder that you may write to") from error
         return written
+
+    @staticmethod
+    def _observed(site: Site, hostvars: Any) -> list[Problem]:
+        """What the last playbooks/firewall_observed.yml has to say about hosts that are to enforce."""
+        names = ("firewall_mode", "firewall_approved_by", "firewall_cut_flows")
+        hosts = [node.name for node in site.managed()]
+        state = next((str(hostvars[host]["hnai_state_dir"]) for host in hosts if "hnai_state_dir" in hostvars[host]), "")
+        record = observed.read(str(Path(state).expanduser() / "firewall/observed.json")) if state else {}
+        seen = [host for host in record.get("hosts") or {} if host in hosts]
+        wanted = {host: {name: plain(hostvars[host][name]) for name in names if name in hostvars[host]} for host in seen}
+        return observed.problems(site, record, wanted)

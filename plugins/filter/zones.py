@@ -10,6 +10,7 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones import acls, flows, nft
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site, SiteError
+from ansible_collections.hnai.platform.plugins.plugin_utils import observed
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import plain
 
 
@@ -58,4 +59,5 @@ class FilterModule:
             "nft_bootstrap": _guarded(nft.bootstrap),
             "nft_proof_hosts": _guarded(nft.proof_hosts),
             "nft_ruleset": _guarded(nft.ruleset),
+            "observed_report": _guarded(lambda site, results, at, kept="": observed.report(site, plain(results), str(at), str(kept))),
         }

@@ -2,8 +2,10 @@
 """The confirmed-or-reverted life of a host's ruleset.
 
 States on disk, in /var/lib/hnai/firewall (0700):
-  confirmed.nft, confirmed.json   what was proven; the json has the digests of that text and of the table it became
-  pending.nft, pending.json       what is loaded and not yet proven, and by which run
+  confirmed.nft, .json, .list     what was proven; the json has the digests of that text and of the table it became, and who approved a
+                                  change from observe to enforce; the list is that table as nft lists it, for people
+  pending.nft, .json, .list       what is loaded and not yet proven, and by which run
+  observed/                       what `observe` had seen in tables that have been replaced (firewall_observed.py)
 A change is armed (a timer that reverts), then pending, then loaded, and only a confirm of the same run ends it. Confirm and
 revert are one shell script on the host (roles/firewall/tree), under the lock that apply takes. Killed anywhere, the host
 either has the old ruleset or gets it back: the timer reverts, and a boot loads confirmed rules only.
@@ -22,6 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from ansible_collections.hnai.platform.plugins.module_utils import firewall_proof
+
 #: run(argv, stdin) -> (rc, stdout, stderr)
 Run = Callable[[list[str], Optional[str]], tuple[int, str, str]]
 STATE = Path("/var/lib/hnai/firewall")
@@ -30,6 +34,8 @@ TABLE = "table inet hnai"
 _RUN_ID = re.compile(r"^[a-z0-9]{6,32}$")
 #: Parts of a listing that change without anybody changing a rule.
 _VOLATILE = frozenset(("handle", "packets", "bytes", "metainfo", "used"))
+#: A ruleset that drops nothing says so in its policies.
+_OBSERVING = "policy accept;"
 
 
 class FirewallError(Exception):
@@ -46,7 +52,9 @@ def normalise(listing: str) -> str:
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: strip(item) for key, item in value.items() if key not in _VOLATILE}
+            # The elements of a set with timeouts were put there by packets, not by a person.
+            grown = {"elem"} if {"timeout", "dynamic"} & set(value.get("flags") or ()) else set()
+            return {key: strip(item) for key, item in value.items() if key not in _VOLATILE | grown}
         if isinstance(value, list):
             return [strip(item) for item in value]
         return value
@@ -88,6 +96,26 @@ class Firewall:
         rc, out, _err = self.run(["nft", "-j", "list", *TABLE.split()], None)
         return digest(normalise(out)) if rc == 0 else ""
 
+    def listing(self) -> str:
+        """The loaded table as nft lists it, without counters and without what packets put into sets; '' if there is none."""
+        rc, out, _err = self.run(["nft", "-s", "list", *TABLE.split()], None)
+        if rc == 0 and "flags dynamic" in out:
+            rc, out, _err = self.run(["nft", "-s", "-t", "list", *TABLE.split()], None)
+        return out if rc == 0 else ""
+
+    def observing(self) -> bool:
+        """Whether the confirmed ruleset observes."""
+        return _OBSERVING in self.confirmed_text()
+
+    def drift(self) -> tuple[str, str]:
+        """(the table as it was confirmed, the table as it is), as nft lists them; ('', '') where they are the same."""
+        try:
+            kept = (self.state / "confirmed.list").read_text(encoding="utf-8")
+        except OSError:
+            kept = ""
+        now = self.listing()
+        return ("", "") if now == kept else (kept, now)
+
     def _read(self, name: str) -> dict[str, Any]:
         try:
             data = json.loads((self.state / name).read_text(encoding="utf-8"))
@@ -126,10 +154,75 @@ class Firewall:
         if rc != 0:
             raise FirewallError(f"nft refuses the ruleset; nothing was changed: {err.strip()[:2000]}")
 
+    # -- the connections that a change must not cut
+
+    def look(self, approved: list[dict[str, Any]], seconds: float, sleep: Callable[[float], None], connect: firewall_proof.Connect) -> dict[str, list[Any]]:
+        """What the approved conduits carry through this host now: {carrying: [pair], idle: [pair], answering: [pair]}.
+
+        `carrying`: packets of a connection passed in both directions within `seconds`. `idle`: a connection that says nothing. `answering`:
+        those of the idle ones that this host itself may open, and whose target answered a new connection. Raises FirewallError.
+        """
+        rc, _out, err = self.run(["nft", "-f", "-"], firewall_proof.rules())
+        if rc != 0:
+            raise FirewallError(f"the connections cannot be looked at, so nothing was changed: {err.strip()[:500]}")
+        try:
+            sleep(seconds)
+            _before, behind, full = self._noted()
+        finally:
+            # Where our rules are the first, it stays until they are loaded: what is tracked already is not new to them.
+            if self.table():
+                self.run(["nft", "delete", *firewall_proof.TABLE.split()], None)
+        if full:
+            raise FirewallError(f"more than {firewall_proof.SIZE} connections pass in {seconds:g} s; they cannot be told apart, so nothing was changed")
+        approvals = firewall_proof.book(approved)
+        carrying = firewall_proof.carrying(behind, approvals)
+        idle = sorted(set(self._established(approvals)) - set(carrying))
+        answers = firewall_proof.ask(self._askable(idle, approved), connect)
+        return {"carrying": carrying, "idle": idle, "answering": [pair for pair, reached in answers.items() if reached]}
+
+    def still(
+        self, looked: dict[str, list[Any]], approved: list[dict[str, Any]], seconds: float, clock: Callable[[], float], sleep: Callable[[float], None],
+        connect: firewall_proof.Connect,
+    ) -> dict[str, list[str]]:  # fmt: skip
+        """After the change: {cut: [text], idle: [text], alive: [text]} of what `look` found."""
+        carrying = [firewall_proof.Pair(*pair) for pair in looked["carrying"]]
+        answering = [firewall_proof.Pair(*pair) for pair in looked["answering"]]
+        state = firewall_proof.wait(carrying, self._noted, seconds, clock, sleep)
+        quiet = [pair for pair, what in state.items() if what == "idle"]
+        state.update(dict.fromkeys(answering, "idle"))
+        for pair, reached in firewall_proof.ask([*self._askable(quiet, approved), *answering], connect).items():
+            state[pair] = "alive" if reached else "cut"
+        state.update({pair: "idle" for pair in (firewall_proof.Pair(*one) for one in looked["idle"]) if pair not in state})
+        return {what: [pair.text() for pair in sorted(state) if state[pair] == what] for what in ("cut", "idle", "alive")}
+
+    def _noted(self) -> tuple[set[firewall_proof.Packet], set[firewall_proof.Packet], bool]:
+        rc, out, err = self.run(["nft", "-j", "list", *firewall_proof.TABLE.split()], None)
+        if rc != 0:
+            raise FirewallError(f"{firewall_proof.TABLE} is gone in the middle of a change: {err.strip()[:200]}")
+        return firewall_proof.noted(out)
+
+    def _established(self, approvals: dict[tuple[str, str, str, int], firewall_proof.Pair]) -> Iterator[firewall_proof.Pair]:
+        for family in ("ipv4", "ipv6"):
+            try:
+                rc, out, _err = self.run(["conntrack", "-L", "-f", family], None)
+            except FileNotFoundError:
+                return
+            lines = [line for line in out.splitlines() if " ESTABLISHED " in line or (line.startswith("udp") and "[ASSURED]" in line)]
+            for entry in tracked("\n".join(lines)) if rc == 0 else ():
+                pair = firewall_proof.covered(packet(entry), approvals) if entry["proto"] in ("tcp", "udp") else None
+                if pair is not None:
+                    yield pair
+
+    @staticmethod
+    def _askable(pairs: list[firewall_proof.Pair], approved: list[dict[str, Any]]) -> list[firewall_proof.Pair]:
+        """Those that a new connection may be tried for: never into level 2, and only by a user who may."""
+        closed = {item.get("id") for item in approved if item.get("plant") or item.get("uid") is not None}
+        return [pair for pair in pairs if pair.proto == "tcp" and pair.conduit not in closed]
+
     # -- changing
 
-    def apply(self, ruleset: str, run_id: str, seconds: int, clock: Callable[[], float]) -> float:
-        """Arm the dead-man, then load; returns the seconds since the arming.
+    def apply(self, ruleset: str, run_id: str, seconds: int, clock: Callable[[], float], approved_by: str = "") -> float:
+        """Arm the dead-man, then load, with the table of firewall_proof around it; returns the seconds since the arming.
 
         Raises FirewallError; then the old rules are (or come back) in force.
         """
@@ -157,14 +250,24 @@ class Firewall:
                 raise FirewallError(f"cannot arm the dead-man, so nothing was changed: {err.strip()}")
             self._write("pending.nft", ruleset)
             self._write("pending.json", json.dumps({"run_id": run_id, "ruleset": digest(ruleset)}))
-            rc, _out, err = self.run(["nft", "-f", "-"], ruleset)
+            self._keep_observed()
+            rc, _out, err = self.run(["nft", "-f", "-"], ruleset + firewall_proof.rules())
             if rc != 0:
                 self._forget()
                 self.run(["systemctl", "stop", f"{unit}.timer"], None)
                 raise FirewallError(f"nft took the ruleset in the check and not in earnest; the old one stays: {err.strip()[:2000]}")
+            self._write("pending.list", self.listing())
             record = {"run_id": run_id, "ruleset": digest(ruleset), "table": self.table()}
+            record.update({"approved_by": approved_by} if approved_by else {})
             self._write("pending.json", json.dumps(record, sort_keys=True))
             return clock() - armed
+
+    def _keep_observed(self) -> None:
+        """What `observe` saw goes with the table; it is kept as it was, named by its handle, as the script does it."""
+        rc, out, _err = self.run(["nft", "-j", "list", *TABLE.split()], None)
+        if rc == 0 and '"observed_' in out:
+            (self.state / "observed").mkdir(mode=0o700, exist_ok=True)
+            self._write(f"observed/{table_name(out)}.json", out)
 
     @staticmethod
     def _timer(run_id: str) -> str:
@@ -180,61 +283,90 @@ class Firewall:
 
     def _write(self, name: str, text: str) -> None:
         """Whole or not at all, also over a power cut."""
-        temporary = self.state / f".{name}.new"
+        temporary = self.state / f"{name}.new"
         with temporary.open("w", encoding="utf-8") as handle:
             os.fchmod(handle.fileno(), 0o600)
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(self.state / name)
-        directory = os.open(self.state, os.O_RDONLY)
+        directory = os.open(temporary.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
 
     def _forget(self) -> None:
-        for name in ("pending.json", "pending.nft"):
+        for name in ("pending.json", "pending.nft", "pending.list"):
             (self.state / name).unlink(missing_ok=True)
 
 
-_FIELD = re.compile(r"\b(src|dst|sport|dport)=(\S+)")
+def table_name(listing: str) -> str:
+    """Names a loaded table until the next boot: its handle."""
+    tables = [item["table"] for item in json.loads(listing)["nftables"] if "table" in item]
+    return str(tables[0]["handle"])
 
 
-def uncovered(listing: str, approved: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Entries of `conntrack -L` that no approved conduit covers, as {proto, src, dst, sport, dport}.
+_FIELD = re.compile(r"\b(src|dst|sport|dport|type|code|id)=(\S+)")
+_PORTS = frozenset(("sport", "dport"))
 
-    `approved`: [{source: [address], target: [address], proto, port}]. Loopback and a host's talk to itself never count.
-    An entry may have been picked up in the middle of a connection, so it is covered if either direction is approved.
+
+def tracked(listing: str) -> Iterator[dict[str, str]]:
+    """Entries of `conntrack -L` by their original direction: {proto, src, dst}, with sport and dport, or type, code and id, where there are.
+
+    Loopback and a host's talk to itself are left out.
     """
-    pairs = {
-        (str(ipaddress.ip_address(source)), str(ipaddress.ip_address(target)), item["proto"], str(item["port"]))
-        for item in approved
-        for source in item["source"]
-        for target in item["target"]
-    }
-    found = []
     for line in listing.splitlines():
         words = line.split()
-        proto = next((word for word in words[:3] if word in ("tcp", "udp")), "")
         fields: dict[str, str] = {}
         for key, value in _FIELD.findall(line):
             fields.setdefault(key, value)
-        if not proto or set(fields) != {"src", "dst", "sport", "dport"}:
+        if len(words) < 3 or not words[1].isdigit() or not {"src", "dst"} <= set(fields):
             continue
         source, target = ipaddress.ip_address(fields["src"]), ipaddress.ip_address(fields["dst"])
-        if source == target or source.is_loopback or target.is_loopback:
+        if source != target and not source.is_loopback and not target.is_loopback:
+            yield {"proto": words[1] if words[0] == "unknown" else words[0], **fields}
+
+
+def packet(entry: dict[str, str]) -> firewall_proof.Packet:
+    """The original direction of a tracked TCP or UDP connection."""
+    source, target = (str(ipaddress.ip_address(entry[key])) for key in ("src", "dst"))
+    return firewall_proof.Packet(source, target, entry["proto"], int(entry["sport"]), int(entry["dport"]))
+
+
+def uncovered(listing: str, approved: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Entries of `conntrack -L` that no approved conduit covers, as `tracked`; of any protocol, for conduits speak TCP and UDP only.
+
+    `approved`: [{source: [address], target: [address], proto, port}]. An entry may have been picked up in the middle of a connection, so
+    it is covered if either direction is approved.
+    """
+    pairs = firewall_proof.book(approved)
+    found = []
+    for entry in tracked(listing):
+        if entry["proto"] in ("tcp", "udp") and set(entry) >= _PORTS and firewall_proof.covered(packet(entry), pairs):
             continue
-        there = (str(source), str(target), proto, fields["dport"])
-        back = (str(target), str(source), proto, fields["sport"])
-        if there not in pairs and back not in pairs:
-            found.append({"proto": proto, **fields})
+        found.append(entry)
     return found
 
 
+def _deletion(entry: dict[str, str]) -> list[str]:
+    """The arguments of `conntrack -D` that name exactly one entry."""
+    arguments = ["-p", entry["proto"], "-s", entry["src"], "-d", entry["dst"]]
+    if set(entry) >= _PORTS:
+        return [*arguments, "--sport", entry["sport"], "--dport", entry["dport"]]
+    if entry["proto"] in ("icmp", "icmpv6") and {"type", "code", "id"} <= set(entry):
+        return [*arguments, *(word for key in ("type", "code", "id") for word in (f"--{entry['proto']}-{key}", entry[key]))]
+    return arguments
+
+
 def cut(run: Run, approved: list[dict[str, Any]]) -> tuple[list[dict[str, str]], str]:
-    """Delete exactly the connections that no conduit covers; (deleted, note). A flush would kill every OPC UA session."""
+    """Delete exactly the connections that no conduit covers; (deleted, note). A flush would kill every OPC UA session.
+
+    Without its entry a packet is the first of a new connection, and those are let in by a conduit only: the session ends, whichever end
+    speaks first (net.netfilter.nf_conntrack_tcp_loose does not matter).
+    """
     deleted: list[dict[str, str]] = []
+    left: list[str] = []
     for family in ("ipv4", "ipv6"):
         try:
             rc, out, err = run(["conntrack", "-L", "-f", family], None)
@@ -243,8 +375,9 @@ def cut(run: Run, approved: list[dict[str, Any]]) -> tuple[list[dict[str, str]],
         if rc != 0:
             return deleted, f"conntrack cannot list: {err.strip()[:200]}"
         for entry in uncovered(out, approved):
-            arguments = ["-p", entry["proto"], "-s", entry["src"], "-d", entry["dst"]]
-            rc, _out, _err = run(["conntrack", "-D", "-f", family, *arguments, "--sport", entry["sport"], "--dport", entry["dport"]], None)
+            rc, _out, err = run(["conntrack", "-D", "-f", family, *_deletion(entry)], None)
             if rc == 0:
                 deleted.append(entry)
-    return deleted, ""
+            elif "0 flow entries" not in err:
+                left.append(f"{entry['proto']} {entry['src']} → {entry['dst']}: {err.strip()[-200:]}")
+    return deleted, f"not deleted: {'; '.join(left[:5])}" if left else ""

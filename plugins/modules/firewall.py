@@ -15,10 +15,16 @@ description:
   - Before the change a timer is armed that restores the last confirmed ruleset (before the first confirm the bootstrap
     ruleset with management and established connections). It is disarmed only after a new SSH connection, not a
     multiplexed one, has logged in to the host and, for a router or a jump, to one host of every zone behind it that
-    answered before the change.
+    answered before the change, and when every approved conduit that carried packets in both directions before the change
+    still does. A conduit that the new rules cut is taken back at once.
+  - Those packets are noted by a table C(inet hnai_proof) that stands around the own one for the time of the change. No login
+    is made for it, and no connection into level 2; a new TCP connection is tried only where this host is the initiator and
+    its connection says nothing.
   - The host is at the ruleset when it is the confirmed one and the loaded table is what it became. A rule added or
     removed by hand is a change.
-  - Afterwards exactly those tracked connections are deleted that no approved conduit covers.
+  - Afterwards exactly those tracked connections are deleted that no approved conduit covers, with O(mode=enforce).
+  - A host that observes is set to enforce only when every flow that enforce would cut is approved by a conduit or listed in
+    O(cut_flows), and a person is named in O(approved_by).
   - The controller part opens the new connections with the connection options of the host (C(ansible_ssh_common_args)
     and so on), and needs a login by key.
 options:
@@ -32,10 +38,16 @@ options:
     elements: list
     default: []
   approved:
-    description: Approved connections, for the removal of all others from connection tracking. Without it none is removed.
+    description:
+      - Approved connections. Those that carry something must survive the change, all others are removed from connection
+        tracking.
+      - Without it none is looked at and none removed.
     type: list
     elements: dict
     suboptions:
+      id:
+        description: The conduit.
+        type: str
       source:
         description: Addresses that may open it.
         type: list
@@ -55,6 +67,50 @@ options:
         description: Port of the target.
         type: int
         required: true
+      plant:
+        description: The target stands at level 2; no connection is tried.
+        type: bool
+      uid:
+        description: The only user of the initiator who may open it.
+        type: int
+  mode:
+    description: What the ruleset does with what no conduit approves. V(observe) lists it and drops nothing.
+    type: str
+    choices: [enforce, observe]
+    default: enforce
+  approved_by:
+    description: Who approved that this host enforces. Recorded with the confirmed ruleset.
+    type: str
+    default: ""
+  cut_flows:
+    description: Flows that were seen in V(observe) and are to be cut.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      source:
+        description: Address or network of who opens it.
+        type: str
+        required: true
+      target:
+        description: Address or network of who is dialled.
+        type: str
+        required: true
+      proto:
+        description: Protocol, as the list of observed flows names it.
+        type: str
+        required: true
+      port:
+        description: Port of the target. Every port without it.
+        type: int
+      reason:
+        description: Why it is to be cut.
+        type: str
+        required: true
+  look_s:
+    description: How long it is looked before a change which conduits carry something, in seconds.
+    type: float
+    default: 3.0
   revert_after_s:
     description: Seconds until an unconfirmed ruleset is taken back.
     type: int
@@ -62,8 +118,15 @@ options:
   step:
     description: The part of the work. V(all) is what a task uses; the controller part calls the others.
     type: str
-    choices: [all, check, apply, settle]
+    choices: [all, check, look, apply, still, settle]
     default: all
+  looked:
+    description: What the step before the change found. Made by the controller part.
+    type: dict
+  wait_s:
+    description: How long it is waited for a sign of life after the change, in seconds. Made by the controller part.
+    type: float
+    default: 8.0
   run_id:
     description: Names the change between apply and confirm. Made by the controller part.
     type: str
@@ -72,7 +135,7 @@ attributes:
     description: Checks the ruleset with nft and predicts. On a host without nft it predicts a change.
     support: full
   diff_mode:
-    description: The confirmed ruleset against the new one.
+    description: The confirmed ruleset against the new one, and the table as it was confirmed against the table as it is.
     support: full
   platform:
     description: Linux with nftables and systemd.
@@ -103,6 +166,16 @@ deleted_connections:
   returned: when something changed and O(approved) is given
   type: list
   elements: dict
+alive:
+  description: Approved conduits that carried something before the change and do so after it.
+  returned: when something changed and O(approved) is given
+  type: list
+  elements: str
+idle:
+  description: Approved connections that said nothing before or after the change, so that nothing is proven of them.
+  returned: when something changed and O(approved) is given
+  type: list
+  elements: str
 note:
   description: What could not be done.
   returned: when something could not be done
@@ -115,35 +188,44 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.hnai.platform.plugins.module_utils import firewall_observed
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import Firewall, FirewallError, cut
+from ansible_collections.hnai.platform.plugins.module_utils.firewall_proof import connect
+from ansible_collections.hnai.platform.plugins.module_utils.firewall_run import run
 
-
-def _run(argv: list[str], stdin: str | None) -> tuple[int, str, str]:
-    done = subprocess.run(
-        argv,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
-    )
-    return done.returncode, done.stdout, done.stderr
+FLOW = {
+    "source": {"type": "str", "required": True},
+    "target": {"type": "str", "required": True},
+    "proto": {"type": "str", "required": True},
+    "port": {"type": "int"},
+    "reason": {"type": "str", "required": True},
+}
+APPROVED = {
+    "id": {"type": "str"},
+    "source": {"type": "list", "elements": "str", "required": True},
+    "target": {"type": "list", "elements": "str", "required": True},
+    "proto": {"type": "str", "choices": ["tcp", "udp"], "required": True},
+    "port": {"type": "int", "required": True},
+    "plant": {"type": "bool"},
+    "uid": {"type": "int"},
+}
 
 
 def check(module: AnsibleModule, firewall: Firewall) -> dict[str, Any]:
-    """Is there something to do, and would nft take it?"""
+    """Is there something to do, would nft take it, and may a host that observes enforce?"""
     ruleset = module.params["ruleset"]
-    diff = {
-        "before": firewall.confirmed_text(),
-        "after": ruleset,
-        "before_header": "confirmed",
-        "after_header": "approved conduits",
-    }
+    diff = [{"before": firewall.confirmed_text(), "after": ruleset, "before_header": "confirmed", "after_header": "approved conduits"}]
     try:
         reasons = firewall.reasons(ruleset)
         if reasons:
             firewall.check(ruleset)
+            confirmed, loaded = firewall.drift()
+            if confirmed != loaded:
+                headers = {"before_header": "the table as it is loaded", "after_header": "the table as it was confirmed"}
+                diff.append({"before": loaded, "after": confirmed, **headers})
+            if module.params["mode"] == "enforce" and firewall.observing():
+                flows = firewall_observed.observed(run, firewall.state, time.time(), module.params["approved"] or [])["flows"]
+                firewall_observed.may_enforce(flows, module.params["cut_flows"], module.params["approved_by"])
     except FileNotFoundError:
         if not module.check_mode:
             raise
@@ -151,9 +233,12 @@ def check(module: AnsibleModule, firewall: Firewall) -> dict[str, Any]:
     return {"changed": bool(reasons), "reasons": reasons, "diff": diff}
 
 
-def settle(module: AnsibleModule) -> dict[str, Any]:
-    """After the confirm: connections that no conduit covers any more."""
-    deleted, note = cut(_run, module.params["approved"] or [])
+def settle(module: AnsibleModule, firewall: Firewall) -> dict[str, Any]:
+    """After the confirm: connections that no conduit covers any more, and what was seen in a mode that is over."""
+    if module.params["mode"] != "enforce":
+        return {"changed": False}
+    deleted, note = cut(run, module.params["approved"] or [])
+    firewall_observed.forget(firewall.state)
     return {"changed": bool(deleted), "deleted_connections": deleted, **({"note": note} if note else {})}
 
 
@@ -163,33 +248,36 @@ def main() -> None:
         argument_spec={
             "ruleset": {"type": "str", "required": True},
             "proof_hosts": {"type": "list", "elements": "list", "default": []},
-            "approved": {
-                "type": "list",
-                "elements": "dict",
-                "options": {
-                    "source": {"type": "list", "elements": "str", "required": True},
-                    "target": {"type": "list", "elements": "str", "required": True},
-                    "proto": {"type": "str", "choices": ["tcp", "udp"], "required": True},
-                    "port": {"type": "int", "required": True},
-                },
-            },
+            "approved": {"type": "list", "elements": "dict", "options": APPROVED},
+            "mode": {"type": "str", "choices": ["enforce", "observe"], "default": "enforce"},
+            "approved_by": {"type": "str", "default": ""},
+            "cut_flows": {"type": "list", "elements": "dict", "default": [], "options": FLOW},
+            "look_s": {"type": "float", "default": 3.0},
             "revert_after_s": {"type": "int", "default": 30},
-            "step": {"type": "str", "choices": ["all", "check", "apply", "settle"], "default": "all"},
+            "step": {"type": "str", "choices": ["all", "check", "look", "apply", "still", "settle"], "default": "all"},
             "run_id": {"type": "str"},
+            "looked": {"type": "dict"},
+            "wait_s": {"type": "float", "default": 8.0},
         },
         supports_check_mode=True,
     )
-    firewall = Firewall(_run)
-    step = module.params["step"]
+    firewall = Firewall(run)
+    step, approved = module.params["step"], module.params["approved"] or []
     try:
         if step == "all":
             raise FirewallError("the change is confirmed from the controller: call hnai.platform.firewall by its full name")
         if step == "check" or module.check_mode:
             module.exit_json(**check(module, firewall))
+        if step == "look":
+            module.exit_json(changed=False, looked=firewall.look(approved, module.params["look_s"], time.sleep, connect))
         if step == "apply":
             run_id, seconds = module.params["run_id"] or "", module.params["revert_after_s"]
-            module.exit_json(changed=True, armed_s=firewall.apply(module.params["ruleset"], run_id, seconds, time.monotonic))
-        module.exit_json(**settle(module))
+            armed = firewall.apply(module.params["ruleset"], run_id, seconds, time.monotonic, module.params["approved_by"])
+            module.exit_json(changed=True, armed_s=armed)
+        if step == "still":
+            looked, wait = module.params["looked"], module.params["wait_s"]
+            module.exit_json(changed=False, **firewall.still(looked, approved, wait, time.monotonic, time.sleep, connect))
+        module.exit_json(**settle(module, firewall))
     except (FirewallError, OSError, subprocess.TimeoutExpired) as error:
         module.fail_json(msg=f"firewall: {error}")
 

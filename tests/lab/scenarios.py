@@ -17,6 +17,7 @@ from typing import Any
 SCENARIOS = {
     "parts": "each part of the data path stopped in turn, and servers that change or never answer",
     "outage": "a broker's host away for two minutes, then the shipper cut off from Kafka for two minutes",
+    "firewall-live": "rules that lock out or cut what carries come back, a removed conduit's session ends and no other, observe lists what would be cut",
     "kafka-faults": "each check of Kafka fails for its own fault on the real cluster, and is over after the repair",
     "kafka-roll": "a change rolls through the brokers under load, and a broken broker is repaired before a healthy one is touched",
     "flink": "dead letters, late records and alerts; jobs that are upgraded, go back, or meet a fault",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.hnai.platform.plugins.action import firewall as action
+from ansible_collections.hnai.platform.plugins.module_utils import firewall_proof as proof
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import (
     Firewall,
     FirewallError,
@@ -62,15 +63,20 @@ class Host:
         if argv[1] == "-j":
             if not self.loaded.exists():
                 return 1, "", "No such file or directory"
+            assert argv[1:4] == ["-j", "list", "table"]
             rule = {"rule": {"handle": len(self.events), "expr": [self.loaded.read_text(encoding="utf-8")]}}
             return 0, json.dumps({"nftables": [{"metainfo": {"version": "1"}}, rule]}), ""
+        if argv[1] == "-s":
+            return (0, self.loaded.read_text(encoding="utf-8"), "") if self.loaded.exists() else (1, "", "No such file or directory")
         if "nonsense" in stdin:
             return 1, "", "syntax error"
         if "-c" not in argv:
             self.events.append("load")
             if self.load_fails:
                 return 1, "", "out of memory"
-            self.loaded.write_text(stdin, encoding="utf-8")
+            # In one transaction with the table that looks at what passes.
+            assert stdin.endswith(proof.rules())
+            self.loaded.write_text(stdin[: -len(proof.rules())], encoding="utf-8")
         return 0, "", ""
 
     def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -112,7 +118,7 @@ def test_first_change_and_nothing_to_do_afterwards(host: Host, firewall: Firewal
     change(firewall, host, GOOD)
     assert firewall.reasons(GOOD) == []
     assert firewall.reasons(NEXT) == ["the ruleset changed"]
-    assert sorted(path.name for path in host.state.iterdir()) == ["confirmed.json", "confirmed.nft", "lock"]
+    assert sorted(path.name for path in host.state.iterdir()) == ["confirmed.json", "confirmed.list", "confirmed.nft", "lock"]
 
 
 def test_armed_before_loaded(host: Host, firewall: Firewall) -> None:
@@ -198,6 +204,115 @@ def test_a_confirm_that_was_cut_in_the_middle_is_done_again(host: Host, firewall
     assert firewall.reasons(NEXT) == []
 
 
+def test_a_confirm_that_was_cut_in_the_middle_counts_at_boot_and_for_the_dead_man(host: Host, firewall: Firewall) -> None:
+    """The ruleset is renamed after everything was proven."""
+    for number, verb in enumerate((["load"], ["revert", "run102"])):
+        change(firewall, host, GOOD, f"run{number}01")
+        firewall.apply(NEXT, f"run{number}02", 30, lambda: 0.0)
+        (host.state / "pending.nft").replace(host.state / "confirmed.nft")
+        assert host.script(*verb).returncode == 0
+        assert host.loaded.read_text(encoding="utf-8") == NEXT and firewall.reasons(NEXT) == []
+
+
+@pytest.mark.parametrize("text", [NEXT, GOOD[:-20], ""])
+def test_boot_loads_nothing_that_is_not_what_was_confirmed(host: Host, firewall: Firewall, text: str) -> None:
+    """Half a file, one that somebody edited, one that was never confirmed: management only."""
+    host.bootstrap.write_text("bootstrap", encoding="utf-8")
+    change(firewall, host, GOOD)
+    (host.state / "confirmed.nft").write_text(text, encoding="utf-8")
+    done = host.script("load")
+    assert host.loaded.read_text(encoding="utf-8") == "bootstrap"
+    assert "is not what was confirmed" in done.stderr and "management and established" in done.stderr
+    (host.state / "confirmed.nft").unlink()
+    assert host.script("load").returncode == 0 and host.loaded.read_text(encoding="utf-8") == "bootstrap"
+
+
+def test_boot_loads_before_the_network() -> None:
+    unit = (SCRIPT.parents[3] / "etc/systemd/system/hnai-firewall.service.j2").read_text(encoding="utf-8")
+    for line in ("DefaultDependencies=no", "Before=network-pre.target shutdown.target", "Wants=network-pre.target", "After=nftables.service",
+                 "RequiresMountsFor=/var/lib/hnai/firewall", "WantedBy=sysinit.target"):  # fmt: skip
+        assert f"\n{line}\n" in unit, line
+
+
+def test_the_drift_is_shown_as_nft_lists_it(host: Host, firewall: Firewall) -> None:
+    change(firewall, host, GOOD)
+    assert firewall.drift() == ("", "")
+    host.loaded.write_text(GOOD + "tcp dport 4444 accept", encoding="utf-8")
+    assert firewall.drift() == (GOOD, GOOD + "tcp dport 4444 accept")
+
+
+def test_who_approved_is_recorded(host: Host, firewall: Firewall) -> None:
+    firewall.apply(GOOD, "run001", 30, lambda: 0.0, "an engineer")
+    host.script("confirm", "run001")
+    assert json.loads((host.state / "confirmed.json").read_text(encoding="utf-8"))["approved_by"] == "an engineer"
+
+
+def packet(number: int, port: int = 9094) -> proof.Packet:
+    return proof.Packet("10.0.3.11", "10.0.35.11", "tcp", number, port)
+
+
+def test_a_pair_is_alive_cut_or_idle() -> None:
+    book = proof.book([{**APPROVED[0], "id": "C-201"}])
+    one = packet(40000)
+    (pair,) = proof.carrying({one, one.back(), packet(5, 99), packet(5, 99).back()}, book)
+    assert pair == proof.Pair("C-201", "10.0.3.11", "10.0.35.11", "tcp", 9094)
+    assert proof.carrying({one}, book) == []
+    both = {one, one.back()}
+    assert proof.judge([pair], both, both) == {pair: "alive"}
+    # One way is no life: what comes back arrives and does not pass.
+    assert proof.judge([pair], both, {one}) == {pair: "cut"}
+    assert proof.judge([pair], {one}, {one}) == proof.judge([pair], set(), set()) == {pair: "idle"}
+    # Another connection of the same conduit between the same two goes on.
+    assert proof.judge([pair], {*both, packet(40001)}, both) == {pair: "alive"}
+
+
+def test_a_stray_packet_is_no_cut_and_a_cut_needs_no_more_than_seconds() -> None:
+    (pair,) = proof.book([{**APPROVED[0], "id": "C-201", "source": ["10.0.3.11"], "target": ["10.0.35.11"]}]).values()
+    one = packet(40000)
+    both = {one, one.back()}
+    now = [0.0]
+
+    def wait(reads: list[tuple[set[proof.Packet], set[proof.Packet]]], seconds: float) -> tuple[str, float]:
+        now[0] = 0.0
+
+        def read() -> tuple[set[proof.Packet], set[proof.Packet], bool]:
+            return (*(reads.pop(0) if len(reads) > 1 else reads[0]), False)
+
+        state = proof.wait([pair], read, seconds, lambda: now[0], lambda pause: now.__setitem__(0, now[0] + pause))
+        return state[pair], now[0]
+
+    assert wait([(both, {one}), (both, both)], 9.0) == ("alive", 0.5)
+    assert wait([(both, {one})], 9.0) == ("cut", proof.CUT_AFTER_S)
+    assert wait([(set(), set())], 3.0) == ("idle", 3.0)
+    assert wait([(both, {one})], 0.0) == ("cut", 0.0)
+
+
+def test_a_new_connection_is_tried_where_it_may_be_and_a_refusal_is_an_answer(host: Host, firewall: Firewall) -> None:
+    items = [
+        {**APPROVED[0], "id": "C-1", "source": ["10.0.3.11"], "target": ["10.0.35.11"]},
+        {**APPROVED[0], "id": "C-2", "source": ["10.0.3.11"], "target": ["10.0.2.11"], "port": 4840, "plant": True},
+        {**APPROVED[0], "id": "C-3", "source": ["10.0.3.11"], "target": ["10.0.35.12"], "uid": 902},
+        {**APPROVED[0], "id": "C-4", "source": ["10.0.3.11"], "target": ["10.0.35.13"], "proto": "udp"},
+    ]
+    pairs = list(proof.book(items).values())
+    tried: list[tuple[str, str, int]] = []
+
+    def connect(*one: Any) -> bool | None:
+        tried.append(one)
+        return one[1] == "10.0.35.11"
+
+    host.run = lambda argv, _stdin: (0, json.dumps({"nftables": []}), "")  # type: ignore[method-assign]
+    quiet = Firewall(host.run, host.state)
+    looked = {"carrying": [list(pair) for pair in pairs], "answering": [], "idle": []}
+    found = quiet.still(looked, items, 0.0, lambda: 0.0, lambda _s: None, connect)
+    assert tried == [("10.0.3.11", "10.0.35.11", 9094)]
+    assert found["alive"] == ["C-1 10.0.3.11 → 10.0.35.11 tcp/9094"] and len(found["idle"]) == 3 and not found["cut"]
+    found = quiet.still(looked, items, 0.0, lambda: 0.0, lambda _s: None, lambda *_one: False)
+    assert found["cut"] == ["C-1 10.0.3.11 → 10.0.35.11 tcp/9094"]
+    assert proof.connect("192.0.2.1", "127.0.0.1", 9) is None
+    assert proof.connect("127.0.0.1", "127.0.0.1", 1) is True
+
+
 def test_a_rule_added_by_hand_is_seen_and_repaired(host: Host, firewall: Firewall) -> None:
     change(firewall, host, GOOD)
     host.loaded.write_text(GOOD + "tcp dport 4444 accept", encoding="utf-8")
@@ -249,11 +364,14 @@ udp      17 20 src=10.0.3.11 dst=10.0.35.11 sport=5 dport=9094 [UNREPLIED] src=1
 tcp      6 9 ESTABLISHED src=127.0.0.1 dst=127.0.0.1 sport=1 dport=2 src=127.0.0.1 dst=127.0.0.1 sport=2 dport=1 use=1
 tcp      6 9 ESTABLISHED src=10.0.3.11 dst=10.0.3.11 sport=1 dport=2 src=10.0.3.11 dst=10.0.3.11 sport=2 dport=1 use=1
 icmp     1 9 src=10.0.3.11 dst=10.0.35.11 type=8 code=0 id=1 src=10.0.35.11 dst=10.0.3.11 type=0 code=0 id=1 use=1
+unknown  47 599 src=10.0.3.11 dst=10.0.35.11 src=10.0.35.11 dst=10.0.3.11 use=1
 """
 
 
 def test_only_what_no_conduit_covers_is_uncovered() -> None:
-    assert [(item["src"], item["proto"]) for item in uncovered(LISTING, APPROVED)] == [("10.0.4.12", "tcp"), ("10.0.3.11", "udp")]
+    found = [(item["src"], item["proto"]) for item in uncovered(LISTING, APPROVED)]
+    # No conduit speaks anything but TCP and UDP, so nothing else is covered.
+    assert found == [("10.0.4.12", "tcp"), ("10.0.3.11", "udp"), ("10.0.3.11", "icmp"), ("10.0.3.11", "47")]
 
 
 def test_exactly_the_uncovered_connections_are_cut() -> None:
@@ -264,11 +382,24 @@ def test_exactly_the_uncovered_connections_are_cut() -> None:
         return 0, LISTING if argv[-1] == "ipv4" else "", ""
 
     deleted, note = cut(run, APPROVED)
-    assert [(item["src"], item["sport"]) for item in deleted] == [("10.0.4.12", "50000"), ("10.0.3.11", "5")]
+    assert [(item["src"], item.get("sport")) for item in deleted] == [("10.0.4.12", "50000"), ("10.0.3.11", "5"), ("10.0.3.11", None), ("10.0.3.11", None)]
     assert note == ""
     removals = [argv for argv in calls if "-D" in argv]
-    assert len(removals) == 2
+    assert len(removals) == 4
     assert removals[0][-4:] == ["--sport", "50000", "--dport", "9094"]
+    assert removals[2][-6:] == ["--icmp-type", "8", "--icmp-code", "0", "--icmp-id", "1"]
+    assert removals[3][4:] == ["-p", "47", "-s", "10.0.3.11", "-d", "10.0.35.11"]
+
+
+def test_what_could_not_be_deleted_is_said() -> None:
+    def run(argv: list[str], _stdin: str | None) -> tuple[int, str, str]:
+        if "-L" in argv:
+            return 0, LISTING if argv[-1] == "ipv4" else "", ""
+        gone = "50000" in argv
+        return 1, "", "conntrack v1.4.7: 0 flow entries have been deleted." if gone else "Operation not permitted"
+
+    deleted, note = cut(run, APPROVED)
+    assert deleted == [] and "udp 10.0.3.11 → 10.0.35.11: Operation not permitted" in note and "tcp" not in note
 
 
 def test_without_conntrack_it_says_so() -> None:

@@ -59,6 +59,18 @@ def test_the_lab_is_right(tmp_path: Path) -> None:
     assert {problem["invariant"] for problem in found["warnings"]} <= {"expiry"}
 
 
+def test_a_host_that_observed_does_not_enforce_before_its_flows_are_explained(tmp_path: Path) -> None:
+    """By what the last playbooks/firewall_observed.yml left in the state directory."""
+    flow = {"source": "10.77.4.12", "target": "10.77.4.11", "proto": "tcp", "port": 4455, "where": ["in"], "conduit": ""}
+    record = tmp_path / "state/firewall/observed.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"hosts": {"stream1": {"observing": True, "flows": [flow], "full": [], "note": ""}}}), encoding="utf-8")
+    code, found, output = run(ROOT / "inventories/lab/hosts.yml", tmp_path)
+    (error,) = found["errors"]
+    assert code != 0 and error["key"] == "stream1: firewall_mode" and "10.77.4.12 → 10.77.4.11 tcp/4455" in error["message"], output
+    assert error["remedy"] and error["file"]
+
+
 def test_everything_wrong_with_a_site_in_one_run(lab: Path, tmp_path: Path) -> None:
     variables = lab / "group_vars/all"
 

@@ -195,7 +195,11 @@ def test_observe_counts_and_drops_nothing(data: dict[str, Any]) -> None:
         text = nft.ruleset(Site.from_dict(data), host, "observe")
         assert "drop;" not in text
         assert not re.search(r"\bdrop\b(?!-)", re.sub(r'"[^"]*"', "", text))
-        assert 'counter comment "drop-in"' in text
+        # What would be dropped is written down instead; a host alone knows its users, a router alone spoofing and limits.
+        assert 'counter jump observed_in comment "drop-in"' in text
+        assert text.count("jump observed_") == (text.count('comment "drop-') if host == "edge1" else 3 + text.count('"spoof-') + text.count(" over "))
+        assert ("observed_user4_out" in text, "observed_last6_limits" in text) == (True, host == "router")
+        assert "observed" not in nft.ruleset(Site.from_dict(data), host)
 
 
 def test_bootstrap_is_management_only(data: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils.zones import observe
 from ansible_collections.hnai.platform.plugins.module_utils.zones.law import refused
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import (
     JUMP_GROUP,
@@ -75,23 +76,31 @@ def _render(site: Site, host: str, mode: str, management_only: bool = False) -> 
         f"delete {TABLE}",
     ]
     lines += [f"{TABLE} {{"]
+    ends = {place: f"jump observed_{place}" if mode == "observe" else drop for place in observe.places(router)}
+    if mode == "observe":
+        lines += observe.sets(ends)
+        for place in ends:
+            lines += _chain(f"observed_{place}", "", "", observe.chain(place))
     if router:
-        lines += _chain("antispoof", "", "", _antispoof(site, node, drop))
+        lines += _chain("antispoof", "", "", _antispoof(site, node, ends["spoof"]))
     lines += _chain(
         "input",
         "input",
         policy,
-        [*_common("iifname", router, drop, "in"), _NEIGHBOUR, *_inputs(site, node, conduits), _end(drop, "in")],
+        [*_common("iifname", router, drop, "in"), _NEIGHBOUR, *_inputs(site, node, conduits), _end(ends["in"], "in")],
     )
     lines += _chain(
         "output",
         "output",
         policy,
-        [*_common("oifname", False, drop, "out"), *_output_icmp(), *_outputs(site, node, conduits), _end(drop, "out")],
+        [*_common("oifname", False, drop, "out"), *_output_icmp(), *_outputs(site, node, conduits), _end(ends["out"], "out")],
     )
-    forward = [_end(drop, "forward")]
+    forward = [_end(ends["forward"], "forward")]
     if router:
-        forward = [*_common("", True, drop, "forward"), *_forwards(site, node, conduits, drop), *forward]
+        forward = [*_common("", True, drop, "forward"), *_forwards(site, node, conduits, ends["limits"]), *forward]
+    elif mode == "observe":
+        # Only who opens a connection is written down; what is open comes from the connection tracking.
+        forward = ["ct state established,related accept", *forward]
     lines += _chain("forward", "forward", policy, forward)
     return "\n".join([*lines, "}", ""])
 
@@ -242,12 +251,16 @@ def _limits(conduit: Conduit, match: str, limits: dict[str, int], drop: str) -> 
 
 
 def approved(site: Site, host: str) -> list[dict[str, Any]]:
-    """What may be open through `host`: [{source: [address], target: [address], proto, port}]; a router sees every conduit."""
+    """What may be open through `host`: [{id, source: [address], target: [address], proto, port, plant: some target stands at level ≤ 2,
+    uid: the only user or None}]; a router sees every conduit."""
     node = site.nodes[host]
     found = []
     for conduit in _of(site, host, ROUTER_GROUP in node.groups, False):
         found.append(
             {
+                "id": conduit.id,
+                "plant": any(site.zones[site.nodes[name].zone].level <= 2 for name in conduit.targets),
+                "uid": conduit.uid,
                 "source": _all_addresses(site, conduit.sources, conduit.source_address),
                 "target": _all_addresses(site, conduit.targets),
                 "proto": conduit.service.proto,
