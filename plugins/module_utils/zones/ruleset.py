@@ -145,7 +145,7 @@ class Match(NamedTuple):
 
 
 class Act(NamedTuple):
-    """What a rule does: accept, drop, return, jump, goto, set (an override), unknown, or a way around (`_BYPASS`)."""
+    """What a rule does: accept, drop, reject, return, jump, goto, set (an override), unknown, or a way around (`_BYPASS`)."""
 
     verb: str
     target: str = ""
@@ -309,7 +309,7 @@ class _Reader:
         if verb in ("accept", "drop", "return"):
             return [Act(verb)]
         if verb == "reject":
-            return [Act("drop")]
+            return [Act("reject")]
         if verb == "continue" or verb in _INERT:
             return []
         if verb in ("jump", "goto"):
@@ -653,7 +653,7 @@ class Classes:
                 self._atoms[name] = _atoms(name, known.get(name, set()))
                 full.append((1 << len(self._atoms[name])) - 1)
                 continue
-            top = {"saddr": _TOP[version], "daddr": _TOP[version], "proto": 255, "sport": 65535, "dport": 65535, "uid": 2**32 - 1}.get(name)
+            top = {"saddr": _TOP[version], "daddr": _TOP[version], "proto": 255, "sport": 65535, "dport": 65535, "uid": 2**32 - 1, "connections": 2**32 - 1}.get(name)
             self._tops[name] = top if top is not None else _NUMBERS.get(name.partition(" & ")[0], (2**63, {}))[0]
             if known.get(name):
                 raise RulesetError("%s is compared by name and by number" % name)
@@ -892,7 +892,7 @@ class Machine:
         outcome = Outcome(path)
         classes = self.classes
         outside = names("", negate=True)
-        start = {"input": {"iif": outside, "oif": names("")}, "output": {"iif": names(""), "oif": outside}, "forward": {"iif": outside, "oif": outside}}[path]
+        start = {"input": {"iif": outside, "oif": names("")}, "output": {"iif": names(""), "oif": outside}, "forward": {"iif": names("", "lo", negate=True), "oif": names("", "lo", negate=True)}}[path]
         box = classes.box(start)
         parts = [Part(box)] if box else []
         hooks = {"input": ("ingress", "prerouting", "input"), "output": ("output", "postrouting", "egress"),
@@ -1022,7 +1022,7 @@ class Machine:
                 return []
             dropped += [part._replace(trail=(*part.trail, rule.where)) for part in doubted]
             return doubted
-        if act.verb == "drop":
+        if act.verb in ("drop", "reject"):
             dropped += [part._replace(trail=(*part.trail, rule.where)) for part in inside]
             return []
         if act.verb == "return":

@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rulesets with one fault each: operators × places, drawn by a seed. And a second, simple reader of single packets, to prove that two rulesets
+do the same to every packet of the port registry.
+
+A mutant is text for nft. `Nft` loads it into a network namespace of its own and reads it back, so only what the kernel takes counts.
+"""
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import json
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SEPARATOR = "#next"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`host`'s ruleset with one fault."""
+
+    host: str
+    operator: str
+    place: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "%s: %s at %s" % (self.host, self.operator, self.place)
+
+
+class Text:
+    """A generated ruleset, as lines that can be changed."""
+
+    def __init__(self, host: str, text: str) -> None:
+        self.host = host
+        self.lines = text.splitlines()
+
+    def rules(self) -> Iterator[tuple[int, str, str]]:
+        """(line, chain, rule)."""
+        chain = ""
+        for number, line in enumerate(self.lines):
+            if match := re.match(r"  chain (\S+) \{", line):
+                chain = match[1]
+            elif line.startswith("    ") and "type filter hook" not in line:
+                yield number, chain, line.strip()
+
+    def hooks(self) -> Iterator[tuple[int, str]]:
+        """(line of its head, hook)."""
+        for number, line in enumerate(self.lines):
+            if match := re.search(r"type filter hook (\w+)", line):
+                yield number, match[1]
+
+    def changed(self, number: int, rule: str) -> str:
+        return "\n".join([*self.lines[:number], *(["    " + rule] if rule else []), *self.lines[number + 1 :], ""])
+
+    def inserted(self, number: int, rule: str) -> str:
+        return "\n".join([*self.lines[:number], "    " + rule, *self.lines[number:], ""])
+
+    def appended(self, text: str) -> str:
+        return "\n".join([*self.lines, text, ""])
+
+    def within(self, text: str, number: int = 0, rule: str = "") -> str:
+        """Something more in our table, and a rule before line `number`."""
+        opening = self.lines.index("table inet hnai {") + 1
+        lines = list(self.lines)
+        if rule:
+            lines.insert(number, "    " + rule)
+        return "\n".join([*lines[:opening], text, *lines[opening:], ""])
+
+    @property
+    def whole(self) -> str:
+        return "\n".join([*self.lines, ""])
+
+
+Found = Iterator[tuple[str, str]]
+Operator = Callable[[Text], Found]
+_CONDUIT = re.compile(r'accept comment "(C-[^"]+)"')
+
+
+def _each(pattern: str, *replacements: str) -> Operator:
+    """Each rule in which `pattern` is found, with it replaced."""
+
+    def run(text: Text) -> Found:
+        for number, chain, rule in text.rules():
+            for replacement in replacements:
+                changed = re.sub(pattern, replacement, rule, count=1)
+                if changed != rule:
+                    yield "%s: %s" % (chain, changed), text.changed(number, changed)
+
+    return run
+
+
+def _remove(text: Text) -> Found:
+    for number, chain, rule in text.rules():
+        yield "%s: %s" % (chain, rule), text.changed(number, "")
+
+
+def _policy(text: Text) -> Found:
+    for number, hook in text.hooks():
+        yield hook, text.changed(number, text.lines[number].strip().replace("policy drop", "policy accept"))
+
+
+def _swap(text: Text) -> Found:
+    for number, chain, rule in text.rules():
+        if _CONDUIT.search(rule):
+            names = {"saddr": "daddr", "daddr": "saddr", "iifname": "oifname", "oifname": "iifname"}
+            wanted = names if chain == "forward" else {key: names[key] for key in ("saddr", "daddr")}
+            yield "%s: %s" % (chain, rule), text.changed(number, re.sub("|".join(wanted), lambda match, wanted=wanted: wanted[match[0]], rule))
+
+
+def _swap_ports(text: Text) -> Found:
+    for number, chain, rule in text.rules():
+        if _CONDUIT.search(rule):
+            yield "%s: %s" % (chain, rule), text.changed(number, rule.replace(" dport ", " sport "))
+
+
+def _network(match: re.Match[str]) -> str:
+    net = ipaddress.ip_network(match[2]).supernet(new_prefix=24 if "." in match[2] else 64)
+    return "%s%s" % (match[1], net)
+
+
+def _wider_host(text: Text) -> Found:
+    for number, chain, rule in text.rules():
+        if _CONDUIT.search(rule):
+            for field in ("saddr", "daddr"):
+                changed = re.sub(r"(%s )([0-9a-f.:]+)(?= )" % field, _network, rule)
+                if changed != rule:
+                    yield "%s: %s" % (chain, changed), text.changed(number, changed)
+
+
+def _fewer_peers(text: Text) -> Found:
+    for number, chain, rule in text.rules():
+        changed = re.sub(r"\{ ([0-9a-f.:]+), [^}]*\}", r"\1", rule)
+        if _CONDUIT.search(rule) and changed != rule:
+            yield "%s: %s" % (chain, changed), text.changed(number, changed)
+
+
+def _ends(text: Text) -> Iterator[tuple[int, str]]:
+    """(line of the last rule, chain) of each base chain."""
+    for number, chain, rule in text.rules():
+        if re.search(r'"drop-(in|out|forward)"', rule):
+            yield number, chain
+
+
+def _before_the_end(*rules: str, only: Sequence[str] = ()) -> Operator:
+    def run(text: Text) -> Found:
+        for number, chain in _ends(text):
+            for rule in rules:
+                if not only or chain in only:
+                    yield "%s: %s" % (chain, rule), text.inserted(number, rule)
+
+    return run
+
+
+def _shadow(text: Text) -> Found:
+    """The end of a chain stands where a conduit's rule begins."""
+    for end, chain in _ends(text):
+        numbers = [number for number, name, _rule in text.rules() if name == chain]
+        for number in numbers[::3]:
+            if number != end:
+                yield "%s, line %d" % (chain, number), text.inserted(number, text.lines[end].strip())
+
+
+def _late(text: Text) -> Found:
+    """A rule stands after the end of its chain."""
+    for end, chain in _ends(text):
+        for number, name, rule in list(text.rules()):
+            if name == chain and number < end and not number % 4:
+                lines = [*text.lines[:number], *text.lines[number + 1 : end + 1], "    " + rule, *text.lines[end + 1 :], ""]
+                yield "%s: %s" % (chain, rule), "\n".join(lines)
+
+
+def _reorder(text: Text) -> Found:
+    """Two rules of conduits change places: that may be no fault at all."""
+    rules = [(number, chain, rule) for number, chain, rule in text.rules() if _CONDUIT.search(rule)]
+    for (first, chain, one), (second, other, two) in zip(rules, rules[1:]):
+        if chain == other and second == first + 1 and not first % 9:
+            lines = list(text.lines)
+            lines[first], lines[second] = "    " + two, "    " + one
+            yield "%s: %s" % (chain, one), "\n".join([*lines, ""])
+
+
+def _spoof_late(text: Text) -> Found:
+    for number, chain, rule in text.rules():
+        if rule == "jump antispoof":
+            lines = list(text.lines)
+            lines[number], lines[number + 1] = lines[number + 1], lines[number]
+            yield chain, "\n".join([*lines, ""])
+
+
+def _hook(text: Text) -> Found:
+    for number, hook in text.hooks():
+        for other in {"input": ["prerouting", "forward"], "output": ["postrouting"], "forward": ["prerouting", "output"]}[hook]:
+            yield "%s → %s" % (hook, other), text.changed(number, text.lines[number].strip().replace("hook " + hook, "hook " + other))
+
+
+def _subchain(text: Text) -> Found:
+    for number, chain in _ends(text):
+        for verb, inner in itertools.product(("jump", "goto"), ("accept", "tcp dport 23 accept", "ct state new accept")):
+            place = "%s: %s to a chain with %s" % (chain, verb, inner)
+            yield place, text.within("  chain more {\n    %s\n  }" % inner, number + 3, "%s more" % verb)
+
+
+def _sets(text: Text) -> Found:
+    for number, chain in _ends(text):
+        for family, kind, element in (("ip", "ipv4_addr", "198.51.100.7"), ("ip6", "ipv6_addr", "2001:db8::7"), ("ip", "ipv4_addr", "10.77.0.0/16")):
+            flags = "\n    flags interval" if "/" in element else ""
+            body = "  set peers {\n    type %s%s\n    elements = { %s }\n  }" % (kind, flags, element)
+            size = body.count("\n") + 1
+            yield "%s: a named set with %s" % (chain, element), text.within(body, number, "%s saddr @peers accept" % family)
+            assert size
+        body = "  map ways {\n    type inet_service : verdict\n    elements = { 9999 : accept, 22 : drop }\n  }"
+        yield "%s: a named verdict map" % chain, text.within(body, number, "tcp dport vmap @ways")
+        body = "  set seen {\n    type ipv4_addr\n    flags dynamic,timeout\n    size 10\n  }"
+        yield "%s: a set that packets fill" % chain, text.within(body, number, "ip saddr @seen accept")
+
+
+def _table(family: str, hook: str, body: str, priority: str = "0", policy: str = "accept", type_: str = "filter", device: str = "", more: str = "") -> str:
+    return "table %s other {\n%s  chain any {\n    type %s hook %s %spriority %s; policy %s;\n%s  }\n}" % (
+        family, more, type_, hook, "device \"%s\" " % device if device else "", priority, policy, "".join("    %s\n" % line for line in body.splitlines()))
+
+
+def _other_tables(*tables: str) -> Operator:
+    def run(text: Text) -> Found:
+        for table in tables:
+            yield " ".join(table.split())[:150], text.appended(table)
+
+    return run
+
+
+_OTHER = [
+    _table("inet", "input", "tcp dport 22 drop", "-10"), _table("ip", "input", "", "-5", "drop"), _table("ip6", "output", "udp dport 123 drop", "5"),
+    _table("inet", "prerouting", "ct state established drop", "mangle"), _table("inet", "postrouting", "meta l4proto tcp drop", "300"),
+    _table("ip", "output", "ct state established,related tcp sport 22 drop", "10"), _table("inet", "forward", "accept", "-10"),
+    _table("inet", "prerouting", "accept", "-300"), _table("ip6", "input", "icmpv6 type nd-neighbor-solicit drop"), _table("arp", "input", "drop"),
+    _table("inet", "output", "meta skuid != 0 drop", "-1"), _table("ip", "input", "ip ttl < 64 drop"), _table("inet", "input", "limit rate 1/second drop"),
+    "table inet other {\n  chain idle {\n    accept\n  }\n}",
+]  # fmt: skip
+_RAW = [
+    _table("inet", "prerouting", "notrack", "-300"), _table("inet", "output", "tcp dport 22 notrack", "raw"), _table("ip", "prerouting", "tcp dport 9094 notrack", "-301"),
+    _table("ip6", "output", "notrack", "-300"),
+]
+_NAT = [
+    _table("ip", "prerouting", "tcp dport 22 dnat to 198.51.100.7", "-100", type_="nat"), _table("ip", "postrouting", "masquerade", "100", type_="nat"),
+    _table("ip6", "output", "tcp dport 22 redirect to :2222", "-100", type_="nat"), _table("inet", "prerouting", "tcp dport 5000 redirect to :22", "-90", type_="nat"),
+    _table("ip", "prerouting", "ip daddr set 198.51.100.7", "-150"), _table("ip", "postrouting", "snat to 198.51.100.7", "srcnat", type_="nat"),
+    _table("ip", "prerouting", "tcp dport 80 tproxy to :50", "mangle"),
+]
+_AROUND = [
+    _table("netdev", "ingress", 'fwd to "lo"', device="lo"), _table("netdev", "egress", "tcp dport 22 drop", device="lo"), _table("netdev", "ingress", "drop", device="lo"),
+    _table("ip", "prerouting", "dup to 198.51.100.7", "-150"), _table("inet", "ingress", "meta l4proto tcp drop", device="lo"),
+    _table("ip", "input", "tcp dport 22 synproxy mss 1460 wscale 7 timestamp sack-perm", "-1"),
+    _table("inet", "prerouting", 'ct helper set "opener"', "0", more='  ct helper opener {\n    type "ftp" protocol tcp\n  }\n'),
+    _table("inet", "forward", "meta l4proto tcp queue num 1 bypass", "-1"), _table("inet", "input", "queue num 0"),
+    _table("inet", "forward", "meta l4proto tcp flow add @fast", "0", more="  flowtable fast {\n    hook ingress priority 0\n    devices = { lo }\n  }\n"),
+]
+
+
+def _flowtable(text: Text) -> Found:
+    for number, chain in _ends(text):
+        if chain == "forward":
+            yield "our own forward chain", text.within("  flowtable fast {\n    hook ingress priority 0\n    devices = { lo }\n  }", number, "ct state established flow add @fast")
+
+
+def _dormant(text: Text) -> Found:
+    yield "our own table", text.within("  flags dormant")
+
+
+def _flush(text: Text) -> Found:
+    yield "everything", text.appended("flush ruleset")
+    yield "the rules of our table", text.appended("flush table inet hnai")
+    for hook in ("input", "output", "forward"):
+        yield "the rules of chain %s" % hook, text.appended("flush chain inet hnai %s" % hook)
+
+
+#: name → operator.
+OPERATORS: dict[str, Operator] = {
+    "remove": _remove,
+    "swap direction": _swap,
+    "swap ports": _swap_ports,
+    "policy accept": _policy,
+    "widen port": _each(r"dport (\d+)(?= .*accept comment)", r"dport { \1, 31337 }"),
+    "port range": _each(r"dport (\d+)(?= .*accept comment)", r"dport 1-65535"),
+    "other port": _each(r"dport (\d+)(?= .*accept comment)", r"dport 4444"),
+    "widen host": _wider_host,
+    "fewer peers": _fewer_peers,
+    "any target": _each(r"ip6? daddr \S+ (?=.*accept comment)", ""),
+    "any source": _each(r"ip6? saddr (\{[^}]*\}|\S+) (?=.*accept comment)", ""),
+    "any interface": _each(r"[io]ifname \"l\d+\" (?=.*accept comment)", ""),
+    "protocol": _each(r"\b(tcp|udp)( dport \d+ .*accept comment)", r"sctp\2"),
+    "any protocol": _each(r"\b(tcp|udp)( dport \d+ .*accept comment)", r"meta l4proto { tcp, udp } th\2", r"th\2"),
+    "any state": _each(r" ct state new(?= .*accept comment)", ""),
+    "hidden new": _each(r"ct state established,related accept", "ct state established,related,new accept", "ct state != invalid accept"),
+    "narrow established": _each(r"ct state established,related accept", "ct state established accept", "ct state related accept", "tcp dport 1-1023 ct state established,related accept",
+                                "ct state established,related ct direction original accept", "ct state established,related meta mark 0 accept"),
+    "stateless answers": _before_the_end("tcp sport 1-65535 tcp flags & (syn|ack) != syn accept", "tcp sport 9094 accept", "ct direction reply accept"),
+    "accept invalid": _each(r"ct state invalid counter drop", "ct state invalid counter accept"),
+    "reject": _each(r'counter drop comment "(drop-\w+)"', r'counter reject comment "\1"'),
+    "uid": _each(r"meta skuid (\d+) ", "", "meta skuid 0 ", "meta skuid { 902, 1000 } "),
+    "limits": _each(r"ct count over (\d+)", "ct count over 2000", "ct count over 1"),
+    "rates": _each(r"rate over (\d+)/minute burst (\d+)", r"rate over 600/minute burst \2", r"rate over \1/hour burst \2", r"rate over \1/minute burst 99"),
+    "one family": _before_the_end("meta nfproto ipv6 accept", "meta protocol ip accept", "ip6 saddr fd77::1-fd77::ffff:ffff:ffff:ffff accept"),
+    "marks": _before_the_end("meta mark 0x1 accept", "ct mark 7 accept", "meta mark and 0xff == 0x1 accept", "ct status dnat accept", "ct status snat,dnat accept"),
+    "headers": _before_the_end("tcp flags syn accept", "ip dscp cs7 accept", "ip ttl 1 accept", "ip6 hoplimit 1-4 accept", "tcp option maxseg exists accept", "@th,16,16 4444 accept",
+                               "meta length 40 accept", "ip protocol 50 accept", "ip6 nexthdr 0 accept", "icmp type echo-request accept", "exthdr frag exists accept"),
+    "negation": _before_the_end("meta l4proto != tcp accept", "tcp dport != 1-65000 accept", "ip saddr != 10.0.0.0/8 accept", "th dport > 60000 accept", "ct state != invalid accept"),
+    "verdict map": _before_the_end("tcp dport vmap { 9999 : accept, 7000-7010 : accept }", "ct state vmap { new : accept }", "ip saddr . tcp dport vmap { 198.51.100.7 . 22 : accept }",
+                                   "meta l4proto vmap { tcp : drop, udp : accept }"),
+    "not decided by packets": _before_the_end("numgen random mod 4 0 accept", "fib saddr type unicast accept", "limit rate 1/second accept", "meta hour \"00:00\"-\"23:59\" accept",
+                                             "quota over 10 mbytes accept"),
+    "early accept": lambda text: ((chain, text.inserted(number, "tcp dport 8000-8999 accept"))
+                                  for number, chain, rule in text.rules() if rule.startswith("ct state established")),
+    "antispoof": _each(r"saddr != (\S+)(?=/(24|64)? ?counter| .*spoof)", "saddr != 0.0.0.0/1" , "saddr 192.0.2.1"),
+    "late antispoof": _spoof_late,
+    "comments": _each(r'comment "C-(\d+)"', 'comment "C-999"', 'comment "C-001"'),
+    "no counter": _each(r"counter (accept|drop)", r"\1"),
+    "shadow": _shadow,
+    "late": _late,
+    "reorder": _reorder,
+    "other hook": _hook,
+    "sub-chain": _subchain,
+    "sets": _sets,
+    "other table": _other_tables(*_OTHER),
+    "notrack": _other_tables(*_RAW),
+    "nat": _other_tables(*_NAT),
+    "around": _other_tables(*_AROUND),
+    "flowtable": _flowtable,
+    "dormant": _dormant,
+    "flush": _flush,
+}  # fmt: skip
+
+
+def mutants(host: str, text: str) -> Iterator[Mutant]:
+    """Every mutant of a ruleset."""
+    source = Text(host, text)
+    for name, operator in OPERATORS.items():
+        for place, mutated in operator(source):
+            if mutated != source.whole:
+                yield Mutant(host, name, place, mutated)
+
+
+def drawn(all_of_them: Iterable[Mutant], seed: int, each: int) -> list[Mutant]:
+    """At most `each` of every operator and host."""
+    rng = random.Random(seed)
+    groups: dict[tuple[str, str], list[Mutant]] = {}
+    for one in all_of_them:
+        groups.setdefault((one.operator, one.host), []).append(one)
+    return [one for key in sorted(groups) for one in rng.sample(groups[key], min(each, len(groups[key])))]
+
+
+class Nft:
+    """nft in network namespaces of its own; one process reads many rulesets, each into an empty namespace's tables."""
+
+    @staticmethod
+    def lacks() -> str:
+        """What is missing here, '' if nothing."""
+        if not shutil.which("nft") or not shutil.which("unshare"):
+            return "nft and unshare"
+        done = subprocess.run(["unshare", "--net", "nft", "list", "ruleset"], capture_output=True, text=True, timeout=20, check=False)
+        return "" if done.returncode == 0 else "the right to make network namespaces (root): %s" % done.stderr.strip()
+
+    @staticmethod
+    def read(texts: Sequence[str]) -> list[tuple[str, str] | str]:
+        """(nft -j list ruleset, nft -s list ruleset) for each text, or the error of nft."""
+        script = ("import subprocess, sys, json\n"
+                  "for text in json.load(sys.stdin):\n"
+                  "    subprocess.run(['nft', 'flush', 'ruleset'], check=True)\n"
+                  "    done = subprocess.run(['nft', '-f', '-'], input=text, capture_output=True, text=True)\n"
+                  "    if done.returncode:\n"
+                  "        print(json.dumps(done.stderr[:500]))\n"
+                  "        continue\n"
+                  "    print(json.dumps([subprocess.run(['nft', *a, 'list', 'ruleset'], check=True, capture_output=True, text=True).stdout for a in (['-j'], ['-s'])]))\n")
+        done = subprocess.run(["unshare", "--net", "python3", "-c", script], input=json.dumps(list(texts)), capture_output=True, text=True, timeout=600, check=True)
+        return [one if isinstance(one, str) else (one[0], one[1]) for one in map(json.loads, done.stdout.splitlines())]
