@@ -6,6 +6,7 @@ A mutant is text for nft. `Nft` loads it into a network namespace of its own and
 """
 from __future__ import annotations
 
+import copy
 import ipaddress
 import itertools
 import json
@@ -13,6 +14,7 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -205,7 +207,7 @@ def _subchain(text: Text) -> Found:
     for number, chain in _ends(text):
         for verb, inner in itertools.product(("jump", "goto"), ("accept", "tcp dport 23 accept", "ct state new accept")):
             place = "%s: %s to a chain with %s" % (chain, verb, inner)
-            yield place, text.within("  chain more {\n    %s\n  }" % inner, number + 3, "%s more" % verb)
+            yield place, text.within("  chain more {\n    %s\n  }" % inner, number, "%s more" % verb)
 
 
 def _sets(text: Text) -> Found:
@@ -213,9 +215,7 @@ def _sets(text: Text) -> Found:
         for family, kind, element in (("ip", "ipv4_addr", "198.51.100.7"), ("ip6", "ipv6_addr", "2001:db8::7"), ("ip", "ipv4_addr", "10.77.0.0/16")):
             flags = "\n    flags interval" if "/" in element else ""
             body = "  set peers {\n    type %s%s\n    elements = { %s }\n  }" % (kind, flags, element)
-            size = body.count("\n") + 1
             yield "%s: a named set with %s" % (chain, element), text.within(body, number, "%s saddr @peers accept" % family)
-            assert size
         body = "  map ways {\n    type inet_service : verdict\n    elements = { 9999 : accept, 22 : drop }\n  }"
         yield "%s: a named verdict map" % chain, text.within(body, number, "tcp dport vmap @ways")
         body = "  set seen {\n    type ipv4_addr\n    flags dynamic,timeout\n    size 10\n  }"
@@ -291,7 +291,7 @@ OPERATORS: dict[str, Operator] = {
     "other port": _each(r"dport (\d+)(?= .*accept comment)", r"dport 4444"),
     "widen host": _wider_host,
     "fewer peers": _fewer_peers,
-    "any target": _each(r"ip6? daddr \S+ (?=.*accept comment)", ""),
+    "any target": _each(r"ip6? daddr (\{[^}]*\}|\S+) (?=.*accept comment)", ""),
     "any source": _each(r"ip6? saddr (\{[^}]*\}|\S+) (?=.*accept comment)", ""),
     "any interface": _each(r"[io]ifname \"l\d+\" (?=.*accept comment)", ""),
     "protocol": _each(r"\b(tcp|udp)( dport \d+ .*accept comment)", r"sctp\2"),
@@ -317,7 +317,8 @@ OPERATORS: dict[str, Operator] = {
                                              "quota over 10 mbytes accept"),
     "early accept": lambda text: ((chain, text.inserted(number, "tcp dport 8000-8999 accept"))
                                   for number, chain, rule in text.rules() if rule.startswith("ct state established")),
-    "antispoof": _each(r"saddr != (\S+)(?=/(24|64)? ?counter| .*spoof)", "saddr != 0.0.0.0/1" , "saddr 192.0.2.1"),
+    "antispoof": _each(r"saddr != 10[.](\d+)[.]\S+(?= .*spoof)", r"saddr != 10.\1.0.0/16", r"saddr 10.\1.0.0/16"),
+    "antispoof 6": _each(r"(fd[0-9a-f]+:[0-9a-f:]*)/64(?= .*spoof)", r"\1/32"),
     "late antispoof": _spoof_late,
     "comments": _each(r'comment "C-(\d+)"', 'comment "C-999"', 'comment "C-001"'),
     "no counter": _each(r"counter (accept|drop)", r"\1"),
@@ -367,15 +368,187 @@ class Nft:
         return "" if done.returncode == 0 else "the right to make network namespaces (root): %s" % done.stderr.strip()
 
     @staticmethod
-    def read(texts: Sequence[str]) -> list[tuple[str, str] | str]:
-        """(nft -j list ruleset, nft -s list ruleset) for each text, or the error of nft."""
-        script = ("import subprocess, sys, json\n"
-                  "for text in json.load(sys.stdin):\n"
-                  "    subprocess.run(['nft', 'flush', 'ruleset'], check=True)\n"
-                  "    done = subprocess.run(['nft', '-f', '-'], input=text, capture_output=True, text=True)\n"
-                  "    if done.returncode:\n"
-                  "        print(json.dumps(done.stderr[:500]))\n"
-                  "        continue\n"
-                  "    print(json.dumps([subprocess.run(['nft', *a, 'list', 'ruleset'], check=True, capture_output=True, text=True).stdout for a in (['-j'], ['-s'])]))\n")
-        done = subprocess.run(["unshare", "--net", "python3", "-c", script], input=json.dumps(list(texts)), capture_output=True, text=True, timeout=600, check=True)
+    def read(texts: Sequence[str], before: Sequence[Sequence[str]] = ()) -> list[tuple[str, str] | str]:
+        """(nft -j list ruleset, nft -s list ruleset) for each text, or the error of nft; by its own library: a process for each would take minutes."""
+        done = subprocess.run(["unshare", "--net", sys.executable, "-c", _READER], input=json.dumps([list(texts), [list(one) for one in before]]), capture_output=True,
+                              text=True, timeout=900, check=True)
         return [one if isinstance(one, str) else (one[0], one[1]) for one in map(json.loads, done.stdout.splitlines())]
+
+
+_READER = """
+import ctypes, json, subprocess, sys
+lib = ctypes.CDLL("libnftables.so.1")
+lib.nft_ctx_new.restype = ctypes.c_void_p
+for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
+    getattr(lib, name).restype = ctypes.c_char_p
+ctx = ctypes.c_void_p(lib.nft_ctx_new(0))
+lib.nft_ctx_buffer_output(ctx)
+lib.nft_ctx_buffer_error(ctx)
+def run(text, flags=0):
+    lib.nft_ctx_output_set_flags(ctx, flags)
+    rc = lib.nft_run_cmd_from_buffer(ctx, text.encode())
+    return rc, lib.nft_ctx_get_output_buffer(ctx).decode(), lib.nft_ctx_get_error_buffer(ctx).decode()
+texts, before = json.load(sys.stdin)
+for argv in before:
+    subprocess.run(argv, check=True)
+STATELESS, JSON = 4, 16
+for text in texts:
+    run("flush ruleset")
+    rc, _out, err = run(text)
+    print(json.dumps(err[:500] if rc else [run("list ruleset", JSON)[1], run("list ruleset", STATELESS)[1]]))
+"""
+
+
+# -- single packets -----------------------------------------------------------------------------------------------------------------
+
+
+class Packet(dict[str, Any]):
+    """{version, iif, oif, saddr, daddr, proto, sport, dport, state, uid, type, hoplimit, over}; `over`: is every limit exceeded?"""
+
+
+Test = Callable[[Packet], bool]
+
+
+class Walker:
+    """Takes one packet after the other through a listing, as nft(8) tells it; knows what the generator writes and little more. It shares nothing with the
+    analyser, and raises ValueError for what it does not know."""
+
+    _PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58, "ipv6-icmp": 58, "sctp": 132}
+    _TYPES = {"destination-unreachable": 1, "packet-too-big": 2, "time-exceeded": 3, "parameter-problem": 4, "nd-neighbor-solicit": 135,
+              "nd-neighbor-advert": 136, "mld-listener-report": 131, "mld2-listener-report": 143}  # fmt: skip
+
+    def __init__(self, listing: str) -> None:
+        items = json.loads(listing)["nftables"]
+        self.chains = {(one["chain"]["family"], one["chain"]["table"], one["chain"]["name"]): one["chain"] for one in items if "chain" in one}
+        self.rules: dict[tuple[str, str, str], list[tuple[list[tuple[bool, Test]], str, str]]] = {key: [] for key in self.chains}
+        for item in items:
+            if "rule" in item:
+                rule = item["rule"]
+                self.rules[rule["family"], rule["table"], rule["chain"]].append(self._rule(rule["expr"]))
+
+    def narrow(self, packet: Packet) -> Walker:
+        """The rules that are left for packets between the same addresses and interfaces."""
+        found = copy.copy(self)
+        found.rules = {key: [([pair for pair in tests if not pair[0]], verb, target) for tests, verb, target in rules
+                             if verb and all(test(packet) for fixed, test in tests if fixed)] for key, rules in self.rules.items()}  # fmt: skip
+        return found
+
+    def _rule(self, expression: Sequence[Any]) -> tuple[list[tuple[bool, Test]], str, str]:
+        tests: list[tuple[bool, Test]] = []
+        verb = target = ""
+        for statement in expression:
+            ((kind, body),) = statement.items()
+            if kind == "match":
+                left = body["left"]
+                fixed = left.get("meta", {}).get("key") in ("iifname", "oifname", "nfproto") or left.get("payload", {}).get("field") in ("saddr", "daddr")
+                tests.append((fixed, self._test(body["op"], left, body["right"])))
+            elif kind == "limit" or kind == "ct count":
+                tests.append((False, lambda packet, inverted=bool(body.get("inv")): packet["over"] == inverted))
+            elif kind in ("accept", "drop", "reject", "return", "jump", "goto"):
+                verb, target = kind, (body or {}).get("target", "") if kind in ("jump", "goto") else ""
+            elif kind not in ("counter", "log"):
+                raise ValueError("a walker does not know %s" % kind)
+        return tests, verb, target
+
+    def _test(self, op: str, left: Any, right: Any) -> Test:
+        if op not in ("==", "!=", "in"):
+            raise ValueError("a walker does not know %s" % op)
+        positive = op != "!="
+        if left == {"ct": {"key": "state"}}:
+            states = set(right["set"] if isinstance(right, dict) else [right] if isinstance(right, str) else right)
+            return lambda packet: (packet["state"] in states) == positive
+        if "meta" in left:
+            names = {"iifname": "iif", "oifname": "oif", "skuid": "uid", "l4proto": "proto", "nfproto": "version"}
+            field, known = names[left["meta"]["key"]], {**self._PROTOCOLS, "ipv4": 4, "ipv6": 6}
+            wanted = [known.get(one, one) if isinstance(one, str) else one for one in (right["set"] if isinstance(right, dict) else [right])]
+            return lambda packet: (packet[field] in wanted) == positive
+        payload = left["payload"]
+        if payload["field"] in ("saddr", "daddr"):
+            nets = [self._net(one) for one in (right["set"] if isinstance(right, dict) and "set" in right else [right])]
+            version = 4 if payload["protocol"] == "ip" else 6
+            return lambda packet: packet["version"] == version and any(packet[payload["field"]] in net for net in nets) == positive
+        values = [self._span(one) for one in (right["set"] if isinstance(right, dict) and "set" in right else [right])]
+        needs = {"ip6": (6, None), "icmpv6": (6, 58), "th": (None, None)}.get(payload["protocol"], (None, self._PROTOCOLS.get(payload["protocol"], -1)))
+        if payload["field"] not in ("dport", "sport", "type", "hoplimit"):
+            raise ValueError("a walker does not know %s" % payload["field"])
+
+        def test(packet: Packet) -> bool:
+            if needs[0] not in (None, packet["version"]) or needs[1] not in (None, packet["proto"]):
+                return False
+            return any(low <= packet[payload["field"]] <= high for low, high in values) == positive
+
+        return test
+
+    @staticmethod
+    def _net(one: Any) -> Any:
+        return ipaddress.ip_network("%s/%d" % (one["prefix"]["addr"], one["prefix"]["len"]) if isinstance(one, dict) else one)
+
+    def _span(self, one: Any) -> tuple[int, int]:
+        if isinstance(one, dict):
+            return one["range"][0], one["range"][1]
+        number = self._TYPES[one] if isinstance(one, str) else one
+        return number, number
+
+    def passes(self, path: str, packet: Packet) -> bool:
+        """Does the packet pass this hook?"""
+        families = ("inet", "ip" if packet["version"] == 4 else "ip6")
+        chains = sorted((key for key, chain in self.chains.items() if chain.get("hook") == path and key[0] in families), key=lambda key: self.chains[key]["prio"])
+        return all(self._verdict(key, packet, self.chains[key]["policy"]) in ("accept", "") for key in chains)
+
+    def _verdict(self, key: tuple[str, str, str], packet: Packet, end: str) -> str:
+        for tests, verb, target in self.rules[key]:
+            if verb and all(test(packet) for _fixed, test in tests):
+                if verb in ("accept", "drop", "reject"):
+                    return verb
+                if verb == "return":
+                    return end
+                inner = self._verdict((key[0], key[1], target), packet, "")
+                if inner or verb == "goto":
+                    return inner or end
+        return end
+
+
+def packets(addresses: dict[int, list[str]], ports: Sequence[tuple[str, int]], expected: dict[str, Any], path: str) -> Iterator[Packet]:
+    """Every packet of the port registry on one path: each address towards each, by each interface, in each state, of each user, within limits and beyond."""
+    legs = {leg["name"]: leg for leg in expected["legs"]}
+    interfaces = [*legs, "other0"] if legs else ["eth0"]
+    users = sorted({entry["uid"] for entry in expected["conduits"] if entry["uid"] is not None} | {0, 65534})
+    for version, known in addresses.items():
+        places = [ipaddress.ip_address(text) for text in known]
+        zones = {name: ipaddress.ip_network(leg[str(version)]) for name, leg in legs.items() if leg[str(version)]}
+        kinds = [(6 if proto == "tcp" else 17, port, 40000, 0, 64) for proto, port in ports] + [(6 if proto == "tcp" else 17, 40000, port, 0, 64) for proto, port in ports]
+        kinds += [(58 if version == 6 else 1, 0, 0, kind, hops) for kind in (1, 2, 3, 4, 128, 131, 133, 135, 136, 143) for hops in (64, 255)]
+        for source, target in itertools.product(places, places):
+            for iif, oif in itertools.product(interfaces if path != "output" else [""], interfaces if path != "input" else [""]):
+                spoofed = path != "output" and iif in zones and source not in zones[iif]
+                for proto, dport, sport, kind, hops in kinds[:: len(kinds) - 1] if spoofed else kinds:
+                    for state in ("new", "established", "related", "invalid", "untracked") if not spoofed else ("new", "established"):
+                        for uid in users if path == "output" and state == "new" else (0,):
+                            for over in (False, True) if path == "forward" and state == "new" else (False,):
+                                yield Packet(version=version, iif=iif, oif=oif, saddr=source, daddr=target, proto=proto, dport=dport, sport=sport, type=kind,
+                                             hoplimit=hops, state=state, uid=uid, over=over)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Two rulesets over the packet space: how many packets were compared, and the first that tells them apart."""
+
+    compared: int
+    differs: str = ""
+
+
+def equivalent(first: str, second: str, addresses: dict[int, list[str]], ports: Sequence[tuple[str, int]], expected: dict[str, Any]) -> Proof:
+    """Do two listings do the same to every packet of the registry?"""
+    walkers = Walker(first), Walker(second)
+    one = two = walkers[0]
+    compared = 0
+    key: tuple[Any, ...] = ()
+    for path in ("input", "output", "forward"):
+        for packet in packets(addresses, ports, expected, path) if path != "forward" or expected["legs"] else ():
+            compared += 1
+            place = (packet["version"], packet["saddr"], packet["daddr"], packet["iif"], packet["oif"])
+            if place != key:
+                key, one, two = place, walkers[0].narrow(packet), walkers[1].narrow(packet)
+            if one.passes(path, packet) != two.passes(path, packet):
+                return Proof(compared, "%s: %s" % (path, dict(packet)))
+    return Proof(compared)

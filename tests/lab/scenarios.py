@@ -28,6 +28,7 @@ SCENARIOS = {
     "ot-probes": "under tokens: the Modbus filter against its canary, and the write that the OPC UA server refuses to the mirror",
     "opcua-stacks": "the audit against OPC UA servers of three makers with planted faults, on the wire and in its speed; needs no lab",
     "opcua-fuzz": "the audit's decoder against hostile bytes, guided by coverage, for HNAI_FUZZ_SECONDS; needs no lab",
+    "zones-mutants": "every mutant of the lab's generated rulesets is found by the static judgement, or proven to do the same to every packet; needs no lab",
     "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",
     "sparkplug": "a line's Sparkplug B stream, decoded, is its own journal: line, decoder and broker killed, aliases changed, numbers left out",
     "opcua-trust": "the plant's server discovered; the collector's OPC UA certificate replaced when the plant has accepted the new one",

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
@@ -92,7 +93,7 @@ def expectation(site: Site, host: str) -> dict[str, Any]:
 
     {host, router, own: {"4": [address], "6": []}, legs: [{zone, name, "4": network, "6": network}],
     conduits: [{id, path: input|output|forward, version, iif, oif, sources, origins, targets, proto, port, uid, limits}],
-    peers: [{name, address, device, gateway}]}. `sources` are the initiator's addresses; at the initiator itself `origins` are the only ones to
+    peers: [{name, address, device, near, gateway}]}. `sources` are the initiator's addresses; at the initiator itself `origins` are the only ones to
     come from ([]: any of the host). Expiry does not change a firewall, so an expired conduit counts.
     """
     node = site.nodes[host]
@@ -177,7 +178,7 @@ def _passing(site: Site, router: Node, conduit: Conduit, version: int) -> Iterat
 
 
 def _peers(site: Site, node: Node) -> list[dict[str, Any]]:
-    """Whom a conduit connects `node` with, and how packets go there: `gateway` is '' on the same network, else a router's address there."""
+    """Whom a conduit connects `node` with, and how packets go there: `near`: in the same network; `gateway`: else, the routers' addresses there."""
     found: dict[str, dict[str, Any]] = {}
     legs = {leg.zone: leg.name for leg in node.interfaces}
     for conduit in site.conduits:
@@ -194,7 +195,8 @@ def _peers(site: Site, node: Node) -> list[dict[str, Any]]:
                 if address and node.address(version, here):
                     inside = any(net.version == version and ipaddress.ip_address(address) in net for net in site.zones[here].cidrs)
                     gates = [router.address(version, here) for router in site.routers() if any(leg.zone == here for leg in router.interfaces)]
-                    found[address] = {"name": name, "address": address, "device": legs.get(here, ""), "gateway": [] if inside else sorted(filter(None, gates))}
+                    found[address] = {"name": name, "address": address, "device": legs.get(here, ""), "near": inside,
+                                      "gateway": [] if inside else sorted(filter(None, gates))}
     return [found[address] for address in sorted(found)]
 
 
@@ -505,7 +507,7 @@ class _Family:
         spoof = self.program.chains.get((*TABLE, "antispoof"))
         zones = {"spoof-%s" % leg["zone"] for leg in self.expected["legs"] if self.expected["router"]}
         for rule in spoof.rules if spoof else ():
-            self.seen[rule.where] = rule.where.comment in zones and _verbs(rule) == ({"drop"} if self.mode == "enforce" else set())
+            self.seen[rule.where] = rule.where.comment in zones and rule.counted and _verbs(rule) == ({"drop"} if self.mode == "enforce" else set())
         for chain, rule in self._own_rules(outcome.path):
             verbs = _verbs(rule)
             comment = rule.where.comment
@@ -534,7 +536,7 @@ class _Family:
             return [act.target for act in _acts(rule)] == ["antispoof"]
         drops = {"invalid-%s" % _WAYS[path], "drop-%s" % _WAYS[path]}
         drops |= {"%s %s" % (ident, limit) for ident in self.ids for limit in L2_LIMITS} if path == "forward" else set()
-        return comment in drops and verbs == ({"drop"} if self.mode == "enforce" else set())
+        return comment in drops and rule.counted and verbs == ({"drop"} if self.mode == "enforce" else set())
 
     def _counted(self, outcome: Outcome) -> None:
         """Has each conduit, and the end of each chain, a counter of its own?"""
@@ -596,9 +598,10 @@ def _tables(programs: Sequence[Program], found: Judgement, seen: Mapping[Where, 
         if place != TABLE:
             _beside(chain, found, bridged)
             continue
-        if chain.hook not in PATHS and chain.where.chain != "antispoof":
+        if chain.where.chain != (chain.hook if chain.hook in PATHS else "antispoof"):
             found.add(found.foreign, Finding("foreign_rule", "", 0, chain.where, "a chain of our table that no model has"))
-        for rule in chain.rules if chain.hook in PATHS or chain.where.chain == "antispoof" else ():
+            continue
+        for rule in chain.rules:
             if not seen.get(rule.where):
                 found.add(found.foreign, Finding("foreign_rule", chain.hook, 0, rule.where, "a rule of our table that no model has"))
 
@@ -629,11 +632,11 @@ def _beside(chain: Chain, found: Judgement, bridged: Optional[bool]) -> None:
 
 # -- routes and forwarding ----------------------------------------------------------------------------------------------------------
 
-_SETTINGS = ("forwarding", "rp_filter")
+_SETTINGS = ("forwarding", "rp_filter", "proxy_arp", "proxy_ndp", "route_localnet")
 
 
 def settings(text: str) -> dict[tuple[str, str, str], int]:
-    """{(ipv4|ipv6, interface, forwarding|rp_filter): value} from ``grep -rH`` over /proc/sys/net."""
+    """{(ipv4|ipv6, interface, setting): value} from ``grep -rH`` over /proc/sys/net."""
     found = {}
     for line in text.splitlines():
         path, _colon, value = line.rpartition(":")
@@ -658,6 +661,8 @@ def forwarding(found: Mapping[tuple[str, str, str], int], expected: Mapping[str,
                       if kind == family and key == "forwarding" and value]  # fmt: skip
         elif expected["own"][str(version)]:
             wrong += ["%s is not forwarded from %s: this is the router" % (family, name) for name in legs if not found.get((family, name, "forwarding"))]
+    wrong += ["%s of %s is on for %s: the host answers or takes what is not its own" % (key, kind, name) for (kind, name, key), value in sorted(found.items())
+              if key in ("proxy_arp", "proxy_ndp", "route_localnet") and value]  # fmt: skip
     everywhere = found.get(("ipv4", "all", "rp_filter"), 0)
     wrong += ["ipv4 sources are not checked on %s (rp_filter 0)" % name for name in interfaces
               if name != "lo" and not max(everywhere, found.get(("ipv4", name, "rp_filter"), 0))]  # fmt: skip
@@ -736,13 +741,24 @@ def routed(answer: str, peer: Mapping[str, Any], found: Links, expected: Mapping
     wrong = []
     if devices and device not in devices:
         wrong.append("packets %s leave by %s, not by %s" % (what, device, ", ".join(sorted(devices))))
-    if gateway != "" and not peer["gateway"]:
+    if gateway and peer["near"]:
         wrong.append("packets %s go by %s, though it is in the same network" % (what, gateway))
     if peer["gateway"] and gateway not in peer["gateway"]:
         wrong.append("packets %s go by %s, not by the router (%s)" % (what, gateway or "nobody", ", ".join(peer["gateway"])))
     if source and source not in mine:
         wrong.append("packets %s come from %s, which is no address of the model" % (what, source))
     return wrong
+
+
+def strange_rules(text: str) -> list[str]:
+    """Rules of ``ip -j rule show`` beyond those that every host has. Raises CannotTell."""
+    try:
+        rules = json.loads(text or "[]")
+        usual = {(0, "local"), (32766, "main"), (32767, "default")}
+        return [json.dumps(one, sort_keys=True) for one in rules if (one.get("priority"), one.get("table")) not in usual or one.get("src") != "all"
+                or set(one) - {"priority", "src", "table"}]  # fmt: skip
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CannotTell("ip does not say which rules there are: %s" % error) from None
 
 
 # -- the checks -----------------------------------------------------------------------------------------------------------------
@@ -810,7 +826,10 @@ class _Checks:
         return self._judgement
 
     def _uid(self, name: str) -> Optional[int]:
-        fields = self.read("getent", "passwd", name).split(":")
+        try:
+            fields = self.read("getent", "passwd", name).split(":")
+        except subprocess.CalledProcessError:
+            return None
         return int(fields[2]) if len(fields) > 3 and fields[2].isdigit() else None
 
     def result(self) -> dict[str, Any]:
@@ -852,9 +871,15 @@ class _Checks:
 
     def around(self, check: Check) -> None:
         found = self.judgement
-        legacy = list(self._legacy())
+        legacy = [*self._legacy(), *self._queues()]
         check.evidence["legacy"] = [one.text for one in legacy]
         self._verdict(check, [*found.around, *legacy])
+
+    def _queues(self) -> Iterator[Finding]:
+        """Programs of tc see packets before the rules on the way in, and after them on the way out."""
+        for one in json.loads(self.read("tc", "-j", "qdisc", "show") or "[]"):
+            if one.get("kind") in ("ingress", "clsact"):
+                yield Finding("bypass", "", 0, Where("tc", str(one.get("dev"))), "filters of tc (%s) see packets past the rules" % one["kind"], sure=False, doubt="what they do")
 
     def _legacy(self) -> Iterator[Finding]:
         names_found = self.read("find", "/proc/net", "-maxdepth", "1", "-name", "*_tables_names").split()
@@ -866,7 +891,7 @@ class _Checks:
             tool = {"ip_tables_names": _LEGACY[0], "ip6_tables_names": _LEGACY[1]}.get(path.rpartition("/")[2])
             try:
                 lines = self.read(tool).splitlines() if tool else None
-            except (CannotTell, RuntimeError) as error:
+            except (CannotTell, subprocess.SubprocessError) as error:
                 lines, what = None, "%s, and nobody says what is in them (%s)" % (what, error)
             rules = None if lines is None else [line for line in lines if line.startswith("-A ") or (line.startswith(":") and " DROP" in line)]
             if rules is None:
@@ -891,10 +916,17 @@ class _Checks:
     def routes(self, check: Check) -> None:
         wrong = standing(self.links, self.expected)
         paths = ["/proc/sys/net/ipv4/conf", "/proc/sys/net/ipv6/conf"]
-        text = self.read("grep", "-rH", "--include=forwarding", "--include=rp_filter", ".", *(path for path in paths if self._there(path)))
+        text = self.read("grep", "-rH", *("--include=%s" % name for name in _SETTINGS), ".", *(path for path in paths if self._there(path)))
         wrong += forwarding(settings(text), self.expected, self.links.names)
         for peer in self.expected["peers"]:
-            wrong += routed(self.read("ip", "-j", "route", "get", peer["address"]), peer, self.links, self.expected)
+            try:
+                answer = self.read("ip", "-j", "route", "get", peer["address"])
+            except subprocess.CalledProcessError as error:
+                wrong.append("there is no way to %s (%s): %s" % (peer["name"], peer["address"], str(error.stderr or error).strip()[-200:]))
+                continue
+            wrong += routed(answer, peer, self.links, self.expected)
+        for family in ("-4", "-6"):
+            wrong += ["a rule of its own leads some packets elsewhere (ip %s rule): %s" % (family, one) for one in strange_rules(self.read("ip", family, "-j", "rule", "show"))]
         check.observed = len(wrong)
         check.evidence = {"addresses": dict(sorted(self.links.holders.items())), "peers": len(self.expected["peers"]), "wrong": wrong}
         check.passed(not wrong, "; ".join(wrong[:_SHOWN]) + ("; and %d more" % (len(wrong) - _SHOWN) if len(wrong) > _SHOWN else ""))
