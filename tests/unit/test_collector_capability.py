@@ -360,25 +360,54 @@ def test_a_directory_is_read_whole(tmp_path: Path) -> None:
     assert telegraf.files(["t", "-config", str(tmp_path / "a.conf")]) == [tmp_path / "a.conf"]
 
 
+def accepting(op: str, field: str, right: Any, protocol: str = "ip") -> list[dict[str, Any]]:
+    return [{"match": {"op": op, "left": {"payload": {"protocol": protocol, "field": field}}, "right": right}}, {"accept": None}]
+
+
+def planted(rule: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"rule": {"family": "inet", "table": "hnai", "chain": "output", "handle": 99, "expr": rule}}]
+
+
 @pytest.mark.parametrize(("rule", "words"), [
-    ([{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 502}}, {"accept": None}], "without naming address"),
-    ([{"jump": {"target": "x"}}], "jump is not understood"),
-    ([{"match": {"op": "!=", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": "10.0.0.1"}}, {"accept": None}], "!= is not"),
-    ([{"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": {"prefix": {"addr": "10.0.0.0", "len": 8}}}},
-      {"accept": None}], "prefix"),
+    (accepting("==", "dport", 502, "tcp"), "tcp every IPv4 address port 502 as user 900"),
+    (accepting("!=", "daddr", "10.0.0.1"), "every protocol 0.0.0.0-10.0.0.0, 10.0.0.2-255.255.255.255 port any as user 900"),
+    (accepting("==", "daddr", {"prefix": {"addr": "10.0.0.0", "len": 8}}), "every protocol 10.0.0.0-10.255.255.255 port any as user 900"),
+    (accepting("==", "dport", {"set": [502, {"range": [600, 610]}]}, "udp"), "udp every IPv6 address port 502, 600-610 as user 900"),
+])
+def test_a_rule_that_lets_out_more_is_found_whatever_it_looks_like(rule: list[dict[str, Any]], words: str) -> None:
+    more, less = egress.differences(listing([], more=planted(rule)), [], [900], lambda name: None)
+    assert words in more and not less, more
+
+
+@pytest.mark.parametrize(("rule", "words"), [
+    ([{"jump": {"target": "x"}}], "chain x, which is not listed"),
+    ([{"match": {"op": "==", "left": {"fib": {"result": "type", "flags": ["daddr"]}}, "right": "local"}}, {"accept": None}], "not understood.*fib"),
+    ([{"xt": {"type": "target", "name": "NFQUEUE"}}], "not understood.*NFQUEUE"),
+    ([{"queue": {"num": 1}}], "leads past the rules"),
 ])
 def test_a_rule_that_is_not_understood_is_not_passed_over(rule: list[dict[str, Any]], words: str) -> None:
-    more = [{"rule": {"family": "inet", "table": "hnai", "chain": "output", "expr": rule}}]
     with pytest.raises(egress.CannotTell, match=words):
-        egress.loaded(listing([], more=more), lambda name: None)
+        egress.differences(listing([], more=planted(rule)), [], [900], lambda name: None)
 
 
 def test_no_chain_and_a_rewriting_one_are_no_answer() -> None:
     with pytest.raises(egress.CannotTell, match="everything may leave"):
-        egress.loaded('{"nftables": []}', lambda name: None)
-    nat = [{"chain": {"family": "ip", "table": "x", "name": "y", "type": "nat", "hook": "output", "policy": "accept"}}]
+        egress.differences('{"nftables": []}', [], [900], lambda name: None)
+    place = {"family": "ip", "table": "x"}
+    nat = [{"chain": {**place, "name": "y", "type": "nat", "hook": "output", "prio": -100, "policy": "accept"}},
+           {"rule": {**place, "chain": "y", "handle": 2, "expr": [{"dnat": {"addr": "10.0.2.11"}}]}}]
     with pytest.raises(egress.CannotTell, match="rewrites"):
-        egress.loaded(listing([], more=nat), lambda name: None)
+        egress.differences(listing([], more=nat), [], [900], lambda name: None)
+
+
+def test_a_table_of_others_that_cuts_a_conduit_is_seen() -> None:
+    place = {"family": "ip", "table": "x"}
+    ways = egress.declared(CONDUITS)
+    text = [("10.0.2.11", 4840, None), ("10.0.35.11", 9094, None)]
+    other = [{"chain": {**place, "name": "y", "type": "filter", "hook": "postrouting", "prio": 5, "policy": "accept"}},
+             {"rule": {**place, "chain": "y", "handle": 2, "expr": accepting("==", "dport", 4840, "tcp")[:1] + [{"drop": None}]}}]
+    assert egress.differences(listing(text), ways, [900], lambda name: None) == ([], [])
+    assert egress.differences(listing(text, more=other), ways, [900], lambda name: None) == ([], ["tcp 10.0.2.11 port 4840"])
 
 
 # -- other collectors ---------------------------------------------------------------------------------------------

@@ -320,7 +320,7 @@ class Audit:
         if uid is None:
             raise CannotTell("there is no user %s" % self.options.user)
         wanted = egress.declared(self.options.conduits)
-        more, less = egress.differences(egress.loaded(done.text, self._host.uid), wanted, [uid])
+        more, less = egress.differences(done.text, wanted, [uid], self._host.uid)
         check.evidence = {"user": self.options.user, "uid": uid, "declared": [one.text for one in sorted(wanted, key=lambda way: way.text)]}
         judge(check, ["beyond the conduits: %s" % one for one in more] + ["a conduit that is not let out: %s" % one for one in less], [])
 

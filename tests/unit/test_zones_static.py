@@ -1,0 +1,599 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ruleset judged by what it does to every packet: clean ones pass, each plant turns its own check, and a second reader that takes single
+packets comes to the same. The listings are nft's own (fixtures/site/nft-*.json); where nft can run here, it reads mutants of them too.
+"""
+from __future__ import annotations
+
+import bisect
+import copy
+import ipaddress
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import mutants
+
+from ansible_collections.hnai.platform.plugins.module_utils.host.health import run_command
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+from ansible_collections.hnai.platform.plugins.module_utils.zones import nft, ruleset, static
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
+
+FIXTURES = Path(__file__).parent / "fixtures/site"
+SITE = Site.from_dict(yaml.safe_load((FIXTURES / "site.yml").read_text(encoding="utf-8")))
+LISTINGS = {host: (FIXTURES / ("nft-%s.json" % host)).read_text(encoding="utf-8") for host in ("edge1", "router")}
+EXPECTED = {host: static.expectation(SITE, host) for host in LISTINGS}
+USERS = {"hnai-telegraf": 900}
+Items = list[dict[str, Any]]
+
+
+def judge(host: str, items: Items, **more: Any) -> static.Judgement:
+    return static.judge(json.dumps({"nftables": items}), EXPECTED[host], more.pop("mode", "enforce"), more.pop("declared", ()), USERS.get, **more)
+
+
+def items(host: str) -> Items:
+    return json.loads(LISTINGS[host])["nftables"]
+
+
+def ours(chain: str, *expr: dict[str, Any], handle: int = 900, comment: str = "") -> dict[str, Any]:
+    rule: dict[str, Any] = {"family": "inet", "table": "hnai", "chain": chain, "handle": handle, "expr": list(expr)}
+    return {"rule": {**rule, **({"comment": comment} if comment else {})}}
+
+
+def first(found: Items, rule: dict[str, Any]) -> Items:
+    """The rule before all others of its chain."""
+    return [*(one for one in found if "rule" not in one), rule, *(one for one in found if "rule" in one)]
+
+
+def match(left: dict[str, Any], right: Any, op: str = "==") -> dict[str, Any]:
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+def payload(protocol: str, name: str, right: Any, op: str = "==") -> dict[str, Any]:
+    return match({"payload": {"protocol": protocol, "field": name}}, right, op)
+
+
+def meta(key: str, right: Any, op: str = "==") -> dict[str, Any]:
+    return match({"meta": {"key": key}}, right, op)
+
+
+def ct(key: str, right: Any, op: str = "in") -> dict[str, Any]:
+    return match({"ct": {"key": key}}, right, op)
+
+
+ACCEPT: dict[str, Any] = {"accept": None}
+DROP: dict[str, Any] = {"drop": None}
+DPORT = payload("tcp", "dport", 4444)
+
+
+def other(hook: str, *rules: Sequence[dict[str, Any]], family: str = "inet", kind: str = "filter", prio: int = 0, policy: str = "accept", device: str = "") -> Items:
+    place = {"family": family, "table": "other"}
+    chain = {**place, "name": "any", "handle": 1, "type": kind, "hook": hook, "prio": prio, "policy": policy, **({"dev": device} if device else {})}
+    return [{"table": {"family": family, "name": "other", "handle": 9}}, {"chain": chain},
+            *({"rule": {**place, "chain": "any", "handle": 2 + number, "expr": list(expr)}} for number, expr in enumerate(rules))]
+
+
+def chain(name: str, **more: Any) -> dict[str, Any]:
+    return {"chain": {"family": "inet", "table": "hnai", "name": name, "handle": 800, **more}}
+
+
+def named(kind: str, name: str, **more: Any) -> dict[str, Any]:
+    return {kind: {"family": "inet", "table": "hnai", "name": name, "handle": 700, **more}}
+
+
+def with_set(elements: list[Any], *, kind: str = "ipv4_addr", flags: Sequence[str] = ()) -> Callable[[Items], Items]:
+    field = "ip" if kind == "ipv4_addr" else "ip6"
+    return lambda found: first([named("set", "peers", type=kind, flags=list(flags), elem=elements), *found], ours("input", payload(field, "saddr", "@peers"), ACCEPT))
+
+
+def planted(*expr: dict[str, Any], at: str = "input", **more: Any) -> Callable[[Items], Items]:
+    return lambda found: first(found, ours(at, *expr, **more))
+
+
+def beside(hook: str, *rules: Sequence[dict[str, Any]], **more: Any) -> Callable[[Items], Items]:
+    return lambda found: [*found, *other(hook, *rules, **more)]
+
+
+def without(words: str) -> Callable[[Items], Items]:
+    return lambda found: [one for one in found if words not in json.dumps(one)]
+
+
+def changed(old: str, new: str, count: int = -1) -> Callable[[Items], Items]:
+    return lambda found: json.loads(json.dumps(found).replace(old, new, count))
+
+
+@pytest.mark.parametrize("host", sorted(LISTINGS))
+def test_what_the_generator_writes_is_what_the_model_means(host: str) -> None:
+    found = judge(host, items(host))
+    assert [one.line for one in found.all] == [] and not found.unknown and found.boxes > 80
+
+
+# What lies in front of our chains: (plant, host, kinds of sure findings, part of a line).
+PLANTS: dict[str, tuple[Callable[[Items], Items], str, set[str], str]] = {
+    "a port more": (planted(DPORT, ACCEPT), "edge1", {"extra", "foreign_rule"}, "dport 4444"),
+    "a hidden new": (changed('["established", "related"]', '["established", "related", "new"]'), "edge1", {"extra", "foreign_rule"}, "state new"),
+    "every protocol but one": (planted(meta("l4proto", "tcp", "!="), ACCEPT), "edge1", {"extra", "foreign_rule"}, "proto udp"),
+    "any transport": (planted(payload("th", "dport", {"range": [1000, 1100]}), ACCEPT), "edge1", {"extra", "foreign_rule"}, "dport 1000"),
+    "IPv6 alone": (planted(meta("nfproto", "ipv6"), ACCEPT), "edge1", {"extra", "foreign_rule"}, "such as IPv6"),
+    "an IPv6 range": (planted(payload("ip6", "saddr", {"range": ["fd00:4::1", "fd00:4::ff"]}), ACCEPT), "edge1", {"extra", "foreign_rule"}, "fd00:4::"),
+    "a mark": (planted(meta("mark", 1), ACCEPT), "edge1", {"extra", "foreign_rule"}, "meta mark 1"),
+    "a masked mark": (planted(match({"&": [{"meta": {"key": "mark"}}, 255]}, 1), ACCEPT), "edge1", {"extra", "foreign_rule"}, "meta mark & 255 1"),
+    "what nat has rewritten": (planted(ct("status", "dnat"), ACCEPT), "edge1", {"extra", "foreign_rule"}, "ct status"),
+    "answers by flags": (planted(match({"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, ["syn", "ack"]]}, "syn", "!="), ACCEPT), "edge1", {"extra", "foreign_rule"},
+                         "tcp flags"),
+    "a stranger's address among the peers": (with_set(["10.0.9.11", "192.0.2.9"]), "edge1", {"extra", "foreign_rule"}, "saddr"),
+    "an interval with a timeout": (with_set([{"elem": {"val": {"prefix": {"addr": "10.0.4.0", "len": 24}}, "timeout": 60}}], flags=("interval", "timeout")), "edge1",
+                                   {"extra", "foreign_rule"}, "saddr 10.0.4."),
+    "a verdict map": (planted({"vmap": {"key": {"payload": {"protocol": "tcp", "field": "dport"}}, "data": {"set": [[4444, ACCEPT], [{"range": [7000, 7005]}, DROP]]}}}),
+                      "edge1", {"extra", "foreign_rule"}, "dport 4444"),
+    "a concatenation": (planted(match({"concat": [{"payload": {"protocol": "ip", "field": "saddr"}}, {"payload": {"protocol": "tcp", "field": "dport"}}]},
+                                      {"set": [{"concat": [{"prefix": {"addr": "192.0.2.0", "len": 28}}, {"range": [80, 90]}]}]}), ACCEPT),
+                        "edge1", {"extra", "foreign_rule"}, "dport 80"),
+    "a chain that is gone to": (lambda found: first([chain("more"), ours("more", ACCEPT, handle=901), *found], ours("input", DPORT, {"goto": {"target": "more"}})), "edge1",
+                                {"extra", "foreign_rule"}, "chain more"),
+    "what a conduit says of another": (changed('"C-002"', '"C-101"'), "edge1", {"uncounted", "foreign_rule"}, "no counted rule of its own"),
+    "no user": (changed('{"chain": {"family": "inet", "table": "hnai", "name": "forward"', '{"chain": {"family": "ip", "table": "hnai", "name": "forward"'), "edge1",
+                {"policy", "extra", "foreign_table", "uncounted"}, "no chain of ours"),
+    "a conduit is gone": (without("C-002"), "edge1", {"missing", "uncounted"}, "cuts C-002"),
+    "no established": (without('["established", "related"]'), "edge1", {"no_established"}, "state established"),
+    "established alone": (changed('["established", "related"]', '"established"'), "edge1", {"no_established"}, "state related"),
+    "an open policy": (changed('"policy": "drop"', '"policy": "accept"', 1), "edge1", {"policy"}, "policy is accept"),
+    "an open policy and no end": (lambda found: without("drop-in")(changed('"policy": "drop"', '"policy": "accept"')(found)), "edge1", {"policy", "extra", "uncounted"}, "on the way in"),
+    "a spoofed source": (without("spoof-l3"), "router", {"extra"}, "iif l3"),
+    "antispoofing after established": (lambda found: [*without("antispoof")(found), *(one for one in found if "chain" in one and one["chain"]["name"] == "antispoof")], "router",
+                                       {"extra"}, "packets of connections"),
+    "no limit": (without("C-101 connections"), "router", {"extra"}, "connections 3"),
+    "a wider limit": (changed('{"ct count": {"val": 2, "inv": true}}', '{"ct count": {"val": 200, "inv": true}}'), "router", {"extra"}, "connections 3"),
+    "a faster rate": (changed('"rate": 6,', '"rate": 600,'), "router", {"extra"}, "rate with burst"),
+    "any way through": (changed('{"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "l35"}}, ', ""), "router", {"extra", "foreign_rule"}, "on the way forward"),
+    "a drop of others": (beside("input", [payload("tcp", "dport", 22), DROP], prio=-5), "edge1", {"missing", "no_established", "foreign_table"}, "table inet other"),
+    "a drop after routing": (beside("postrouting", [payload("udp", "dport", 123), DROP], prio=300), "edge1", {"missing", "no_established", "foreign_table"}, "cuts C-003"),
+    "an accept of others": (beside("input", [ACCEPT], prio=-100), "edge1", {"foreign_table"}, "opens nothing"),
+    "an accept before routing": (beside("prerouting", [ACCEPT], prio=-300), "router", {"foreign_table"}, "opens nothing"),
+    "a second forward chain": (beside("forward", [ACCEPT], prio=10), "router", {"foreign_table"}, "opens nothing"),
+    "notrack": (beside("prerouting", [{"notrack": None}], prio=-300), "edge1", {"notrack", "missing", "no_established", "foreign_table", "extra"}, "state new"),
+    "notrack too late": (beside("prerouting", [{"notrack": None}], prio=0), "edge1", {"foreign_table"}, "opens nothing"),
+    "dnat": (beside("prerouting", [payload("tcp", "dport", 22), {"dnat": {"addr": "192.0.2.1"}}], family="ip", kind="nat", prio=-100), "edge1", {"nat", "foreign_table"}, "dnat"),
+    "masquerade": (beside("postrouting", [{"masquerade": None}], family="ip", kind="nat", prio=100), "router", {"nat", "foreign_table"}, "masquerade"),
+    "a rewritten address": (beside("prerouting", [{"mangle": {"key": {"payload": {"protocol": "ip", "field": "daddr"}}, "value": "192.0.2.1"}}], prio=-150), "edge1",
+                            {"nat", "foreign_table"}, "mangle"),
+    "an offloaded flow": (lambda found: first([named("flowtable", "fast", hook="ingress", prio=0, dev=["l3"]), *found],
+                                              ours("forward", ct("state", "established"), {"flow": {"op": "add", "flowtable": "@fast"}})), "router",
+                          {"flowtable", "foreign_rule"}, "past the chains"),
+    "a queue": (planted({"queue": {"num": 1, "flags": ["bypass"]}}, at="forward"), "router", {"queue", "foreign_rule"}, "a program"),
+    "another way out": (beside("ingress", [{"fwd": {"dev": "l4"}}], family="netdev", device="l2"), "router", {"bypass", "missing", "no_established", "foreign_table"}, "fwd"),
+    "a copy": (beside("prerouting", [{"dup": {"addr": "192.0.2.1"}}], family="ip", prio=-150), "router", {"bypass", "foreign_table"}, "dup"),
+    "a helper": (beside("prerouting", [{"ct helper": "ftp"}]), "router", {"helper", "foreign_table"}, "further connections"),
+    "the device's own drop": (beside("ingress", [DROP], family="netdev", device="l4"), "router", {"missing", "no_established", "foreign_table"}, "iif l4"),
+    "everything flushed": (lambda found: [one for one in found if "rule" not in one], "edge1", {"missing", "no_established", "uncounted"}, "what every host needs"),
+    "no table": (lambda found: found[:1], "edge1", {"policy", "extra"}, "no chain of ours"),
+    "a further chain of ours": (lambda found: [*found, chain("late", type="filter", hook="input", prio=5, policy="accept")], "edge1", {"policy", "foreign_rule"}, "no model has"),
+    "refused, not dropped": (changed('{"drop": null}], "comment": "drop-in"', '{"reject": null}], "comment": "drop-in"'), "edge1", {"foreign_rule"}, "drop-in"),
+}  # fmt: skip
+
+
+def _comment_last(found: Items) -> Items:
+    """The comment behind the expression, as some versions write it: then a test can change both in one place."""
+    for one in found:
+        if "rule" in one and "comment" in one["rule"]:
+            one["rule"]["comment"] = one["rule"].pop("comment")
+    return found
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_each_plant_is_named_for_what_it_does(name: str) -> None:
+    plant, host, kinds, words = PLANTS[name]
+    found = judge(host, plant(_comment_last(items(host))))
+    assert {one.kind for one in found.all if one.sure} == kinds, [one.line for one in found.all]
+    assert any(words in one.line for one in found.all), [one.line for one in found.all]
+    assert not found.unknown and all(static._REMEDY.get(one.kind) for one in found.all)
+
+
+# What nobody can decide by the packet: the judgement that hangs on it is open, and says on what.
+OPEN: dict[str, tuple[Callable[[Items], Items], str]] = {
+    "chance": (planted(match({"numgen": {"mode": "random", "mod": 4, "offset": 0}}, 0), ACCEPT), "numgen"),
+    "the routing table": (planted(match({"fib": {"result": "type", "flags": ["saddr"]}}, "unicast"), ACCEPT), "fib"),
+    "an extension of iptables": (planted({"xt": {"type": "target", "name": "NFQUEUE"}}), "NFQUEUE"),
+    "an extension that says nothing": (planted({"xt": None}, ACCEPT), "an extension of iptables"),
+    "a statement of tomorrow": (planted({"novelty": {"x": 1}}), "novelty"),
+    "an expression of tomorrow": (planted(match({"novelty": {}}, 1), ACCEPT), "novelty"),
+    "an unknown user": (planted(meta("skuid", "nobody-knows"), ACCEPT, at="output"), "nobody-knows"),
+    "a set that packets fill": (lambda found: first([named("set", "peers", type="ipv4_addr", flags=["dynamic"]), *found],
+                                                    ours("input", payload("ip", "saddr", "@peers"), ACCEPT)), "@peers"),
+    "a named limit": (planted({"limit": "slow"}, ACCEPT), "slow"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_is_not_understood_leaves_the_judgement_open(name: str) -> None:
+    plant, words = OPEN[name]
+    found = judge("edge1", plant(items("edge1")))
+    assert [one.construct for one in found.unknown if words in one.construct and one.where.handle == 900]
+    rules = [one for one in found.rules if one.kind == "extra"]
+    assert rules and not any(one.sure for one in rules) and all(words in one.doubt for one in rules)
+    assert "handle 900" in rules[0].doubt
+
+
+def test_an_unknown_that_can_only_refuse_what_is_refused_anyway_leaves_nothing_open() -> None:
+    novelty = ours("input", DPORT, match({"novelty": {}}, 1), DROP)
+    found = judge("edge1", first(items("edge1"), novelty))
+    assert found.unknown and not found.rules and not found.state
+
+
+def test_a_foreign_table_that_the_site_declares_is_no_finding_but_what_it_does_is() -> None:
+    harmless = [*items("edge1"), *other("input", [ACCEPT])]
+    assert {one.kind for one in judge("edge1", harmless).all} == {"foreign_table"}
+    assert not judge("edge1", harmless, declared=["inet other"]).all
+    cutting = [*items("edge1"), *other("input", [payload("tcp", "dport", 22), DROP])]
+    assert {one.kind for one in judge("edge1", cutting, declared=["inet other"]).all} == {"missing", "no_established"}
+
+
+def test_a_dormant_table_of_ours_protects_nobody() -> None:
+    text = "table inet hnai {\n\tflags dormant\n\n\tchain x {\n\t\tset flags dormant\n\t}\n}\ntable ip y {\n}\n"
+    assert ruleset.dormant(text) == {("inet", "hnai")}
+    found = judge("edge1", items("edge1"), sleeping=ruleset.dormant(text))
+    assert {"policy", "extra", "bypass"} <= {one.kind for one in found.all}
+
+
+def test_counters_and_handles_are_nothing() -> None:
+    moved = json.loads(json.dumps(items("router")).replace('"packets": 0', '"packets": 77'))
+    for number, one in enumerate(moved):
+        for body in one.values():
+            if "handle" in body:
+                body["handle"] = 5000 + number
+    assert not judge("router", moved).all
+
+
+def test_bridged_frames_and_arp_are_said_to_be_open() -> None:
+    frames = [*items("edge1"), *other("forward", [DROP], family="bridge")]
+    assert [one.sure for one in judge("edge1", frames).around] == [False]
+    assert not judge("edge1", frames, bridged=False).around
+    found = judge("edge1", [*items("edge1"), *other("input", [DROP], family="arp")])
+    assert [(one.kind, one.sure) for one in found.rules] == [("missing", False)]
+
+
+def test_an_interface_that_is_not_there_cuts_nobody() -> None:
+    gone = [*items("edge1"), *other("input", [meta("iifname", "eth7"), DROP])]
+    assert {one.kind for one in judge("edge1", gone).all} >= {"missing"}
+    assert {one.kind for one in judge("edge1", gone, interfaces=["lo", "eth0"]).all} == {"foreign_table"}
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"nftables": [1]}', '{"nftables": [{"rule": {}}]}', '{"nftables": [{"chain": {"family": "inet"}}]}'])
+def test_no_listing_is_no_judgement(text: str) -> None:
+    with pytest.raises(ruleset.RulesetError):
+        static.judge(text, EXPECTED["edge1"], "enforce", (), USERS.get)
+
+
+def test_chains_that_jump_in_a_circle_are_refused() -> None:
+    round_ = [chain("one"), ours("one", {"jump": {"target": "one"}}, handle=1), *items("edge1")]
+    with pytest.raises(ruleset.RulesetError, match="circle"):
+        judge("edge1", first(round_, ours("input", {"jump": {"target": "one"}})))
+
+
+# -- the expectation comes from the model ------------------------------------------------------------------------------------------
+
+
+def test_the_expectation_follows_the_model() -> None:
+    data = yaml.safe_load((FIXTURES / "site.yml").read_text(encoding="utf-8"))
+    conduit = next(one for one in data["conduits"] if one["id"] == "C-101")
+    conduit["uid"] = 902
+    data["hosts"]["edge1"]["second_addresses"] = {"filter": {"v4": "10.0.3.99", "v6": "fd00:3::99"}}
+    conduit["source_address"] = "filter"
+    site = Site.from_dict(data)
+    (entry,) = [one for one in static.expectation(site, "edge1")["conduits"] if one["id"] == "C-101" and one["version"] == 4]
+    assert (entry["uid"], entry["origins"], entry["targets"], entry["path"]) == (902, ["10.0.3.99"], ["10.0.2.11"], "output")
+    (routed,) = [one for one in static.expectation(site, "router")["conduits"] if one["id"] == "C-101" and one["version"] == 4]
+    assert (routed["iif"], routed["oif"], routed["sources"], routed["limits"]) == ("l3", "l2", ["10.0.3.99"], {"connections": 2, "new_per_minute": 6})
+    found = static.judge(LISTINGS["edge1"], static.expectation(site, "edge1"), "enforce", (), USERS.get)
+    assert any(one.kind == "extra" and one.conduit == "C-101" for one in found.rules), "every user may open what one alone may"
+
+
+def test_a_model_without_a_conduit_finds_its_rule() -> None:
+    data = yaml.safe_load((FIXTURES / "site.yml").read_text(encoding="utf-8"))
+    data["conduits"] = [one for one in data["conduits"] if one["id"] != "C-201"]
+    for host in LISTINGS:
+        found = static.judge(LISTINGS[host], static.expectation(Site.from_dict(data), host), "enforce", (), USERS.get)
+        assert any(one.kind == "extra" and one.where.comment == "C-201" for one in found.rules), host
+        assert any(one.kind == "foreign_rule" and one.where.comment == "C-201" for one in found.foreign), host
+
+
+# -- single packets, by another reader ---------------------------------------------------------------------------------------------
+
+
+def passes(outcome: ruleset.Outcome, classes: ruleset.Classes, packet: mutants.Packet) -> bool:
+    """Is a packet among the boxes that pass?"""
+    known = {"saddr": int(packet["saddr"]), "daddr": int(packet["daddr"]), "proto": packet["proto"], "sport": packet["sport"], "dport": packet["dport"],
+             "uid": packet["uid"], "icmpv6 type": packet["type"], "icmp type": packet["type"], "ip6 hoplimit": packet["hoplimit"],
+             "iif": packet["iif"], "oif": packet["oif"], "ct": packet["state"]}  # fmt: skip
+    bits = []
+    for number, name in enumerate(classes.names):
+        if name in classes._atoms:
+            atoms = classes._atoms[name]
+            bits.append(1 << (atoms.index(known[name]) if known.get(name) in atoms else atoms.index("~other")))
+        else:
+            value = known.get(name, classes._tops[name] if packet["over"] else 0)
+            bits.append(1 << (bisect.bisect_right(classes._starts[name], value) - 1))
+        assert bits[-1] & classes.full[number]
+    return any(all(one & bit for one, bit in zip(part.box, bits)) for part in outcome.passed)
+
+
+def draw(rng: random.Random, host: str, path: str) -> mutants.Packet:
+    version = rng.choice((4, 6))
+    known = [text for node in SITE.nodes.values() for text in (node.v4, node.v6, *(leg.v4 for leg in node.interfaces)) if (":" in text) == (version == 6) and text]
+    known.append("198.51.100.7" if version == 4 else "2001:db8::7")
+    legs = ["l2", "l3", "l35", "l4", "security", "mgmt", "eth0", "lo"] if host == "router" else ["eth0", "lo"]
+    ports = [22, 123, 4840, 8883, 9093, 9094, 9095, 40000]
+    return mutants.Packet(
+        version=version, saddr=ipaddress.ip_address(rng.choice(known)), daddr=ipaddress.ip_address(rng.choice(known)),
+        proto=rng.choice((6, 6, 6, 17, 58 if version == 6 else 1)), sport=rng.choice(ports), dport=rng.choice(ports),
+        iif=rng.choice([one for one in legs if path != "forward" or one != "lo"]) if path != "output" else "",
+        oif=rng.choice([one for one in legs if path != "forward" or one != "lo"]) if path != "input" else "",
+        state=rng.choice(("new", "new", "new", "established", "related", "invalid", "untracked")), uid=rng.choice((0, 902, 65534)),
+        type=rng.choice((1, 2, 128, 131, 135, 136, 143)), hoplimit=rng.choice((64, 255)), over=rng.random() < 0.2)  # fmt: skip
+
+
+def walkable(host: str) -> Iterator[Items]:
+    """The listing, and some with faults that a walker can follow."""
+    yield items(host)
+    for name in ("a port more", "a hidden new", "every protocol but one", "an IPv6 range", "no established", "an open policy", "a chain that is gone to",
+                 "a drop of others", "an accept of others", "a second forward chain"):
+        yield PLANTS[name][0](items(host))
+
+
+@pytest.mark.parametrize("host", sorted(LISTINGS))
+def test_a_reader_of_single_packets_comes_to_the_same(host: str) -> None:
+    rng = random.Random(20)
+    agreed, through = 0, 0
+    for found in walkable(host):
+        text = json.dumps({"nftables": found})
+        walker = mutants.Walker(text)
+        for version in (4, 6):
+            program = ruleset.parse(text, version, USERS.get)
+            classes = ruleset.classes_of(program, [one.cube for one in static.wanted(EXPECTED[host], version)])
+            machine = ruleset.Machine(program, classes)
+            for path in ruleset.PATHS:
+                outcome = machine.run(path)
+                for _turn in range(60):
+                    packet = draw(rng, host, path)
+                    if packet["version"] != version:
+                        continue
+                    assert passes(outcome, classes, packet) == walker.passes(path, packet), (path, packet)
+                    agreed += 1
+                    through += walker.passes(path, packet)
+    assert agreed > 1500 and 100 < through < agreed - 100, (agreed, through)
+
+
+def test_a_proof_tells_two_rulesets_apart_and_equals_alike() -> None:
+    places = {4: ["10.0.9.11", "10.0.3.11", "10.0.2.11"], 6: ["fd00:9::11", "fd00:3::11"]}
+    ports = [("tcp", 22), ("tcp", 4444)]
+    reordered = items("edge1")
+    rules = [number for number, one in enumerate(reordered) if "rule" in one and one["rule"]["chain"] == "input" and one["rule"].get("comment", "").startswith("C-")]
+    reordered[rules[0]], reordered[rules[1]] = reordered[rules[1]], reordered[rules[0]]
+    same = mutants.equivalent(LISTINGS["edge1"], json.dumps({"nftables": reordered}), places, ports, EXPECTED["edge1"])
+    assert not same.differs and same.compared > 1000 and not judge("edge1", reordered).all
+    opened = PLANTS["a port more"][0](items("edge1"))
+    assert "input" in mutants.equivalent(LISTINGS["edge1"], json.dumps({"nftables": opened}), places, ports, EXPECTED["edge1"]).differs
+
+
+# -- mutants, by nft itself where it can run ---------------------------------------------------------------------------------------
+
+
+def test_one_mutant_of_each_operator_is_found() -> None:
+    """`make scenario NAME=zones-mutants` takes hundreds."""
+    if mutants.Nft.lacks():
+        return
+    everything = [one for host in LISTINGS for one in mutants.mutants(host, nft.ruleset(SITE, host))]
+    names = sorted({one.operator for one in everything})
+    assert len(everything) > 600 and len(names) >= 40
+    rng = random.Random(3)
+    chosen = [rng.choice([one for one in everything if one.operator == name]) for name in names]
+    found = 0
+    for mutant, read in zip(chosen, mutants.Nft.read([one.text for one in chosen])):
+        if isinstance(read, str):
+            continue
+        judgement = static.judge(read[0], EXPECTED[mutant.host], "enforce", (), USERS.get, None, ruleset.dormant(read[1]))
+        assert judgement.all or judgement.unknown or mutant.operator == "reorder", mutant.name
+        found += bool(judgement.all)
+    assert found >= 34, found
+
+
+# -- the checks ---------------------------------------------------------------------------------------------------------------------
+
+LINKS = [
+    {"ifname": "lo", "flags": ["LOOPBACK", "UP"], "addr_info": [{"local": "127.0.0.1"}, {"local": "::1"}]},
+    {"ifname": "eth0", "flags": ["UP"], "addr_info": [{"local": "10.0.3.11"}, {"local": "fd00:3::11"}, {"local": "fe80::1"}]},
+]
+SETTINGS = "".join("/proc/sys/net/%s/conf/%s/%s:%d\n" % (family, name, key, value) for family in ("ipv4", "ipv6") for name in ("all", "default", "eth0", "lo")
+                   for key, value in (("forwarding", 0), ("rp_filter", 1), ("proxy_arp", 0)) if family == "ipv4" or key == "forwarding")  # fmt: skip
+RULES = [{"priority": 0, "src": "all", "table": "local"}, {"priority": 32766, "src": "all", "table": "main"}, {"priority": 32767, "src": "all", "table": "default"}]
+
+
+class Machine:
+    """A host that answers as edge1 would."""
+
+    def __init__(self) -> None:
+        self.items = items("edge1")
+        self.links: Items = copy.deepcopy(LINKS)
+        self.settings = SETTINGS
+        self.rules: Items = copy.deepcopy(RULES)
+        self.routes: dict[str, dict[str, Any]] = {}
+        self.legacy: dict[str, str] = {}
+        self.text = "table inet hnai {\n}\n"
+        self.qdiscs: Items = [{"kind": "noqueue", "dev": "lo"}]
+        self.broken: set[str] = set()
+
+    def read(self, argv: Sequence[str], timeout_s: float) -> str:
+        assert timeout_s > 0
+        words = " ".join(argv)
+        if argv[0] in self.broken:
+            raise FileNotFoundError("no %s" % argv[0])
+        if words == "nft -j list ruleset":
+            return json.dumps({"nftables": self.items})
+        if words == "nft -s list ruleset":
+            return self.text
+        if words == "ip -j -d address show":
+            return json.dumps(self.links)
+        if words.startswith("ip -j route get "):
+            return self.route(argv[-1])
+        if argv[0] == "ip" and argv[3:] == ("rule", "show"):
+            return json.dumps([one for one in self.rules if argv[1] == "-4" or one["table"] != "default"])
+        if argv[0] == "grep":
+            return self.settings
+        if argv[0] == "find":
+            return "/proc/sys/net/ipv6/conf\n" if "ipv6" in words else "\n".join(self.legacy)
+        if argv[0] == "cat":
+            return self.legacy[argv[1]]
+        if argv[0] == "tc":
+            return json.dumps(self.qdiscs)
+        if argv[0] == "getent":
+            return "%s:x:%d:1::/:/bin/false\n" % (argv[2], USERS[argv[2]])
+        raise FileNotFoundError(argv[0])
+
+    def route(self, address: str) -> str:
+        if address in self.routes and not self.routes[address]:
+            raise subprocess.CalledProcessError(2, ["ip"], stderr="RTNETLINK answers: Network is unreachable")
+        six = ":" in address
+        near = address.startswith(("10.0.3.", "fd00:3:"))
+        route = {"dst": address, "dev": "eth0", "prefsrc": "fd00:3::11" if six else "10.0.3.11", **({} if near else {"gateway": "fd00:3::fe" if six else "10.0.3.254"})}
+        return json.dumps([{**route, **self.routes.get(address, {})}])
+
+    def verdict(self, **params: Any) -> dict[str, tuple[str, str]]:
+        """{id, and the path where there are several: (status, reason)}."""
+        report = Report("zones", "1", deadline_s=60.0)
+        self.result = static.run(report, {"expected": EXPECTED["edge1"], **params}, self.read)
+        return {"%s %s" % (one.id, one.subject) if one.subject else one.id: (one.status, one.reason) for one in report.checks}
+
+
+ALL = {"ZS1 input", "ZS1 output", "ZS1 forward", "ZS2", "ZS3", "ZS4", "ZS5", "ZS6"}
+
+
+def test_a_clean_host_passes_every_check() -> None:
+    machine = Machine()
+    found = machine.verdict()
+    assert {key: status for key, (status, _reason) in found.items()} == dict.fromkeys(ALL, "pass"), found
+    assert machine.result["findings"] == [] and machine.result["boxes"] > 80
+
+
+def plant(machine: Machine, function: Callable[[Items], Items]) -> None:
+    machine.items = function(machine.items)
+
+
+CHECKS: list[tuple[str, str, Callable[[Machine], Any], str, set[str]]] = [
+    # check, status, what is done, words of the reason, further checks that follow from it
+    ("ZS1 input", "fail", lambda m: plant(m, planted(DPORT, ACCEPT)), "chain input, handle 900: lets through packets", {"ZS4"}),
+    ("ZS1 output", "fail", lambda m: plant(m, without("C-101")), "cuts C-101 on the way out", set()),
+    ("ZS1 forward", "fail", lambda m: plant(m, planted(ACCEPT, at="forward")), "on the way forward", {"ZS2", "ZS4"}),
+    ("ZS2", "fail", lambda m: plant(m, without('["established", "related"]')), "connections of", set()),
+    ("ZS2", "fail", lambda m: plant(m, planted(ct("state", "established"), ACCEPT, at="forward")), "packets of connections", {"ZS4"}),
+    ("ZS3", "fail", lambda m: plant(m, beside("postrouting", [{"masquerade": None}], kind="nat", prio=100)), "rewrites", {"ZS4"}),
+    ("ZS3", "inconclusive", lambda m: m.qdiscs.append({"kind": "clsact", "dev": "eth0"}), "tc (clsact)", set()),
+    ("ZS3", "inconclusive", lambda m: m.legacy.update({"/proc/net/ip_tables_names": "filter\n"}), "knows the tables filter", set()),
+    ("ZS3", "inconclusive", lambda m: m.broken.add("tc"), "tc cannot be run", set()),
+    ("ZS4", "fail", lambda m: plant(m, beside("prerouting", [ACCEPT], prio=-300)), "opens nothing", set()),
+    ("ZS5", "inconclusive", lambda m: plant(m, planted({"novelty": 1}, DROP, at="forward")), "handle 900: {\"novelty\": 1}", {"ZS1 forward", "ZS2", "ZS4"}),
+    ("ZS6", "fail", lambda m: setattr(m, "settings", m.settings.replace("conf/eth0/forwarding:0", "conf/eth0/forwarding:1")), "only a router forwards", set()),
+    ("ZS6", "fail", lambda m: setattr(m, "settings", m.settings.replace("ipv4/conf/all/rp_filter:1", "ipv4/conf/all/rp_filter:0").replace("eth0/rp_filter:1", "eth0/rp_filter:0")),
+     "sources are not checked on eth0", set()),
+    ("ZS6", "fail", lambda m: setattr(m, "settings", m.settings.replace("eth0/proxy_arp:0", "eth0/proxy_arp:1")), "proxy_arp of ipv4 is on for eth0", set()),
+    ("ZS6", "fail", lambda m: m.links[1]["addr_info"].append({"local": "10.0.4.99"}), "10.0.4.99 of eth0 is not in the model", set()),
+    ("ZS6", "fail", lambda m: m.links.append({"ifname": "wg0", "flags": ["UP"]}), "interface wg0 is up", set()),
+    ("ZS6", "fail", lambda m: m.links[1].update(linkinfo={"info_slave_kind": "bridge"}), "switches frames", set()),
+    ("ZS6", "fail", lambda m: m.links[1].update(xdp={"mode": 1}), "XDP", set()),
+    ("ZS6", "fail", lambda m: m.routes.update({"10.0.2.11": {"gateway": "10.0.3.66"}}), "go by 10.0.3.66, not by the router", set()),
+    ("ZS6", "fail", lambda m: m.routes.update({"10.0.2.11": {"dev": "tun0"}}), "leave by tun0, not by eth0", set()),
+    ("ZS6", "fail", lambda m: m.routes.update({"fd00:9::11": {}}), "no way to jump1", set()),
+    ("ZS6", "fail", lambda m: m.rules.append({"priority": 100, "src": "all", "table": "7", "fwmark": "0x1"}), "leads some packets elsewhere", set()),
+    ("ZS6", "inconclusive", lambda m: setattr(m, "settings", ""), "does not say whether it forwards", set()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ident", "status", "change", "words", "also"), CHECKS, ids=["%s-%d" % (one[0], number) for number, one in enumerate(CHECKS)])
+def test_each_plant_turns_its_own_check(ident: str, status: str, change: Any, words: str, also: set[str]) -> None:
+    machine = Machine()
+    change(machine)
+    found = machine.verdict()
+    assert found[ident][0] == status and words in found[ident][1], found
+    assert {key for key, one in found.items() if one[0] != "pass"} <= {ident, *also}, found
+
+
+@pytest.mark.parametrize("tool", ["nft", "ip"])
+def test_a_host_that_does_not_answer_is_no_pass(tool: str) -> None:
+    machine = Machine()
+    machine.broken.add(tool)
+    found = machine.verdict()
+    assert {key for key, one in found.items() if one[0] == "pass"} <= {"ZS6"} and "cannot be run" in found["ZS1 input"][1]
+    assert {one[0] for key, one in found.items() if key != "ZS6"} == {"inconclusive"}
+
+
+def test_legacy_rules_are_read_where_somebody_tells_them() -> None:
+    machine = Machine()
+    machine.legacy["/proc/net/ip_tables_names"] = "nat\n"
+    read = machine.read
+    for text, status in (("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n", "pass"), ("*nat\n-A PREROUTING -p tcp -j DNAT --to 192.0.2.1\n", "fail"),
+                         ("*filter\n-A INPUT -p tcp -j ACCEPT\n", "inconclusive"), ("*filter\n:INPUT DROP [0:0]\n", "inconclusive")):  # fmt: skip
+        machine.read = lambda argv, timeout_s, text=text: text if argv[0] == "iptables-legacy-save" else read(argv, timeout_s)  # type: ignore[method-assign]
+        assert machine.verdict()["ZS3"][0] == status, text
+
+
+def test_observe_is_open_and_still_names_what_is_cut() -> None:
+    machine = Machine()
+    observed = items("edge1")
+    for one in observed:
+        if "chain" in one and one["chain"].get("hook"):
+            one["chain"]["policy"] = "accept"
+        if "rule" in one:
+            one["rule"]["expr"] = [each for each in one["rule"]["expr"] if each != DROP]
+    machine.items = observed
+    found = machine.verdict(mode="observe")
+    assert {found[key][0] for key in ALL if key.startswith("ZS1")} == {"inconclusive"} and "counted, not refused" in found["ZS1 input"][1]
+    assert {found[key][0] for key in ALL if not key.startswith("ZS1")} == {"pass"}, found
+    machine.items = [*observed, *other("input", [payload("tcp", "dport", 22), DROP])]
+    assert machine.verdict(mode="observe")["ZS1 input"][0] == "fail"
+
+
+# -- on a kernel ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_real_host_passes_and_planted_routes_are_found() -> None:
+    """A network namespace with edge1's address and rules; where there is none, the host above answers for it."""
+    if mutants.Nft.lacks():
+        return
+    name = "zstatic-%d" % os.getpid()
+
+    def run(*argv: str, text: str | None = None) -> None:
+        subprocess.run(["ip", "netns", "exec", name, *argv], input=text, text=True, check=True, capture_output=True, timeout=30)
+
+    def read(argv: Sequence[str], timeout_s: float) -> str:
+        return run_command(["ip", "netns", "exec", name, *argv], timeout_s)
+
+    def verdict() -> dict[str, tuple[str, str]]:
+        report = Report("zones", "1", deadline_s=120.0)
+        static.run(report, {"expected": EXPECTED["edge1"]}, read)
+        return {"%s %s" % (one.id, one.subject) if one.subject else one.id: (one.status, one.reason) for one in report.checks}
+
+    subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True, timeout=30)
+    try:
+        setup = ("ip link set lo up && ip link add eth0 type veth peer name far && ip link set eth0 up && ip link set far netns 1 name z%d && "
+                 "ip addr add 10.0.3.11/24 dev eth0 && ip -6 addr add fd00:3::11/64 dev eth0 nodad && ip route add default via 10.0.3.254 dev eth0 && "
+                 "ip -6 route add default via fd00:3::fe dev eth0 && sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 "
+                 "net.ipv6.conf.all.accept_ra=0" % os.getpid())  # fmt: skip
+        run("sh", "-c", setup)
+        subprocess.run(["ip", "link", "set", "z%d" % os.getpid(), "up"], check=True, capture_output=True, timeout=30)
+        run("nft", "-f", "-", text=nft.ruleset(SITE, "edge1"))
+        found = verdict()
+        assert {status for status, _reason in found.values()} == {"pass"}, found
+        run("sh", "-c", "sysctl -qw net.ipv4.conf.eth0.forwarding=1; ip addr add 10.0.4.9/32 dev eth0; ip route add 10.0.2.11 via 10.0.3.66; "
+            "nft add table ip other '{ chain c { type nat hook postrouting priority 100; }; }'; nft add rule ip other c masquerade")  # fmt: skip
+        found = verdict()
+        assert all(words in found["ZS6"][1] for words in ("only a router forwards", "10.0.4.9", "10.0.3.66")), found
+        assert {key for key, one in found.items() if one[0] == "fail"} == {"ZS3", "ZS4", "ZS6"}, found
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True, timeout=30)
