@@ -34,7 +34,7 @@ def usable() -> bool:
     name = f"zls{os.getpid()}-try"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
     if made:
-        link = ["ip", "-n", name, "link", "add", "a", "type", "bridge"]
+        link = ["ip", "-n", name, "link", "add", "try0", "type", "bridge"]
         made = subprocess.run(link, capture_output=True, check=False).returncode == 0
         subprocess.run(["ip", "netns", "delete", name], check=True)
     return made
