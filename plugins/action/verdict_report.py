@@ -83,9 +83,10 @@ def inventory_digest(folder: str | None) -> str:
 
 
 def registered(root: Path, component: str) -> tuple[str, ...]:
-    """Verdict variables that the component's tasks/verify.yml registers; none where there is no such file."""
-    path = root / "roles" / component / "tasks" / "verify.yml"
-    return record.registered(yaml.safe_load(path.read_text(encoding="utf-8")), component) if path.is_file() else ()
+    """Verdict variables that the component's tasks/verify.yml (or verify_<scope>.yml) registers; none where there is no such file."""
+    tasks = root / "roles" / component / "tasks"
+    paths = [path for path in (tasks / "verify.yml", *(tasks / f"verify_{scope}.yml" for scope in record.SCOPES)) if path.is_file()]
+    return record.registered(yaml.safe_load(paths[0].read_text(encoding="utf-8")), component) if paths else ()
 
 
 class ActionModule(ActionBase):
@@ -133,7 +134,8 @@ class ActionModule(ActionBase):
         play_hosts = list(task_vars.get("ansible_play_hosts_all") or [])
         hostvars = task_vars["hostvars"]
         arrived = record.collect({host: hostvars.raw_get(host) for host in groups["all"]}, known)
-        expected = record.expectations(known, groups, play_hosts, chosen, {name: registered(ROOT, name) for name in chosen})
+        scopes = record.scoped(run_tags, skip_tags, args["profile"])
+        expected = record.expectations(known, groups, play_hosts, chosen, {name: registered(ROOT, name) for name in chosen}, scopes)
         verdicts = sorted(
             arrived.verdicts + record.missing_verdicts(expected, arrived), key=lambda one: (one["component"], one["host"])
         )

@@ -27,6 +27,8 @@ SCENARIOS = {
     "ot-collector": "an output pointed at the plant, and a changed configuration whose endpoint would let the mirror write",
     "ot-audit": "the audit of the plant's OPC UA server, with and without a right too many",
     "ot-probes": "under tokens: the Modbus filter against its canary, and the write that the OPC UA server refuses to the mirror",
+    "zones": "the network is the model, twenty times without a false result; a router and hosts opened by hand, a host away, a killed run",
+    "zones-stand": "the same on a site in network namespaces with the generated rules, twenty times and under load; needs root, no lab",
     "opcua-stacks": "the audit against OPC UA servers of three makers with planted faults, on the wire and in its speed; needs no lab",
     "opcua-fuzz": "the audit's decoder against hostile bytes, guided by coverage, for HNAI_FUZZ_SECONDS; needs no lab",
     "model-fuzz": "more than 10 000 damaged site models: none ends in a traceback, and none with a broken rule passes; needs no lab",

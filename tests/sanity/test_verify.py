@@ -16,7 +16,7 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.report import record
 ROOT = Path(__file__).resolve().parents[2]
 PLAYS: list[dict[str, Any]] = yaml.safe_load((ROOT / "playbooks" / "verify.yml").read_text(encoding="utf-8"))
 CONTRACTS = contracts.all(ROOT)
-CHECKED = sorted(name for name, contract in CONTRACTS.items() if isinstance(contract["health"], dict))
+CHECKED = sorted(name for name, contract in CONTRACTS.items() if record.visited(contract))
 
 
 def modules(tasks: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:

@@ -24,7 +24,7 @@ BROKEN_PREFIX = "hnai_broken_"
 VISIT = "hnai_verdicts"
 """What host_verdicts found on a host: the same variables in C(verdicts), and why one is missing in C(broken)."""
 UNREACHABLE = "the host could not be reached"
-SCOPES = {"ot": frozenset({"modbus_filter", "mosquitto", "ot_collector"})}
+SCOPES = {"ot": frozenset({"modbus_filter", "mosquitto", "ot_collector"}), "zones": frozenset({"firewall"})}
 """Tags that stand for the checks of several components."""
 
 
@@ -73,14 +73,16 @@ def expectations(
     play_hosts: Sequence[str],
     chosen: set[str],
     names: Mapping[str, tuple[str, ...]] | None = None,
+    scopes: Iterable[str] = (),
 ) -> list[Expectation]:
     """What must arrive: the verdicts of every chosen contract that has a health module, from its hosts, as far as the
-    run covers them. *names*: component -> variables that its tasks/verify.yml registers.
+    run covers them. *names*: component -> variables that its tasks/verify.yml registers. *scopes*: what this run judges beside the visits,
+    so that a contract whose health belongs to a scope is expected then, and only then.
     """
     found = []
     for name, contract in sorted(contracts.items()):
         health = contract.get("health")
-        if name not in chosen or not isinstance(health, Mapping):
+        if name not in chosen or not isinstance(health, Mapping) or health.get("scope", "") not in {"", *scopes}:
             continue
         members = groups.get(contract.get("placement", name), ())
         hosts = tuple(host for host in members if host in play_hosts)
@@ -90,12 +92,24 @@ def expectations(
     return found
 
 
+def visited(contract: Mapping[str, Any]) -> bool:
+    """Is the component judged by the one visit to its host? One whose health belongs to a scope has plays of its own."""
+    health = contract.get("health")
+    return isinstance(health, Mapping) and not health.get("scope")
+
+
+def scoped(run_tags: Sequence[str], skip_tags: Sequence[str], profile: str) -> set[str]:
+    """Scopes with plays of their own that a run judges: all of a full one, else those that are named."""
+    whole = profile == "full" and {"all", "verify"} & set(run_tags)
+    return (set(SCOPES) if whole else set(SCOPES) & set(run_tags)) - set(skip_tags)
+
+
 def checked(contracts: Mapping[str, Mapping[str, Any]], group_names: Iterable[str], chosen: set[str]) -> list[str]:
     """Components that a host of these groups carries and that have a health module; the one that stands on every host comes first."""
     groups = {*group_names, "all"}
     found = [
         name for name, contract in contracts.items()
-        if name in chosen and isinstance(contract.get("health"), Mapping) and contract.get("placement", name) in groups
+        if name in chosen and visited(contract) and contract.get("placement", name) in groups
     ]
     return sorted(found, key=lambda name: (contracts[name].get("placement", name) == name, name))
 
