@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Gathers what plan.yml predicts. Ansible loads it for playbooks of this folder, whatever the configuration says; it listens to plan.yml alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ansible import context
+from ansible.plugins.callback import CallbackBase
+
+from ansible_collections.hnai.platform.plugins.plugin_utils.plan import Event, gather, table
+
+DOCUMENTATION = r"""
+name: hnai_plan
+type: aggregate
+short_description: Gathers what plan.yml predicts
+description:
+  - Prints a table and writes JSON when a run of C(hnai.platform.plan) in check mode ends. Silent in every other run.
+"""
+
+
+def role_of(task: Any) -> str:
+    """The component that a task belongs to; for the shared role, the one that included it."""
+    role = task._role.get_name().rpartition(".")[2] if task._role else ""
+    return str(task.get_vars().get("component_name", role)) if role == "component" else role
+
+
+class CallbackModule(CallbackBase):
+    """See the core: plugins/plugin_utils/plan.py."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "hnai_plan"
+    CALLBACK_NEEDS_ENABLED = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.events: list[Event] = []
+        self.play, self.serial, self.file = "", 0, ""
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """Whether this run is a plan."""
+        self.disabled = os.path.basename(playbook._file_name) != "plan.yml" or not context.CLIARGS.get("check")
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Which play the next results belong to."""
+        steps = play.serial or []
+        self.play, self.serial = play.get_name(), 1 if [str(step) for step in steps] == ["1"] else 0
+
+    def _heard(self, result: Any, state: str) -> None:
+        content = dict(result.result)
+        stats = (content.get("ansible_stats") or {}).get("data") or {}
+        self.file = str(stats.get("hnai_plan_file") or self.file)
+        task = result.task
+        for item in content.get("results") or [content] if state == "ok" and task.loop else [content]:
+            self.events.append(
+                Event(result.host.get_name(), self.play, task.get_name(), task.resolved_action or task.action, role_of(task), item, self.serial, state)
+            )
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """A result."""
+        self._heard(result, "ok")
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """A failure."""
+        self._heard(result, "failed")
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """A host that does not answer."""
+        self._heard(result, "unreachable")
+
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        """Skipped, perhaps because check mode cannot tell."""
+        self._heard(result, "skipped")
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """The end of the run."""
+        plan = gather(self.events)
+        self._display.display("\n" + table(plan))
+        if self.file:
+            path = Path(self.file).expanduser()
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_text(json.dumps(plan, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            self._display.display(f"\nAs JSON: {path}")

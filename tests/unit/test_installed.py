@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The collection as people have it: the built tarball, installed into an empty path, used from another directory without our ansible.cfg."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import ansible_runner
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOLS = Path(sys.executable).parent
+INSIDE = "ansible_collections/hnai/platform"
+
+
+def environment(home: Path, collections: Path) -> dict[str, str]:
+    """An empty home, no setting of Ansible but where collections lie, and no way to a host."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "HNAI_", "PYTHONPATH"))}
+    tools = home / "bin"
+    if not tools.is_dir():
+        tools.mkdir(parents=True)
+        (tools / "ssh").write_text("#!/bin/sh\nexit 255\n", encoding="utf-8")
+        (tools / "ssh").chmod(0o755)
+    return {**kept, "HOME": str(home), "PATH": f"{tools}:{TOOLS}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_COLLECTIONS_PATH": str(collections)}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A path that holds our collection out of its tarball, those that it depends on, and nothing else."""
+    base = tmp_path_factory.mktemp("installed")
+    paths = base / "collections"
+    theirs = Path(sysconfig.get_paths()["purelib"]) / "ansible_collections"
+    for name in ("ansible/posix", "community/crypto", "community/general"):
+        (paths / "ansible_collections" / name).parent.mkdir(parents=True, exist_ok=True)
+        (paths / "ansible_collections" / name).symlink_to(theirs / name)
+    # What ansible-galaxy does with a tarball is to unpack it: the check of dependencies wants them from a server.
+    for command in (
+        [TOOLS / "ansible-galaxy", "collection", "build", ROOT, "--output-path", base],
+        [TOOLS / "ansible-galaxy", "collection", "install", "--offline", "--no-deps", "-p", paths, base / "hnai-platform-0.1.0.tar.gz"],
+    ):
+        done = subprocess.run(command, cwd=base, env=environment(base / "home", paths), capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (paths / INSIDE / "MANIFEST.json").is_file()
+    return paths
+
+
+def test_the_site_model_is_validated_from_another_directory(installed: Path, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "inventories/lab", tmp_path / "site")
+    home = tmp_path / "home"
+    command = [TOOLS / "ansible-playbook", "-i", "site/hosts.yml", "hnai.platform.validate", "-e", "format=json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(home, installed), capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith('{"errors"')]
+    assert json.loads(line)["errors"] == []
+    assert str(ROOT) not in done.stdout + done.stderr, "nothing of this checkout is used"
+    assert not (home / ".local/state").exists(), "a look at the model leaves nothing behind"
+
+
+def test_it_runs_through_ansible_runner_in_a_private_directory(installed: Path, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    (private / "project").mkdir(parents=True)
+    shutil.copytree(ROOT / "inventories/lab", private / "inventory")
+    home = tmp_path / "home"
+    result = ansible_runner.run(
+        private_data_dir=str(private), playbook="hnai.platform.validate", inventory=str(private / "inventory/hosts.yml"),
+        envvars={**environment(home, installed), "ANSIBLE_CONFIG": ""}, quiet=True, timeout=900,
+    )  # fmt: skip
+    assert result.rc == 0, result.stdout.read()
+    found = [event["event_data"]["res"] for event in result.events if event["event"] == "runner_on_ok" and "Validate the site" in event["event_data"]["task"]]
+    assert found
+    assert found[0]["errors"] == []

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan: what results of check mode add up to, the callback that hears them, and the verb that refuses a run without check mode."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.plugin_utils.plan import Event, below, gather, table
+
+ROOT = Path(__file__).parents[2]
+PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
+
+
+def event(host: str, module: str, result: dict[str, Any], **more: Any) -> Event:
+    """A result of one of our modules."""
+    given = {"play": "Kafka", "task": f"Task of {module}", "component": "kafka", **more}
+    return Event(host=host, module=f"hnai.platform.{module}", result=result, **given)
+
+
+def unit_arguments(**more: Any) -> dict[str, Any]:
+    """What `unit` was called with."""
+    paths = {"restart_on": ["/opt/hnai/kafka/current", "/etc/hnai/kafka", "/etc/credstore.encrypted/hnai-kafka.admin"], "reload_on": ["/etc/hnai/kafka/tls"]}
+    return {"invocation": {"module_args": {"name": "hnai-kafka.service", "units": None, **paths, **more}}}
+
+
+def rolled() -> list[Event]:
+    """A changed setting on three brokers: predicted, sorted, and restarted one by one behind the gate."""
+    found = []
+    for host in ("kafka1", "kafka2", "kafka3"):
+        found.append(event(host, "config_tree", {"changed": True, "changed_paths": ["/etc/hnai/kafka/server.properties"], "removed": []}))
+        found.append(event(host, "unit", {"changed": True, "restart_pending": True, **unit_arguments(rolling=True)}))
+    for host in ("kafka3", "kafka1", "kafka2"):
+        roll: dict[str, Any] = {"play": "Kafka, one restart at a time", "serial": 1}
+        found.append(event(host, "kafka_restart_gate", {"changed": False, "invocation": {"module_args": {"state": "allowed"}}}, **roll))
+        found.append(event(host, "unit", {"changed": True, "restarted": True, "causes": ["/etc/hnai/kafka/server.properties"]} | unit_arguments(), **roll))
+    return found
+
+
+def test_a_setting_of_kafka_is_one_file_and_one_restart_a_broker_behind_the_gate() -> None:
+    plan = gather(rolled())
+    assert {host: [item["path"] for item in found["files"]] for host, found in plan["hosts"].items()} == {
+        host: ["/etc/hnai/kafka/server.properties"] for host in ("kafka1", "kafka2", "kafka3")
+    }
+    assert [(item["turn"], item["host"], item["action"], item["gate"], item["one_at_a_time"]) for item in plan["restarts"]] == [
+        (turn, host, "restarted", "kafka_restart_gate allowed", True) for turn, host in enumerate(("kafka3", "kafka1", "kafka2"), 1)
+    ]
+    assert plan["complete"]
+    assert json.loads(json.dumps(plan)) == plan
+    text = table(plan)
+    assert "1. kafka3: hnai-kafka.service restarted, one host at a time; gate: kafka_restart_gate allowed; because of /etc/hnai/kafka/server.prop" in text
+
+
+def test_a_restart_follows_from_files_that_a_role_did_not_tell_its_unit() -> None:
+    quiet = {"changed": False, **unit_arguments()}
+    for result, module, expected in (
+        ({"changed": True, "changed_paths": ["/etc/hnai/kafka/x.conf"]}, "config_tree", ["restarted"]),
+        ({"changed": True, "changed_paths": ["/etc/hnai/kafka/tls/cert.pem"]}, "config_tree", ["reloaded"]),
+        ({"changed": True, "changed_paths": ["/etc/hnai/kafkaesque/x"]}, "config_tree", []),
+        ({"changed": True, "changed_paths": ["/etc/systemd/system/hnai-kafka.service"]}, "config_tree", ["restarted"]),
+        ({"changed": True, "artifacts": {"kafka": {"version": "4.3.1", "changed": True}}, "debs": {"installed": []}}, "artifact", ["restarted"]),
+        ({"changed": True, "artifacts": {"jre": {"version": "21", "changed": True}}, "debs": {"installed": ["x=1"]}}, "artifact", []),
+        ({"changed": True, "censored": "hidden"}, "credentials", ["restarted"]),
+        ({"changed": False, "changed_paths": [], "artifacts": {}}, "config_tree", []),
+    ):
+        plan = gather([event("h", module, result), event("h", "unit", quiet)])
+        assert [item["action"] for item in plan["restarts"]] == expected, result
+    # Another host's files are none of its business, and what changes after the unit has started is not either.
+    changed = {"changed": True, "changed_paths": ["/etc/hnai/kafka/x.conf"]}
+    assert not gather([event("other", "config_tree", changed), event("h", "unit", quiet)])["restarts"]
+    assert not gather([event("h", "unit", quiet), event("h", "config_tree", changed)])["restarts"]
+    rolling = {"changed": False, **unit_arguments(rolling=True)}
+    (pending,) = gather([event("h", "config_tree", changed), event("h", "unit", rolling)])["restarts"]
+    assert (pending["action"], pending["one_at_a_time"]) == ("restart pending", True)
+    assert "did not reach" in pending["gate"]
+
+
+def test_several_units_each_for_itself() -> None:
+    units = [{"name": "a.service", "restart_on": ["/etc/a"]}, {"name": "b.service", "restart_on": ["/etc/b"]}]
+    result = {"changed": True, "units": {"a.service": {"started": True}, "b.service": {}}, "invocation": {"module_args": {"units": units}}}
+    plan = gather([event("h", "config_tree", {"changed": True, "changed_paths": ["/etc/b"]}), event("h", "unit", result)])
+    assert [(item["unit"], item["action"], item["causes"]) for item in plan["restarts"]] == [
+        ("a.service", "started", []),
+        ("b.service", "restarted", ["/etc/b"]),
+    ]
+
+
+def test_what_cannot_be_told_is_said_and_a_failure_makes_the_plan_incomplete() -> None:
+    plan = gather(
+        [
+            event("h", "command", {"msg": "Command would have run if not in check mode"}, state="skipped"),
+            event("h", "command", {"skip_reason": "Conditional result was False"}, state="skipped"),
+            event("h", "kafka_converge", {"changed": True, "created_topics": ["ot.raw"], "created_acls": []}),
+            event("h", "something", {"changed": True}),
+            event("h", "something", {"changed": True, "dest": "/etc/x"}),
+            event("g", "config_tree", {"msg": "no route"}, state="unreachable"),
+        ]
+    )
+    assert [item["why"] for item in plan["not_predicted"]] == ["Command would have run if not in check mode"]
+    assert [item["what"] for item in plan["hosts"]["h"]["others"]] == ["created topics: ot.raw", "Task of something"]
+    assert [item["path"] for item in plan["hosts"]["h"]["files"]] == ["/etc/x"]
+    assert [item["host"] for item in plan["failed"]] == ["g"]
+    assert not plan["complete"]
+    assert "FAILED" in table(plan)
+    assert "No unit restarts" in table(gather([]))
+
+
+def test_below() -> None:
+    assert below("/etc/a/b", ["/etc/a"])
+    assert below("/etc/a/", ["/etc/a"])
+    assert below("/etc/a.b", ["/etc/a.*"])
+    assert not below("/etc/ab", ["/etc/a"])
+    assert not below("/etc/a", ["/etc/a/b"])
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    """No configuration, and an ssh that only leaves a trace."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "ssh").write_text('#!/bin/sh\ntouch "$0.called"\nexit 255\n', encoding="utf-8")
+    (tools / "ssh").chmod(0o755)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    return {**kept, "PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tmp_path), "ANSIBLE_NOCOLOR": "1", "HNAI_STATE_DIR": str(tmp_path / "state")}
+
+
+def test_a_run_without_check_mode_begins_nothing(tmp_path: Path) -> None:
+    command = [PLAYBOOK, "-i", str(ROOT / "inventories/lab/hosts.yml"), str(ROOT / "playbooks/plan.yml")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode != 0
+    assert "a plan is made in check mode: add --check" in done.stdout + done.stderr
+    assert done.stdout.count("PLAY [") == 1, "no other play begins"
+    assert not (tmp_path / "bin/ssh.called").exists()
+    assert "Plan: what a run" not in done.stdout
+
+
+def test_the_callback_hears_a_plan_and_nothing_else(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "playbooks/callback_plugins", tmp_path / "callback_plugins")
+    plays = [
+        {
+            "name": "A play",
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "tasks": [
+                {"name": "Where", "ansible.builtin.set_stats": {"data": {"hnai_plan_file": str(tmp_path / "out/plan.json")}}},
+                {"name": "Write", "ansible.builtin.copy": {"dest": str(tmp_path / "{{ item }}"), "content": "x", "mode": "0600"}, "loop": ["a", "b"]},
+                {"name": "Command", "ansible.builtin.command": {"argv": ["touch", str(tmp_path / "c")]}},
+            ],
+        }
+    ]
+    for name in ("plan.yml", "other.yml"):
+        (tmp_path / name).write_text(json.dumps(plays), encoding="utf-8")
+    variables = environment(tmp_path)
+    said = {}
+    for name in ("plan.yml", "other.yml"):
+        command = [PLAYBOOK, "-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}", "--check", str(tmp_path / name)]
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said[name] = done.stdout
+    assert "Plan: what a run" in said["plan.yml"]
+    assert "Plan: what a run" not in said["other.yml"]
+    plan = json.loads((tmp_path / "out/plan.json").read_text(encoding="utf-8"))
+    assert [item["path"] for item in plan["hosts"]["localhost"]["files"]] == [str(tmp_path / name) for name in "ab"]
+    assert [item["task"] for item in plan["not_predicted"]] == ["Command"]
+    assert not list(tmp_path.glob("[abc]"))
