@@ -282,9 +282,13 @@ def test_a_conduit_from_a_second_address_is_open_from_there_alone(data: dict[str
     assert not site.problems, site.problems
     host = [line.strip() for line in nft.ruleset(site, "edge1").splitlines() if '"C-101"' in line]
     assert [line.split(" ")[:3] for line in host] == [["ip", "saddr", "10.0.3.99"], ["ip6", "saddr", "fd00:3::99"]]
-    # Nothing else of the host's rules knows the address.
+    # Nothing else of the host's rules knows the address, and by no other conduit may anything leave from it.
     others = [line for line in nft.ruleset(site, "edge1").splitlines() if '"C-101"' not in line]
-    assert others == [line for line in plain if '"C-101"' not in line] and not any("10.0.3.99" in line for line in others)
+    assert not any("10.0.3.99" in line for line in others)
+    bound = [line.replace("ip saddr 10.0.3.11 ip daddr", "ip daddr").replace("ip6 saddr fd00:3::11 ip6 daddr", "ip6 daddr") for line in others]
+    assert bound == [line for line in plain if '"C-101"' not in line]
+    opened = [line for line in chains("\n".join(others))["output"] if " ct state new " in line]
+    assert opened and all(line.startswith(("ip saddr 10.0.3.11 ", "ip6 saddr fd00:3::11 ")) for line in opened), opened
     routed = [line.strip() for line in nft.ruleset(site, "router").splitlines() if "C-101" in line]
     assert routed and all(" ip saddr 10.0.3.99 " in line or " ip6 saddr fd00:3::99 " in line for line in routed), routed
     (flow,) = [one for one in nft.approved(site, "edge1") if one["port"] == 4840]

@@ -194,8 +194,9 @@ def _outputs(site: Site, node: Node, conduits: Iterable[Conduit]) -> Iterator[st
             for version, family in _FAMILIES:
                 peers = _peers(site, node, conduit.targets, version)
                 if peers and node.address(version, node.zone, conduit.source_address):
-                    second = conduit.source_address
-                    origin = f"{family} saddr {node.address(version, node.zone, second)}" if second else ""
+                    # A host with a second address uses it for that conduit alone, and for that conduit nothing else.
+                    address = node.address(version, node.zone, conduit.source_address)
+                    origin = f"{family} saddr {address}" if node.seconds else ""
                     user = "" if conduit.uid is None else f"meta skuid {conduit.uid}"
                     yield _join(origin, f"{family} daddr {peers}", user, _new(conduit), _accept(conduit))
 
