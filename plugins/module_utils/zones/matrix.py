@@ -17,6 +17,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import SSH, Conduit, Node, Site
 
@@ -26,7 +27,7 @@ NOBODY = 65534
 CONTROLLER = "controller"
 #: Whichever router stands between two zones.
 ROUTERS = "(router)"
-_FAMILIES = (4, 6)
+_ZONES: WeakKeyDictionary[Site, dict[str, str]] = WeakKeyDictionary()
 
 
 class Origin(NamedTuple):
@@ -92,9 +93,13 @@ def owners(site: Site) -> dict[str, str]:
 
 
 def zone_of(site: Site, address: str) -> str:
-    """The zone that an address lies in."""
-    known = ipaddress.ip_address(address)
-    return next((zone.id for zone in site.zones.values() if any(net.version == known.version and known in net for net in zone.cidrs)), "")
+    """The zone that an address lies in, '' for none. Asked for every probe, so it is looked up once for each address of a model."""
+    book = _ZONES.setdefault(site, {})
+    if address not in book:
+        known = ipaddress.ip_address(address)
+        nets = ((zone.id, net) for zone in site.zones.values() for net in zone.cidrs)
+        book[address] = next((name for name, net in nets if net.version == known.version and known in net), "")
+    return book[address]
 
 
 def sources(site: Site) -> list[str]:
