@@ -466,7 +466,7 @@ class Walker:
         if payload["field"] in ("saddr", "daddr"):
             nets = [self._net(one) for one in (right["set"] if isinstance(right, dict) and "set" in right else [right])]
             version = 4 if payload["protocol"] == "ip" else 6
-            return lambda packet: packet["version"] == version and any(packet[payload["field"]] in net for net in nets) == positive
+            return lambda packet: packet["version"] == version and any(low <= int(packet[payload["field"]]) <= high for low, high in nets) == positive
         values = [self._span(one) for one in (right["set"] if isinstance(right, dict) and "set" in right else [right])]
         needs = {"ip6": (6, None), "icmpv6": (6, 58), "th": (None, None)}.get(payload["protocol"], (None, self._PROTOCOLS.get(payload["protocol"], -1)))
         if payload["field"] not in ("dport", "sport", "type", "hoplimit"):
@@ -480,8 +480,11 @@ class Walker:
         return test
 
     @staticmethod
-    def _net(one: Any) -> Any:
-        return ipaddress.ip_network("%s/%d" % (one["prefix"]["addr"], one["prefix"]["len"]) if isinstance(one, dict) else one)
+    def _net(one: Any) -> tuple[int, int]:
+        if isinstance(one, dict) and "range" in one:
+            return int(ipaddress.ip_address(one["range"][0])), int(ipaddress.ip_address(one["range"][1]))
+        net = ipaddress.ip_network("%s/%d" % (one["prefix"]["addr"], one["prefix"]["len"]) if isinstance(one, dict) else one)
+        return int(net.network_address), int(net.broadcast_address)
 
     def _span(self, one: Any) -> tuple[int, int]:
         if isinstance(one, dict):
