@@ -4,6 +4,7 @@ do the same to every packet of the port registry.
 
 A mutant is text for nft. `Nft` loads it into a network namespace of its own and reads it back, so only what the kernel takes counts.
 """
+
 from __future__ import annotations
 
 import copy
@@ -224,7 +225,15 @@ def _sets(text: Text) -> Found:
 
 def _table(family: str, hook: str, body: str, priority: str = "0", policy: str = "accept", type_: str = "filter", device: str = "", more: str = "") -> str:
     return "table %s other {\n%s  chain any {\n    type %s hook %s %spriority %s; policy %s;\n%s  }\n}" % (
-        family, more, type_, hook, "device \"%s\" " % device if device else "", priority, policy, "".join("    %s\n" % line for line in body.splitlines()))
+        family,
+        more,
+        type_,
+        hook,
+        'device "%s" ' % device if device else "",
+        priority,
+        policy,
+        "".join("    %s\n" % line for line in body.splitlines()),
+    )
 
 
 def _other_tables(*tables: str) -> Operator:
@@ -236,29 +245,46 @@ def _other_tables(*tables: str) -> Operator:
 
 
 _OTHER = [
-    _table("inet", "input", "tcp dport 22 drop", "-10"), _table("ip", "input", "", "-5", "drop"), _table("ip6", "output", "udp dport 123 drop", "5"),
-    _table("inet", "prerouting", "ct state established drop", "mangle"), _table("inet", "postrouting", "meta l4proto tcp drop", "300"),
-    _table("ip", "output", "ct state established,related tcp sport 22 drop", "10"), _table("inet", "forward", "accept", "-10"),
-    _table("inet", "prerouting", "accept", "-300"), _table("ip6", "input", "icmpv6 type nd-neighbor-solicit drop"), _table("arp", "input", "drop"),
-    _table("inet", "output", "meta skuid != 0 drop", "-1"), _table("ip", "input", "ip ttl < 64 drop"), _table("inet", "input", "limit rate 1/second drop"),
+    _table("inet", "input", "tcp dport 22 drop", "-10"),
+    _table("ip", "input", "", "-5", "drop"),
+    _table("ip6", "output", "udp dport 123 drop", "5"),
+    _table("inet", "prerouting", "ct state established drop", "mangle"),
+    _table("inet", "postrouting", "meta l4proto tcp drop", "300"),
+    _table("ip", "output", "ct state established,related tcp sport 22 drop", "10"),
+    _table("inet", "forward", "accept", "-10"),
+    _table("inet", "prerouting", "accept", "-300"),
+    _table("ip6", "input", "icmpv6 type nd-neighbor-solicit drop"),
+    _table("arp", "input", "drop"),
+    _table("inet", "output", "meta skuid != 0 drop", "-1"),
+    _table("ip", "input", "ip ttl < 64 drop"),
+    _table("inet", "input", "limit rate 1/second drop"),
     "table inet other {\n  chain idle {\n    accept\n  }\n}",
-]  # fmt: skip
+]
 _RAW = [
-    _table("inet", "prerouting", "notrack", "-300"), _table("inet", "output", "tcp dport 22 notrack", "raw"), _table("ip", "prerouting", "tcp dport 9094 notrack", "-301"),
+    _table("inet", "prerouting", "notrack", "-300"),
+    _table("inet", "output", "tcp dport 22 notrack", "raw"),
+    _table("ip", "prerouting", "tcp dport 9094 notrack", "-301"),
     _table("ip6", "output", "notrack", "-300"),
 ]
 _NAT = [
-    _table("ip", "prerouting", "tcp dport 22 dnat to 198.51.100.7", "-100", type_="nat"), _table("ip", "postrouting", "masquerade", "100", type_="nat"),
-    _table("ip6", "output", "tcp dport 22 redirect to :2222", "-100", type_="nat"), _table("inet", "prerouting", "tcp dport 5000 redirect to :22", "-90", type_="nat"),
-    _table("ip", "prerouting", "ip daddr set 198.51.100.7", "-150"), _table("ip", "postrouting", "snat to 198.51.100.7", "srcnat", type_="nat"),
+    _table("ip", "prerouting", "tcp dport 22 dnat to 198.51.100.7", "-100", type_="nat"),
+    _table("ip", "postrouting", "masquerade", "100", type_="nat"),
+    _table("ip6", "output", "tcp dport 22 redirect to :2222", "-100", type_="nat"),
+    _table("inet", "prerouting", "tcp dport 5000 redirect to :22", "-90", type_="nat"),
+    _table("ip", "prerouting", "ip daddr set 198.51.100.7", "-150"),
+    _table("ip", "postrouting", "snat to 198.51.100.7", "srcnat", type_="nat"),
     _table("ip", "prerouting", "tcp dport 80 tproxy to :50", "mangle"),
 ]
 _AROUND = [
-    _table("netdev", "ingress", 'fwd to "lo"', device="lo"), _table("netdev", "egress", "tcp dport 22 drop", device="lo"), _table("netdev", "ingress", "drop", device="lo"),
-    _table("ip", "prerouting", "dup to 198.51.100.7", "-150"), _table("inet", "ingress", "meta l4proto tcp drop", device="lo"),
+    _table("netdev", "ingress", 'fwd to "lo"', device="lo"),
+    _table("netdev", "egress", "tcp dport 22 drop", device="lo"),
+    _table("netdev", "ingress", "drop", device="lo"),
+    _table("ip", "prerouting", "dup to 198.51.100.7", "-150"),
+    _table("inet", "ingress", "meta l4proto tcp drop", device="lo"),
     _table("ip", "input", "tcp dport 22 synproxy mss 1460 wscale 7 timestamp sack-perm", "-1"),
     _table("inet", "prerouting", 'ct helper set "opener"', "0", more='  ct helper opener {\n    type "ftp" protocol tcp\n  }\n'),
-    _table("inet", "forward", "meta l4proto tcp queue num 1 bypass", "-1"), _table("inet", "input", "queue num 0"),
+    _table("inet", "forward", "meta l4proto tcp queue num 1 bypass", "-1"),
+    _table("inet", "input", "queue num 0"),
     _table("inet", "forward", "meta l4proto tcp flow add @fast", "0", more="  flowtable fast {\n    hook ingress priority 0\n    devices = { lo }\n  }\n"),
 ]
 
@@ -266,7 +292,10 @@ _AROUND = [
 def _flowtable(text: Text) -> Found:
     for number, chain in _ends(text):
         if chain == "forward":
-            yield "our own forward chain", text.within("  flowtable fast {\n    hook ingress priority 0\n    devices = { lo }\n  }", number, "ct state established flow add @fast")
+            yield (
+                "our own forward chain",
+                text.within("  flowtable fast {\n    hook ingress priority 0\n    devices = { lo }\n  }", number, "ct state established flow add @fast"),
+            )
 
 
 def _dormant(text: Text) -> Found:
@@ -298,8 +327,14 @@ OPERATORS: dict[str, Operator] = {
     "any protocol": _each(r"\b(tcp|udp)( dport \d+ .*accept comment)", r"meta l4proto { tcp, udp } th\2", r"th\2"),
     "any state": _each(r" ct state new(?= .*accept comment)", ""),
     "hidden new": _each(r"ct state established,related accept", "ct state established,related,new accept", "ct state != invalid accept"),
-    "narrow established": _each(r"ct state established,related accept", "ct state established accept", "ct state related accept", "tcp dport 1-1023 ct state established,related accept",
-                                "ct state established,related ct direction original accept", "ct state established,related meta mark 0 accept"),
+    "narrow established": _each(
+        r"ct state established,related accept",
+        "ct state established accept",
+        "ct state related accept",
+        "tcp dport 1-1023 ct state established,related accept",
+        "ct state established,related ct direction original accept",
+        "ct state established,related meta mark 0 accept",
+    ),
     "stateless answers": _before_the_end("tcp sport 1-65535 tcp flags & (syn|ack) != syn accept", "tcp sport 9094 accept", "ct direction reply accept"),
     "accept invalid": _each(r"ct state invalid counter drop", "ct state invalid counter accept"),
     "reject": _each(r'counter drop comment "(drop-\w+)"', r'counter reject comment "\1"'),
@@ -307,16 +342,41 @@ OPERATORS: dict[str, Operator] = {
     "limits": _each(r"ct count over (\d+)", "ct count over 2000", "ct count over 1"),
     "rates": _each(r"rate over (\d+)/minute burst (\d+)", r"rate over 600/minute burst \2", r"rate over \1/hour burst \2", r"rate over \1/minute burst 99"),
     "one family": _before_the_end("meta nfproto ipv6 accept", "meta protocol ip accept", "ip6 saddr fd77::1-fd77::ffff:ffff:ffff:ffff accept"),
-    "marks": _before_the_end("meta mark 0x1 accept", "ct mark 7 accept", "meta mark and 0xff == 0x1 accept", "ct status dnat accept", "ct status snat,dnat accept"),
-    "headers": _before_the_end("tcp flags syn accept", "ip dscp cs7 accept", "ip ttl 1 accept", "ip6 hoplimit 1-4 accept", "tcp option maxseg exists accept", "@th,16,16 4444 accept",
-                               "meta length 40 accept", "ip protocol 50 accept", "ip6 nexthdr 0 accept", "icmp type echo-request accept", "exthdr frag exists accept"),
-    "negation": _before_the_end("meta l4proto != tcp accept", "tcp dport != 1-65000 accept", "ip saddr != 10.0.0.0/8 accept", "th dport > 60000 accept", "ct state != invalid accept"),
-    "verdict map": _before_the_end("tcp dport vmap { 9999 : accept, 7000-7010 : accept }", "ct state vmap { new : accept }", "ip saddr . tcp dport vmap { 198.51.100.7 . 22 : accept }",
-                                   "meta l4proto vmap { tcp : drop, udp : accept }"),
-    "not decided by packets": _before_the_end("numgen random mod 4 0 accept", "fib saddr type unicast accept", "limit rate 1/second accept", "meta hour \"00:00\"-\"23:59\" accept",
-                                             "quota over 10 mbytes accept"),
-    "early accept": lambda text: ((chain, text.inserted(number, "tcp dport 8000-8999 accept"))
-                                  for number, chain, rule in text.rules() if rule.startswith("ct state established")),
+    "marks": _before_the_end(
+        "meta mark 0x1 accept", "ct mark 7 accept", "meta mark and 0xff == 0x1 accept", "ct status dnat accept", "ct status snat,dnat accept"
+    ),
+    "headers": _before_the_end(
+        "tcp flags syn accept",
+        "ip dscp cs7 accept",
+        "ip ttl 1 accept",
+        "ip6 hoplimit 1-4 accept",
+        "tcp option maxseg exists accept",
+        "@th,16,16 4444 accept",
+        "meta length 40 accept",
+        "ip protocol 50 accept",
+        "ip6 nexthdr 0 accept",
+        "icmp type echo-request accept",
+        "exthdr frag exists accept",
+    ),
+    "negation": _before_the_end(
+        "meta l4proto != tcp accept", "tcp dport != 1-65000 accept", "ip saddr != 10.0.0.0/8 accept", "th dport > 60000 accept", "ct state != invalid accept"
+    ),
+    "verdict map": _before_the_end(
+        "tcp dport vmap { 9999 : accept, 7000-7010 : accept }",
+        "ct state vmap { new : accept }",
+        "ip saddr . tcp dport vmap { 198.51.100.7 . 22 : accept }",
+        "meta l4proto vmap { tcp : drop, udp : accept }",
+    ),
+    "not decided by packets": _before_the_end(
+        "numgen random mod 4 0 accept",
+        "fib saddr type unicast accept",
+        "limit rate 1/second accept",
+        'meta hour "00:00"-"23:59" accept',
+        "quota over 10 mbytes accept",
+    ),
+    "early accept": lambda text: (
+        (chain, text.inserted(number, "tcp dport 8000-8999 accept")) for number, chain, rule in text.rules() if rule.startswith("ct state established")
+    ),
     "antispoof": _each(r"saddr != 10[.](\d+)[.]\S+(?= .*spoof)", r"saddr != 10.\1.0.0/16", r"saddr 10.\1.0.0/16"),
     "antispoof 6": _each(r"(fd[0-9a-f]+:[0-9a-f:]*)/64(?= .*spoof)", r"\1/32"),
     "late antispoof": _spoof_late,
@@ -335,7 +395,7 @@ OPERATORS: dict[str, Operator] = {
     "flowtable": _flowtable,
     "dormant": _dormant,
     "flush": _flush,
-}  # fmt: skip
+}
 
 
 def mutants(host: str, text: str) -> Iterator[Mutant]:
@@ -370,8 +430,14 @@ class Nft:
     @staticmethod
     def read(texts: Sequence[str], before: Sequence[Sequence[str]] = ()) -> list[tuple[str, str] | str]:
         """(nft -j list ruleset, nft -s list ruleset) for each text, or the error of nft; by its own library: a process for each would take minutes."""
-        done = subprocess.run(["unshare", "--net", sys.executable, "-c", _READER], input=json.dumps([list(texts), [list(one) for one in before]]), capture_output=True,
-                              text=True, timeout=900, check=True)
+        done = subprocess.run(
+            ["unshare", "--net", sys.executable, "-c", _READER],
+            input=json.dumps([list(texts), [list(one) for one in before]]),
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=True,
+        )
         return [one if isinstance(one, str) else (one[0], one[1]) for one in map(json.loads, done.stdout.splitlines())]
 
 
@@ -414,8 +480,16 @@ class Walker:
     analyser, and raises ValueError for what it does not know."""
 
     _PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58, "ipv6-icmp": 58, "sctp": 132}
-    _TYPES = {"destination-unreachable": 1, "packet-too-big": 2, "time-exceeded": 3, "parameter-problem": 4, "nd-neighbor-solicit": 135,
-              "nd-neighbor-advert": 136, "mld-listener-report": 131, "mld2-listener-report": 143}  # fmt: skip
+    _TYPES = {
+        "destination-unreachable": 1,
+        "packet-too-big": 2,
+        "time-exceeded": 3,
+        "parameter-problem": 4,
+        "nd-neighbor-solicit": 135,
+        "nd-neighbor-advert": 136,
+        "mld-listener-report": 131,
+        "mld2-listener-report": 143,
+    }
 
     def __init__(self, listing: str) -> None:
         items = json.loads(listing)["nftables"]
@@ -429,8 +503,14 @@ class Walker:
     def narrow(self, packet: Packet) -> Walker:
         """The rules that are left for packets between the same addresses and interfaces."""
         found = copy.copy(self)
-        found.rules = {key: [([pair for pair in tests if not pair[0]], verb, target) for tests, verb, target in rules
-                             if verb and all(test(packet) for fixed, test in tests if fixed)] for key, rules in self.rules.items()}  # fmt: skip
+        found.rules = {
+            key: [
+                ([pair for pair in tests if not pair[0]], verb, target)
+                for tests, verb, target in rules
+                if verb and all(test(packet) for fixed, test in tests if fixed)
+            ]
+            for key, rules in self.rules.items()
+        }
         return found
 
     def _rule(self, expression: Sequence[Any]) -> tuple[list[tuple[bool, Test]], str, str]:
@@ -443,7 +523,8 @@ class Walker:
                 fixed = left.get("meta", {}).get("key") in ("iifname", "oifname", "nfproto") or left.get("payload", {}).get("field") in ("saddr", "daddr")
                 tests.append((fixed, self._test(body["op"], left, body["right"])))
             elif kind == "limit" or kind == "ct count":
-                tests.append((False, lambda packet, inverted=bool(body.get("inv")): packet["over"] == inverted))
+                inverted = bool(body.get("inv"))
+                tests.append((False, lambda packet, inverted=inverted: packet["over"] == inverted))
             elif kind in ("accept", "drop", "reject", "return", "jump", "goto"):
                 verb, target = kind, (body or {}).get("target", "") if kind in ("jump", "goto") else ""
             elif kind not in ("counter", "log"):
@@ -466,7 +547,7 @@ class Walker:
         if payload["field"] in ("saddr", "daddr"):
             nets = [self._net(one) for one in (right["set"] if isinstance(right, dict) and "set" in right else [right])]
             version = 4 if payload["protocol"] == "ip" else 6
-            return lambda packet: packet["version"] == version and any(packet[payload["field"]] in net for net in nets) == positive
+            return lambda packet: packet["version"] == version and any(low <= int(packet[payload["field"]]) <= high for low, high in nets) == positive
         values = [self._span(one) for one in (right["set"] if isinstance(right, dict) and "set" in right else [right])]
         needs = {"ip6": (6, None), "icmpv6": (6, 58), "th": (None, None)}.get(payload["protocol"], (None, self._PROTOCOLS.get(payload["protocol"], -1)))
         if payload["field"] not in ("dport", "sport", "type", "hoplimit"):
@@ -480,8 +561,11 @@ class Walker:
         return test
 
     @staticmethod
-    def _net(one: Any) -> Any:
-        return ipaddress.ip_network("%s/%d" % (one["prefix"]["addr"], one["prefix"]["len"]) if isinstance(one, dict) else one)
+    def _net(one: Any) -> tuple[int, int]:
+        if isinstance(one, dict) and "range" in one:
+            return int(ipaddress.ip_address(one["range"][0])), int(ipaddress.ip_address(one["range"][1]))
+        net = ipaddress.ip_network("%s/%d" % (one["prefix"]["addr"], one["prefix"]["len"]) if isinstance(one, dict) else one)
+        return int(net.network_address), int(net.broadcast_address)
 
     def _span(self, one: Any) -> tuple[int, int]:
         if isinstance(one, dict):
@@ -492,7 +576,9 @@ class Walker:
     def passes(self, path: str, packet: Packet) -> bool:
         """Does the packet pass this hook?"""
         families = ("inet", "ip" if packet["version"] == 4 else "ip6")
-        chains = sorted((key for key, chain in self.chains.items() if chain.get("hook") == path and key[0] in families), key=lambda key: self.chains[key]["prio"])
+        chains = sorted(
+            (key for key, chain in self.chains.items() if chain.get("hook") == path and key[0] in families), key=lambda key: self.chains[key]["prio"]
+        )
         return all(self._verdict(key, packet, self.chains[key]["policy"]) in ("accept", "") for key in chains)
 
     def _verdict(self, key: tuple[str, str, str], packet: Packet, end: str) -> str:
@@ -516,7 +602,9 @@ def packets(addresses: dict[int, list[str]], ports: Sequence[tuple[str, int]], e
     for version, known in addresses.items():
         places = [ipaddress.ip_address(text) for text in known]
         zones = {name: ipaddress.ip_network(leg[str(version)]) for name, leg in legs.items() if leg[str(version)]}
-        kinds = [(6 if proto == "tcp" else 17, port, 40000, 0, 64) for proto, port in ports] + [(6 if proto == "tcp" else 17, 40000, port, 0, 64) for proto, port in ports]
+        kinds = [(6 if proto == "tcp" else 17, port, 40000, 0, 64) for proto, port in ports] + [
+            (6 if proto == "tcp" else 17, 40000, port, 0, 64) for proto, port in ports
+        ]
         kinds += [(58 if version == 6 else 1, 0, 0, kind, hops) for kind in (1, 2, 3, 4, 128, 131, 133, 135, 136, 143) for hops in (64, 255)]
         for source, target in itertools.product(places, places):
             for iif, oif in itertools.product(interfaces if path != "output" else [""], interfaces if path != "input" else [""]):
@@ -525,8 +613,21 @@ def packets(addresses: dict[int, list[str]], ports: Sequence[tuple[str, int]], e
                     for state in ("new", "established", "related", "invalid", "untracked") if not spoofed else ("new", "established"):
                         for uid in users if path == "output" and state == "new" else (0,):
                             for over in (False, True) if path == "forward" and state == "new" else (False,):
-                                yield Packet(version=version, iif=iif, oif=oif, saddr=source, daddr=target, proto=proto, dport=dport, sport=sport, type=kind,
-                                             hoplimit=hops, state=state, uid=uid, over=over)
+                                yield Packet(
+                                    version=version,
+                                    iif=iif,
+                                    oif=oif,
+                                    saddr=source,
+                                    daddr=target,
+                                    proto=proto,
+                                    dport=dport,
+                                    sport=sport,
+                                    type=kind,
+                                    hoplimit=hops,
+                                    state=state,
+                                    uid=uid,
+                                    over=over,
+                                )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mutation score of the static judgement: every operator on the rulesets of the lab's inventory, in network namespaces of this machine."""
+
 from __future__ import annotations
 
 import sys
@@ -93,8 +94,10 @@ def test_every_mutant_is_found_or_proven_to_be_none(site: Site, seed: int, capsy
     total = sum(taken.values())
     found = total - len(missed) - len(equivalents)
     with capsys.disabled():
-        print("\nHNAI_SEED=%d: %d operators, %d distinct mutants that the kernel takes (of %d), %d not taken: %s" % (
-            seed, len(taken), total, len(everything), sum(refused.values()), dict(refused)))
+        print(
+            "\nHNAI_SEED=%d: %d operators, %d distinct mutants that the kernel takes (of %d), %d not taken: %s"
+            % (seed, len(taken), total, len(everything), sum(refused.values()), dict(refused))
+        )
         print("found: %d, of these named as open because a construct is not decided by the packet: %d; by kind: %s" % (found, len(open_ones), dict(by)))
         for one in equivalents:
             print("equivalent, over the packet space of the port registry: %s" % one)

@@ -3,12 +3,13 @@
 
 The ruleset is read and run by ``zones/ruleset.py``, all tables together; what hangs on a construct that is not understood is no answer.
 """
+
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.ruleset import (
     Box,
@@ -47,8 +48,13 @@ class Way:
     @property
     def text(self) -> str:
         """For people."""
-        return "%s %s port %d%s%s" % (self.proto, self.address, self.port, "" if self.uid is None else " as user %d" % self.uid,
-                                      " from %s" % self.origin if self.origin else "")
+        return "%s %s port %d%s%s" % (
+            self.proto,
+            self.address,
+            self.port,
+            "" if self.uid is None else " as user %d" % self.uid,
+            " from %s" % self.origin if self.origin else "",
+        )
 
 
 def declared(conduits: Iterable[Mapping[str, Any]]) -> set[Way]:
@@ -92,6 +98,7 @@ def _doubt(part: Any) -> None:
 
 def _text(classes: Classes, box: Box, uids: Sequence[int]) -> str:
     """A set of packets, for people."""
+
     def spans(name: str, every: str) -> str:
         number = classes.index[name]
         if box[number] == classes.full[number]:
@@ -106,7 +113,7 @@ def _text(classes: Classes, box: Box, uids: Sequence[int]) -> str:
     return "%s %s port %s as user %s" % (protocols, spans("daddr", "every IPv%d address" % classes.version), spans("dport", "any"), users)
 
 
-def differences(listing: str, ways: Iterable[Way], uids: Sequence[int], uid_of: Callable[[str], Optional[int]]) -> tuple[list[str], list[str]]:
+def differences(listing: str, ways: Iterable[Way], uids: Sequence[int], uid_of: Callable[[str], int | None]) -> tuple[list[str], list[str]]:
     """(what *uids* may open beyond *ways*, which of *ways* the running ruleset does not let out). Raises CannotTell."""
     more: set[str] = set()
     less: set[str] = set()

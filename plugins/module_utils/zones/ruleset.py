@@ -18,7 +18,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Union
 
 PATHS = ("input", "output", "forward")
 STATES = ("new", "established", "related", "invalid", "untracked")
@@ -26,45 +26,171 @@ STATES = ("new", "established", "related", "invalid", "untracked")
 MOST_BOXES = 60000
 _CONNTRACK = -200
 _TOP: dict[int, int] = {4: 2**32 - 1, 6: 2**128 - 1}
-_PROTOCOLS = {"icmp": 1, "igmp": 2, "ipip": 4, "tcp": 6, "udp": 17, "dccp": 33, "ipv6": 41, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58,
-              "ipv6-icmp": 58, "sctp": 132, "udplite": 136, "hopopt": 0, "ip": 0, "ipv6-route": 43, "ipv6-frag": 44, "ipv6-nonxt": 59,
-              "ipv6-opts": 60, "comp": 108, "vrrp": 112, "ospf": 89, "l2tp": 115, "pim": 103, "mobility-header": 135}
-_ICMP = {"echo-reply": 0, "destination-unreachable": 3, "source-quench": 4, "redirect": 5, "echo-request": 8, "router-advertisement": 9,
-         "router-solicitation": 10, "time-exceeded": 11, "parameter-problem": 12, "timestamp-request": 13, "timestamp-reply": 14, "info-request": 15,
-         "info-reply": 16, "address-mask-request": 17, "address-mask-reply": 18}
-ICMP6 = {"destination-unreachable": 1, "packet-too-big": 2, "time-exceeded": 3, "parameter-problem": 4, "echo-request": 128, "echo-reply": 129,
-         "mld-listener-query": 130, "mld-listener-report": 131, "mld-listener-done": 132, "mld-listener-reduction": 132, "nd-router-solicit": 133,
-         "nd-router-advert": 134, "nd-neighbor-solicit": 135, "nd-neighbor-advert": 136, "nd-redirect": 137, "router-renumbering": 138,
-         "ind-neighbor-solicit": 141, "ind-neighbor-advert": 142, "mld2-listener-report": 143}
+_PROTOCOLS = {
+    "icmp": 1,
+    "igmp": 2,
+    "ipip": 4,
+    "tcp": 6,
+    "udp": 17,
+    "dccp": 33,
+    "ipv6": 41,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "icmpv6": 58,
+    "ipv6-icmp": 58,
+    "sctp": 132,
+    "udplite": 136,
+    "hopopt": 0,
+    "ip": 0,
+    "ipv6-route": 43,
+    "ipv6-frag": 44,
+    "ipv6-nonxt": 59,
+    "ipv6-opts": 60,
+    "comp": 108,
+    "vrrp": 112,
+    "ospf": 89,
+    "l2tp": 115,
+    "pim": 103,
+    "mobility-header": 135,
+}
+_ICMP = {
+    "echo-reply": 0,
+    "destination-unreachable": 3,
+    "source-quench": 4,
+    "redirect": 5,
+    "echo-request": 8,
+    "router-advertisement": 9,
+    "router-solicitation": 10,
+    "time-exceeded": 11,
+    "parameter-problem": 12,
+    "timestamp-request": 13,
+    "timestamp-reply": 14,
+    "info-request": 15,
+    "info-reply": 16,
+    "address-mask-request": 17,
+    "address-mask-reply": 18,
+}
+ICMP6 = {
+    "destination-unreachable": 1,
+    "packet-too-big": 2,
+    "time-exceeded": 3,
+    "parameter-problem": 4,
+    "echo-request": 128,
+    "echo-reply": 129,
+    "mld-listener-query": 130,
+    "mld-listener-report": 131,
+    "mld-listener-done": 132,
+    "mld-listener-reduction": 132,
+    "nd-router-solicit": 133,
+    "nd-router-advert": 134,
+    "nd-neighbor-solicit": 135,
+    "nd-neighbor-advert": 136,
+    "nd-redirect": 137,
+    "router-renumbering": 138,
+    "ind-neighbor-solicit": 141,
+    "ind-neighbor-advert": 142,
+    "mld2-listener-report": 143,
+}
 _TCP_FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ecn": 64, "cwr": 128}
 _CT_STATUS = {"expected": 1, "seen-reply": 2, "assured": 4, "confirmed": 8, "snat": 16, "dnat": 32, "dying": 64}
-_DSCP = {"cs0": 0, "cs1": 8, "cs2": 16, "cs3": 24, "cs4": 32, "cs5": 40, "cs6": 48, "cs7": 56, "be": 0, "df": 0, "lephb": 1, "le": 1, "ef": 46, "va": 44,
-         **{"af%d%d" % (high, low): high * 8 + low * 2 for high in (1, 2, 3, 4) for low in (1, 2, 3)}}
+_DSCP = {
+    "cs0": 0,
+    "cs1": 8,
+    "cs2": 16,
+    "cs3": 24,
+    "cs4": 32,
+    "cs5": 40,
+    "cs6": 48,
+    "cs7": 56,
+    "be": 0,
+    "df": 0,
+    "lephb": 1,
+    "le": 1,
+    "ef": 46,
+    "va": 44,
+    **{"af%d%d" % (high, low): high * 8 + low * 2 for high in (1, 2, 3, 4) for low in (1, 2, 3)},
+}
 #: Numbers that a packet, or its connection, carries beside what conduits speak of: (what nft says, top, names).
 _NUMBERS: dict[str, tuple[int, Mapping[str, int]]] = {
-    "icmp type": (255, _ICMP), "icmp code": (255, {}), "icmpv6 type": (255, ICMP6), "icmpv6 code": (255, {}), "tcp flags": (255, _TCP_FLAGS),
-    "tcp sequence": (2**32 - 1, {}), "tcp ackseq": (2**32 - 1, {}), "tcp window": (65535, {}), "tcp doff": (15, {}), "tcp checksum": (65535, {}),
-    "tcp urgptr": (65535, {}), "udp length": (65535, {}), "udp checksum": (65535, {}),
-    "ip ttl": (255, {}), "ip dscp": (63, _DSCP), "ip ecn": (3, {}), "ip length": (65535, {}), "ip id": (65535, {}), "ip frag-off": (65535, {}),
-    "ip hdrlength": (15, {}), "ip checksum": (65535, {}),
-    "ip6 hoplimit": (255, {}), "ip6 dscp": (63, _DSCP), "ip6 ecn": (3, {}), "ip6 length": (65535, {}), "ip6 flowlabel": (2**20 - 1, {}),
-    "ip6 nexthdr": (255, _PROTOCOLS), "meta mark": (2**32 - 1, {}), "meta length": (2**32 - 1, {}), "meta skgid": (2**32 - 1, {}),
-    "meta cpu": (2**32 - 1, {}), "meta cgroup": (2**32 - 1, {}), "ct mark": (2**32 - 1, {}), "ct zone": (65535, {}), "ct status": (127, _CT_STATUS),
-}  # fmt: skip
+    "icmp type": (255, _ICMP),
+    "icmp code": (255, {}),
+    "icmpv6 type": (255, ICMP6),
+    "icmpv6 code": (255, {}),
+    "tcp flags": (255, _TCP_FLAGS),
+    "tcp sequence": (2**32 - 1, {}),
+    "tcp ackseq": (2**32 - 1, {}),
+    "tcp window": (65535, {}),
+    "tcp doff": (15, {}),
+    "tcp checksum": (65535, {}),
+    "tcp urgptr": (65535, {}),
+    "udp length": (65535, {}),
+    "udp checksum": (65535, {}),
+    "ip ttl": (255, {}),
+    "ip dscp": (63, _DSCP),
+    "ip ecn": (3, {}),
+    "ip length": (65535, {}),
+    "ip id": (65535, {}),
+    "ip frag-off": (65535, {}),
+    "ip hdrlength": (15, {}),
+    "ip checksum": (65535, {}),
+    "ip6 hoplimit": (255, {}),
+    "ip6 dscp": (63, _DSCP),
+    "ip6 ecn": (3, {}),
+    "ip6 length": (65535, {}),
+    "ip6 flowlabel": (2**20 - 1, {}),
+    "ip6 nexthdr": (255, _PROTOCOLS),
+    "meta mark": (2**32 - 1, {}),
+    "meta length": (2**32 - 1, {}),
+    "meta skgid": (2**32 - 1, {}),
+    "meta cpu": (2**32 - 1, {}),
+    "meta cgroup": (2**32 - 1, {}),
+    "ct mark": (2**32 - 1, {}),
+    "ct zone": (65535, {}),
+    "ct status": (127, _CT_STATUS),
+}
 #: Further properties that are compared by name only; None: any name.
-_NAMES: dict[str, Optional[tuple[str, ...]]] = {
-    "meta pkttype": None, "meta priority": None, "meta iifgroup": None, "meta oifgroup": None, "meta iiftype": None, "meta oiftype": None,
-    "meta iifkind": None, "meta oifkind": None, "meta secpath": None, "meta ipsec": None, "meta rtclassid": None, "meta broute": None,
-    "meta day": None, "meta ibrname": None, "meta obrname": None, "meta nftrace": None,
-    "ct direction": ("original", "reply"), "ct helper": None, "ether saddr": None, "ether daddr": None, "ether type": None, "vlan id": None,
+_NAMES: dict[str, tuple[str, ...] | None] = {
+    "meta pkttype": None,
+    "meta priority": None,
+    "meta iifgroup": None,
+    "meta oifgroup": None,
+    "meta iiftype": None,
+    "meta oiftype": None,
+    "meta iifkind": None,
+    "meta oifkind": None,
+    "meta secpath": None,
+    "meta ipsec": None,
+    "meta rtclassid": None,
+    "meta broute": None,
+    "meta day": None,
+    "meta ibrname": None,
+    "meta obrname": None,
+    "meta nftrace": None,
+    "ct direction": ("original", "reply"),
+    "ct helper": None,
+    "ether saddr": None,
+    "ether daddr": None,
+    "ether type": None,
+    "vlan id": None,
 }
 _BITS = frozenset(("tcp flags", "ct status"))
 _CORE = ("iif", "oif", "saddr", "daddr", "proto", "sport", "dport", "ct", "uid")
 _TRANSPORTS = {"tcp": 6, "udp": 17, "sctp": 132, "dccp": 33, "udplite": 136}
 _INERT = frozenset(("counter", "log", "comment", "last", "set", "map", "secmark", "ct timeout", "meta nftrace"))
 _BYPASS = {
-    "dnat": "nat", "snat": "nat", "masquerade": "nat", "redirect": "nat", "tproxy": "nat", "queue": "queue", "flow": "flowtable", "dup": "bypass",
-    "fwd": "bypass", "synproxy": "bypass", "ct helper": "helper", "ct expectation": "helper",
+    "dnat": "nat",
+    "snat": "nat",
+    "masquerade": "nat",
+    "redirect": "nat",
+    "tproxy": "nat",
+    "queue": "queue",
+    "flow": "flowtable",
+    "dup": "bypass",
+    "fwd": "bypass",
+    "synproxy": "bypass",
+    "ct helper": "helper",
+    "ct expectation": "helper",
 }
 
 
@@ -115,7 +241,7 @@ class Values:
     negate: bool = False
 
 
-def numbers(*found: Union[int, tuple[int, int]]) -> Values:
+def numbers(*found: int | tuple[int, int]) -> Values:
     """Values from numbers and (low, high)."""
     return Values(tuple((one, one) if isinstance(one, int) else one for one in found))
 
@@ -141,7 +267,7 @@ class Match(NamedTuple):
     needs: Cube
     cubes: tuple[Cube, ...]
     negate: bool
-    doubt: Optional[Unknown] = None
+    doubt: Unknown | None = None
 
 
 class Act(NamedTuple):
@@ -150,8 +276,8 @@ class Act(NamedTuple):
     verb: str
     target: str = ""
     dimension: str = ""
-    value: Optional[Values] = None
-    doubt: Optional[Unknown] = None
+    value: Values | None = None
+    doubt: Unknown | None = None
 
 
 Step = Union[Match, Act, "Choice"]
@@ -201,7 +327,9 @@ class Program:
     def base(self, hook: str) -> list[Chain]:
         """The base chains that an IP packet meets at a hook, in their order."""
         families = ("inet", "ip" if self.version == 4 else "ip6", "netdev")
-        found = [one for one in self.chains.values() if one.hook == hook and one.where.family in families and (one.where.family, one.where.table) not in self.dormant]
+        found = [
+            one for one in self.chains.values() if one.hook == hook and one.where.family in families and (one.where.family, one.where.table) not in self.dormant
+        ]
         return sorted(found, key=lambda one: (one.priority, one.where.family != "netdev"))
 
 
@@ -215,7 +343,7 @@ def _short(value: Any) -> str:
 
 
 class _Reader:
-    def __init__(self, items: Sequence[Mapping[str, Any]], version: int, uid_of: Callable[[str], Optional[int]]) -> None:
+    def __init__(self, items: Sequence[Mapping[str, Any]], version: int, uid_of: Callable[[str], int | None]) -> None:
         self.version = version
         self.uid_of = uid_of
         self.program = Program(version)
@@ -262,8 +390,14 @@ class _Reader:
         chain = Chain(where)
         if body.get("hook"):
             devices = body.get("dev") or body.get("devices") or ()
-            chain = Chain(where, str(body.get("type", "")), str(body["hook"]), _priority(body.get("prio", 0)), str(body.get("policy", "accept")), tuple(_list(devices)))
-            if chain.hook not in ("prerouting", "input", "forward", "output", "postrouting", "ingress", "egress") or chain.type not in ("filter", "nat", "route"):
+            chain = Chain(
+                where, str(body.get("type", "")), str(body["hook"]), _priority(body.get("prio", 0)), str(body.get("policy", "accept")), tuple(_list(devices))
+            )
+            if chain.hook not in ("prerouting", "input", "forward", "output", "postrouting", "ingress", "egress") or chain.type not in (
+                "filter",
+                "nat",
+                "route",
+            ):
                 self._unknown(where, "a chain of type %s at hook %s" % (chain.type, chain.hook))
             if chain.policy not in ("accept", "drop"):
                 self._unknown(where, "policy %s" % chain.policy)
@@ -339,7 +473,9 @@ class _Reader:
         if not isinstance(body, Mapping):
             raise _NotUnderstood("a named limit: %s" % _short(body))
         if body.get("rate_unit"):
-            return Match({}, ({"rate %s" % _short({key: body[key] for key in sorted(body) if key != "inv"}): names("over" if body.get("inv") else "under")},), False)
+            return Match(
+                {}, ({"rate %s" % _short({key: body[key] for key in sorted(body) if key != "inv"}): names("over" if body.get("inv") else "under")},), False
+            )
         dimension, rate = rate_of(int(body["rate"]), str(body["per"]), int(body.get("burst", 5)))
         return Match({}, ({dimension: numbers((rate + 1, 2**63) if body.get("inv") else (0, rate))},), False)
 
@@ -347,9 +483,9 @@ class _Reader:
         key, value = body["key"], body["value"]
         if "tcp option" in key or "exthdr" in key:
             return []
-        if "payload" in key and key["payload"].get("field") in ("saddr", "daddr", "sport", "dport", "protocol", "nexthdr"):
-            if key["payload"].get("protocol") != "ether":
-                return [Act("nat", _short({"mangle": body}))]
+        rewritten = key.get("payload") or {}
+        if rewritten.get("protocol") != "ether" and rewritten.get("field") in ("saddr", "daddr", "sport", "dport", "protocol", "nexthdr"):
+            return [Act("nat", _short({"mangle": body}))]
         _needs, dimension = self._left(key)
         if dimension == "meta nftrace":
             return []
@@ -387,7 +523,16 @@ class _Reader:
         ((kind, body),) = left.items()
         if kind == "meta":
             key = str(body["key"])
-            known = {"iifname": "iif", "iif": "iif", "oifname": "oif", "oif": "oif", "l4proto": "proto", "skuid": "uid", "nfproto": "nfproto", "protocol": "nfproto"}
+            known = {
+                "iifname": "iif",
+                "iif": "iif",
+                "oifname": "oif",
+                "oif": "oif",
+                "l4proto": "proto",
+                "skuid": "uid",
+                "nfproto": "nfproto",
+                "protocol": "nfproto",
+            }
             if key in known:
                 return {}, known[key]
             return self._free("meta %s" % key, left)
@@ -464,7 +609,7 @@ class _Reader:
             raise _NotUnderstood("comparison %s of %s" % (op, _short(left)))
         return Match(needs, ({dimension: self._values(dimension, right)},), op == "!=", doubt)
 
-    def _concat(self, parts: Sequence[Any], elements: Sequence[Any], negate: bool, doubt: Optional[Unknown]) -> Match:
+    def _concat(self, parts: Sequence[Any], elements: Sequence[Any], negate: bool, doubt: Unknown | None) -> Match:
         needs: Cube = {}
         dimensions = []
         for part in parts:
@@ -479,7 +624,9 @@ class _Reader:
             values = element.get("concat") if isinstance(element, Mapping) else None
             if values is None or len(values) != len(dimensions) or len(set(dimensions)) != len(dimensions):
                 raise _NotUnderstood(_short(element))
-            cubes.append({dimension: names(str(value)) if dimension == "ct" else self._values(dimension, value) for dimension, value in zip(dimensions, values)})
+            cubes.append(
+                {dimension: names(str(value)) if dimension == "ct" else self._values(dimension, value) for dimension, value in zip(dimensions, values)}
+            )
         return Match(needs, tuple(cubes), negate, doubt)
 
     def _bits(self, op: str, dimension: str, left: Any, right: Any) -> Values:
@@ -503,8 +650,10 @@ class _Reader:
         wanted = [value(_element(one)) for one in right["set"]] if isinstance(right, Mapping) and "set" in right else [value(right)]
         tests: dict[str, Callable[[int], bool]] = {
             "in": lambda one: any(one & mask & each for each in wanted) if not (isinstance(right, Mapping) and "set" in right) else one & mask in wanted,
-            "==": lambda one: one & mask in wanted, "!=": lambda one: one & mask not in wanted, "!": lambda one: not any(one & mask & each for each in wanted),
-        }  # fmt: skip
+            "==": lambda one: one & mask in wanted,
+            "!=": lambda one: one & mask not in wanted,
+            "!": lambda one: not any(one & mask & each for each in wanted),
+        }
         if op not in tests:
             raise _NotUnderstood("comparison %s of %s" % (op, _short(left)))
         found = [one for one in domain if tests[op](one)]
@@ -589,7 +738,7 @@ def rate_of(rate: int, per: str, burst: int) -> tuple[str, int]:
     return "rate with burst %d" % burst, rate * weeks[per]
 
 
-def parse(listing: str, version: int, uid_of: Callable[[str], Optional[int]]) -> Program:
+def parse(listing: str, version: int, uid_of: Callable[[str], int | None]) -> Program:
     """The program that packets of IP `version` meet. Raises RulesetError where `listing` is none of ``nft -j list ruleset``."""
     try:
         items = json.loads(listing)["nftables"]
@@ -653,7 +802,15 @@ class Classes:
                 self._atoms[name] = _atoms(name, known.get(name, set()))
                 full.append((1 << len(self._atoms[name])) - 1)
                 continue
-            top = {"saddr": _TOP[version], "daddr": _TOP[version], "proto": 255, "sport": 65535, "dport": 65535, "uid": 2**32 - 1, "connections": 2**32 - 1}.get(name)
+            top = {
+                "saddr": _TOP[version],
+                "daddr": _TOP[version],
+                "proto": 255,
+                "sport": 65535,
+                "dport": 65535,
+                "uid": 2**32 - 1,
+                "connections": 2**32 - 1,
+            }.get(name)
             self._tops[name] = top if top is not None else _NUMBERS.get(name.partition(" & ")[0], (2**63, {}))[0]
             if known.get(name):
                 raise RulesetError("%s is compared by name and by number" % name)
@@ -678,7 +835,7 @@ class Classes:
                 found |= ((1 << (last - first + 1)) - 1) << first
         return self.full[self.index[dimension]] & ~found if values.negate else found
 
-    def cube(self, cube: Cube) -> Optional[tuple[tuple[int, int], ...]]:
+    def cube(self, cube: Cube) -> tuple[tuple[int, int], ...] | None:
         """(dimension, classes) pairs; None where nothing can be in it."""
         found = []
         for name, values in cube.items():
@@ -695,7 +852,7 @@ class Classes:
                 found.append((number, mask))
         return tuple(found)
 
-    def box(self, cube: Cube) -> Optional[Box]:
+    def box(self, cube: Cube) -> Box | None:
         """The box of a cube; None where nothing can be in it."""
         pairs = self.cube(cube)
         if pairs is None:
@@ -731,7 +888,9 @@ class Classes:
                 found[name] = str(_address(self.version, low if high - low < 2 else low + 1))
             elif name == "proto":
                 numbers_here = self.values(name, box[number])
-                wanted = next((one for one in (6, 17, 1 if self.version == 4 else 58) if any(low <= one <= high for low, high in numbers_here)), numbers_here[0][0])
+                wanted = next(
+                    (one for one in (6, 17, 1 if self.version == 4 else 58) if any(low <= one <= high for low, high in numbers_here)), numbers_here[0][0]
+                )
                 found[name] = {6: "tcp", 17: "udp", 1: "icmp", 58: "icmpv6"}.get(wanted, wanted)
             elif name == "ct":
                 here = self.values(name, box[number])
@@ -746,7 +905,7 @@ class Classes:
 Box = tuple[int, ...]
 
 
-def _address(version: int, number: int) -> Union[ipaddress.IPv4Address, ipaddress.IPv6Address]:
+def _address(version: int, number: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return ipaddress.IPv4Address(number) if version == 4 else ipaddress.IPv6Address(number)
 
 
@@ -779,7 +938,7 @@ def minus(boxes: Iterable[Box], cubes: Iterable[Sequence[tuple[int, int]]]) -> l
     return rest
 
 
-def _split(box: Box, cube: Sequence[tuple[int, int]]) -> tuple[Optional[Box], list[Box]]:
+def _split(box: Box, cube: Sequence[tuple[int, int]]) -> tuple[Box | None, list[Box]]:
     """(what is inside, what is outside)."""
     for number, mask in cube:
         if not box[number] & mask:
@@ -853,7 +1012,7 @@ class Machine:
         cubes = [tuple((number, mask) for number, mask in enumerate(part.box)) for part in accepted]
         return minus(boxes, cubes)
 
-    def _condition(self, match: Match) -> Optional[tuple[Any, Any, bool, Optional[Unknown]]]:
+    def _condition(self, match: Match) -> tuple[Any, Any, bool, Unknown | None] | None:
         """(needs, cubes, negate, doubt); None: never."""
         needs = self.classes.cube(match.needs)
         if needs is None:
@@ -887,16 +1046,23 @@ class Machine:
 
     # -- running
 
-    def run(self, path: str, interfaces: Optional[Iterable[str]] = None) -> Outcome:
+    def run(self, path: str, interfaces: Iterable[str] | None = None) -> Outcome:
         """Every packet of a path through its hooks."""
         outcome = Outcome(path)
         classes = self.classes
         outside = names("", negate=True)
-        start = {"input": {"iif": outside, "oif": names("")}, "output": {"iif": names(""), "oif": outside}, "forward": {"iif": names("", "lo", negate=True), "oif": names("", "lo", negate=True)}}[path]
+        start = {
+            "input": {"iif": outside, "oif": names("")},
+            "output": {"iif": names(""), "oif": outside},
+            "forward": {"iif": names("", "lo", negate=True), "oif": names("", "lo", negate=True)},
+        }[path]
         box = classes.box(start)
         parts = [Part(box)] if box else []
-        hooks = {"input": ("ingress", "prerouting", "input"), "output": ("output", "postrouting", "egress"),
-                 "forward": ("ingress", "prerouting", "forward", "postrouting", "egress")}[path]
+        hooks = {
+            "input": ("ingress", "prerouting", "input"),
+            "output": ("output", "postrouting", "egress"),
+            "forward": ("ingress", "prerouting", "forward", "postrouting", "egress"),
+        }[path]
         for hook in hooks:
             for chain in self.program.base(hook):
                 parts = self._base(chain, parts, outcome)
@@ -1010,8 +1176,19 @@ class Machine:
                 raise RulesetError("the ruleset falls into more than %d sets of packets" % MOST_BOXES)
         return accepted, dropped, returned + parts
 
-    def _act(self, act: Act, inside: list[Part], rule: Rule, chain: Chain, outcome: Outcome, view: Sequence[tuple[int, int]], depth: int,
-             accepted: list[Part], dropped: list[Part], returned: list[Part]) -> list[Part]:
+    def _act(
+        self,
+        act: Act,
+        inside: list[Part],
+        rule: Rule,
+        chain: Chain,
+        outcome: Outcome,
+        view: Sequence[tuple[int, int]],
+        depth: int,
+        accepted: list[Part],
+        dropped: list[Part],
+        returned: list[Part],
+    ) -> list[Part]:
         """What goes on to the next statement; the rest is appended where it belongs."""
         outcome.reached.add(rule.where)
         if act.verb in ("accept", "unknown"):
