@@ -48,7 +48,7 @@ CLIENT = """
 import socket, sys, time
 source, target, port, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 session = socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_STREAM)
-session.settimeout(10)
+session.settimeout(40)
 session.bind((source, 0))
 session.connect((target, port))
 session.settimeout(None)
@@ -77,7 +77,7 @@ class Session:
     def heard(self) -> int:
         return self.file.stat().st_size
 
-    def goes_on(self, seconds: float = 5.0) -> bool:
+    def goes_on(self, seconds: float = 30.0) -> bool:
         """Whether something more is heard within the time."""
         begin, end = self.heard(), time.monotonic() + seconds
         while time.monotonic() < end:
@@ -180,7 +180,7 @@ class Stand:
         file = self.root / f"session{len(self.children)}"
         with file.open("wb") as stream:
             found = Session(self.spawn(namespace, CLIENT, source, target, port, pause, out=stream.fileno()), file)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 40
         while not found.heard():
             assert time.monotonic() < end and found.process.poll() is None, f"{source} → {target}:{port} was never answered"
             time.sleep(0.02)
