@@ -148,10 +148,10 @@ class Mutator:
         elif kind == "extra" and isinstance(parent[last], dict):
             parent[last][self.rng.choice(["nat", "proxy", "x", 5, None, "any"])] = self.rng.choice(STRANGE)
         elif kind == "cycle" and isinstance(parent[last], (dict, list)):
-            # As deep as YAML's anchors can make it; a true cycle ends in YAML itself.
-            value = parent[last]
-            for _level in range(self.rng.choice((3, 50))):
-                value = {"children": value, "again": [value]}
+            # As deep as YAML's anchors can make it; a true cycle ends in YAML itself, and so does a value that doubles itself many times.
+            value, depth = parent[last], self.rng.choice((3, 40))
+            for _level in range(depth):
+                value = {"children": value, "again": [value]} if depth == 3 else {"children": [value]}
             parent[last] = value
         elif kind == "rename" and isinstance(parent, dict) and len(path) > 1:
             parent[self.rng.choice(["\u202e", "a b", "x" * 300, 7, None, "l2", "plc1", "edge1", "\n"])] = parent.pop(last)

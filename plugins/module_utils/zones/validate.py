@@ -330,7 +330,7 @@ def _buffers(site: Site) -> list[Problem]:
                 elif _hop_complete(hop):
                     found += _too_small(site, host, component, buffer, hop)
     for name, hop in sorted(hops.items(), key=str):
-        key = f"hnai_slo.hops.{name}"
+        key = f"hnai_slo.hops.{name if str(name).isprintable() else ascii(name)}"
         if not _hop_complete(hop):
             found.append(Problem(file, key, "is incomplete", "write {outage_s, records_per_s, record_bytes}, numbers > 0", "buffer"))
         elif name not in declared:
