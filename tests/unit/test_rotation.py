@@ -921,6 +921,7 @@ def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: li
     found = rotation_target.outside(Broker(tmp_path), {"old": old, "new": new, "unit": "u", "path": "mosquitto/line1"})
     wanted = {"old": fingerprint("mosquitto/line1", "o"), "new": fingerprint("mosquitto/line1", "n"), "": ""}
     assert found["fingerprint"] == wanted[lives]
+    assert found["sessions"]["new"] == sum("line1.b" in line for line in more)
 
 
 # -- the lab's own contracts ------------------------------------------------------------------------------------------
