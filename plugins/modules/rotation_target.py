@@ -113,7 +113,7 @@ proof:
   returned: not with O(state=acknowledged) and O(state=outside)
   type: dict
 refusals:
-  description: Logins of this step that a server refused, each with C(at), C(server), C(user), C(client) (an MQTT client id). They stand in its log.
+  description: Logins of this step that a server refused, each with C(at), C(server), C(client) (an MQTT client id). They stand in its log.
   returned: with proof
   type: list
   elements: dict
@@ -127,7 +127,7 @@ stale_units:
   type: list
   elements: str
 sessions:
-  description: Client id to user name and address of who is connected.
+  description: How many sessions were opened with the C(old) and with the C(new) identity.
   returned: O(state=outside)
   type: dict
 """
@@ -168,16 +168,19 @@ def _address(text: str) -> tuple[str, int]:
 
 
 class Refusals:
-    """Logins of ours that a server refused: each stands in its log, and must be told from those of others."""
+    """Logins of ours that a server refused: each stands in its log, and must be told from those of others.
+
+    Without the user's name: it is a value of an argument that is not logged, and would come out as stars.
+    """
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.found: list[dict[str, str]] = []
         self._now = now
 
-    def note(self, server: str, user: str, client: str = "") -> None:
+    def note(self, server: str, client: str = "") -> None:
         """One."""
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
-        self.found.append({"at": at, "server": server, "user": user, "client": client})
+        self.found.append({"at": at, "server": server, "client": client})
 
 
 class Asking(Kept):
@@ -185,7 +188,7 @@ class Asking(Kept):
 
     def __init__(self, server: str, refusals: Refusals, ca_file: str, username: str, password: str) -> None:
         super().__init__("https://" + server, ca_file, username, password, tsdb_rotate.PROBE, LOGIN_TIMEOUT_S)
-        self._said = functools.partial(refusals.note, server, username)
+        self._said = functools.partial(refusals.note, server)
 
     def ask(self) -> int:
         """Status of a GET on this connection."""
@@ -205,7 +208,7 @@ class Session:
         try:
             self._client = Client(tls_dialler(host, port, ca_file, limit), client, username, password, limit)
         except MqttRefused:
-            refusals.note(server, username, client)
+            refusals.note(server, client)
             raise
 
     def alive(self) -> bool:
@@ -237,7 +240,7 @@ def adapter_for(module: AnsibleModule, host: Host, stack: contextlib.ExitStack, 
         def login(broker: str, mechanism: str, username: str, password: str) -> bool:
             accepted = scram.login(_address(broker), context, mechanism, username, password, LOGIN_TIMEOUT_S)
             if not accepted:
-                refusals.note(broker, username)
+                refusals.note(broker)
             return accepted
 
         return kafka_rotate.ScramAdapter(admin, given["servers"], login)
@@ -288,7 +291,7 @@ def backend(given: dict[str, Any], host: Host, refusals: Refusals) -> tsdb_rotat
         except http.client.HTTPException as error:
             raise ConnectionError("%s: %s" % (type(error).__name__, error)) from error
         if status == 401:
-            refusals.note(given["servers"][0], username)
+            refusals.note(given["servers"][0])
         return status
 
     def put(password: str) -> None:
@@ -319,7 +322,9 @@ def outside(host: Host, given: dict[str, Any]) -> dict[str, Any]:
     lives = next((secret for secret in (old, new) if users == {secret["username"]}), None)
     return {
         "fingerprint": rotation.fingerprint(given["path"], rotation.material(lives)) if lives else "",
-        "sessions": {client: {"user": user, "address": address} for client, (user, address) in sorted(sessions.items())},
+        "sessions": {
+            name: sum(user == secret["username"] for user, _address in sessions.values()) for name, secret in (("old", old), ("new", new))
+        },
     }
 
 

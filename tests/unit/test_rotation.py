@@ -2,6 +2,8 @@
 """The parts of a rotation: what stops it, what each kind of target does, the fence, the inventory, the site's list."""
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -919,6 +921,7 @@ def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: li
     found = rotation_target.outside(Broker(tmp_path), {"old": old, "new": new, "unit": "u", "path": "mosquitto/line1"})
     wanted = {"old": fingerprint("mosquitto/line1", "o"), "new": fingerprint("mosquitto/line1", "n"), "": ""}
     assert found["fingerprint"] == wanted[lives]
+    assert found["sessions"]["new"] == sum("line1.b" in line for line in more)
 
 
 # -- the lab's own contracts ------------------------------------------------------------------------------------------
@@ -926,6 +929,7 @@ def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: li
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@functools.cache
 def lab() -> dict[str, Any]:
     """Groups of the lab's inventory and all contracts: what the site lookup gives, as far as a rotation asks."""
     groups: dict[str, list[str]] = {}
@@ -978,16 +982,17 @@ def test_the_stores_own_password_and_the_brokers_own_accounts(found: dict[str, d
 
 def test_nothing_of_the_lab_is_without_a_way_to_rotate(found: dict[str, dict[str, Any]]) -> None:
     """The plan of a run: a secret without a way says why, and the lab has none."""
+    contracts = lab()["contracts"].values()
+    units = {unit["name"] for contract in contracts for unit in contract["service"]["units"]}
     assert {path: one["why"] for path, one in found.items() if not one["kind"]} == {}
-    assert set(found) == {secret["path"] for contract in lab()["contracts"].values() for secret in contract["secrets"]}
+    assert set(found) == {secret["path"] for contract in contracts for secret in contract["secrets"]}
     for one in found.values():
         assert one["kind"] in rotate_steps.KINDS and one["max_age_s"] == 90 * 86400, one["path"]
-        units = {unit["name"] for contract in lab()["contracts"].values() for unit in contract["service"]["units"]}
         assert set(one["units"]) <= units and (one["units"] or not one["consumers"]), one["path"]
 
 
 def test_a_store_on_two_hosts_and_a_broker_on_two_are_left_out_with_the_reason() -> None:
-    site = lab()
+    site = copy.deepcopy(lab())
     site["groups"].update(victoriametrics=["data1", "data2"], mosquitto=["edge1", "edge2"])
     found = {one["path"]: one for one in rotations(site)}
     assert (found["victoriametrics/backend"]["kind"], "data1, data2" in found["victoriametrics/backend"]["why"]) == ("", True)
