@@ -142,7 +142,7 @@ def _units(event: Event, changed: list[str]) -> Iterator[dict[str, Any]]:
     """What a result of `unit` predicts, unit by unit, and what follows from files that change before it."""
     arguments = _arguments(event)
     asked = {str(one["name"]): one for one in (arguments.get("units") or [arguments]) if one.get("name")}
-    results = event.result.get("units") or {name: event.result for name in asked}
+    results = event.result.get("units") or dict.fromkeys(asked, event.result)
     for name, found in results.items():
         ask = asked.get(name, {})
         action = next((done for done in _DONE if found.get(done)), "")
