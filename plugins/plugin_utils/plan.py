@@ -130,7 +130,8 @@ def _changed(event: Event, name: str, host: _Host) -> None:
             host.others.append({"what": f"{key.replace('_', ' ')}: {what}" if key not in ("changes", "reasons") else str(what), **how})
             told = True
     if not told:
-        where = str(result.get("path") or result.get("dest") or "")
+        asked = _arguments(event)
+        where = str(result.get("path") or result.get("dest") or asked.get("path") or asked.get("dest") or "")
         if where:
             host.files[where] = {"action": "written", **how}
             host.paths.append(where)
