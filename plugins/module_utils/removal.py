@@ -82,10 +82,17 @@ class Removal:
         self.outcome.foreign = [path for path in done.foreign if not path.startswith(f"/etc/hnai/{self.component}/tls/")]
         self._delete([self.registry])
         if not self.check:
-            for path, _folders, _files in os.walk(self.host.at(f"/etc/hnai/{self.component}"), topdown=False):
-                with contextlib.suppress(OSError):  # Not empty: a foreign file stays where it is.
-                    os.rmdir(path)
+            self._tidy({f"/etc/hnai/{self.component}", *map(os.path.dirname, files)})
         return self.outcome
+
+    def _tidy(self, folders: set[str]) -> None:
+        """Removes directories that bear the component's name, or lie in one that does, and are empty now."""
+        for folder in sorted(folders, key=len, reverse=True):
+            path = folder
+            while self.component in path.split("/"):
+                with contextlib.suppress(OSError):  # Not empty: a foreign file stays where it is.
+                    os.rmdir(self.host.at(path))
+                path = os.path.dirname(path)
 
     @staticmethod
     def _units(files: list[str]) -> list[str]:

@@ -130,7 +130,8 @@ def _changed(event: Event, name: str, host: _Host) -> None:
             host.others.append({"what": f"{key.replace('_', ' ')}: {what}" if key not in ("changes", "reasons") else str(what), **how})
             told = True
     if not told:
-        where = str(result.get("path") or result.get("dest") or "")
+        asked = _arguments(event)
+        where = str(result.get("path") or result.get("dest") or asked.get("path") or asked.get("dest") or "")
         if where:
             host.files[where] = {"action": "written", **how}
             host.paths.append(where)
@@ -142,7 +143,7 @@ def _units(event: Event, changed: list[str]) -> Iterator[dict[str, Any]]:
     """What a result of `unit` predicts, unit by unit, and what follows from files that change before it."""
     arguments = _arguments(event)
     asked = {str(one["name"]): one for one in (arguments.get("units") or [arguments]) if one.get("name")}
-    results = event.result.get("units") or {name: event.result for name in asked}
+    results = event.result.get("units") or dict.fromkeys(asked, event.result)
     for name, found in results.items():
         ask = asked.get(name, {})
         action = next((done for done in _DONE if found.get(done)), "")

@@ -30,7 +30,7 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archive = base / "hnai-platform-0.1.0.tar.gz"
     for command in (
         [galaxy, "collection", "build", str(ROOT), "--output-path", str(base)],
-        [galaxy, "collection", "install", "--offline", "--no-deps", "-p", str(paths), str(archive)],
+        [galaxy, "collection", "install", "--offline", "--no-deps", "--force", "-p", str(paths), str(archive)],
     ):
         subprocess.run(command, cwd=base, check=True, capture_output=True, text=True, timeout=300)
     return paths
@@ -44,6 +44,7 @@ def test_the_verdict_passes_without_our_checkout_configuration_and_home(lab: Lab
     home.mkdir()
     result = ansible_runner.run(
         private_data_dir=str(private), playbook="hnai.platform.verify", inventory=str(private / "inventory" / lab.inventory.name), quiet=True, timeout=900,
+        verbosity=2,
         envvars={
             "HOME": str(home), "ANSIBLE_CONFIG": "", "ANSIBLE_COLLECTIONS_PATH": str(collections), "HNAI_STATE_DIR": str(lab.state),
             "PATH": f"{lab.python_path}:{os.environ['PATH']}",
@@ -51,4 +52,5 @@ def test_the_verdict_passes_without_our_checkout_configuration_and_home(lab: Lab
     )  # fmt: skip
     output = result.stdout.read()
     assert result.rc == 0, output[-4000:]
-    assert str(ROOT) not in output, "nothing of this checkout is used"
+    assert f"task path: {collections}/ansible_collections/hnai/platform/playbooks/verify.yml" in output
+    assert f"task path: {ROOT}" not in output, "nothing of this checkout is used"

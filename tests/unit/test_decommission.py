@@ -52,7 +52,7 @@ class Machine(Host):
         return {path for path in found if not path.startswith("/run/hnai/lock/")}
 
 
-OWN = ["/etc/hnai/questdb/routes.json", "/etc/systemd/system/hnai-questdb.service", "/etc/sysusers.d/hnai-questdb.conf"]
+OWN = ["/etc/hnai/questdb/routes.json", "/etc/systemd/system/hnai-questdb.service", "/etc/sysusers.d/hnai-questdb.conf", "/usr/local/lib/hnai/questdb/a/schema"]
 DATA = "/var/lib/hnai/questdb/db/ot"
 OTHERS = {
     "/etc/hnai/questdbx/a", "/etc/credstore.encrypted/hnai-questdbx.a", "/opt/hnai/telegraf/1/telegraf", "/var/lib/hnai/trees/telegraf.json",
@@ -82,6 +82,8 @@ def take(host: Machine, purge: bool = False, check: bool = False) -> Any:
 def test_nothing_is_left_but_the_data_and_their_owner(machine: Machine) -> None:
     out = take(machine)
     assert machine.files() == {DATA, *OTHERS}
+    assert not [path for path in ("/etc/hnai/questdb", "/usr/local/lib/hnai/questdb", "/opt/hnai/questdb") if os.path.exists(machine.at(path))]
+    assert os.path.isdir(machine.at("/usr/local/lib/hnai"))
     assert out.stopped == ["hnai-questdb.service"]
     assert out.kept == ["/var/lib/hnai/questdb"]
     assert out.changed
@@ -163,7 +165,8 @@ def test_a_component_that_is_needed_is_refused_with_every_reason() -> None:
 def test_what_only_it_has_goes_from_every_managed_host() -> None:
     found = decommission(site(telegraf=["edge1"], telegraf_questdb=[]), "questdb")
     assert found == {
-        "refusals": [], "hosts": ["data1", "edge1"], "retired": ["questdb"], "components": [{"component": "questdb", "artifacts": ["questdb"], "state": ["/d"]}],
+        "refusals": [], "hosts": ["data1", "edge1"], "retired": ["questdb"],
+        "components": [{"component": "questdb", "artifacts": ["questdb"], "state": ["/d"]}],
     }  # fmt: skip
 
 

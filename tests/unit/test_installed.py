@@ -39,10 +39,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("ansible/posix", "community/crypto", "community/general"):
         (paths / "ansible_collections" / name).parent.mkdir(parents=True, exist_ok=True)
         (paths / "ansible_collections" / name).symlink_to(theirs / name)
-    # What ansible-galaxy does with a tarball is to unpack it: the check of dependencies wants them from a server.
+    # Forced, because a link of the development's environment is taken for an installed one; its dependencies would be asked of a server.
     for command in (
         [TOOLS / "ansible-galaxy", "collection", "build", ROOT, "--output-path", base],
-        [TOOLS / "ansible-galaxy", "collection", "install", "--offline", "--no-deps", "-p", paths, base / "hnai-platform-0.1.0.tar.gz"],
+        [TOOLS / "ansible-galaxy", "collection", "install", "--offline", "--no-deps", "--force", "-p", paths, base / "hnai-platform-0.1.0.tar.gz"],
     ):
         done = subprocess.run(command, cwd=base, env=environment(base / "home", paths), capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -53,12 +53,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_site_model_is_validated_from_another_directory(installed: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "inventories/lab", tmp_path / "site")
     home = tmp_path / "home"
-    command = [TOOLS / "ansible-playbook", "-i", "site/hosts.yml", "hnai.platform.validate", "-e", "format=json"]
+    command = [TOOLS / "ansible-playbook", "-i", "site/hosts.yml", "hnai.platform.validate", "-vv", "-e", "format=json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(home, installed), capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith('{"errors"')]
     assert json.loads(line)["errors"] == []
-    assert str(ROOT) not in done.stdout + done.stderr, "nothing of this checkout is used"
+    assert f"task path: {installed}/{INSIDE}/playbooks/validate.yml" in done.stdout
+    assert f"task path: {ROOT}" not in done.stdout, "nothing of this checkout is used"
     assert not (home / ".local/state").exists(), "a look at the model leaves nothing behind"
 
 

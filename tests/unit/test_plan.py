@@ -98,12 +98,13 @@ def test_what_cannot_be_told_is_said_and_a_failure_makes_the_plan_incomplete() -
             event("h", "kafka_converge", {"changed": True, "created_topics": ["ot.raw"], "created_acls": []}),
             event("h", "something", {"changed": True}),
             event("h", "something", {"changed": True, "dest": "/etc/x"}),
+            event("h", "something", {"changed": True, "invocation": {"module_args": {"path": "/etc/y"}}}),
             event("g", "config_tree", {"msg": "no route"}, state="unreachable"),
         ]
     )
     assert [item["why"] for item in plan["not_predicted"]] == ["Command would have run if not in check mode"]
     assert [item["what"] for item in plan["hosts"]["h"]["others"]] == ["created topics: ot.raw", "Task of something"]
-    assert [item["path"] for item in plan["hosts"]["h"]["files"]] == ["/etc/x"]
+    assert [item["path"] for item in plan["hosts"]["h"]["files"]] == ["/etc/x", "/etc/y"]
     assert [item["host"] for item in plan["failed"]] == ["g"]
     assert not plan["complete"]
     assert "FAILED" in table(plan)
@@ -148,7 +149,7 @@ def test_the_callback_hears_a_plan_and_nothing_else(tmp_path: Path) -> None:
             "gather_facts": False,
             "tasks": [
                 {"name": "Where", "ansible.builtin.set_stats": {"data": {"hnai_plan_file": str(tmp_path / "out/plan.json")}}},
-                {"name": "Write", "ansible.builtin.copy": {"dest": str(tmp_path / "{{ item }}"), "content": "x", "mode": "0600"}, "loop": ["a", "b"]},
+                {"name": "Write", "ansible.builtin.file": {"path": str(tmp_path / "{{ item }}"), "state": "touch", "mode": "0600"}, "loop": ["a", "b"]},
                 {"name": "Command", "ansible.builtin.command": {"argv": ["touch", str(tmp_path / "c")]}},
             ],
         }
