@@ -22,7 +22,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.host_certificate imp
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import HostError, read_file
 from ansible_collections.hnai.platform.plugins.module_utils.leaf_rotation import HostFiles, Leaf, LeafError, served
 
-RUNS = 10000
 TLS = "/etc/hnai/x/tls"
 WANTED = Wanted("x", TLS, "hnai-x", "localhost", ("localhost",), ("127.0.0.1",))
 BESIDE = "/var/lib/hnai/rotation/tls+x"
@@ -135,8 +134,8 @@ def controller(world: World) -> str:
     return "done"
 
 
-def test_killed_anywhere_the_next_run_ends_it() -> None:
-    for seed in range(RUNS):
+def test_killed_anywhere_the_next_run_ends_it(model_runs: int) -> None:
+    for seed in range(model_runs):
         world = World(seed)
         for _number in range(world.chance.randrange(1, 6)):
             controller(world)
