@@ -268,7 +268,7 @@ def test_a_new_key_and_certificate_are_served(tmp_path: Path, listener: int) -> 
     ca_file = f"{tmp_path}{TLS}/ca.pem"
     files = HostFiles(host, WANTED)
     old = served(("localhost", listener), ca_file, None, 5.0)
-    assert old == files.serial() == openssl("x509", "-in", f"{tmp_path}{TLS}/cert.pem", "-noout", "-serial").strip().split("=")[1].lower().lstrip("0")
+    assert old == files.serial() == openssl("x509", "-in", f"{tmp_path}{TLS}/cert.pem", "-noout", "-serial").strip().split("=")[1].lower()
     begun = Leaf(files).begin("r1", "compromise")
     assert read_file(host, TLS + "/key.pem") == old_key, "nothing in place has changed yet"
     signed = {"certificate": pki.sign(begun["csr"]), "chain": pki.chain}
