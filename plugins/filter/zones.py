@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,14 +16,21 @@ from ansible_collections.hnai.platform.plugins.plugin_utils import observed
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import plain
 
 
-def _site(model: Mapping[str, Any]) -> Site:
+@functools.lru_cache(maxsize=1)
+def _of_text(text: str) -> Site:
+    return Site.from_dict(json.loads(text))
+
+
+def _site(model: Mapping[str, Any] | str) -> Site:
+    if isinstance(model, str) and model.startswith("{"):
+        return _of_text(str(model))
     if not isinstance(model, Mapping) or "zones" not in model:
         raise AnsibleFilterError("needs the site model: lookup('hnai.platform.site')")
     return Site.from_dict(plain(model))
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    def run(model: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def run(model: Mapping[str, Any] | str, *args: Any, **kwargs: Any) -> Any:
         try:
             return function(_site(model), *args, **kwargs)
         except SiteError as error:

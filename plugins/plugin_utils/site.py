@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,57 @@ def collect(
     """The model's input. `hostvars` and `groups` are Ansible's. Raises ContractError, and what templating a value raises."""
     if not _kept:
         return _collect(hostvars, groups, collection_root)
-    file = _kept[-1]
+    return dict(json.loads(_once(_kept[-1], lambda: json.dumps(_collect(hostvars, groups, collection_root)))))
+
+
+def text(hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], folder: Path, collection_root: Path | None = None) -> str:
+    """The model's input as JSON. Collecting it costs more than a whole task does otherwise, and each task of each host is a process of its own:
+    so it is collected once and read from *folder* (the run's own) as long as everything that it is made of is what it was: groups, variables
+    as they are written, those that are templates as they come out, and the files of the roles."""
+    if _kept:
+        return _once(_kept[-1], lambda: json.dumps(_collect(hostvars, groups, collection_root)))
+    root = Path(collection_root or contracts.COLLECTION_ROOT)
+    files = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for kind in _FILES for path in sorted(root.glob(kind))]
+    roles = _digest(files)
+    wanted = json.loads(_once(folder / f"hnai-names-{roles}.json", lambda: json.dumps(_wanted(contracts.all(root)))))
+    state = _digest([roles, _groups(groups), *_written(hostvars, groups, wanted)])
+    return _once(folder / f"hnai-site-{state}.json", lambda: json.dumps(_collect(hostvars, groups, root)))
+
+
+#: What of the roles goes into the model.
+_FILES = ("roles/*/meta/component.yml", "roles/*/defaults/main.yml")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _once(file: Path, make: Callable[[], str]) -> str:
+    """What *file* holds; whoever comes first writes it. One that a killed process left empty is written again."""
     with file.open("a+", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
-        text = stream.read()
-        if not text:
-            text = json.dumps(_collect(hostvars, groups, collection_root))
-            stream.write(text)
-    return dict(json.loads(text))
+        found = stream.read()
+        if not found:
+            found = make()
+            stream.write(found)
+    return found
+
+
+def _written(hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], wanted: Iterable[str]) -> Iterator[Any]:
+    """The variables of the model by host, without templating what is no template."""
+    names = [*_HOST.values(), *wanted]
+    for number, host in enumerate(str(host) for host in groups.get("managed", [])):
+        raw = hostvars.raw_get(host) if hasattr(hostvars, "raw_get") else hostvars[host]
+        for name in [*names, *([] if number else _SITE.values())]:
+            if name not in raw:
+                continue
+            try:
+                value = json.dumps(raw[name])
+            except (TypeError, ValueError):
+                value = "{{"  # not JSON all through (a date, a vaulted value)
+            # What is a template may come out otherwise although it is written as it was.
+            yield host, name, plain(hostvars[host][name]) if any(mark in value for mark in ("{{", "{%", "{#")) else value
 
 
 def _collect(
@@ -103,8 +146,7 @@ def _collect(
     data: dict[str, Any] = {key: plain(site[name]) if name in site else None for key, name in _SITE.items()}
     if isinstance(data["ot_sources"], list):
         data["ot_sources"] = [_source(source) if isinstance(source, dict) else source for source in data["ot_sources"]]
-    buffers = {buffer["variable"].partition(".")[0] for contract in known.values() for buffer in contract.get("buffers", [])}
-    wanted = sorted(buffers | {EXTRA_VARIABLE, MQTT_VARIABLE, CONTROL_VARIABLE})
+    wanted = _wanted(known)
     hosts: dict[str, Any] = {}
     for host in managed:
         variables = hostvars[host]
@@ -112,12 +154,20 @@ def _collect(
         entry["vars"] = {name: plain(variables[name]) for name in wanted if name in variables}
         hosts[host] = entry
     data["hosts"] = hosts
-    data["groups"] = {
-        str(group): [str(host) for host in members] for group, members in groups.items() if group not in ("all", "ungrouped")
-    }
+    data["groups"] = _groups(groups)
     data["contracts"] = known
     data["defaults"] = defaults(wanted, collection_root)
     return data
+
+
+def _groups(groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    return {str(group): [str(host) for host in members] for group, members in groups.items() if group not in ("all", "ungrouped")}
+
+
+def _wanted(known: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Variables of the roles that the model reads."""
+    buffers = {buffer["variable"].partition(".")[0] for contract in known.values() for buffer in contract.get("buffers", [])}
+    return sorted(buffers | {EXTRA_VARIABLE, MQTT_VARIABLE, CONTROL_VARIABLE})
 
 
 def _source(source: dict[str, Any]) -> dict[str, Any]:

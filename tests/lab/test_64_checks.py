@@ -22,10 +22,10 @@ BROKER = "hnai-mosquitto.service"
 SECOND = "/run/hnai/openbao_audit"
 
 
-def judged(lab: Lab, component: str, host: str = "", profile: str = "quick") -> dict[str, str]:
-    """id, or id/subject -> status of one component, by verify itself."""
+def judged(lab: Lab, component: str, host: str = "", profile: str = "quick", extra: dict[str, Any] | None = None) -> dict[str, str]:
+    """id, or id/subject -> status of one component, by verify itself. *extra*: variables of this verdict."""
     host = host or lab.groups[component][0]
-    run = lab.play("playbooks/verify.yml", "--limit", host, "--tags", component, extra={"profile": profile}, timeout=180)
+    run = lab.play("playbooks/verify.yml", "--limit", host, "--tags", component, extra={**(extra or {}), "profile": profile}, timeout=180)
     record = json.loads((lab.state / "verdicts/latest/record.json").read_text(encoding="utf-8"))
     assert record["covers"] == {"components": [component], "hosts": [host], "whole_site": False}, record["covers"]
     found = {

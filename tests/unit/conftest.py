@@ -2,8 +2,10 @@
 """What every unit test shares: the same examples on every machine, and no waiting for a slow one."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
@@ -23,3 +25,9 @@ settings.register_profile(
     database=DirectoryBasedExampleDatabase(ROOT / ".cache" / "hypothesis"),
 )
 settings.load_profile("hnai")
+
+
+@pytest.fixture(scope="session")
+def model_runs() -> int:
+    """How many random histories a model plays, from seed 0 on. `make test-all` asks for 10 000."""
+    return int(os.environ.get("HNAI_MODEL_RUNS", "1000"))

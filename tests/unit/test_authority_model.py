@@ -22,7 +22,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.authority im
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, NotFound
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import BACK, COMMITTED, Busy, Conflict, RotationError, View
 
-RUNS = 10000
 HOSTS = ("edge1", "kafka1", "sec1")
 
 
@@ -343,8 +342,8 @@ def life(seed: int) -> World:
     return world
 
 
-def test_killed_anywhere_nothing_breaks_and_the_next_run_ends_it() -> None:
-    for seed in range(RUNS):
+def test_killed_anywhere_nothing_breaks_and_the_next_run_ends_it(model_runs: int) -> None:
+    for seed in range(model_runs):
         life(seed)
 
 

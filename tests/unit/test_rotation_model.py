@@ -27,7 +27,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.tsdb import rotate a
 
 PATH = "telegraf/kafka_writer"
 SLOTS = ("SCRAM-SHA-512", "SCRAM-SHA-256")
-RUNS = 10000
 
 
 class Killed(BaseException):
@@ -410,8 +409,8 @@ def closed(world: World) -> None:
 
 @pytest.mark.parametrize("kind", [World, VmauthWorld], ids=["kafka", "vmauth"])
 @pytest.mark.parametrize("part", range(8))
-def test_no_outage_no_orphan_one_version(part: int, kind: type[World]) -> None:
-    for seed in range(part * RUNS // 8, (part + 1) * RUNS // 8):
+def test_no_outage_no_orphan_one_version(part: int, kind: type[World], model_runs: int) -> None:
+    for seed in range(part * model_runs // 8, (part + 1) * model_runs // 8):
         try:
             closed(play(seed, kind=kind))
         except AssertionError as error:

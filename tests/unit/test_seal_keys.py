@@ -13,7 +13,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.client impor
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.drill import compare
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.seal_keys import Keyring, KeysError, Shares, advance, safe_version
 
-RUNS = 2000
 NEW = Keys(5, 3)
 
 
@@ -110,8 +109,8 @@ class Controller:
         return "never"
 
 
-def test_killed_anywhere_what_the_controller_holds_opens_the_store() -> None:
-    for seed in range(RUNS):
+def test_killed_anywhere_what_the_controller_holds_opens_the_store(model_runs: int) -> None:
+    for seed in range(model_runs):
         bao = Bao(seed, 0.04)
         there = Controller(bao)
         for _number in range(3):

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +118,81 @@ def test_where_a_variable_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "secret": "group_vars/all/zones.yml",
         "kafka_heap": "host_vars/kafka1/main.yml",
     }
+
+
+class Inventory(dict[str, Any]):
+    """As Ansible's hostvars: what is written, and what comes out of it."""
+
+    def __init__(self, out: dict[str, Any] | None = None) -> None:
+        super().__init__(copy.deepcopy(HOSTVARS))
+        self.out = out or {}
+
+    def raw_get(self, host: str) -> dict[str, Any]:
+        return dict(super().__getitem__(host))
+
+    def __getitem__(self, host: str) -> dict[str, Any]:
+        return {**super().__getitem__(host), **(self.out if host == "kafka1" else {})}
+
+
+@pytest.fixture
+def collected(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each time that the model is really collected."""
+    calls: list[int] = []
+    plain_collect = site._collect
+
+    def counted(*args: Any) -> dict[str, Any]:
+        calls.append(1)
+        return plain_collect(*args)
+
+    monkeypatch.setattr(site, "_collect", counted)
+    return calls
+
+
+def test_a_run_collects_once(root: Path, tmp_path: Path, collected: list[int]) -> None:
+    texts = {site.text(Inventory(), GROUPS, tmp_path, root) for _task in range(5)}
+    assert len(collected) == 1 and len(texts) == 1
+    assert json.loads(texts.pop()) == site.collect(HOSTVARS, GROUPS, root)
+    (tmp_path / "other").mkdir()
+    site.text(Inventory(), GROUPS, tmp_path / "other", root)
+    assert len(collected) == 3, "another run, another folder"
+
+
+def test_a_killed_process_leaves_nothing_half(root: Path, tmp_path: Path, collected: list[int]) -> None:
+    want = site.text(Inventory(), GROUPS, tmp_path, root)
+    for file in tmp_path.glob("hnai-*.json"):
+        file.write_text("")
+    assert site.text(Inventory(), GROUPS, tmp_path, root) == want and len(collected) == 2
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("hnai_zone", "l4"), ("hnai_zones", {"l35": {"level": 4}}), ("hnai_addresses", {"v4": "10.0.35.12"}), ("kafka_topic_defaults", {"retention_ms": 6}),
+    ("hnai_conduits", [{"id": "C-1", "expires": datetime.date(2030, 1, 3)}]),
+])
+def test_a_variable_that_changes_between_plays_is_read_anew(root: Path, tmp_path: Path, collected: list[int], name: str, value: Any) -> None:
+    before = site.text(Inventory(), GROUPS, tmp_path, root)
+    changed = Inventory()
+    changed["kafka1"] = {**HOSTVARS["kafka1"], name: value}
+    after = site.text(changed, GROUPS, tmp_path, root)
+    assert len(collected) == 2 and after != before
+    assert json.loads(after) == site.collect(changed, GROUPS, root)
+    assert site.text(Inventory(), GROUPS, tmp_path, root) == before and len(collected) == 3
+
+
+def test_what_a_template_comes_out_as_counts(root: Path, tmp_path: Path, collected: list[int]) -> None:
+    found = []
+    for zone in ("l35", "l4", "l35"):
+        one = Inventory({"hnai_zone": zone})
+        one["kafka1"] = {**HOSTVARS["kafka1"], "hnai_zone": "{{ somewhere_else }}"}
+        found.append(json.loads(site.text(one, GROUPS, tmp_path, root))["hosts"]["kafka1"]["zone"])
+    assert found == ["l35", "l4", "l35"] and len(collected) == 2
+
+
+def test_groups_and_the_roles_files_count(root: Path, tmp_path: Path, collected: list[int]) -> None:
+    site.text(Inventory(), GROUPS, tmp_path, root)
+    more = json.loads(site.text(Inventory(), {**GROUPS, "kafka_turn_0": ["kafka1"]}, tmp_path, root))
+    assert more["groups"]["kafka_turn_0"] == ["kafka1"] and len(collected) == 2
+    (root / "roles/kafka/defaults/main.yml").write_text("kafka_topic_defaults: {retention_ms: 7000}\n", encoding="utf-8")
+    assert json.loads(site.text(Inventory(), GROUPS, tmp_path, root))["defaults"] == {"kafka_topic_defaults": {"retention_ms": 7000}}
+    contract = root / "roles/kafka/meta/component.yml"
+    contract.write_text(CONTRACT.replace("kafka_topic_defaults.retention_ms", "kafka_heap"), encoding="utf-8")
+    assert json.loads(site.text(Inventory(), GROUPS, tmp_path, root))["hosts"]["kafka1"]["vars"] == {"kafka_heap": "2g"}
