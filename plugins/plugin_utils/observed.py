@@ -151,7 +151,8 @@ def _conduit(site: Site, number: int, source: str, target: str, proto: str, port
     nodes = site.nodes[source], site.nodes[target]
     service = _service(site, target, proto, port)
     levels = [site.zone_of(nodes[0], nodes[1]).level, site.zone_of(nodes[1], nodes[0]).level]
-    named: dict[str, Any] = {"component": service.component, "listener": service.listener} if service.component and (proto, port) != SSH else {"proto": proto, "port": port}
+    ours = service.component and (proto, port) != SSH
+    named: dict[str, Any] = {"component": service.component, "listener": service.listener} if ours else {"proto": proto, "port": port}
     if service.app and "component" not in named:
         named.update({"app": service.app, "ops": list(service.ops)})
     kind = _kind(nodes[0], proto, port)
