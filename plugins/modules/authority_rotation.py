@@ -19,6 +19,7 @@ description:
 extends_documentation_fragment:
   - hnai.platform.openbao
   - hnai.platform.openbao.deploy
+  - hnai.platform.rotation
 options:
   path:
     description: Which authority. With V(pki/root) a new intermediate is made too.
@@ -65,41 +66,6 @@ options:
   root_ca_file:
     description: Controller file for the roots that hosts trust; the action plugin writes it. Left out, none is written.
     type: path
-  run_id:
-    description: Name of the run. Of a new one with O(state=prepared), else of the open one.
-    type: str
-    default: ""
-  fence:
-    description: Version of the journal as the step before returned it.
-    type: int
-    default: 0
-  owner:
-    description: Set by the action plugin.
-    type: str
-    default: ""
-  dead:
-    description: Set by the action plugin.
-    type: list
-    elements: str
-    default: []
-  resume:
-    description: Name of a run of another controller whose time is over, to go on with.
-    type: str
-    default: ""
-  rollback:
-    description: Name of the open run, to bring the old authority back. Not after it was committed.
-    type: str
-    default: ""
-  expected:
-    description: Hosts whose word is needed.
-    type: list
-    elements: str
-    default: []
-  reason:
-    description: Why. V(compromise) skips the grace time.
-    type: str
-    default: age
-    choices: [age, request, compromise]
   grace:
     description: Seconds that the old authority stays trusted after every host serves the new one.
     type: float

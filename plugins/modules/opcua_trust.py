@@ -71,33 +71,6 @@ options:
     type: list
     elements: dict
     default: []
-  statements:
-    description: What the owners of the servers have done.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      source:
-        description: Id of the source.
-        type: str
-        required: true
-      thumbprint:
-        description: SHA-1 (as OPC UA tools show it) or SHA-256 of our certificate.
-        type: str
-        required: true
-      state:
-        description: V(trusted), it was put into the server's trust list; V(removed), it was taken out.
-        type: str
-        choices: [trusted, removed]
-        required: true
-      by:
-        description: Who says so, a person.
-        type: str
-        required: true
-      date:
-        description: When, C(YYYY-MM-DD).
-        type: str
-        required: true
   again:
     description: Ids of servers that refused the candidate and are to be asked once more.
     type: list
@@ -107,6 +80,7 @@ options:
     description: Virtual environment with asyncua.
     type: path
     default: /opt/hnai/probe/current
+extends_documentation_fragment: hnai.platform.opcua_trust
 attributes:
   check_mode:
     description: Says the plan; nothing is made and nobody is asked.
@@ -143,9 +117,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Options, Places, sources_of
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import AuditError
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import NO_ASYNCUA, AuditError
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.trust import DAY_S, STATEMENT_ARGS, Crypto, Trust, TrustError, Wanted, statements
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.trust_host import MISSING, Dialler
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.trust_host import Dialler
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing, activate
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
@@ -179,7 +153,7 @@ def main() -> None:
         activate(Path(given["probe_env"]))
     host, crypto = Host(), Crypto()
     if crypto.missing:
-        module.fail_json(msg=MISSING % crypto.missing)
+        module.fail_json(msg=NO_ASYNCUA % crypto.missing)
     wanted = Wanted(
         given["application_uri"], given["common_name"], (given["common_name"], *given["dns"]), tuple(given["ips"]),
         renew_before_s=given["renew_before_days"] * DAY_S,

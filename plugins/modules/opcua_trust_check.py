@@ -29,33 +29,6 @@ options:
     description: ApplicationUri of the collector's certificate.
     type: str
     required: true
-  statements:
-    description: As M(hnai.platform.opcua_trust).
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      source:
-        description: Id of the source.
-        type: str
-        required: true
-      thumbprint:
-        description: SHA-1 (as OPC UA tools show it) or SHA-256 of our certificate.
-        type: str
-        required: true
-      state:
-        description: V(trusted), it was put into the server's trust list; V(removed), it was taken out.
-        type: str
-        choices: [trusted, removed]
-        required: true
-      by:
-        description: Who says so, a person.
-        type: str
-        required: true
-      date:
-        description: When, C(YYYY-MM-DD).
-        type: str
-        required: true
   horizon_days:
     description: Days that a change of a certificate takes with all owners; with less life left, OT2 and OT5 fail.
     type: float
@@ -68,7 +41,9 @@ options:
     description: Virtual environment with asyncua.
     type: path
     default: /opt/hnai/probe/current
-extends_documentation_fragment: hnai.platform.verdict
+extends_documentation_fragment:
+  - hnai.platform.opcua_trust
+  - hnai.platform.verdict
 attributes:
   check_mode:
     description: Reads in check mode too; unknown certificates are then not kept.

@@ -21,6 +21,7 @@ description:
 extends_documentation_fragment:
   - hnai.platform.openbao
   - hnai.platform.openbao.deploy
+  - hnai.platform.rotation
 options:
   path:
     description: Path of the secret, relative to O(kv).
@@ -41,41 +42,6 @@ options:
     type: str
     default: planned
     choices: [planned, prepared, published, committed, closed, restored, given_back, rolled_back]
-  run_id:
-    description: Name of the run. Of a new one with O(state=prepared), else of the open one.
-    type: str
-    default: ""
-  fence:
-    description: Version of the journal as the step before returned it.
-    type: int
-    default: 0
-  owner:
-    description: Set by the action plugin.
-    type: str
-    default: ""
-  dead:
-    description: Set by the action plugin.
-    type: list
-    elements: str
-    default: []
-  resume:
-    description: Name of a run of another controller whose time is over, to go on with.
-    type: str
-    default: ""
-  rollback:
-    description: Name of the open run, to bring the old value back. Not after it was committed.
-    type: str
-    default: ""
-  expected:
-    description: Hosts that must acknowledge the new value.
-    type: list
-    elements: str
-    default: []
-  reason:
-    description: Why. V(compromise) skips the grace time.
-    type: str
-    default: age
-    choices: [age, request, compromise]
   grace:
     description: >-
       Seconds that the old credential stays valid after every consumer has acknowledged. Up to 200 are waited for; a longer time ends the

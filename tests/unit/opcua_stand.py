@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import json
 import os
 import pickle
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ansible_collections.hnai.platform.plugins.module_utils import credentials
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Places
 
 SERVER_URI, CLIENT_URI, PLANT = "urn:test:server", "urn:test:client", "urn:test:plant"
 WRITING = {"Write", "Call", "HistoryUpdate", "AddNodes", "AddReferences", "DeleteNodes", "DeleteReferences"}
@@ -74,6 +79,48 @@ class Users:
         if username == "observer" and given == self.password:
             return User(role=UserRole.User, name=username)
         return User(role=UserRole.Anonymous) if username is None else None
+
+
+class OneHost(Host):
+    """Decrypts what the test stored in clear, and hears what is announced."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.said: list[str] = []
+
+    def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+        if argv[0] == "logger":
+            self.said.append(argv[-1])
+            return Completed(0, b"", b"")
+        assert argv[:3] == ["systemd-creds", "decrypt", "--name=opcua_plc_1_password"], argv
+        return Completed(0, Path(argv[-2]).read_bytes(), b"")
+
+
+def mirrors_host(stand: Stand, folder: Path, tags: list[dict[str, Any]]) -> Iterator[Any]:
+    """(places, source, host, now): a mirror's host whose collector is connected to the stand for ten minutes; the stand is clean before and after."""
+    for name in ("pki", "servers", "proc", "run"):
+        (folder / name).mkdir()
+    places = Places(folder / "pki", folder / "servers", folder / "run/status.json", folder / "state", folder / "proc")
+    (places.pki / "cert.pem").write_bytes(stand.client_pair[0])
+    (places.pki / "key.pem").write_bytes(stand.client_pair[1])
+    (places.servers / "plc-1.pem").write_bytes(stand.server_pair[0])
+    (places.proc / "tcp").write_text("  0: 0100007F:1111 0100007F:%04X 01\n" % stand.port)
+    now = time.time()
+    places.status.write_text(json.dumps({"now": int(now * 1e7), "sources": [
+        {"source": "plc-1", "state": "connected", "detail": "", "since": int((now - 600) * 1e7)}]}))
+    host = OneHost(str(folder / "root"))
+    secret = Path(host.at(credentials.path_of("ot_collector", "opcua_plc_1_password")))
+    secret.parent.mkdir(parents=True)
+    secret.write_text("secret")
+    source = {
+        "id": "plc-1", "protocol": "opcua", "endpoint": stand.url, "identity": {"username": "observer"},
+        "limits": {"connections": 2, "new_per_minute": 60}, "audit": {"per_second": 50000, "latency_floor_ms": 30000}, "tags": tags,
+    }
+    stand.spoil = Spoil()
+    stand.services.clear()
+    stand.requests = 0
+    yield places, source, host, now
+    stand.spoil = Spoil()
 
 
 class Spoil:

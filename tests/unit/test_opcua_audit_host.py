@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 import sys
 import time
@@ -18,30 +17,14 @@ from cryptography.x509 import load_pem_x509_certificate
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from opcua_stand import CLIENT_URI, PLANT, WRITING, Stand
+from opcua_stand import CLIENT_URI, PLANT, WRITING, Stand, mirrors_host
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_host
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Audit, Options, Places, State
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Audit, Options, State
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity import Tag
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity_host import Recorder
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
-
-
-class OneHost(Host):
-    """Decrypts what the test stored in clear, and hears what is announced."""
-
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
-        self.said: list[str] = []
-
-    def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
-        if argv[0] == "logger":
-            self.said.append(argv[-1])
-            return Completed(0, b"", b"")
-        assert argv[:3] == ["systemd-creds", "decrypt", "--name=opcua_plc_1_password"], argv
-        return Completed(0, Path(argv[-2]).read_bytes(), b"")
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +38,8 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 
 @pytest.fixture
 def site(stand: Stand, tmp_path: Path) -> Iterator[Any]:
-    """(places, source, host, now): a mirror's host whose collector is connected for ten minutes."""
-    for name in ("pki", "servers", "proc", "run"):
-        (tmp_path / name).mkdir()
-    places = Places(tmp_path / "pki", tmp_path / "servers", tmp_path / "run/status.json", tmp_path / "state", tmp_path / "proc")
-    (places.pki / "cert.pem").write_bytes(stand.client_pair[0])
-    (places.pki / "key.pem").write_bytes(stand.client_pair[1])
-    (places.servers / "plc-1.pem").write_bytes(stand.server_pair[0])
-    (places.proc / "tcp").write_text("  0: 0100007F:1111 0100007F:%04X 01\n" % stand.port)
-    now = time.time()
-    places.status.write_text(json.dumps({"now": int(now * 1e7), "sources": [
-        {"source": "plc-1", "state": "connected", "detail": "", "since": int((now - 600) * 1e7)}]}))
-    host = OneHost(str(tmp_path / "root"))
-    secret = Path(host.at(credentials.path_of("ot_collector", "opcua_plc_1_password")))
-    secret.parent.mkdir(parents=True)
-    secret.write_text("secret")
-    source = {
-        "id": "plc-1", "protocol": "opcua", "endpoint": stand.url, "identity": {"username": "observer"},
-        "limits": {"connections": 2, "new_per_minute": 60}, "audit": {"per_second": 50000, "latency_floor_ms": 30000},
-        "tags": [{"node": "nsu=%s;s=n7_3" % PLANT}],
-    }
-    stand.spoil = type(stand.spoil)()
-    stand.services.clear()
-    stand.requests = 0
-    yield places, source, host, now
-    stand.spoil = type(stand.spoil)()
+    """(places, source, host, now): a mirror's host."""
+    yield from mirrors_host(stand, tmp_path, [{"node": "nsu=%s;s=n7_3" % PLANT}])
 
 
 def audit(stood: Any, waits: list[float] | None = None, write: bool = True, **change: Any) -> tuple[dict[str, str], dict[str, Any]]:

@@ -2,10 +2,8 @@
 """Discovery of a real server: every Variable with what the server says of it, one session, nothing but reading, the rails of the audit."""
 from __future__ import annotations
 
-import json
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,9 @@ from asyncua.common.structures104 import new_enum
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from opcua_stand import CLIENT_URI, PLANT, WRITING, Stand
+from opcua_stand import CLIENT_URI, PLANT, WRITING, Stand, mirrors_host
 
-from ansible_collections.hnai.platform.plugins.module_utils import credentials
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Options, Places, State
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Options, State
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import AuditError
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.discover import Proposal
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.discover_host import Discover
@@ -28,13 +24,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import Repor
 
 READING = {"GetEndpoints", "CreateSession", "ActivateSession", "Browse", "BrowseNext", "Read", "CloseSession"}
 STEP = "nsu=%s;" % PLANT
-
-
-class OneHost(Host):
-    """Decrypts what the test stored in clear."""
-
-    def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
-        return Completed(0, Path(argv[-2]).read_bytes(), b"")
 
 
 async def plant(stand: Stand) -> None:
@@ -72,32 +61,9 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 
 @pytest.fixture
 def site(stand: Stand, tmp_path: Path) -> Iterator[Any]:
-    """(places, source, host, now): a mirror's host whose collector is connected for ten minutes."""
-    for name in ("pki", "servers", "proc", "run"):
-        (tmp_path / name).mkdir()
-    places = Places(tmp_path / "pki", tmp_path / "servers", tmp_path / "run/status.json", tmp_path / "state", tmp_path / "proc")
-    (places.pki / "cert.pem").write_bytes(stand.client_pair[0])
-    (places.pki / "key.pem").write_bytes(stand.client_pair[1])
-    (places.servers / "plc-1.pem").write_bytes(stand.server_pair[0])
-    (places.proc / "tcp").write_text("  0: 0100007F:1111 0100007F:%04X 01\n" % stand.port)
-    now = time.time()
-    places.status.write_text(json.dumps({"now": int(now * 1e7), "sources": [
-        {"source": "plc-1", "state": "connected", "detail": "", "since": int((now - 600) * 1e7)}]}))
-    host = OneHost(str(tmp_path / "root"))
-    secret = Path(host.at(credentials.path_of("ot_collector", "opcua_plc_1_password")))
-    secret.parent.mkdir(parents=True)
-    secret.write_text("secret")
-    source = {
-        "id": "plc-1", "protocol": "opcua", "endpoint": stand.url, "identity": {"username": "observer"},
-        "limits": {"connections": 2, "new_per_minute": 60}, "audit": {"per_second": 50000, "latency_floor_ms": 30000},
-        "tags": [{"name": "pressure", "node": STEP + "s=P1.PT", "type": "double", "unit": "degC", "unit_to": "degC"},
-                 {"name": "lost", "node": STEP + "s=P9", "type": "int", "unit": "", "unit_to": ""}],
-    }
-    stand.spoil = type(stand.spoil)()
-    stand.services.clear()
-    stand.requests = 0
-    yield places, source, host, now
-    stand.spoil = type(stand.spoil)()
+    """(places, source, host, now): a mirror's host."""
+    yield from mirrors_host(stand, tmp_path, [{"name": "pressure", "node": STEP + "s=P1.PT", "type": "double", "unit": "degC", "unit_to": "degC"},
+                                            {"name": "lost", "node": STEP + "s=P9", "type": "int", "unit": "", "unit_to": ""}])
 
 
 def look(site: Any, write: bool = True) -> Proposal:

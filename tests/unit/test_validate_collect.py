@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible.errors import AnsibleFilterError
 
+from ansible_collections.hnai.platform.plugins.filter import zones
 from ansible_collections.hnai.platform.plugins.plugin_utils import site
 
 CONTRACT = """\
@@ -196,3 +199,23 @@ def test_groups_and_the_roles_files_count(root: Path, tmp_path: Path, collected:
     contract = root / "roles/kafka/meta/component.yml"
     contract.write_text(CONTRACT.replace("kafka_topic_defaults.retention_ms", "kafka_heap"), encoding="utf-8")
     assert json.loads(site.text(Inventory(), GROUPS, tmp_path, root))["hosts"]["kafka1"]["vars"] == {"kafka_heap": "2g"}
+
+
+def test_a_filter_takes_the_text_and_reads_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = site.plain(yaml.safe_load((Path(__file__).parent / "fixtures/site/site.yml").read_text(encoding="utf-8")))
+    reads: list[int] = []
+    from_dict = zones.Site.from_dict
+
+    def counted(data: Any) -> Any:
+        reads.append(1)
+        return from_dict(data)
+
+    monkeypatch.setattr(zones.Site, "from_dict", counted)
+    zones._of_text.cache_clear()
+    filters = zones.FilterModule().filters()
+    host = next(iter(model["hosts"]))
+    texts = [filters[name](json.dumps(model), *more) for name, more in (("nft_ruleset", [host]), ("nft_approved", [host]), ("kafka_acls", []))]
+    assert len(reads) == 1
+    assert texts == [filters[name](model, *more) for name, more in (("nft_ruleset", [host]), ("nft_approved", [host]), ("kafka_acls", []))]
+    with pytest.raises(AnsibleFilterError, match="needs the site model"):
+        filters["kafka_acls"]("no model")

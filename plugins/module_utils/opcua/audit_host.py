@@ -25,7 +25,7 @@ from ..verdict import Report
 from . import audit_gate, audit_logins, audit_run
 from .audit_judge import REFUTED, Context, Judge
 from .audit_policy import parse
-from .audit_types import AuditError
+from .audit_types import NO_ASYNCUA, AuditError
 from .collector import StatusError, decode
 
 
@@ -145,14 +145,18 @@ class Audit:
     def _left(self, share_s: float, begin: float) -> float:
         return max(1.0, share_s - (time.monotonic() - begin))
 
+    def _equipped(self) -> None:
+        """Raises AuditError when nothing can be asked from here."""
+        if self._reader.MISSING:
+            raise AuditError(NO_ASYNCUA % self._reader.MISSING)
+
     def _one(self, source: Mapping[str, Any], policy: Any, share_s: float, sources: Sequence[Mapping[str, Any]]) -> None:
         begin, name = time.monotonic(), str(source["id"])
         state = State(self.places.state, name, self.options.write_state)
         facts = audit_run.Facts()
         pins: dict[str, str] = {}
         try:
-            if self._reader.MISSING:
-                raise AuditError("asyncua is not there (%s): put the host into the group probe, run site.yml --tags probe" % self._reader.MISSING)
+            self._equipped()
             pins = self._pins(sources)
             target = self._target(source)
             self._dial(source, state, self._left(share_s, begin) / 2)

@@ -39,6 +39,9 @@ class AuditError(Exception):
     """The audit cannot go on; the text says why. Ends in ``inconclusive``, never in a second login."""
 
 
+NO_ASYNCUA = "asyncua is not there (%s): put the host into the group probe, run site.yml --tags probe"
+
+
 class LinkLost(AuditError):
     """The connection cannot be made, is gone, or answers nothing in time."""
 

@@ -32,8 +32,7 @@ class Discover(Audit):
 
     def _source(self, source: Mapping[str, Any], share_s: float) -> Proposal:
         begin, name = time.monotonic(), str(source["id"])
-        if self._reader.MISSING:
-            raise AuditError("asyncua is not there (%s): put the host into the group probe, run site.yml --tags probe" % self._reader.MISSING)
+        self._equipped()
         state = State(self.places.state, name, self.options.write_state)
         target = dataclasses.replace(self._target(source), name="hnai-discover/%s" % name)
         self._dial(source, state, self._left(share_s, begin) / 2)

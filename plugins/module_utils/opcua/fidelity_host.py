@@ -26,8 +26,7 @@ class Recorder(Audit):
         name = str(source["id"])
         state = State(self.places.state, name, self.options.write_state)
         try:
-            if self._reader.MISSING:
-                raise AuditError("asyncua is not there (%s): put the host into the group probe, run site.yml --tags probe" % self._reader.MISSING)
+            self._equipped()
             if not tags:
                 raise AuditError("no tag of it can stand in the store")
             target = dataclasses.replace(self._target(source), name="hnai-fidelity/%s" % name)

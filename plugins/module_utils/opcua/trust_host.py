@@ -12,12 +12,11 @@ from typing import Any
 from ..hostfiles import HostError, atomic_write, ensure_directory
 from . import trust_judge
 from .audit_host import Audit, State, sources_of
-from .audit_types import AuditError, Certificate
+from .audit_types import NO_ASYNCUA, AuditError, Certificate
 from .collector import StatusError, decode
 from .trust import Crypto, Statement, Trust, TrustError, Wanted
 
 TICKS_PER_S = 10_000_000
-MISSING = "asyncua is not there (%s): put the host into the group probe, run site.yml --tags probe"
 KEPT = 20
 """Most unknown certificates of one source that are kept for review."""
 
@@ -37,8 +36,7 @@ class Dialler(Audit):
 
     def _slot(self, source: Mapping[str, Any]) -> None:
         """Wait for the conduit. Raises AuditError when the connection is not ours to take."""
-        if self._reader.MISSING:
-            raise AuditError(MISSING % self._reader.MISSING)
+        self._equipped()
         state = State(self.places.state, str(source["id"]), self.options.write_state)
         self._dial(source, state, self.patience_s)
 
@@ -71,7 +69,7 @@ class Dialler(Audit):
         sources = sources_of(entries)
         context = trust_judge.Context(self._now(), horizon_days, lists)
         if self._reader.MISSING:
-            why = MISSING % self._reader.MISSING
+            why = NO_ASYNCUA % self._reader.MISSING
             trust_judge.judge(self.report, trust_judge.Own(error=why), [trust_judge.Server(str(one["id"]), error=why) for one in sources],
                               dataclasses.replace(context, change_error=why))
             return

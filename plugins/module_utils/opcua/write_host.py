@@ -112,8 +112,7 @@ class Probe(Audit):
             self.records[name] = {"verdict": CLAIMED, "reason": str(error), "not_tested": [str(error)]}
             return
         try:
-            if self._reader.MISSING:
-                raise AuditError("asyncua is not there (%s): put the host into the group probe, run site.yml --tags probe" % self._reader.MISSING)
+            self._equipped()
             target = self._target(source)
             if self.leave.mode == SERVICE:
                 self._services(name, source, state, target, token)
