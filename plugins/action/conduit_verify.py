@@ -12,7 +12,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report
-from ansible_collections.hnai.platform.plugins.module_utils.zones import judge, matrix
+from ansible_collections.hnai.platform.plugins.module_utils.zones import judge, matrix, static
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
 from ansible_collections.hnai.platform.plugins.plugin_utils import site as inventory
 
@@ -54,8 +54,8 @@ class ActionModule(ActionBase):
         result = super().run(tmp, variables)
         args = dict(self._task.args)
         part, host = str(args.get("part", "")), str(variables["inventory_hostname"])
-        if part not in (*REGISTERED, "judge"):
-            raise AnsibleActionFail(f"conduit_verify: part {part!r}; use {', '.join(REGISTERED)} or judge")
+        if part not in (*REGISTERED, "judge", "static"):
+            raise AnsibleActionFail(f"conduit_verify: part {part!r}; use static, {', '.join(REGISTERED)} or judge")
         with inventory.kept(Path(C.DEFAULT_LOCAL_TMP, f"hnai-site-{self._task._uuid}.json")):
             site = Site.from_dict(inventory.collect(variables["hostvars"], variables["groups"]))
         if site.problems:
@@ -65,7 +65,9 @@ class ActionModule(ActionBase):
         if host not in site.nodes:
             return {**result, "changed": False, "error": f"{host} is not part of the model"}
         work: dict[str, Any] = {"managed": site.nodes[host].kind == "host"}
-        if part == "listen":
+        if part == "static":
+            work["expected"] = static.expectation(site, host)
+        elif part == "listen":
             work = listening(site, host)
         elif part == "probe":
             said = variables.get(REGISTERED["listen"]) or {}

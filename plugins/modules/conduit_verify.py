@@ -11,7 +11,8 @@ short_description: Prove that the network is the model - tries every pair of hos
 version_added: "0.1.0"
 author: hnai.platform maintainers (@hnai)
 description:
-  - Four parts, each a task of its own over all hosts, so that nobody tries before everybody listens. V(listen) leaves a receiver on the host that
+  - Parts, each a task of its own over all hosts, so that nobody tries before everybody listens. V(static) judges what is loaded on a host, ZS1 to
+    ZS6: its rulesets against what the model approves, over every packet that there can be, addresses and routes. V(listen) leaves a receiver on the host that
     ends by itself, reads the sessions and the counters of C(table inet hnai). V(probe) makes the host's attempts of the probe matrix. V(collect)
     asks the receiver, which ends, and reads the counters again. V(judge), once, on the controller, holds all of it against the model.
   - "Every ordered pair of hosts, every port that a contract, an asset or a conduit names, both families. Each host tries as its programs do (users
@@ -27,7 +28,7 @@ options:
   part:
     description: The part of the work.
     type: str
-    choices: [listen, probe, collect, judge]
+    choices: [static, listen, probe, collect, judge]
     required: true
   run:
     description: Name of the receiver, as V(listen) returned it. For V(collect) and V(probe).
@@ -53,6 +54,15 @@ options:
     description: Most new attempts a second at one address, over all hosts together.
     type: float
     default: 20.0
+  mode:
+    description: The host's firewall_mode. For V(static).
+    type: str
+    default: enforce
+  foreign:
+    description: Tables of others that the site declared, as C(inet NAME); they are judged, but their presence is no finding. For V(static).
+    type: list
+    elements: str
+    default: []
   work:
     description: Set by the action.
     type: dict
@@ -66,6 +76,12 @@ attributes:
 """
 
 EXAMPLES = r"""
+- name: Read the rules
+  hnai.platform.conduit_verify:
+    part: static
+    collect: true
+  register: firewall_verdict__rules
+
 - name: Listen
   hnai.platform.conduit_verify:
     part: listen
@@ -93,16 +109,16 @@ EXAMPLES = r"""
 RETURN = r"""
 status:
   description: V(pass), V(fail), V(inconclusive) or V(skipped).
-  returned: for V(judge)
+  returned: for V(static) and V(judge)
   type: str
 checks:
   description: The checks, one by one. The verdict on each pair is raw evidence.
-  returned: for V(judge)
+  returned: for V(static) and V(judge)
   type: list
   elements: dict
 summary:
   description: One line.
-  returned: for V(judge)
+  returned: for V(static) and V(judge)
   type: str
 run:
   description: Name of the receiver.
@@ -121,8 +137,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS
+from ansible_collections.hnai.platform.plugins.module_utils.host.health import run_command
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 from ansible_collections.hnai.platform.plugins.module_utils.zones import live
+from ansible_collections.hnai.platform.plugins.module_utils.zones import static as rules
 from ansible_collections.hnai.platform.plugins.module_utils.zones.sessions import read_counters, read_sessions
 
 
@@ -172,7 +190,14 @@ def collect(params: dict[str, Any]) -> dict[str, Any]:
         return {**found, "error": f"the receiver is gone: {error}"}
 
 
-#: What a part does on the host. One that judges by itself (the static reading of a ruleset) makes its report here and leaves by `finish`.
+def static(module: AnsibleModule) -> None:
+    """The rulesets, addresses and routes of this host."""
+    report = start(module, "firewall")
+    rules.run(report, {"expected": module.params["work"]["expected"], "mode": module.params["mode"], "foreign": module.params["foreign"]}, run_command)
+    finish(module, report)
+
+
+#: What a part does on the host; `static` judges by itself.
 PARTS = {"listen": listen, "probe": probe, "collect": collect}
 
 
@@ -181,17 +206,21 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             VERDICT_ARGS,
-            part={"type": "str", "choices": ["listen", "probe", "collect", "judge"], "required": True},
+            part={"type": "str", "choices": ["static", "listen", "probe", "collect", "judge"], "required": True},
             run={"type": "str", "default": ""},
             seconds={"type": "float", "default": 60.0},
             budget={"type": "float", "default": 40.0},
             timeout={"type": "float", "default": 2.5},
             per_source={"type": "float", "default": 200.0},
             per_target={"type": "float", "default": 20.0},
+            mode={"type": "str", "default": "enforce"},
+            foreign={"type": "list", "elements": "str", "default": []},
             work={"type": "dict", "default": {}},
         ),
         supports_check_mode=True,
     )
+    if module.params["part"] == "static" and module.params["work"]:
+        static(module)
     if module.params["part"] not in PARTS or not module.params["work"]:
         module.fail_json(msg="conduit_verify: what is tried and judged comes from the controller: call hnai.platform.conduit_verify by its full name")
     try:

@@ -87,7 +87,7 @@ def test_the_runbook_has_a_row_for_every_id() -> None:
 
 
 # -- alert rules ------------------------------------------------------------------------------------------
-EXPRESSION = re.compile(r"max by \(site, host, component, id, subject\) \(hnai_check_problem\{(id=\"[^\"]+\"|id=~\"[^\"]+\",id!=\"[^\"]+\")\}\) > 0")
+EXPRESSION = re.compile(r"max by \(site, host, component, id, subject\) \(hnai_check_problem\{(id=\"[^\"]+\"|id=~\"[^\"]+\",id!~?=?\"[^\"]+\")\}\) > 0")
 RULES = monitoring.alerts(SECTIONS)
 
 

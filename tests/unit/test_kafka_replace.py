@@ -213,7 +213,7 @@ def test_the_disk_is_told_by_its_identity(tmp_path: Path) -> None:
 
 def test_the_playbook_asks_before_it_touches_and_forgets_after_the_verdict() -> None:
     """The plan is the first role task, on a broker that is left; the marker stands from before the format until the cluster was judged."""
-    plays = yaml.safe_load((ROOT / "playbooks/kafka_replace.yml").read_text())
+    plays = [play for play in yaml.safe_load((ROOT / "playbooks/kafka_replace.yml").read_text()) if play.get("name") != "Arguments"]
     files = [task["ansible.builtin.import_role"].get("tasks_from", "main") for task in plays[1]["tasks"]]
     assert files == ["replace_plan", "main", "replace"]
     steps = yaml.safe_load((ROOT / "roles/kafka/tasks/replace_plan.yml").read_text())

@@ -172,7 +172,8 @@ def _calls(work: Any) -> int:
 
 def test_the_cost_grows_with_the_site_and_not_with_its_square(bench: ModuleType) -> None:
     models = [bench.model(10, hosts, conduits) for hosts, conduits in ((5, 20), (10, 40), (20, 80))]
-    assert [bench.work(one)[0] for one in models[:1]] == [0]
+    # What is loaded once is no cost of a site.
+    assert bench.work(bench.model(10, 3, 11))[0] == 0 and bench.work(bench.model(10, 4, 12))[0] == 0
     costs = [_calls(lambda one=one: bench.work(one)) for one in models]
     assert costs[1] / costs[0] < 2.6 and costs[2] / costs[1] < 2.6, costs
 
