@@ -12,7 +12,7 @@ version_added: "0.1.0"
 author: hnai.platform maintainers (@hnai)
 description:
   - Parts, each a task of its own over all hosts, so that nobody tries before everybody listens. V(static) judges what is loaded on a host, ZS1 to
-    ZS6: its rulesets against what the model approves, over every packet that there can be, addresses and routes. V(listen) leaves a receiver on the host that
+    ZS6 - its rulesets against what the model approves, over every packet that there can be, addresses and routes. V(listen) leaves a receiver on the host that
     ends by itself, reads the sessions and the counters of C(table inet hnai). V(probe) makes the host's attempts of the probe matrix. V(collect)
     asks the receiver, which ends, and reads the counters again. V(judge), once, on the controller, holds all of it against the model.
   - "Every ordered pair of hosts, every port that a contract, an asset or a conduit names, both families. Each host tries as its programs do (users
