@@ -866,7 +866,8 @@ class Classes:
         """What `mask` holds, as names or (low, high)."""
         if dimension in self._atoms:
             return [atom for number, atom in enumerate(self._atoms[dimension]) if mask >> number & 1]
-        starts, found = self._starts[dimension], []
+        starts = self._starts[dimension]
+        found: list[tuple[int, int]] = []
         for number, start in enumerate(starts):
             if mask >> number & 1:
                 end = starts[number + 1] - 1 if number + 1 < len(starts) else self._tops[dimension]
