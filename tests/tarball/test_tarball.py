@@ -20,7 +20,7 @@ ALLOWED = (
     "docs/*.md", "docs/*.svg", "docs/*/*.md", "docs/monitoring/*.yml", "docs/monitoring/*.json", "docs/*.rst", "docs/docsite/*.yml",
     "awx/*.yml", "awx/*.md",
     "inventories/lab/*.yml", "inventories/lab/*.md",
-    "playbooks/*.yml", "playbooks/*.j2", "playbooks/*.service", "playbooks/lab/*",
+    "playbooks/*.yml", "playbooks/callback_plugins/*.py", "playbooks/*.j2", "playbooks/*.service", "playbooks/lab/*",
     "plugins/*.py", "plugins/*.yml", "plugins/*.json", "plugins/*.j2",
     "roles/*/README.md", "roles/*/defaults/main.yml", "roles/*/vars/*.yml", "roles/*/meta/*.yml", "roles/*/tasks/*.yml",
     "roles/*/templates/*", "roles/*/tree/*", "roles/*/files/*",
