@@ -528,7 +528,7 @@ def test_the_model_says_where_it_may_go() -> None:
     assert found["own"] == [8883], site.problems
     assert [(one["id"], one["target"], one["addresses"], one["port"], one["plant"]) for one in found["conduits"]] == [
         ("C-1", "plc1", ["10.0.2.11"], 4840, True), ("C-2", "edge2", ["10.0.3.12"], 9, False), ("C-3", "plc1", ["10.0.2.11"], 502, True)], site.problems
-    assert [one["origins"] for one in found["conduits"]] == [[], [], ["10.0.3.99"]]
+    assert [one["origins"] for one in found["conduits"]] == [["10.0.3.11"], ["10.0.3.11"], ["10.0.3.99"]]
     # What is written into the ruleset is understood as what was declared.
     wanted = egress.declared(found["conduits"])
     text = [line.split(" counter ")[0].split() for line in nft.ruleset(site, "edge1").splitlines() if '"C-3"' in line]

@@ -290,11 +290,18 @@ def egress(site: Site, host: str) -> list[dict[str, Any]]:
                         "proto": conduit.service.proto,
                         "port": conduit.service.port,
                         "uid": conduit.uid,
-                        "origins": [address for address in node.seconds.get(second, ()) if address],
+                        "origins": _origins(node, second),
                         "plant": site.zone_of(peer, node).level <= 2,
                     }
                 )
     return found
+
+
+def _origins(node: Node, second: str) -> list[str]:
+    """Where a conduit's connections may come from: its second address; on a host that has one, the first for every other; else any of the host's."""
+    if second:
+        return [address for address in node.seconds.get(second, ()) if address]
+    return [address for address in (node.v4, node.v6) if address] if node.seconds else []
 
 
 def own_listeners(site: Site, component: str, host: str) -> list[int]:
