@@ -188,15 +188,20 @@ def _own(site: Site, node: Node, peers: Iterable[str], version: int, family: str
     return f"{family} daddr {_set(node.address(version, site.nodes[peer].zone) for peer in peers if peer != node.name)}"
 
 
+def _origin(node: Node, version: int, second: str) -> str:
+    """The only address that connections of a conduit may come from, '' = any of the host: a second address is for its conduit alone, and the
+    conduit for nothing else."""
+    return node.address(version, node.zone, second) if node.seconds else ""
+
+
 def _outputs(site: Site, node: Node, conduits: Iterable[Conduit]) -> Iterator[str]:
     for conduit in conduits:
         if node.name in conduit.sources:
             for version, family in _FAMILIES:
                 peers = _peers(site, node, conduit.targets, version)
                 if peers and node.address(version, node.zone, conduit.source_address):
-                    # A host with a second address uses it for that conduit alone, and for that conduit nothing else.
-                    address = node.address(version, node.zone, conduit.source_address)
-                    origin = f"{family} saddr {address}" if node.seconds else ""
+                    address = _origin(node, version, conduit.source_address)
+                    origin = f"{family} saddr {address}" if address else ""
                     user = "" if conduit.uid is None else f"meta skuid {conduit.uid}"
                     yield _join(origin, f"{family} daddr {peers}", user, _new(conduit), _accept(conduit))
 
@@ -290,18 +295,11 @@ def egress(site: Site, host: str) -> list[dict[str, Any]]:
                         "proto": conduit.service.proto,
                         "port": conduit.service.port,
                         "uid": conduit.uid,
-                        "origins": _origins(node, second),
+                        "origins": [address for version, _family in _FAMILIES if (address := _origin(node, version, second))],
                         "plant": site.zone_of(peer, node).level <= 2,
                     }
                 )
     return found
-
-
-def _origins(node: Node, second: str) -> list[str]:
-    """Where a conduit's connections may come from: its second address; on a host that has one, the first for every other; else any of the host's."""
-    if second:
-        return [address for address in node.seconds.get(second, ()) if address]
-    return [address for address in (node.v4, node.v6) if address] if node.seconds else []
 
 
 def own_listeners(site: Site, component: str, host: str) -> list[int]:
