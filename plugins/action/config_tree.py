@@ -100,6 +100,8 @@ class ActionModule(ActionBase):
                 task_vars=task_vars,
             )
         )
+        for path in result.get("foreign") or []:
+            self._display.warning(f"{task_vars.get('inventory_hostname', 'this host')}: {path} is not of the tree of {args['component']}; it is left alone")
         result.pop("invocation", None)  # The whole tree again; it would travel through every callback.
         return result
 

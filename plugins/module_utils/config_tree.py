@@ -5,7 +5,7 @@ The controller sends every file of the tree, rendered. This core makes the host'
 at any point cannot turn into a loss: the ownership registry is first widened to "what was ours and what will be", and narrowed
 to "what is ours" as the very last step.
 
-Order: accounts (sysusers.d), the component's own checkers on a candidate copy, directories, files, removals, tmpfiles.d,
+Order: accounts (sysusers.d), the component's own checkers on a candidate copy, directories, files, removals, tmpfiles.d, sysctl.d,
 daemon-reload, registry. Everything is compared before it is written, so a second run changes nothing.
 """
 
@@ -23,7 +23,9 @@ import shutil
 import stat
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
+from ansible_collections.hnai.platform.plugins.module_utils.host import sysctl
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
     Host,
     HostError,
@@ -33,10 +35,12 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
     required_ids,
     sync_directory,
 )
+from ansible_collections.hnai.platform.plugins.module_utils.unit import note_drift
 
 REGISTRY_DIRECTORY = "/var/lib/hnai/trees"
 SYSUSERS = ("/etc/sysusers.d/", "/usr/lib/sysusers.d/")
 TMPFILES = ("/etc/tmpfiles.d/", "/usr/lib/tmpfiles.d/")
+SYSCTL = ("/etc/sysctl.d/", "/usr/lib/sysctl.d/")
 UNITS = ("/etc/systemd/system/", "/usr/lib/systemd/system/")
 MASK = "********"
 _PEM_PRIVATE = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
@@ -89,13 +93,14 @@ class Outcome:
     diff: list[dict[str, str]] = field(default_factory=list)
     accounts: bool = False
     tmpfiles: bool = False
+    sysctl: list[str] = field(default_factory=list)
     daemon_reload: bool = False
     registry: bool = False
 
     @property
     def changed(self) -> bool:
         """Whether anything on the host is different afterwards."""
-        return bool(self.changed_paths or self.removed or self.stopped or self.accounts or self.tmpfiles or self.daemon_reload or self.registry)
+        return bool(self.changed_paths or self.removed or self.stopped or self.accounts or self.tmpfiles or self.sysctl or self.daemon_reload or self.registry)
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,7 @@ class Tree:
         ]
         self._remove(obsolete, [path for path in before.directories if path not in self._parents()])
         self._converge_tmpfiles()
+        self._converge_sysctl()
         self._reload_daemon(obsolete)
         self._find_foreign(set(mine) | set(before.files) | others)
         final = _Registry(mine, {}, self._parents())
@@ -284,6 +290,8 @@ class Tree:
         if not (changed or missing):
             return
         self.outcome.accounts = bool(missing)
+        if missing:
+            self._told("accounts", "", "".join(f"{name}\n" for name in sorted(set(missing))))
         if not self.check:
             done = self.host.run(["systemd-sysusers", *[self.host.at(entry.path) for entry in files]])
             if done.rc != 0:
@@ -330,6 +338,8 @@ class Tree:
             parent = os.path.dirname(entry.path)
             if not os.path.isdir(self.host.at(parent)):
                 ensure_directory(self.host, parent, 0o755, 0, 0)
+            if present.kind == "file" and present.content != entry.content:
+                note_drift(self.host, entry.path)
             if (present.kind, present.content) == ("file", entry.content):
                 target = self.host.at(entry.path)
                 self.host.chown(target, uid, gid)
@@ -342,16 +352,7 @@ class Tree:
         plan = self._plan(entries)
         self._validate([entry.path for entry, present in plan if (present.kind, present.content) != ("file", entry.content)])
         for directory in self.directories:
-            if self.check:
-                target = self.host.at(directory.path)
-                wanted = (directory.mode, self.host.uid(directory.owner), self.host.gid(directory.group))
-                info = os.stat(target) if os.path.isdir(target) else None
-                different = info is None or (stat.S_IMODE(info.st_mode), *self.host.owner(info)) != wanted
-            else:
-                ids = required_ids(self.host, directory.owner, directory.group, directory.path)
-                different = ensure_directory(self.host, directory.path, directory.mode, *ids)
-            if different:
-                self.outcome.changed_paths.append(directory.path + "/")
+            self._converge_directory(directory)
         # What somebody else must look at first stays as it is; its checker has seen the candidate.
         held = [(entry, present) for entry, present in plan if entry.path in self.hold and (present.kind, present.content) != ("file", entry.content)]
         plan = [item for item in plan if item not in held]
@@ -363,6 +364,25 @@ class Tree:
         # Units last: what a unit refers to is there before the unit is.
         plan.sort(key=lambda item: item[0].path.startswith(UNITS))
         self._apply(plan)
+
+    def _converge_directory(self, directory: Directory) -> None:
+        target = self.host.at(directory.path)
+        uid, gid = self.host.uid(directory.owner), self.host.gid(directory.group)
+        before = ""
+        if os.path.isdir(target):
+            info = os.stat(target)
+            if (stat.S_IMODE(info.st_mode), *self.host.owner(info)) == (directory.mode, uid, gid):
+                return
+            before = _rights(stat.S_IMODE(info.st_mode), *self.host.owner(info))
+        after = _rights(directory.mode, directory.owner if uid is None else uid, directory.group if gid is None else gid)
+        self.outcome.changed_paths.append(directory.path + "/")
+        self._told(directory.path + "/", before, after)
+        if not self.check:
+            ensure_directory(self.host, directory.path, directory.mode, *required_ids(self.host, directory.owner, directory.group, directory.path))
+
+    def _told(self, header: str, before: str, after: str) -> None:
+        """One difference for --diff."""
+        self.outcome.diff.append({"before": before, "after": after, "before_header": header, "after_header": header})
 
     def _validate(self, changed: list[str]) -> None:
         """Runs the checkers that a changed file concerns, on candidates in a directory that mirrors the tree."""
@@ -399,9 +419,9 @@ class Tree:
     def _difference(self, entry: Entry, present: _Present) -> dict[str, str]:
         """Before and after of one file for --diff, secrets masked; a change of mode or owner is a line of text."""
         same = (present.kind, present.content) == ("file", entry.content)
-        before = [] if present.kind == "missing" else [f"# mode {present.mode:04o} owner {present.uid}:{present.gid}\n"]
+        before = [] if present.kind == "missing" else [_rights(present.mode, present.uid, present.gid)]
         uid, gid = self.host.uid(entry.owner), self.host.gid(entry.group)
-        after = [f"# mode {entry.mode:04o} owner {entry.owner if uid is None else uid}:{entry.group if gid is None else gid}\n"]
+        after = [_rights(entry.mode, entry.owner if uid is None else uid, entry.group if gid is None else gid)]
         if before == after:
             before, after = [], []
         if not same:
@@ -444,23 +464,26 @@ class Tree:
         for entry in self.entries:
             if not entry.path.startswith(TMPFILES):
                 continue
-            if entry.path not in self.outcome.changed_paths and not self._tmpfiles_drift(entry):
+            drifted = self._tmpfiles_drift(entry)
+            if entry.path not in self.outcome.changed_paths and not drifted:
                 continue
             self.outcome.tmpfiles = True
+            if drifted:
+                self._told(entry.path, "", f"{drifted} as declared\n")
             if not self.check:
                 done = self.host.run(["systemd-tmpfiles", "--create", self.host.at(entry.path)])
                 if done.rc != 0:
                     raise HostError(f"{entry.path}: systemd-tmpfiles refused it: {done.message}")
 
-    def _tmpfiles_drift(self, entry: Entry) -> bool:
-        """Whether what a tmpfiles.d file declares is missing, or a declared directory's mode or owner differs."""
+    def _tmpfiles_drift(self, entry: Entry) -> str:
+        """The first path that a tmpfiles.d file declares and that is missing, or a directory whose mode or owner differs; '' if there is none."""
         for line in entry.content.decode("utf-8", "replace").splitlines():
             words = line.split()
             if len(words) < 2 or words[0][:1] not in "dDvfL" or "%" in words[1]:
                 continue
             target = self.host.at(words[1])
             if not os.path.lexists(target):
-                return True
+                return words[1]
             if words[0][:1] in "dDv" and len(words) >= 5 and "-" not in words[2:5]:
                 info = os.stat(target)
                 wanted = (
@@ -469,8 +492,27 @@ class Tree:
                     self.host.gid(words[4].lstrip(":")),
                 )
                 if (stat.S_IMODE(info.st_mode), *self.host.owner(info)) != wanted:
-                    return True
-        return False
+                    return words[1]
+        return ""
+
+    def _converge_sysctl(self) -> None:
+        """What a sysctl.d file declares is in force; a key that this host cannot write, or that does not take the value, is the verdict's matter."""
+        for entry in self.entries:
+            if not entry.path.startswith(SYSCTL):
+                continue
+            wanted = sysctl.parse(entry.content.decode("utf-8", "replace"))
+            proc = Path(self.host.at("/proc/sys"))
+            differ, _beyond = sysctl.differing(wanted, proc)
+            if differ and not self.check:
+                done = self.host.run(["/usr/lib/systemd/systemd-sysctl", self.host.at(entry.path)])
+                if done.rc != 0:
+                    raise HostError(f"{entry.path}: systemd-sysctl could not put it in force: {done.message}")
+                left, _beyond = sysctl.differing(wanted, proc)
+                differ = {key: pair for key, pair in differ.items() if key not in left}
+            if differ:
+                self.outcome.sysctl += sorted(differ)
+                before, after = ("".join(f"{key} = {pair[side]}\n" for key, pair in sorted(differ.items())) for side in (0, 1))
+                self._told(f"{entry.path}, in force", before, after)
 
     def _reload_daemon(self, obsolete: list[str]) -> None:
         """daemon-reload when a unit changed now, or changed in a run that was killed before it could say so."""
@@ -490,7 +532,9 @@ class Tree:
     # -- foreign files ----------------------------------------------------------------------------------------------
 
     def _find_foreign(self, ours: set[str]) -> None:
-        for top in {self.home, *[path for path in self._parents() if path.endswith(".d")]}:
+        # A drop-in of somebody else changes what our unit runs.
+        units = [f"{entry.path}.d" for entry in self.entries if entry.path.startswith(UNITS) and os.path.dirname(entry.path) + "/" in UNITS]
+        for top in {self.home, *units, *[path for path in self._parents() if path.endswith(".d")]}:
             for directory, _names, files in os.walk(self.host.at(top)):
                 inside = top + directory[len(self.host.at(top)) :]
                 for name in files:
@@ -498,6 +542,10 @@ class Tree:
                     if path not in ours and not matches(path, self.foreign_ignore):
                         self.outcome.foreign.append(path)
         self.outcome.foreign.sort()
+
+
+def _rights(mode: int, owner: int | str, group: int | str) -> str:
+    return f"# mode {mode:04o} owner {owner}:{group}\n"
 
 
 def _unit_of(path: str) -> str | None:

@@ -29,6 +29,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
     read_file,
     required_ids,
 )
+from ansible_collections.hnai.platform.plugins.module_utils.unit import note_drift
 
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _DNS = re.compile(r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?)*$")
@@ -198,6 +199,8 @@ class Certificate:
                 return
         self.outcome.changed_paths.append(path)
         if not self.check:
+            if present is not None and present != content:
+                note_drift(self.host, path)
             atomic_write(self.host, path, content, mode, *self._ids())
 
     def _key(self) -> None:

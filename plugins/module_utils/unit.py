@@ -138,6 +138,38 @@ def renew(host: Host, name: str) -> None:
                 atomic_write(host, path, content, 0o644, 0, 0)
 
 
+def note_drift(host: Host, path: str) -> list[str]:
+    """Before somebody's change of `path` is undone: the units that took it up say so from here on, hence what is put back is due there.
+
+    A unit took it up when it was started after the change. Nobody can tell when a unit was last reloaded by hand, so one that reads the file at
+    a reload is taken to have done so. Returns their names. To be called before the file is replaced: a kill in between loses nothing.
+    """
+    noted = []
+    try:
+        changed_at = os.lstat(host.at(path)).st_ctime
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    for desired_path in sorted(glob.glob(host.at(f"{DESIRED}/*.re*"))):
+        name, _, kind = os.path.basename(desired_path).rpartition(".")
+        desired = read_file(host, f"{DESIRED}/{name}.{kind}") or b""
+        lines = desired.decode("utf-8", "replace").splitlines()[1:]
+        if path not in (line[34:] for line in lines):
+            continue
+        for place in (RUNNING, RECORDED):
+            record = f"{place}/{name}.{kind}"
+            running = read_file(host, record)
+            # Where something is due anyway, what is put back comes with it.
+            if running != desired or (kind == "restart" and os.stat(host.at(record)).st_mtime < changed_at):
+                continue
+            line = _file_line(host, path)
+            body = "".join(f"{line if known[34:] == path and line else known}\n" for known in lines)
+            ran = f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}".encode()
+            if ran != running:
+                noted.append(name)
+                atomic_write(host, record, ran, 0o644, 0, 0)
+    return noted
+
+
 def causes(running: bytes | None, desired: bytes) -> list[str]:
     """Paths whose digest differs between two manifests; all of `desired` when nothing is known to run."""
     old = set((running or b"").decode("utf-8", "replace").splitlines()[1:])

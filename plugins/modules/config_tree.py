@@ -15,9 +15,12 @@ description:
   - A file that ends in C(.j2) is rendered with the variables of the task (the suffix is dropped); every other file is sent as
     it is. Templates may include files of C(roles/<component>/templates/) and of C(roles/component/templates/).
   - Accounts of C(sysusers.d) come first, then the checkers (an invalid candidate is refused, nothing is replaced),
-    directories, files, removals, C(tmpfiles.d), and C(daemon-reload) when a unit changed or systemd says that one is due.
+    directories, files, removals, C(tmpfiles.d), C(sysctl.d) (what is in force, not the file alone), and C(daemon-reload) when a unit changed or
+    systemd says that one is due.
+  - A file that somebody changed is put back, and a unit that was started with what they wrote, or reads the file at a reload, is told to take up
+    what is put back (M(hnai.platform.unit) then restarts or reloads it).
   - Files that the tree once had and no longer has are removed (a removed unit is stopped and disabled first). Files that
-    never were part of it are never touched; those in the component's own directories are returned in RV(foreign).
+    never were part of it are never touched; those in the component's own directories are named by a warning and in RV(foreign).
   - What is owned stands in C(/var/lib/hnai/trees/<component>.json), which is widened before the first change and narrowed
     after the last, so a run that was killed loses nothing.
   - A tree carries no secret. A rendered file with a PEM private key is refused; values that look like secrets are masked in
@@ -159,7 +162,7 @@ attributes:
     description: Predicts exactly, also on a host that has neither the accounts nor the directories yet.
     support: full
   diff_mode:
-    description: One masked difference per file.
+    description: One masked difference per file; directories, missing accounts and kernel settings too.
     support: full
 """
 
@@ -202,6 +205,11 @@ held:
   elements: dict
 watched:
   description: Files that are there and match O(watch).
+  returned: always
+  type: list
+  elements: str
+sysctl:
+  description: Kernel settings that were not in force as the tree declares them, and were put in force.
   returned: always
   type: list
   elements: str
@@ -289,6 +297,7 @@ def main() -> None:
         stopped=outcome.stopped,
         held=outcome.held,
         watched=outcome.watched,
+        sysctl=outcome.sysctl,
         daemon_reload=outcome.daemon_reload,
         **({"diff": outcome.diff} if module._diff else {}),
     )

@@ -15,6 +15,7 @@ description:
     replayed.
   - The new job is healthy when all its tasks run and it has completed checkpoints of its own. If not, the old statement goes on from
     the same savepoint, and the task fails with what the new one said.
+  - A deployed job that nobody works on any more (somebody cancelled it) is waited for until the keeper has started it again.
   - Check mode prints which way it would go, and touches nothing.
 options:
   name:
@@ -152,7 +153,10 @@ def present(module: AnsibleModule, name: str) -> dict[str, Any]:
     if refused:
         raise job.JobError(refused)
     changed = plan.acts or plan.way == "rejected" or sql != declared
-    result = {"changed": changed, "way": plan.way, "why": plan.why, "job_id": plan.job_id}
+    result: dict[str, Any] = {"changed": changed, "way": plan.way, "why": plan.why, "job_id": plan.job_id}
+    if module._diff and changed:
+        result["diff"] = {"before": "job %s\n" % (plan.job_id or "none"), "after": "%s: %s\n" % (plan.way, plan.why), "before_header": name,
+                          "after_header": name}
     if module.check_mode or not changed:
         return result
     since = time.time()
@@ -165,10 +169,13 @@ def present(module: AnsibleModule, name: str) -> dict[str, Any]:
     digest = plan.digest or job.digest(sql, known.get("session") or {})
     # A rejection of before counts again only where it is not meant to be tried once more.
     found = job.wait(
-        lambda: host.memory(name), host.this_host().keeper, digest, given["timeout"], time.monotonic, time.sleep, since if plan.way == "rejected" else 0.0
+        lambda: host.memory(name), host.this_host().keeper, digest, given["timeout"], time.monotonic, time.sleep, since if plan.way == "rejected" else 0.0,
+        plan.job_id if plan.gone else "",
     )
     result.update(way=found.way, why=found.why or plan.why, job_id=found.job_id, previous_job_id=found.previous_job_id, savepoint=found.savepoint,
                   rolled_back=found.rolled_back)
+    if plan.gone:
+        result.update(way=plan.way, why=plan.why, previous_job_id=plan.job_id)
     if found.rolled_back:
         module.fail_json(msg="%s: the new statement was not healthy, the old one runs again as %s: %s" % (name, found.job_id, found.why), **result)
     if found.result == "refused":

@@ -86,8 +86,8 @@ attributes:
       request.
     support: full
   diff_mode:
-    description: Not supported.
-    support: none
+    description: Names the files, and why a certificate is due.
+    support: full
 """
 
 EXAMPLES = r"""
@@ -175,7 +175,19 @@ def main() -> None:
     except (HostError, OSError) as error:
         module.fail_json(msg=str(error))
     asked = {"due": outcome.due, "reasons": outcome.reasons, "csr": outcome.csr} if given["state"] == "request" else {}
-    module.exit_json(changed=bool(outcome.changed_paths), changed_paths=outcome.changed_paths, not_after=outcome.not_after, **asked)
+    difference = {
+        "before": "".join(f"{reason}\n" for reason in outcome.reasons),
+        "after": "".join(f"{path}\n" for path in outcome.changed_paths),
+        "before_header": wanted.directory,
+        "after_header": wanted.directory,
+    }
+    module.exit_json(
+        changed=bool(outcome.changed_paths),
+        changed_paths=outcome.changed_paths,
+        not_after=outcome.not_after,
+        **asked,
+        **({"diff": difference} if module._diff else {}),
+    )
 
 
 if __name__ == "__main__":

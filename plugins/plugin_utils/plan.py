@@ -16,7 +16,7 @@ FORMAT = 1
 OURS = "hnai.platform."
 #: Lists in the results of our modules that name what changes beside files.
 _NAMED = (
-    "changes", "reasons", "created_topics", "changed_topics", "changed_users", "changed_quotas", "created_acls", "deleted_acls", "changed_names",
+    "changes", "reasons", "created_topics", "changed_topics", "changed_users", "changed_quotas", "created_acls", "deleted_acls", "changed_names", "sysctl",
 )  # fmt: skip
 #: Keys of what `unit` did, in the words of the plan.
 _DONE = ("started", "restarted", "reloaded")

@@ -49,6 +49,8 @@ SCENARIOS = {
     "installed": "the tarball in an empty path, another directory, an empty HOME, a private data directory: the site is judged as ever",
     "plan": "a changed setting of Kafka: the plan names the file, three restarts one at a time and their gate, and no host is changed",
     "decommission": "QuestDB and its writer are taken out of the site: nothing is left, the verdict passes, and site.yml installs them again",
+    "drift": "21 things changed by hand at once: the check names each and changes nothing, one run repairs them and nothing else",
+    "bare-check": "a check on freshly made hosts predicts files, packages, users and units of the run that follows, and names what it cannot know",
     "first-kill": "the controller killed in the middle of the first deployment: the next run converges",
 }
 Z = "%Y%m%dT%H%M%SZ"

@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.hnai.platform.plugins.module_utils import config_tree as core
 from ansible_collections.hnai.platform.plugins.module_utils.config_tree import Directory, Entry, Outcome, Tree, Validator
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host, HostError
+from ansible_collections.hnai.platform.plugins.module_utils.unit import causes, manifest
 
 CONF = "/etc/hnai/x/x.conf"
 UNIT = "/etc/systemd/system/hnai-x.service"
@@ -149,8 +150,11 @@ def test_drift_is_predicted_and_repaired(host: Machine, tmp_path: Path, spoil: s
         conf.parent.chmod(0o777)
     else:
         (tmp_path / "var/lib/hnai/x").rmdir()
-    assert converge(host, standard(), check=True).changed
-    assert converge(host, standard()).changed
+    named = {"directory": "/etc/hnai/x/", "state": TMPFILES}.get(spoil, CONF)
+    for check in (True, False):
+        outcome = converge(host, standard(), check=check)
+        assert outcome.changed
+        assert [item["before_header"] for item in outcome.diff if item["before"] != item["after"]] == [named]
     assert not converge(host, standard()).changed
     info = conf.stat()
     assert (conf.read_text(), stat.S_IMODE(info.st_mode), host.owner(info)) == ("a = 1\n", 0o640, (0, 900))
@@ -159,6 +163,8 @@ def test_drift_is_predicted_and_repaired(host: Machine, tmp_path: Path, spoil: s
 def test_a_missing_account_is_made_again_although_its_file_is_unchanged(host: Machine) -> None:
     converge(host, standard())
     del host.users["hnai-x"]
+    predicted = converge(host, standard(), check=True)
+    assert predicted.diff[0] == {"before": "", "after": "hnai-x\n", "before_header": "accounts", "after_header": "accounts"}
     assert converge(host, standard()).accounts
     assert host.uid("hnai-x") == 900
 
@@ -415,3 +421,114 @@ def test_what_is_held_is_still_ours(host: Machine) -> None:
     assert not Path(host.at(CONF)).exists()
     converge(host, entries)
     assert Path(host.at(CONF)).exists() and not converge(host, entries).changed
+
+
+def test_a_drop_in_of_nobody_is_named_also_where_the_tree_has_none(host: Machine, tmp_path: Path) -> None:
+    converge(host, standard())
+    stray = f"{UNIT}.d/override.conf"
+    (tmp_path / stray[1:]).parent.mkdir()
+    (tmp_path / stray[1:]).write_text("[Service]\nExecStart=\n")
+    assert converge(host, standard()).foreign == [stray]
+    assert (tmp_path / stray[1:]).exists()
+
+
+# -- kernel settings in force
+SYSCTL = "/etc/sysctl.d/60-x.conf"
+
+
+class Kernel(Machine):
+    """systemd-sysctl as a program; `stuck` keys do not take a value."""
+
+    stuck: tuple[str, ...] = ()
+
+    def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+        if argv[0].endswith("systemd-sysctl"):
+            for key, value in core.sysctl.parse(Path(argv[1]).read_text()).items():
+                if key not in self.stuck:
+                    Path(self.at("/proc/sys"), key.replace(".", "/")).write_text(value + "\n")
+        return super().run(argv, stdin, timeout)
+
+
+def kernel(tmp_path: Path) -> Kernel:
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "proc/sys/net").mkdir(parents=True)
+    for key in ("a", "b"):
+        (tmp_path / "proc/sys/net" / key).write_text("0\n")
+    return Kernel(tmp_path)
+
+
+def test_a_kernel_setting_that_somebody_changed_is_named_and_put_in_force_again(tmp_path: Path) -> None:
+    host = kernel(tmp_path)
+    entries = [entry(SYSCTL, "# ours\n-net.a = 1\n-net.b = 0\n-net.gone = 1\n")]
+    assert converge_sysctl(host, entries).sysctl == ["net.a"]
+    assert not converge_sysctl(host, entries).changed
+    (tmp_path / "proc/sys/net/b").write_text("2\n")
+    host.commands.clear()
+    predicted = converge_sysctl(host, entries, check=True)
+    assert not host.commands
+    assert (predicted.changed, predicted.sysctl) == (True, ["net.b"])
+    header = f"{SYSCTL}, in force"
+    assert predicted.diff == [{"before": "net.b = 2\n", "after": "net.b = 0\n", "before_header": header, "after_header": header}]
+    assert converge_sysctl(host, entries).sysctl == ["net.b"]
+    assert (tmp_path / "proc/sys/net/b").read_text() == "0\n"
+    assert not converge_sysctl(host, entries).changed
+
+
+def test_a_setting_that_the_kernel_does_not_take_is_no_change(tmp_path: Path) -> None:
+    host = kernel(tmp_path)
+    host.stuck = ("net.a",)
+    entries = [entry(SYSCTL, "-net.a = 1\n")]
+    converge_sysctl(host, entries)
+    assert not converge_sysctl(host, entries).changed
+
+
+def converge_sysctl(host: Machine, entries: list[Entry], check: bool = False) -> Outcome:
+    return Tree(host, "x", entries, [], [], check).converge()
+
+
+# -- what a unit took up of somebody's change
+RAN = "/run/hnai/hnai-x.service"
+
+
+def started(host: Machine, *watched: str, kind: str = "restart") -> bytes:
+    """The unit has started with what lies there: what was wanted is recorded, and that it runs."""
+    wanted = manifest(host, watched)
+    for path in (f"/etc/hnai/digests/hnai-x.service.{kind}", f"{RAN}.{kind}"):
+        target = Path(host.at(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(wanted)
+    return wanted
+
+
+@pytest.mark.parametrize("kind", ["restart", "reload"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_is_put_back_is_due_where_the_change_was_taken_up(host: Machine, tmp_path: Path, kind: str, restarted: bool) -> None:
+    converge(host, standard())
+    wanted = started(host, CONF, UNIT, kind=kind)
+    running = tmp_path / f"{RAN[1:]}.{kind}"
+    (tmp_path / CONF[1:]).write_text("a = 2\n")
+    moment = (tmp_path / CONF[1:]).stat().st_ctime + (1 if restarted else -1)
+    os.utime(running, (moment, moment))
+    converge(host, standard(), check=True)
+    assert running.read_bytes() == wanted
+    converge(host, standard())
+    assert (tmp_path / CONF[1:]).read_text() == "a = 1\n"
+    # Nobody knows of a reload by hand, so one is due in any case.
+    assert (running.read_bytes() != wanted) is (restarted or kind == "reload")
+    if restarted or kind == "reload":
+        assert causes(running.read_bytes(), wanted) == [CONF]
+
+
+def test_a_changed_mode_is_nothing_that_a_unit_runs(host: Machine, tmp_path: Path) -> None:
+    converge(host, standard())
+    wanted = started(host, CONF, kind="reload")
+    (tmp_path / CONF[1:]).chmod(0o666)
+    converge(host, standard())
+    assert (tmp_path / f"{RAN[1:]}.reload").read_bytes() == wanted
+
+
+def test_a_change_of_our_own_is_due_by_itself_and_nothing_is_noted(host: Machine, tmp_path: Path) -> None:
+    converge(host, standard())
+    wanted = started(host, CONF)
+    converge(host, standard("a = 3\n"))
+    assert (tmp_path / f"{RAN[1:]}.restart").read_bytes() == wanted

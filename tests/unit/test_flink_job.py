@@ -98,6 +98,17 @@ def test_an_old_rejection_is_no_answer_to_a_new_attempt() -> None:
     assert job.wait(lambda: memory, dict, "2", 10, clock, clock.sleep, since=100.0).result == "refused"
 
 
+def test_a_job_that_is_gone_is_no_answer() -> None:
+    clock = Clock()
+    looks = [RUNS] * 3 + [{**RUNS, "job_ids": ["j1", "j2"]}]
+    found = job.wait(lambda: looks[min(int(clock.now / 2), 3)], dict, "1", 60, clock, clock.sleep, gone="j1")
+    assert (found.result, found.job_id) == ("deployed", "j2")
+    with pytest.raises(JobError, match="the keeper has not begun"):
+        job.wait(lambda: RUNS, dict, "1", 10, clock, clock.sleep, gone="j1")
+    assert [Plan("deploy", "", "1", known).gone for known in ("j1", "")] == [True, False]
+    assert not Plan("none", "", "1", "j1").gone
+
+
 def test_the_digest_is_the_keepers() -> None:
     assert job.digest("a", {"b": "c"}) == hashlib.sha256(json.dumps(["a", {"b": "c"}]).encode()).hexdigest()
 

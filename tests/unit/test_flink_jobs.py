@@ -385,6 +385,30 @@ def test_the_outlook_says_the_way_and_changes_nothing(cluster: Cluster) -> None:
     assert cluster.done == before
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "RESTARTING", "CANCELLING", "CANCELED", "FAILED", None])
+def test_the_outlook_sees_a_deployed_job_that_nobody_works_on(cluster: Cluster, state: str | None) -> None:
+    steps(cluster, 1)
+    cluster.jobs = [Job("job1", "a", state, 1)] if state else [Job("job9", "another", "RUNNING", 1)]
+    found = jobs.outlook(keeper(cluster), "a", OLD)
+    assert (found["way"], found["job_id"]) == ("none" if state in ("RUNNING", "RESTARTING", "CANCELLING") else "deploy", "job1")
+
+
+def test_a_job_that_is_held_or_unseen_is_not_said_to_be_gone(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps(cluster, 1)
+    cluster.jobs = []
+    assert jobs.outlook(keeper(cluster), "a", OLD)["way"] == "deploy"
+    hold(cluster, monkeypatch, "2.2.0", "2.2.0")
+    assert jobs.outlook(keeper(cluster), "a", OLD)["way"] == "none"
+    hold(cluster, monkeypatch, "2.2.1", "2.2.1")
+    assert jobs.outlook(keeper(cluster), "a", OLD)["way"] == "deploy"
+
+    def away() -> list[Any]:
+        raise OSError("Connection refused")
+
+    monkeypatch.setattr(jobs, "running", away)
+    assert jobs.outlook(keeper(cluster), "a", OLD)["way"] == "none"
+
+
 def test_old_savepoints_go_and_the_last_ones_stay(cluster: Cluster) -> None:
     cluster.watched = ("healthy", "")
     for number in range(5):

@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.host_certificate import Certificate, Outcome, Wanted
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
+from ansible_collections.hnai.platform.plugins.module_utils.unit import causes, manifest
 
 TLS = "/etc/hnai/x/tls"
 WANTED = Wanted("x", TLS, "hnai-x", "h1", ("h1", "localhost"), ("10.0.0.1", "fd77:0:0:35::11", "::1"), combined=True)
@@ -238,6 +239,18 @@ def test_drift_of_mode_root_and_keystore_is_repaired_without_a_new_certificate(h
     assert not real.due
     assert not ask(host, pki).changed_paths
     assert stat.S_IMODE(os.stat(host.at(f"{TLS}/key.pem")).st_mode) == 0o640
+
+
+def test_a_root_that_is_put_back_is_due_where_a_reload_may_have_taken_up_another(host: Machine, pki: Pki) -> None:
+    deploy(host, pki)
+    wanted = manifest(host, [TLS])
+    paths = [Path(host.at(f"{place}/hnai-x.service.reload")) for place in ("/etc/hnai/digests", "/run/hnai")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(wanted)
+    Path(host.at(f"{TLS}/ca.pem")).write_text("x")
+    ask(host, pki)
+    assert causes(paths[1].read_bytes(), manifest(host, [TLS])) == [f"{TLS}/ca.pem"]
 
 
 def test_a_kill_between_the_files_of_an_installation_asks_again(host: Machine, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:

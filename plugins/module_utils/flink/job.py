@@ -35,6 +35,11 @@ class Plan:
         """Whether a job would be started."""
         return self.way in ACTING
 
+    @property
+    def gone(self) -> bool:
+        """Whether the statement is deployed already and its job is to be started again."""
+        return self.way == "deploy" and bool(self.job_id)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -97,16 +102,17 @@ def outcome(memory: Mapping[str, Any], digest: str) -> Outcome | None:
 
 def wait(
     recall: Callable[[], Mapping[str, Any]], status: Callable[[], Mapping[str, Any]], digest: str, timeout_s: float,
-    clock: Callable[[], float], sleep: Callable[[float], None], since: float = 0.0,
+    clock: Callable[[], float], sleep: Callable[[float], None], since: float = 0.0, gone: str = "",
 ) -> Outcome:
-    """Waits for the keeper. since: a rejection before that moment (epoch s) is not an answer. Raises JobError after timeout_s."""
+    """Waits for the keeper. since: a rejection before that moment (epoch s) is not an answer. gone: a job that runs no more, so that what has this
+    id is not an answer either. Raises JobError after timeout_s."""
     end = clock() + timeout_s
     while True:
         memory = recall()
         rejected = memory.get("rejected") or {}
         if rejected.get("digest") != digest or float(rejected.get("at", 0.0)) >= since:
             found = outcome(memory, digest)
-            if found is not None:
+            if found is not None and (not gone or found.job_id != gone):
                 return found
         if clock() >= end:
             upgrade = memory.get("upgrade") or {}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils.host.sysctl import differing
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 from ansible_collections.hnai.platform.plugins.module_utils.x509 import X509Error, read_pem
 
@@ -56,21 +57,8 @@ def time_source(tracking: str) -> str:
 
 def unwritten(wanted: Mapping[str, str], proc: Path = Path("/proc/sys")) -> tuple[dict[str, str], list[str]]:
     """(keys that are writable but differ: {key: "is X"}, keys that this host cannot write or lacks)."""
-    differ: dict[str, str] = {}
-    beyond = []
-    for key, value in sorted(wanted.items()):
-        path = proc / key.replace(".", "/")
-        if not path.exists():
-            beyond.append(key)
-            continue
-        have = re.sub(r"\s+", " ", path.read_text().strip())
-        if have == str(value):
-            continue
-        if os.statvfs(str(path)).f_flag & os.ST_RDONLY:
-            beyond.append(key)
-        else:
-            differ[key] = "is %s, wanted %s" % (have, value)
-    return differ, beyond
+    differ, beyond = differing(wanted, proc)
+    return {key: "is %s, wanted %s" % pair for key, pair in differ.items()}, beyond
 
 
 @dataclass(frozen=True)

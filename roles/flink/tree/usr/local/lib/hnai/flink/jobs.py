@@ -586,6 +586,16 @@ def cancel(job_id: str) -> None:
     call("PATCH", f"{REST}/jobs/{job_id}?mode=cancel")
 
 
+def stands_still(keeper: Keeper, name: str) -> str:
+    """Why the job of a deployed statement is to be started again; '' where it runs, is held, or the cluster says nothing."""
+    try:
+        if keeper.held() or any(job.name == name and job.state in ALIVE for job in running()):
+            return ""
+    except (OSError, Refused):
+        return ""
+    return "no job of that name runs: it goes on from its newest checkpoint"
+
+
 def outlook(keeper: Keeper, name: str, sql: str) -> dict[str, Any]:
     """What would become of a statement: {"digest", "way": none | deploy | savepoint | replay | refused | rejected, "why", "job_id"}. Changes nothing.
 
@@ -599,7 +609,8 @@ def outlook(keeper: Keeper, name: str, sql: str) -> dict[str, Any]:
     if upgrade and upgrade["digest"] == wanted and upgrade["phase"] != "returning":
         return dict(found, way=upgrade["way"], why=upgrade["why"])
     if memory["digest"] == wanted:
-        return dict(found, way="none", why="this statement is deployed")
+        why = stands_still(keeper, name)
+        return dict(found, way="deploy", why=why) if why else dict(found, way="none", why="this statement is deployed")
     if rejected and rejected["digest"] == wanted:
         return dict(found, way="rejected", why=rejected["why"])
     try:
