@@ -45,7 +45,7 @@ class StoreError(Exception):
 _REMEDIES = (
     (r"no space left on device|disk quota exceeded", "the controller's disk is full: make room where {root} lies (`df -h {root} /tmp`), or name another hnai_store_dir"),
     (
-        r"do not match the hashes|hash(sum)? mismatch|checksum mismatch|checksum validation failed",
+        r"do not match the hashes|hash ?sum\s+mismatch|checksum mismatch|checksum validation failed",
         "refused. Find out why what came differs from the lock file before you run `make lock`",
     ),
     (
