@@ -15,7 +15,7 @@ from ansible.utils.display import Display
 
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 from ansible_collections.hnai.platform.plugins.plugin_utils.store import build, debs, locks
-from ansible_collections.hnai.platform.plugins.plugin_utils.store.core import Store, StoreError
+from ansible_collections.hnai.platform.plugins.plugin_utils.store.core import Store, StoreError, refused
 
 DEFAULT_STORE = "~/.cache/hnai/store"
 SIDE_BY_SIDE = 2
@@ -79,6 +79,8 @@ class ActionModule(ActionBase):
             return {**result, **self._deliver(store, arguments, variables)}
         except (StoreError, contracts.ContractError) as error:
             raise AnsibleActionFail(str(error)) from error
+        except OSError as error:
+            raise AnsibleActionFail(str(refused(error, root))) from error
 
     def _release(self, component: str, variables: Mapping[str, Any]) -> str:
         """What <component>_version says; empty where it says nothing."""
@@ -260,6 +262,8 @@ class ActionModule(ActionBase):
                     future.result()
                 except StoreError as error:
                     failures.append(str(error))
+                except OSError as error:
+                    failures.append(str(refused(error, store.root)))
                 display.display(f"{done} of {len(missing)}: {running[future]} {'failed' if failures and future.exception() else 'ready'}")
         if failures:
             raise StoreError("\n".join(failures))

@@ -30,9 +30,12 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
     required_ids,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.unit import note_drift
+from ansible_collections.hnai.platform.plugins.module_utils.x509 import X509Error, read_pem
 
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _DNS = re.compile(r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?)*$")
+#: More than a task takes from the controller to the host, less than what makes a fresh certificate "not yet valid".
+CLOCK_TOLERANCE_S = 60.0
 USAGES = {"server": ("serverAuth", "TLS Web Server Authentication"), "client": ("clientAuth", "TLS Web Client Authentication")}
 #: Options of a module that describe a certificate and who may read its key.
 SUBJECT_ARGS: dict[str, dict[str, Any]] = {
@@ -135,8 +138,13 @@ class Certificate:
 
     # -- the two steps ----------------------------------------------------------------------------------------------
 
-    def request(self, root: str = "") -> Outcome:
-        """Keeps key, root bundle and modes, and says whether a certificate is due. `root` is the PEM bundle to trust."""
+    def request(self, root: str = "", controller_time: float | None = None) -> Outcome:
+        """Keeps key, root bundle and modes, and says whether a certificate is due. `root` is the PEM bundle to trust.
+
+        `controller_time` (unix s): the controller's clock. Raises HostError, nothing changed, where the clocks disagree or no root is valid now.
+        """
+        self._clocks(controller_time)
+        self._root_lives(root)
         self._directory()
         if root.strip():
             self._put(self.ca, _bundle(root, "root"), 0o644)
@@ -174,6 +182,33 @@ class Certificate:
         # Last: it decides whether a certificate is due, so a run that is killed before this line asks again.
         self._put(self.cert, full, 0o644)
         return self.outcome
+
+    # -- what makes every certificate useless -----------------------------------------------------------------------
+
+    def _clocks(self, controller_time: float | None) -> None:
+        """A certificate is judged by clocks: one that is wrong refuses good ones, and takes old ones."""
+        ahead = 0.0 if controller_time is None else self.now().timestamp() - controller_time
+        if abs(ahead) > CLOCK_TOLERANCE_S:
+            raise HostError(
+                f"clock: this host is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the controller; certificates that are good would be refused, "
+                "and nothing was changed. remedy: `chronyc tracking` on the host (its time source, conduit C-003) and `timedatectl` on the controller "
+                "say which of the two is wrong"
+            )
+
+    def _root_lives(self, root: str) -> None:
+        """Of the roots that would be trusted one is valid now."""
+        if not root.strip():
+            return
+        try:
+            ends = [one.end for one in read_pem(root) if one.kind == "certificate" and one.end is not None]
+        except X509Error:
+            return  # What is no certificate at all is refused where it is written.
+        if ends and max(ends) <= self.now().timestamp():
+            ended = datetime.datetime.fromtimestamp(max(ends), datetime.timezone.utc)
+            raise HostError(
+                f"hnai_ca_pem: the site's root certificate ended at {ended:%Y-%m-%dT%H:%M:%SZ}: nothing that it signed is valid any more, nothing was changed. "
+                "remedy: `playbooks/rotate.yml -e rotate_secret=pki/root` makes a new one (docs/rotation.md); where hnai_ca_pem is given by hand, give the new one"
+            )
 
     # -- files ------------------------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ class Removal:
         units, accounts = self._units(files), self._accounts(files)
         self._stop(units)
         self._delete(
-            [f"{top}/{unit}.{kind}" for unit in units for top in DIGESTS for kind in ("restart", "reload")]
+            [f"{top}/{unit}.{kind}" for unit in units for top in DIGESTS for kind in ("restart", "reload", "data")]
             + [f"{CREDENTIALS}/hnai-{self.component}.*", f"/etc/hnai/{self.component}/tls"]
             + [f"{OPT}/{name}" for name in self.artifacts]
         )

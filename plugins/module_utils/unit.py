@@ -49,6 +49,8 @@ _PROPERTIES = (
     "ExecMainStatus",
     "Job",
 )
+#: How products say that they could not have a port.
+_PORT_TAKEN = re.compile(r"address (is )?already in use|EADDRINUSE|could not bind|failed to bind|\[98\]", re.IGNORECASE)
 _RUNNING_STATES = ("active", "reloading", "refreshing")
 
 
@@ -485,7 +487,36 @@ class Unit:
         """The last 20 lines that the unit logged, or its status where there is no journalctl."""
         journal = self.host.run(["journalctl", "--unit", self.ask.name, "--lines", "20", "--no-pager", "--output", "short-iso"])
         status = self.host.run(["systemctl", "status", "--no-pager", "--full", "--lines", "0" if journal.rc == 0 else "20", self.ask.name])
-        return f"{status.text.rstrip()}\n{journal.text.rstrip() if journal.rc == 0 else ''}".strip()
+        text = f"{status.text.rstrip()}\n{journal.text.rstrip() if journal.rc == 0 else ''}".strip()
+        return "\n".join([text, *self._holders(text)])
+
+    def _holders(self, text: str) -> list[str]:
+        """Who has the port that the unit wanted. Ports that the unit's own words name come first; where they name none, all that are no unit of ours."""
+        if not _PORT_TAKEN.search(text):
+            return []
+        # Times are full of numbers, too.
+        words_of_it = re.sub(r"\d{4}-\d\d-\d\d[T ]\S+", "", "\n".join(re.findall(r"(?im)^.*(?:port|listen|bind|in use|address).*$", text)))
+        held = []
+        for line in self.host.run(["ss", "-Hltnup"]).text.splitlines():
+            words = line.split()
+            who = re.search(r'\(\("([^"]+)",pid=(\d+)', line)
+            if len(words) < 5 or who is None:
+                continue
+            unit = self._unit_of(who.group(2))
+            if unit == self.ask.name:
+                continue
+            port = words[4].rpartition(":")[2]
+            named = re.search(rf"(?<!\d){port}(?!\d)", words_of_it) is not None
+            sentence = f"{words[0]} port {port} is held by {who.group(1)} (pid {who.group(2)}, {unit or 'no unit'})"
+            if named or not unit.startswith("hnai-"):
+                held.append((not named, sentence))
+        some = [sentence for other, sentence in held if not other] or [sentence for _other, sentence in held]
+        return [f"{sentence}; remedy: stop it, or give one of the two another port" for sentence in dict.fromkeys(some)][:5]
+
+    def _unit_of(self, pid: str) -> str:
+        """The unit that a process belongs to; empty where it belongs to none."""
+        found = re.findall(r"([^/\n]+\.(?:service|scope))$", (read_file(self.host, f"/proc/{pid}/cgroup") or b"").decode("utf-8", "replace"), re.MULTILINE)
+        return str(found[0]) if found else ""
 
     def _describe(self, shown: dict[str, str], running: dict[str, bytes | None], desired: dict[str, bytes]) -> None:
         """Before and after for --diff: what runs and what should, path by path."""

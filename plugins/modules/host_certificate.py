@@ -80,6 +80,11 @@ options:
     description: The root bundle (PEM). In O(state=request) optional, then the installed C(ca.pem) judges.
     type: str
     default: ""
+  controller_time:
+    description:
+      - With O(state=request), what the controller's clock says (unix s). A host whose clock differs by more than a minute is refused before anything is
+        changed - certificates are judged by clocks.
+    type: float
 attributes:
   check_mode:
     description: Predicts, also where neither the group nor the key exists yet; then a certificate is due but there is no
@@ -146,6 +151,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["request", "present"], "required": True},
             "certificate": {"type": "str"},
             "root": {"type": "str", "default": ""},
+            "controller_time": {"type": "float"},
         },
         required_if=[("state", "present", ("certificate",))],
         supports_check_mode=True,
@@ -169,7 +175,7 @@ def main() -> None:
         certificate = Certificate(host, wanted, module.check_mode)
         with contextlib.nullcontext() if module.check_mode else host.lock(f"certificate-{component}"):
             if given["state"] == "request":
-                outcome = certificate.request(given["root"])
+                outcome = certificate.request(given["root"], given["controller_time"])
             else:
                 outcome = certificate.install(given["certificate"], given["chain"], given["root"])
     except (HostError, OSError) as error:

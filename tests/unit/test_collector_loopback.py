@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     for name, text in {"observer": "o-secret", "engineer": "e-secret", "opcua_plc1_password": "o-secret",
                        "server_key": (home / "server.key").read_text(encoding="utf-8")}.items():
         (home / "credentials" / name).write_text(text, encoding="utf-8")
+    with running(home, {}) as plant:
+        yield plant
+
+
+@contextmanager
+def running(home: Path, faults: dict[str, Any]) -> Iterator[Plant]:
+    """A simulator with faults of its start, until the end of the block. One for each home."""
     plant = Plant(home, free_port())
     model = yaml.safe_load((ROOT / "inventories/lab/plant/plant.yml").read_text(encoding="utf-8"))
+    (home / "faults.json").write_text(json.dumps({"opcua": faults}), encoding="utf-8")
     (home / "simulator.json").write_text(json.dumps({
         "plant": {**model, "tags": 20}, "journal": {"directory": str(home / "journal"), "limit_bytes": 1 << 20, "keep": 2},
+        "faults": str(home / "faults.json"),
         "opcua": {"bind": "127.0.0.1", "port": plant.port, "endpoint": "opc.tcp://127.0.0.1:%d/" % plant.port,
                   "application_uri": "urn:test:server", "certificate": str(home / "server.pem"), "trust_list": str(home / "trust")},
     }), encoding="utf-8")
@@ -230,3 +240,21 @@ def test_strangers_are_refused(site: Plant) -> None:
             await plain.connect()
 
     asyncio.run(go())
+
+
+def test_a_node_that_is_gone_after_a_restart_is_named_and_all_others_flow(site: Plant, tmp_path: Path) -> None:
+    """Other namespace numbers, decoys under the old ones, and one mapped node less."""
+    home = Path(shutil.copytree(site.home, tmp_path / "changed", ignore=shutil.ignore_patterns("control")))
+    gone = next(tag for tag in json.loads(site.configuration("gone").read_text(encoding="utf-8"))["sources"][0]["tags"] if tag["name"] == "separator_level")
+    with running(home, {"extra_namespaces": 2, "absent_nodes": [gone["node"].rsplit(";s=", 1)[1]]}) as changed:
+        records, log, code = collect(changed, "gone", lambda seen: len(seen) > 150)
+        assert changed.ask()["sessions"] == []
+    assert code == 0, log
+    of_it = [(r["value"], r["status"]) for r in records if r["tag"] == gone["name"]]
+    assert of_it, "nobody says that it is gone"
+    assert set(of_it) == {(None, 0x80340000)}  # Bad_NodeIdUnknown
+    status = json.loads((home / "gone.status").read_text(encoding="utf-8"))["sources"][0]
+    assert status["failed"] == {gone["name"]: "0x80340000"}
+    cyclic = {tag["name"] for tag in json.loads(changed.configuration("gone").read_text(encoding="utf-8"))["sources"][0]["tags"] if tag["kind"] == "cyclic"}
+    assert cyclic - {r["tag"] for r in records if not r["status"] & 0x80000000} == {gone["name"]}
+    assert -999.0 not in {r["value"] for r in records}

@@ -68,6 +68,7 @@ def machine(tmp_path: Path) -> Machine:
         host.write(path)
     for top in ("/etc/hnai/digests", "/run/hnai"):
         host.write(f"{top}/hnai-questdb.service.restart")
+    host.write("/var/lib/hnai/digests/hnai-questdb.service.data")
     host.write(OWN[2], "u hnai-questdb 900 - /var/lib/hnai/questdb\nm hnai-questdb somebody\nu somebody - -\n")
     host.write("/var/lib/hnai/trees/questdb.json", json.dumps({"component": "questdb", "files": OWN, "intended": {}, "directories": ["/etc/hnai/questdb"]}))
     host.write("/var/lib/hnai/trees/telegraf.json", json.dumps({"component": "telegraf", "files": [], "intended": {}, "directories": []}))

@@ -334,3 +334,34 @@ def test_only_the_root(host: Machine, pki: Pki) -> None:
 def test_what_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(HostError, match=message):
         replace(WANTED, **change)
+
+
+@pytest.mark.parametrize(("off_s", "said"), [(600, "600 s behind"), (-600, "600 s ahead of"), (61, "61 s behind"), (-61, "61 s ahead of")])
+def test_a_clock_that_is_wrong_is_refused_before_anything_changes(tmp_path: Path, pki: Pki, off_s: float, said: str) -> None:
+    host, now = Machine(tmp_path), later(0)
+    with pytest.raises(HostError, match=f"^clock: this host is {said} the controller.*remedy: `chronyc tracking`"):
+        Certificate(host, WANTED, now=lambda: now).request(pki.root, now.timestamp() + off_s)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("off_s", [59.0, -59.0, None])
+def test_a_clock_within_a_minute_is_taken(tmp_path: Path, pki: Pki, off_s: float | None) -> None:
+    now = later(0)
+    outcome = Certificate(Machine(tmp_path), WANTED, now=lambda: now).request(pki.root, None if off_s is None else now.timestamp() + off_s)
+    assert outcome.due
+
+
+def test_a_root_that_ended_is_refused_by_name_before_anything_changes(tmp_path: Path, pki: Pki) -> None:
+    host, after = Machine(tmp_path), later(31)
+    for wanted in (WANTED, replace(WANTED, ca_only=True)):
+        with pytest.raises(HostError, match=r"^hnai_ca_pem: the site's root certificate ended at 20.*remedy: .*pki/root"):
+            Certificate(host, wanted, now=lambda: after).request(pki.root)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_valid_root_of_a_bundle_is_enough(tmp_path: Path, pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> None:
+    young = tmp_path_factory.mktemp("young")
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{young}/k", "-out", f"{young}/c", "-subj", "/CN=y",
+            "-days", "60")  # fmt: skip
+    outcome = Certificate(Machine(tmp_path), WANTED, now=lambda: later(31)).request(pki.root + (young / "c").read_text())
+    assert outcome.due

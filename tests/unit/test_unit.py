@@ -53,6 +53,8 @@ class Systemd(Host):
         self.crash_after: float | None = None
         self.exits: tuple[str, str] | None = None
         self.journal = True
+        self.reason = b"the reason"
+        self.sockets = b""
         self.queue_s = 0.0
         self.turn: float | None = None
 
@@ -106,8 +108,10 @@ class Systemd(Host):
                 self.unit["NRestarts"] = str(int(self.unit["NRestarts"]) + 1)
                 self.start()
             return Completed(0, "".join(f"{key}={value}\n" for key, value in self.unit.items()).encode(), b"")
+        if argv[0] == "ss":
+            return Completed(0, self.sockets, b"")
         if argv[0] == "journalctl":
-            return Completed(0, b"the reason", b"") if self.journal else Completed(127, b"", b"journalctl: not installed")
+            return Completed(0, self.reason, b"") if self.journal else Completed(127, b"", b"journalctl: not installed")
         if argv[1] == "status":
             return Completed(3, b"status text", b"")
         self.burn()
@@ -493,3 +497,32 @@ def test_check_mode_takes_the_predictions_of_earlier_tasks(host: Systemd) -> Non
     assert converge(host, replace(REQUEST, rolling=True, predicted_changes=("/etc/hnai/x/x.conf",)), check=True).restart_pending
     assert not converge(host, replace(REQUEST, predicted_changes=("/etc/other",)), check=True).changed
     assert not converge(host, replace(REQUEST, predicted_changes=("/etc/hnai/x/x.conf",))).changed
+
+
+SOCKETS = b"""udp   UNCONN 0      0            0.0.0.0:123        0.0.0.0:*    users:(("chronyd",pid=7,fd=5))
+tcp   LISTEN 0      128          0.0.0.0:22         0.0.0.0:*    users:(("sshd",pid=8,fd=3))
+tcp   LISTEN 0      100        127.0.0.1:8884       0.0.0.0:*    users:(("x",pid=9,fd=6))
+tcp   LISTEN 0      100             [::]:8883          [::]:*    users:(("python3",pid=42,fd=3),("python3",pid=43,fd=3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (b"2026-11-26T22:22:22+0000 h x[9]: Opening ipv4 listen socket on port 8883.\nError: Address already in use", ["tcp port 8883 is held by python3 (pid 42, foreign.service)"]),
+        (b"2026-11-26T22:22:22+0000 h x[9]: OSError: [Errno 98] EADDRINUSE", ["udp port 123 ", "tcp port 22 ", "tcp port 8883 "]),
+        (b"2026-11-26T22:22:22+0000 h x[9]: port 8883 does not please me", []),
+    ],
+)  # fmt: skip
+def test_who_holds_the_port_is_named(tmp_path: Path, reason: bytes, expected: list[str]) -> None:
+    machine = Systemd(tmp_path)
+    machine.exits, machine.reason, machine.sockets = ("failed", "exit-code"), reason, SOCKETS
+    for pid, unit in ((7, "chrony.service"), (8, "ssh.service"), (9, NAME), (42, "foreign.service")):
+        path = Path(machine.at(f"/proc/{pid}/cgroup"))
+        path.parent.mkdir(parents=True)
+        path.write_text(f"9:name=systemd:/system.slice/{unit}\n8:pids:/\n")
+    with pytest.raises(HostError) as caught:
+        Unit(machine, REQUEST, clock=machine.clock, sleep=machine.sleep).converge()
+    said = [line for line in str(caught.value).splitlines() if "is held by" in line]
+    assert len(said) == len(expected)
+    assert all(line.startswith(start) and line.endswith("remedy: stop it, or give one of the two another port") for line, start in zip(said, expected))

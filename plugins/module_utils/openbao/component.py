@@ -24,6 +24,8 @@ def _explain(error: BaoError, what: str, remedy: str) -> VisitError:
         return VisitError(
             "OpenBao is sealed or has no active node. Run playbooks/components/openbao.yml (lab), or let the key holders unseal it (docs/openbao-ceremony.md)"
         )
+    if "expiration of the CA" in str(error):
+        remedy = "The intermediate authority ends before the certificate would: playbooks/rotate.yml -e rotate_secret=pki/intermediate (docs/rotation.md)"
     return VisitError("%s: %s. %s" % (what, error, remedy))
 
 

@@ -2,7 +2,8 @@
 """Fault switches for tests: a file read at start and a socket for what changes while running.
 
 File (JSON, owned by root): ``extra_namespaces``: how many foreign namespaces are registered before ours, each with decoys
-of our node ids whose value is -999; ``max_monitored_items_per_call`` and ``max_nodes_per_read``: limits that are enforced.
+of our node ids whose value is -999; ``absent_nodes``: identifiers of nodes of ours that the server does not have (any more);
+``max_monitored_items_per_call`` and ``max_nodes_per_read``: limits that are enforced.
 Socket: one JSON object per line in, one out: ``{"status": true}``, ``{"mute": true|false}`` (accepts, never answers),
 ``{"drop": true}`` (closes every connection), ``{"clock": seconds}`` (OPC UA: the device's clock is off by that),
 ``{"grant": id}`` / ``{"revoke": id}`` (the node's attributes say that the observer may write it), ``{"exception": code}`` /

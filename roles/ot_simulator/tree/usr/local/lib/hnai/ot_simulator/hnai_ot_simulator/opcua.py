@@ -131,6 +131,8 @@ class Faults:
         self.max_items = int(raw.get("max_monitored_items_per_call") or 0)
         self.max_reads = int(raw.get("max_nodes_per_read") or 0)
         self.extra = int(raw.get("extra_namespaces") or 0)
+        self.absent = {str(node) for node in raw.get("absent_nodes") or ()}
+        """Identifiers of nodes that are not there: nobody can read them, and no journal has them."""
         self.granted: set[str] = set()
         """Identifiers of nodes whose attributes say that the observer may write them."""
         self.speaking = asyncio.Event()
@@ -253,6 +255,8 @@ class OpcuaSimulator:
         canary = ua.NodeId("Commissioning.Canary", self.index)
         engineers = {canary}
         for tag in self.plant.tags:
+            if tag.node in self.faults.absent:
+                continue
             kind = TYPES[tag.type]
             nodeid = ua.NodeId(tag.node, self.index)
             empty = {"double": 0.0, "float": 0.0, "bool": False, "string": ""}.get(tag.type, 0)
@@ -295,7 +299,7 @@ class OpcuaSimulator:
 
     async def _produce(self) -> None:
         """One step: journal first, then the address space, so that nothing was ever read that no journal has."""
-        samples = self.plant.advance()
+        samples = [sample for sample in self.plant.advance() if sample.tag.name in self._nodes]
         now = self.faults.now()
         stamped = [(sample, now + 7 * index) for index, sample in enumerate(samples)]
         self.journal.write({"t": t, "tag": s.tag.name, "value": s.value, "status": s.status} for s, t in stamped)

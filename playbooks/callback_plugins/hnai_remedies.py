@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ends a run that broke with what to do. Ansible loads it for playbooks of this folder, whatever the configuration says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+from ansible_collections.hnai.platform.plugins.plugin_utils.remedies import Said, told
+
+DOCUMENTATION = r"""
+name: hnai_remedies
+type: aggregate
+short_description: Ends a run that broke with what to do
+description:
+  - An unreachable host, a refused sudo and a full disk are told by Ansible itself, without a remedy. This says it once for each cause, at the end of the
+    run, with the hosts. Silent in every other run.
+"""
+
+
+class CallbackModule(CallbackBase):
+    """See the core: plugins/plugin_utils/remedies.py."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "hnai_remedies"
+    CALLBACK_NEEDS_ENABLED = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.heard: list[Said] = []
+
+    def _heard(self, result: Any, away: bool) -> None:
+        content = dict(result.result)
+        parts = [content.get("msg"), content.get("module_stderr")]
+        text = "\n".join(str(part) for part in parts if part)
+        name = result.host.get_name()
+        self.heard.append(Said(name, name, text, away))
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """A failure."""
+        self._heard(result, False)
+
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        """A failure in a loop."""
+        self._heard(result, False)
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """A host that does not answer."""
+        self._heard(result, True)
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """The end of the run."""
+        for text in told(self.heard):
+            self._display.error(text, wrap_text=False)

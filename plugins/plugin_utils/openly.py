@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Modules whose result is secret and whose refusal is not.
+
+A task with `no_log: true` hides everything, the sentence that says what to do included. The actions built on this show that sentence, and nothing
+else: where the module refuses in its own words, and where the host cannot be reached.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+
+_HIDDEN = "the module did not come to an end; what it said is hidden, because it may hold secrets"
+_FULL = "No space left on device"
+
+
+def shown(found: dict[str, Any]) -> str:
+    """What may be shown of a failed result: the module's own sentence; of a module that broke only what names no value."""
+    broken = f"{found.get('module_stderr', '')}{found.get('module_stdout', '')}"
+    if not broken:
+        return str(found.get("msg") or _HIDDEN)
+    return f"{_HIDDEN}; {_FULL}" if _FULL in broken else _HIDDEN
+
+
+class Openly(ActionBase):
+    """Runs *module* with the task's own arguments."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _supports_async = False
+    module = ""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The module's result, or why it refuses."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        try:
+            found = dict(self._execute_module(module_name=self.module, task_vars=task_vars))
+        except AnsibleConnectionFailure:
+            self._task.no_log = False  # the task is this process's own copy
+            raise
+        if not found.get("failed"):
+            return {**result, **found}
+        self._task.no_log = False
+        return {**result, "failed": True, "changed": False, "msg": shown(found)}

