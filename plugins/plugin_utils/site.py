@@ -123,7 +123,7 @@ def _once(file: Path, make: Callable[[], str]) -> str:
 
 def _written(hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], wanted: Iterable[str]) -> Iterator[Any]:
     """The variables of the model by host, without templating what is no template."""
-    names = [*_HOST.values(), *wanted]
+    names = [*_HOST.values(), "hnai_debian", *wanted]
     for number, host in enumerate(str(host) for host in groups.get("managed", [])):
         raw = hostvars.raw_get(host) if hasattr(hostvars, "raw_get") else hostvars[host]
         for name in [*names, *([] if number else _SITE.values())]:
@@ -151,6 +151,7 @@ def _collect(
     for host in managed:
         variables = hostvars[host]
         entry = {key: plain(variables[name]) for key, name in _HOST.items() if name in variables}
+        entry["debian"] = plain(variables.get("hnai_debian"))
         entry["vars"] = {name: plain(variables[name]) for name in wanted if name in variables}
         hosts[host] = entry
     data["hosts"] = hosts

@@ -54,10 +54,10 @@ class Run:
 
 
 class Lab:
-    """The lab site of INVENTORY."""
+    """The lab site of INVENTORY, or of another one."""
 
-    def __init__(self) -> None:
-        self.inventory = ROOT / os.environ.get("INVENTORY", "inventories/lab/hosts.yml")
+    def __init__(self, inventory: Path | None = None) -> None:
+        self.inventory = inventory or ROOT / os.environ.get("INVENTORY", "inventories/lab/hosts.yml")
         self.python_path = ROOT / ".venv" / "bin"
 
     @cached_property
@@ -107,9 +107,9 @@ class Lab:
         """A Python program on a host; its standard output is JSON."""
         return json.loads(self.run(host, interpreter, "-", *args, stdin=code, timeout=timeout).stdout)
 
-    def plant(self, *argv: str, host: str = "plc1", timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A command on a device of the plant, over podman: nothing of the site reaches it."""
-        return self.podman("exec", f"{self.var('plc1', 'lab_prefix') or 'hnai-'}{host}", *argv, timeout=timeout, check=check)
+    def plant(self, *argv: str, host: str = "", timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """A command on a device of the plant (the first, if none is named), over podman: nothing of the site reaches it."""
+        return self.podman("exec", self.container(host or self.groups["ot_devices"][0]), *argv, timeout=timeout, check=check)
 
     def podman(self, *argv: str, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
         """podman on this machine."""
@@ -117,7 +117,7 @@ class Lab:
 
     def container(self, host: str) -> str:
         """Name of a lab host's container."""
-        return f"{self.var('plc1', 'lab_prefix') or 'hnai-'}{host}"
+        return f"{self.var(host, 'lab_prefix')}{host}"
 
     def each(self, hosts: list[str], function: Any) -> dict[str, Any]:
         """function(host) on several hosts, four at a time."""

@@ -52,6 +52,7 @@ SCENARIOS = {
     "decommission": "QuestDB and its writer are taken out of the site: nothing is left, the verdict passes, and site.yml installs them again",
     "drift": "21 things changed by hand at once: the check names each and changes nothing, one run repairs them and nothing else",
     "bare-check": "a check on freshly made hosts predicts files, packages, users and units of the run that follows, and names what it cannot know",
+    "twin": "a second site of other names, addresses and Debian releases, with five brokers, out of its inventory alone; the lab stands again afterwards",
     "first-kill": "the controller killed in the middle of the first deployment: the next run converges",
 }
 Z = "%Y%m%dT%H%M%SZ"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -27,10 +28,17 @@ print(json.dumps({"wanted": read("/etc/hnai/digests"), "running": read("/run/hna
 
 
 def lab_command(lab: Lab, *argv: str, timeout: float) -> None:
-    """A command of the project; its end must be good."""
+    """A command of the project; its end must be good. What it started does not outlive its time."""
     environment = {**os.environ, "PATH": f"{lab.python_path}:{os.environ['PATH']}"}
-    run = subprocess.run(argv, cwd=ROOT, check=False, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
-    assert run.returncode == 0, f"{argv}: rc {run.returncode}: {run.stdout[-5000:]}{run.stderr[-1000:]}"
+    with subprocess.Popen(
+        argv, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            said, _none = process.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0, f"{argv}: rc {process.returncode}: {said[-6000:]}"
 
 
 def named_tasks(lab: Lab) -> int:

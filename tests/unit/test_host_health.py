@@ -209,6 +209,16 @@ def test_the_jump_follows_whom_it_wants(machine: Machine) -> None:
     assert machine.judge() == WELL
 
 
+def test_settings_that_are_the_machines_are_named_and_judged_nowhere(machine: Machine) -> None:
+    machine.want = replace(machine.want, sysctl={"kernel.machines_own": "1", "net.ours": "1"})
+    ours = machine.base / "proc/net/ours"
+    ours.parent.mkdir()
+    for value, judged in (("1", "pass"), ("0", "fail")):
+        ours.write_text(value)
+        assert machine.judge() == {**WELL, "HO5": judged, "HO6": "skipped"}
+        assert "kernel.machines_own" in machine.checks["HO6"].reason and "net.ours" not in machine.checks["HO6"].reason
+
+
 def test_a_revocation_list_is_judged_where_there_is_one(machine: Machine) -> None:
     pki = machine.base / "etc/ot_collector/pki/issuers"
     pki.mkdir(parents=True)

@@ -460,6 +460,14 @@ def test_a_listener_that_asks_no_certificate_fails(pki: Path, open_tls_port: int
     assert statuses(of_listener(open_tls_port, True, pki, [open_tls_port])) == {"S1": "pass", "S2": "fail", "S4": "pass", "S4 others": "pass"}
 
 
+@pytest.mark.parametrize(("refused", "status"), [(lambda _mechanism: True, "pass"), (lambda mechanism: mechanism.endswith("512"), "fail")])
+def test_a_listener_that_takes_a_wrong_password_by_one_mechanism_fails(
+    pki: Path, right_port: int, refused: Callable[[str], bool], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "refuses_wrong_password", lambda _host, _listener, _files, mechanism, _limit_s: refused(mechanism))
+    assert statuses(of_listener(right_port, False, pki, [right_port]))["S3"] == status
+
+
 def test_a_port_that_nobody_declared_fails(pki: Path, right_port: int) -> None:
     found = of_listener(right_port, True, pki, [right_port, 9092])
     assert statuses(found) == {"S1": "pass", "S2": "pass", "S4": "pass", "S4 others": "fail"}

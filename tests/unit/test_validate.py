@@ -140,6 +140,27 @@ def test_wider_than_needed_is_a_warning(data: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("release", "words"),
+    [("13", ""), ("12", "Debian 13 only"), ("11", "'11' is no release"), (13, "13 is no release"), (None, "is missing"), ({"a": 1}, "is no release")],
+)
+def test_a_component_stands_on_a_debian_that_it_is_made_for(data: dict[str, Any], release: Any, words: str) -> None:
+    versions = {"name": "store", "type": "deb", "version": {"13": "1.*"}, "packages": ["store"]}
+    data["contracts"]["store"]["artifacts"] = [{"name": "plain", "version": "1"}, versions]
+    (host,) = data["groups"]["store"]
+    data["hosts"][host]["debian"] = release
+    found = errors(data)
+    assert [item["key"] for item in found] == ([f"{host}: hnai_debian"] if words else [])
+    assert all(words in item["message"] and item["invariant"] == "release" for item in found)
+    if words == "Debian 13 only":
+        assert "its contract names no store for it" in found[0]["message"]
+        # What it is not made for anywhere is said too; other hosts may run what they like.
+        versions["version"] = {"14": "1.*"}
+        assert "no release of Debian" in errors(data)[0]["message"]
+        data["contracts"]["store"]["artifacts"] = []
+        assert errors(data) == []
+
+
+@pytest.mark.parametrize(
     ("today", "severity", "text"),
     [
         (datetime.date(2030, 11, 30), None, ""),

@@ -123,7 +123,7 @@ def refusal(wanted: Wanted, witness: bool, registered: Callable[[], bool | None]
         if me is not None and me.directory_id:
             return f"kafka_directory_id of {me.host}: is declared, and the old disk had it; take it out of the inventory, a new disk gets an id of its own"
         if registered() is None:
-            return ("no quorum answers, so there is nothing to join again; if two of three nodes are lost, see docs/runbooks/kafka-quorum-loss.md. "
+            return ("no quorum answers, so there is nothing to join again; if most of the nodes are lost, see docs/runbooks/kafka-quorum-loss.md. "
                     "Nothing was formatted")
         return ""
     if witness:

@@ -4,7 +4,7 @@
 Input (`Site.from_dict`), all keys optional, everything JSON-like:
   zones      {id: {level, cidrs: [v4, v6], purpose, side: security|management, island: bool}}
   hosts      {name: {zone, addresses: {v4, v6}, second_addresses: {name: {v4, v6}}, interfaces: {zone: {name, v4, v6}},
-             dual_homed: {owner, reason}, role, vars: {name: value}}}
+             dual_homed: {owner, reason}, role, debian: "12"|"13", vars: {name: value}}}
   groups     {group: [host]}                  inventory groups
   assets     {id: {zone, addresses, interfaces, dual_homed, role, services: {name: {proto, port}}, connects: [as in a contract]}}
   conduits   [{id, from, to, service, kind, data_direction, owner, reason, expires, sr, limits, needed_by}]
@@ -291,6 +291,7 @@ class Site:
             else:
                 self.problem("inventory", name, "has no variables", "give it hnai_zone and hnai_addresses")
         self.vars: dict[str, dict[str, Any]] = {name: _keyed(host.get("vars")) for name, host in hosts.items()}
+        self.debian: dict[str, Any] = {name: host["debian"] for name, host in hosts.items() if "debian" in host}
         self.defaults: dict[str, Any] = self._map(data, "defaults", "")
         self.slo: dict[str, Any] = self._map(data, "slo", "hnai_slo")
         self.sources: list[dict[str, Any]] = self._maps(data, "ot_sources", "hnai_ot_sources", "write id, asset, protocol")

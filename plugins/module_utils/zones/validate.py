@@ -51,6 +51,8 @@ SITE_VARIABLES = frozenset(
 )
 #: Child group of the collector's hosts that hear Sparkplug B edge nodes.
 HEARING = "ot_collector_sparkplug"
+#: Of Debian, as targets may run them.
+RELEASES = ("12", "13")
 _SECONDS = {"milliseconds": 0.001, "seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 _BYTES = {"bytes": 1, "mebibytes": 1024 * 1024}
 
@@ -75,6 +77,7 @@ def judge(site: Site, data: Mapping[str, Any], today: datetime.date) -> list[Pro
     found += _unaudited(site)
     found += expiry(site, today)
     found += _placement(site)
+    found += _releases(site)
     found += _ports(site)
     found += _quorum(site)
     found += _buffers(site)
@@ -282,6 +285,40 @@ def _placement(site: Site) -> list[Problem]:
                 group = contract.get("placement", component)
                 found.append(Problem(site.file("hnai_zone"), f"groups.{group}: {host}", message, remedy, "level"))
     return found
+
+
+def _releases(site: Site) -> list[Problem]:
+    """Each host's Debian is one that there is, and one that every component on it is made for."""
+    found = []
+    file = site.file("hnai_debian")
+    good = {}
+    for host, release in sorted(site.debian.items()):
+        if host not in site.nodes:
+            continue
+        if isinstance(release, str) and release in RELEASES:
+            good[host] = release
+        else:
+            message = "is missing" if release is None else f"{repr(release)[:80]} is no release that a target may have"
+            found.append(Problem(file, f"{host}: hnai_debian", message, 'write "12" or "13", in quotes: the release that the host runs', "release"))
+    for component, contract in sorted(site.contracts.items()):
+        possible = [release for release in RELEASES if not _lacking(contract, release)]
+        for host in site.placed(component) if possible != list(RELEASES) else ():
+            if host in good and good[host] not in possible:
+                only = f"Debian {' or '.join(possible)} only" if possible else "no release of Debian"
+                lacking = ", ".join(_lacking(contract, good[host]))
+                message = f"{component} stands on {host}, which runs Debian {good[host]}, and is for {only}: its contract names no {lacking} for it"
+                remedy = f"place {component} on a host with another release, or add the packages to {contract_file(component)} and try them"
+                found.append(Problem(file, f"{host}: hnai_debian", message, remedy, "release"))
+    return found
+
+
+def _lacking(contract: Mapping[str, Any], release: str) -> list[str]:
+    """Artifacts of a contract that say what they are on other releases, and not on this one."""
+    return [
+        str(entry.get("name"))
+        for entry in contract.get("artifacts", [])
+        if any(isinstance(entry.get(key), Mapping) and release not in entry[key] for key in ("version", "packages"))
+    ]
 
 
 def _ports(site: Site) -> list[Problem]:
