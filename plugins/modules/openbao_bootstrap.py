@@ -145,7 +145,6 @@ changed_paths:
 """
 
 import grp
-import os
 
 from ansible.module_utils.basic import AnsibleModule
 

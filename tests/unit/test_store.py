@@ -525,10 +525,10 @@ class TestDebs:
             ({}, [], ["lib=1", "mta=1", "self=1", "tool=2"]),
             ({"lib": "1"}, [], ["mta=1", "self=1", "tool=2"]),
             # Too old for what is asked of it.
-            ({"lib": "0.9", "mta": "1", "self": "1"}, [], ["lib=1", "tool=2"]),
+            ({"lib": "0.9", "mta": "1", "self": "1"}, ["helper"], ["lib=1", "tool=2"]),
             # Another alternative is there, and something stands in for a name.
             ({"lib": "1", "other-mta": "1"}, ["helper"], ["tool=2"]),
-            ({"lib": "1", "mta": "1", "self": "1", "tool": "1"}, [], ["tool=2"]),
+            ({"lib": "1", "mta": "1", "self": "1", "tool": "1"}, ["helper"], ["tool=2"]),
             ({"lib": "1", "mta": "1", "self": "1", "tool": "2"}, [], []),
         ],
     )  # fmt: skip
