@@ -245,7 +245,9 @@ def main() -> None:
             except (BaoError, Unreachable):
                 status = None
             plan = machine.plan(status)
+            diff = {"diff": {"before": "", "after": "".join(f"{step}\n" for step in plan), "before_header": "OpenBao", "after_header": "OpenBao"}}
             module.exit_json(
+                **(diff if module._diff else {}),
                 changed=bool(plan),
                 actions=plan,
                 initialized=bool(status and status["initialized"]),
