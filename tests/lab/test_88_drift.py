@@ -137,7 +137,8 @@ def drifts(lab: Lab) -> dict[str, Drift]:
         "missing ACL": Drift(first, lambda lab, _host: cluster(lab, "acl", {"entry": MISSING, "present": False}), nothing,
                              ("User:flink describe on topic literal ot.raw",), frozenset({cluster_task})),
         # The broker takes it up, as whoever did it would see to.
-        "Mosquitto ACL line": Drift(edge, shell(f"sed -i '$d' {acl} && systemctl reload hnai-mosquitto.service"), file_of(acl), (acl, "topic"),
+        "Mosquitto ACL line": Drift(edge, shell(f"sed -i \"$(grep -n '^topic' {acl} | tail -1 | cut -d: -f1)d\" {acl} && systemctl reload hnai-mosquitto"),
+                                    file_of(acl), (acl, "topic"),
                                     frozenset({(edge, "mosquitto", TREE), (edge, "mosquitto", "Run the unit")})),
         "Flink job cancelled": Drift(stream, cancelled, running_jobs, ("hnai-flink-jobs.service", "no job of that name runs"),
                                      frozenset({(stream, "flink", "Run the units"), (stream, "flink", "Deploy the jobs")}),
