@@ -28,6 +28,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "components": {"type": "list", "elements": "str"},
 }
 
+#: Of packages that a check predicts.
+UNPREDICTED = "not predicted: accounts, files and units that these packages bring"
+
 display = Display()
 
 
@@ -128,10 +131,22 @@ class ActionModule(ActionBase):
         archives, sets, unmasked = need.lacking(store, seen)
         changed = bool(archives or sets or unmasked or seen["leftover"])
         if not changed or self._task.check_mode:
-            return self._report(need, seen, changed, archives, sets, unmasked)
+            predicted, whole = self._predict(store, variables, sets) if sets else ([], True)
+            return self._report(need, seen, changed, archives, predicted, unmasked, whole=whole)
         after = self._apply(store, variables, release, archives, sets, unmasked, seen)
         done = [archive for archive in archives if after["applied"][archive.name]["changed"]]  # another run may have been faster
-        return self._report(need, after, after["changed"], done, [], after["masked"], after["installed"], seen)
+        return self._report(need, after, after["changed"], done, after["installed"], after["masked"], seen)
+
+    def _predict(self, store: Store, variables: dict[str, Any], sets: list[locks.Debs]) -> tuple[list[str], bool]:
+        """(packages that apt would install, whether that is all): with what they depend on, where the set was recorded."""
+        known = {wanted.name: recorded for wanted in sets for recorded in [debs.resolved(store, wanted)] if recorded}
+        found = {f"{name}={glob}" for wanted in sets if wanted.name not in known for name, glob in wanted.wanted}
+        if known:
+            names = sorted({name for recorded in known.values() for name in debs.mentioned(recorded)})
+            seen = self._call(variables, step="observe", packages=names)
+            for recorded in known.values():
+                found.update(debs.predicted(recorded, seen["packages"], seen.get("provided", [])))
+        return sorted(found), len(known) == len(sets)
 
     def _apply(
         self,
@@ -179,12 +194,12 @@ class ActionModule(ActionBase):
         state: dict[str, Any],
         changed: bool,
         archives: list[locks.Archive],
-        sets: list[locks.Debs],
+        packages: list[str],
         masked: list[str],
-        installed: list[str] | None = None,
         before: dict[str, Any] | None = None,
+        whole: bool = True,
     ) -> dict[str, Any]:
-        """The result; with `before` the change was made, without it is predicted."""
+        """The result; with `before` the change was made, without it is predicted. `whole`: what the packages depend on is among them."""
         touched = {archive.name for archive in archives}
         old, new, found = [], [], {}
         for archive in need.archives:
@@ -201,13 +216,14 @@ class ActionModule(ActionBase):
                 flaw = f" (damaged: {was['damaged']})" if was["damaged"] else ""
                 old.append(f"{archive.name} {was['version'] or 'absent'}{flaw} recipe {was['recipe'][:12] or '-'}")
                 new.append(f"{archive.name} {archive.version} recipe {archive.recipe[:12]}")
-        packages = installed if installed is not None else [f"{name}={glob}" for wanted in sets for name, glob in wanted.wanted]
         for package in packages:
             name = package.split("=", 1)[0]
             known = (before or state)["packages"].get(name)
             old += [f"{name}={known}"] if known else []
             new.append(package)
         new += [f"masked {unit}" for unit in masked]
+        if packages and before is None:
+            new.append(("" if whole else "not predicted: what these packages depend on, for they were never fetched; ") + UNPREDICTED)
         report: dict[str, Any] = {
             "changed": changed,
             "os": state["os"],

@@ -159,6 +159,13 @@ def installed_packages(names: Sequence[str], runner: Run = run) -> dict[str, str
     return found
 
 
+def provided_packages(runner: Run = run) -> list[str]:
+    """Virtual names that wholly installed packages provide."""
+    _code, text = runner(["dpkg-query", "-W", "-f", "${db:Status-Abbrev}\t${Provides}\n"], 60.0)
+    rows = [line.split("\t", 1) for line in text.splitlines() if line.count("\t")]
+    return sorted({word.split()[0] for state, names in rows if state.strip() in ("ii", "hi") for word in names.split(",") if word.strip()})
+
+
 def masked(unit: str, units: Path = UNITS) -> bool:
     """Whether the unit is masked."""
     try:

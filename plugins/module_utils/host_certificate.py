@@ -148,6 +148,8 @@ class Certificate:
         self._directory()
         if root.strip():
             self._put(self.ca, _bundle(root, "root"), 0o644)
+        elif self.check and read_file(self.host, self.ca) is None:
+            self.outcome.changed_paths.append(self.ca)  # The authority that is made before the real run comes here.
         if self.want.ca_only:
             return self.outcome
         self._key()
@@ -158,7 +160,7 @@ class Certificate:
             if read_file(self.host, self.key) is not None:
                 self.outcome.csr = self._csr()
             if self.check:
-                self.outcome.changed_paths.append(self.cert)
+                self.outcome.changed_paths += [self.cert, *([self.keystore] if self.want.combined else [])]
         else:
             self._put(self.cert, certificate or b"", 0o644)
             self._combine(certificate or b"")

@@ -20,7 +20,8 @@ description:
     (C(mvn), C(pip), C(go), C(apt-get)) with the machine's own configuration, once, into C(hnai_store_dir)
     (default C(~/.cache/hnai/store)), and compares it with the sha256 that the lock files pin.
   - One round trip if nothing changes. A run that was killed is completed by the next one.
-  - In check mode nothing is built, fetched or pushed; the change is predicted from contract and lock.
+  - In check mode nothing is built, fetched or pushed; the change is predicted from contract, lock and, for Debian packages, the recorded set - with
+    what they depend on and the host lacks. Accounts and units that packages bring are not predicted, which the difference says.
   - Targets are Debian 12 and 13 on amd64, others are refused.
 options:
   component:
@@ -119,7 +120,9 @@ debs:
   type: dict
   contains:
     installed:
-      description: What this run installed, dependencies included, as C(name=version). In check mode the wanted packages.
+      description: >-
+        What this run installed, dependencies included, as C(name=version). In check mode what it would install; where the packages were never
+        fetched, the wanted ones alone, with their pins.
       type: list
       elements: str
     versions:
@@ -211,7 +214,9 @@ def main() -> None:
     params = module.params
     try:
         if params["step"] == "observe" or module.check_mode:
-            module.exit_json(changed=False, **observe(params))
+            # What stands in for a package is asked for a prediction alone.
+            provided = {"provided": artifact.provided_packages()} if module.check_mode and params["packages"] else {}
+            module.exit_json(changed=False, **observe(params), **provided)
         with artifact.host_lock(deadline_s=float(params["timeout"])) as handle:
             result = plan(params, handle) if params["step"] == "plan" else apply(params, handle)
             result.update(observe(params))

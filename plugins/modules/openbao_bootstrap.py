@@ -145,7 +145,6 @@ changed_paths:
 """
 
 import grp
-import os
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -182,15 +181,22 @@ def make_tls(module: AnsibleModule) -> None:
     except KeyError:
         if not module.check_mode:
             module.fail_json(msg="group %s is not there: converge the configuration tree of openbao first" % given["group"])
-        module.exit_json(changed=True, changed_paths=[os.path.join(given["tls_directory"], "cert.pem")], actions=["temporary certificate"])
+        gid = 0
     try:
         out = first_tls.ensure(module.run_command, given["tls_directory"], given["ca_file"], gid, module.check_mode)
     except (first_tls.TlsError, OSError) as error:
         module.fail_json(msg=str(error))
+    difference = {
+        "before": "",
+        "after": "".join(f"{path}\n" for path in out.changed_paths),
+        "before_header": given["tls_directory"],
+        "after_header": given["tls_directory"],
+    }
     module.exit_json(
         changed=bool(out.changed_paths),
         changed_paths=out.changed_paths,
         actions=["temporary certificate"] if out.changed_paths else [],
+        **({"diff": difference} if module._diff else {}),
     )
 
 
@@ -239,7 +245,9 @@ def main() -> None:
             except (BaoError, Unreachable):
                 status = None
             plan = machine.plan(status)
+            diff = {"diff": {"before": "", "after": "".join(f"{step}\n" for step in plan), "before_header": "OpenBao", "after_header": "OpenBao"}}
             module.exit_json(
+                **(diff if module._diff else {}),
                 changed=bool(plan),
                 actions=plan,
                 initialized=bool(status and status["initialized"]),

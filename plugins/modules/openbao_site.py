@@ -197,7 +197,9 @@ def main() -> None:
             module.check_mode,
         )
         if module.check_mode and not stands(api):
-            module.exit_json(changed=True, changes=["the whole site (no store is open yet)"], pending=[], orphans=[], root_ca="")
+            what = "the whole site (no store is open yet)"
+            diff = {"diff": {"before": "", "after": f"not predicted: {what}\n", "before_header": "OpenBao", "after_header": "OpenBao"}}
+            module.exit_json(changed=True, changes=[what], pending=[], orphans=[], root_ca="", **(diff if module._diff else {}))
         out = work.converge()
         trusted = bool(out.root_ca) and first_tls.trust(given["ca_file"], out.root_ca.encode(), module.check_mode)
     except (site.SiteError, BaoError, Unreachable, OSError, ValueError) as error:

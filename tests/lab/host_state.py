@@ -16,6 +16,7 @@ import subprocess
 
 TOPS = ("/etc", "/usr/local", "/var/lib/hnai/trees", "/var/lib/hnai/digests", "/var/lib/hnai/firewall", "/root/.ssh")
 SINGLE = ("/run/hnai/*.restart", "/run/hnai/*.reload", "/opt/hnai/*/current", "/opt/hnai/*/*/.hnai-manifest", "/home/*/.ssh/*")
+SYSTEM = ("ssh.service", "chrony.service", "systemd-journald.service", "systemd-sysctl.service")
 #: Written by the system's own tools out of what else is here.
 DERIVED = ("/etc/ld.so.cache", "/etc/mtab", "/etc/.pwd.lock", "/etc/group-", "/etc/passwd-", "/etc/shadow-", "/etc/gshadow-")
 
@@ -43,17 +44,21 @@ def main() -> None:
     for path in sorted(set(paths) - set(DERIVED)):
         if os.path.islink(path) or os.path.isfile(path):
             found[path] = file(path)
-    shown = run("systemctl", "show", "--property=Id,Type,ActiveState,UnitFileState,InvocationID", "hnai-*", "ssh.service", "chrony.service")
+    shown = run("systemctl", "show", "--property=Id,Type,RemainAfterExit,ActiveState,UnitFileState,InvocationID", "hnai-*", *SYSTEM)
     for block in shown.split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         # What a timer starts comes and goes by itself, as the dead-man of a change of the firewall does.
         if values and "-deadman-" not in values["Id"]:
-            keys = ("UnitFileState",) if values.get("Type") == "oneshot" else ("ActiveState", "UnitFileState", "InvocationID")
+            passes = values.get("Type") == "oneshot" and values.get("RemainAfterExit") != "yes"
+            keys = ("UnitFileState",) if passes else ("ActiveState", "UnitFileState", "InvocationID")
             found["unit " + values["Id"]] = [values.get(key, "") for key in keys]
     # Without counters, handles and what packets put into sets.
     found["firewall"] = [hashlib.sha256(run("nft", "-s", "-t", "list", "table", "inet", "hnai").encode()).hexdigest()]
     found["packages"] = run("dpkg-query", "-W", "-f", "${Package}=${Version} ${db:Status-Abbrev}\n").splitlines()
-    found["accounts"] = sorted(run("getent", "passwd").splitlines())
+    found["accounts"] = sorted(run("getent", "passwd").splitlines() + run("getent", "group").splitlines())
+    # What packages deliver into these folders.
+    listed = set(run("dpkg-query", "-L", *run("dpkg-query", "-W", "-f", "${Package}:${Architecture}\n").replace(":all", "").split()).splitlines())
+    found["distribution"] = sorted(line for line in listed if line.startswith(("/etc/", "/usr/local/")))
     print(json.dumps(found))
 
 

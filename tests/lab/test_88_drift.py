@@ -31,6 +31,11 @@ def shell(text: str) -> Callable[[Lab, str], str]:
     return lambda lab, host: lab.run(host, "sh", "-c", text, timeout=180).stdout
 
 
+def seen(text: str) -> Callable[[Lab, str], str]:
+    """What a command of the host's shell says, also where there is nothing to say it of."""
+    return lambda lab, host: lab.run(host, "sh", "-c", text, timeout=180, check=False).stdout
+
+
 @dataclass(frozen=True)
 class Drift:
     """`plant` makes it; `look` says what it is about, and says the same before it and after the repair. `words` are what the check must name on
@@ -47,7 +52,7 @@ class Drift:
 
 def file_of(path: str) -> Callable[[Lab, str], str]:
     """Content, mode and owner of a file, '' where there is none."""
-    return shell(f"test ! -e {path} || {{ stat -c '%a %U:%G' {path}; sha256sum {path}; }}")
+    return seen(f"test ! -e {path} || {{ stat -c '%a %U:%G' {path}; sha256sum {path}; }}")
 
 
 def appended(path: str, text: str) -> str:
@@ -110,7 +115,7 @@ def drifts(lab: Lab) -> dict[str, Drift]:
         "mode": Drift(jump, shell("chmod 0666 /etc/chrony/chrony.conf"), file_of("/etc/chrony/chrony.conf"), ("/etc/chrony/chrony.conf", "mode 0666"),
                       frozenset({(jump, "host", TREE)})),
         "owner": Drift(store, shell(f"chown nobody {mechanism}"), file_of(mechanism), (mechanism, "owner 65534:0"), frozenset({(store, "telegraf", TREE)})),
-        "foreign file": Drift(edge, shell(appended(foreign, MARK)), shell("echo"), (foreign, "left alone")),
+        "foreign file": Drift(edge, shell(appended(foreign, MARK)), seen("echo"), (foreign, "left alone")),
         "file of ours once": Drift(edge, shell(left_over("mosquitto", ours)), file_of(ours), (ours,), frozenset({(edge, "mosquitto", TREE)})),
         "unit disabled": Drift(third, shell("systemctl disable hnai-kafka.service"), enabled("hnai-kafka.service"), ("hnai-kafka.service", "enabled: disabled"),
                                frozenset({(third, "kafka", "Run the unit, leave a restart to the roll")})),
@@ -123,7 +128,7 @@ def drifts(lab: Lab) -> dict[str, Drift]:
                               ("unit hnai-telegraf-bridge.service",)),
         "old digest": Drift(store, shell(f"sed -i 's/^[0-9a-f]/x/' {ran}"), file_of(ran), ("hnai-victoriametrics-auth.service", "restarted"),
                             frozenset({(store, "victoriametrics", "Run the units")}), ("unit hnai-victoriametrics-auth.service",)),
-        "package removed": Drift(second, shell("dpkg --remove conntrack"), shell("dpkg-query -W -f '${Version} ${db:Status-Abbrev}' conntrack"),
+        "package removed": Drift(second, shell("dpkg --remove conntrack"), seen("dpkg-query -W -f '${Version} ${db:Status-Abbrev}' conntrack"),
                                  ("conntrack=",), frozenset({(second, "host", "Install the packages")})),
         "topic setting": Drift(first, lambda lab, _host: cluster(lab, "config", {"topic": "ot.deadletter", "set": {"unclean.leader.election.enable": "true"}}),
                                nothing, ("ot.deadletter", "unclean.leader.election.enable"), frozenset({cluster_task})),
@@ -132,22 +137,23 @@ def drifts(lab: Lab) -> dict[str, Drift]:
         "missing ACL": Drift(first, lambda lab, _host: cluster(lab, "acl", {"entry": MISSING, "present": False}), nothing,
                              ("User:flink describe on topic literal ot.raw",), frozenset({cluster_task})),
         # The broker takes it up, as whoever did it would see to.
-        "Mosquitto ACL line": Drift(edge, shell(f"sed -i '$d' {acl} && systemctl reload hnai-mosquitto.service"), file_of(acl), (acl, "topic"),
+        "Mosquitto ACL line": Drift(edge, shell(f"sed -i \"$(grep -n '^topic' {acl} | tail -1 | cut -d: -f1)d\" {acl} && systemctl reload hnai-mosquitto"),
+                                    file_of(acl), (acl, "topic"),
                                     frozenset({(edge, "mosquitto", TREE), (edge, "mosquitto", "Run the unit")})),
         "Flink job cancelled": Drift(stream, cancelled, running_jobs, ("hnai-flink-jobs.service", "no job of that name runs"),
                                      frozenset({(stream, "flink", "Run the units"), (stream, "flink", "Deploy the jobs")}),
                                      ("unit hnai-flink-jobs.service",)),
-        "nft rule": Drift(stream, shell("nft add rule inet hnai input tcp dport 12345 accept"), shell("nft -s -t list table inet hnai | sha256sum"),
+        "nft rule": Drift(stream, shell("nft add rule inet hnai input tcp dport 12345 accept"), seen("nft -s -t list table inet hnai | sha256sum"),
                           ("tcp dport 12345 accept", "the loaded table was changed by hand"),
                           frozenset({(stream, "firewall", "Enforce the approved conduits")}), ("/var/lib/hnai/firewall/confirmed.json",)),
-        "sysctl": Drift(first, shell("sysctl -w net.ipv4.conf.all.accept_redirects=1"), shell("sysctl -n net.ipv4.conf.all.accept_redirects"),
+        "sysctl": Drift(first, shell("sysctl -w net.ipv4.conf.all.accept_redirects=1"), seen("sysctl -n net.ipv4.conf.all.accept_redirects"),
                         ("net.ipv4.conf.all.accept_redirects = 1",), frozenset({(first, "host", TREE)})),
-        "authorized key": Drift(second, shell(appended(f"/home/{user}/.ssh/authorized_keys", public_key())), shell(f"cat /home/{user}/.ssh/authorized_keys"),
+        "authorized key": Drift(second, shell(appended(f"/home/{user}/.ssh/authorized_keys", public_key())), seen(f"cat /home/{user}/.ssh/authorized_keys"),
                                 (f"/home/{user}/.ssh/authorized_keys", MARK), frozenset({(second, "host", "Keep the keys that open this host")})),
         "key file of nobody": Drift(edge, shell("mkdir -p /etc/ssh/authorized_keys; " + appended("/etc/ssh/authorized_keys/nobody", public_key())),
-                                    shell("ls /etc/ssh/authorized_keys 2>/dev/null | wc -l"), ("/etc/ssh/authorized_keys/nobody", MARK),
+                                    seen("ls /etc/ssh/authorized_keys 2>/dev/null | wc -l"), ("/etc/ssh/authorized_keys/nobody", MARK),
                                     frozenset({(edge, "host", "Keep the keys that open this host")})),
-        "certificate replaced": Drift(store, shell(f"cat /etc/hnai/victoriametrics/tls/cert.pem > {authority}/cert.pem"), shell(own),
+        "certificate replaced": Drift(store, shell(f"cat /etc/hnai/victoriametrics/tls/cert.pem > {authority}/cert.pem"), seen(own),
                                       (authority, "it does not belong to the key on this host"),
                                       frozenset({(store, "component", "Visit OpenBao as the component"),
                                                  (store, "component", "Deliver the credentials and the certificate"), (store, "questdb", "Run the units")}),
@@ -333,10 +339,10 @@ def test_five_drifts_of_one_host_are_named_and_repaired(lab: Lab) -> None:
     five = {
         "file content": Drift(host, shell(appended(journal, f"# {MARK}")), file_of(journal), (journal, MARK), tree),
         "mode": Drift(host, shell("chmod 0666 /etc/chrony/chrony.conf"), file_of("/etc/chrony/chrony.conf"), ("/etc/chrony/chrony.conf", "mode 0666"), tree),
-        "sysctl": Drift(host, shell("sysctl -w net.ipv4.conf.all.accept_redirects=1"), shell("sysctl -n net.ipv4.conf.all.accept_redirects"),
+        "sysctl": Drift(host, shell("sysctl -w net.ipv4.conf.all.accept_redirects=1"), seen("sysctl -n net.ipv4.conf.all.accept_redirects"),
                         ("net.ipv4.conf.all.accept_redirects = 1",), tree),
         "unit edited": Drift(host, shell(appended(drop_in, f"# {MARK}") + " && systemctl daemon-reload"), file_of(drop_in), (drop_in, MARK), tree),
-        "authorized key": Drift(host, shell(appended(f"/home/{user}/.ssh/authorized_keys", public_key())), shell(f"cat /home/{user}/.ssh/authorized_keys"),
+        "authorized key": Drift(host, shell(appended(f"/home/{user}/.ssh/authorized_keys", public_key())), seen(f"cat /home/{user}/.ssh/authorized_keys"),
                                 (f"/home/{user}/.ssh/authorized_keys", MARK), frozenset({(host, "host", "Keep the keys that open this host")})),
     }  # fmt: skip
     only = ("--tags", "host", "--limit", host)

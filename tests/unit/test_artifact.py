@@ -331,6 +331,11 @@ def test_half_installed_packages_do_not_count() -> None:
     assert artifact.installed_packages(["a", "b", "c", "d"], runner) == {"a": "1", "d": "4"}
 
 
+def test_what_packages_stand_in_for_is_known_of_whole_ones() -> None:
+    text = "ii \tlsb-base (= 1), awk\nii \t\niU \thalf\nrc \tgone\n"
+    assert artifact.provided_packages(lambda _argv, _timeout_s: (0, text)) == ["awk", "lsb-base"]
+
+
 class TestProbeEnvironment:
     def tree(self, root: Path, version: str) -> Path:
         path = root / "lib" / version / "site-packages"

@@ -306,7 +306,10 @@ def test_check_mode_on_a_bare_host_is_due_without_a_request(host: Machine, pki: 
     outcome = ask(host, pki, check=True)
     assert outcome.due
     assert not outcome.csr
-    assert outcome.changed_paths[-1] == f"{TLS}/cert.pem"
+    everything = [f"{TLS}/", *(f"{TLS}/{name}.pem" for name in ("ca", "cert", "key", "keystore"))]
+    assert sorted(outcome.changed_paths) == everything
+    # Before the first deployment the authority is not known either.
+    assert sorted(Certificate(host, WANTED, check=True).request("").changed_paths) == everything
     assert not (tmp_path / "etc").exists()
     with pytest.raises(HostError, match="no group 'hnai-x'"):
         ask(host, pki)

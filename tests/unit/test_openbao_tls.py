@@ -43,8 +43,10 @@ def test_first_time_then_nothing(place: tuple[str, str]) -> None:
 
 def test_check_mode_writes_nothing(place: tuple[str, str]) -> None:
     directory, trust = place
-    assert first_tls.ensure(run, directory, trust, os.getgid(), check=True).changed_paths == [directory + "/cert.pem"]
+    predicted = first_tls.ensure(run, directory, trust, os.getgid(), check=True).changed_paths
     assert not os.path.exists(directory) and not os.path.exists(trust)
+    assert sorted(predicted) == sorted(first_tls.ensure(run, directory, trust, os.getgid()).changed_paths)
+    assert sorted(predicted) == sorted([trust, *(f"{directory}/{name}.pem" for name in ("key", "cert", "ca"))])
 
 
 @pytest.mark.parametrize("harm", ["expired", "torn", "foreign key"])

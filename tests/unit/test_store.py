@@ -519,6 +519,29 @@ class TestDebs:
     def test_when_a_host_needs_nothing(self, installed: dict[str, str], recorded: dict[str, str] | None, enough: bool) -> None:
         assert debs.satisfied(self.wanted, installed, recorded) is enough
 
+    @pytest.mark.parametrize(
+        ("installed", "provided", "new"),
+        [
+            ({}, [], ["lib=1", "mta=1", "self=1", "tool=2"]),
+            ({"lib": "1"}, [], ["mta=1", "self=1", "tool=2"]),
+            # Too old for what is asked of it.
+            ({"lib": "0.9", "mta": "1", "self": "1"}, ["helper"], ["lib=1", "tool=2"]),
+            # Another alternative is there, and something stands in for a name.
+            ({"lib": "1", "other-mta": "1"}, ["helper"], ["tool=2"]),
+            ({"lib": "1", "mta": "1", "self": "1", "tool": "1"}, ["helper"], ["tool=2"]),
+            ({"lib": "1", "mta": "1", "self": "1", "tool": "2"}, [], []),
+        ],
+    )  # fmt: skip
+    def test_apt_is_foretold(self, installed: dict[str, str], provided: list[str], new: list[str]) -> None:
+        fields = {
+            "tool": {"Depends": "lib (>= 1), mta | other-mta", "Pre-Depends": "helper"},
+            "lib": {"Depends": "tool"}, "mta": {}, "self": {"Provides": "helper (= 1), more"},
+        }  # fmt: skip
+        packages = [{"package": name, "version": "2" if name == "tool" else "1", "fields": entry} for name, entry in fields.items()]
+        recorded = {"chosen": {"tool": "2"}, "packages": packages}
+        assert debs.predicted(recorded, installed, provided) == new
+        assert debs.mentioned(recorded) == ["helper", "lib", "mta", "other-mta", "self", "tool"]
+
     def test_newest_that_fits(self) -> None:
         available = {"m": ["2.0.21-1", "2.0.21-10", "2.0.22-1"], "n": ["1:2", "1:10", "9"]}
         assert debs.choose(self.wanted, available) == {"m": "2.0.21-10", "n": "1:10"}

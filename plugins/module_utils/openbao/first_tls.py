@@ -88,6 +88,7 @@ def ensure(run: Run, directory: str, trust_file: str, gid: int, check: bool = Fa
     if not _usable(run, cert, key):
         out.changed_paths.append(cert)
         if check:
+            out.changed_paths += [path for path in (key, ca) if not os.path.exists(path)] + [trust_file]
             return out
         os.makedirs(directory, mode=0o750, exist_ok=True)
         os.chown(directory, 0, gid)

@@ -89,6 +89,53 @@ def satisfied(wanted: Debs, installed: Mapping[str, str], resolved: Mapping[str,
     return True
 
 
+_ALTERNATIVE = re.compile(r"^([a-z0-9][a-z0-9+.-]*)(?::\w+)?(?:\s*\((<<|<=|=|>=|>>)\s*([^)]+)\))?")
+
+
+def _fits(version: str, relation: str, bound: str) -> bool:
+    """Whether a version satisfies a relation of deb-control; every version does where there is none."""
+    if not relation:
+        return True
+    order = compare_versions(version, bound.strip())
+    return {"<<": order < 0, "<=": order <= 0, "=": order == 0, ">=": order >= 0, ">>": order > 0}[relation]
+
+
+def predicted(recorded: Mapping[str, Any], installed: Mapping[str, str], provided: Iterable[str]) -> list[str]:
+    """What apt would install of a recorded set, as name=version: the chosen packages that are not there as recorded, and of what they depend on
+    what a host with `installed` (package → version) that provides `provided` (virtual names) does not have."""
+    records = {item["package"]: item for item in recorded["packages"]}
+    offered = {
+        match.group(1): item["package"]
+        for item in recorded["packages"]
+        for match in map(_ALTERNATIVE.match, re.split(r",\s*", item["fields"].get("Provides", "")))
+        if match
+    }
+    virtual = set(provided)
+    found: set[str] = set()
+    todo = [name for name, version in recorded["chosen"].items() if installed.get(name) != version]
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for group in re.split(r",\s*", ", ".join(records[name]["fields"].get(key, "") for key in ("Pre-Depends", "Depends"))):
+            options = [match.groups() for match in map(_ALTERNATIVE.match, re.split(r"\s*\|\s*", group.strip())) if match]
+            if any(one in virtual or (one in installed and _fits(installed[one], relation, bound)) for one, relation, bound in options):
+                continue
+            todo += [choice for one, _relation, _bound in options for choice in [one if one in records else offered.get(one, "")] if choice][:1]
+    return sorted(f"{name}={records[name]['version']}" for name in found)
+
+
+def mentioned(recorded: Mapping[str, Any]) -> list[str]:
+    """Every name that `predicted` may ask of a host."""
+    names = set(recorded["chosen"])
+    for item in recorded["packages"]:
+        names.add(item["package"])
+        for key in ("Pre-Depends", "Depends"):
+            names.update(match.group(1) for match in map(_ALTERNATIVE.match, re.split(r"\s*[,|]\s*", item["fields"].get(key, ""))) if match)
+    return sorted(names)
+
+
 # -- apt on the controller ---------------------------------------------------------------------------------------
 
 
