@@ -92,7 +92,8 @@ def _releases(variables: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
     for host, written in variables.items():
         value = written.get("hnai_debian")
         if value is not None and not is_template(value) and str(value) not in RELEASES:
-            yield Problem("inventory", f"{host}: hnai_debian", f"{str(value)[:20]!r} is no release that is supported", f"one of: {', '.join(RELEASES)}", "option")
+            message = f"{str(value)[:20]!r} is no release that is supported"
+            yield Problem("inventory", f"{host}: hnai_debian", message, f"one of: {', '.join(RELEASES)}", "option")
 
 
 def _own(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]]) -> Iterator[Problem]:
@@ -104,7 +105,8 @@ def _own(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterab
                 holders.setdefault(str(value), []).append(host)
         for value, hosts in holders.items():
             if len(hosts) > 1:
-                yield Problem("inventory", f"{hosts[-1]}: {name}", f"{_shown(value)} is the id of {', '.join(hosts)}", "give each host one of its own", "option")
+                message = f"{_shown(value)} is the id of {', '.join(hosts)}"
+                yield Problem("inventory", f"{hosts[-1]}: {name}", message, "give each host one of its own", "option")
 
 
 def _sources(sources: Any, file: str) -> Iterator[Problem]:
@@ -122,7 +124,8 @@ def _sources(sources: Any, file: str) -> Iterator[Problem]:
         names = Counter(str(tag.get("name")) for tag in listed)
         for name, times in names.items():
             if times > 1:
-                yield Problem(file, f"{key}.tags[{_shown(name)}]", f"this name is used {times} times: two tags would be one series", "name each tag once", "source")
+                message = f"this name is used {times} times: two tags would be one series"
+                yield Problem(file, f"{key}.tags[{_shown(name)}]", message, "name each tag once", "source")
         for tag in listed:
             inside = f"{key}.tags[{_shown(tag.get('name'))}]"
             yield from _one_of(file, f"{inside}.type", tag.get("type"), TYPES)

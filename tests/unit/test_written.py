@@ -124,7 +124,8 @@ def test_the_roles_options_are_read() -> None:
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.sampled_from(["id", "name", "tags", "protocol", "type"]), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=4) | st.sampled_from(["id", "name", "tags", "protocol", "type"]), inner, max_size=4),
     max_leaves=12,
 )
 
