@@ -40,7 +40,8 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """A failure."""
-        self._heard(result, False)
+        if not ignore_errors:
+            self._heard(result, False)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
         """A failure in a loop."""

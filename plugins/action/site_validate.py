@@ -17,7 +17,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.validate impor
 from ansible_collections.hnai.platform.plugins.plugin_utils import observed
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, zones
-from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect, plain
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect, options, plain, written
+from ansible_collections.hnai.platform.plugins.plugin_utils.written import problems as mistakes
 
 
 def text(problems: list[dict[str, Any]]) -> str:
@@ -60,7 +61,8 @@ class ActionModule(ActionBase):
             data = collect(task_vars["hostvars"], task_vars["groups"])
             add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
             site = Site.from_dict(data)
-            found = [problem.as_dict() for problem in [*judge(site, data, today), *self._observed(site, task_vars["hostvars"])]]
+            said = mistakes(written(task_vars["hostvars"], task_vars["groups"]), options(), task_vars["groups"], site.file)
+            found = [problem.as_dict() for problem in [*sorted({*judge(site, data, today), *said}), *self._observed(site, task_vars["hostvars"])]]
             if args.get("export"):
                 exported = self._export(site, today, args, task_vars)
             result.update(flows=len(needed_flows(site)[0]), conduits=len(site.conduits))

@@ -169,6 +169,10 @@ def atomic_write(host: Host, path: str, content: bytes, mode: int, uid: int, gid
                 host.chown(stream.fileno(), uid, gid)
                 os.fchmod(stream.fileno(), mode)
                 os.fsync(stream.fileno())
+    except OSError as error:
+        if error.filename is None:  # A full disk is met while writing, where nobody names the file.
+            raise OSError(error.errno, error.strerror, path) from error
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -114,11 +114,12 @@ def told(heard: Iterable[Said]) -> list[str]:
         words = quoted(said.text, kind)
         # The same cause on many hosts is one error; what differs in its words is the host's own name or address.
         same = words.replace(said.address, "").replace(said.host, "") if said.address else words.replace(said.host, "")
-        _kind_, members = groups.setdefault((kind.cause, same), (kind, []))
+        members = groups.setdefault((kind.cause, same), (kind, []))[1]
         if said.host not in [one.host for one in members]:
             members.append(said)
     texts = []
     for kind, members in groups.values():
         hosts, first = ", ".join(sorted(one.host for one in members)), members[0]
-        texts.append(f"{hosts}: {kind.cause}: {quoted(first.text, kind) or 'no reason given'}\nremedy: {kind.remedy.format(address=first.address or first.host)}")
+        remedy = kind.remedy.format(address=first.address or first.host)
+        texts.append(f"{hosts}: {kind.cause}: {quoted(first.text, kind) or 'no reason given'}\nremedy: {remedy}")
     return texts

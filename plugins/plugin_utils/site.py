@@ -215,9 +215,22 @@ def add_names(
 
 
 def _role_variables(root: Path) -> Iterator[str]:
-    for path in root.glob("roles/*/meta/argument_specs.yml"):
+    yield from options(root)
+
+
+def options(collection_root: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Every option of every role by its name, as its argument specification describes it."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(Path(collection_root or contracts.COLLECTION_ROOT).glob("roles/*/meta/argument_specs.yml")):
         for entry in (_mapping(path).get("argument_specs") or {}).values():
-            yield from (entry.get("options") or {})
+            found.update({name: option if isinstance(option, dict) else {} for name, option in (entry.get("options") or {}).items()})
+    return found
+
+
+def written(hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]]) -> dict[str, dict[str, Any]]:
+    """{managed host: {variable: its value as the inventory has it}}: nothing is evaluated."""
+    raw = getattr(hostvars, "raw_get", hostvars.__getitem__)
+    return {str(host): {str(name): value for name, value in raw(host).items()} for host in groups.get("managed", [])}
 
 
 def variable_files(sources: Iterable[str]) -> dict[str, str]:

@@ -47,6 +47,7 @@ SCENARIOS = {
     "upgrade": "Kafka and Flink to another release and back under load, from a site that the older releases made",
     "broker-replace": "a broker's disk is lost and replaced under load, a replacement is interrupted three times, two of three brokers are lost and come back",
     "cold-start": "all hosts killed at once come back in any order with OpenBao sealed; the plant cut off for two minutes, its server changed meanwhile",
+    "errors": "full disks, a sealed OpenBao, an ended authority, a wrong clock, a taken port, an unmounted directory: one error each, with its remedy",
     "installed": "the tarball in an empty path, another directory, an empty HOME, a private data directory: the site is judged as ever",
     "plan": "a changed setting of Kafka: the plan names the file, three restarts one at a time and their gate, and no host is changed",
     "decommission": "QuestDB and its writer are taken out of the site: nothing is left, the verdict passes, and site.yml installs them again",

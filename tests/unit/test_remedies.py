@@ -13,6 +13,7 @@ import pytest
 from ansible.errors import AnsibleConnectionFailure
 
 from ansible_collections.hnai.platform.plugins.action.openbao_component import ActionModule
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, atomic_write
 from ansible_collections.hnai.platform.plugins.plugin_utils.openly import shown
 from ansible_collections.hnai.platform.plugins.plugin_utils.remedies import KINDS, Said, told
 from ansible_collections.hnai.platform.plugins.plugin_utils.store.core import refused, remedy_for
@@ -147,3 +148,17 @@ def test_of_a_module_that_broke_nothing_is_shown_but_a_full_disk() -> None:
     full = shown({"failed": True, "msg": "MODULE FAILURE", "module_stdout": "", "module_stderr": "OSError: [Errno 28] No space left on device: '/tmp/s3cret'"})
     assert "No space left on device" in full
     assert "s3cret" not in full
+
+
+class Full(Host):
+    """A disk that is full as soon as something is written."""
+
+    def chown(self, target: int | str, uid: int, gid: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    with pytest.raises(OSError, match=r"\[Errno 28\] No space left on device: '/etc/x'"):
+        atomic_write(Full(str(tmp_path)), "/etc/x", b"a", 0o644, 0, 0)
+    assert list((tmp_path / "etc").iterdir()) == []

@@ -22,7 +22,8 @@ class VisitError(Exception):
 def _explain(error: BaoError, what: str, remedy: str) -> VisitError:
     if isinstance(error, Sealed):
         return VisitError(
-            "OpenBao is sealed or has no active node. Run playbooks/components/openbao.yml (lab), or let the key holders unseal it (docs/openbao-ceremony.md)"
+            "OpenBao is sealed or has no active node, nothing was changed; remedy: run playbooks/components/openbao.yml where the controller has the keys, "
+            "else the key holders unseal it (docs/openbao-ceremony.md); then run again"
         )
     if "expiration of the CA" in str(error):
         remedy = "The intermediate authority ends before the certificate would: playbooks/rotate.yml -e rotate_secret=pki/intermediate (docs/rotation.md)"

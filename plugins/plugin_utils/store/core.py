@@ -41,34 +41,36 @@ class StoreError(Exception):
     """Something the operator can act on: names file, key and remedy."""
 
 
-#: What a client's last words mean to the operator, first match first: (what it says, what to do).
-_REMEDIES = (
-    (r"no space left on device|disk quota exceeded", "the controller's disk is full: make room where {root} lies (`df -h {root} /tmp`), or name another hnai_store_dir"),
-    (
-        r"do not match the hashes|hash ?sum\s+mismatch|checksum mismatch|checksum validation failed",
-        "refused. Find out why what came differs from the lock file before you run `make lock`",
-    ),
-    (
-        r"no matching distribution|could not find|not found|unable to locate|could not resolve|name resolution|unreachable|timed out|connection (refused|reset)|"
-        r"cannot access|failed to fetch",
-        "the artifact is not in {root}, and the registry or mirror of this machine's own configuration (pip, Maven's settings.xml, Go's proxy, apt) does not "
-        "give it: configure one that does, or copy the store of a controller that has it to {root} (hnai_store_dir)",
-    ),
+#: What a client's last words mean: the controller's disk is full, what came is not what the lock names, it cannot be had.
+_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+_OTHER = re.compile(r"do not match the hashes|hash ?sum\s+mismatch|checksum (mismatch|validation failed)", re.IGNORECASE)
+_ABSENT = re.compile(
+    r"no matching distribution|could not find|not found|unable to locate|could not resolve|name resolution|unreachable|timed out|"
+    r"connection (refused|reset)|cannot access|failed to fetch",
+    re.IGNORECASE,
 )
 
 
 def remedy_for(said: str, root: Path, log: Path) -> str:
     """What to do about a client that failed with these words."""
-    found = next((remedy for known, remedy in _REMEDIES if re.search(known, said, re.IGNORECASE)), f"read {log}")
-    return found.format(root=root)
+    if _FULL.search(said):
+        return f"the controller's disk is full: make room where {root} lies (`df -h {root} /tmp`), or name another hnai_store_dir"
+    if _OTHER.search(said):
+        return "refused. Find out why what came differs from the lock file before you run `make lock`"
+    if _ABSENT.search(said):
+        return (
+            f"the artifact is not in {root}, and the registry or mirror of this machine's own configuration (pip, Maven's settings.xml, Go's proxy, apt) "
+            f"does not give it: configure one that does, or copy the store of a controller that has it to {root} (hnai_store_dir)"
+        )
+    return f"read {log}"
 
 
 def refused(error: OSError, root: Path) -> StoreError:
     """The controller's own file system says no: where, why, and what to do."""
-    where = error.filename or root
+    remedy = f"the user of this run must be able to write {root} (hnai_store_dir)"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(f"controller: {where}: {error.strerror}; remedy: make room where the store {root} lies (`df -h {root}`), or name another hnai_store_dir")
-    return StoreError(f"controller: {where}: {error.strerror or error}; remedy: the user of this run must be able to write {root} (hnai_store_dir)")
+        remedy = f"make room where the store {root} lies (`df -h {root}`), or name another hnai_store_dir"
+    return StoreError(f"controller: {error.filename or root}: {error.strerror or error}; remedy: {remedy}")
 
 
 def silent(message: str) -> None:

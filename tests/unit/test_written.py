@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mistakes in what an inventory says that the site model does not look at."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.hnai.platform.plugins.plugin_utils import written
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import options
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = {
+    "x_number": {"type": "int"},
+    "x_share": {"type": "float"},
+    "x_on": {"type": "bool"},
+    "x_mode": {"type": "str", "choices": ["enforce", "observe"]},
+    "x_list": {"type": "list"},
+    "x_map": {"type": "dict"},
+    "x_secret": {"type": "int", "no_log": True},
+}
+
+
+def judged(variables: dict[str, dict[str, Any]], groups: dict[str, list[str]] | None = None) -> dict[str, tuple[str, str]]:
+    """{key: (message, remedy)}."""
+    found = written.problems(variables, OPTIONS, groups or {}, lambda name: f"file of {name}")
+    assert all(one.severity == "error" and one.file and one.key and one.message and one.remedy for one in found)
+    return {one.key: (one.message, one.remedy) for one in found}
+
+
+GOOD: list[dict[str, Any]] = [
+    {"x_number": 1, "x_share": 0.5, "x_on": True, "x_mode": "observe", "x_list": [1], "x_map": {"a": 1}},
+    {"x_number": "7", "x_share": "1", "x_on": "yes", "x_list": "a,b"},
+    {"x_number": "{{ a }}", "x_on": "{% if a %}yes{% endif %}", "x_mode": "{{ mode }}", "x_map": "{{ everything }}", "x_list": "{{ all }}"},
+    {"x_number": None, "x_map": None, "unknown": [1]},
+    {"hnai_debian": "12"},
+    {"hnai_debian": 13},
+    {"hnai_debian": "{{ release }}"},
+]
+
+
+@pytest.mark.parametrize("variables", GOOD)
+def test_what_a_role_would_take_is_taken(variables: dict[str, Any]) -> None:
+    assert judged({"a": variables}) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message", "remedy"),
+    [
+        ("x_number", "often", "'often' is not a whole number", "a whole number"),
+        ("x_number", 1.5, "1.5 is not a whole number", "a whole number"),
+        ("x_number", [1], "[1] is no int", "a whole number"),
+        ("x_share", "much", "'much' is not a number", "a number"),
+        ("x_on", "perhaps", "'perhaps' is not true or false", "true or false"),
+        ("x_mode", "enforced", "'enforced' is unknown", "one of: enforce, observe"),
+        ("x_list", {"a": 1}, "{'a': 1} is no list", "a list"),
+        ("x_map", "a", "'a' is no dict", "a dict"),
+        ("hnai_debian", "11", "'11' is no release", "one of: 12, 13"),
+    ],
+)
+def test_what_a_role_would_refuse_is_refused(name: str, value: Any, message: str, remedy: str) -> None:
+    found = judged({"a": {name: value}, "b": {name: value}})
+    assert len(found) == (2 if name == "hnai_debian" else 1), "the same mistake in a group is one mistake"
+    said, what = next(iter(found.values()))
+    assert message in said
+    assert remedy in what
+
+
+def test_a_secret_is_not_repeated() -> None:
+    assert "hunter2" not in str(judged({"a": {"x_secret": "hunter2"}}))
+    assert judged({"a": {"x_secret": "hunter2"}})["x_secret"][0].startswith("the value is not")
+
+
+def test_two_brokers_with_one_id() -> None:
+    variables = {"k1": {"kafka_node_id": 1}, "k2": {"kafka_node_id": "1"}, "k3": {"kafka_node_id": 3}, "other": {"kafka_node_id": 3}}
+    assert judged(variables, {"kafka": ["k1", "k2", "k3"]}) == {"k2: kafka_node_id": ("1 is the id of k1, k2", "give each host one of its own")}
+
+
+def source(**more: Any) -> dict[str, Any]:
+    return {"id": "s", "protocol": "modbus", "tags": [{"name": "t", "type": "float", "encoding": "float32"}], **more}
+
+
+@pytest.mark.parametrize(
+    ("sources", "key", "message"),
+    [
+        ([source(), source()], "hnai_ot_sources[s].id", "used 2 times"),
+        ([source(protocol="mqqt")], "hnai_ot_sources[s].protocol", "'mqqt' is unknown"),
+        ([source(tags=[{"name": "t", "type": "float", "encoding": "float32"}] * 2)], "hnai_ot_sources[s].tags[t]", "two tags would be one series"),
+        ([source(tags=[{"name": "t", "type": "real"}])], "hnai_ot_sources[s].tags[t].type", "'real' is unknown"),
+        ([source(tags=[{"name": "t", "type": "float", "encoding": "float31"}])], "hnai_ot_sources[s].tags[t].encoding", "'float31' is unknown"),
+    ],
+)
+def test_mistakes_in_sources(sources: list[Any], key: str, message: str) -> None:
+    found = judged({"a": {"hnai_ot_sources": sources}})
+    assert list(found) == [key]
+    assert message in found[key][0]
+
+
+def test_an_encoding_is_asked_of_modbus_alone() -> None:
+    assert judged({"a": {"hnai_ot_sources": [source(protocol="opcua", tags=[{"name": "t", "type": "float"}])]}}) == {}
+
+
+def test_words_are_those_of_the_collector() -> None:
+    sys.path.insert(0, str(ROOT / "roles/ot_collector/tree/usr/local/lib/hnai/ot_collector"))
+    try:
+        from hnai_ot_collector.record import TYPES
+        from hnai_ot_collector.registers import _FORMATS
+    finally:
+        sys.path.pop(0)
+    assert sorted(TYPES) == sorted(written.TYPES)
+    assert sorted(_FORMATS) == sorted(written.ENCODINGS)
+
+
+def test_the_roles_options_are_read() -> None:
+    found = options(ROOT)
+    assert found["firewall_mode"]["choices"] == ["enforce", "observe"]
+    assert found["kafka_reauth_ms"]["type"] == "int"
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=4) | st.sampled_from(["id", "name", "tags", "protocol", "type"]), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from([*OPTIONS, "hnai_debian", "hnai_ot_sources", "kafka_node_id"]), ANYTHING, max_size=6))
+def test_nothing_ends_in_a_traceback(variables: dict[str, Any]) -> None:
+    found = written.problems({"a": variables, "b": variables}, OPTIONS, {"kafka": ["a", "b", "gone"]}, str)
+    assert all(isinstance(one.message, str) and one.key.isprintable() for one in found)
