@@ -38,6 +38,11 @@ def _functions(path: Path) -> frozenset[str]:
 
 
 @functools.cache
+def _imported(path: Path) -> frozenset[str]:
+    return frozenset(alias.asname or alias.name for node in ast.walk(_tree(path)) if isinstance(node, ast.ImportFrom) for alias in node.names)
+
+
+@functools.cache
 def _strings(path: Path) -> frozenset[str]:
     """Of a file, and of the modules beside it that it imports."""
     return frozenset(_texts(path))
@@ -59,7 +64,8 @@ def _ids(path: Path) -> frozenset[str]:
 
 
 def _wrong(test: str, ids: Iterable[str], folders: Iterable[str], root: Path) -> str:
-    """What is wrong with a test that is said to show *ids*; '' for nothing. A case is a function or a text of its file."""
+    """What is wrong with a test that is said to show *ids*; '' for nothing. A case is a function that its file has
+    or imports, or a text in it."""
     match = _TEST.fullmatch(test)
     if match is None:
         return f"{test!r} is no file::function[case]"
@@ -69,7 +75,7 @@ def _wrong(test: str, ids: Iterable[str], folders: Iterable[str], root: Path) ->
         return f"{test}: no such file in tests/{' or tests/'.join(folders)}"
     if function and function not in _functions(path):
         return f"{test}: no such function"
-    if case and case not in _functions(path) | _strings(path):
+    if case and case not in _functions(path) | _imported(path) | _strings(path):
         return f"{test}: no such case"
     absent = sorted(set(ids) - _ids(path))
     return f"{test}: says nothing of {', '.join(absent)}" if absent else ""

@@ -25,6 +25,7 @@ SCENARIOS = {
     "checks": "faults of the MQTT broker, the bridge, OpenBao and a PLC's clock, each named by its own check",
     "host-faults": "faults of a host, a shipper, the collector, the observer and the MQTT broker's door, each named by its own check",
     "host-faults-2": "disks, queues, a password, a pipe, doors of the stores, the canary: faults that host-faults leaves, each named by its own check",
+    "liveness": "checks that no other scenario breaks: gaps, an edge node, doors, a lost only copy, a conduit that does not carry, the judge's own",
     "ot-collector": "an output pointed at the plant, and a changed configuration whose endpoint would let the mirror write",
     "ot-audit": "the audit of the plant's OPC UA server, with and without a right too many",
     "ot-probes": "under tokens: the Modbus filter against its canary, and the write that the OPC UA server refuses to the mirror",

@@ -254,6 +254,27 @@ def fault(make: Callable[[Lab], AbstractContextManager[None]], component: str, m
     return pytest.param(Fault(make, component, frozenset(must.split()), frozenset(may.split()), **others), id=name)
 
 
+def exercise(lab: Lab, one: Fault) -> None:
+    """Well, broken and named, well again."""
+    host = where(lab, one.of or one.component)
+
+    def look(extra: dict[str, Any] | None = None) -> set[str]:
+        return bad(judged(lab, one.component, host, one.profile, extra))
+
+    until("not well to begin with", lambda: not look(), 120, 3)
+    with one.make(lab):
+        seen: set[str] = set()
+
+        def told() -> bool:
+            seen.clear()
+            seen.update(look(one.extra))
+            return one.must <= seen
+
+        until(f"nobody says {sorted(one.must)}", told, one.wait_s, 3)
+        assert seen <= one.must | one.may, seen
+    until("not well again", lambda: not look(), 240, 3)
+
+
 @pytest.mark.parametrize(
     "one",
     [
@@ -284,20 +305,4 @@ def fault(make: Callable[[Lab], AbstractContextManager[None]], component: str, m
     ],
 )
 def test_a_fault_fails_its_own_check_and_passes_after_repair(lab: Lab, one: Fault) -> None:
-    host = where(lab, one.of or one.component)
-
-    def look(extra: dict[str, Any] | None = None) -> set[str]:
-        return bad(judged(lab, one.component, host, one.profile, extra))
-
-    until("not well to begin with", lambda: not look(), 120, 3)
-    with one.make(lab):
-        seen: set[str] = set()
-
-        def told() -> bool:
-            seen.clear()
-            seen.update(look(one.extra))
-            return one.must <= seen
-
-        until(f"nobody says {sorted(one.must)}", told, one.wait_s, 3)
-        assert seen <= one.must | one.may, seen
-    until("not well again", lambda: not look(), 240, 3)
+    exercise(lab, one)

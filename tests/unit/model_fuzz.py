@@ -28,17 +28,17 @@ Data = dict[str, Any]
 
 # -- the lab's model, without Ansible's machinery
 
-def _groups(name: str, group: Any, above: tuple[str, ...], found: dict[str, dict[str, Any]], members: dict[str, list[str]]) -> None:
+def _groups(name: str, group: Any, above: tuple[str, ...], found: dict[str, dict[str, Any]], members: dict[str, list[str]], given: Data) -> None:
     group = group or {}
-    path = (*above, name)
+    path, given = (*above, name), {**given, **(group.get("vars") or {})}
     for host, variables in (group.get("hosts") or {}).items():
         entry = found.setdefault(host, {})
         for one in path:
             if host not in members.setdefault(one, []):
                 members[one].append(host)
-        entry.update(variables or {})
+        entry.update({**{key: value for key, value in given.items() if key not in entry}, **(variables or {})})
     for child, content in (group.get("children") or {}).items():
-        _groups(child, content, path, found, members)
+        _groups(child, content, path, found, members, given)
 
 
 def lab() -> Data:
@@ -47,7 +47,7 @@ def lab() -> Data:
     hosts: dict[str, dict[str, Any]] = {}
     members: dict[str, list[str]] = {}
     inventory = yaml.safe_load((base / "hosts.yml").read_text(encoding="utf-8"))
-    _groups("all", inventory["all"], (), hosts, members)
+    _groups("all", inventory["all"], (), hosts, members, {})
     everywhere: dict[str, Any] = {}
     for path in sorted((base / "group_vars" / "all").glob("*.yml")):
         everywhere.update(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
@@ -320,7 +320,8 @@ def _stale(data: Data, rng: random.Random) -> None:
 
 
 def _missing(data: Data, rng: random.Random) -> None:
-    gone = rng.choice(["C-101", "C-102", "C-103", "C-301", "C-302", "C-401"])
+    # C-401 and C-403 approve the same connections, so either may go.
+    gone = rng.choice(["C-101", "C-102", "C-103", "C-301", "C-302", "C-402"])
     data["conduits"] = [item for item in data["conduits"] if item["id"] != gone]
 
 

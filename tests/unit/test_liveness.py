@@ -30,7 +30,7 @@ def forget(data: dict[str, Any]) -> None:
 
 
 def no_longer(data: dict[str, Any]) -> None:
-    data["unseen"][0]["ids"].remove("V-full")
+    data["unseen"][0]["ids"].remove("V-COMPONENT")
 
 
 def twice(data: dict[str, Any]) -> None:
@@ -82,17 +82,17 @@ def judged_by_nobody(data: dict[str, Any]) -> None:
 
 
 def judged_by_another(data: dict[str, Any]) -> None:
-    data["unseen"][0]["instead"] = ["test_fanout"]
+    data["unseen"][1]["instead"] = ["test_fanout"]
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (forget, "HO1: stands in neither list"), (no_longer, "V-full: stands in neither list"), (twice, "HO1: stands here 2 times"),
+        (forget, "HO1: stands in neither list"), (no_longer, "V-COMPONENT: stands in neither list"), (twice, "HO1: stands here 2 times"),
         (unknown, "HO99: is no id of the register"), (elsewhere, "HO1: is of host, not of kafka"), (renamed_function, "no such function"),
         (renamed_case, "no such case"), (renamed_file, "no such file"), (a_unit_test, "no such file in tests/lab or tests/stacks"),
         (about_something_else, "says nothing of HO1"), (no_reason, "lacks a reason"), (no_day, "since is no day"), (a_day_to_come, "since is no day"),
-        (judged_by_nobody, "is no file::function[case]"), (judged_by_another, "V-full: no test of test_fanout speaks of it"),
+        (judged_by_nobody, "is no file::function[case]"), (judged_by_another, "FR2: no test of test_fanout speaks of it"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(change: Callable[[dict[str, Any]], None], words: str) -> None:
