@@ -49,6 +49,7 @@ SCENARIOS = {
     "installed": "the tarball in an empty path, another directory, an empty HOME, a private data directory: the site is judged as ever",
     "plan": "a changed setting of Kafka: the plan names the file, three restarts one at a time and their gate, and no host is changed",
     "decommission": "QuestDB and its writer are taken out of the site: nothing is left, the verdict passes, and site.yml installs them again",
+    "kill": "the controller killed ten times over the whole run, in a broker's restart, in a change of the firewall: each changed service restarts once",
     "first-kill": "the controller killed in the middle of the first deployment: the next run converges",
 }
 Z = "%Y%m%dT%H%M%SZ"
