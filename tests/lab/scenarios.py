@@ -55,6 +55,7 @@ SCENARIOS = {
     "drift": "21 things changed by hand at once: the check names each and changes nothing, one run repairs them and nothing else",
     "bare-check": "a check on freshly made hosts predicts files, packages, users and units of the run that follows, and names what it cannot know",
     "twin": "a second site of other names, addresses and Debian releases, with five brokers, out of its inventory alone; the lab stands again afterwards",
+    "kill": "the controller killed ten times over the whole run, in a broker's restart, in a change of the firewall: each changed service restarts once",
     "first-kill": "the controller killed in the middle of the first deployment: the next run converges",
 }
 Z = "%Y%m%dT%H%M%SZ"

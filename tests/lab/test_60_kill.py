@@ -62,7 +62,7 @@ def test_a_killed_change_is_finished_by_the_next_run(lab: Lab, tmp_path: Path) -
     try:
         argv = ["-i", str(lab.inventory), "site.yml", "--tags", "kafka", "--skip-tags", "verify", "-e", json.dumps(CHANGED)]
         heading = f"TASK [hnai.platform.kafka : {task}]"
-        kill_a_run(argv, tmp_path / "killed.log", lambda said: said.count(heading) >= number, later_s)
+        kill_a_run(argv, tmp_path / "killed.log", lambda said: said.count(heading) >= number, later_s, begins=True)
         print("restarts that had begun:", [host for host in brokers if events(lab, host, since_us, UNIT)])
         converge(lab, CHANGED)
         happened = restarts(lab, brokers, UNIT, since_us)
