@@ -17,6 +17,8 @@ BAD = 0x80000000
 BAD_NO_COMMUNICATION = 0x80310000
 BAD_TIMEOUT = 0x800A0000
 RELATIVE = 1e-9
+#: From when to when a collector was dead, ms.
+Breaks = Sequence[tuple[int, int]]
 SHOWN = 12
 #: {(unit, unit_to): (scale, offset)}, from the definitions of the units: 1 psi = 6894.757293168361 Pa, 1 bbl = 0.158987294928 m3.
 UNITS = {
@@ -236,3 +238,29 @@ def unmarked(missing_at: Mapping[str, Iterable[int]], values: Mapping[str, Mappi
             if not any(last <= mark <= following for mark in said):
                 found.append(f"{name} {ms}")
     return found
+
+
+def once(series: Series) -> tuple[Series, int]:
+    """The same with what was written twice there once; and how often that was. What differs stays as it is."""
+    found: dict[str, dict[int, list[float]]] = {}
+    count = 0
+    for name, samples in series.values.items():
+        found[name] = {ms: values[:1] if len(set(values)) == 1 else values for ms, values in samples.items()}
+        count += sum(len(values) - len(found[name][ms]) for ms, values in samples.items())
+    return Series(found), count
+
+
+def foreign(account: Account) -> list[str]:
+    """What no journal has and is no mark of a gap."""
+    return [text for text in account.foreign if not text.endswith(f": [{float(BAD_NO_COMMUNICATION)}]")]
+
+
+def lived(begin: int, end: int, breaks: Breaks) -> list[tuple[int, int]]:
+    """The times between two instants at which the collector lived."""
+    found: list[tuple[int, int]] = []
+    at = begin
+    for first, last in sorted(breaks):
+        if first > at:
+            found.append((at, first))
+        at = max(at, last)
+    return [*found, (at, end)] if end > at else found

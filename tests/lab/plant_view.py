@@ -48,11 +48,11 @@ def journal(lab: Lab, device: str, start: int, end: int) -> list[dict[str, Any]]
     return lines_of(lab.plant("/usr/bin/python3", "-c", program("host_journal"), *arguments, timeout=120).stdout)
 
 
-def stored(lab: Lab, names: Iterable[str], start: int, end: int) -> dict[str, Series]:
-    """What the store shows of some sources in [start, end], ms: asked by the dashboard's identity, from its zone."""
+def stored(lab: Lab, names: Iterable[str], start: int, end: int, tag: str = "") -> dict[str, Series]:
+    """What the store shows of some sources in [start, end], ms: asked by the dashboard's identity, from its zone. All tags, or one."""
     url = f"https://{lab.groups['victoriametrics'][0]}:8428"
     access = (url, "dashboard", "/etc/hnai/canary/tls/ca.pem", "canary", "dashboard")
-    selectors = {f'{{source="{name}"}}': name for name in names}
+    selectors = {f'{tag}{{source="{name}"}}': name for name in names}
     found = lab.python(lab.groups["canary"][0], program("host_export"), *access, str(start), str(end), *selectors, timeout=180)
     return {selectors[selector]: Series.of(export) for selector, export in found.items()}
 

@@ -17,6 +17,10 @@ from typing import Any
 SCENARIOS = {
     "parts": "each part of the data path stopped in turn, and servers that change or never answer",
     "outage": "a broker's host away for two minutes, then the shipper cut off from Kafka for two minutes",
+    "outage-broker": "ten minutes without a broker's host, two of them without a second one, the shipper killed meanwhile: nothing acknowledged is lost",
+    "outage-link": "ten minutes without the edge's way to Kafka, shipper killed, its host rebooted meanwhile: the store is the journals but for marked gaps",
+    "outage-stream": "ten minutes without the stream processor's host, a broker killed and its host rebooted meanwhile: the store is the journals",
+    "outage-store": "ten minutes without the stores' host, a broker killed and its host rebooted meanwhile: the store is the journals",
     "firewall-live": "rules that lock out or cut what carries come back, a removed conduit's session ends and no other, observe lists what would be cut",
     "kafka-faults": "each check of Kafka fails for its own fault on the real cluster, and is over after the repair",
     "kafka-roll": "a change rolls through the brokers under load, and a broken broker is repaired before a healthy one is touched",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from journals import BAD, BAD_NO_COMMUNICATION, Series, compare, compare_replies, converted, unmarked
+from journals import BAD, BAD_NO_COMMUNICATION, Account, Series, compare, compare_replies, converted, foreign, lived, once, unmarked
 
 TAGS = [
     {"name": "pressure", "type": "double", "unit": "psi", "unit_to": "kPa"},
@@ -118,3 +118,28 @@ def test_a_loss_is_marked_only_by_a_mark_between_the_samples_around_it() -> None
     assert unmarked({"a": [3000, 4000]}, store(2500)) == []
     assert unmarked({"a": [3000, 4000]}, store()) == unmarked({"a": [3000, 4000]}, store(1500, 5500)) == ["a 3000", "a 4000"]
     assert unmarked({"b": [3000]}, store(2500)) == ["b 3000"]
+
+
+def test_what_was_written_twice_counts_once_and_what_differs_stays() -> None:
+    found, count = once(Series({"pressure": {1: [2.0, 2.0, 2.0], 3: [4.0], 5: [6.0, 7.0]}}))
+    assert found.values == {"pressure": {1: [2.0], 3: [4.0], 5: [6.0, 7.0]}}
+    assert count == 2
+
+
+def test_only_the_mark_of_a_gap_may_have_no_journal() -> None:
+    told = [f"pressure:status 7: {[float(BAD_NO_COMMUNICATION)]}"]
+    others = ["pressure:status 7: [0.0]", "pressure 7: [1.0]", f"pressure:status 7: {[float(BAD_NO_COMMUNICATION), 0.0]}"]
+    assert foreign(Account(foreign=told + others)) == others
+
+
+@pytest.mark.parametrize(
+    ("breaks", "times"),
+    [
+        ([], [(0, 100)]),
+        ([(20, 30)], [(0, 20), (30, 100)]),
+        ([(50, 60), (20, 55)], [(0, 20), (60, 100)]),
+        ([(-5, 10), (90, 120)], [(10, 90)]),
+    ],
+)
+def test_a_collector_lived_between_its_deaths(breaks: list[tuple[int, int]], times: list[tuple[int, int]]) -> None:
+    assert lived(0, 100, breaks) == times

@@ -39,8 +39,8 @@ def journal(name: str) -> str:
 
 
 @contextmanager
-def load(lab: Lab, names: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Two producers ({name: host}) while the body runs; afterwards `what` holds {name: {"counts", "acks": [(sequence, seconds)]}}."""
+def load(lab: Lab, names: dict[str, str], rate: int = RATE) -> Iterator[dict[str, Any]]:
+    """Producers ({name: host}) while the body runs; afterwards `what` holds {name: {"counts", "acks": [(sequence, seconds)]}}."""
     bootstrap = ",".join(f"{host}:9091" for host in lab.groups["kafka"])
     nodes = [lab.var(host, "kafka_node_id") for host in lab.groups["kafka"]]
     replicas = {str(n): nodes[n % 3:] + nodes[:n % 3] for n in range(6)}
@@ -49,7 +49,7 @@ def load(lab: Lab, names: dict[str, str]) -> Iterator[dict[str, Any]]:
     what: dict[str, Any] = {}
     for name, host in names.items():
         lab.run(host, "rm", "-f", STOP, journal(name))
-        command = ["ssh", "-F", str(lab.state / "ssh/config"), host, f"sudo -n /usr/bin/python3 - {bootstrap} {TOPIC} {name} {RATE} {journal(name)} {STOP}"]
+        command = ["ssh", "-F", str(lab.state / "ssh/config"), host, f"sudo -n /usr/bin/python3 - {bootstrap} {TOPIC} {name} {rate} {journal(name)} {STOP}"]
         running[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         stream = running[name].stdin
         assert stream is not None

@@ -76,7 +76,8 @@ def looked(lab: Lab) -> dict[str, Any]:
 
 def accounted(lab: Lab, seen: list[dict[str, Any]], since_us: int) -> dict[str, int]:
     """Every unit's restarts against its digests; {"host unit": restarts}. Fails with all that is wrong."""
-    wrong, counts = [], {}
+    wrong: list[str] = []
+    counts: dict[str, int] = {}
     for host in lab.groups["managed"]:
         stops: dict[str, list[int]] = {}
         for at, unit, what in events(lab, host, since_us):
@@ -100,7 +101,8 @@ def accounted(lab: Lab, seen: list[dict[str, Any]], since_us: int) -> dict[str, 
 @contextmanager
 def cluster_watched(lab: Lab) -> Iterator[list[tuple[float, int]]]:
     """(seconds since 1970, partitions that lack a replica) about once a second, there when the block has ended."""
-    host, found = lab.groups["kafka"][0], []
+    host = lab.groups["kafka"][0]
+    found: list[tuple[float, int]] = []
     bootstrap = ",".join(f"{name}:9091" for name in lab.groups["kafka"])
     argv = ["systemd-run", "--quiet", "--collect", f"--unit={ISR_UNIT}", "/usr/bin/python3", "-c", program("host_isr"), bootstrap, ISR, "3000"]
     lab.run(host, *argv)

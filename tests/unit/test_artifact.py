@@ -144,6 +144,40 @@ artifact.install_archive(json.loads(sys.argv[1]), pathlib.Path({str(opt)!r}))
         assert sorted(entry.name for entry in (opt / "demo").iterdir()) == ["1.1", "1.2", "current"]
         assert artifact.install_archive(wanted, opt)["changed"] is False
 
+    @pytest.mark.parametrize("member", [1, 2, 4])
+    def test_killed_while_it_unpacks(self, tmp_path: Path, member: int) -> None:
+        """A real SIGKILL, in the middle of the n-th member: half a file lies in a directory that counts for nothing, and is gone after the next run."""
+        opt = tmp_path / "opt"
+        artifact.install_archive(spec(tmp_path, "1.0"), opt)
+        source = tmp_path / "1.1-r.tar"
+        digest = make_tar(source, {"bin": None, **{f"bin/{number}": bytes(200_000) for number in range(5)}})
+        wanted = {**spec(tmp_path, "1.2"), "version": "1.1", "digest": digest, "src": str(source)}
+        code = f"""
+import json, os, pathlib, signal, sys
+sys.path.insert(0, {str(Path(artifact.__file__).parent)!r})
+import artifact
+count = 0
+def dying(stream, out, _length):
+    global count
+    count += 1
+    out.write(stream.read(100_000))
+    out.flush()
+    if count == {member}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    out.write(stream.read())
+artifact.shutil.copyfileobj = dying
+artifact.install_archive(json.loads(sys.argv[1]), pathlib.Path({str(opt)!r}))
+"""
+        done = subprocess.run([sys.executable, "-c", code, json.dumps(wanted)], check=False, timeout=60)
+        assert done.returncode == -9
+        (left,) = (entry for entry in (opt / "demo").iterdir() if entry.name.startswith(".new-"))
+        assert (left / f"bin/{member - 1}").stat().st_size == 100_000
+        assert os.readlink(opt / "demo/current") == "1.0"
+        assert artifact.observe_archive("demo", opt)["version"] == "1.0"
+        assert artifact.install_archive(wanted, opt)["changed"] is True
+        assert {file.stat().st_size for file in (opt / "demo/current/bin").iterdir()} == {200_000}
+        assert sorted(entry.name for entry in (opt / "demo").iterdir()) == ["1.0", "1.1", "current"]
+
     def test_compiles_with_the_trees_own_interpreter(self, tmp_path: Path) -> None:
         calls: list[list[str]] = []
 

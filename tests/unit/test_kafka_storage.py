@@ -40,7 +40,7 @@ class Tool:
 
 
 def format_it(want: storage.Wanted, tool: Tool) -> None:
-    storage.format_directory(want, "node.id=1\nlog.dirs=/elsewhere\n  log.dir = /x\nmetadata.log.dir=/y\n", tool, lambda path: None)
+    storage.format_directory(want, f"node.id={want.node_id}\nlog.dirs=/elsewhere\n  log.dir = /x\nmetadata.log.dir=/y\n", tool, lambda path: None)
 
 
 def test_ids_are_kafkas_and_always_the_same() -> None:
@@ -88,6 +88,33 @@ def test_a_run_that_is_killed_leaves_nothing_that_counts(tmp_path: Path) -> None
     format_it(want, Tool(want))
     assert storage.identity(want.log_dir) is not None
     assert not (tmp_path / storage.STAGING).exists()
+
+
+def test_killed_after_the_first_of_three_the_next_run_formats_the_others_into_the_same_quorum(tmp_path: Path) -> None:
+    nodes = [wanted(tmp_path / str(number), node_id=number) for number in (1, 2, 3)]
+    for want in nodes:
+        Path(want.log_dir).parent.mkdir()
+    tools = [Tool(want) for want in nodes]
+    format_it(nodes[0], tools[0])
+    with pytest.raises(KeyboardInterrupt):
+        format_it(nodes[1], Tool(nodes[1], dies=True))
+    before = (Path(nodes[0].log_dir) / storage.META).read_bytes()
+
+    # The next run: who has an identity is held against the model and left alone; nobody answers yet, so nothing forbids the others.
+    for want, tool in zip(nodes, tools, strict=True):
+        meta = storage.identity(want.log_dir)
+        if meta is None:
+            assert storage.refusal(want, False, lambda: None) == ""
+            format_it(want, tool)
+            meta = storage.identity(want.log_dir)
+        assert meta is not None
+        storage.verify(meta, want)
+    assert [tool.calls for tool in tools] == [1, 1, 1]
+    assert (Path(nodes[0].log_dir) / storage.META).read_bytes() == before
+    found = [storage.read_properties((Path(want.log_dir) / storage.META).read_text()) for want in nodes]
+    assert len({one["cluster.id"] for one in found}) == 1
+    assert len({one["directory.id"] for one in found}) == 3
+    assert {want.initial() for want in nodes} == {nodes[0].initial()}
 
 
 def test_an_empty_directory_of_the_package_is_replaced(tmp_path: Path) -> None:

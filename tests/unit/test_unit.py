@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ansible_collections.hnai.platform.plugins.module_utils import artifact
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.unit import Outcome, Request, Unit, causes, converge_all, manifest
 
@@ -335,6 +339,35 @@ def test_exactly_one_restart_or_reload_whatever_step_a_kill_hits(tmp_path: Path,
             assert fuse >= 2
             return
     pytest.fail("the run never finished")
+
+
+def test_killed_between_the_flip_and_the_digest_it_is_restarted_once_by_the_next_run(tmp_path: Path) -> None:
+    """The real installer on the same tree: `current` points to the new version, and nobody has said yet that a restart is due."""
+
+    def install(version: str) -> bool:
+        source = tmp_path / f"{version}.tar"
+        with tarfile.open(source, "w", format=tarfile.GNU_FORMAT) as tar:
+            info = tarfile.TarInfo("program")
+            info.size = len(version)
+            tar.addfile(info, io.BytesIO(version.encode()))
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        spec = {"name": "x", "version": version, "target": "amd64", "recipe": "r", "digest": digest, "src": str(source), "compile": False}
+        return bool(artifact.install_archive(spec, tmp_path / "opt/hnai")["changed"])
+
+    host = Systemd(tmp_path)
+    assert install("1.0")
+    converge(host)
+    wanted = (tmp_path / f"etc/hnai/digests/{NAME}.restart").read_bytes()
+    assert install("1.1")  # and here the run is killed
+    assert os.readlink(tmp_path / "opt/hnai/x/current") == "1.1"
+    assert (tmp_path / f"etc/hnai/digests/{NAME}.restart").read_bytes() == wanted
+    host.time += 10
+    assert not install("1.1")
+    assert "restarted" in converge(host).actions
+    assert host.starts == 2
+    host.time += 10
+    assert not converge(host).changed
+    assert host.starts == 2
 
 
 # -- judging
