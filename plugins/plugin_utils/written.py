@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes in what an inventory says that the site model does not look at: options of roles, releases, ids, tags of sources.
+"""Mistakes in what an inventory says that the site model does not look at: options of roles, ids, tags of sources.
 
 Roles refuse an option of the wrong type too, and the collector a tag that it cannot read; but one after the other, on a host, in the middle of a run.
 Values that are templates are left to the roles. Pure: what Ansible read in, findings out; whatever the shape of it.
@@ -14,7 +14,6 @@ from typing import Any
 from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
-from ansible_collections.hnai.platform.plugins.plugin_utils.store.locks import RELEASES
 
 PROTOCOLS = ("modbus", "mqtt", "opcua", "sparkplug")
 TYPES = ("bool", "double", "enum", "float", "int", "string")
@@ -33,7 +32,7 @@ _MARKS = ("{{", "{%", "{#")
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
              file: Callable[[str], str]) -> list[Problem]:
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set."""
-    found = [*_options(variables, options, file), *_releases(variables), *_own(variables, groups)]
+    found = [*_options(variables, options, file), *_own(variables, groups)]
     first = next(iter(variables.values()), {})
     return [*found, *_sources(first.get("hnai_ot_sources"), file("hnai_ot_sources"))]
 
@@ -86,14 +85,6 @@ def against(option: Mapping[str, Any], value: Any) -> str:
             return f"{shown} is not {_SCALARS[kind][1]}"
     choices = option.get("choices")
     return f"{shown} is unknown" if choices and value not in choices else ""
-
-
-def _releases(variables: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
-    for host, written in variables.items():
-        value = written.get("hnai_debian")
-        if value is not None and not is_template(value) and str(value) not in RELEASES:
-            message = f"{str(value)[:20]!r} is no release that is supported"
-            yield Problem("inventory", f"{host}: hnai_debian", message, f"one of: {', '.join(RELEASES)}", "option")
 
 
 def _own(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]]) -> Iterator[Problem]:

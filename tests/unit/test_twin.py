@@ -98,7 +98,12 @@ def test_its_rulesets_are_its_model_and_nothing_of_the_lab_stands_in_them(site: 
     assert len(brokers) == 10
     for host in ("pad7-gw", "calc", "core-fw"):
         assert all(address in texts[host] for address in brokers), host
-    for host, listing in zip(hosts, mutants.Nft.read(list(texts.values())) if not mutants.Nft.lacks() else []):
+
+
+@pytest.mark.namespaces
+def test_nft_takes_its_rulesets_and_they_let_through_what_its_conduits_say(site: Site) -> None:
+    hosts = [node.name for node in site.managed()]
+    for host, listing in zip(hosts, mutants.Nft.read([nft.ruleset(site, host) for host in hosts])):
         assert not isinstance(listing, str), (host, listing)
         expected = static.expectation(site, host)
         judgement = static.judge(listing[0], expected, "enforce", (), lambda _name: None, None, ruleset.dormant(listing[1]))
