@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from conftest import Lab, Run
+from conftest import Lab, Run, has_changed
 from test_80_first_kill import lab_command
 from test_88_drift import State, differing, said, state
 
@@ -54,7 +54,7 @@ def gather(run: Run) -> dict[str, Host]:
             component[name] = role
         host = found.setdefault(name, Host())
         for one in result.get("results") or [result]:
-            if one.get("changed"):
+            if one.get("changed") or (one is result and has_changed(event)):
                 take(host, component.get(name, ""), str(data.get("task_action")).rpartition(".")[2], one)
     return found
 
