@@ -31,6 +31,14 @@ TESTS = pytest.StashKey[list[dict[str, Any]]]()
 SUDO = [] if os.getuid() == 0 else ["sudo", "-n"]
 
 
+def has_changed(event: dict[str, Any]) -> bool:
+    """Whether a result changed something. no_log hides that too in an event; what is printed of it says it."""
+    result = event["event_data"].get("res") or {}
+    if event["event"] != "runner_on_ok":
+        return False
+    return bool(result.get("changed")) or ("censored" in result and "changed: [" in str(event.get("stdout")))
+
+
 @dataclass
 class Run:
     """What a playbook run did: exit code, events of tasks, final counts per host."""
@@ -45,7 +53,7 @@ class Run:
         return [
             f"{event['event_data']['host']}: {event['event_data']['task']}"
             for event in self.events
-            if event["event"] == "runner_on_ok" and (event["event_data"].get("res") or {}).get("changed")
+            if has_changed(event)
         ]
 
     def task_hosts(self) -> int:

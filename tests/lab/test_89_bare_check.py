@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from conftest import Lab, Run
+from conftest import Lab, Run, has_changed
 from test_80_first_kill import lab_command
 from test_88_drift import State, differing, said, state
 
@@ -22,6 +22,8 @@ OURS = (
 )  # fmt: skip
 #: The book of what a unit was started with; the unit itself is predicted.
 BOOKS = "/etc/hnai/digests/"
+#: Links that systemctl enable makes, and what Python keeps of a program that root ran.
+MADE = (".wants/", ".requires/", "/__pycache__/")
 #: What only the run can know, in the check's own words.
 NAMED = ("not predicted: the whole site (no store is open yet)", "no cluster to compare with, everything counts as new", "there is no keeper here yet")
 PACKAGES_BRING = "not predicted: accounts, files and units that these packages bring"
@@ -52,7 +54,7 @@ def gather(run: Run) -> dict[str, Host]:
             component[name] = role
         host = found.setdefault(name, Host())
         for one in result.get("results") or [result]:
-            if one.get("changed"):
+            if one.get("changed") or (one is result and has_changed(event)):
                 take(host, component.get(name, ""), str(data.get("task_action")).rpartition(".")[2], one)
     return found
 
@@ -121,7 +123,7 @@ def happened(course: Course, name: str) -> Host:
     for path in differing({name: was}, {name: now}, written=False).get(name, set()):
         if path.startswith("unit "):
             found.units.add(path.removeprefix("unit "))
-        elif path.startswith(OURS) and not path.startswith(BOOKS) and ".wants/" not in path and ".requires/" not in path:
+        elif path.startswith(OURS) and not path.startswith(BOOKS) and not any(part in path for part in MADE):
             # An alias that systemctl enable makes is a link to the unit.
             target = str((now.get(path) or was[path])[3])
             if not target.startswith(("/lib/systemd/", "/usr/lib/systemd/", "/etc/systemd/")):
