@@ -29,7 +29,7 @@ from test_64_checks import bad, judged
 from test_65_host_faults import papers
 
 #: The error itself; getting there is part of it. A loaded machine is slower than what is promised to an operator.
-ENDS_S = 150
+ENDS_S = 300
 
 
 @dataclass(frozen=True)
