@@ -13,7 +13,6 @@ import itertools
 import json
 import random
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -418,14 +417,6 @@ def drawn(all_of_them: Iterable[Mutant], seed: int, each: int) -> list[Mutant]:
 
 class Nft:
     """nft in network namespaces of its own; one process reads many rulesets, each into an empty namespace's tables."""
-
-    @staticmethod
-    def lacks() -> str:
-        """What is missing here, '' if nothing."""
-        if not shutil.which("nft") or not shutil.which("unshare"):
-            return "nft and unshare"
-        done = subprocess.run(["unshare", "--net", "nft", "list", "ruleset"], capture_output=True, text=True, timeout=20, check=False)
-        return "" if done.returncode == 0 else "the right to make network namespaces (root): %s" % done.stderr.strip()
 
     @staticmethod
     def read(texts: Sequence[str], before: Sequence[Sequence[str]] = ()) -> list[tuple[str, str] | str]:

@@ -22,12 +22,25 @@ COMMENT = "hnai-test-opened-by-hand"
 
 
 def verify(lab: Lab, *more: str) -> tuple[Run, dict[tuple[str, str], dict[str, Any]]]:
-    """A run of the verb, and its checks by id and subject."""
+    """A run of the verb, and its checks by id and subject; what is judged on each host for itself (ZS) has the host for its subject."""
     run = lab.play("playbooks/verify.yml", "--tags", "zones", *more, timeout=600)
     record = json.loads((lab.state / "verdicts" / "latest" / "record.json").read_text(encoding="utf-8"))
-    checks = {(check["id"], check.get("subject", "")): check for verdict in record["verdicts"] for check in verdict["checks"]}
+    checks: dict[tuple[str, str], dict[str, Any]] = {}
+    for verdict in record["verdicts"]:
+        for check in verdict["checks"]:
+            key = (check["id"], f"{verdict['host']} {check.get('subject', '')}".strip() if check["id"].startswith("ZS") else check.get("subject", ""))
+            assert key not in checks, key
+            checks[key] = check
     assert checks, run.stdout[-4000:]
     return run, checks
+
+
+def by_hand(found: dict[tuple[str, str], str], *places: tuple[str, str]) -> None:
+    """The loaded rules of a host say the same as the packets did: in that chain, by that rule, and nowhere else. Takes it out of *found*."""
+    for host, chain in places:
+        for key in (("ZS1", f"{host} {chain}"), ("ZS4", host)):
+            reason = found.pop(key)
+            assert reason.startswith("fail") and COMMENT in reason, (key, reason)
 
 
 def bad(checks: dict[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], str]:
@@ -122,6 +135,8 @@ def test_a_router_opened_by_hand_is_named_while_hosts_still_refuse(lab: Lab) -> 
         run, checks = verify(lab)
     found = bad(checks)
     assert run.rc != 0 and found.pop(("ZC5", "router")).startswith("fail: router lets through")
+    assert COMMENT in found.pop(("ZS2", "router"))
+    by_hand(found, ("router", "forward"))
     # The plant's device has no rules of its own: what the router lets in gets there.
     assert all(subject.endswith("→ l2") and text.startswith("fail") for (ident, subject), text in found.items()), found
     assert checks["ZC2", "l4 → l35"]["status"] == "pass"
@@ -133,6 +148,7 @@ def test_a_host_opened_by_hand_is_named_while_the_router_still_refuses(lab: Lab)
     found = bad(checks)
     assert run.rc != 0 and found.pop(("ZC5", "kafka2")).startswith("fail: kafka2 lets through")
     assert found.pop(("ZC5", "stream1")).startswith("fail: stream1 lets through")
+    by_hand(found, ("kafka2", "input"), ("stream1", "output"))
     reason = found.pop(("ZC2", "l35 → l35"))
     assert reason.startswith("fail") and re.search(r"kafka2 \S+ tcp/8428 \[no conduit\]", reason)
     assert found == {}

@@ -297,7 +297,10 @@ def test_observe_lists_exactly_what_enforce_would_cut_and_enforce_needs_a_name(l
         flows = {(f["source"], f["target"], kinds[f["proto"]], f["port"], *f["where"]) for f in found["flows"] if f["proto"] in kinds and not f["conduit"]}
         assert flows == expected, found["flows"]
         assert {tuple(f["users"]) for f in found["flows"] if f["port"] == 4455} == {("nobody",)}
-        assert (lab.state / "firewall/observed.yml").read_text(encoding="utf-8").count("OBSERVED-") == 4
+        proposed = (lab.state / "firewall/observed.yml").read_text(encoding="utf-8")
+        # One for both families; syslog is the management plane's and becomes no conduit of a component, which the file says.
+        assert proposed.count("OBSERVED-") == 3
+        assert "hnai_management" in next(line for line in proposed.splitlines() if line.startswith("#") and "udp/514" in line)
         # A second ruleset, and an orderly stop of the unit, take nothing from the list.
         assert lab.run(host, "/usr/local/sbin/hnai-firewall", "load").returncode == 0
         assert lab.play("playbooks/firewall_observed.yml", "--limit", host).rc == 0

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "unit")]
 import mutants
+from namespaces import lacks
 
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import digest, normalise
 from ansible_collections.hnai.platform.plugins.module_utils.zones import nft, ruleset, static
@@ -53,8 +54,7 @@ def places(site: Site) -> dict[int, list[str]]:
 
 @pytest.mark.scenario("zones-mutants")
 def test_every_mutant_is_found_or_proven_to_be_none(site: Site, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    missing = mutants.Nft.lacks()
-    assert not missing, "this machine lacks %s" % missing
+    assert not lacks(), f"this machine lacks {lacks()}"
     originals = {host: nft.ruleset(site, host) for host in HOSTS}
     expected = {host: static.expectation(site, host) for host in HOSTS}
     everything = [mutant for host in HOSTS for mutant in mutants.mutants(host, originals[host])]

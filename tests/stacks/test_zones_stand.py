@@ -15,7 +15,8 @@ import yaml
 UNIT = Path(__file__).resolve().parents[1] / "unit"
 sys.path.insert(0, str(UNIT))
 
-from zones_stand import Stand, usable
+from namespaces import lacks
+from zones_stand import Stand
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
 
@@ -25,7 +26,7 @@ RUNS = 20
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    assert usable(), "needs root, network namespaces, and the tools ip, nft and ss"
+    assert not lacks(), f"this machine lacks {lacks()}"
     data = yaml.safe_load((UNIT / "fixtures/site/site.yml").read_text(encoding="utf-8"))
     data = copy.deepcopy(data)
     data["assets"]["plc1"]["canary"] = True

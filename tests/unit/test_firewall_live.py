@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The firewall under sessions that live: real nft, conntrack and TCP in namespaces, where this machine can make them (root)."""
+"""The firewall under sessions that live: real nft, conntrack and TCP in network namespaces."""
 from __future__ import annotations
 
 import copy
@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from firewall_stand import Session, Stand, stand, until, usable
+from firewall_stand import Session, Stand, stand, until
 
 from ansible_collections.hnai.platform.plugins.module_utils import firewall_observed as seen
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import Firewall, FirewallError, cut
@@ -22,7 +22,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.model import S
 
 HOST4, HOST6, PEER4, PEER6 = "10.1.0.1", "fd01::1", "10.1.0.2", "fd01::2"
 FIXTURE = yaml.safe_load((Path(__file__).parent / "fixtures/site/site.yml").read_text(encoding="utf-8"))
-USABLE = usable()
+pytestmark = pytest.mark.namespaces
 RULES = """\
 table inet hnai
 delete table inet hnai
@@ -91,92 +91,82 @@ class Live:
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> Iterator[list[Live]]:
-    """One, or none where this machine has no namespaces for us."""
-    if not USABLE:
-        yield []
-        return
+def host(tmp_path: Path) -> Iterator[Live]:
     with stand(tmp_path, [HOST4, HOST6], [PEER4, PEER6]) as place:
-        yield [Live(place)]
+        yield Live(place)
 
 
-def test_a_change_that_carries_everything_leaves_everything_alone(live: list[Live]) -> None:
-    for host in live:
-        looked = host.look(approved(5001, 5002), 3)
-        assert sorted((pair.conduit, pair.source) for pair in looked["carrying"]) == [("C-5001", PEER4), ("C-5002", PEER4), ("C-5002", PEER6)]
-        assert "hnai_proof" not in host.place.nft("list", "ruleset")
-        host.firewall.apply(rules(5002, 5001), "run001", 300, time.monotonic)
-        found = host.still(looked, approved(5001, 5002))
-        assert (len(found["alive"]), found["cut"], found["idle"]) == (3, [], []), found
-        assert host.place.script("confirm", "run001").returncode == 0
-        assert "hnai_proof" not in host.place.nft("list", "ruleset")
-        assert host.firewall.reasons(rules(5002, 5001)) == []
+def test_a_change_that_carries_everything_leaves_everything_alone(host: Live) -> None:
+    looked = host.look(approved(5001, 5002), 3)
+    assert sorted((pair.conduit, pair.source) for pair in looked["carrying"]) == [("C-5001", PEER4), ("C-5002", PEER4), ("C-5002", PEER6)]
+    assert "hnai_proof" not in host.place.nft("list", "ruleset")
+    host.firewall.apply(rules(5002, 5001), "run001", 300, time.monotonic)
+    found = host.still(looked, approved(5001, 5002))
+    assert (len(found["alive"]), found["cut"], found["idle"]) == (3, [], []), found
+    assert host.place.script("confirm", "run001").returncode == 0
+    assert "hnai_proof" not in host.place.nft("list", "ruleset")
+    assert host.firewall.reasons(rules(5002, 5001)) == []
 
 
-def test_an_approved_conduit_that_is_cut_is_named_and_what_was_confirmed_comes_back(live: list[Live]) -> None:
+def test_an_approved_conduit_that_is_cut_is_named_and_what_was_confirmed_comes_back(host: Live) -> None:
     bad = rules(5001, 5002).replace("policy drop;\n", "policy drop;\n    tcp dport 5002 drop\n", 1)
-    for host in live:
-        looked = host.look(approved(5001, 5002), 3)
-        host.firewall.apply(bad, "run001", 300, time.monotonic)
-        found = host.still(looked, approved(5001, 5002))
-        assert found["cut"] == [f"C-5002 {PEER4} → {HOST4} tcp/5002", f"C-5002 {PEER6} → {HOST6} tcp/5002"]
-        assert found["alive"] == [f"C-5001 {PEER4} → {HOST4} tcp/5001"]
-        assert host.place.script("revert", "run001").returncode == 0
-        assert host.firewall.reasons(rules(5001, 5002)) == []
-        assert all(one.goes_on() for one in host.sessions)
+    looked = host.look(approved(5001, 5002), 3)
+    host.firewall.apply(bad, "run001", 300, time.monotonic)
+    found = host.still(looked, approved(5001, 5002))
+    assert found["cut"] == [f"C-5002 {PEER4} → {HOST4} tcp/5002", f"C-5002 {PEER6} → {HOST6} tcp/5002"]
+    assert found["alive"] == [f"C-5001 {PEER4} → {HOST4} tcp/5001"]
+    assert host.place.script("revert", "run001").returncode == 0
+    assert host.firewall.reasons(rules(5001, 5002)) == []
+    assert all(one.goes_on() for one in host.sessions)
 
 
-def test_a_ruleset_without_the_rule_for_established_cuts_all(live: list[Live]) -> None:
-    for host in live:
-        looked = host.look(approved(5001, 5002), 3)
-        host.firewall.apply(rules(5001, 5002).replace("    ct state established,related accept\n", ""), "run001", 300, time.monotonic)
-        assert len(host.still(looked, approved(5001, 5002))["cut"]) == 3
-        assert host.place.script("revert", "run001").returncode == 0
+def test_a_ruleset_without_the_rule_for_established_cuts_all(host: Live) -> None:
+    looked = host.look(approved(5001, 5002), 3)
+    host.firewall.apply(rules(5001, 5002).replace("    ct state established,related accept\n", ""), "run001", 300, time.monotonic)
+    assert len(host.still(looked, approved(5001, 5002))["cut"]) == 3
+    assert host.place.script("revert", "run001").returncode == 0
 
 
-def test_a_lock_out_is_taken_back_by_the_clock_alone(live: list[Live]) -> None:
+def test_a_lock_out_is_taken_back_by_the_clock_alone(host: Live) -> None:
     locked = rules().replace("    ct state established,related accept\n", "")
-    for host in live:
-        host.firewall.apply(locked, "run001", 8, time.monotonic)
-        assert not host.first.goes_on(1.5)
-        assert until(lambda host=host: host.firewall.reasons(rules(5001, 5002)) == [], 30)
-        assert all(one.goes_on() for one in host.sessions)
-        assert host.place.script("confirm", "run001").returncode == 1
+    host.firewall.apply(locked, "run001", 8, time.monotonic)
+    assert not host.first.goes_on(1.5)
+    assert until(lambda host=host: host.firewall.reasons(rules(5001, 5002)) == [], 30)
+    assert all(one.goes_on() for one in host.sessions)
+    assert host.place.script("confirm", "run001").returncode == 1
 
 
-def test_a_removed_conduit_ends_its_sessions_and_no_other(live: list[Live]) -> None:
+def test_a_removed_conduit_ends_its_sessions_and_no_other(host: Live) -> None:
     """With the kernel's default, by which a packet from the middle of a connection may begin one: here it meets no rule that lets it in."""
-    for host in live:
-        assert host.place.run(["sysctl", "-n", "net.netfilter.nf_conntrack_tcp_loose"], None)[1].strip() == "1"
-        looked = host.look(approved(5001), 1)
-        host.firewall.apply(rules(5001), "run001", 300, time.monotonic)
-        assert host.still(looked, approved(5001))["cut"] == []
-        assert host.place.script("confirm", "run001").returncode == 0
-        # The rule for established connections alone would carry them on for ever.
-        assert all(one.goes_on() for one in host.sessions)
-        deleted, note = cut(host.place.run, approved(5001))
-        assert sorted((one["src"], one["dst"], one["dport"]) for one in deleted) == [(PEER4, HOST4, "5002"), (PEER6, HOST6, "5002")] and not note
-        time.sleep(0.3)
-        counts = [one.heard() for one in host.second]
-        assert host.first.goes_on()
-        assert not any(one.goes_on(1.0) for one in host.second) and [one.heard() for one in host.second] == counts
-        assert cut(host.place.run, approved(5001)) == ([], "")
+    assert host.place.run(["sysctl", "-n", "net.netfilter.nf_conntrack_tcp_loose"], None)[1].strip() == "1"
+    looked = host.look(approved(5001), 1)
+    host.firewall.apply(rules(5001), "run001", 300, time.monotonic)
+    assert host.still(looked, approved(5001))["cut"] == []
+    assert host.place.script("confirm", "run001").returncode == 0
+    # The rule for established connections alone would carry them on for ever.
+    assert all(one.goes_on() for one in host.sessions)
+    deleted, note = cut(host.place.run, approved(5001))
+    assert sorted((one["src"], one["dst"], one["dport"]) for one in deleted) == [(PEER4, HOST4, "5002"), (PEER6, HOST6, "5002")] and not note
+    time.sleep(0.3)
+    counts = [one.heard() for one in host.second]
+    assert host.first.goes_on()
+    assert not any(one.goes_on(1.0) for one in host.second) and [one.heard() for one in host.second] == counts
+    assert cut(host.place.run, approved(5001)) == ([], "")
 
 
-def test_a_rule_added_by_hand_is_shown_and_goes_and_a_foreign_table_stays(live: list[Live]) -> None:
+def test_a_rule_added_by_hand_is_shown_and_goes_and_a_foreign_table_stays(host: Live) -> None:
     theirs = "table inet theirs { chain x { type filter hook input priority 10; policy accept; tcp dport 9 drop; }; }"
-    for host in live:
-        assert host.firewall.drift() == ("", "")
-        host.place.nft("add", "rule", "inet", "hnai", "input", "tcp", "dport", "4444", "accept")
-        host.place.nft("-f", "-", stdin=theirs)
-        assert host.firewall.reasons(rules(5001, 5002)) == ["the loaded table was changed by hand"]
-        confirmed, loaded = host.firewall.drift()
-        assert set(loaded.splitlines()) - set(confirmed.splitlines()) == {"\t\ttcp dport 4444 accept"}
-        assert "drop-in" in confirmed and not set(confirmed.splitlines()) - set(loaded.splitlines())
-        host.change(rules(5001, 5002), "run001")
-        assert host.firewall.reasons(rules(5001, 5002)) == [] and host.firewall.drift() == ("", "")
-        assert "tcp dport 9 drop" in host.place.nft("list", "table", "inet", "theirs")
-        assert all(one.goes_on() for one in host.sessions)
+    assert host.firewall.drift() == ("", "")
+    host.place.nft("add", "rule", "inet", "hnai", "input", "tcp", "dport", "4444", "accept")
+    host.place.nft("-f", "-", stdin=theirs)
+    assert host.firewall.reasons(rules(5001, 5002)) == ["the loaded table was changed by hand"]
+    confirmed, loaded = host.firewall.drift()
+    assert set(loaded.splitlines()) - set(confirmed.splitlines()) == {"\t\ttcp dport 4444 accept"}
+    assert "drop-in" in confirmed and not set(confirmed.splitlines()) - set(loaded.splitlines())
+    host.change(rules(5001, 5002), "run001")
+    assert host.firewall.reasons(rules(5001, 5002)) == [] and host.firewall.drift() == ("", "")
+    assert "tcp dport 9 drop" in host.place.nft("list", "table", "inet", "theirs")
+    assert all(one.goes_on() for one in host.sessions)
 
 
 SITE4 = ["10.0.35.11", "10.0.4.12", "10.0.9.1"]
@@ -203,43 +193,42 @@ def test_observe_lists_exactly_what_enforce_would_cut(tmp_path: Path) -> None:
         ("10.0.3.11", "10.0.35.11", "tcp", 9999, "out"),
         ("10.0.3.11", "10.0.35.11", "tcp", 7001, "out"),
     }
-    for _once in range(USABLE):
-        with stand(tmp_path, ["10.0.3.11", "fd00:3::11"], [*SITE4, *SITE6]) as place:
-            firewall = Firewall(place.run, place.state)
-            place.serve(place.host, 2222, 7000)
-            place.serve(place.others, 9094, 9999, 7001)
-            # Older than any rule: nobody tracks them yet.
-            older = [place.session(place.others, "10.0.4.12", "10.0.3.11", 7000), place.session(place.host, "10.0.3.11", "10.0.35.11", 7001)]
-            assert place.run(["conntrack", "-L"], None)[1] == ""
-            firewall.apply(text, "run001", 300, time.monotonic)
-            assert place.script("confirm", "run001").returncode == 0
-            for source, target in (("10.0.35.11", "10.0.3.11"), ("10.0.35.11", "10.0.3.11"), ("fd00:35::11", "fd00:3::11")):
-                place.session(place.others, source, target, 2222)
-            dialled = place.spawn(place.host, OUT)
-            assert dialled.stdout is not None and dialled.stdout.readline().strip() == b"ready"
-            assert all(one.goes_on() for one in older)
-            found = seen.observed(place.run, place.state, time.time(), items)
-            assert {(f["source"], f["target"], f["proto"], f["port"], *f["where"]) for f in found["flows"]} == expected, found["flows"]
-            assert (found["full"], found["observing"], found["note"]) == ([], True, "")
-            assert not any(f["guessed"] or f["conduit"] for f in found["flows"])
-            counts = {(f["source"], f["port"]): (f["count"], f["open"]) for f in found["flows"]}
-            assert counts["10.0.35.11", 2222] == (2, 2) and counts["fd00:35::11", 2222] == (1, 1) and counts["10.0.4.12", 7000] == (0, 1)
-            now = time.time()
-            assert all(now - 300 < f["first"] <= f["last"] <= now + 1 for f in found["flows"])
-            assert next(f for f in found["flows"] if f["proto"] == "udp")["users"] == ["root"]
-            assert next(f for f in found["flows"] if f["port"] == 2222)["processes"]
+    with stand(tmp_path, ["10.0.3.11", "fd00:3::11"], [*SITE4, *SITE6]) as place:
+        firewall = Firewall(place.run, place.state)
+        place.serve(place.host, 2222, 7000)
+        place.serve(place.others, 9094, 9999, 7001)
+        # Older than any rule: nobody tracks them yet.
+        older = [place.session(place.others, "10.0.4.12", "10.0.3.11", 7000), place.session(place.host, "10.0.3.11", "10.0.35.11", 7001)]
+        assert place.run(["conntrack", "-L"], None)[1] == ""
+        firewall.apply(text, "run001", 300, time.monotonic)
+        assert place.script("confirm", "run001").returncode == 0
+        for source, target in (("10.0.35.11", "10.0.3.11"), ("10.0.35.11", "10.0.3.11"), ("fd00:35::11", "fd00:3::11")):
+            place.session(place.others, source, target, 2222)
+        dialled = place.spawn(place.host, OUT)
+        assert dialled.stdout is not None and dialled.stdout.readline().strip() == b"ready"
+        assert all(one.goes_on() for one in older)
+        found = seen.observed(place.run, place.state, time.time(), items)
+        assert {(f["source"], f["target"], f["proto"], f["port"], *f["where"]) for f in found["flows"]} == expected, found["flows"]
+        assert (found["full"], found["observing"], found["note"]) == ([], True, "")
+        assert not any(f["guessed"] or f["conduit"] for f in found["flows"])
+        counts = {(f["source"], f["port"]): (f["count"], f["open"]) for f in found["flows"]}
+        assert counts["10.0.35.11", 2222] == (2, 2) and counts["fd00:35::11", 2222] == (1, 1) and counts["10.0.4.12", 7000] == (0, 1)
+        now = time.time()
+        assert all(now - 300 < f["first"] <= f["last"] <= now + 1 for f in found["flows"])
+        assert next(f for f in found["flows"] if f["proto"] == "udp")["users"] == ["root"]
+        assert next(f for f in found["flows"] if f["port"] == 2222)["processes"]
 
-            # Another ruleset, a boot: the list stays.
-            assert firewall.reasons(text) == []
-            firewall.apply(text + "# later\n", "run002", 300, time.monotonic)
-            place.script("confirm", "run002")
-            assert place.script("keep").returncode == 0 and place.script("load").returncode == 0
-            again = seen.observed(place.run, place.state, time.time(), items)
-            assert {(f["source"], f["target"], f["proto"], f["port"]) for f in again["flows"]} == {one[:4] for one in expected}
-            assert {(f["source"], f["port"]): f["count"] for f in again["flows"]}["10.0.35.11", 2222] == 2
+        # Another ruleset, a boot: the list stays.
+        assert firewall.reasons(text) == []
+        firewall.apply(text + "# later\n", "run002", 300, time.monotonic)
+        place.script("confirm", "run002")
+        assert place.script("keep").returncode == 0 and place.script("load").returncode == 0
+        again = seen.observed(place.run, place.state, time.time(), items)
+        assert {(f["source"], f["target"], f["proto"], f["port"]) for f in again["flows"]} == {one[:4] for one in expected}
+        assert {(f["source"], f["port"]): f["count"] for f in again["flows"]}["10.0.35.11", 2222] == 2
 
-            with pytest.raises(FirewallError, match="would cut 6 flow"):
-                seen.may_enforce(again["flows"], [], "somebody")
+        with pytest.raises(FirewallError, match="would cut 6 flow"):
+            seen.may_enforce(again["flows"], [], "somebody")
 
 
 def flow(**more: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from zones_stand import Stand, usable
+from zones_stand import Stand
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import FAIL, INCONCLUSIVE, PASS, Check, Report
 from ansible_collections.hnai.platform.plugins.module_utils.zones import judge, live, matrix, packets, sessions
@@ -385,11 +385,7 @@ def test_what_was_not_tried_is_told(site: Site) -> None:
 
 
 @pytest.fixture(scope="module")
-def stand() -> Iterator[Stand | None]:
-    """Where the machine may; elsewhere what is above is all that is tested."""
-    if not usable():
-        yield None
-        return
+def stand() -> Iterator[Stand]:
     data = copy.deepcopy(FIXTURE)
     data["assets"]["plc1"]["canary"] = True
     with Stand(with_filter(data)) as made:
@@ -401,9 +397,8 @@ def found(report: Report) -> dict[tuple[str, str], str]:
     return {(check.id, check.subject): f"{check.status}: {check.reason}" for check in report.checks if check.status != PASS and check.id != "ZC4"}
 
 
-def test_the_generated_rules_are_the_model(stand: Stand | None) -> None:
-    if stand is None:
-        return
+@pytest.mark.namespaces
+def test_the_generated_rules_are_the_model(stand: Stand) -> None:
     report = stand.verify()
     assert found(report) == {}
     number = {check.id: str(check.observed) for check in report.checks}
@@ -412,10 +407,9 @@ def test_the_generated_rules_are_the_model(stand: Stand | None) -> None:
     assert "hnai-zones" not in left
 
 
-def test_router_and_host_opened_by_hand_are_each_named(stand: Stand | None) -> None:
+@pytest.mark.namespaces
+def test_router_and_host_opened_by_hand_are_each_named(stand: Stand) -> None:
     """With the router open hosts still refuse; with a host open the router still does. Each is told from the other."""
-    if stand is None:
-        return
     try:
         stand.nft("router", "insert rule inet hnai forward ip daddr 10.0.35.0/24 tcp dport 22 accept")
         report = stand.verify()
@@ -432,9 +426,8 @@ def test_router_and_host_opened_by_hand_are_each_named(stand: Stand | None) -> N
         stand.load(["kafka2", "sec1"])
 
 
-def test_a_host_that_vanishes_is_inconclusive_and_a_session_that_is_nobodys_fails(stand: Stand | None) -> None:
-    if stand is None:
-        return
+@pytest.mark.namespaces
+def test_a_host_that_vanishes_is_inconclusive_and_a_session_that_is_nobodys_fails(stand: Stand) -> None:
     def hold() -> list[int]:
         with socket.socket() as here:
             here.settimeout(5)

@@ -506,13 +506,12 @@ def test_a_proof_tells_two_rulesets_apart_and_equals_alike() -> None:
     assert "input" in mutants.equivalent(LISTINGS["edge1"], json.dumps({"nftables": opened}), places, ports, EXPECTED["edge1"]).differs
 
 
-# -- mutants, by nft itself where it can run ---------------------------------------------------------------------------------------
+# -- mutants, by nft itself -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.namespaces
 def test_one_mutant_of_each_operator_is_found() -> None:
     """`make scenario NAME=zones-mutants` takes hundreds."""
-    if mutants.Nft.lacks():
-        return
     everything = [one for host in LISTINGS for one in mutants.mutants(host, nft.ruleset(SITE, host))]
     names = sorted({one.operator for one in everything})
     assert len(everything) > 600 and len(names) >= 40
@@ -710,10 +709,9 @@ def test_observe_is_open_and_still_names_what_is_cut() -> None:
 # -- on a kernel ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.namespaces
 def test_a_real_host_passes_and_planted_routes_are_found() -> None:
-    """A network namespace with edge1's address and rules; where there is none, the host above answers for it."""
-    if mutants.Nft.lacks():
-        return
+    """A network namespace with edge1's address and rules."""
     name = "zstatic-%d" % os.getpid()
 
     def run(*argv: str, text: str | None = None) -> None:

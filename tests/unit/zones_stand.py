@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A site in network namespaces: every host and device of a model on a segment of its zone, a router in between, and the project's own rules.
 
-Needs root and the right to make namespaces (`usable`). What a host does is done in a child of ours that entered its namespace, so the real
+Needs root and the right to make namespaces (mark `namespaces`). What a host does is done in a child of ours that entered its namespace, so the real
 code runs: the parts of conduit_verify as the module calls them. All of it is gone when the stand is closed.
 """
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -25,19 +24,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.model import N
 from ansible_collections.hnai.platform.plugins.modules import conduit_verify
 
 PARAMS = {"seconds": 60.0, "call_timeout": 5.0, "timeout": 1.2, "per_source": 5000.0, "per_target": 50000.0, "budget": 20.0}
-
-
-def usable() -> bool:
-    """May this machine make network namespaces, and has it the tools?"""
-    if os.geteuid() != 0 or not all(shutil.which(tool) for tool in ("ip", "nft", "ss")):
-        return False
-    name = f"zls{os.getpid()}-try"
-    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
-    if made:
-        link = ["ip", "-n", name, "link", "add", "try0", "type", "bridge"]
-        made = subprocess.run(link, capture_output=True, check=False).returncode == 0
-        subprocess.run(["ip", "netns", "delete", name], check=True)
-    return made
 
 
 class Stand:
