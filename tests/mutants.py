@@ -301,6 +301,41 @@ def _dormant(text: Text) -> Found:
     yield "our own table", text.within("  flags dormant")
 
 
+def _heads(*pairs: tuple[str, str], only: Sequence[str] = ()) -> Operator:
+    """The head of each base chain, with words of it replaced."""
+
+    def run(text: Text) -> Found:
+        for number, hook in text.hooks():
+            for old, new in pairs:
+                if not only or hook in only:
+                    yield "%s: %s" % (hook, new), text.changed(number, text.lines[number].strip().replace(old, new))
+
+    return run
+
+
+def _own_chains(*bodies: str) -> Operator:
+    def run(text: Text) -> Found:
+        for body in bodies:
+            yield body, text.within("  chain more {\n    %s\n  }" % body)
+
+    return run
+
+
+def _borrowed(text: Text) -> Found:
+    """A rule of somebody's own under a conduit's name."""
+    idents = [match[1] for _number, _chain, rule in text.rules() if (match := _CONDUIT.search(rule))]
+    for number, chain in _ends(text):
+        for rule in ("tcp dport 22 ct state new counter accept", "meta l4proto udp counter accept"):
+            yield "%s: %s" % (chain, rule), text.inserted(number, '%s comment "%s"' % (rule, idents[0]))
+
+
+def _spoof_return(text: Text) -> Found:
+    for number, chain, rule in text.rules():
+        if chain == "antispoof" and rule.startswith('iifname "l4"'):
+            for inner in ("ip saddr 198.51.100.7 return", 'iifname "l4" accept', "ct state new return"):
+                yield inner, text.inserted(number, inner)
+
+
 def _flush(text: Text) -> Found:
     yield "everything", text.appended("flush ruleset")
     yield "the rules of our table", text.appended("flush table inet hnai")
@@ -391,6 +426,25 @@ OPERATORS: dict[str, Operator] = {
     "notrack": _other_tables(*_RAW),
     "nat": _other_tables(*_NAT),
     "around": _other_tables(*_AROUND),
+    "priority": _heads(("priority filter", "priority -300"), ("priority filter", "priority 10"), ("priority filter", "priority mangle")),
+    "chain type": _heads(("type filter", "type route"), only=["output"]),
+    "a chain of our own": _own_chains(
+        "type filter hook input priority 10; policy accept;",
+        "type filter hook forward priority -10; policy accept; accept",
+        "type nat hook prerouting priority -100; policy accept; tcp dport 80 redirect to :22",
+        "type filter hook prerouting priority raw; policy accept; notrack",
+        "type filter hook postrouting priority 0; policy drop;",
+        "accept",
+    ),
+    "a header rewritten": _before_the_end("tcp flags syn tcp option maxseg size set 40", "meta mark set 1", "ip dscp set cs7", "ct mark set 7"),
+    "a conduit's name borrowed": _borrowed,
+    "antispoof left early": _spoof_return,
+    "a table by our name": _other_tables(
+        "table ip hnai {\n  chain input {\n    type filter hook input priority -1; policy accept;\n    accept\n  }\n}",
+        "table ip6 hnai {\n  chain forward {\n    type filter hook forward priority 1; policy drop;\n  }\n}",
+        "table bridge hnai {\n  chain forward {\n    type filter hook forward priority 0; policy accept;\n    drop\n  }\n}",
+        "table arp hnai {\n  chain output {\n    type filter hook output priority 0; policy drop;\n  }\n}",
+    ),
     "flowtable": _flowtable,
     "dormant": _dormant,
     "flush": _flush,
