@@ -763,7 +763,7 @@ def test_observe_is_open_and_still_names_what_is_cut() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda found: [one for one in found if "observed_mid4_in" not in json.dumps(one.get("rule", {}))], "does not write down all that enforce would cut: obs"),
+        (lambda found: [one for one in found if "observed_mid4_in" not in json.dumps(one.get("rule", {}))], "does not write down all that enforce"),
         (lambda found: [one for one in found if one.get("rule", {}).get("chain") != "observed_out"], "observed_last6_out"),
         (lambda found: first(found, ours("observed_in", DPORT, {"return": None})), "handle 900"),
         (lambda found: first(found, ours("observed_in", DPORT, DROP)), "handle 900"),
