@@ -537,6 +537,23 @@ def test_one_mutant_of_each_operator_is_found() -> None:
     assert found >= 34, found
 
 
+@pytest.mark.namespaces
+def test_second_addresses_and_boundaries_of_others_are_judged_as_the_model_has_them() -> None:
+    data = yaml.safe_load((FIXTURES / "site.yml").read_text(encoding="utf-8"))
+    data["hosts"]["edge1"]["second_addresses"] = {"filter": {"v4": "10.0.3.99", "v6": "fd00:3::99"}}
+    next(one for one in data["conduits"] if one["id"] == "C-101")["source_address"] = "filter"
+    data["boundaries"] = {"plant": {"between": ["l2", "l3"], "enforced_by": "external", "owner": "plant", "reason": "theirs"}}
+    site = Site.from_dict(data)
+    texts = {host: nft.ruleset(site, host) for host in ("edge1", "router")}
+    # One conduit's rule without its own address: the second one could be used for it.
+    loose = texts["edge1"].replace("ip saddr 10.0.3.11 ip daddr 10.0.9.11 udp", "ip daddr 10.0.9.11 udp")
+    assert not site.problems and "l2" in texts["router"] and loose != texts["edge1"]
+    read = mutants.Nft.read([*texts.values(), loose])
+    found = [static.judge(one[0], static.expectation(site, host), "enforce", (), USERS.get) for host, one in zip(("edge1", "router", "edge1"), read)]
+    assert [one.line for each in found[:2] for one in each.all] == []
+    assert [one.conduit for one in found[2].rules if one.kind == "extra" and one.sure] == ["C-003"]
+
+
 # -- the checks ---------------------------------------------------------------------------------------------------------------------
 
 LINKS = [
