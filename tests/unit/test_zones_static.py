@@ -707,6 +707,7 @@ CHECKS: list[tuple[str, str, Callable[[Machine], Any], str, set[str]]] = [
     ("ZS6", "fail", lambda m: m.table.append({"dst": "fd77::bad", "encap": "seg6local", "dev": "eth0"}), "fd77::bad wraps or unwraps", set()),
     ("ZS6", "fail", lambda m: m.table.append({"dst": "10.9.0.0/16", "nexthops": [{"encap": "mpls", "dev": "eth0"}]}), "10.9.0.0/16 wraps", set()),
     ("ZS6", "fail", lambda m: m.table.append({"type": "local", "dst": "10.0.4.0/24", "dev": "lo"}), "10.0.4.0/24 are taken as the host's own", set()),
+    ("ZS6", "fail", lambda m: m.table.append({"type": "local", "dst": "default", "table": "7"}), "packets to default are taken", set()),
     ("ZS6", "fail", lambda m: setattr(m, "settings", m.settings + "/proc/sys/net/mpls/conf/eth0/input:1\n"), "labelled packets", set()),
     ("ZS6", "fail", lambda m: setattr(m, "settings", m.settings + "/proc/sys/net/ipv6/conf/eth0/seg6_enabled:1\n"), "which way they go", set()),
     ("ZS6", "inconclusive", lambda m: setattr(m, "settings", ""), "does not say whether it forwards", set()),

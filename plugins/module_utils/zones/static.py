@@ -945,7 +945,8 @@ def strange_routes(text: str, found: Links) -> list[str]:
             dst = str(one.get("dst"))
             kinds = [str(each["encap"]) for each in (one, *(one.get("nexthops") or ())) if each.get("encap")]
             wrong += ["the route to %s wraps or unwraps packets (%s): what is inside passes no chain" % (dst, kind) for kind in kinds]
-            net = ipaddress.ip_network(dst, strict=False) if one.get("type") == "local" else None
+            # "default" of either version: nobody's address.
+            net = ipaddress.ip_network("0.0.0.0/0" if dst == "default" else dst, strict=False) if one.get("type") == "local" else None
             if net and not net.is_loopback and not net.is_link_local and str(net.network_address) not in found.holders:
                 wrong.append("packets to %s are taken as the host's own (ip route show table %s)" % (dst, one.get("table", "main")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
