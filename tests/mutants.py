@@ -301,6 +301,41 @@ def _dormant(text: Text) -> Found:
     yield "our own table", text.within("  flags dormant")
 
 
+def _heads(*pairs: tuple[str, str], only: Sequence[str] = ()) -> Operator:
+    """The head of each base chain, with words of it replaced."""
+
+    def run(text: Text) -> Found:
+        for number, hook in text.hooks():
+            for old, new in pairs:
+                if not only or hook in only:
+                    yield "%s: %s" % (hook, new), text.changed(number, text.lines[number].strip().replace(old, new))
+
+    return run
+
+
+def _own_chains(*bodies: str) -> Operator:
+    def run(text: Text) -> Found:
+        for body in bodies:
+            yield body, text.within("  chain more {\n    %s\n  }" % body)
+
+    return run
+
+
+def _borrowed(text: Text) -> Found:
+    """A rule of somebody's own under a conduit's name."""
+    idents = [match[1] for _number, _chain, rule in text.rules() if (match := _CONDUIT.search(rule))]
+    for number, chain in _ends(text):
+        for rule in ("tcp dport 22 ct state new counter accept", "meta l4proto udp counter accept"):
+            yield "%s: %s" % (chain, rule), text.inserted(number, '%s comment "%s"' % (rule, idents[0]))
+
+
+def _spoof_return(text: Text) -> Found:
+    for number, chain, rule in text.rules():
+        if chain == "antispoof" and rule.startswith('iifname "l4"'):
+            for inner in ("ip saddr 198.51.100.7 return", 'iifname "l4" accept', "ct state new return"):
+                yield inner, text.inserted(number, inner)
+
+
 def _flush(text: Text) -> Found:
     yield "everything", text.appended("flush ruleset")
     yield "the rules of our table", text.appended("flush table inet hnai")
@@ -391,6 +426,25 @@ OPERATORS: dict[str, Operator] = {
     "notrack": _other_tables(*_RAW),
     "nat": _other_tables(*_NAT),
     "around": _other_tables(*_AROUND),
+    "priority": _heads(("priority filter", "priority -300"), ("priority filter", "priority 10"), ("priority filter", "priority mangle")),
+    "chain type": _heads(("type filter", "type route"), only=["output"]),
+    "a chain of our own": _own_chains(
+        "type filter hook input priority 10; policy accept;",
+        "type filter hook forward priority -10; policy accept; accept",
+        "type nat hook prerouting priority -100; policy accept; tcp dport 80 redirect to :22",
+        "type filter hook prerouting priority raw; policy accept; notrack",
+        "type filter hook postrouting priority 0; policy drop;",
+        "accept",
+    ),
+    "a header rewritten": _before_the_end("tcp flags syn tcp option maxseg size set 40", "meta mark set 1", "ip dscp set cs7", "ct mark set 7"),
+    "a conduit's name borrowed": _borrowed,
+    "antispoof left early": _spoof_return,
+    "a table by our name": _other_tables(
+        "table ip hnai {\n  chain input {\n    type filter hook input priority -1; policy accept;\n    accept\n  }\n}",
+        "table ip6 hnai {\n  chain forward {\n    type filter hook forward priority 1; policy drop;\n  }\n}",
+        "table bridge hnai {\n  chain forward {\n    type filter hook forward priority 0; policy accept;\n    drop\n  }\n}",
+        "table arp hnai {\n  chain output {\n    type filter hook output priority 0; policy drop;\n  }\n}",
+    ),
     "flowtable": _flowtable,
     "dormant": _dormant,
     "flush": _flush,
@@ -466,10 +520,23 @@ class Packet(dict[str, Any]):
 Test = Callable[[Packet], bool]
 
 
+@dataclass(frozen=True)
+class Line:
+    """One rule for a walker. `fixed`: tests of what stays the same for all packets between two places, by field."""
+
+    fixed: tuple[tuple[str, Test], ...]
+    tests: tuple[Test, ...]
+    verb: str
+    target: str
+    text: str
+
+
 class Walker:
     """Takes one packet after the other through a listing, as nft(8) tells it; knows what the generator writes and little more. It shares nothing with the
     analyser, and raises ValueError for what it does not know."""
 
+    #: What a place is: both ends, both interfaces, and the version.
+    PLACE = ("version", "saddr", "daddr", "iif", "oif")
     _PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58, "ipv6-icmp": 58, "sctp": 132}
     _TYPES = {
         "destination-unreachable": 1,
@@ -485,42 +552,84 @@ class Walker:
     def __init__(self, listing: str) -> None:
         items = json.loads(listing)["nftables"]
         self.chains = {(one["chain"]["family"], one["chain"]["table"], one["chain"]["name"]): one["chain"] for one in items if "chain" in one}
-        self.rules: dict[tuple[str, str, str], list[tuple[list[tuple[bool, Test]], str, str]]] = {key: [] for key in self.chains}
+        self.lines: list[tuple[tuple[str, str, str], Line]] = []
+        for chain in self.chains.values():
+            if chain.get("hook") not in (None, "input", "output", "forward") or chain.get("type", "filter") != "filter":
+                raise ValueError("a walker does not know a chain of type %s at %s" % (chain["type"], chain["hook"]))
         for item in items:
             if "rule" in item:
                 rule = item["rule"]
-                self.rules[rule["family"], rule["table"], rule["chain"]].append(self._rule(rule["expr"]))
+                line = self._rule(rule["expr"])
+                if line.verb:
+                    self.lines.append(((rule["family"], rule["table"], rule["chain"]), line))
+        heads = {key: [chain.get(name) for name in ("hook", "prio", "policy")] for key, chain in self.chains.items()}
+        self.head = json.dumps(sorted((*key, *map(str, head)) for key, head in heads.items()))
+        self.rules: dict[tuple[str, str, str], list[Line]] = {}
+        self._masks: dict[tuple[str, Any, int], int] = {}
 
-    def narrow(self, packet: Packet) -> Walker:
-        """The rules that are left for packets between the same addresses and interfaces."""
-        found = copy.copy(self)
-        found.rules = {
-            key: [
-                ([pair for pair in tests if not pair[0]], verb, target)
-                for tests, verb, target in rules
-                if verb and all(test(packet) for fixed, test in tests if fixed)
-            ]
-            for key, rules in self.rules.items()
-        }
+    def mask(self, field: str, packet: Packet) -> int:
+        """A bit for each rule that what this field of a packet holds does not rule out."""
+        key = (field, packet[field], packet["version"])
+        if key not in self._masks:
+            fits = (all(test(packet) for name, test in line.fixed if name == field) for _chain, line in self.lines)
+            self._masks[key] = sum(1 << number for number, good in enumerate(fits) if good)
+        return self._masks[key]
+
+    def place(self, packet: Packet) -> int:
+        """A bit for each rule that the packet's place does not rule out."""
+        found = -1
+        for field in self.PLACE:
+            found &= self.mask(field, packet)
         return found
 
-    def _rule(self, expression: Sequence[Any]) -> tuple[list[tuple[bool, Test]], str, str]:
-        tests: list[tuple[bool, Test]] = []
+    def left(self, mask: int) -> dict[tuple[str, str, str], list[Line]]:
+        """The rules of a mask, by chain."""
+        found: dict[tuple[str, str, str], list[Line]] = {key: [] for key in self.chains}
+        for number, (chain, line) in enumerate(self.lines):
+            if mask >> number & 1:
+                found[chain].append(line)
+        return found
+
+    def at(self, mask: int) -> Walker:
+        """For packets of one place."""
+        found = copy.copy(self)
+        found.rules = self.left(mask)
+        return found
+
+    def same(self, other: Walker) -> bool:
+        """Are the same rules left in the same order?"""
+
+        def texts(walker: Walker) -> dict[tuple[str, str, str], list[str]]:
+            return {key: [line.text for line in lines] for key, lines in walker.rules.items()}
+
+        return self.head == other.head and texts(self) == texts(other)
+
+    def _rule(self, expression: Sequence[Any]) -> Line:
+        fixed: list[tuple[str, Test]] = []
+        tests: list[Test] = []
         verb = target = ""
+        kept = []
         for statement in expression:
             ((kind, body),) = statement.items()
             if kind == "match":
                 left = body["left"]
-                fixed = left.get("meta", {}).get("key") in ("iifname", "oifname", "nfproto") or left.get("payload", {}).get("field") in ("saddr", "daddr")
-                tests.append((fixed, self._test(body["op"], left, body["right"])))
+                name = {"iifname": "iif", "oifname": "oif", "nfproto": "version"}.get(left.get("meta", {}).get("key"), "")
+                name = name or {"saddr": "saddr", "daddr": "daddr"}.get(left.get("payload", {}).get("field"), "")
+                test = self._test(body["op"], left, body["right"])
+                if name:
+                    fixed.append((name, test))
+                else:
+                    tests.append(test)
+                    kept.append(statement)
             elif kind == "limit" or kind == "ct count":
                 inverted = bool(body.get("inv"))
-                tests.append((False, lambda packet, inverted=inverted: packet["over"] == inverted))
+                tests.append(lambda packet, inverted=inverted: packet["over"] == inverted)
+                kept.append({"over": inverted})
             elif kind in ("accept", "drop", "reject", "return", "jump", "goto"):
                 verb, target = kind, (body or {}).get("target", "") if kind in ("jump", "goto") else ""
             elif kind not in ("counter", "log"):
                 raise ValueError("a walker does not know %s" % kind)
-        return tests, verb, target
+        return Line(tuple(fixed), tuple(tests), verb, target, json.dumps([kept, verb, target], sort_keys=True))
 
     def _test(self, op: str, left: Any, right: Any) -> Test:
         if op not in ("==", "!=", "in"):
@@ -566,6 +675,10 @@ class Walker:
 
     def passes(self, path: str, packet: Packet) -> bool:
         """Does the packet pass this hook?"""
+        return self.at(self.place(packet)).goes(path, packet)
+
+    def goes(self, path: str, packet: Packet) -> bool:
+        """The same, of a walker for the packet's place."""
         families = ("inet", "ip" if packet["version"] == 4 else "ip6")
         chains = sorted(
             (key for key, chain in self.chains.items() if chain.get("hook") == path and key[0] in families), key=lambda key: self.chains[key]["prio"]
@@ -573,52 +686,41 @@ class Walker:
         return all(self._verdict(key, packet, self.chains[key]["policy"]) in ("accept", "") for key in chains)
 
     def _verdict(self, key: tuple[str, str, str], packet: Packet, end: str) -> str:
-        for tests, verb, target in self.rules[key]:
-            if verb and all(test(packet) for _fixed, test in tests):
-                if verb in ("accept", "drop", "reject"):
-                    return verb
-                if verb == "return":
+        for line in self.rules[key]:
+            if all(test(packet) for test in line.tests):
+                if line.verb in ("accept", "drop", "reject"):
+                    return line.verb
+                if line.verb == "return":
                     return end
-                inner = self._verdict((key[0], key[1], target), packet, "")
-                if inner or verb == "goto":
+                inner = self._verdict((key[0], key[1], line.target), packet, "")
+                if inner or line.verb == "goto":
                     return inner or end
         return end
 
 
-def packets(addresses: dict[int, list[str]], ports: Sequence[tuple[str, int]], expected: dict[str, Any], path: str) -> Iterator[Packet]:
-    """Every packet of the port registry on one path: each address towards each, by each interface, in each state, of each user, within limits and beyond."""
+def spots(addresses: dict[int, list[str]], expected: dict[str, Any], path: str) -> Iterator[tuple[Packet, bool]]:
+    """(place, whether its source is not of its interface's zone): each address towards each, by each interface."""
     legs = {leg["name"]: leg for leg in expected["legs"]}
     interfaces = [*legs, "other0"] if legs else ["eth0"]
-    users = sorted({entry["uid"] for entry in expected["conduits"] if entry["uid"] is not None} | {0, 65534})
     for version, known in addresses.items():
-        places = [ipaddress.ip_address(text) for text in known]
         zones = {name: ipaddress.ip_network(leg[str(version)]) for name, leg in legs.items() if leg[str(version)]}
-        kinds = [(6 if proto == "tcp" else 17, port, 40000, 0, 64) for proto, port in ports] + [
-            (6 if proto == "tcp" else 17, 40000, port, 0, 64) for proto, port in ports
-        ]
-        kinds += [(58 if version == 6 else 1, 0, 0, kind, hops) for kind in (1, 2, 3, 4, 128, 131, 133, 135, 136, 143) for hops in (64, 255)]
-        for source, target in itertools.product(places, places):
+        for source, target in itertools.product(map(ipaddress.ip_address, known), repeat=2):
             for iif, oif in itertools.product(interfaces if path != "output" else [""], interfaces if path != "input" else [""]):
                 spoofed = path != "output" and iif in zones and source not in zones[iif]
-                for proto, dport, sport, kind, hops in kinds[:: len(kinds) - 1] if spoofed else kinds:
-                    for state in ("new", "established", "related", "invalid", "untracked") if not spoofed else ("new", "established"):
-                        for uid in users if path == "output" and state == "new" else (0,):
-                            for over in (False, True) if path == "forward" and state == "new" else (False,):
-                                yield Packet(
-                                    version=version,
-                                    iif=iif,
-                                    oif=oif,
-                                    saddr=source,
-                                    daddr=target,
-                                    proto=proto,
-                                    dport=dport,
-                                    sport=sport,
-                                    type=kind,
-                                    hoplimit=hops,
-                                    state=state,
-                                    uid=uid,
-                                    over=over,
-                                )
+                yield Packet(version=version, iif=iif, oif=oif, saddr=source, daddr=target), spoofed
+
+
+def contents(ports: Sequence[tuple[str, int]], expected: dict[str, Any], path: str, version: int, spoofed: bool) -> Iterator[Packet]:
+    """Every packet of the port registry at one place: in each state, of each user, within limits and beyond."""
+    users = sorted({entry["uid"] for entry in expected["conduits"] if entry["uid"] is not None} | {0, 65534})
+    transports = [(6 if proto == "tcp" else 17, port) for proto, port in ports]
+    kinds = [(proto, port, 40000, 0, 64) for proto, port in transports] + [(proto, 40000, port, 0, 64) for proto, port in transports]
+    kinds += [(58 if version == 6 else 1, 0, 0, kind, hops) for kind in (1, 2, 3, 4, 128, 131, 133, 135, 136, 143) for hops in (64, 255)]
+    for proto, dport, sport, kind, hops in kinds[:: len(kinds) - 1] if spoofed else kinds:
+        for state in ("new", "established", "related", "invalid", "untracked") if not spoofed else ("new", "established"):
+            for uid in users if path == "output" and state == "new" else (0,):
+                for over in (False, True) if path == "forward" and state == "new" else (False,):
+                    yield Packet(proto=proto, dport=dport, sport=sport, type=kind, hoplimit=hops, state=state, uid=uid, over=over)
 
 
 @dataclass(frozen=True)
@@ -630,17 +732,29 @@ class Proof:
 
 
 def equivalent(first: str, second: str, addresses: dict[int, list[str]], ports: Sequence[tuple[str, int]], expected: dict[str, Any]) -> Proof:
-    """Do two listings do the same to every packet of the registry?"""
+    """Do two listings do the same to every packet of the registry? ValueError where a walker does not know one of them.
+
+    Places at which the same rules are left need no packet each: what is left looks at nothing that tells them apart.
+    """
     walkers = Walker(first), Walker(second)
-    one = two = walkers[0]
     compared = 0
-    key: tuple[Any, ...] = ()
     for path in ("input", "output", "forward"):
-        for packet in packets(addresses, ports, expected, path) if path != "forward" or expected["legs"] else ():
-            compared += 1
-            place = (packet["version"], packet["saddr"], packet["daddr"], packet["iif"], packet["oif"])
-            if place != key:
-                key, one, two = place, walkers[0].narrow(packet), walkers[1].narrow(packet)
-            if one.passes(path, packet) != two.passes(path, packet):
-                return Proof(compared, "%s: %s" % (path, dict(packet)))
+        if path == "forward" and not expected["legs"]:
+            continue
+        inner = {(version, spoofed): list(contents(ports, expected, path, version, spoofed)) for version in addresses for spoofed in (False, True)}
+        alike: set[tuple[Any, ...]] = set()
+        for place, spoofed in spots(addresses, expected, path):
+            masks = [walker.place(place) for walker in walkers]
+            kind = place["version"], spoofed
+            compared += len(inner[kind])
+            if (*masks, *kind) in alike:
+                continue
+            alike.add((*masks, *kind))
+            one, two = (walker.at(mask) for walker, mask in zip(walkers, masks))
+            if one.same(two):
+                continue
+            for packet in inner[kind]:
+                whole = Packet({**place, **packet})
+                if one.goes(path, whole) != two.goes(path, whole):
+                    return Proof(compared, "%s: %s" % (path, dict(whole)))
     return Proof(compared)

@@ -5,7 +5,8 @@ States on disk, in /var/lib/hnai/firewall (0700):
   confirmed.nft, .json, .list     what was proven; the json has the digests of that text and of the table it became, and who approved a
                                   change from observe to enforce; the list is that table as nft lists it, for people
   pending.nft, .json, .list       what is loaded and not yet proven, and by which run
-  observed/                       what `observe` had seen in tables that have been replaced (firewall_observed.py)
+  observed/                       what `observe` had seen in tables that have been replaced, and what was open when rules that observe
+                                  were loaded, for those rules never see it begin (firewall_observed.py)
 A change is armed (a timer that reverts), then pending, then loaded, and only a confirm of the same run ends it. Confirm and
 revert are one shell script on the host (roles/firewall/tree), under the lock that apply takes. Killed anywhere, the host
 either has the old ruleset or gets it back: the timer reverts, and a boot loads confirmed rules only.
@@ -221,15 +222,20 @@ class Firewall:
 
     # -- changing
 
-    def apply(self, ruleset: str, run_id: str, seconds: int, clock: Callable[[], float], approved_by: str = "") -> float:
+    def apply(
+        self, ruleset: str, run_id: str, seconds: int, clock: Callable[[], float], approved_by: str = "", approved: list[dict[str, Any]] | None = None
+    ) -> float:
         """Arm the dead-man, then load, with the table of firewall_proof around it; returns the seconds since the arming.
 
-        Raises FirewallError; then the old rules are (or come back) in force.
+        Of rules that observe, with `approved` as for `uncovered`, it is kept what was open and no conduit covers. Raises FirewallError; then
+        the old rules are (or come back) in force.
         """
         if not _RUN_ID.match(run_id):
             raise FirewallError(f"run_id {run_id!r} is not 6 to 32 lower-case letters and digits")
         self.check(ruleset)
+        kept = approved if "@observed_" in ruleset else None
         with self._locked():
+            before = self._open(kept)
             unit = self._timer(run_id)
             armed = clock()
             rc, _out, err = self.run(
@@ -256,6 +262,8 @@ class Firewall:
                 self._forget()
                 self.run(["systemctl", "stop", f"{unit}.timer"], None)
                 raise FirewallError(f"nft took the ruleset in the check and not in earnest; the old one stays: {err.strip()[:2000]}")
+            # Before and after: what begins in between is known to the one or to the other.
+            self._keep_open(run_id, [*before, *self._open(kept)])
             self._write("pending.list", self.listing())
             record = {"run_id": run_id, "ruleset": digest(ruleset), "table": self.table()}
             record.update({"approved_by": approved_by} if approved_by else {})
@@ -268,6 +276,28 @@ class Firewall:
         if rc == 0 and '"observed_' in out:
             (self.state / "observed").mkdir(mode=0o700, exist_ok=True)
             self._write(f"observed/{table_name(out)}.json", out)
+
+    def _open(self, approved: list[dict[str, Any]] | None) -> list[dict[str, str]]:
+        """Connections that no conduit covers; [] for None, and where nobody can list them (which the list of flows says)."""
+        found: list[dict[str, str]] = []
+        for family in ("ipv4", "ipv6") if approved is not None else ():
+            try:
+                rc, out, _err = self.run(["conntrack", "-L", "-f", family], None)
+            except FileNotFoundError:
+                return []
+            found += uncovered(out, approved or []) if rc == 0 else []
+        return found
+
+    def _keep_open(self, name: str, entries: list[dict[str, str]]) -> None:
+        """With the sockets of that moment: they tell who opened what."""
+        if entries:
+            try:
+                _rc, sockets, _err = self.run(["ss", "-Hanptu"], None)
+            except FileNotFoundError:
+                sockets = ""
+            (self.state / "observed").mkdir(mode=0o700, exist_ok=True)
+            unique = [dict(one) for one in sorted({tuple(sorted(entry.items())) for entry in entries})]
+            self._write(f"observed/{name}.open", json.dumps({"open": unique, "sockets": sockets}))
 
     @staticmethod
     def _timer(run_id: str) -> str:

@@ -3,7 +3,8 @@
 
 The kernel writes them down: a ruleset in `observe` (zones/observe.py) updates sets whose elements are flows, with the time of the first and
 of the last connection and their number. Nothing is lost below a set's size, and a set that was full is said. What was open before the
-rules were there comes from the connection tracking. What a replaced table had seen lies in <state>/observed/ (firewall.py, hnai-firewall).
+rules were there comes from the connection tracking, as it is now and as it was when they were loaded. What a replaced table had seen lies
+in <state>/observed/ (*.json), and so does what was open at a load (*.open; firewall.py, hnai-firewall).
 """
 
 from __future__ import annotations
@@ -211,7 +212,13 @@ def observed(run: Run, state: Path, at: float, approved: Iterable[dict[str, Any]
             seen.where.add(place)
             seen.at(moment)
     for entry in open_now:
-        _count_open(entry, flows, sockets, at)
+        _count_open(entry, flows, sockets, at, 1)
+    for path in sorted((state / "observed").glob("*.open")):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        then = _Sockets(kept["sockets"])
+        for entry in kept["open"]:
+            if not ("sport" in entry and entry["proto"] in ("tcp", "udp") and covered(packet(entry), approvals)):
+                _count_open(entry, flows, then, path.stat().st_mtime, 0)
     for key, seen in flows.items():
         seen.users = set().union(*(table.users.get(key, set()) for table in tables))
         seen.processes |= sockets.listens.get((key.proto, key.port), set()) if "in" in seen.where else set()
@@ -244,7 +251,7 @@ def _open(run: Run, approvals: dict[tuple[str, str, str, int], Pair]) -> tuple[l
     return found, ""
 
 
-def _count_open(entry: dict[str, str], flows: dict[Key, Seen], sockets: _Sockets, at: float) -> None:
+def _count_open(entry: dict[str, str], flows: dict[Key, Seen], sockets: _Sockets, at: float, now: int) -> None:
     if "sport" not in entry:
         key = Key(str(ipaddress.ip_address(entry["src"])), str(ipaddress.ip_address(entry["dst"])), proto_name(entry["proto"]), 0)
         where = "tracked"
@@ -257,7 +264,7 @@ def _count_open(entry: dict[str, str], flows: dict[Key, Seen], sockets: _Sockets
             key, where, _guessed = _initiated(where, one, flows, sockets)
     seen = flows.setdefault(key, Seen())
     seen.at(at)
-    seen.open += 1
+    seen.open += now
     if not seen.where:
         seen.where.add(where)
 
@@ -321,5 +328,6 @@ def may_enforce(flows: list[dict[str, Any]], cut_flows: list[dict[str, Any]], ap
 
 def forget(state: Path) -> None:
     """What was seen before a person approved the change to enforce."""
-    for path in (state / "observed").glob("*.json"):
-        path.unlink(missing_ok=True)
+    for kind in ("*.json", "*.open"):
+        for path in (state / "observed").glob(kind):
+            path.unlink(missing_ok=True)

@@ -272,7 +272,7 @@ def main() -> None:
             module.exit_json(changed=False, looked=firewall.look(approved, module.params["look_s"], time.sleep, connect))
         if step == "apply":
             run_id, seconds = module.params["run_id"] or "", module.params["revert_after_s"]
-            armed = firewall.apply(module.params["ruleset"], run_id, seconds, time.monotonic, module.params["approved_by"])
+            armed = firewall.apply(module.params["ruleset"], run_id, seconds, time.monotonic, module.params["approved_by"], module.params["approved"])
             module.exit_json(changed=True, armed_s=armed)
         if step == "still":
             looked, wait = module.params["looked"], module.params["wait_s"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,20 @@ def test_what_replaced_tables_had_seen_is_added_and_their_own_twin_is_not(site: 
     assert result(tmp_path, listing(SETS), [])["full"] == []
     gone = result(tmp_path, "", [])
     assert (gone["flows"], gone["observing"]) == ([], False)
+
+
+def test_what_was_open_at_a_load_is_listed_as_it_was_then_unless_a_conduit_covers_it(site: Site, tmp_path: Path) -> None:
+    ends = {"src": "10.0.3.11", "dst": "10.0.4.99", "sport": "40000", "dport": "7001"}
+    covered = {"src": "10.0.3.11", "dst": "10.0.35.11", "sport": "40001", "dport": "9094"}
+    ping = {"proto": "icmp", "src": "10.0.3.11", "dst": "10.0.35.11", "type": "8"}
+    kept = {"open": [{"proto": "tcp", **ends}, {"proto": "tcp", **covered}, ping], "sockets": SOCKETS}
+    (tmp_path / "observed").mkdir()
+    (tmp_path / "observed" / "run001.open").write_text(json.dumps(kept), encoding="utf-8")
+    os.utime(tmp_path / "observed" / "run001.open", (AT - 900, AT - 900))
+    found = {seen.text(flow): flow for flow in result(tmp_path, listing({}), nft.approved(site, "edge1"), "")["flows"]}
+    assert set(found) == {"10.0.3.11 → 10.0.4.99 tcp/7001", "10.0.3.11 → 10.0.35.11 icmp"}
+    one = found["10.0.3.11 → 10.0.4.99 tcp/7001"]
+    assert (one["first"], one["last"], one["open"], one["count"], one["where"]) == (int(AT) - 900, int(AT) - 900, 0, 0, ["out"])
 
 
 def flow(source: str, target: str, proto: str, port: int, **more: Any) -> dict[str, Any]:

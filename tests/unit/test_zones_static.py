@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ import mutants
 
 from ansible_collections.hnai.platform.plugins.module_utils.host.health import run_command
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
-from ansible_collections.hnai.platform.plugins.module_utils.zones import nft, ruleset, static
+from ansible_collections.hnai.platform.plugins.module_utils.zones import nft, observe, ruleset, static
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
 
 FIXTURES = Path(__file__).parent / "fixtures/site"
@@ -261,6 +262,15 @@ PLANTS: dict[str, tuple[Callable[[Items], Items], str, set[str], str]] = {
         {"policy", "foreign_rule"},
         "no model has",
     ),
+    "our chain at another priority": (changed('"prio": 0', '"prio": -5', 1), "edge1", {"foreign_rule"}, "at priority -5"),
+    "our chain of another type": (changed('"type": "filter", "hook": "output"', '"type": "route", "hook": "output"'), "edge1", {"foreign_rule"}, "type route"),
+    "a header rewritten by a rule of ours": (
+        planted({"mangle": {"key": {"tcp option": {"name": "maxseg", "field": "size"}}, "value": 40}}, at="output"),
+        "edge1",
+        {"foreign_rule"},
+        "handle 900",
+    ),
+    "a jump with another's comment": (planted({"jump": {"target": "antispoof"}}, at="forward", comment="C-101"), "router", {"foreign_rule"}, "handle 900"),
     "refused, not dropped": (changed('{"drop": null}], "comment": "drop-in"', '{"reject": null}], "comment": "drop-in"'), "edge1", {"foreign_rule"}, "drop-in"),
 }
 
@@ -527,6 +537,23 @@ def test_one_mutant_of_each_operator_is_found() -> None:
     assert found >= 34, found
 
 
+@pytest.mark.namespaces
+def test_second_addresses_and_boundaries_of_others_are_judged_as_the_model_has_them() -> None:
+    data = yaml.safe_load((FIXTURES / "site.yml").read_text(encoding="utf-8"))
+    data["hosts"]["edge1"]["second_addresses"] = {"filter": {"v4": "10.0.3.99", "v6": "fd00:3::99"}}
+    next(one for one in data["conduits"] if one["id"] == "C-101")["source_address"] = "filter"
+    data["boundaries"] = {"plant": {"between": ["l2", "l3"], "enforced_by": "external", "owner": "plant", "reason": "theirs"}}
+    site = Site.from_dict(data)
+    texts = {host: nft.ruleset(site, host) for host in ("edge1", "router")}
+    # One conduit's rule without its own address: the second one could be used for it.
+    loose = texts["edge1"].replace("ip saddr 10.0.3.11 ip daddr 10.0.9.11 udp", "ip daddr 10.0.9.11 udp")
+    assert not site.problems and "l2" in texts["router"] and loose != texts["edge1"]
+    read = mutants.Nft.read([*texts.values(), loose])
+    found = [static.judge(one[0], static.expectation(site, host), "enforce", (), USERS.get) for host, one in zip(("edge1", "router", "edge1"), read)]
+    assert [one.line for each in found[:2] for one in each.all] == []
+    assert [one.conduit for one in found[2].rules if one.kind == "extra" and one.sure] == ["C-003"]
+
+
 # -- the checks ---------------------------------------------------------------------------------------------------------------------
 
 LINKS = [
@@ -558,7 +585,13 @@ class Machine:
         self.routes: dict[str, dict[str, Any]] = {}
         self.legacy: dict[str, str] = {}
         self.text = "table inet hnai {\n}\n"
-        self.qdiscs: Items = [{"kind": "noqueue", "dev": "lo"}]
+        self.qdiscs: Items = [{"kind": "noqueue", "dev": "lo"}, {"kind": "fq_codel", "dev": "eth0"}]
+        self.filters: dict[str, str] = {}
+        self.table: Items = [
+            {"dst": "default", "gateway": "10.0.3.254", "dev": "eth0"},
+            *({"type": "local", "dst": one, "table": "local"} for one in ("127.0.0.0/8", "10.0.3.11", "::1", "fd00:3::11", "fe80::1")),
+            {"type": "multicast", "dst": "ff00::/8", "table": "local"},
+        ]
         self.broken: set[str] = set()
 
     def read(self, argv: Sequence[str], timeout_s: float) -> str:
@@ -572,6 +605,8 @@ class Machine:
             return self.text
         if words == "ip -j -d address show":
             return json.dumps(self.links)
+        if words == "ip -j route show table all":
+            return json.dumps(self.table)
         if words.startswith("ip -j route get "):
             return self.route(argv[-1])
         if argv[0] == "ip" and argv[3:] == ("rule", "show"):
@@ -579,9 +614,12 @@ class Machine:
         if argv[0] == "grep":
             return self.settings
         if argv[0] == "find":
-            return "/proc/sys/net/ipv6/conf\n" if "ipv6" in words else "\n".join(self.legacy)
+            assert argv[1].endswith("/"), "find follows no link"
+            return "/proc/sys/net/ipv4/conf\n/proc/sys/net/ipv6/conf\n" if "conf" in argv else "\n".join(self.legacy)
         if argv[0] == "cat":
             return self.legacy[argv[1]]
+        if words.startswith("tc filter show dev "):
+            return self.filters.get(" ".join(argv[4:]), "")
         if argv[0] == "tc":
             return json.dumps(self.qdiscs)
         if argv[0] == "getent":
@@ -622,6 +660,14 @@ def plant(machine: Machine, function: Callable[[Items], Items]) -> None:
     machine.items = function(machine.items)
 
 
+IPVS = "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port\nTCP  0A00030B:0016 rr\n"
+
+
+def filters(machine: Machine, where: str, text: str) -> None:
+    machine.qdiscs.append({"kind": "clsact", "dev": "eth0"})
+    machine.filters[where] = text
+
+
 CHECKS: list[tuple[str, str, Callable[[Machine], Any], str, set[str]]] = [
     # check, status, what is done, words of the reason, further checks that follow from it
     ("ZS1 input", "fail", lambda m: plant(m, planted(DPORT, ACCEPT)), "chain input, handle 900: lets through packets", {"ZS4"}),
@@ -630,7 +676,11 @@ CHECKS: list[tuple[str, str, Callable[[Machine], Any], str, set[str]]] = [
     ("ZS2", "fail", lambda m: plant(m, without('["established", "related"]')), "connections of", set()),
     ("ZS2", "fail", lambda m: plant(m, planted(ct("state", "established"), ACCEPT, at="forward")), "packets of connections", {"ZS4"}),
     ("ZS3", "fail", lambda m: plant(m, beside("postrouting", [{"masquerade": None}], kind="nat", prio=100)), "rewrites", {"ZS4"}),
-    ("ZS3", "inconclusive", lambda m: m.qdiscs.append({"kind": "clsact", "dev": "eth0"}), "tc (clsact)", set()),
+    ("ZS3", "inconclusive", lambda m: filters(m, "eth0 egress", "filter protocol all pref 49152 bpf chain 0 handle 0x1 x.o:[c]"), "tc (egress)", set()),
+    ("ZS3", "inconclusive", lambda m: filters(m, "eth0", "filter parent 1: protocol ip pref 1 flower action drop"), "tc (root)", set()),
+    ("ZS3", "fail", lambda m: filters(m, "eth0 ingress", "filter pref 1 matchall\n action order 1: mirred (Egress Redirect to device eth1)"), "mirred", set()),
+    ("ZS3", "fail", lambda m: m.legacy.update({"/proc/net/ip_vs": IPVS}), "1 virtual services", set()),
+    ("ZS3", "fail", lambda m: setattr(m, "text", "table inet hnai { # progname x\n\tflags owner\n}\n"), "our table belongs to a process", set()),
     ("ZS3", "inconclusive", lambda m: m.legacy.update({"/proc/net/ip_tables_names": "filter\n"}), "knows the tables filter", set()),
     ("ZS3", "inconclusive", lambda m: m.broken.add("tc"), "tc cannot be run", set()),
     ("ZS4", "fail", lambda m: plant(m, beside("prerouting", [ACCEPT], prio=-300)), "opens nothing", set()),
@@ -654,6 +704,12 @@ CHECKS: list[tuple[str, str, Callable[[Machine], Any], str, set[str]]] = [
     ("ZS6", "fail", lambda m: m.routes.update({"10.0.2.11": {"dev": "tun0"}}), "leave by tun0, not by eth0", set()),
     ("ZS6", "fail", lambda m: m.routes.update({"fd00:9::11": {}}), "no way to jump1", set()),
     ("ZS6", "fail", lambda m: m.rules.append({"priority": 100, "src": "all", "table": "7", "fwmark": "0x1"}), "leads some packets elsewhere", set()),
+    ("ZS6", "fail", lambda m: m.table.append({"dst": "fd77::bad", "encap": "seg6local", "dev": "eth0"}), "fd77::bad wraps or unwraps", set()),
+    ("ZS6", "fail", lambda m: m.table.append({"dst": "10.9.0.0/16", "nexthops": [{"encap": "mpls", "dev": "eth0"}]}), "10.9.0.0/16 wraps", set()),
+    ("ZS6", "fail", lambda m: m.table.append({"type": "local", "dst": "10.0.4.0/24", "dev": "lo"}), "10.0.4.0/24 are taken as the host's own", set()),
+    ("ZS6", "fail", lambda m: m.table.append({"type": "local", "dst": "default", "table": "7"}), "packets to default are taken", set()),
+    ("ZS6", "fail", lambda m: setattr(m, "settings", m.settings + "/proc/sys/net/mpls/conf/eth0/input:1\n"), "labelled packets", set()),
+    ("ZS6", "fail", lambda m: setattr(m, "settings", m.settings + "/proc/sys/net/ipv6/conf/eth0/seg6_enabled:1\n"), "which way they go", set()),
     ("ZS6", "inconclusive", lambda m: setattr(m, "settings", ""), "does not say whether it forwards", set()),
 ]
 
@@ -690,20 +746,68 @@ def test_legacy_rules_are_read_where_somebody_tells_them() -> None:
         assert machine.verdict()["ZS3"][0] == status, text
 
 
-def test_observe_is_open_and_still_names_what_is_cut() -> None:
-    machine = Machine()
-    observed = items("edge1")
-    for one in observed:
+def observing(host: str) -> Items:
+    """The listing of a host in observe: its chains are open, and what they would drop is written down."""
+    found = items(host)
+    for one in found:
         if "chain" in one and one["chain"].get("hook"):
             one["chain"]["policy"] = "accept"
         if "rule" in one:
-            one["rule"]["expr"] = [each for each in one["rule"]["expr"] if each != DROP]
-    machine.items = observed
+            way = one["rule"].get("comment", "").removeprefix("drop-")
+            jump = [{"jump": {"target": "observed_%s" % way}}] if way in observe.PLACES else []
+            one["rule"]["expr"] = [more for each in one["rule"]["expr"] for more in (jump if each == DROP else [each])]
+    kept = [line.split()[1] for line in observe.sets(observe.PLACES)]
+    found += [named("set", name, type="ipv4_addr", flags=["dynamic", "timeout"]) for name in kept]
+    for place in observe.PLACES:
+        found.append(chain("observed_%s" % place))
+        for rule in observe.chain(place):
+            fills = [{"set": {"op": how, "elem": {}, "set": name}} for how, name in re.findall(r"(add|update) (@\S+)", rule)]
+            comment = "observed-full-%s" % place if "counter" in rule else ""
+            more = [{"counter": {}}] if comment else [{"return": None}] if rule.endswith("return") else []
+            found.append(ours("observed_%s" % place, *fills, *more, comment=comment, handle=len(found)))
+    return found
+
+
+def test_observe_is_open_and_still_names_what_is_cut() -> None:
+    machine = Machine()
+    machine.items = observed = observing("edge1")
     found = machine.verdict(mode="observe")
     assert {found[key][0] for key in ALL if key.startswith("ZS1")} == {"inconclusive"} and "counted, not refused" in found["ZS1 input"][1]
     assert {found[key][0] for key in ALL if not key.startswith("ZS1")} == {"pass"}, found
     machine.items = [*observed, *other("input", [payload("tcp", "dport", 22), DROP])]
     assert machine.verdict(mode="observe")["ZS1 input"][0] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda found: [one for one in found if "observed_mid4_in" not in json.dumps(one.get("rule", {}))], "does not write down all that enforce"),
+        (lambda found: [one for one in found if one.get("rule", {}).get("chain") != "observed_out"], "observed_last6_out"),
+        (lambda found: first(found, ours("observed_in", DPORT, {"return": None})), "handle 900"),
+        (lambda found: first(found, ours("observed_in", DPORT, DROP)), "handle 900"),
+        (lambda found: [*found, named("set", "mine", type="ipv4_addr")], "mine"),
+        (lambda found: [*found, chain("observed_more")], "observed_more"),
+        (changed('"observed_in"}', '"observed_out"}'), "drop-in"),
+    ],
+)
+def test_what_an_observing_host_does_not_write_down_is_named(change: Callable[[Items], Items], words: str) -> None:
+    machine = Machine()
+    machine.items = change(observing("edge1"))
+    status, reason = machine.verdict(mode="observe")["ZS4"]
+    assert status == "fail" and words in reason, reason
+
+
+@pytest.mark.namespaces
+@pytest.mark.parametrize("host", sorted(LISTINGS))
+def test_the_generated_rules_of_an_observing_host_are_the_models(host: str) -> None:
+    text = nft.ruleset(SITE, host, "observe")
+    lines = text.splitlines()
+    gone = [number for number, line in enumerate(lines) if " @observed_" in line]
+    some = random.Random(5).sample(gone, 5)
+    read = mutants.Nft.read([text, *("\n".join([*lines[:number], *lines[number + 1 :], ""]) for number in some)])
+    found = [static.judge(one[0], EXPECTED[host], "observe", (), USERS.get).foreign for one in read]
+    assert [one.line for one in found[0]] == []
+    assert all(any("does not write down" in one.line for one in each) for each in found[1:]), found[1:]
 
 
 # -- on a kernel ----------------------------------------------------------------------------------------------------------------------

@@ -271,7 +271,8 @@ class Match(NamedTuple):
 
 
 class Act(NamedTuple):
-    """What a rule does: accept, drop, reject, return, jump, goto, set (an override), unknown, or a way around (`_BYPASS`)."""
+    """What a rule does: accept, drop, reject, return, jump, goto, set (an override), edit (what no rule looks at), unknown, or a way around
+    (`_BYPASS`)."""
 
     verb: str
     target: str = ""
@@ -291,11 +292,12 @@ class Choice(NamedTuple):
 
 @dataclass
 class Rule:
-    """One rule; `steps` in order; `counted`: it has a counter."""
+    """One rule; `steps` in order; `counted`: it has a counter; `fills`: the sets that it adds to, (operation, name)."""
 
     where: Where
     steps: list[Step]
     counted: bool = False
+    fills: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -425,6 +427,7 @@ class _Reader:
         for statement in body.get("expr", []):
             try:
                 rule.counted = rule.counted or (isinstance(statement, Mapping) and "counter" in statement)
+                rule.fills += tuple((str(one["op"]), str(one["set"]).lstrip("@")) for name, one in _pairs(statement) if name == "set" and "set" in one)
                 rule.steps += self._statement(statement)
             except (_NotUnderstood, KeyError, TypeError, ValueError, AttributeError) as error:
                 doubt = self._unknown(self.where, str(error) if isinstance(error, _NotUnderstood) else statement)
@@ -482,13 +485,13 @@ class _Reader:
     def _mangle(self, body: Mapping[str, Any]) -> list[Step]:
         key, value = body["key"], body["value"]
         if "tcp option" in key or "exthdr" in key:
-            return []
+            return [Act("edit", _short({"mangle": body}))]
         rewritten = key.get("payload") or {}
         if rewritten.get("protocol") != "ether" and rewritten.get("field") in ("saddr", "daddr", "sport", "dport", "protocol", "nexthdr"):
             return [Act("nat", _short({"mangle": body}))]
         _needs, dimension = self._left(key)
         if dimension == "meta nftrace":
-            return []
+            return [Act("edit", _short({"mangle": body}))]
         if not isinstance(value, (int, str)):
             raise _NotUnderstood(_short({"mangle": body}))
         return [Act("set", _short({"mangle": body}), dimension, self._values(dimension, value))]
@@ -711,6 +714,10 @@ class _Reader:
         return table[one]
 
 
+def _pairs(statement: Any) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    return [(name, one) for name, one in statement.items() if isinstance(one, Mapping)] if isinstance(statement, Mapping) else []
+
+
 def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
@@ -747,17 +754,22 @@ def parse(listing: str, version: int, uid_of: Callable[[str], int | None]) -> Pr
         raise RulesetError("nft gave no ruleset that can be read: %s" % error) from None
 
 
-def dormant(text: str) -> set[tuple[str, str]]:
-    """The tables that ``nft -s list ruleset`` shows with the flag dormant; the JSON of nft 1.0.6 leaves it out."""
+def flagged(text: str, flag: str) -> set[tuple[str, str]]:
+    """The tables that ``nft -s list ruleset`` shows with a flag; the JSON of nft 1.0.6 leaves dormant out, and breaks off at owner."""
     found: set[tuple[str, str]] = set()
     table = ("", "")
     for line in text.splitlines():
         words = line.split()
         if line.startswith("table ") and len(words) >= 3:
             table = (words[1], words[2])
-        elif line.startswith("\tflags ") and not line.startswith("\t\t") and "dormant" in line.replace(",", " ").split():
+        elif line.startswith("\tflags ") and not line.startswith("\t\t") and flag in line.replace(",", " ").split():
             found.add(table)
     return found
+
+
+def dormant(text: str) -> set[tuple[str, str]]:
+    """The tables that are there and do nothing."""
+    return flagged(text, "dormant")
 
 
 # -- sets of packets --------------------------------------------------------------------------------------------------------------
@@ -1217,6 +1229,8 @@ class Machine:
                 return rest
             returned += rest
             return []
+        if act.verb == "edit":
+            return inside
         if act.verb == "set":
             return self._set(act, inside, rule, outcome)
         outcome.events.append(Event(act.verb, rule.where, act.target, outcome.path, self.classes.example(inside[0].box)))
