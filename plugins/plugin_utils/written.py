@@ -71,8 +71,8 @@ def _options(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
 def against(option: Mapping[str, Any], value: Any) -> str:
     """What is wrong with an option's value, "" where nothing is. The value of a secret is not repeated."""
     kind, shown = option.get("type", "str"), "the value" if option.get("no_log") else repr(value)[:60]
-    if value is None:
-        return ""
+    if not isinstance(value, (bool, int, float, str, Mapping, list, tuple)):
+        return ""  # nothing, or what only its reader can open: a vaulted value, a date
     if kind in ("dict", "list"):
         fits = isinstance(value, Mapping) if kind == "dict" else isinstance(value, (list, tuple, str))
         return "" if fits else f"{shown} is no {kind}"

@@ -38,6 +38,7 @@ GOOD: list[dict[str, Any]] = [
     {"x_number": "7", "x_share": "1", "x_on": "yes", "x_list": "a,b"},
     {"x_number": "{{ a }}", "x_on": "{% if a %}yes{% endif %}", "x_mode": "{{ mode }}", "x_map": "{{ everything }}", "x_list": "{{ all }}"},
     {"x_number": None, "x_map": None, "unknown": [1]},
+    {"x_mode": object(), "x_number": object(), "x_list": object()},  # a vaulted value
 ]
 
 
