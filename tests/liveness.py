@@ -52,7 +52,9 @@ def _texts(path: Path) -> Iterator[str]:
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
-        for name in [alias.name for alias in node.names] if isinstance(node, ast.Import) else []:
+        # Tests take helpers from each other; only what a module of helpers says is theirs too.
+        helpers = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        for name in (one for one in helpers if not one.startswith("test_")):
             beside = path.with_name(f"{name}.py")
             if beside.is_file():
                 yield from (one.value for one in ast.walk(_tree(beside)) if isinstance(one, ast.Constant) and isinstance(one.value, str))
