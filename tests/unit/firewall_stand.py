@@ -44,7 +44,7 @@ while True:
                 key.fileobj.close()
 """
 CLIENT = """
-import socket, sys, time
+import os, socket, sys, time
 source, target, port, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 session = socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_STREAM)
 session.settimeout(40)
@@ -56,6 +56,8 @@ while True:
     session.recv(1)
     print(end="x", flush=True)
     time.sleep(pause)
+    while not os.path.exists(sys.argv[5]):
+        time.sleep(0.02)
 """
 
 
@@ -167,11 +169,11 @@ class Stand:
         child = self.spawn(namespace, SERVER, *ports)
         assert child.stdout is not None and child.stdout.readline().strip() == b"ready"
 
-    def session(self, namespace: str, source: str, target: str, port: int, pause: float = 0.05) -> Session:
-        """One that has been answered."""
+    def session(self, namespace: str, source: str, target: str, port: int, pause: float = 0.05, go: Path = Path("/")) -> Session:
+        """One that has been answered. It says nothing more until `go` exists."""
         file = self.root / f"session{len(self.children)}"
         with file.open("wb") as stream:
-            found = Session(self.spawn(namespace, CLIENT, source, target, port, pause, out=stream.fileno()), file)
+            found = Session(self.spawn(namespace, CLIENT, source, target, port, pause, go, out=stream.fileno()), file)
         end = time.monotonic() + 40
         while not found.heard():
             assert time.monotonic() < end and found.process.poll() is None, f"{source} → {target}:{port} was never answered"
