@@ -54,6 +54,21 @@ class Loopback:
     bao: Path
     init: dict[str, Any] = field(default_factory=dict)
     deploy: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """As a unit would: it answers, sealed."""
+        with (self.directory / "log").open("ab") as log:
+            argv = ["timeout", "900", str(self.bao), "server", "-config", str(self.directory / "loop.hcl")]
+            self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        wait_reachable(self.client, 60.0)
+
+    def stop(self) -> None:
+        """Gone at once."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(10)
+            self.process = None
 
     def start_site(self) -> None:
         """Initialised, unsealed, converged."""
@@ -78,14 +93,11 @@ def server(bao: Path) -> Iterator[Loopback]:
         assert made[0] == 0, made[2]
         text = drill.configuration(name, port) + 'audit "file" "primary" {\n  options {\n    file_path = "%s/audit.log"\n  }\n}\n' % name
         (directory / "loop.hcl").write_text(text, encoding="utf-8")
-        with (directory / "log").open("wb") as log, subprocess.Popen(
-            ["timeout", "900", str(bao), "server", "-config", str(directory / "loop.hcl")], stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        ) as process:  # fmt: skip
-            try:
-                client = Client("https://127.0.0.1:%d" % port, str(directory / "cert.pem"), 60.0)
-                wait_reachable(client, 60.0)
-                yield Loopback(client, directory, bao)
-            finally:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
-                time.sleep(0.1)
+        client = Client("https://127.0.0.1:%d" % port, str(directory / "cert.pem"), 60.0)
+        running = Loopback(client, directory, bao)
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()
+            time.sleep(0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,74 @@ def loop(bao: Path) -> Iterator[loopback_bao.Loopback]:
     with loopback_bao.server(bao) as running:
         running.start_site()
         yield running
+
+
+INITIALISE = """
+import json, os, signal, sys
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import Bootstrap, Keys, Layout
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client
+given = json.loads(sys.argv[1])
+def step(name):
+    if name == given["kill"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+class Service:
+    def stop(self): print("stop", flush=True); assert sys.stdin.readline()
+    def start(self): print("start", flush=True); assert sys.stdin.readline()
+layout = Layout(given["directory"] + "/boot", given["directory"] + "/raft", (given["directory"] + "/audit.log",))
+machine = Bootstrap(Client(given["address"], given["directory"] + "/cert.pem", 60.0), Service(), layout, Keys(3, 2), step=step)
+out = machine.converge(given["keys"], bool(given["keys"]))
+if out.init is not None:
+    print(json.dumps({"init": out.init}), flush=True)
+    assert sys.stdin.readline()  # the controller has it
+    machine.hand_over(out.init_sha256)
+print(json.dumps({"actions": out.actions, "sealed": out.sealed, "left": sorted(os.listdir(given["directory"] + "/boot"))}), flush=True)
+"""
+
+
+def initialised(loop: loopback_bao.Loopback, held: dict[str, Any], kill: str = "") -> dict[str, Any]:
+    """One run of the initialisation by a process of its own, which dies before a step; what it said, {} if it died. `held`: what the controller has."""
+    given = {"address": loop.client.address, "directory": str(loop.directory), "kill": kill, "keys": held.get("keys_base64", [])}
+    with subprocess.Popen([sys.executable, "-c", INITIALISE, json.dumps(given)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            for line in process.stdout:
+                if line.strip() in ("stop", "start"):
+                    (loop.stop if line.strip() == "stop" else loop.start)()
+                else:
+                    said = json.loads(line)
+                    if "init" not in said:
+                        assert process.wait(60) == 0
+                        return dict(said)
+                    held.update(said["init"])
+                process.stdin.write("done\n")
+                process.stdin.flush()
+            assert process.wait(60) == -signal.SIGKILL
+            return {}
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("step", ["marker", "init", "store", "unmark", "unseal", "stop", "aside", "start"])
+def test_an_initialisation_that_is_killed_is_finished_by_the_next_run(bao: Path, step: str) -> None:
+    """The real server, and a process that dies by SIGKILL before a step. The keys that the controller has in the end open the store."""
+    with loopback_bao.server(bao) as loop:
+        held: dict[str, Any] = {}
+        if step in ("stop", "aside", "start"):
+            assert initialised(loop, held, "store") == {}  # initialised with keys that nobody ever had
+        assert initialised(loop, held, step) == {}
+        if loop.process is None:
+            loop.start()  # the play's unit task, which runs before
+        said = initialised(loop, held)
+        assert said["sealed"] is False
+        assert said["left"] == []
+        assert initialised(loop, held) == {"actions": [], "sealed": False, "left": []}
+        aside = [entry.name for entry in loop.directory.iterdir() if entry.name.startswith("raft.keyless-")]
+        assert len(aside) == (1 if step in ("store", "stop", "aside", "start") else 0), "put aside is what nobody has keys for, and it is kept"
+        # A restart seals it; the controller's keys open it, and its token is that store's.
+        loop.stop()
+        loop.start()
+        assert initialised(loop, held)["actions"] == ["unsealed"]
+        assert loop.client.call("GET", "auth/token/lookup-self", token=held["root_token"])["data"]["policies"] == ["root"]
 
 
 def controller(loop: loopback_bao.Loopback, path: str, number: int, kill_after: int = 0) -> subprocess.CompletedProcess[str]:

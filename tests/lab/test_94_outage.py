@@ -121,7 +121,10 @@ def drained(lab: Lab, begin: int, end: int, breaks: Breaks, repaired: float) -> 
     assert len(wanted) > OUTAGE_S
 
     def there() -> bool:
-        return wanted <= set(stored(lab, ["plc1"], begin, end, tag)["plc1"].values.get(tag, {}))
+        try:
+            return wanted <= set(stored(lab, ["plc1"], begin, end, tag)["plc1"].values.get(tag, {}))
+        except (AssertionError, subprocess.TimeoutExpired):  # a store that has just booted answers late
+            return False
 
     until("the store does not catch up", there, DRAINED_S, 5)
     took = time.monotonic() - repaired

@@ -33,6 +33,7 @@ class Server:
         self.kill_in_init = False
         self.starts = 0
         storage.mkdir(parents=True)
+        (storage / "raft.db").touch()  # a server that was never initialised has it too
         audit.parent.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -50,6 +51,7 @@ class Server:
 
     def start(self) -> None:
         self.storage.mkdir(exist_ok=True)
+        (self.storage / "raft.db").touch()
         self.running, self.sealed, self.progress = True, True, []
         self.starts += 1
 

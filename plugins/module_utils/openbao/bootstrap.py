@@ -170,7 +170,8 @@ class Bootstrap:
                 "%s holds the keys of a store that is not there (%s is empty). Restore the raft snapshot, or move "
                 "that file away to begin anew" % (self.layout.answer, self.layout.storage)
             )
-        if answer is None and os.path.exists(self.layout.marker):
+        # A server that was never initialised has files too (measured on 2.7.2): there is nothing to put aside, the marker is written again.
+        if answer is None and status["initialized"] and os.path.exists(self.layout.marker):
             status = self._reset(status, result)
         if not status["initialized"]:
             if controller_has_keys and lost_store != "initialise":
