@@ -14,6 +14,7 @@ import os
 import stat
 import subprocess
 
+#: On the host that is looked at; of its root's own home only the keys that open it.
 TOPS = ("/etc", "/usr/local", "/var/lib/hnai/trees", "/var/lib/hnai/digests", "/var/lib/hnai/firewall", "/root/.ssh")
 SINGLE = ("/run/hnai/*.restart", "/run/hnai/*.reload", "/opt/hnai/*/current", "/opt/hnai/*/*/.hnai-manifest", "/home/*/.ssh/*")
 SYSTEM = ("ssh.service", "chrony.service", "systemd-journald.service", "systemd-sysctl.service")

@@ -223,6 +223,7 @@ def test_an_unreachable_host(lab: Lab) -> None:
 @contextlib.contextmanager
 def no_sudo(lab: Lab, host: str) -> Iterator[None]:
     """The user of the connection may not become root; only podman still can."""
+    # Both on the lab's host: out of sudoers.d, where sudo would go on reading it, to where only that host's root looks.
     at, aside = "/etc/sudoers.d/ansible", "/root/hnai-test-sudoers"
     lab.podman("exec", lab.container(host), "mv", at, aside)
     try:
