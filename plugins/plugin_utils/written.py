@@ -13,11 +13,12 @@ from typing import Any
 
 from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
 
+from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import WIDTHS
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
 
 PROTOCOLS = ("modbus", "mqtt", "opcua", "sparkplug")
 TYPES = ("bool", "double", "enum", "float", "int", "string")
-ENCODINGS = ("float32", "float64", "int16", "int32", "uint16", "uint32")
+ENCODINGS = tuple(sorted(WIDTHS))
 #: Variables by which members of a group differ: {variable: group}.
 OWN = {"kafka_node_id": "kafka"}
 #: How the roles themselves read a scalar. A text is read from any scalar.
