@@ -11,6 +11,7 @@ import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, quotas, site, topics, users
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import MECHANISMS
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.topics import Topic
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
@@ -119,18 +120,70 @@ def test_topics_grow_and_are_configured_but_never_shrink_or_move() -> None:
 # -- users --------------------------------------------------------------------------------------------------------------
 
 
+ANCHORED = {users.ANCHOR: dict.fromkeys(MECHANISMS, 8192)}
+
+
+def java_hash(text: str) -> int:
+    """String.hashCode()."""
+    value = 0
+    for letter in text:
+        value = (31 * value + ord(letter)) & 0xFFFFFFFF
+    return value
+
+
+def replayed(log: Sequence[tuple[str, bool]]) -> set[str]:
+    """What a broker of 4.3.1 knows of one mechanism's users after it has replayed [(user, there)] into an empty image (ScramDelta.apply)."""
+    changes: dict[str, bool] = {}
+    for name, there in log:
+        changes[name] = there
+    size = 16
+    while len(changes) > size * 0.75:
+        size *= 2
+    spread = {name: java_hash(name) ^ java_hash(name) >> 16 for name in changes}
+    kept, here, held = set(), set(), True
+    for name in sorted(changes, key=lambda one: spread[one] & size - 1):
+        if changes[name]:
+            here.add(name)
+        else:
+            here.discard(name)
+            held = held and bool(here)
+        kept = here if held else set()
+    return kept
+
+
+def test_with_the_anchor_a_broker_that_restarts_keeps_the_users_after_one_was_removed() -> None:
+    log = [("telegraf-shipper", True), ("flink", True), ("flink.b", True), ("telegraf-shipper.b", True), ("flink", False), ("telegraf-shipper", False)]
+    assert replayed(log) == set(), "as measured"
+    anchor = users.plan([], {}, lambda *_: True).upsert
+    assert [mechanism for _, mechanism in anchor] == list(MECHANISMS)
+    name = anchor[0][0].name
+    assert replayed([(name, True), *log]) == {name, "flink.b", "telegraf-shipper.b"}
+    crowd = [(f"u{number}", True) for number in range(500)] + [(f"u{number}", False) for number in range(499)]
+    assert replayed([(name, True), *crowd]) == {name, "u499"}
+    assert java_hash(name) == 0
+
+
+def test_the_anchor_comes_before_all_others_and_stays_and_nobody_knows_its_password() -> None:
+    first, again = (users.plan([User("a", "x")], {}, lambda *_: True) for _ in range(2))
+    assert [user.name for user, _ in first.upsert] == [users.ANCHOR, users.ANCHOR, "a"]
+    assert len({user.password for plan in (first, again) for user, _ in plan.upsert}) == 5
+    assert not any(user.password in str(first.after) for user, _ in first.upsert)
+    assert not users.plan([], ANCHORED, lambda *_: False).changed
+    assert "anchor" in users.check([User(users.ANCHOR, "x")], [])[0]
+
+
 def test_only_a_password_that_does_not_work_is_written() -> None:
     old, new = User("a", "right"), User("b", "wrong")
-    plan = users.plan([old, new], {"a": {"SCRAM-SHA-512": 8192}, "b": {"SCRAM-SHA-512": 8192}}, lambda user, mechanism: user.password == "right")
+    plan = users.plan([old, new], {**ANCHORED, "a": {"SCRAM-SHA-512": 8192}, "b": {"SCRAM-SHA-512": 8192}}, lambda user, mechanism: user.password == "right")
     assert plan.upsert == [(new, "SCRAM-SHA-512")]
     assert "wrong" not in str(plan.before + plan.after) + repr(plan.upsert)
 
 
 def test_the_other_half_of_a_rotation_stays_and_strangers_go() -> None:
-    present = {"a": {"SCRAM-SHA-512": 8192, "SCRAM-SHA-256": 8192}, "gone": {"SCRAM-SHA-256": 4096}}
+    present = {**ANCHORED, "a": {"SCRAM-SHA-512": 8192, "SCRAM-SHA-256": 8192}, "gone": {"SCRAM-SHA-256": 4096}}
     assert users.plan([User("a", "x")], present, lambda *_: True).delete == [("gone", "SCRAM-SHA-256")]
     assert not users.plan([User("a", "x")], present, lambda *_: True, prune=False).changed
-    pair = {"a": {"SCRAM-SHA-512": 8192}, "a.b": {"SCRAM-SHA-512": 8192}, "z.b": {"SCRAM-SHA-512": 8192}}
+    pair = {**ANCHORED, "a": {"SCRAM-SHA-512": 8192}, "a.b": {"SCRAM-SHA-512": 8192}, "z.b": {"SCRAM-SHA-512": 8192}}
     assert users.plan([User("a.b", "x", twin="a"), User("z", "x")], pair, lambda *_: True).delete == [("z.b", "SCRAM-SHA-512")], "the other half stays"
 
 
@@ -264,7 +317,7 @@ def test_what_would_move_data_is_refused() -> None:
 def test_a_prediction_without_a_cluster() -> None:
     outcome = site.plan(declaration(), site.Empty(), lambda *_: False)
     assert outcome.changed
-    assert len(outcome.after) == 4
+    assert len(outcome.after) == 6
 
 
 def test_settling_has_a_deadline() -> None:

@@ -348,8 +348,10 @@ class Admin:
         changes += [self._api.UserScramCredentialUpsertion(user.name, _SCRAM[mechanism], user.password, iterations=user.iterations)
                     for user, mechanism in upsert]
         while changes:
-            # Kafka refuses a request that alters one user twice: one change per user and round.
-            batch = {change.user: change for change in reversed(changes)}
+            # Kafka refuses a request that alters one user twice: one change per user and round, in the order that was asked for.
+            batch: dict[str, Any] = {}
+            for change in changes:
+                batch.setdefault(change.user, change)
             changes = [change for change in changes if batch[change.user] is not change]
             answer = self._call(self._client.alter_user_scram_credentials, list(batch.values()))
             bad = [f"{name}: {message}" for name, message in answer.items() if message]

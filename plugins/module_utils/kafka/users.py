@@ -4,10 +4,17 @@
 Whether a password already works is observed by logging in with it (a salted hash cannot be compared), and only what does not work
 is written. A mechanism that a declared user has beside the declared one is left alone: it is the other half of a rotation. So is a declared
 user's twin.
+
+The anchor. Up to 4.3.1 a broker that replays its metadata log into an empty image forgets every user of a mechanism when a removal is the first
+change of that mechanism that it comes to: `ScramDelta.apply` takes the mechanism's map out of the image as soon as a removal leaves it empty, and
+what it adds afterwards goes into a map that nobody holds. Until the next snapshot every rotated or removed user leaves such a record behind, and the
+broker that restarts then refuses everybody (measured). It goes through the users in the order of a Java HashMap, so a user whose hash is 0, written
+before all others and never removed, is always there first: the map is never empty. It has no rights, and a password that nobody keeps.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +22,8 @@ from .scram import MECHANISMS
 
 MIN_ITERATIONS = 8192
 MAX_ITERATIONS = 16384  # Kafka's own upper limit (ScramMechanism).
+#: The last letters make String.hashCode() 0.
+ANCHOR = "hnai-anchor-wquozdw"
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,8 @@ def check(declared: Sequence[User], supers: Iterable[str]) -> list[str]:
         key = f"kafka_users[{user.name}]"
         if user.name in set(supers) or user.name in ("ANONYMOUS", "*", ""):
             problems.append(f"{key}.name: is the name of a broker, whose rights it would have; choose another")
+        if user.name == ANCHOR:
+            problems.append(f"{key}.name: is the anchor, which keeps the other users (module_utils/kafka/users.py); choose another")
         if not user.password:
             problems.append(f"{key}.password: is empty; OpenBao has no value at its path, run the openbao play")
         if not user.mechanisms or set(user.mechanisms) - set(MECHANISMS):
@@ -70,6 +81,9 @@ def plan(
 ) -> Plan:
     """The difference. `present`: user → mechanism → iterations. `works(user, mechanism)`: a login with the declared password succeeds."""
     result = Plan()
+    for mechanism in sorted(set(MECHANISMS) - set(present.get(ANCHOR, {}))):
+        result.upsert.append((User(ANCHOR, secrets.token_urlsafe(32)), mechanism))
+        result.after.append(f"user {ANCHOR} {mechanism} (nobody's: a broker that restarts keeps the others by it)")
     for user in sorted(declared, key=lambda item: item.name):
         have = present.get(user.name, {})
         for mechanism in user.mechanisms:
@@ -85,7 +99,7 @@ def plan(
                 continue
             result.upsert.append((user, mechanism))
     if prune:
-        for name in sorted(set(present) - {name for user in declared for name in (user.name, user.twin)}):
+        for name in sorted(set(present) - {ANCHOR} - {name for user in declared for name in (user.name, user.twin)}):
             for mechanism in sorted(present[name]):
                 result.delete.append((name, mechanism))
                 result.before.append(f"user {name} {mechanism} iterations={present[name][mechanism]}")
