@@ -133,11 +133,16 @@ NOW = 1_795_634_902.0
 SOURCES = [{"id": "plc1", "tags": [{"name": "whp"}, {"name": "valve", "kind": "on_change"}]}, {"id": "sep1", "tags": [{"name": "level"}]}]
 
 
-def ages_of(found: list[list[Any]]) -> dict[str, tuple[str, str]]:
+def ages_of(found: list[list[Any]], marks: list[list[Any]] | None = None) -> dict[str, tuple[str, str]]:
+    """*found*: the newest rows but for the marks of gaps; *marks*: those that are newer."""
+
     def ask(_method: str, path: str, *_rest: Any) -> tuple[int, bytes]:
         query = urllib.parse.parse_qs(path.partition("?")[2])["query"][0]
-        assert query.endswith("AND ts <= now() LATEST ON ts PARTITION BY source, tag")
-        return 200, json.dumps({"dataset": found}).encode()
+        start, _, mark = query.removesuffix(" LATEST ON ts PARTITION BY source, tag").rpartition(" AND status != ")
+        assert start.endswith("AND ts <= now()")
+        newer = {tuple(row[:2]) for row in marks or []}
+        shown = found if mark == str(0x80310000) else [*(marks or []), *(row for row in found if tuple(row[:2]) not in newer)]
+        return 200, json.dumps({"dataset": shown}).encode()
 
     report = Report("questdb")
     params = {"table": "ot", "sources": SOURCES, "cyclic_max_age": 60.0, "on_change_max_age": 150.0}
@@ -153,6 +158,9 @@ def test_a_tag_read_on_change_is_as_old_as_its_observation() -> None:
     assert ages_of(fresh) == {"plc1": ("pass", ""), "sep1": ("pass", "")}
     assert ages_of([fresh[0], row("plc1", "valve", 80_000, 151), fresh[2]])["plc1"] == ("fail", "stale: plc1/valve (151 s)")
     assert ages_of([row("plc1", "whp", 61, 1), *fresh[1:]])["plc1"] == ("fail", "stale: plc1/whp (61 s)")
+    after_a_gap = ages_of(fresh, [row("plc1", "valve", 1000, 1000), row("plc1", "whp", 1000, 1000)])
+    assert after_a_gap["plc1"] == ("pass", ""), "a value that a gap did not change lies behind the gap's mark"
+    assert ages_of(fresh[:1], [row("plc1", "valve", 1000, 1000)])["plc1"] == ("fail", "stale: plc1/valve (1000 s)")
     assert ages_of(fresh[:2])["sep1"] == ("fail", "stale: sep1/level (nothing)")
     assert {status for status, _reason in ages_of([]).values()} == {"fail"}
 

@@ -176,6 +176,12 @@ def test_each_cause_reddens_its_own_check(world: World, harm: Callable[[World], 
     assert all(checks[name]["status"] == "fail" for name in expected)
 
 
+def test_its_own_request_is_found_behind_those_of_busy_clients(world: World) -> None:
+    with world.bao.files["b"].open("a") as stream:
+        stream.writelines('{"type":"response","request":{"id":"other"},"pad":"%s"}\n' % ("x" * 2000) for _ in range(1500))
+    assert reds(world.run()) == []
+
+
 def test_deploy_that_finds_nothing_is_not_refused(world: World) -> None:
     """404 instead of 403 means that it may read."""
     world.bao.answers["hnai/data/openbao/hnai-canary"] = NotFound("GET", "x", 404, [])

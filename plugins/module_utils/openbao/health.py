@@ -17,8 +17,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.x509 import read_pem
 from . import component, policies
 from .client import Api, BaoError, Forbidden, leave, login
 
-#: Bytes at the end of an audit file in which the check's own request must stand.
-TAIL = 262144
+#: Bytes at the end of an audit file in which the check's own request must stand: some 5 000 entries, so that it is found behind those of busy clients.
+TAIL = 1 << 24
 #: Most token accessors that are looked at; more live tokens than that is a finding of its own.
 MAX_ACCESSORS = 500
 #: Seconds between the list of accessors and the look at one. A login writes its token before its lease, and a look at a token without
@@ -110,7 +110,7 @@ def recorded(path: str, request_id: str) -> bool:
     with open(path, "rb") as stream:
         stream.seek(0, os.SEEK_END)
         stream.seek(max(0, stream.tell() - TAIL))
-        return any(request_id.encode() in line for line in stream.read().splitlines())
+        return request_id.encode() in stream.read()
 
 
 def audit_paths(devices: Mapping[str, Any]) -> dict[str, str]:

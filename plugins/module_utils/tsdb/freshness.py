@@ -46,17 +46,20 @@ def run(report: Report, params: Mapping[str, Any], store: Callable[[], Store], n
 
 NEWEST = string.Template(
     "SELECT source, tag, CAST(ts AS LONG), observed_ts FROM $table"
-    " WHERE ts > dateadd('d', -$days, now()) AND ts <= now() LATEST ON ts PARTITION BY source, tag"
+    " WHERE ts > dateadd('d', -$days, now()) AND ts <= now() AND status != $mark LATEST ON ts PARTITION BY source, tag"
 )
 """Per tag its newest row: time of the source in ns, observation in 100 ns. A value that has not changed for longer is not found."""
 
 DAYS = 7
+#: The status of a gap's mark (Bad_NoCommunication). A value that the gap did not change is observed again with its old time, behind the mark.
+MARK = 0x80310000
+ANY = -1
 
 
 def run_questdb(report: Report, params: Mapping[str, Any], store: Callable[[], Store], now: Callable[[], float]) -> None:
     """Make FR3, one check per source: the rows of QuestDB, which stored and shown are the same. *now* gives unix seconds."""
     wanted = expected(params["sources"])
-    statement = about(NEWEST, str(params["table"]), days=DAYS)
+    statements = [about(NEWEST, str(params["table"]), days=DAYS, mark=mark) for mark in (MARK, ANY)]
     for source in dict.fromkeys(item.source for item in wanted):
         mine = [item for item in wanted if item.source == source]
         with report.check(
@@ -67,10 +70,10 @@ def run_questdb(report: Report, params: Mapping[str, Any], store: Callable[[], S
             expected=0,
             controls=["SR 3.4"],
             hint="QD4 and QD7 first; then as FR1",
-            explain=statement,
+            explain="; ".join(statements),
         ) as check:
             points = []
-            for name, tag, ns, observed in rows(store(), statement):
+            for name, tag, ns, observed in (row for statement in statements for row in rows(store(), statement)):
                 labels = {"source": name, "__name__": "%s:status" % tag}
                 points.append(Point(labels, now(), ns / 1e9))
                 if observed is not None:

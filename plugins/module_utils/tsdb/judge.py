@@ -44,8 +44,11 @@ class Age:
 
 
 def ages(wanted: Iterable[Expected], newest: Iterable[Point], now: float, cyclic_s: float, on_change_s: float) -> list[Age]:
-    """The age of each expected tag. *newest*: per series the time (s) of its last sample as value."""
-    found = {(point.source, point.name): point.value for point in newest}
+    """The age of each expected tag. *newest*: of each series the time (s) of its last sample as value; of several the newest counts."""
+    found: dict[tuple[str, str], float] = {}
+    for point in newest:
+        series = (point.source, point.name)
+        found[series] = max(point.value, found.get(series, point.value))
     result = []
     for item in wanted:
         last = found.get((item.source, item.series))
