@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils import hostfiles
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
     NAME,
     Host,
@@ -96,10 +97,9 @@ class Wanted:
 
 
 @dataclass
-class Outcome:
-    """What was (or would be) done; `csr` is the request to sign when `due`, empty in check mode where there is no key yet."""
+class Outcome(hostfiles.Outcome):
+    """`csr` is the request to sign when `due`, empty in check mode where there is no key yet."""
 
-    changed_paths: list[str] = field(default_factory=list)
     due: bool = False
     reasons: list[str] = field(default_factory=list)
     csr: str = ""
