@@ -31,7 +31,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
     required_ids,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.unit import note_drift
-from ansible_collections.hnai.platform.plugins.module_utils.x509 import X509Error, read_pem
+from ansible_collections.hnai.platform.plugins.module_utils.x509 import NEW_KEY, X509Error, read_pem
 
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _DNS = re.compile(r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?)*$")
@@ -248,18 +248,7 @@ class Certificate:
             if self.check:
                 self.outcome.changed_paths.append(self.key)
                 return
-            done = self.host.run(
-                [
-                    "openssl",
-                    "genpkey",
-                    "-algorithm",
-                    "EC",
-                    "-pkeyopt",
-                    "ec_paramgen_curve:P-256",
-                    "-pkeyopt",
-                    "ec_param_enc:named_curve",
-                ]
-            )
+            done = self.host.run(NEW_KEY)
             if done.rc != 0 or b"PRIVATE KEY" not in done.out:
                 raise HostError(f"{self.key}: openssl could not make a key: {done.err.decode('utf-8', 'replace').strip()}")
             present = done.out

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 
+from ..x509 import NEW_KEY
 from .files import read_or_none, remove_durably, sync_directory, write_durably
 
 #: Runs a command and gives (rc, stdout, stderr).
@@ -85,18 +86,7 @@ def ensure(run: Run, directory: str, trust_file: str, gid: int, check: bool = Fa
         os.makedirs(directory, mode=0o750, exist_ok=True)
         os.chown(directory, 0, gid)
         if run(["openssl", "pkey", "-in", key, "-noout"])[0] != 0:
-            made = run(
-                [
-                    "openssl",
-                    "genpkey",
-                    "-algorithm",
-                    "EC",
-                    "-pkeyopt",
-                    "ec_paramgen_curve:P-256",
-                    "-pkeyopt",
-                    "ec_param_enc:named_curve",
-                ]
-            )
+            made = run(NEW_KEY)
             if made[0] != 0:
                 raise TlsError("%s: openssl could not make a key: %s" % (key, made[2].strip()))
             write_durably(key, made[1].encode(), 0o640, 0, gid)
