@@ -35,8 +35,7 @@ class CallbackModule(CallbackBase):
         content = dict(result.result)
         parts = [content.get("msg"), content.get("module_stderr")]
         text = "\n".join(str(part) for part in parts if part)
-        name = result.host.get_name()
-        self.heard.append(Said(name, name, text, away))
+        self.heard.append(Said(result.host.get_name(), text, away))
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """A failure."""

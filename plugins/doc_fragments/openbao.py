@@ -5,7 +5,10 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Server and mount (extends_documentation_fragment: hnai.platform.openbao); the identity is C(.deploy) or, where it may lack, C(.maybe_deploy)."""
+    """Server and mount (extends_documentation_fragment: hnai.platform.openbao).
+
+    The identity is C(.deploy) or, where it may lack, C(.maybe_deploy); C(.site_admin) may lack, too. C(.authorities) are the mounts of the PKI.
+    """
 
     DOCUMENTATION = r"""
 options:
@@ -51,4 +54,31 @@ options:
       secret_id:
         description: Its secret_id.
         type: str
+"""
+
+    SITE_ADMIN = r"""
+options:
+  site_admin:
+    description: The identity site-admin, C(openbao_site_admin).
+    type: dict
+    default: {}
+    suboptions:
+      role_id:
+        description: Its role_id.
+        type: str
+      secret_id:
+        description: Its secret_id.
+        type: str
+"""
+
+    AUTHORITIES = r"""
+options:
+  pki_root:
+    description: Mount of the root CA.
+    type: str
+    default: pki_root
+  pki_int:
+    description: Mount of the intermediate CA.
+    type: str
+    default: pki_int
 """

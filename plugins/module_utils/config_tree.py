@@ -25,6 +25,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ansible_collections.hnai.platform.plugins.module_utils import hostfiles
 from ansible_collections.hnai.platform.plugins.module_utils.host import sysctl
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
     Host,
@@ -81,16 +82,13 @@ class Validator:
 
 
 @dataclass
-class Outcome:
-    """What was (or, in check mode, would be) done. `diff` items have before, after and their headers; `held` ones path, before, after."""
+class Outcome(hostfiles.Outcome):
+    """`held` items have path, before, after."""
 
-    changed_paths: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     held: list[dict[str, str]] = field(default_factory=list)
     watched: list[str] = field(default_factory=list)
-    diff: list[dict[str, str]] = field(default_factory=list)
     accounts: bool = False
     tmpfiles: bool = False
     sysctl: list[str] = field(default_factory=list)
@@ -100,7 +98,7 @@ class Outcome:
     @property
     def changed(self) -> bool:
         """Whether anything on the host is different afterwards."""
-        return bool(self.changed_paths or self.removed or self.stopped or self.accounts or self.tmpfiles or self.sysctl or self.daemon_reload or self.registry)
+        return bool(super().changed or self.stopped or self.accounts or self.tmpfiles or self.sysctl or self.daemon_reload or self.registry)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils import hostfiles
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
     NAME,
     Host,
@@ -30,7 +31,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
     required_ids,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.unit import note_drift
-from ansible_collections.hnai.platform.plugins.module_utils.x509 import X509Error, read_pem
+from ansible_collections.hnai.platform.plugins.module_utils.x509 import NEW_KEY, X509Error, read_pem
 
 _PEM_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _DNS = re.compile(r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?)*$")
@@ -96,10 +97,9 @@ class Wanted:
 
 
 @dataclass
-class Outcome:
-    """What was (or would be) done; `csr` is the request to sign when `due`, empty in check mode where there is no key yet."""
+class Outcome(hostfiles.Outcome):
+    """`csr` is the request to sign when `due`, empty in check mode where there is no key yet."""
 
-    changed_paths: list[str] = field(default_factory=list)
     due: bool = False
     reasons: list[str] = field(default_factory=list)
     csr: str = ""
@@ -248,18 +248,7 @@ class Certificate:
             if self.check:
                 self.outcome.changed_paths.append(self.key)
                 return
-            done = self.host.run(
-                [
-                    "openssl",
-                    "genpkey",
-                    "-algorithm",
-                    "EC",
-                    "-pkeyopt",
-                    "ec_paramgen_curve:P-256",
-                    "-pkeyopt",
-                    "ec_param_enc:named_curve",
-                ]
-            )
+            done = self.host.run(NEW_KEY)
             if done.rc != 0 or b"PRIVATE KEY" not in done.out:
                 raise HostError(f"{self.key}: openssl could not make a key: {done.err.decode('utf-8', 'replace').strip()}")
             present = done.out

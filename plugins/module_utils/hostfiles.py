@@ -17,7 +17,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 #: The names that become part of paths and of unit names.
 NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]*$")
@@ -124,6 +124,20 @@ class Host:
             yield
         finally:
             os.close(descriptor)
+
+
+@dataclass
+class Outcome:
+    """What was (or, in check mode, would be) done to files. `diff` items have before, after and their headers."""
+
+    changed_paths: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    diff: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything on the host is different afterwards."""
+        return bool(self.changed_paths or self.removed)
 
 
 def read_file(host: Host, path: str) -> bytes | None:

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+#: How a host makes its own key (PKCS#8).
+NEW_KEY = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-pkeyopt", "ec_param_enc:named_curve"]
 _BLOCK = re.compile(r"-----BEGIN (CERTIFICATE|X509 CRL)-----(.*?)-----END \1-----", re.DOTALL)
 _INTEGER, _SEQUENCE, _UTC, _GENERALIZED, _VERSION = 0x02, 0x30, 0x17, 0x18, 0xA0
 

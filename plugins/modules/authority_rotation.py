@@ -19,6 +19,7 @@ description:
 extends_documentation_fragment:
   - hnai.platform.openbao
   - hnai.platform.openbao.deploy
+  - hnai.platform.openbao.authorities
   - hnai.platform.rotation
 options:
   path:
@@ -39,14 +40,6 @@ options:
     description: Name of the site, part of the authorities' names.
     type: str
     default: ""
-  pki_root:
-    description: Mount of the root CA.
-    type: str
-    default: pki_root
-  pki_int:
-    description: Mount of the intermediate CA.
-    type: str
-    default: pki_int
   root_ttl:
     description: Life of a new root.
     type: str
@@ -142,7 +135,7 @@ busy:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, authority_steps, first_tls
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import AUTHORITIES_ARGS, DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.component import VisitError
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Busy, RotationError
 
@@ -156,8 +149,6 @@ def main() -> None:
             "path": {"type": "str", "required": True, "choices": list(authority.SCOPES)},
             "state": {"type": "str", "default": "planned", "choices": list(authority_steps.STATES)},
             "site": text,
-            "pki_root": {"type": "str", "default": "pki_root"},
-            "pki_int": {"type": "str", "default": "pki_int"},
             "root_ttl": {"type": "str", "default": "10y"},
             "intermediate_ttl": {"type": "str", "default": "5y"},
             "root_ttl_s": {"type": "int", "default": 0},
@@ -176,6 +167,7 @@ def main() -> None:
             "proof": {"type": "dict", "default": {}},
             **OPENBAO_ARGS,
             **DEPLOY_ARGS,
+            **AUTHORITIES_ARGS,
         },
         supports_check_mode=True,
     )

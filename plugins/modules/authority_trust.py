@@ -81,13 +81,7 @@ options:
     description: Seconds that one dial may take.
     type: float
     default: 5
-attributes:
-  check_mode:
-    description: It changes nothing.
-    support: full
-  diff_mode:
-    description: It changes nothing.
-    support: none
+extends_documentation_fragment: hnai.platform.reading
 """
 
 EXAMPLES = r"""

@@ -108,11 +108,9 @@ options:
     description: Stands in the record of the verdict, as V(lab).
     type: str
     default: production
-extends_documentation_fragment: hnai.platform.verdict
-attributes:
-  check_mode:
-    description: Changes nothing anyway, and looks in check mode too.
-    support: full
+extends_documentation_fragment:
+  - hnai.platform.verdict
+  - hnai.platform.reading
 """
 
 EXAMPLES = r"""

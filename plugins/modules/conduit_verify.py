@@ -69,10 +69,7 @@ options:
     default: {}
 extends_documentation_fragment:
   - hnai.platform.verdict
-attributes:
-  check_mode:
-    description: The same; it changes nothing.
-    support: full
+  - hnai.platform.reading
 """
 
 EXAMPLES = r"""

@@ -141,8 +141,6 @@ attributes:
     description: Linux with nftables and systemd.
     support: full
     platforms: posix
-extends_documentation_fragment:
-  - ansible.builtin.action_common_attributes
 """
 
 EXAMPLES = r"""

@@ -22,18 +22,11 @@ options:
     elements: dict
     required: true
 attributes:
-  check_mode:
-    description: Changes nothing.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
   platform:
     description: Linux with nftables.
     support: full
     platforms: posix
-extends_documentation_fragment:
-  - ansible.builtin.action_common_attributes
+extends_documentation_fragment: hnai.platform.reading
 """
 
 EXAMPLES = r"""

@@ -188,7 +188,7 @@ def main() -> None:
         "after_header": wanted.directory,
     }
     module.exit_json(
-        changed=bool(outcome.changed_paths),
+        changed=outcome.changed,
         changed_paths=outcome.changed_paths,
         not_after=outcome.not_after,
         **asked,

@@ -24,13 +24,7 @@ options:
       and C(programs), the text of each check module. One text, so that no argument is logged.
     type: str
     required: true
-attributes:
-  check_mode:
-    description: The same; it changes nothing.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
+extends_documentation_fragment: hnai.platform.reading
 """
 
 EXAMPLES = r"""

@@ -50,13 +50,11 @@ options:
 extends_documentation_fragment:
   - hnai.platform.kafka
   - hnai.platform.verdict
+  - hnai.platform.reading
 attributes:
   check_mode:
     description: Writes nothing; its checks are skipped.
     support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
 """
 
 EXAMPLES = r"""

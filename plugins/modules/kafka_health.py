@@ -123,13 +123,7 @@ options:
 extends_documentation_fragment:
   - hnai.platform.kafka
   - hnai.platform.verdict
-attributes:
-  check_mode:
-    description: The same; it changes nothing.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
+  - hnai.platform.reading
 """
 
 EXAMPLES = r"""

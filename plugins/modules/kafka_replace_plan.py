@@ -80,13 +80,11 @@ options:
     default: 60.0
 extends_documentation_fragment:
   - hnai.platform.kafka
+  - hnai.platform.reading
 attributes:
   check_mode:
     description: Changes nothing; refuses what it would refuse.
     support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
 """
 
 EXAMPLES = r"""

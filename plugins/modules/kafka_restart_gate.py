@@ -55,13 +55,11 @@ options:
     default: 300.0
 extends_documentation_fragment:
   - hnai.platform.kafka
+  - hnai.platform.reading
 attributes:
   check_mode:
     description: Looks once, reports and does not wait or fail.
     support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
 """
 
 EXAMPLES = r"""

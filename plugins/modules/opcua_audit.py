@@ -98,10 +98,7 @@ options:
 extends_documentation_fragment:
   - hnai.platform.verdict
   - hnai.platform.intrusive
-attributes:
-  check_mode:
-    description: Changes nothing anyway, and reads in check mode too.
-    support: full
+  - hnai.platform.reading
 """
 
 EXAMPLES = r"""

@@ -40,10 +40,7 @@ options:
     description: Virtual environment with asyncua.
     type: path
     default: /opt/hnai/probe/current
-attributes:
-  check_mode:
-    description: Changes nothing anyway, and reads in check mode too.
-    support: full
+extends_documentation_fragment: hnai.platform.reading
 """
 
 EXAMPLES = r"""

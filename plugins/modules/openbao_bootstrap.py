@@ -183,19 +183,19 @@ def make_tls(module: AnsibleModule) -> None:
             module.fail_json(msg="group %s is not there: converge the configuration tree of openbao first" % given["group"])
         gid = 0
     try:
-        out = first_tls.ensure(module.run_command, given["tls_directory"], given["ca_file"], gid, module.check_mode)
+        changed = first_tls.ensure(module.run_command, given["tls_directory"], given["ca_file"], gid, module.check_mode)
     except (first_tls.TlsError, OSError) as error:
         module.fail_json(msg=str(error))
     difference = {
         "before": "",
-        "after": "".join(f"{path}\n" for path in out.changed_paths),
+        "after": "".join(f"{path}\n" for path in changed),
         "before_header": given["tls_directory"],
         "after_header": given["tls_directory"],
     }
     module.exit_json(
-        changed=bool(out.changed_paths),
-        changed_paths=out.changed_paths,
-        actions=["temporary certificate"] if out.changed_paths else [],
+        changed=bool(changed),
+        changed_paths=changed,
+        actions=["temporary certificate"] if changed else [],
         **({"diff": difference} if module._diff else {}),
     )
 

@@ -21,6 +21,7 @@ description:
 extends_documentation_fragment:
   - hnai.platform.openbao
   - hnai.platform.openbao.deploy
+  - hnai.platform.openbao.authorities
 options:
   component:
     description: Name of the component.
@@ -62,14 +63,6 @@ options:
         description: Life of the certificate; the PKI role's longest by default.
         type: str
         default: ""
-  pki_root:
-    description: Mount of the root CA.
-    type: str
-    default: pki_root
-  pki_int:
-    description: Mount of the intermediate CA.
-    type: str
-    default: pki_int
 attributes:
   check_mode:
     description: >-
@@ -113,7 +106,7 @@ predicted:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import component
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import AUTHORITIES_ARGS, DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable
 
 
 def main() -> None:
@@ -136,8 +129,7 @@ def main() -> None:
             },
             **OPENBAO_ARGS,
             **DEPLOY_ARGS,
-            "pki_root": {"type": "str", "default": "pki_root"},
-            "pki_int": {"type": "str", "default": "pki_int"},
+            **AUTHORITIES_ARGS,
         },
         supports_check_mode=True,
     )

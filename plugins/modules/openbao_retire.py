@@ -13,7 +13,9 @@ author: hnai.platform maintainers (@hnai)
 description:
   - Runs on the OpenBao host as the identity site-admin. What is absent is left so; each removal is proven by a second look.
   - Secrets stay in the store, where nobody may read them any more but the rotation; only a key-holder ceremony may erase one.
-extends_documentation_fragment: hnai.platform.openbao
+extends_documentation_fragment:
+  - hnai.platform.openbao
+  - hnai.platform.openbao.site_admin
 options:
   components:
     description: Names of the components.
@@ -24,17 +26,6 @@ options:
     description: Mount of the intermediate CA.
     type: str
     default: pki_int
-  site_admin:
-    description: The identity site-admin.
-    type: dict
-    required: true
-    suboptions:
-      role_id:
-        description: Its role_id.
-        type: str
-      secret_id:
-        description: Its secret_id.
-        type: str
 attributes:
   check_mode:
     description: Says what would go.
@@ -59,7 +50,7 @@ removed:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import retire
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import IDENTITY, OPENBAO_ARGS, BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import OPENBAO_ARGS, SITE_ADMIN_ARGS, BaoError, Client, Unreachable
 
 
 def main() -> None:
@@ -67,9 +58,9 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **OPENBAO_ARGS,
+            **SITE_ADMIN_ARGS,
             "components": {"type": "list", "elements": "str", "required": True},
             "pki_int": {"type": "str", "default": "pki_int"},
-            "site_admin": {"type": "dict", "required": True, "options": IDENTITY},
         },
         supports_check_mode=True,
     )

@@ -22,7 +22,12 @@ description:
   - The action plugin of the same name computes the spec on the controller, keeps the identities there
     (O(identities_file)) and writes
     the root certificate to O(root_ca_file).
-extends_documentation_fragment: hnai.platform.openbao
+  - Where O(identities_file) is not there (AWX), credentials give O(site_admin) and O(deploy).
+extends_documentation_fragment:
+  - hnai.platform.openbao
+  - hnai.platform.openbao.maybe_deploy
+  - hnai.platform.openbao.site_admin
+  - hnai.platform.openbao.authorities
 options:
   keys_file:
     description: Controller file with the answer of C(sys/init); its root token is used until it is revoked.
@@ -36,14 +41,6 @@ options:
   site:
     description: Name of the site, part of the CAs' common names.
     type: str
-  pki_root:
-    description: Mount of the root CA.
-    type: str
-    default: pki_root
-  pki_int:
-    description: Mount of the intermediate CA.
-    type: str
-    default: pki_int
   root_ttl:
     description: Life of the root CA.
     type: str
@@ -60,30 +57,6 @@ options:
     description: Life of the identities' secret_ids. A run in the last third of it issues new ones.
     type: str
     default: 90d
-  site_admin:
-    description: >-
-      Role_id and secret_id of the identity site-admin, where they are not in O(identities_file) (AWX credential).
-    type: dict
-    default: {}
-    suboptions:
-      role_id:
-        description: Its role_id.
-        type: str
-      secret_id:
-        description: Its secret_id.
-        type: str
-  deploy:
-    description: >-
-      Role_id and secret_id of the identity deploy, where they are not in O(identities_file) (AWX credential).
-    type: dict
-    default: {}
-    suboptions:
-      role_id:
-        description: Its role_id.
-        type: str
-      secret_id:
-        description: Its secret_id.
-        type: str
   root_token:
     description: A root token for this run, from a key-holder ceremony. It is revoked at the end.
     type: str
@@ -147,7 +120,15 @@ root_revoked:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import first_tls, site
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import IDENTITY, OPENBAO_ARGS, BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import (
+    AUTHORITIES_ARGS,
+    MAYBE_DEPLOY_ARGS,
+    OPENBAO_ARGS,
+    SITE_ADMIN_ARGS,
+    BaoError,
+    Client,
+    Unreachable,
+)
 
 
 def stands(api: Client) -> bool:
@@ -169,14 +150,13 @@ def main() -> None:
             "root_ca_file": {"type": "path"},
             "site": {"type": "str"},
             **OPENBAO_ARGS,
-            "pki_root": {"type": "str", "default": "pki_root"},
-            "pki_int": {"type": "str", "default": "pki_int"},
+            **MAYBE_DEPLOY_ARGS,
+            **SITE_ADMIN_ARGS,
+            **AUTHORITIES_ARGS,
             "root_ttl": dict(span, default="10y"),
             "intermediate_ttl": dict(span, default="5y"),
             "leaf_ttl": dict(span, default="90d"),
             "identity_ttl": dict(span, default="90d"),
-            "site_admin": {"type": "dict", "default": {}, "options": IDENTITY},
-            "deploy": {"type": "dict", "default": {}, "options": IDENTITY},
             "root_token": {"type": "str", "default": "", "no_log": True},
             "spec": {"type": "dict", "default": {}},
             "revoke_root": {"type": "bool", "default": False},

@@ -57,11 +57,9 @@ options:
     description: Where the audit keeps its last records.
     type: path
     default: /var/lib/hnai/ot_audit
-extends_documentation_fragment: hnai.platform.verdict
-attributes:
-  check_mode:
-    description: Changes nothing anyway.
-    support: full
+extends_documentation_fragment:
+  - hnai.platform.verdict
+  - hnai.platform.reading
 """
 
 EXAMPLES = r"""

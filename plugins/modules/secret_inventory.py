@@ -18,6 +18,7 @@ extends_documentation_fragment:
   - hnai.platform.openbao
   - hnai.platform.openbao.maybe_deploy
   - hnai.platform.verdict
+  - hnai.platform.reading
 options:
   secrets:
     description: The secrets, as P(hnai.platform.rotations#filter) returns them.
@@ -32,13 +33,6 @@ options:
     description: How much of its end is read.
     type: int
     default: 64
-attributes:
-  check_mode:
-    description: Nothing is changed in any mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""

@@ -40,18 +40,11 @@ options:
     description: The day on which expiry is judged, as YYYY-MM-DD. The controller's day by default.
     type: str
 attributes:
-  check_mode:
-    description: Changes nothing.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
   platform:
     description: Runs on the controller.
     support: full
     platforms: posix
-extends_documentation_fragment:
-  - ansible.builtin.action_common_attributes
+extends_documentation_fragment: hnai.platform.reading
 """
 
 EXAMPLES = r"""

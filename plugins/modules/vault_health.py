@@ -21,6 +21,7 @@ extends_documentation_fragment:
   - hnai.platform.openbao
   - hnai.platform.openbao.maybe_deploy
   - hnai.platform.verdict
+  - hnai.platform.reading
 options:
   ca_file:
     description: Root of the site's PKI on the host; the served certificate must chain to it.
@@ -62,13 +63,6 @@ options:
     description: Mount of the authority that issues certificates.
     type: str
     default: pki_int
-attributes:
-  check_mode:
-    description: Changes nothing anyway.
-    support: full
-  diff_mode:
-    description: Changes nothing anyway.
-    support: none
 """
 
 EXAMPLES = r"""

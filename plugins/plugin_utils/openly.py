@@ -12,8 +12,9 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.hnai.platform.plugins.plugin_utils.remedies import FULL
+
 _HIDDEN = "the module did not come to an end; what it said is hidden, because it may hold secrets"
-_FULL = "No space left on device"
 
 
 def shown(found: dict[str, Any]) -> str:
@@ -21,7 +22,8 @@ def shown(found: dict[str, Any]) -> str:
     broken = f"{found.get('module_stderr', '')}{found.get('module_stdout', '')}"
     if not broken:
         return str(found.get("msg") or _HIDDEN)
-    return f"{_HIDDEN}; {_FULL}" if _FULL in broken else _HIDDEN
+    full = FULL.search(broken)
+    return f"{_HIDDEN}; {full.group()}" if full else _HIDDEN
 
 
 class Openly(ActionBase):

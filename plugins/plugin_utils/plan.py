@@ -18,8 +18,9 @@ OURS = "hnai.platform."
 _NAMED = (
     "changes", "reasons", "created_topics", "changed_topics", "changed_users", "changed_quotas", "created_acls", "deleted_acls", "changed_names", "sysctl",
 )  # fmt: skip
-#: Keys of what `unit` did, in the words of the plan.
-_DONE = ("started", "restarted", "reloaded")
+#: What `unit` did to what runs, and what it did to the next boot; in its own words.
+_DONE = ("started", "restarted", "reloaded", "stopped")
+_BOOT = ("enabled", "disabled")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ def gather(events: Iterable[Event]) -> dict[str, Any]:
         if name.endswith("_gate"):
             gates.setdefault((event.host, event.play), []).append(f"{name} {_arguments(event).get('state', '')}".strip())
         if name == "unit":
+            for unit, found in _results(event).items():
+                lines = [{"what": f"{unit} {action}", "component": event.component} for action in found.get("actions") or [] if action in _BOOT]
+                host.others += [line for line in lines if line not in host.others]
             for found in _units(event, host.paths):
                 found["gate"] = ", ".join(dict.fromkeys(gates.get((event.host, event.play), [])))
                 _merge(restarts, found)
@@ -139,14 +143,18 @@ def _changed(event: Event, name: str, host: _Host) -> None:
             host.others.append({"what": event.task, **how})
 
 
+def _results(event: Event) -> dict[str, Any]:
+    """What a result of `unit` says of each unit, by its name."""
+    return dict(event.result.get("units") or {str(_arguments(event).get("name")): event.result})
+
+
 def _units(event: Event, changed: list[str]) -> Iterator[dict[str, Any]]:
     """What a result of `unit` predicts, unit by unit, and what follows from files that change before it."""
     arguments = _arguments(event)
     asked = {str(one["name"]): one for one in (arguments.get("units") or [arguments]) if one.get("name")}
-    results = event.result.get("units") or dict.fromkeys(asked, event.result)
-    for name, found in results.items():
+    for name, found in _results(event).items():
         ask = asked.get(name, {})
-        action = next((done for done in _DONE if found.get(done)), "")
+        action = next((done for done in _DONE if done in (found.get("actions") or [])), "")
         if not action and found.get("restart_pending"):
             action = "restart pending"
         causes = [str(path) for path in found.get("causes") or []]

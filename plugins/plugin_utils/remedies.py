@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+#: What everybody says whose disk is full, out of C's strerror: Python, cp, a store's clients.
+FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 #: What a person tries next is the same whatever kept the connection from being made.
-_REACH = "`ssh {address}` by the same way (ansible_host, ansible_user, ansible_ssh_common_args, the jump) shows it"
+_REACH = "`ssh {host}` by the same way (ansible_host, ansible_user, ansible_ssh_common_args, the jump) shows it"
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,16 @@ KINDS = (
         r"sudo: .*password|missing sudo password|incorrect sudo password|not in the sudoers|may not run sudo|is not allowed to (run sudo|execute)|"
         r"sudo: .*not permitted|waiting for (privilege escalation|become)|sudo: account validation",
         "sudo refuses the user of the connection",
-        "`ssh {address} sudo -n true` must succeed: a file in /etc/sudoers.d of the host that says `<ansible_user> ALL=(ALL) NOPASSWD: ALL`, "
+        "`ssh {host} sudo -n true` must succeed: a file in /etc/sudoers.d of the host that says `<ansible_user> ALL=(ALL) NOPASSWD: ALL`, "
         "or ansible_become_password out of a vault",
     ),
     _kind(
-        r"no space left on device|errno 28\b|disk quota exceeded",
+        FULL.pattern,
         "a file system of this host is full",
         "`df -h` and `df -i` on the host; make room and run again: what was begun is finished then, nothing of it was started",
     ),
     _kind(
-        r"read-only file system|errno 30\b",
+        "read-only file system",
         "a file system of this host is read-only",
         "`findmnt` and the kernel's log on the host say why; mount it for writing and run again",
     ),
@@ -73,15 +75,16 @@ KINDS = (
     ),
 )
 _UNKNOWN = _kind("", "the host was not reached", _REACH, True)
+#: What ssh calls the far end by: the address that it dialled, its user there.
+_FAR = re.compile(r"\S+@\S+|\S+(?= port \d)|(?<=hostname )\S+")
 _NOISE = re.compile(r"^(task failed|failed to connect to the host via ssh|data could not be sent to remote host \".*?\"[^:]*|>>> .*)[:. ]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Said:
-    """What one task on one host said. *address*: how to call the host by hand. *away*: it was not reached."""
+    """What one task on one host said. *away*: it was not reached."""
 
     host: str
-    address: str
     text: str
     away: bool
 
@@ -113,13 +116,11 @@ def told(heard: Iterable[Said]) -> list[str]:
             continue
         words = quoted(said.text, kind)
         # The same cause on many hosts is one error; what differs in its words is the host's own name or address.
-        same = words.replace(said.address, "").replace(said.host, "") if said.address else words.replace(said.host, "")
-        members = groups.setdefault((kind.cause, same), (kind, []))[1]
+        members = groups.setdefault((kind.cause, _FAR.sub("", words).replace(said.host, "")), (kind, []))[1]
         if said.host not in [one.host for one in members]:
             members.append(said)
     texts = []
     for kind, members in groups.values():
         hosts, first = ", ".join(sorted(one.host for one in members)), members[0]
-        remedy = kind.remedy.format(address=first.address or first.host)
-        texts.append(f"{hosts}: {kind.cause}: {quoted(first.text, kind) or 'no reason given'}\nremedy: {remedy}")
+        texts.append(f"{hosts}: {kind.cause}: {quoted(first.text, kind) or 'no reason given'}\nremedy: {kind.remedy.format(host=first.host)}")
     return texts

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from namespaces import lacks
-
 ROOT = Path(__file__).resolve().parents[2]
+#: What tests import by its bare name: what lies beside them, what all suites share, and the programs that are packages.
+PROGRAMS = [f"roles/{name}/tree/usr/local/lib/hnai/{name}" for name in ("ot_collector", "ot_simulator")]
+sys.path[:0] = [str(ROOT / path) for path in ("tests/unit", "tests", *PROGRAMS)]
+
+from namespaces import lacks
 
 settings.register_profile(
     "hnai",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.hnai.platform.plugins.module_utils.host.keys import OPERATORS, Door, Outcome, parse, wanted_keys
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
+from ansible_collections.hnai.platform.plugins.module_utils.host.keys import OPERATORS, Door, parse, wanted_keys
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError, Outcome
 
 HOME = "/home/run"
 PATH = f"{HOME}/.ssh/authorized_keys"

@@ -7,10 +7,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,35 @@ artifact.install_archive(json.loads(sys.argv[1]), pathlib.Path({str(opt)!r}))
         assert artifact.install_archive(wanted, opt)["changed"] is True
         assert {file.stat().st_size for file in (opt / "demo/current/bin").iterdir()} == {200_000}
         assert sorted(entry.name for entry in (opt / "demo").iterdir()) == ["1.0", "1.1", "current"]
+
+    def test_what_counts_is_on_the_disk_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A power cut at no moment leaves a manifest on half a tree, or `current` on a name that is not there."""
+        opt, done = tmp_path / "opt", []
+        base = opt / "demo"
+        artifact.install_archive(spec(tmp_path, "1.0"), opt)
+
+        def tell(what: str, call: Callable[..., Any]) -> Callable[..., Any]:
+            def told(first: Any, *more: Any) -> Any:
+                place = Path(os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else first)
+                whole = (place / "bin/y").is_symlink() and not (place / artifact.MANIFEST).exists()
+                shown = re.sub(r"new-\w+", "new", str(place.relative_to(opt)).replace(str(os.getpid()), "PID"))
+                done.append((what, shown, *([whole] if what == "file system" else [Path(other).name for other in more])))
+                return call(first, *more)
+
+            return told
+
+        monkeypatch.setattr(os, "fsync", tell("sync", os.fsync))
+        monkeypatch.setattr(os, "rename", tell("rename", os.rename))
+        monkeypatch.setattr(os, "replace", tell("replace", os.replace))
+        monkeypatch.setattr(artifact, "_sync_file_system", tell("file system", artifact._sync_file_system))
+        written = [("file system", "demo/.new", True), ("sync", f"demo/.new/{artifact.MANIFEST}")]
+        artifact.install_archive(spec(tmp_path, "1.1"), opt)
+        assert done == [*written, ("rename", "demo/.new", "1.1"), ("sync", "demo"), ("replace", "demo/.current.PID", "current"), ("sync", "demo")]
+        done.clear()
+        artifact.install_archive(spec(tmp_path, "1.1", "other", b"two"), opt)
+        assert done == [*written, ("rename", "demo/1.1", f".old-{os.getpid()}-1.1"), ("rename", "demo/.new", "1.1"), ("sync", "demo")]
+        assert {path.stat().st_mode & 0o777 for path in (opt, base, base / "1.1")} == {0o755}
+        assert (base / "1.1" / artifact.MANIFEST).stat().st_mode & 0o777 == 0o644
 
     def test_compiles_with_the_trees_own_interpreter(self, tmp_path: Path) -> None:
         calls: list[list[str]] = []

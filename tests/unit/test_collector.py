@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import struct
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,8 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "roles/ot_collector/tree/usr/local/lib/hnai/ot_collector"))
-
 from hnai_ot_collector import config, main, outlet, pace, record, registers, stream
 
 S = record.TICKS_PER_S

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "roles/ot_collector/tree/usr/local/lib/hnai/ot_collector"))
-
 from hnai_ot_collector import config, health, mb_channel, modbus, record, stream
 
 LOG = logging.getLogger("test")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "roles/ot_collector/tree/usr/local/lib/hnai/ot_collector"))
-
 from asyncua import ua
 from hnai_ot_collector import config, health, opcua, record, stream, ua_channel
 from hnai_ot_collector.ua_channel import IdentityRejected, ItemResult, LinkError, Notification, TooManyOperations, Value

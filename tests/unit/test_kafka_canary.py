@@ -9,25 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from fake_time import Time
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import canary
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 
 NOW = 1_800_000_000.0
-
-
-class Time:
-    """A clock that only waiting moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class Pipe:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import pytest
+from fake_time import Time
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import gate
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Partition, Quorum, Snapshot, Unreachable, Voter
@@ -144,19 +145,6 @@ def test_whole_again_needs_every_replica() -> None:
     assert gate.unhealthy(cluster(), RULES) == []
     assert gate.unhealthy(cluster(partitions=(partition(isr=(1, 2)),)), RULES) == ["under-replicated: ot.raw-0"]
     assert gate.unhealthy(None, RULES)
-
-
-class Time:
-    """A clock that only sleeping moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def test_waiting_asks_until_it_is_good_and_stays_good() -> None:

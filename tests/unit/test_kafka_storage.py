@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,25 +25,29 @@ def wanted(directory: Path, **changes: object) -> storage.Wanted:
 class Tool:
     """Kafka's storage tool: writes what it writes."""
 
-    def __init__(self, want: storage.Wanted, dies: bool = False) -> None:
-        self.want, self.dies, self.calls = want, dies, 0
+    def __init__(self, want: storage.Wanted, dies: bool = False, writes: Callable[[str], str] = str) -> None:
+        self.want, self.dies, self.writes, self.calls = want, dies, writes, 0
 
     def __call__(self, file: str, cluster: str, initial: str) -> None:
         self.calls += 1
-        config = storage.read_properties(Path(file).read_text())
+        text = Path(file).read_text()
+        config = storage.read_properties(text)
         place = Path(config["log.dirs"])
+        assert text == f"node.id={self.want.node_id}\nlog.dirs={place}\n", "no directory but the one that is prepared"
+        assert {stat.S_IMODE(folder.stat().st_mode) for folder in (place, place.parent)} == {0o750}
         (place / "__cluster_metadata-0").mkdir()
         (place / "bootstrap.checkpoint").write_text("x")
         if self.dies:
             raise KeyboardInterrupt
         me = self.want.me()
         assert me is not None
-        (place / storage.META).write_text(
-            f"#comment\nversion=1\nnode.id={config['node.id']}\ncluster.id={cluster}\ndirectory.id={self.want.directory(me)}\n")
+        meta = self.writes(f"#comment\nversion=1\nnode.id={config['node.id']}\ncluster.id={cluster}\ndirectory.id={self.want.directory(me)}\n")
+        if meta:
+            (place / storage.META).write_text(meta)
 
 
-def format_it(want: storage.Wanted, tool: Tool) -> None:
-    storage.format_directory(want, f"node.id={want.node_id}\nlog.dirs=/elsewhere\n  log.dir = /x\nmetadata.log.dir=/y\n", tool, lambda path: None)
+def format_it(want: storage.Wanted, tool: Callable[[str, str, str], None], own: Callable[[str], None] = lambda path: None) -> None:
+    storage.format_directory(want, f"node.id={want.node_id}\nlog.dirs=/elsewhere\n  log.dir = /x\nmetadata.log.dir=/y\n", tool, own)
 
 
 def test_ids_are_kafkas_and_always_the_same() -> None:
@@ -90,6 +97,58 @@ def test_a_run_that_is_killed_leaves_nothing_that_counts(tmp_path: Path) -> None
     assert not (tmp_path / storage.STAGING).exists()
 
 
+def test_what_becomes_the_log_directory_is_owned_and_on_the_disk_before_and_its_name_after(tmp_path: Path) -> None:
+    """No moment of a kill or of a power cut leaves an identity on half a directory."""
+    want, done = wanted(tmp_path), []
+    tool, fsync, rename = Tool(want), os.fsync, os.rename
+    staging, data = tmp_path / storage.STAGING, tmp_path / storage.STAGING / "data"
+
+    def tell(what: str, call: Callable[..., object] = lambda *_given: None) -> Callable[..., None]:
+        def told(*given: object) -> None:
+            done.append((what, os.readlink(f"/proc/self/fd/{given[0]}") if what == "sync" else str(given[0])))
+            call(*given)
+
+        return told
+
+    open_before = len(os.listdir("/proc/self/fd"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", tell("sync", fsync))
+        patch.setattr(os, "rename", tell("rename", rename))
+        format_it(want, tell("tool", tool), tell("own"))
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    became = done.index(("rename", str(data)))
+    assert [one for one in done[:became] if one[0] != "sync"] == [("own", str(staging)), ("tool", str(staging / "server.properties")), ("own", str(data))]
+    assert {place for what, place in done[:became] if what == "sync"} == {
+        str(data / name) for name in ("", "__cluster_metadata-0", "bootstrap.checkpoint", storage.META)
+    }
+    assert done[became + 1 :] == [("sync", str(tmp_path))]
+
+
+@pytest.mark.parametrize(("writes", "why"), [
+    (lambda text: "", "without its identity"), (lambda text: text.replace("node.id=1", "node.id=2"), "kafka_node_id"),
+    (lambda text: text.replace("cluster.id=", "cluster.id=x"), "kafka_cluster_id"),
+])
+def test_what_the_tool_wrote_is_looked_at_before_it_counts(tmp_path: Path, writes: Callable[[str], str], why: str) -> None:
+    want = wanted(tmp_path)
+    with pytest.raises(storage.StorageError, match=why):
+        format_it(want, Tool(want, writes=writes))
+    with pytest.raises(storage.StorageError, match="ended well but wrote no"):
+        format_it(want, lambda *_given: None)
+    assert not Path(want.log_dir).exists()
+
+
+def test_a_declared_directory_id_is_compared_and_no_other(tmp_path: Path) -> None:
+    declared, other = ids.derive("lab", "directory", "a"), ids.derive("lab", "directory", "b")
+    meta = {"cluster.id": wanted(tmp_path).cluster(), "node.id": "1", "directory.id": other}
+    storage.verify(meta, wanted(tmp_path))
+    storage.verify({**meta, "node.id": "4"}, wanted(tmp_path, node_id=4))
+    one = dataclasses.replace(CONTROLLERS[0], directory_id=declared)
+    storage.verify({**meta, "directory.id": declared}, wanted(tmp_path, controllers=(one,)))
+    for spoilt, want in ((meta, wanted(tmp_path, controllers=(one,))), ({**meta, "directory.id": None}, wanted(tmp_path))):
+        with pytest.raises(storage.StorageError, match=r"directory\.id is .*correct kafka_directory_id"):
+            storage.verify({key: value for key, value in spoilt.items() if value}, want)
+
+
 def test_killed_after_the_first_of_three_the_next_run_formats_the_others_into_the_same_quorum(tmp_path: Path) -> None:
     nodes = [wanted(tmp_path / str(number), node_id=number) for number in (1, 2, 3)]
     for want in nodes:
@@ -124,6 +183,15 @@ def test_an_empty_directory_of_the_package_is_replaced(tmp_path: Path) -> None:
     assert storage.identity(want.log_dir) is not None
 
 
+def test_a_file_system_of_its_own_belongs_on_the_parent(tmp_path: Path) -> None:
+    want = wanted(tmp_path)
+    (Path(want.log_dir) / "lost+found").mkdir(parents=True)
+    assert storage.identity(want.log_dir) is None
+    with pytest.raises(storage.StorageError, match=f"a mount point belongs on {tmp_path}"):
+        format_it(want, Tool(want))
+    assert storage.identity(want.log_dir) is None
+
+
 def test_data_without_identity_is_not_touched(tmp_path: Path) -> None:
     want = wanted(tmp_path)
     (tmp_path / "data" / "ot.raw-0").mkdir(parents=True)
@@ -133,6 +201,9 @@ def test_data_without_identity_is_not_touched(tmp_path: Path) -> None:
 
 def test_refused_after_a_loss(tmp_path: Path) -> None:
     assert "was formatted before" in storage.refusal(wanted(tmp_path), True, lambda: None)
+    assert storage.refusal(wanted(tmp_path), True, lambda: None).endswith("replace=kafka1")
+    assert storage.refusal(wanted(tmp_path, node_id=4), True, lambda: None).endswith("replace=HOST")
+    assert storage.refusal(wanted(tmp_path, node_id=4, rejoin=True), False, lambda: False) == ""
     assert "knows broker 1" in storage.refusal(wanted(tmp_path), False, lambda: True)
     assert "kafka_bootstrap" in storage.refusal(wanted(tmp_path, bootstrap=False), False, lambda: None)
     assert "kafka_initial_controllers" in storage.refusal(wanted(tmp_path, node_id=4), False, lambda: None)

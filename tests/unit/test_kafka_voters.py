@@ -7,6 +7,7 @@ import dataclasses
 import struct
 
 import pytest
+from fake_time import Time
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import voters
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import Quorum, Unreachable, Voter
@@ -88,19 +89,6 @@ class Cluster:
         assert (node, listener, host, port) == (2, "CONTROLLER", "kafka2", 9093)
         self.mine.append(directory)
         self.done.append(f"+{directory}")
-
-
-class Time:
-    """A clock that only sleeping moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def test_the_new_directory_follows_before_the_old_voter_goes() -> None:

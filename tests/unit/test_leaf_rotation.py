@@ -5,16 +5,12 @@ from __future__ import annotations
 import random
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from test_host_certificate import Machine, Pki, openssl
 
 from ansible_collections.hnai.platform.plugins.module_utils import x509

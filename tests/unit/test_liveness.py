@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import copy
 import datetime
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import liveness
+import pytest
 
 from ansible_collections.hnai.platform.plugins.plugin_utils import checks
 

@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from modbus_stand import ALLOW, Canary, FilterThread, adu, canary, config, device, free_port
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host

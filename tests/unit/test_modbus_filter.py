@@ -18,11 +18,10 @@ from typing import Any
 
 import jinja2
 import pytest
+from hnai_ot_collector import config as collector
+from hnai_ot_collector import registers
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from modbus_stand import ALLOW, ROLE, adu, answer, ask, canary, config, device, running
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.server import ModbusTcpServer
@@ -607,10 +606,6 @@ def test_what_the_tags_need_is_what_may_be_read() -> None:
 
 def test_every_block_of_the_collector_may_be_read() -> None:
     """The filter's list and the collector's blocks are made of the same tags; where a block covers an excluded register, single tags may still be read."""
-    sys.path.insert(0, str(ROLE.parent / "ot_collector/tree/usr/local/lib/hnai/ot_collector"))
-    from hnai_ot_collector import config as collector
-    from hnai_ot_collector import registers
-
     tags = [collector.ModbusTag(name=one["name"], address=one["address"], encoding=one["encoding"], type="double", scale=1.0, nan=False)
             for one in SOURCE["tags"]]
     for exclude, whole in (([], True), ([15], False)):

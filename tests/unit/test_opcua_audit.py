@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import sys
 import time
 from collections.abc import Iterator
 from datetime import date
@@ -14,9 +13,6 @@ from typing import Any
 
 import pytest
 from asyncua import ua
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from opcua_stand import CLIENT_URI, PLANT, SERVER_URI, WRITING, Proxy, Stand, key_pair
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_run

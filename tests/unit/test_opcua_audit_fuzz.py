@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import random
 import struct
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from asyncua import ua
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from opcua_hostile import HUGE, Space, audit, decode, mutate, response
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_codec

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,6 @@ import pytest
 from asyncua import ua
 from asyncua.common.utils import ServiceError
 from cryptography.x509 import load_pem_x509_certificate
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from opcua_stand import CLIENT_URI, PLANT, WRITING, Stand, mirrors_host
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ from typing import Any
 import pytest
 from asyncua import ua
 from asyncua.common.structures104 import new_enum
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from opcua_stand import CLIENT_URI, PLANT, WRITING, Stand, mirrors_host
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Options, State

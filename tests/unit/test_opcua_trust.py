@@ -7,7 +7,6 @@ import datetime
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +19,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "roles/ot_collector/tree/usr/local/lib/hnai/ot_collector"))
-
 from hnai_ot_collector import config, ua_channel
 from opcua_stand import CLIENT_URI, SERVER_URI, Stand, key_pair
 from trust_ca import Authority, build, weak

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from trust_ca import Authority
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +18,6 @@ from asyncua.common.utils import ServiceError
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server import uaprocessor
 from asyncua.server.internal_session import InternalSession
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from opcua_stand import CLIENT_URI, PLANT, SERVICES, WRITING, Stand, Users
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials

@@ -32,8 +32,8 @@ def text(path: str) -> str:
 def test_first_time_then_nothing(place: tuple[str, str]) -> None:
     directory, trust = place
     out = first_tls.ensure(run, directory, trust, os.getgid())
-    assert sorted(os.path.basename(path) for path in out.changed_paths) == ["ca.pem", "cert.pem", "key.pem", "trust.pem"]
-    assert first_tls.ensure(run, directory, trust, os.getgid()).changed_paths == []
+    assert sorted(os.path.basename(path) for path in out) == ["ca.pem", "cert.pem", "key.pem", "trust.pem"]
+    assert first_tls.ensure(run, directory, trust, os.getgid()) == []
     assert os.stat(directory + "/key.pem").st_mode & 0o777 == 0o640
     # Loopback names only and no usage: what host_certificate asks for differs, so the real leaf is due at once.
     assert first_tls.SUBJECT in text(directory + "/cert.pem")
@@ -43,9 +43,9 @@ def test_first_time_then_nothing(place: tuple[str, str]) -> None:
 
 def test_check_mode_writes_nothing(place: tuple[str, str]) -> None:
     directory, trust = place
-    predicted = first_tls.ensure(run, directory, trust, os.getgid(), check=True).changed_paths
+    predicted = first_tls.ensure(run, directory, trust, os.getgid(), check=True)
     assert not os.path.exists(directory) and not os.path.exists(trust)
-    assert sorted(predicted) == sorted(first_tls.ensure(run, directory, trust, os.getgid()).changed_paths)
+    assert sorted(predicted) == sorted(first_tls.ensure(run, directory, trust, os.getgid()))
     assert sorted(predicted) == sorted([trust, *(f"{directory}/{name}.pem" for name in ("key", "cert", "ca"))])
 
 
@@ -63,7 +63,7 @@ def test_an_unusable_certificate_is_replaced_and_the_key_stays(place: tuple[str,
         key = run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])[1]
         Path(directory, "key.pem").write_text(key)
     out = first_tls.ensure(run, directory, trust, os.getgid())
-    assert directory + "/cert.pem" in out.changed_paths
+    assert directory + "/cert.pem" in out
     assert Path(directory, "key.pem").read_text() == key
     assert Path(directory, "cert.pem").read_bytes() != before
     assert run(["openssl", "verify", "-CAfile", trust, directory + "/cert.pem"])[0] == 0
@@ -78,7 +78,7 @@ def test_trust_only_grows(place: tuple[str, str], tmp_path: Path) -> None:
     assert first_tls.trust(trust, root) is True
     assert first_tls.trust(trust, root.replace(b"\n", b"\r\n")) is False
     Path(directory, "ca.pem").write_bytes(root)
-    assert first_tls.ensure(run, directory, trust, os.getgid()).changed_paths == []
+    assert first_tls.ensure(run, directory, trust, os.getgid()) == []
     bundle = Path(trust).read_bytes()
     assert temporary.strip() in bundle and root.strip() in bundle and bundle.count(b"BEGIN CERTIFICATE") == 2
 

@@ -38,7 +38,8 @@ def rolled() -> list[Event]:
     for host in ("kafka3", "kafka1", "kafka2"):
         roll: dict[str, Any] = {"play": "Kafka, one restart at a time", "serial": 1}
         found.append(event(host, "kafka_restart_gate", {"changed": False, "invocation": {"module_args": {"state": "allowed"}}}, **roll))
-        found.append(event(host, "unit", {"changed": True, "restarted": True, "causes": ["/etc/hnai/kafka/server.properties"]} | unit_arguments(), **roll))
+        done = {"changed": True, "actions": ["restarted"], "causes": ["/etc/hnai/kafka/server.properties"]}
+        found.append(event(host, "unit", done | unit_arguments(), **roll))
     return found
 
 
@@ -82,12 +83,26 @@ def test_a_restart_follows_from_files_that_a_role_did_not_tell_its_unit() -> Non
 
 def test_several_units_each_for_itself() -> None:
     units = [{"name": "a.service", "restart_on": ["/etc/a"]}, {"name": "b.service", "restart_on": ["/etc/b"]}]
-    result = {"changed": True, "units": {"a.service": {"started": True}, "b.service": {}}, "invocation": {"module_args": {"units": units}}}
+    result = {"changed": True, "units": {"a.service": {"actions": ["enabled", "started"]}, "b.service": {}}, "invocation": {"module_args": {"units": units}}}
     plan = gather([event("h", "config_tree", {"changed": True, "changed_paths": ["/etc/b"]}), event("h", "unit", result)])
     assert [(item["unit"], item["action"], item["causes"]) for item in plan["restarts"]] == [
         ("a.service", "started", []),
         ("b.service", "restarted", ["/etc/b"]),
     ]
+
+
+def test_what_a_unit_does_at_the_next_boot_is_told_once_and_restarts_nothing() -> None:
+    result = {"changed": True, "actions": ["enabled", "restart digest written"], **unit_arguments()}
+    plan = gather([event("h", "unit", result), event("h", "unit", result)])
+    assert plan["hosts"] == {"h": {"files": [], "others": [{"what": "hnai-kafka.service enabled", "component": "kafka"}]}}
+    assert not plan["restarts"]
+    assert "hnai-kafka.service enabled" in table(plan)
+    both = {"changed": True, "actions": ["stopped", "disabled"], **unit_arguments()}
+    plan = gather([event("h", "unit", both)])
+    assert [item["what"] for item in plan["hosts"]["h"]["others"]] == ["hnai-kafka.service disabled"]
+    assert [item["action"] for item in plan["restarts"]] == ["stopped"]
+    units = {"changed": True, "units": {"a.service": {"actions": ["enabled"]}, "b.service": {"actions": []}}, "invocation": {"module_args": {"units": []}}}
+    assert [item["what"] for item in gather([event("h", "unit", units)])["hosts"]["h"]["others"]] == ["a.service enabled"]
 
 
 def test_what_cannot_be_told_is_said_and_a_failure_makes_the_plan_incomplete() -> None:

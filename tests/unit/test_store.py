@@ -534,13 +534,19 @@ class TestDebs:
     )  # fmt: skip
     def test_apt_is_foretold(self, installed: dict[str, str], provided: list[str], new: list[str]) -> None:
         fields = {
-            "tool": {"Depends": "lib (>= 1), mta | other-mta", "Pre-Depends": "helper"},
-            "lib": {"Depends": "tool"}, "mta": {}, "self": {"Provides": "helper (= 1), more"},
+            "tool": {"Depends": "lib (>= 1), other-mta | mta | spare-mta", "Pre-Depends": "helper"},
+            "lib": {"Depends": "tool"}, "mta": {}, "spare-mta": {}, "self": {"Provides": "helper (= 1), more"},
         }  # fmt: skip
         packages = [{"package": name, "version": "2" if name == "tool" else "1", "fields": entry} for name, entry in fields.items()]
         recorded = {"chosen": {"tool": "2"}, "packages": packages}
         assert debs.predicted(recorded, installed, provided) == new
-        assert debs.mentioned(recorded) == ["helper", "lib", "mta", "other-mta", "self", "tool"]
+        assert debs.mentioned(recorded) == ["helper", "lib", "mta", "other-mta", "self", "spare-mta", "tool"]
+
+    @pytest.mark.parametrize(("relation", "fit"), [("<<", ["1"]), ("<=", ["1", "2"]), ("=", ["2"]), (">=", ["2", "3"]), (">>", ["3"])])
+    def test_every_relation_of_a_dependency_is_read(self, relation: str, fit: list[str]) -> None:
+        packages = [{"package": name, "version": "2", "fields": entry} for name, entry in (("tool", {"Depends": f"lib ({relation} 2)"}), ("lib", {}))]
+        recorded = {"chosen": {"tool": "2"}, "packages": packages}
+        assert [version for version in ("1", "2", "3") if debs.predicted(recorded, {"lib": version}, []) == ["tool=2"]] == fit
 
     def test_newest_that_fits(self) -> None:
         available = {"m": ["2.0.21-1", "2.0.21-10", "2.0.22-1"], "n": ["1:2", "1:10", "9"]}

@@ -12,12 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mutants
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import mutants
 from test_validate_playbook import change, run
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones import acls, nft, ruleset, static

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,7 @@ class Systemd(Host):
         self.reloads = 0
         self.commands: list[str] = []
         self.fuse: int | None = None
+        self.owners: set[tuple[int, int]] = set()
         self.condition = True
         self.crash_after: float | None = None
         self.exits: tuple[str, str] | None = None
@@ -70,6 +72,7 @@ class Systemd(Host):
 
     def chown(self, target: int | str, uid: int, gid: int) -> None:
         self.burn()
+        self.owners.add((uid, gid))
 
     def owner(self, info: os.stat_result) -> tuple[int, int]:
         return 0, 0
@@ -368,6 +371,44 @@ def test_killed_between_the_flip_and_the_digest_it_is_restarted_once_by_the_next
     host.time += 10
     assert not converge(host).changed
     assert host.starts == 2
+
+
+def test_a_changed_unit_file_is_taken_up_before_the_start_and_shown(host: Systemd, tmp_path: Path) -> None:
+    host.unit["NeedDaemonReload"] = "yes"
+    assert converge(host, check=True).actions[0] == "daemon-reload"
+    assert host.commands == []
+    outcome = converge(host)
+    assert host.commands == ["daemon-reload", "enable", "restart"]
+    assert outcome.before == "state: inactive\nenabled: disabled\n"
+    assert outcome.after.startswith("state: active\nenabled: enabled\nrestart: ") and " /etc/hnai/x/x.conf\n" in outcome.after
+
+
+def test_a_unit_that_systemd_cannot_load_is_named(host: Systemd) -> None:
+    for state in ("error", "bad-setting"):
+        host.unit["LoadState"] = state
+        with pytest.raises(HostError, match=rf"cannot load the unit \({state}\)"):
+            converge(host)
+    assert host.commands == []
+
+
+def test_a_start_that_somebody_else_queued_is_waited_for_and_is_the_start(host: Systemd) -> None:
+    host.turn = host.time + 5
+    began = host.time
+    assert "started" in converge(host, check=True).actions
+    assert host.time == began, "a prediction waits for nobody"
+    outcome = converge(host)
+    assert "started" not in outcome.actions and outcome.state == "active"
+    assert host.starts == 1
+    assert host.time >= began + 5
+
+
+def test_digests_are_roots_and_everybody_may_read_them(host: Systemd, tmp_path: Path) -> None:
+    host.recorder = False
+    converge(host)
+    assert host.owners == {(0, 0)}
+    for folder in ("etc/hnai/digests", "run/hnai"):
+        assert stat.S_IMODE((tmp_path / folder).stat().st_mode) == 0o755
+        assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / folder).glob("*.re*")} == {0o644}
 
 
 # -- judging

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hnai_ot_collector.record import TYPES
+from hnai_ot_collector.registers import _FORMATS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -103,12 +104,6 @@ def test_an_encoding_is_asked_of_modbus_alone() -> None:
 
 
 def test_words_are_those_of_the_collector() -> None:
-    sys.path.insert(0, str(ROOT / "roles/ot_collector/tree/usr/local/lib/hnai/ot_collector"))
-    try:
-        from hnai_ot_collector.record import TYPES
-        from hnai_ot_collector.registers import _FORMATS
-    finally:
-        sys.path.pop(0)
     assert sorted(TYPES) == sorted(written.TYPES)
     assert sorted(_FORMATS) == sorted(written.ENCODINGS)
 

@@ -200,6 +200,20 @@ def test_observe_counts_and_drops_nothing(data: dict[str, Any]) -> None:
         assert "observed" not in nft.ruleset(Site.from_dict(data), host)
 
 
+@pytest.mark.parametrize(("host", "places"), [("edge1", ("in", "out", "forward")), ("router", ("in", "out", "forward", "spoof", "limits"))])
+def test_the_middle_of_a_connection_is_written_down_wherever_enforce_would_cut_it(host: str, places: tuple[str, ...]) -> None:
+    """With both ports, before the rules for what begins, renewed by each packet: whoever reads finds out who opened it."""
+    lines = [line.strip() for line in nft.ruleset(Site.from_dict(copy.deepcopy(FIXTURE)), host, "observe").splitlines()]
+    for place in places:
+        for version, ip, address in ((4, "ip", "ipv4_addr"), (6, "ip6", "ipv6_addr")):
+            name = f"observed_mid{version}_{place}"
+            kept = f"type {address} . {address} . inet_proto . inet_service . inet_service; size 16384; flags dynamic,timeout; timeout 7d;"
+            assert f"set {name} {{ {kept} }}" in lines
+            put = f"update @{name} {{ {ip} saddr . {ip} daddr . meta l4proto . th sport . th dport }}"
+            middle = lines.index(f"tcp flags & (syn | ack) != syn {put} return")
+            assert all(middle < number for number, line in enumerate(lines) if f"add @observed_first{version}_{place} " in line)
+
+
 def test_bootstrap_is_management_only(data: dict[str, Any]) -> None:
     site = Site.from_dict(data)
     comments = set(re.findall(r'accept comment "([^"]+)"', nft.bootstrap(site, "edge1")))

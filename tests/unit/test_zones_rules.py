@@ -11,11 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import model_fuzz
+import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones import law
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import SR_OF, Service, Site

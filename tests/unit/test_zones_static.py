@@ -13,16 +13,13 @@ import os
 import random
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import mutants
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import mutants
 
 from ansible_collections.hnai.platform.plugins.module_utils.host.health import run_command
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report

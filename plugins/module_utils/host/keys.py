@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError, atomic_write, ensure_directory, read_file
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError, Outcome, atomic_write, ensure_directory, read_file
 
 OPERATORS = "/etc/ssh/authorized_keys"
 _KEY = re.compile(r"^(?:(?P<options>\S.*?)\s+)?(?P<type>(?:ssh-|ecdsa-sha2-|sk-)[A-Za-z0-9@.-]+)\s+(?P<blob>[A-Za-z0-9+/]{40,}={0,2})(?:\s+(?P<comment>.*))?$")
@@ -37,20 +37,6 @@ class Key:
         except (ValueError, binascii.Error):
             digest = "unreadable"
         return " ".join(part for part in (self.options, self.type, f"SHA256:{digest}", self.comment) if part)
-
-
-@dataclass
-class Outcome:
-    """What was (or would be) done. `diff` items have before, after and their headers."""
-
-    changed_paths: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    diff: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def changed(self) -> bool:
-        """Whether anything differs."""
-        return bool(self.changed_paths or self.removed)
 
 
 def parse(text: str) -> list[Key]:

@@ -29,6 +29,8 @@ OPENBAO_ARGS: dict[str, dict[str, Any]] = {
 IDENTITY: dict[str, Any] = {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}}
 DEPLOY_ARGS: dict[str, dict[str, Any]] = {"deploy": {"type": "dict", "required": True, "options": IDENTITY}}
 MAYBE_DEPLOY_ARGS: dict[str, dict[str, Any]] = {"deploy": {"type": "dict", "default": {}, "options": IDENTITY}}
+SITE_ADMIN_ARGS: dict[str, dict[str, Any]] = {"site_admin": {"type": "dict", "default": {}, "options": IDENTITY}}
+AUTHORITIES_ARGS: dict[str, dict[str, Any]] = {"pki_root": {"type": "str", "default": "pki_root"}, "pki_int": {"type": "str", "default": "pki_int"}}
 
 
 class BaoError(Exception):

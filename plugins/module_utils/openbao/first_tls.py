@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
+from ..x509 import NEW_KEY
 from .files import read_or_none, remove_durably, sync_directory, write_durably
 
 #: Runs a command and gives (rc, stdout, stderr).
@@ -30,13 +30,6 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", r
 
 class TlsError(Exception):
     """openssl refused; the text is its own."""
-
-
-@dataclass
-class Outcome:
-    """Paths that were (or would be) written."""
-
-    changed_paths: list[str] = field(default_factory=list)
 
 
 def trust(path: str, pem: bytes, check: bool = False) -> bool:
@@ -78,37 +71,26 @@ def _usable(run: Run, cert: str, key: str) -> bool:
     return of_cert[0] == 0 and of_key[0] == 0 and of_cert[1].strip() == of_key[1].strip()
 
 
-def ensure(run: Run, directory: str, trust_file: str, gid: int, check: bool = False) -> Outcome:
-    """A usable pair key.pem and cert.pem, ca.pem, and a trust bundle that fits. *gid*: group of the server.
+def ensure(run: Run, directory: str, trust_file: str, gid: int, check: bool = False) -> list[str]:
+    """A usable pair key.pem and cert.pem, ca.pem, and a trust bundle that fits. *gid*: group of the server. Gives the paths that were (or would be) written.
 
     Raises TlsError, OSError.
     """
-    out = Outcome()
+    changed: list[str] = []
     key, cert, ca = (os.path.join(directory, name) for name in ("key.pem", "cert.pem", "ca.pem"))
     if not _usable(run, cert, key):
-        out.changed_paths.append(cert)
+        changed.append(cert)
         if check:
-            out.changed_paths += [path for path in (key, ca) if not os.path.exists(path)] + [trust_file]
-            return out
+            changed += [path for path in (key, ca) if not os.path.exists(path)] + [trust_file]
+            return changed
         os.makedirs(directory, mode=0o750, exist_ok=True)
         os.chown(directory, 0, gid)
         if run(["openssl", "pkey", "-in", key, "-noout"])[0] != 0:
-            made = run(
-                [
-                    "openssl",
-                    "genpkey",
-                    "-algorithm",
-                    "EC",
-                    "-pkeyopt",
-                    "ec_paramgen_curve:P-256",
-                    "-pkeyopt",
-                    "ec_param_enc:named_curve",
-                ]
-            )
+            made = run(NEW_KEY)
             if made[0] != 0:
                 raise TlsError("%s: openssl could not make a key: %s" % (key, made[2].strip()))
             write_durably(key, made[1].encode(), 0o640, 0, gid)
-            out.changed_paths.append(key)
+            changed.append(key)
         made = run(
             [
                 "openssl",
@@ -130,11 +112,11 @@ def ensure(run: Run, directory: str, trust_file: str, gid: int, check: bool = Fa
             raise TlsError("%s: openssl could not make the temporary certificate: %s" % (cert, made[2].strip()))
         pem = made[1].encode()
         if trust(trust_file, pem):
-            out.changed_paths.append(trust_file)
+            changed.append(trust_file)
         write_durably(cert, pem, 0o644, 0, gid)
     if not os.path.exists(ca) and not check:
         write_durably(ca, read_or_none(cert) or b"", 0o644, 0, gid)
-        out.changed_paths.append(ca)
-    if trust(trust_file, read_or_none(ca) or b"", check) and trust_file not in out.changed_paths:
-        out.changed_paths.append(trust_file)
-    return out
+        changed.append(ca)
+    if trust(trust_file, read_or_none(ca) or b"", check) and trust_file not in changed:
+        changed.append(trust_file)
+    return changed

@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.plugin_utils.remedies import FULL
+
 Say = Callable[[str], None]
 
 CHUNK = 1 << 20
@@ -41,8 +43,7 @@ class StoreError(Exception):
     """Something the operator can act on: names file, key and remedy."""
 
 
-#: What a client's last words mean: the controller's disk is full, what came is not what the lock names, it cannot be had.
-_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+#: What a client's last words mean: what came is not what the lock names, it cannot be had.
 _OTHER = re.compile(r"do not match the hashes|hash ?sum\s+mismatch|checksum (mismatch|validation failed)", re.IGNORECASE)
 _ABSENT = re.compile(
     r"no matching distribution|could not find|not found|unable to locate|could not resolve|name resolution|unreachable|timed out|"
@@ -53,7 +54,7 @@ _ABSENT = re.compile(
 
 def remedy_for(said: str, root: Path, log: Path) -> str:
     """What to do about a client that failed with these words."""
-    if _FULL.search(said):
+    if FULL.search(said):
         return f"the controller's disk is full: make room where {root} lies (`df -h {root} /tmp`), or name another hnai_store_dir"
     if _OTHER.search(said):
         return "refused. Find out why what came differs from the lock file before you run `make lock`"
