@@ -16,7 +16,8 @@ description:
     (B1 registered, B2 offline, B3 under min.insync.replicas, B4 without reserve, B5 under-replicated, B6 leaders elsewhere, B7 internal topics,
     B8 unclean election, B9 reassignments, B10 racks), log directories (L1 online, writable, room, L2 stuck copies), consumers (C3), and security
     (S1 TLS, S2 no client without certificate, S3 wrong password refused, S4 nothing without TLS and no undeclared port, S5 exactly the declared ACLs
-    and no reader of level 3 or below, S6 deny by default, S7 no client with a broker's name).
+    and no reader of level 3 or below, S6 deny by default, S7 no client with a broker's name, S8 this broker knows every
+    user that another one knows, and the anchor).
 options:
   node_id:
     description: Node id of this host.

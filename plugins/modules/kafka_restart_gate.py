@@ -16,9 +16,10 @@ description:
     V(1) follower, V(2) active controller. A node that is not ready is given O(timeout) to become so, since it may just be starting.
   - With O(state=allowed) waits until a restart of this node is safe. No partition offline, under min.insync.replicas or falling under it
     without this node, no reassignment, every declared broker registered and unfenced, every voter caught up by time (not by offset),
-    and a caught-up majority without this node. Fails with the reasons when O(timeout) is over.
+    a caught-up majority without this node, and no other running broker that lacks a SCRAM user which another one knows. Fails with the reasons when
+    O(timeout) is over, or when nothing but such lost users is left, which waiting does not bring back.
   - With O(state=ready) waits until this node is back, whatever else is broken. It serves, is caught up and in sync wherever it has a replica.
-  - With O(state=healthy) waits until all brokers are back, all voters caught up and all replicas in sync, twice in a row.
+  - With O(state=healthy) waits until all brokers are back, know the same users, all voters are caught up and all replicas in sync, twice in a row.
   - A node that serves nobody is allowed when nothing can be lost by starting it.
 options:
   state:

@@ -2,7 +2,7 @@
 """Runs on a broker's host with the system's Python: faults in what the cluster holds, made and taken back over the broker's own certificate.
 
 usage: - BOOTSTRAP ACTION JSON; prints JSON. Actions: acl {entry, present}, topic {name, replicas, config}, delete {name},
-config {topic, set}, feature {name, level}, user {name, present}, reassign {topic, partition, replicas or null}, quorum {}, voters {}, names {}.
+config {topic, set}, feature {name, level}, user {name, present, mechanism}, reassign {topic, partition, replicas or null}, quorum {}, voters {}, names {}.
 """
 from __future__ import annotations
 
@@ -53,8 +53,9 @@ def main(bootstrap: str, action: str, given: dict[str, Any]) -> Any:
             kind = api.UpdateFeatureType.SAFE_DOWNGRADE if given["level"] < current else api.UpdateFeatureType.UPGRADE
             answer = client.update_features({given["name"]: (kind, given["level"])})
         elif action == "user":
-            change = (api.UserScramCredentialUpsertion(given["name"], 2, "only-for-a-test", iterations=8192) if given["present"]
-                      else api.UserScramCredentialDeletion(given["name"], 2))
+            mechanism = given.get("mechanism", "SCRAM_SHA_512")
+            change = (api.UserScramCredentialUpsertion(given["name"], mechanism, "only-for-a-test", iterations=8192) if given["present"]
+                      else api.UserScramCredentialDeletion(given["name"], mechanism))
             answer = client.alter_user_scram_credentials([change])
         elif action == "reassign":
             answer = client.alter_partition_reassignments({TopicPartition(given["topic"], given["partition"]): given["replicas"]})

@@ -26,7 +26,7 @@ TOPIC = "hnai.test.two-replicas"
 #: What a broker that is away brings about everywhere.
 AWAY = frozenset({"B1", "B4", "B5", "B6", "Q3", "Q5", "Q6"})
 #: What cannot be asked of a broker that is away.
-OPEN = frozenset({"F3", "L1", "L2", "C3", "B8"})
+OPEN = frozenset({"F3", "L1", "L2", "C3", "B8", "S8"})
 Found = dict[tuple[str, str, str], str]
 
 
@@ -114,6 +114,8 @@ def broker(lab: Lab, number: int) -> str:
 
 
 GENEROUS = {"principal": "User:telegraf-shipper", "operation": "READ", "type": "TOPIC", "name": "ot.raw"}
+#: module_utils/kafka/users.py
+ANCHOR = "hnai-anchor-wquozdw"
 #: Reading implies describing, so nobody is hurt while it is gone.
 MISSING = {"principal": "User:flink", "operation": "DESCRIBE", "type": "TOPIC", "name": "ot.raw"}
 STYLE = ("controller.quorum.bootstrap.servers=", "controller.quorum.voters=")
@@ -209,6 +211,12 @@ def go_on(lab: Lab) -> None:
     systemctl(lab, broker(lab, stopped[0]), "kill", "--signal=CONT", UNIT)
 
 
+def writes_the_anchor(lab: Lab) -> None:
+    """The remedy that the check names."""
+    run = lab.play("site.yml", "--skip-tags", "verify", "--tags", "kafka", timeout=600)
+    assert run.rc == 0, run.stdout[-3000:]
+
+
 QUICK = {
     "too generous ACL": Fault(
         lambda lab: cluster(lab, "acl", {"entry": GENEROUS, "present": True}),
@@ -229,6 +237,8 @@ MORE = {
     "client with a broker's name": Fault(
         lambda lab: cluster(lab, "user", {"name": "kafka2", "present": True}),
         lambda lab: cluster(lab, "user", {"name": "kafka2", "present": False}), frozenset({"S7"})),
+    "anchor gone": Fault(
+        lambda lab: cluster(lab, "user", {"name": ANCHOR, "present": False, "mechanism": "SCRAM_SHA_256"}), writes_the_anchor, frozenset({"S8"})),
     "transactions of version 1": Fault(
         lambda lab: cluster(lab, "feature", {"name": "transaction.version", "level": 1}),
         lambda lab: cluster(lab, "feature", {"name": "transaction.version", "level": 2}), frozenset({"F4"})),

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +71,9 @@ class Client:
         return dict(found)
 
     def describe_cluster(self) -> dict[str, Any]:
-        return {"cluster_id": "c", "brokers": [{"broker_id": 1, "is_fenced": False}, {"broker_id": 2, "is_fenced": True}]}
+        return {"cluster_id": "c", "brokers": [{"broker_id": 1, "host": "kafka1", "port": 9091, "is_fenced": False},
+                                               {"broker_id": 2, "host": "kafka2", "port": 9091, "is_fenced": True},
+                                               {"broker_id": 3, "host": "kafka3", "port": 9091, "is_fenced": False}]}
 
     def elect_leaders(self, kind: int, timeout_ms: int, raise_errors: bool) -> Any:
         assert (kind, raise_errors) == (0, False)
@@ -129,7 +133,41 @@ def test_quorum_and_cluster(admin: tuple[adapter.Admin, Client]) -> None:
     quorum = one.quorum()
     assert [v.id for v in quorum.voters] == [1, 2]
     assert quorum.behind(2000) == [1]
-    assert one.cluster() == ("c", {1: False, 2: True})
+    assert one.cluster() == ("c", {1: False, 2: True, 3: False})
+
+
+def test_each_live_broker_is_asked_itself_which_users_it_knows(admin: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = admin
+    one._connection = adapter.Connection(("kafka1:9091",), "", "", "")
+    answers: dict[str, Any] = {"kafka1:9091": {"flink": {"SCRAM-SHA-512": 8192}},
+                               "kafka3:9091": {"flink": {"SCRAM-SHA-256": 8192, "SCRAM-SHA-512": 8192}}}
+    limits = []
+
+    @contextlib.contextmanager
+    def connected(addresses: list[str], context: object, timeout_s: float) -> Iterator[str]:
+        limits.append(timeout_s)
+        (address,) = addresses
+        yield address
+
+    def describe(address: str) -> dict[str, dict[str, int]]:
+        found = answers[address]
+        if isinstance(found, Exception):
+            raise found
+        return dict(found)
+
+    monkeypatch.setattr(adapter, "_context", lambda connection: None)
+    monkeypatch.setattr(adapter.scram, "connected", connected)
+    monkeypatch.setattr(adapter.users, "describe", describe)
+    brokers = client.describe_cluster()["brokers"]
+    both = {("flink", "SCRAM-SHA-256"), ("flink", "SCRAM-SHA-512")}
+    assert one._known(brokers) == ({1: {("flink", "SCRAM-SHA-512")}, 3: both}, {})
+    assert one.lacking() == {("flink", "SCRAM-SHA-256")}
+    one._timeout_ms = 60_000
+    for error in (TimeoutError("timed out"), adapter.scram.LoginError("closed"), KafkaError("error 31")):
+        answers["kafka3:9091"] = error
+        assert one._known(brokers) == ({1: {("flink", "SCRAM-SHA-512")}}, {3: str(error)})
+    assert one.lacking() == set()
+    assert max(limits) == 2.0, "one that hangs holds up nobody"
 
 
 def test_nobody_answered_and_somebody_refused_are_two_things(admin: tuple[adapter.Admin, Client]) -> None:

@@ -36,6 +36,11 @@ def cluster(**changes: object) -> Snapshot:
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
+FLINK, WRITER = ("flink", "SCRAM-SHA-512"), ("telegraf-writer", "SCRAM-SHA-512")
+#: Broker 2 lost one in its restart.
+FORGOT = {1: {FLINK, WRITER}, 2: {WRITER}, 3: {FLINK, WRITER}}
+
+
 def test_a_whole_cluster_restarts_followers_before_the_active_controller() -> None:
     decisions = {node: gate.decide(cluster(), node, True, RULES) for node in (1, 2, 3)}
     assert all(decision.allowed for decision in decisions.values())
@@ -56,6 +61,8 @@ def test_a_whole_cluster_restarts_followers_before_the_active_controller() -> No
         (cluster(quorum=quorum(lags={2: 2000})), "caught up"),
         (cluster(quorum=quorum(lags={1: 9000, 2: 9000})), "voter 2 is not caught up"),
         (cluster(quorum=quorum(lags={2: -1})), "without node 1 only 1 of 3"),
+        (cluster(users=FORGOT), "broker 2 does not know user flink SCRAM-SHA-512, which another one does"),
+        (cluster(silent={3: "timed out"}), "broker 3 does not say which users it knows: timed out"),
     ],
 )
 def test_a_running_broker_is_refused(snapshot: Snapshot, word: str) -> None:
@@ -147,6 +154,23 @@ def test_whole_again_needs_every_replica() -> None:
     assert gate.unhealthy(None, RULES)
 
 
+def test_the_roll_stops_after_the_first_broker_that_refuses_clients() -> None:
+    """The one that lacks users takes nobody's last broker; after its own restart the cluster is not whole, and no other may follow."""
+    forgot = cluster(users=FORGOT)
+    assert {node: gate.decide(forgot, node, True, RULES).allowed for node in (1, 2, 3)} == {1: False, 2: True, 3: False}
+    assert gate.unhealthy(forgot, RULES) == gate.forgotten(forgot)
+    assert gate.unhealthy(cluster(silent={2: "timed out"}), RULES) == ["broker 2 does not say which users it knows: timed out"]
+    assert gate.not_back(forgot, 2, RULES) == [], "else a repaired broker would end the run that writes its users again"
+    assert gate.decide(cluster(silent={1: "certificate expired"}), 1, True, RULES).allowed
+    same = cluster(users={node: {FLINK} for node in (1, 2, 3)})
+    assert gate.decide(same, 1, True, RULES).allowed and gate.unhealthy(same, RULES) == []
+
+
+def test_a_broker_that_serves_nobody_is_started_whoever_lacks_users() -> None:
+    snapshot = cluster(brokers={1: True, 2: False, 3: False}, users={2: {WRITER}, 3: {FLINK, WRITER}}, quorum=quorum(lags={1: 60_000}))
+    assert gate.decide(snapshot, 1, True, RULES) == gate.Decision(gate.NOT_READY, ())
+
+
 def test_waiting_asks_until_it_is_good_and_stays_good() -> None:
     time = Time()
     answers = iter([None, cluster(), None, cluster(), cluster()])
@@ -167,6 +191,18 @@ def test_waiting_ends_at_the_deadline_with_the_reasons() -> None:
         lambda limit: cluster(quorum=quorum(leader=-1)), lambda s: list(gate.decide(s, 1, True, RULES).reasons), 5, time.clock, time.sleep)
     assert "no leader" in reasons[0]
     assert waited <= 5
+
+
+@pytest.mark.parametrize(("looks", "least_s", "most_s"), [
+    ([cluster(users=FORGOT)] * 60, 3, 6),  # Nothing is left to wait for.
+    ([cluster(users=FORGOT)] * 3 + [cluster()] * 57, 3, 5),  # The news was under way.
+    ([cluster(users=FORGOT, partitions=(partition(isr=(1, 2)),))] * 20 + [cluster(users=FORGOT)] * 40, 20, 26),  # Replicas still come nearer.
+])
+def test_what_waiting_does_not_mend_is_not_waited_for(looks: list[Snapshot], least_s: float, most_s: float) -> None:
+    time, answers = Time(), iter(looks)
+    _snapshot, reasons, waited = gate.wait_until(lambda limit: next(answers), lambda s: gate.unhealthy(s, RULES), 50, time.clock, time.sleep, stable=2)
+    assert bool(reasons) == (looks[-1] == cluster(users=FORGOT))
+    assert least_s <= waited <= most_s
 
 
 def test_an_answer_that_is_an_error_is_not_nobody() -> None:

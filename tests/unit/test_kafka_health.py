@@ -21,13 +21,14 @@ import pytest
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter, health, listeners, scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import Group, KafkaError, Partition, Position, Quorum, Snapshot, Unreachable, Voter
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import ANCHOR
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 
 NOW = 1_800_000_000_000
 CONFIG = ("authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nallow.everyone.if.no.acl.found=false\n"
           "super.users=User:kafka1;User:kafka2;User:kafka3\ncontroller.quorum.bootstrap.servers=kafka1:9093\n")
 CLUSTER_IDS = ("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "F1", "F2", "F3", "F4", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "L1", "L2", "C3",
-               "S5", "S6", "S7")
+               "S5", "S6", "S7", "S8")
 DECLARED = (Acl("User:telegraf-shipper", "topic", "ot.raw", "write"), Acl("User:flink", "topic", "ot.raw", "read"))
 
 
@@ -38,6 +39,18 @@ def partition(topic: str = "ot.raw", number: int = 0, leader: int = 1, isr: Sequ
 
 def position(committed: int = 90, end: int = 100, due: int = 90, topic: str = "ot.raw") -> Position:
     return Position(topic, 0, committed, end, due)
+
+
+#: (user, mechanism) as every broker of a whole cluster says.
+USERS = {(ANCHOR, "SCRAM-SHA-256"), (ANCHOR, "SCRAM-SHA-512"), ("flink", "SCRAM-SHA-512"), ("telegraf-shipper", "SCRAM-SHA-512")}
+ANCHORS = {login for login in USERS if login[0] == ANCHOR}
+SHA256 = {login for login in USERS if login[1] == "SCRAM-SHA-256"}
+
+
+def known(**changes: set[tuple[str, str]] | None) -> dict[int, set[tuple[str, str]]]:
+    """Broker → what it knows; b1=… for one that knows something else, None for one that does not say."""
+    found = {number: changes.get(f"b{number}", USERS) for number in (1, 2, 3)}
+    return {number: one for number, one in found.items() if one is not None}
 
 
 READS = Group("flink-normalise", "Empty", "", (position(),))
@@ -70,6 +83,8 @@ class Fake:
     group: Group | None = READS
     entries: tuple[Acl, ...] = DECLARED
     scram: tuple[str, ...] = ("flink", "telegraf-shipper")
+    known: tuple[Mapping[int, set[tuple[str, str]]], ...] = (known(),)
+    silent: tuple[Mapping[int, str], ...] = ({},)
     directory: str = "d1"
     volume: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"read_only": 0, "total_bytes": 100, "usable_bytes": 50})
     looks: int = 0
@@ -80,7 +95,9 @@ class Fake:
         voters = tuple(Voter(n, f"d{n}", 100, NOW if n == self.leader else NOW - (self.fetch_ms if n == 1 else 100),
                              NOW if n == self.leader else NOW - (self.lag_ms if n == 1 else 100)) for n in self.voters)
         return Snapshot("c", Quorum(self.leader, 5, 100 + self.looks * self.step, voters), {n: n in self.fenced for n in self.brokers}, self.partitions,
-                        self.moving, self.racks, self.unclean_topics)
+                        self.moving, self.racks, self.unclean_topics,
+                        {node: found for node, found in self.known[min(self.looks, len(self.known)) - 1].items() if node in self.brokers},
+                        self.silent[min(self.looks, len(self.silent)) - 1])
 
     def features(self) -> dict[str, tuple[int, int]]:
         return {name: (level, 30) for name, level in self.finalized.items()}
@@ -183,6 +200,15 @@ OFFSETS = partition("__consumer_offsets")
         ({"entries": (*DECLARED, Acl("User:flink", "topic", "ot.raw", "write"))}, {"S5"}),
         ({"entries": ()}, {"S5"}),
         ({"scram": ("kafka2",)}, {"S7"}),
+        ({"known": (known(b1=SHA256),)}, {"S8"}),
+        ({"known": (known(b1=set()),)}, {"S8"}),
+        ({"known": (known(b1=SHA256, b2=None),), "silent": ({2: "timed out"},)}, {"S8"}),
+        ({"known": (known(b1=USERS - {(ANCHOR, "SCRAM-SHA-512")}),)}, {"S8"}),
+        ({"known": (known(b1=USERS - ANCHORS, b2=USERS - ANCHORS, b3=USERS - ANCHORS),)}, {"S8"}),
+        ({"known": (known(b1=set(), b2=set(), b3=set()),)}, {"S8"}),
+        ({"known": (known(b2=SHA256, b3=set()),)}, set()),
+        ({"known": (known(b1=SHA256), known())}, set()),
+        ({"known": (known(), known(b2=USERS | {("new", "SCRAM-SHA-512")}))}, set()),
     ],
     ids=str,
 )
@@ -207,12 +233,34 @@ def test_a_reader_of_level_3_fails_even_if_somebody_declared_it(entry: Acl) -> N
         ({"finalized": {}}, {"F3"}),
         ({"scram": ()}, {"S7"}),
         ({"group": Group("flink-normalise", "Stable", "consumer")}, {"C3"}),
+        ({"known": (known(b1=None),), "silent": ({1: "timed out"},)}, {"S8"}),
+        ({"known": (known(b1=None),)}, {"S8"}),
+        ({"known": (known(b3=None),), "silent": ({3: "timed out"},)}, {"S8"}),
+        ({"known": (known(b3=None), known()), "silent": ({3: "timed out"}, {})}, {"S8"}),
+        ({"known": (known(b2=None, b3=None),)}, {"S8"}),
     ],
     ids=str,
 )
 def test_an_empty_answer_is_no_pass(change: dict[str, Any], ids: set[str]) -> None:
     found = verdicts(dataclasses.replace(Fake(), **change))
     assert {name for name, status in found.items() if status == "inconclusive"} == ids
+
+
+def test_who_was_forgotten_is_named_with_the_brokers() -> None:
+    found = checks(dataclasses.replace(Fake(), known=(known(b1=SHA256, b3=USERS - {("flink", "SCRAM-SHA-512")}),)))["S8"]
+    assert found.reason == (f"broker 1 does not know user flink SCRAM-SHA-512, {ANCHOR} SCRAM-SHA-512, telegraf-shipper SCRAM-SHA-512, "
+                            "which broker 2, 3 does")
+    assert found.observed == 3
+    bare = checks(dataclasses.replace(Fake(), known=({n: USERS - {(ANCHOR, "SCRAM-SHA-256")} for n in (1, 2, 3)},)))["S8"]
+    assert bare.reason == f"broker 1 has no {ANCHOR} for SCRAM-SHA-256: a restart may forget every user of it"
+    silent = checks(dataclasses.replace(Fake(), silent=({2: "kafka2:9091: timed out"},)))["S8"]
+    assert silent.reason == "broker 2: kafka2:9091: timed out"
+
+
+def test_one_broker_has_nobody_to_compare_with() -> None:
+    alone = Fake(brokers=(1,), known=({1: USERS},))
+    assert verdicts(alone, expected=dataclasses.replace(EXPECTED, nodes=(1,)))["S8"] == "pass"
+    assert verdicts(alone)["S8"] == "inconclusive"
 
 
 def test_what_is_not_there_to_judge_is_skipped_and_says_why() -> None:
@@ -504,7 +552,7 @@ def test_a_half_open_kafka_refuses_nothing(pki: Path, mute_port: int) -> None:
 
 #: ApiVersions v4 as a Kafka 4.3.1 node sent it: one api, then the tags of supported features.
 ANSWER = bytes.fromhex("""
-0000 02 0012 0000 0004 00 00000000 01 00 2d 03
+0000 02 0012 0000 0004 00 00000000 01 00 2a 03
 11 6d657461646174612e76657273696f6e 0007 001e 00
 0e 6b726166742e76657273696f6e 0000 0001 00
 """)

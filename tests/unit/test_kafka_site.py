@@ -11,7 +11,7 @@ import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, quotas, site, topics, users
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import MECHANISMS
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import MECHANISMS, LoginError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.topics import Topic
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
@@ -179,6 +179,16 @@ def test_only_a_password_that_does_not_work_is_written() -> None:
     assert "wrong" not in str(plan.before + plan.after) + repr(plan.upsert)
 
 
+def test_what_one_broker_forgot_is_written_again() -> None:
+    """The broker that is asked, and at which the password is tried, may be one that knows the user."""
+    present = {**ANCHORED, "a": {"SCRAM-SHA-512": 8192}, "b": {"SCRAM-SHA-512": 8192}, "b.b": {"SCRAM-SHA-512": 8192}}
+    lacks = {("a", "SCRAM-SHA-512"), (users.ANCHOR, "SCRAM-SHA-256"), ("b.b", "SCRAM-SHA-512"), ("b", "SCRAM-SHA-256")}
+    plan = users.plan([User("a", "x"), User("b", "x", twin="b.b")], present, lambda *_: True, lacking=lacks)
+    assert [(user.name, mechanism) for user, mechanism in plan.upsert] == [(users.ANCHOR, "SCRAM-SHA-256"), ("a", "SCRAM-SHA-512")]
+    assert not plan.delete
+    assert plan.before == ["user a SCRAM-SHA-512 (a broker does not know it)"]
+
+
 def test_the_other_half_of_a_rotation_stays_and_strangers_go() -> None:
     present = {**ANCHORED, "a": {"SCRAM-SHA-512": 8192, "SCRAM-SHA-256": 8192}, "gone": {"SCRAM-SHA-256": 4096}}
     assert users.plan([User("a", "x")], present, lambda *_: True).delete == [("gone", "SCRAM-SHA-256")]
@@ -217,6 +227,7 @@ class Fake:
         self.passwords: dict[tuple[str, str], str] = {}
         self.entries: set[Acl] = set()
         self.limits: quotas.Quotas = {}
+        self.forgot: set[tuple[str, str]] = set()
         self.done: list[str] = []
 
     def topics(self) -> dict[str, Topic]:
@@ -235,11 +246,15 @@ class Fake:
     def users(self) -> dict[str, dict[str, int]]:
         return {name: dict(found) for name, found in self.scram.items()}
 
+    def lacking(self) -> set[tuple[str, str]]:
+        return set(self.forgot)
+
     def alter_users(self, upsert: Sequence[tuple[User, str]], delete: Sequence[tuple[str, str]]) -> None:
         self.done.append("alter_users")
         for user, mechanism in upsert:
             self.scram.setdefault(user.name, {})[mechanism] = user.iterations
             self.passwords[user.name, mechanism] = user.password
+            self.forgot.discard((user.name, mechanism))
         for name, mechanism in delete:
             self.scram[name].pop(mechanism)
             if not self.scram[name]:
@@ -289,6 +304,9 @@ def test_one_run_converges_and_the_next_finds_nothing() -> None:
     assert cluster.done == ["create_topics", "alter_users", "alter_quotas", "create_acls", "delete_acls"]
     assert cluster.limits == {"telegraf-shipper": {"producer_byte_rate": 1e6}}
     assert cluster.acls() == [WRITE]
+    cluster.forgot = {("telegraf-shipper", "SCRAM-SHA-512")}
+    assert site.plan(want, cluster, cluster.works).users.changed
+    site.apply(site.plan(want, cluster, cluster.works), cluster)
     again = site.plan(want, cluster, cluster.works)
     assert not again.changed
     assert (again.before, again.after) == ([], [])
@@ -380,6 +398,26 @@ class Wire:
 
 def _string(text: str | None) -> bytes:
     return b"\xff\xff" if text is None else struct.pack(">h", len(text)) + text.encode()
+
+
+#: DescribeUserScramCredentials v0 as kafka-python 3.0.12 reads it: no error; two users, one of them with both mechanisms.
+WHO = bytes.fromhex("00 00000000 0000 00 03") + (
+    b"\x06flink" + bytes.fromhex("0000 00 03 01 00002000 00 02 00001000 00 00") + b"\x02a" + bytes.fromhex("0000 00 02 02 00002000 00 00") + b"\x00")
+
+
+def test_users_of_the_broker_at_the_other_end_on_the_wire() -> None:
+    wire = Wire(WHO)
+    assert users.describe(wire) == {"flink": {"SCRAM-SHA-256": 8192, "SCRAM-SHA-512": 4096}, "a": {"SCRAM-SHA-512": 8192}}
+    assert struct.unpack_from(">hh", wire.sent) == (50, 0)
+    assert wire.sent[8 + 6:] == b"\x00" * 3
+    assert users.describe(Wire(bytes.fromhex("00 00000000 0000 00 01 00"))) == {}
+    with pytest.raises(KafkaError, match=r"error 31 no$"):
+        users.describe(Wire(bytes.fromhex("00 00000000 001f") + b"\x03no" + b"\x01\x00"))
+    with pytest.raises(KafkaError, match="user a: error 91"):
+        users.describe(Wire(bytes.fromhex("00 00000000 0000 00 02") + b"\x02a" + bytes.fromhex("005b 00 01 00 00")))
+    for broken in [*(WHO[:size] for size in range(len(WHO) - 1)), WHO.replace(b"\x02\x00\x00\x10", b"\x09\x00\x00\x10")]:
+        with pytest.raises(LoginError, match="malformed"):
+            users.describe(Wire(broken))
 
 
 def test_quotas_on_the_wire() -> None:

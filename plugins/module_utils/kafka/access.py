@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from ..verdict import Check, Report
 from .acls import Acl
 from .scram import LoginError, Stream, call, exchange
+from .wire import text
 
 _PRODUCE, _FETCH, _METADATA, _HEARTBEAT, _ALTER_CONFIGS = 0, 1, 3, 12, 33
 #: ConfigResource.Type.
@@ -94,11 +95,6 @@ def _names(acl: Acl, name: str) -> bool:
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
-def _text(value: str) -> bytes:
-    raw = value.encode("utf-8")
-    return struct.pack(">h", len(raw)) + raw
-
-
 def _no_batch() -> bytes:
     """A record batch (v2, one empty record) whose checksum is wrong: a broker that lets it in refuses it as corrupt."""
     record = b"\x0c\x00\x00\x00\x01\x00\x00"
@@ -110,11 +106,11 @@ def _request(rule: Rule) -> tuple[int, int, bytes, Callable[[bytes], int]]:
     """(key, version, body, where the error code stands in the answer)."""
     if rule.resource == "cluster":
         # No setting for all brokers, and only to be validated.
-        body = struct.pack(">ib", 1, _BROKER) + _text("") + struct.pack(">ib", 0, 1)
+        body = struct.pack(">ib", 1, _BROKER) + text("") + struct.pack(">ib", 0, 1)
         return _ALTER_CONFIGS, 0, body, lambda answer: int(struct.unpack_from(">h", answer, 8)[0])
     if rule.resource == "group":
-        return _HEARTBEAT, 0, _text(rule.name) + struct.pack(">i", 1) + _text("hnai-nobody"), lambda answer: int(struct.unpack_from(">h", answer)[0])
-    topic = _text(rule.name)
+        return _HEARTBEAT, 0, text(rule.name) + struct.pack(">i", 1) + text("hnai-nobody"), lambda answer: int(struct.unpack_from(">h", answer)[0])
+    topic = text(rule.name)
     if rule.operation == "describe":
         return _METADATA, 4, struct.pack(">i", 1) + topic + b"\x00", _metadata_error
     if rule.operation == "write":

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..probe_env import activate
-from . import quotas, scram
+from . import quotas, scram, users
 from .acls import Acl
 from .ids import encode
-from .state import Group, KafkaError, Partition, Position, Quorum, Snapshot, Unreachable, Voter
+from .state import Group, KafkaError, Login, Partition, Position, Quorum, Snapshot, Unreachable, Voter, lacking
 from .topics import Topic
 from .users import User
 
@@ -31,8 +31,9 @@ KAFKA_ARGS: dict[str, dict[str, Any]] = {
     "key_file": {"type": "path", "default": "/etc/hnai/kafka/tls/key.pem"},
 }
 
-_SCRAM = {"SCRAM-SHA-256": 1, "SCRAM-SHA-512": 2}
-_MECHANISM = {number: name for name, number in _SCRAM.items()}
+_SCRAM = {name: number for number, name in users.NUMBERS.items()}
+#: Most seconds that one broker is given to say which users it knows: one that hangs must not hold up the rest.
+_ASK_S = 2.0
 #: Of the sources of a setting: what is set on the topic itself.
 _TOPIC_SOURCE = "DYNAMIC_TOPIC_CONFIG"
 
@@ -147,7 +148,7 @@ class Admin:
         return answer["cluster_id"], {item["broker_id"]: bool(item.get("is_fenced", False)) for item in answer["brokers"]}
 
     def snapshot(self) -> Snapshot:
-        """Everything that the gate looks at, in five calls."""
+        """Everything that the gate looks at, in five calls and one to each live broker."""
         answer = self._call(self._client.describe_cluster)
         described = self._describe_topics(None)
         keys = ["min.insync.replicas", "unclean.leader.election.enable"]
@@ -161,12 +162,13 @@ class Admin:
             for topic in described for item in topic["partitions"]
         )
         moving = self._call(self._client.list_partition_reassignments)
+        known, silent = self._known(answer["brokers"])
         return Snapshot(
             cluster_id=answer["cluster_id"], quorum=self.quorum(), partitions=partitions,
             brokers={item["broker_id"]: bool(item.get("is_fenced", False)) for item in answer["brokers"]},
             racks={item["broker_id"]: item["rack"] for item in answer["brokers"] if item.get("rack")},
             reassignments=tuple(sorted(f"{key.topic}-{key.partition}" for key in moving)),
-            unclean=tuple(sorted(name for name, found in settings.items() if found[keys[1]]["value"] != "false")),
+            unclean=tuple(sorted(name for name, found in settings.items() if found[keys[1]]["value"] != "false")), users=known, silent=silent,
         )
 
     def _describe_topics(self, names: list[str] | None) -> list[dict[str, Any]]:
@@ -338,9 +340,29 @@ class Admin:
         """User → mechanism → iterations."""
         answer = self._call(self._client.describe_user_scram_credentials)
         return {
-            name: {_MECHANISM[int(item["mechanism"])]: item["iterations"] for item in info["credential_infos"]}
+            name: {users.NUMBERS[int(item["mechanism"])]: item["iterations"] for item in info["credential_infos"]}
             for name, info in answer.items() if not info["error"]
         }
+
+    def _known(self, brokers: Iterable[Mapping[str, Any]]) -> tuple[dict[int, set[Login]], dict[int, str]]:
+        """(broker → logins that it knows, broker → why it did not say): each live one asked by itself, which the library cannot."""
+        known: dict[int, set[Login]] = {}
+        silent: dict[int, str] = {}
+        context = _context(self._connection)
+        for item in brokers:
+            if item.get("is_fenced", False):
+                continue
+            try:
+                with scram.connected([f"{item['host']}:{item['port']}"], context, min(_ASK_S, self._timeout_ms / 1000.0)) as stream:
+                    known[item["broker_id"]] = {(name, mechanism) for name, found in users.describe(stream).items() for mechanism in found}
+            except (scram.LoginError, KafkaError, OSError) as error:
+                silent[item["broker_id"]] = str(error)
+        return known, silent
+
+    def lacking(self) -> set[Login]:
+        """What some live broker does not know although another one does."""
+        known, _silent = self._known(self._call(self._client.describe_cluster)["brokers"])
+        return set().union(*lacking(known).values())
 
     def alter_users(self, upsert: Sequence[tuple[User, str]], delete: Sequence[tuple[str, str]]) -> None:
         """Write and remove SCRAM credentials; the password is salted here and never sent."""

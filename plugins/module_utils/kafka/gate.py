@@ -16,6 +16,8 @@ from .state import KafkaError, Snapshot, Unreachable
 
 NOT_READY, FOLLOWER, ACTIVE_CONTROLLER = 0, 1, 2
 _SHOWN = 5
+#: So many looks in a row, one a second: news of the metadata log reaches a broker in milliseconds.
+_LASTING = 5
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,17 @@ def rank(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) -> i
     return ACTIVE_CONTROLLER if snapshot.quorum.leader_id == node else FOLLOWER
 
 
+def forgotten(snapshot: Snapshot, but: int | None = None) -> list[str]:
+    """Brokers, without `but`, that lost users in a restart (users.py): the next restart could take those clients their last broker. Waiting brings
+    nothing back."""
+    return [f"broker {node} does not know user {_some(' '.join(login) for login in sorted(found))}, which another one does: it refuses those clients; "
+            "site.yml --tags kafka writes the declared ones again" for node, found in sorted(snapshot.lacking().items()) if node != but]
+
+
+def _unsaid(snapshot: Snapshot, but: int | None = None) -> list[str]:
+    return [f"broker {node} does not say which users it knows: {why}" for node, why in sorted(snapshot.silent.items()) if node != but]
+
+
 def decide(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) -> Decision:
     """Whether `node` may be restarted. `snapshot` None: no broker answered."""
     position = rank(snapshot, node, serving, rules)
@@ -102,6 +115,7 @@ def decide(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) ->
         reasons.append(f"would fall under min.insync.replicas: {_some(fallen)}")
     if snapshot.reassignments:
         reasons.append(f"being reassigned: {_some(snapshot.reassignments)}")
+    reasons += forgotten(snapshot, node) + _unsaid(snapshot, node)
     return Decision(position, tuple(reasons))
 
 
@@ -121,7 +135,7 @@ def unhealthy(snapshot: Snapshot | None, rules: Rules) -> list[str]:
         reasons.append(f"offline: {_some(snapshot.offline())}")
     if snapshot.under_replicated():
         reasons.append(f"under-replicated: {_some(snapshot.under_replicated())}")
-    return reasons
+    return reasons + forgotten(snapshot) + _unsaid(snapshot)
 
 
 def not_back(snapshot: Snapshot | None, node: int, rules: Rules) -> list[str]:
@@ -157,13 +171,13 @@ def wait_until(
     stable: int = 1,
     interval_s: float = 1.0,
 ) -> tuple[Snapshot | None, list[str], float]:
-    """Look again until `judge` finds nothing `stable` times in a row, or the deadline is over.
+    """Look again until `judge` finds nothing `stable` times in a row, or the deadline is over, or nothing is left but what waiting does not mend.
 
     `look(limit_s)` raises Unreachable when nobody answers. Returns the last snapshot, the last reasons ([] = good) and the
     seconds that passed.
     """
     begin = clock()
-    good = 0
+    good = lost = 0
     while True:
         left = deadline_s - (clock() - begin)
         snapshot: Snapshot | None = None
@@ -175,9 +189,10 @@ def wait_until(
         except KafkaError as error:
             reasons = [str(error)]  # Somebody answered, so this is not "nobody is there".
         good = 0 if reasons else good + 1
+        lost = lost + 1 if reasons and snapshot is not None and set(reasons) <= set(forgotten(snapshot)) else 0
         passed = clock() - begin
         if good >= stable:
             return snapshot, [], passed
-        if passed + interval_s >= deadline_s:
+        if passed + interval_s >= deadline_s or lost >= _LASTING:
             return snapshot, reasons or ["not stable yet"], passed
         sleep(interval_s)

@@ -19,6 +19,7 @@ from .listeners import Files, Listener, handshake, refuses_anonymous, refuses_pl
 from .scram import MECHANISMS, LoginError
 from .state import Group, KafkaError, Snapshot, Unreachable
 from .storage import read_properties
+from .users import ANCHOR
 
 _DAY_S = 86400.0
 _KRAFT, _TRANSACTION = "kraft.version", "transaction.version"
@@ -421,6 +422,29 @@ class Health:
             return
         c.passed(not both, ", ".join(both))
 
+    def s8(self, c: Check) -> None:
+        """This broker knows whom the others know, and the anchor that keeps them at a restart (users.py)."""
+        first, last = self.samples()
+        me, silent = self.want.node, {**first.silent, **last.silent}
+        lost = sorted(first.lacking().get(me, set()) & last.lacking().get(me, set()))
+        c.observed, c.expected = len(lost), 0
+        c.evidence = {"lacks": [" ".join(login) for login in lost], "known": {node: len(found) for node, found in last.users.items()}, "silent": silent}
+        if me in silent or me not in first.users or me not in last.users:
+            c.inconclusive(f"this broker does not say which users it knows: {silent.get(me, 'it is not among the live ones')}")
+            return
+        bare = sorted(set(MECHANISMS) - {mechanism for name, mechanism in first.users[me] | last.users[me] if name == ANCHOR})
+        if lost:
+            knows = sorted(node for node, found in last.users.items() if found & set(lost))
+            c.fail(f"broker {me} does not know user {', '.join(c.evidence['lacks'][:5])}, which broker {', '.join(map(str, knows))} does")
+        elif bare:
+            c.fail(f"broker {me} has no {ANCHOR} for {', '.join(bare)}: a restart may forget every user of it")
+        elif silent:
+            c.inconclusive("; ".join(f"broker {node}: {why}" for node, why in sorted(silent.items())))
+        elif len(last.users) == 1 < len(self.want.nodes):
+            c.inconclusive("no other broker is there to compare with")
+        else:
+            c.passed(True)
+
     def s6(self, c: Check) -> None:
         """Deny by default; super users as declared. Kafka does not tell these over its API: the file that it was started with does."""
         found = read_properties(self.local.config())
@@ -535,6 +559,9 @@ class Health:
                   hint="run the kafka play"), self.s6),
             (spec("S7", "no client has a broker's name", unit="users", controls=["SR 1.1"], explain="kafka-configs.sh --describe --entity-type users",
                   hint="delete that SCRAM user"), self.s7),
+            (spec("S8", "this broker knows every user that the cluster has", unit="users", controls=["SR 1.1", "SR 7.1"],
+                  explain="kafka-configs.sh --command-config admin.properties --bootstrap-server HOST:9091 --describe --entity-type users, on each broker",
+                  hint="run the kafka play before any broker restarts: it writes the declared users and the anchor again"), self.s8),
         ]
         for item in listeners:
             todo += self._listener(item, files)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .scram import LoginError, call, login, tls_context
+from .wire import Reader
 
 _API_VERSIONS = 18
 #: State of a listening socket in /proc/net/tcp.
@@ -95,49 +96,26 @@ def features(address: tuple[str, int], files: Files, timeout_s: float) -> dict[s
         answer = call(stream, _API_VERSIONS, 4, 1, b"\x00" + b"\x05hnai" + b"\x021" + b"\x00")
     try:
         return _supported(answer)
-    except (IndexError, struct.error, UnicodeDecodeError) as error:
+    except (IndexError, UnicodeDecodeError) as error:
         raise LoginError(f"{address[0]}:{address[1]}: the answer to ApiVersions is malformed") from error
 
 
 def _supported(answer: bytes) -> dict[str, tuple[int, int]]:
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = answer[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-
-    def tags() -> dict[int, bytes]:
-        nonlocal at
-        found: dict[int, bytes] = {}
-        for _number in range(varint()):
-            tag, size = varint(), varint()
-            found[tag] = answer[at:at + size]
-            at += size
-        return found
-
-    if struct.unpack_from(">h", answer)[0]:
-        raise LoginError(f"ApiVersions: error {struct.unpack_from('>h', answer)[0]}")
-    at = 2
-    for _number in range(varint() - 1):
-        at += 6
-        tags()
-    at += 4
-    answer, at = tags().get(0, b"\x01"), 0
+    reader = Reader(answer)
+    code = reader.number(">h")
+    if code:
+        raise LoginError(f"ApiVersions: error {code}")
+    for _api in range(reader.varint() - 1):
+        for _field in ("key", "lowest", "highest"):
+            reader.number(">h")
+        reader.tags()
+    reader.number(">i")
+    reader = Reader(reader.tags().get(0, b"\x01"))
     levels: dict[str, tuple[int, int]] = {}
-    for _number in range(varint() - 1):
-        size = varint() - 1
-        name = answer[at:at + size].decode()
-        low, high = struct.unpack_from(">hh", answer, at + size)
-        at += size + 4
-        tags()
-        levels[name] = (low, high)
+    for _feature in range(reader.varint() - 1):
+        name = reader.compact() or ""
+        levels[name] = (reader.number(">h"), reader.number(">h"))
+        reader.tags()
     return levels
 
 

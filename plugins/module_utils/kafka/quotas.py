@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from .scram import LoginError, Stream, call
 from .state import KafkaError
+from .wire import Reader, text
 
 _DESCRIBE, _ALTER = 48, 49
 _ANY = 2
@@ -71,54 +72,26 @@ def plan(declared: Mapping[str, Mapping[str, float]], present: Mapping[str, Mapp
     return result
 
 
-def _text(value: str | None) -> bytes:
-    if value is None:
-        return struct.pack(">h", -1)
-    raw = value.encode("utf-8")
-    return struct.pack(">h", len(raw)) + raw
-
-
-class _Reader:
-    """Walks through an answer."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def number(self, layout: str) -> float:
-        """One number."""
-        value = struct.unpack_from(layout, self.data, self.at)[0]
-        self.at += struct.calcsize(layout)
-        return float(value)
-
-    def text(self) -> str | None:
-        """One nullable string."""
-        size = int(self.number(">h"))
-        if size < 0:
-            return None
-        self.at += size
-        return self.data[self.at - size:self.at].decode("utf-8")
-
-
 def describe(stream: Stream) -> Quotas:
     """Every quota of a user. Raises KafkaError; LoginError when the answer makes no sense."""
-    body = struct.pack(">i", 1) + _text("user") + struct.pack(">b", _ANY) + _text(None) + b"\x01"
+    body = struct.pack(">i", 1) + text("user") + struct.pack(">b", _ANY) + text(None) + b"\x01"
     try:
-        reader = _Reader(call(stream, _DESCRIBE, 0, 1, body))
+        reader = Reader(call(stream, _DESCRIBE, 0, 1, body))
         reader.number(">i")
-        code, message = int(reader.number(">h")), reader.text()
+        code, message = reader.number(">h"), reader.text()
         if code:
             raise KafkaError(f"describe_client_quotas: error {code} {message or ''}".rstrip())
         found: Quotas = {}
-        for _entry in range(max(0, int(reader.number(">i")))):
-            names = [(reader.text(), reader.text()) for _part in range(int(reader.number(">i")))]
+        for _entry in range(max(0, reader.number(">i"))):
+            names = [(reader.text(), reader.text()) for _part in range(reader.number(">i"))]
             values = {}
-            for _value in range(int(reader.number(">i"))):
+            for _value in range(reader.number(">i")):
                 key = reader.text() or ""
-                values[key] = reader.number(">d")
+                values[key] = reader.double()
             user = dict(names).get("user")
             found[DEFAULT if user is None else user] = values
         return found
-    except (struct.error, UnicodeDecodeError) as error:
+    except (IndexError, UnicodeDecodeError) as error:
         raise LoginError("the answer to DescribeClientQuotas is malformed") from error
 
 
@@ -129,20 +102,20 @@ def alter(stream: Stream, changes: Iterable[tuple[str, str, float | None]]) -> N
         by_user.setdefault(user, []).append((key, value))
     body = struct.pack(">i", len(by_user))
     for user, ops in by_user.items():
-        body += struct.pack(">i", 1) + _text("user") + _text(None if user == DEFAULT else user) + struct.pack(">i", len(ops))
+        body += struct.pack(">i", 1) + text("user") + text(None if user == DEFAULT else user) + struct.pack(">i", len(ops))
         for key, value in ops:
-            body += _text(key) + struct.pack(">db", value if value is not None else 0.0, value is None)
+            body += text(key) + struct.pack(">db", value if value is not None else 0.0, value is None)
     body += b"\x00"
     try:
-        reader = _Reader(call(stream, _ALTER, 0, 2, body))
+        reader = Reader(call(stream, _ALTER, 0, 2, body))
         reader.number(">i")
         bad = []
-        for _entry in range(int(reader.number(">i"))):
-            code, message = int(reader.number(">h")), reader.text()
-            names = [(reader.text(), reader.text()) for _part in range(int(reader.number(">i")))]
+        for _entry in range(reader.number(">i")):
+            code, message = reader.number(">h"), reader.text()
+            names = [(reader.text(), reader.text()) for _part in range(reader.number(">i"))]
             if code:
                 bad.append(f"{dict(names).get('user') or DEFAULT}: {message or code}")
-    except (struct.error, UnicodeDecodeError) as error:
+    except (IndexError, UnicodeDecodeError) as error:
         raise LoginError("the answer to AlterClientQuotas is malformed") from error
     if bad:
         raise KafkaError("kafka_quotas: " + "; ".join(bad))

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from .wire import text
+
 MECHANISMS = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-512": "sha512"}
 _HANDSHAKE, _AUTHENTICATE = 17, 36
 _UNSUPPORTED_MECHANISM, _REFUSED = 33, 58
@@ -83,14 +85,9 @@ def _fields(message: bytes) -> dict[str, str]:
     return dict(part.split("=", 1) for part in message.decode("utf-8").split(",") if "=" in part)
 
 
-def _text(value: str) -> bytes:
-    raw = value.encode("utf-8")
-    return struct.pack(">h", len(raw)) + raw
-
-
 def call(stream: Stream, key: int, version: int, correlation: int, body: bytes) -> bytes:
     """One request and its answer's body. Raises LoginError when the connection ends or answers something else."""
-    header = struct.pack(">hhi", key, version, correlation) + _text("hnai")
+    header = struct.pack(">hhi", key, version, correlation) + text("hnai")
     stream.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
     size = struct.unpack(">i", _exactly(stream, 4))[0]
     if not 4 <= size <= _MAX_FRAME:
@@ -126,7 +123,7 @@ def _authenticate(stream: Stream, correlation: int, token: bytes) -> bytes | Non
 
 def exchange(stream: Stream, mechanism: str, username: str, password: str) -> bool:
     """True = logged in, False = refused (also: no such user). Raises LoginError for everything else."""
-    body = call(stream, _HANDSHAKE, 1, 1, _text(mechanism))
+    body = call(stream, _HANDSHAKE, 1, 1, text(mechanism))
     error = struct.unpack(">h", body[:2])[0]
     if error:
         detail = "this listener does not offer the mechanism" if error == _UNSUPPORTED_MECHANISM else f"error {error}"

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from . import acls, quotas, topics, users
 from .acls import Acl
-from .state import KafkaError
+from .state import KafkaError, Login
 from .topics import Topic
 from .users import User
 
@@ -30,6 +30,8 @@ class Cluster(Protocol):
     def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]]) -> None: ...
 
     def users(self) -> dict[str, dict[str, int]]: ...
+
+    def lacking(self) -> set[Login]: ...
 
     def alter_users(self, upsert: Sequence[tuple[User, str]], delete: Sequence[tuple[str, str]]) -> None: ...
 
@@ -95,6 +97,10 @@ class Empty:
         """None."""
         return {}
 
+    def lacking(self) -> set[Login]:
+        """None."""
+        return set()
+
     def acls(self) -> list[Acl]:
         """None."""
         return []
@@ -108,7 +114,7 @@ def plan(declared: Declared, cluster: Cluster | Empty, works: Callable[[User, st
     """What differs. Raises KafkaError for what cannot be converged without moving or losing data."""
     outcome = Outcome(
         topics=topics.plan(declared.topics, cluster.topics()),
-        users=users.plan(declared.users, cluster.users(), works, declared.prune),
+        users=users.plan(declared.users, cluster.users(), works, declared.prune, cluster.lacking()),
         acls=acls.plan(declared.acls, cluster.acls()),
         quotas=quotas.plan(declared.quotas, cluster.quotas()),
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 
@@ -13,6 +14,16 @@ class KafkaError(Exception):
 
 class Unreachable(KafkaError):
     """No broker answered in time. Says nothing about the cluster's state."""
+
+
+#: What a SCRAM login needs: (user, mechanism).
+Login = tuple[str, str]
+
+
+def lacking(known: Mapping[int, AbstractSet[Login]]) -> dict[int, set[Login]]:
+    """Broker → what it does not know and another one does. `known`: broker → what it said itself."""
+    everything: set[Login] = set().union(*known.values())
+    return {node: everything - have for node, have in known.items() if everything - have}
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,8 @@ class Partition:
 @dataclass(frozen=True)
 class Snapshot:
     """A whole cluster. `brokers`: id → fenced, of every broker that is registered; `racks`: id → rack where one is declared;
-    `unclean`: topics in which a replica that missed records may lead."""
+    `unclean`: topics in which a replica that missed records may lead; `users`: broker → what each live one says that it knows; `silent`: broker → why
+    it did not say."""
 
     cluster_id: str
     quorum: Quorum
@@ -93,6 +105,8 @@ class Snapshot:
     reassignments: tuple[str, ...] = field(default=())
     racks: Mapping[int, str] = field(default_factory=dict)
     unclean: tuple[str, ...] = ()
+    users: Mapping[int, AbstractSet[Login]] = field(default_factory=dict)
+    silent: Mapping[int, str] = field(default_factory=dict)
 
     def offline(self) -> list[str]:
         """Partitions without a leader."""
@@ -113,6 +127,10 @@ class Snapshot:
     def under_replicated(self) -> list[str]:
         """Partitions with a replica that is not in sync."""
         return sorted(p.name for p in self.partitions if len(p.isr) < len(p.replicas))
+
+    def lacking(self) -> dict[int, set[Login]]:
+        """Broker → what another one knows and it does not: it refuses those clients."""
+        return lacking(self.users)
 
     def live(self) -> set[int]:
         """Registered brokers that are not fenced."""

@@ -15,15 +15,21 @@ before all others and never removed, is always there first: the map is never emp
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .scram import MECHANISMS
+from .scram import MECHANISMS, LoginError, Stream, call
+from .state import KafkaError, Login
+from .wire import Reader
+
+_DESCRIBE = 50
 
 MIN_ITERATIONS = 8192
 MAX_ITERATIONS = 16384  # Kafka's own upper limit (ScramMechanism).
 #: The last letters make String.hashCode() 0.
 ANCHOR = "hnai-anchor-wquozdw"
+#: As the protocol counts them.
+NUMBERS = {1: "SCRAM-SHA-256", 2: "SCRAM-SHA-512"}
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,12 @@ def plan(
     present: Mapping[str, Mapping[str, int]],
     works: Callable[[User, str], bool],
     prune: bool = True,
+    lacking: Collection[Login] = (),
 ) -> Plan:
-    """The difference. `present`: user → mechanism → iterations. `works(user, mechanism)`: a login with the declared password succeeds."""
+    """The difference. `present`: user → mechanism → iterations. `works(user, mechanism)`: a login with the declared password succeeds.
+    `lacking`: what some broker does not know although another one does."""
     result = Plan()
-    for mechanism in sorted(set(MECHANISMS) - set(present.get(ANCHOR, {}))):
+    for mechanism in sorted(set(MECHANISMS) - (set(present.get(ANCHOR, {})) - {mechanism for name, mechanism in lacking if name == ANCHOR})):
         result.upsert.append((User(ANCHOR, secrets.token_urlsafe(32)), mechanism))
         result.after.append(f"user {ANCHOR} {mechanism} (nobody's: a broker that restarts keeps the others by it)")
     for user in sorted(declared, key=lambda item: item.name):
@@ -91,6 +99,9 @@ def plan(
                 result.after.append(f"user {user.name} {mechanism} iterations={user.iterations}")
             elif have[mechanism] != user.iterations:
                 result.before.append(f"user {user.name} {mechanism} iterations={have[mechanism]}")
+                result.after.append(f"user {user.name} {mechanism} iterations={user.iterations}")
+            elif (user.name, mechanism) in lacking:
+                result.before.append(f"user {user.name} {mechanism} (a broker does not know it)")
                 result.after.append(f"user {user.name} {mechanism} iterations={user.iterations}")
             elif not works(user, mechanism):
                 result.before.append(f"user {user.name} {mechanism} password=(another)")
@@ -104,3 +115,30 @@ def plan(
                 result.delete.append((name, mechanism))
                 result.before.append(f"user {name} {mechanism} iterations={present[name][mechanism]}")
     return result
+
+
+def describe(stream: Stream) -> dict[str, dict[str, int]]:
+    """User → mechanism → iterations, as the broker at the other end itself knows them (DescribeUserScramCredentials v0, KIP-554): the library asks
+    any broker. Raises KafkaError; LoginError when the answer makes no sense."""
+    # The header ends with its tags; null asks for every user; the body's tags.
+    reader = Reader(call(stream, _DESCRIBE, 0, 1, b"\x00" + b"\x00" + b"\x00"))
+    try:
+        reader.tags()
+        reader.number(">i")
+        code, message = reader.number(">h"), reader.compact()
+        if code:
+            raise KafkaError(f"describe_user_scram_credentials: error {code} {message or ''}".rstrip())
+        found: dict[str, dict[str, int]] = {}
+        for _user in range(reader.varint() - 1):
+            name, code, message = reader.compact() or "", reader.number(">h"), reader.compact()
+            if code:
+                raise KafkaError(f"describe_user_scram_credentials: user {name}: error {code} {message or ''}".rstrip())
+            found[name] = {}
+            for _mechanism in range(reader.varint() - 1):
+                mechanism = NUMBERS[reader.number(">b")]
+                found[name][mechanism] = reader.number(">i")
+                reader.tags()
+            reader.tags()
+        return found
+    except (LookupError, UnicodeDecodeError) as error:
+        raise LoginError("the answer to DescribeUserScramCredentials is malformed") from error
