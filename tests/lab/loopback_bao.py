@@ -53,8 +53,13 @@ class Loopback:
     directory: Path
     bao: Path
     init: dict[str, Any] = field(default_factory=dict)
-    deploy: dict[str, str] = field(default_factory=dict)
+    identities: dict[str, dict[str, str]] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def deploy(self) -> dict[str, str]:
+        """The identity that enters the others."""
+        return self.identities["deploy"]
 
     def start(self) -> None:
         """As a unit would: it answers, sealed."""
@@ -76,7 +81,7 @@ class Loopback:
         for key in self.init["keys_base64"][:2]:
             self.client.call("POST", "sys/unseal", {"key": key})
         drill.active(self.client)
-        self.deploy = site.Site(self.client, SPEC, {}, self.init["root_token"]).converge().identities["deploy"]
+        self.identities = site.Site(self.client, SPEC, {}, self.init["root_token"]).converge().identities
 
 
 @contextmanager

@@ -19,9 +19,14 @@ import pytest
 from conftest import ROOT, Lab
 from killing import chance
 
+sys.path.insert(0, str(ROOT / "tests/unit"))
+from identity_stand import Controller, Killed
+
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, drill, policies, seal_keys
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import Keys
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, login
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
+from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
 
 pytestmark = pytest.mark.scenario("openbao-keys")
 SEED = 8
@@ -146,6 +151,43 @@ def test_an_authority_whose_controller_is_killed_has_exactly_one_successor(loop:
     last = json.loads(done.stdout)["last"]
     assert last["outcome"] == "rotated"
     assert {key for key, value in last["proof"].items() if value is True} == {"new_works", "wrong_refused", "old_unused", "old_refused"}
+
+
+@pytest.mark.parametrize("path", policies.IDENTITIES)
+def test_an_identity_whose_controller_is_killed_has_exactly_one_secret_id(
+    loop: loopback_bao.Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str,
+) -> None:  # fmt: skip
+    """Dies after calls that are spread over the whole rotation: both identities log in all the while, then the old one is refused."""
+    name = policies.IDENTITIES[path]
+    key = name.replace("-", "_")
+    before = {"deploy": loop.identities["deploy"], "site_admin": loop.identities["site-admin"]}
+    openbao_keys.store(tmp_path / "deploy.json", before)
+    controller = Controller(loop.client, tmp_path / "deploy.json")
+    seed, _draw = chance(SEED)
+    draw = random.Random(f"{seed} {path}")
+    for number in range(KILLS):
+        moment = draw.randrange(12, 45)
+        try:
+            controller.rotate(path, monkeypatch, moment)
+            break
+        except Killed:
+            print(f"HNAI_SEED={seed}: controller {number} killed after event {moment}")
+        for one in ("deploy", "site_admin"):
+            login(loop.client, "approle", **controller.held[one])
+    if controller.held.keys() & {"next", "old"} or controller.held == before:
+        controller.rotate(path, monkeypatch)
+    held = controller.held
+    assert set(held) == set(before)
+    assert held[key]["secret_id"] != before[key]["secret_id"]
+    login(loop.client, "approle", **held[key])
+    with pytest.raises(BaoError, match="invalid role or secret ID"):
+        login(loop.client, "approle", **before[key])
+    alive = loop.client.call("LIST", f"auth/approle/role/{name}/secret-id", token=loop.init["root_token"])["data"]["keys"]
+    assert len(alive) == 1
+    last = KvStore(loop.client, loop.init["root_token"], "hnai").read(path + "/_rotation")[1]["last"]  # type: ignore[index]
+    print(last)
+    assert (last["outcome"], last["version"]) == ("rotated", 2)
+    assert {key for key, value in last["proof"].items() if value is True} == {"new_works", "wrong_refused", "old_works", "old_refused", "no_old_session", "changed"}
 
 
 def test_of_two_rotations_of_the_keyring_each_makes_one_term(loop: loopback_bao.Loopback, tmp_path: Path) -> None:

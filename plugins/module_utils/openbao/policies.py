@@ -27,6 +27,9 @@ PREFIX = "hnai-"
 #: The component that OpenBao itself is; its identity also makes the health checks.
 SELF = "openbao"
 
+#: The run's own identities, by the path under which their secret_ids are rotated and listed.
+IDENTITIES = {"approle/deploy": "deploy", "approle/site-admin": "site-admin"}
+
 #: Rotates secrets: writes versions and journals, destroys single versions, erases nothing by name. Entered through ``deploy`` as components are.
 ROTATION = "rotation"
 
@@ -69,16 +72,24 @@ def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki:
 
 
 def rotation(kv: str) -> str:
-    """Policy of the rotation. It reads and writes every secret of the mount, which is what rotating is; deletions are by version only."""
-    return render(
-        [
-            ("%s/data/*" % kv, ["create", "read", "update"], {}),
-            ("%s/metadata/*" % kv, ["read", "list", "scan"], {}),
-            ("%s/metadata/" % kv, ["list", "scan"], {}),
-            ("%s/destroy/+/+/_next" % kv, ["update"], {}),
-            ("auth/token/revoke-self", ["update"], {}),
+    """Policy of the rotation. It reads and writes every secret of the mount, which is what rotating is; deletions are by version only.
+
+    Of the run's own identities it lists secret_ids and ends them, both by accessor; it issues none, so ``deploy``, which enters it, gains no right.
+    """
+    rules: list[Rule] = [
+        ("%s/data/*" % kv, ["create", "read", "update"], {}),
+        ("%s/metadata/*" % kv, ["read", "list", "scan"], {}),
+        ("%s/metadata/" % kv, ["list", "scan"], {}),
+        ("%s/destroy/+/+/_next" % kv, ["update"], {}),
+    ]
+    for identity in IDENTITIES.values():
+        role = "auth/%s/role/%s" % (IDENTITY_AUTH, identity)
+        rules += [
+            (role + "/secret-id", ["list"], {}),
+            (role + "/secret-id-accessor/lookup", ["update"], {}),
+            (role + "/secret-id-accessor/destroy", ["update"], {}),
         ]
-    )
+    return render([*rules, ("auth/token/revoke-self", ["update"], {})])
 
 
 def authority(kv: str, pki_root: str, pki_int: str) -> str:

@@ -69,6 +69,12 @@ def instant(text: str) -> float:
     return datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
 
 
+def fresh(found: Mapping[str, Any], now: float) -> bool:
+    """Whether a secret_id (as its lookup shows it) has more than a third of its life left, or none that ends."""
+    born, dies = instant(found["creation_time"]), instant(found["expiration_time"])
+    return dies < born or dies - now > (dies - born) / 3
+
+
 def differs(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether any wanted key has another value; lists without order, addresses without their full-length mask."""
 
@@ -438,10 +444,7 @@ class Site:
             found = self._call("POST", role + "/secret-id/lookup", {"secret_id": secret_id}).get("data") or {}
         except NotFound:
             return False
-        if not found:
-            return False
-        born, dies = instant(found["creation_time"]), instant(found["expiration_time"])
-        return dies < born or dies - self._now() > (dies - born) / 3
+        return bool(found) and fresh(found, self._now())
 
     def _issue(self, identity: str, role: str) -> None:
         self.out.identities[identity] = {
