@@ -146,6 +146,12 @@ def identities(ttl: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def host_addresses(variables: Mapping[str, Any]) -> list[str]:
+    """Every declared address of a managed host, out of its variables: of a router one in each zone."""
+    interfaces = variables.get("hnai_interfaces") or {"": variables["hnai_addresses"]}
+    return sorted(str(address) for item in interfaces.values() for address in item.values())
+
+
 def leaves(site: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One entry a placed component with a server certificate, in the order of the names: its hosts, TLS listeners, and one client's host."""
     found = []
@@ -210,8 +216,8 @@ def authority_hosts(site: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 class FilterModule:
-    """authority_hosts, identities, leaves, rotations."""
+    """authority_hosts, host_addresses, identities, leaves, rotations."""
 
     def filters(self) -> dict[str, Any]:
         """By name."""
-        return {"authority_hosts": authority_hosts, "identities": identities, "leaves": leaves, "rotations": rotations}
+        return {"authority_hosts": authority_hosts, "host_addresses": host_addresses, "identities": identities, "leaves": leaves, "rotations": rotations}

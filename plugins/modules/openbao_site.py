@@ -60,6 +60,15 @@ options:
     description: Life of the identities' secret_ids. A run in the last third of it issues new ones.
     type: str
     default: 90d
+  ssh_host:
+    description: Mount of the CA of the hosts' SSH certificates. Empty makes none.
+    type: str
+    default: ""
+  ssh_names:
+    description: Names and addresses that may stand in a host's SSH certificate.
+    type: list
+    elements: str
+    default: []
   site_admin:
     description: >-
       Role_id and secret_id of the identity site-admin, where they are not in O(identities_file) (AWX credential).
@@ -175,6 +184,8 @@ def main() -> None:
             "intermediate_ttl": dict(span, default="5y"),
             "leaf_ttl": dict(span, default="90d"),
             "identity_ttl": dict(span, default="90d"),
+            "ssh_host": {"type": "str", "default": ""},
+            "ssh_names": {"type": "list", "elements": "str", "default": []},
             "site_admin": {"type": "dict", "default": {}, "options": IDENTITY},
             "deploy": {"type": "dict", "default": {}, "options": IDENTITY},
             "root_token": {"type": "str", "default": "", "no_log": True},

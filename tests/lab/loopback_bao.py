@@ -75,13 +75,13 @@ class Loopback:
             self.process.wait(10)
             self.process = None
 
-    def start_site(self) -> None:
+    def start_site(self, spec: dict[str, Any] = SPEC) -> None:
         """Initialised, unsealed, converged."""
         self.init = self.client.call("POST", "sys/init", {"secret_shares": 3, "secret_threshold": 2})
         for key in self.init["keys_base64"][:2]:
             self.client.call("POST", "sys/unseal", {"key": key})
         drill.active(self.client)
-        self.identities = site.Site(self.client, SPEC, {}, self.init["root_token"]).converge().identities
+        self.identities = site.Site(self.client, spec, {}, self.init["root_token"]).converge().identities
 
 
 @contextmanager
