@@ -138,7 +138,6 @@ import http.client
 import os
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule

@@ -13,7 +13,8 @@ author: hnai.platform maintainers (@hnai)
 description:
   - Runs on the OpenBao host, logged in as C(hnai-rotation). SI1 no secret is older than its contract's C(max_age). SI2 no rotation was left
     open. SI3 nobody read a secret whom its contract does not name; the readers come from the newest part of the audit log.
-  - Of the run's own identities (P(hnai.platform.identities#filter)) it is the newest secret_id that is alive; their values lie in no KV, so SI3 leaves them out.
+  - Of the run's own identities (P(hnai.platform.identities#filter)) it is the newest secret_id that is alive. Their values lie in no KV, so SI3
+    leaves them out.
   - Reads values of no secret.
 extends_documentation_fragment:
   - hnai.platform.openbao
@@ -60,7 +61,9 @@ checks:
   type: list
   elements: dict
 inventory:
-  description: One entry a secret with path, kind, version, age, max age, consumers, last rotation, last proof and last reader; C(alive) says how many secret_ids of an identity are.
+  description: >-
+    One entry a secret with path, kind, version, age, max age, consumers, last rotation, last proof and last reader; C(alive) says how many
+    secret_ids of an identity are.
   returned: always
   type: list
   elements: dict

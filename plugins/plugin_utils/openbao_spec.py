@@ -33,7 +33,8 @@ def build(
     """The spec of module_utils/openbao/site.py.
 
     *contracts*: of the placed components. *groups*: the inventory's. *settings*: site, kv, pki_root, pki_int and the spans
-    root_ttl, intermediate_ttl, leaf_ttl, identity_ttl; ssh_host (mount, "") and ssh_names. A secret with ``group`` exists only where that child group has a host.
+    root_ttl, intermediate_ttl, leaf_ttl, identity_ttl; ssh_host (mount, "") and ssh_names. A secret with ``group`` exists only where that child group
+    has a host.
     Raises SpecError.
     """
     items = list(contracts)

@@ -10,7 +10,10 @@ from .ssh_access import AccessError
 
 _SERVED = re.compile(r"^debug1: Server host certificate: \S+ (?P<key>SHA256:\S+), serial (?P<serial>\d+) ID .* CA \S+ (?P<ca>SHA256:\S+)(?: |$)", re.MULTILINE)
 #: A plain key, however well it is pinned, must not pass for a certificate.
-CERTIFICATE_ALONE = ("StrictHostKeyChecking=yes", "GlobalKnownHostsFile=/dev/null", "HostKeyAlgorithms=ssh-ed25519-cert-v01@openssh.com", "UpdateHostKeys=no", "LogLevel=DEBUG1")
+CERTIFICATE_ALONE = (
+    "StrictHostKeyChecking=yes", "GlobalKnownHostsFile=/dev/null", "HostKeyAlgorithms=ssh-ed25519-cert-v01@openssh.com", "UpdateHostKeys=no",
+    "LogLevel=DEBUG1",
+)  # fmt: skip
 
 
 def ca_line(ca: str, names: Sequence[str]) -> str:

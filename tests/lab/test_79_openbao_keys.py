@@ -23,6 +23,7 @@ from killing import chance
 sys.path.insert(0, str(ROOT / "tests/unit"))
 from identity_stand import Controller, Killed
 
+from ansible_collections.hnai.platform.plugins.action import approle_rotation
 from ansible_collections.hnai.platform.plugins.module_utils.host import ssh_certificate
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, drill, policies, seal_keys, site, ssh_host
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import Keys
@@ -165,8 +166,11 @@ def test_an_identity_whose_controller_is_killed_has_exactly_one_secret_id(
     before = {"deploy": loop.identities["deploy"], "site_admin": loop.identities["site-admin"]}
     openbao_keys.store(tmp_path / "deploy.json", before)
 
-    def pass_time(_seconds: float) -> None:
-        """What five minutes do to the tokens of killed controllers."""
+    def pass_time(seconds: float) -> None:
+        """What five minutes do to the tokens of killed controllers. A visit of our own waits shorter."""
+        if seconds < approle_rotation.WAIT_S:
+            time.sleep(seconds)
+            return
         root = loop.init["root_token"]
         for accessor in loop.client.call("LIST", "auth/token/accessors", token=root)["data"]["keys"]:
             with contextlib.suppress(BaoError):

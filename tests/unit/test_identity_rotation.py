@@ -148,7 +148,9 @@ def test_after_the_commit_it_only_goes_forward(site: tuple[Bao, Controller], mon
     assert "old" not in controller.held
 
 
-def test_another_controller_waits_and_can_take_back_what_it_does_not_hold(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_controller_waits_and_can_take_back_what_it_does_not_hold(
+    site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
     bao, first = site
     before = first.held
     openbao_keys.store(tmp_path / "copy" / "deploy.json", before)

@@ -25,7 +25,8 @@ DROP_IN = "/etc/ssh/sshd_config.d/20-hnai-host-certificate.conf"
 JOURNAL = "/var/lib/hnai/rotation/ssh+host.json"
 TYPE = "ssh-ed25519-cert-v01@openssh.com"
 TEXT = (
-    "# SPDX-License-Identifier: Apache-2.0\n# hnai.platform: the host's own key, certified by the site (rotate_secret=ssh/hosts).\nHostCertificate %s\n" % CERTIFICATE
+    "# SPDX-License-Identifier: Apache-2.0\n# hnai.platform: the host's own key, certified by the site (rotate_secret=ssh/hosts).\n"
+    "HostCertificate %s\n" % CERTIFICATE
 )
 _HOST = 2
 #: How many superseded certificates the journal names.

@@ -117,7 +117,7 @@ class Steps:
         view = self._run.look()
         if not view.open:
             # What a run left that was killed after it had closed the journal.
-            if "old" in held or given["rollback"] and given["rollback"] == view.last.get("run_id"):
+            if "old" in held or (given["rollback"] and given["rollback"] == view.last.get("run_id")):
                 return self._said("closed", view)
             if "next" in held:
                 return self._said("dropped", view)

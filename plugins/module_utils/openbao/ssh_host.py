@@ -21,8 +21,8 @@ def visit(api: Api, deploy: Mapping[str, str], mount: str, public: str = "", pri
         signed = api.call("POST", "%s/sign/%s" % (mount, policies.SSH_ROLE), body, token=token)["data"]
         return {"ca": ca, "certificate": str(signed["signed_key"]).strip()}
     except NotFound as error:
-        raise component.VisitError("%s: there is no CA of hosts' SSH keys: openbao_ssh_host_mount, then the openbao play with root (docs/openbao-ceremony.md)" % (
-            error)) from error  # fmt: skip
+        remedy = "there is no CA of hosts' SSH keys: openbao_ssh_host_mount, then the openbao play with root (docs/openbao-ceremony.md)"
+        raise component.VisitError("%s: %s" % (error, remedy)) from error
     except BaoError as error:
         raise component.VisitError("certificate for %s: %s. The names that it may bear follow the inventory: run playbooks/components/openbao.yml" % (
             ", ".join(principals) or "a host", error)) from error  # fmt: skip
