@@ -279,3 +279,18 @@ def test_what_ssh_says_of_a_served_certificate() -> None:
     )
     assert served(said) == ("18446744073709551615", "SHA256:d")
     assert served("debug1: Server host key: ssh-ed25519 SHA256:x\n") == ("", "")
+
+
+@pytest.mark.parametrize(("second", "why"), [((True, ""), "was believed"), ((False, "no answer in time"), "was not refused")])
+def test_a_foreign_ca_that_is_believed_or_not_judged_is_no_proof(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, second: tuple[bool, str], why: str) -> None:
+    ca = key(tmp_path / "ca")
+    said = "debug1: Server host certificate: x SHA256:a, serial 7 ID \"i\" CA ssh-ed25519 SHA256:d valid forever"
+    answers = [(True, said), second]
+    monkeypatch.setattr(ssh_host_proof, "login", lambda *_args: answers.pop(0))
+    monkeypatch.setattr(ssh_host_proof.ActionBase, "run", lambda self, tmp=None, task_vars=None: {})
+    made = ssh_host_proof.ActionModule.__new__(ssh_host_proof.ActionModule)
+    made._task = SimpleNamespace(args={"state": "proven", "ca": ca, "serial": "7"}, check_mode=False, async_val=0)
+    made._connection = SimpleNamespace(transport="ssh", get_option={"host": "127.0.0.1", "ssh_common_args": "-F none"}.get)
+    with pytest.raises(AnsibleActionFail, match=why):
+        made.run(None, {})
+    assert not answers

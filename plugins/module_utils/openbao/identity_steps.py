@@ -131,7 +131,7 @@ class Steps:
         if view.direction == BACK:
             return self._back(view)
         if view.state == IDLE:
-            self._sweep(view)
+            # One that a killed run did not come to store bears the run's name too, and ends with the commit.
             return self._said("issued", view, issued=self._adapter.issue(view.run_id))
         before = held.get("old", held["current"])
         if self._run.print_of(before) != view.fp_old:
