@@ -23,6 +23,8 @@ SETTINGS = {
     "intermediate_ttl": "5y",
     "leaf_ttl": "90d",
     "identity_ttl": "90d",
+    "ssh_host": "",
+    "ssh_names": (),
 }
 PASSED = ("address", "ca_file")
 #: Names of the identities in identities_file, and in OpenBao.

@@ -8,6 +8,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import policies
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotate_approle import KIND
 from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_spec import seconds
 
 
@@ -136,6 +138,20 @@ def _behind_vmauth(site: Mapping[str, Any], contract: Mapping[str, Any], entry: 
         )
 
 
+def identities(ttl: str) -> list[dict[str, Any]]:
+    """The run's own identities in OpenBao as `rotations` lists secrets. *ttl* of their secret_ids (``90d``); the last third of it is too old."""
+    max_age_s = seconds(ttl, "openbao_identity_ttl") * 2 // 3
+    return [
+        {"path": path, "kind": KIND, "secret_kind": KIND, "readers": [], "max_age_s": max_age_s, "why": ""} for path in policies.IDENTITIES
+    ]  # fmt: skip
+
+
+def host_addresses(variables: Mapping[str, Any]) -> list[str]:
+    """Every declared address of a managed host, out of its variables: of a router one in each zone."""
+    interfaces = variables.get("hnai_interfaces") or {"": variables["hnai_addresses"]}
+    return sorted(str(address) for item in interfaces.values() for address in item.values())
+
+
 def leaves(site: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One entry a placed component with a server certificate, in the order of the names: its hosts, TLS listeners, and one client's host."""
     found = []
@@ -200,8 +216,8 @@ def authority_hosts(site: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 class FilterModule:
-    """authority_hosts, rotations, leaves."""
+    """authority_hosts, host_addresses, identities, leaves, rotations."""
 
     def filters(self) -> dict[str, Any]:
         """By name."""
-        return {"authority_hosts": authority_hosts, "leaves": leaves, "rotations": rotations}
+        return {"authority_hosts": authority_hosts, "host_addresses": host_addresses, "identities": identities, "leaves": leaves, "rotations": rotations}

@@ -57,6 +57,15 @@ options:
     description: Life of the identities' secret_ids. A run in the last third of it issues new ones.
     type: str
     default: 90d
+  ssh_host:
+    description: Mount of the CA of the hosts' SSH certificates. Empty makes none.
+    type: str
+    default: ""
+  ssh_names:
+    description: Names and addresses that may stand in a host's SSH certificate.
+    type: list
+    elements: str
+    default: []
   root_token:
     description: A root token for this run, from a key-holder ceremony. It is revoked at the end.
     type: str
@@ -157,6 +166,8 @@ def main() -> None:
             "intermediate_ttl": dict(span, default="5y"),
             "leaf_ttl": dict(span, default="90d"),
             "identity_ttl": dict(span, default="90d"),
+            "ssh_host": {"type": "str", "default": ""},
+            "ssh_names": {"type": "list", "elements": "str", "default": []},
             "root_token": {"type": "str", "default": "", "no_log": True},
             "spec": {"type": "dict", "default": {}},
             "revoke_root": {"type": "bool", "default": False},

@@ -138,7 +138,6 @@ import http.client
 import os
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -153,7 +152,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.mqtt import rotate a
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_model import base
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, MqttError, MqttRefused, tls_dialler
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import fence, rotation
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import Adapter, CannotTell, Target
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import Adapter, CannotTell, Refusals, Target
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb import rotate as tsdb_rotate
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, Kept, Store, StoreError, basic, parse_metrics
@@ -165,22 +164,6 @@ LOGIN_TIMEOUT_S = 5.0
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     return host, int(port)
-
-
-class Refusals:
-    """Logins of ours that a server refused: each stands in its log, and must be told from those of others.
-
-    Without the user's name: it is a value of an argument that is not logged, and would come out as stars.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self.found: list[dict[str, str]] = []
-        self._now = now
-
-    def note(self, server: str, client: str = "") -> None:
-        """One."""
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
-        self.found.append({"at": at, "server": server, "client": client})
 
 
 class Asking(Kept):

@@ -13,6 +13,8 @@ author: hnai.platform maintainers (@hnai)
 description:
   - Runs on the OpenBao host, logged in as C(hnai-rotation). SI1 no secret is older than its contract's C(max_age). SI2 no rotation was left
     open. SI3 nobody read a secret whom its contract does not name; the readers come from the newest part of the audit log.
+  - Of the run's own identities (P(hnai.platform.identities#filter)) it is the newest secret_id that is alive. Their values lie in no KV, so SI3
+    leaves them out.
   - Reads values of no secret.
 extends_documentation_fragment:
   - hnai.platform.openbao
@@ -21,7 +23,7 @@ extends_documentation_fragment:
   - hnai.platform.reading
 options:
   secrets:
-    description: The secrets, as P(hnai.platform.rotations#filter) returns them.
+    description: The secrets, as P(hnai.platform.rotations#filter) and P(hnai.platform.identities#filter) return them.
     type: list
     elements: dict
     required: true
@@ -53,7 +55,9 @@ checks:
   type: list
   elements: dict
 inventory:
-  description: One entry a secret with path, kind, version, age, max age, consumers, last rotation, last proof and last reader.
+  description: >-
+    One entry a secret with path, kind, version, age, max age, consumers, last rotation, last proof and last reader; C(alive) says how many
+    secret_ids of an identity are.
   returned: always
   type: list
   elements: dict
@@ -66,6 +70,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import component, inventory, policies
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import MAYBE_DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable, leave
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotate_approle import living
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -103,6 +108,7 @@ def main() -> None:
             rows = inventory.judge(
                 report, store, given["secrets"],
                 lambda: inventory.reads(tail(given["audit_file"], given["audit_mib"] << 20), given["kv"]), time.time,
+                lambda path: [one.born for one in living(api, token, policies.IDENTITIES[path])],
             )  # fmt: skip
         finally:
             leave(api, token)

@@ -33,7 +33,8 @@ def build(
     """The spec of module_utils/openbao/site.py.
 
     *contracts*: of the placed components. *groups*: the inventory's. *settings*: site, kv, pki_root, pki_int and the spans
-    root_ttl, intermediate_ttl, leaf_ttl, identity_ttl. A secret with ``group`` exists only where that child group has a host.
+    root_ttl, intermediate_ttl, leaf_ttl, identity_ttl; ssh_host (mount, "") and ssh_names. A secret with ``group`` exists only where that child group
+    has a host.
     Raises SpecError.
     """
     items = list(contracts)
@@ -85,13 +86,16 @@ def build(
         if name == policies.SELF or item["secrets"] or item["grants"] or item["certificate"]
     }
     # No components of the inventory: the identities under which secrets, authorities and keys are rotated.
-    needed.update({name: {"secrets": [], "grants": [], "certificate": None} for name in (policies.ROTATION, policies.AUTHORITY, policies.KEYS)})
+    ssh = str(settings.get("ssh_host") or "")
+    needed.update({name: {"secrets": [], "grants": [], "certificate": None} for name in policies.internal("", "", "", ssh)})
     return {
         "site": str(settings["site"]),
         "kv": str(settings["kv"]),
         "pki_root": str(settings["pki_root"]),
         "pki_int": str(settings["pki_int"]),
         "cidrs": ["127.0.0.1/32", "::1/128"],
+        "ssh_host": ssh,
+        "ssh_names": sorted({str(name) for name in settings.get("ssh_names") or ()}),
         "components": needed,
         **spans,
     }

@@ -63,10 +63,10 @@ def effective(command: list[str]) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def login(command: list[str], timeout: float) -> tuple[bool, str]:
-    """Run one ssh."""
+def login(command: list[str], timeout: float, keep: int = 500) -> tuple[bool, str]:
+    """Run one ssh; whether it came to its end, and the last *keep* characters of what it complained of."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         return False, "no answer in time"
-    return done.returncode == 0, done.stderr.strip()[-500:]
+    return done.returncode == 0, done.stderr.strip()[-keep:]

@@ -53,8 +53,13 @@ class Loopback:
     directory: Path
     bao: Path
     init: dict[str, Any] = field(default_factory=dict)
-    deploy: dict[str, str] = field(default_factory=dict)
+    identities: dict[str, dict[str, str]] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def deploy(self) -> dict[str, str]:
+        """The identity that enters the others."""
+        return self.identities["deploy"]
 
     def start(self) -> None:
         """As a unit would: it answers, sealed."""
@@ -70,13 +75,13 @@ class Loopback:
             self.process.wait(10)
             self.process = None
 
-    def start_site(self) -> None:
+    def start_site(self, spec: dict[str, Any] = SPEC) -> None:
         """Initialised, unsealed, converged."""
         self.init = self.client.call("POST", "sys/init", {"secret_shares": 3, "secret_threshold": 2})
         for key in self.init["keys_base64"][:2]:
             self.client.call("POST", "sys/unseal", {"key": key})
         drill.active(self.client)
-        self.deploy = site.Site(self.client, SPEC, {}, self.init["root_token"]).converge().identities["deploy"]
+        self.identities = site.Site(self.client, spec, {}, self.init["root_token"]).converge().identities
 
 
 @contextmanager

@@ -45,7 +45,7 @@ SCENARIOS = {
     "opcua-trust": "the plant's server discovered; the collector's OPC UA certificate replaced when the plant has accepted the new one",
     "rotate": "passwords rotated under the stream, the controller killed in between",
     "rotate-all": "every secret and certificate rotated at once under continuous clients: no failed login but the rotation's own, no record lost",
-    "access": "the run's own SSH key replaced, the controller killed in each step",
+    "access": "the run's own SSH key, its identities in OpenBao and the certificates of the hosts' SSH keys replaced, the controller killed in each step",
     "authority": "the intermediate authority and every certificate replaced under the stream, the controller killed in between; no client's handshake fails",
     "openbao-keys": "keyring, shares, PGP shares and authorities of an OpenBao on loopback, killed in between; snapshots restored, the site's own too",
     "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import random
 import signal
@@ -19,9 +20,16 @@ import pytest
 from conftest import ROOT, Lab
 from killing import chance
 
-from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, drill, policies, seal_keys
+sys.path.insert(0, str(ROOT / "tests/unit"))
+from identity_stand import Controller, Killed
+
+from ansible_collections.hnai.platform.plugins.action import approle_rotation
+from ansible_collections.hnai.platform.plugins.module_utils.host import ssh_certificate
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, drill, policies, seal_keys, site, ssh_host
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import Keys
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, login
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
+from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
 
 pytestmark = pytest.mark.scenario("openbao-keys")
 SEED = 8
@@ -146,6 +154,85 @@ def test_an_authority_whose_controller_is_killed_has_exactly_one_successor(loop:
     last = json.loads(done.stdout)["last"]
     assert last["outcome"] == "rotated"
     assert {key for key, value in last["proof"].items() if value is True} == {"new_works", "wrong_refused", "old_unused", "old_refused"}
+
+
+@pytest.mark.parametrize("path", policies.IDENTITIES)
+def test_an_identity_whose_controller_is_killed_has_exactly_one_secret_id(
+    loop: loopback_bao.Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str,
+) -> None:  # fmt: skip
+    """Dies after calls that are spread over the whole rotation: both identities log in all the while, then the old one is refused."""
+    name = policies.IDENTITIES[path]
+    key = name.replace("-", "_")
+    before = {"deploy": loop.identities["deploy"], "site_admin": loop.identities["site-admin"]}
+    openbao_keys.store(tmp_path / "deploy.json", before)
+    plain_sleep = time.sleep  # the stand puts the function below in its place
+
+    def pass_time(seconds: float) -> None:
+        """What five minutes do to the tokens of killed controllers. A visit of our own waits shorter."""
+        if seconds < approle_rotation.WAIT_S:
+            plain_sleep(seconds)
+            return
+        root = loop.init["root_token"]
+        for accessor in loop.client.call("LIST", "auth/token/accessors", token=root)["data"]["keys"]:
+            with contextlib.suppress(BaoError):
+                one = loop.client.call("POST", "auth/token/lookup-accessor", {"accessor": accessor}, token=root)["data"]
+                if one["path"] == "auth/approle/login":
+                    loop.client.call("POST", "auth/token/revoke-accessor", {"accessor": accessor}, token=root)
+
+    controller = Controller(loop.client, tmp_path / "deploy.json", sleep=pass_time)
+    seed, _draw = chance(SEED)
+    draw = random.Random(f"{seed} {path}")
+    for number in range(KILLS):
+        moment = draw.randrange(12, 45)
+        try:
+            controller.rotate(path, monkeypatch, moment)
+            break
+        except Killed:
+            print(f"HNAI_SEED={seed}: controller {number} killed after event {moment}")
+        for one in ("deploy", "site_admin"):
+            login(loop.client, "approle", **controller.held[one])
+    if controller.held.keys() & {"next", "old"} or controller.held == before:
+        controller.rotate(path, monkeypatch)
+    held = controller.held
+    assert set(held) == set(before)
+    assert held[key]["secret_id"] != before[key]["secret_id"]
+    login(loop.client, "approle", **held[key])
+    with pytest.raises(BaoError, match="invalid role or secret ID"):
+        login(loop.client, "approle", **before[key])
+    alive = loop.client.call("LIST", f"auth/approle/role/{name}/secret-id", token=loop.init["root_token"])["data"]["keys"]
+    assert len(alive) == 1
+    last = KvStore(loop.client, loop.init["root_token"], "hnai").read(path + "/_rotation")[1]["last"]  # type: ignore[index]
+    print(last)
+    assert (last["outcome"], last["version"]) == ("rotated", 2)
+    assert {key for key, value in last["proof"].items() if value is True} >= {"new_works", "wrong_refused", "old_refused", "no_old_session"}
+
+
+def test_the_hosts_ssh_keys_are_certified_for_the_inventorys_names_alone(bao: Path, tmp_path: Path) -> None:
+    """A converged store with the CA; a second visit changes nothing; a foreign name, a user's certificate and the CA's own key are out of reach."""
+    spec = {**loopback_bao.SPEC, "ssh_host": "ssh-host", "ssh_names": ["kafka1", "10.0.0.1", "fd00::1"]}
+    spec["components"] = {**spec["components"], "ssh-host": {"grants": [], "secrets": [], "certificate": None}}
+    with loopback_bao.server(bao) as loop:
+        loop.start_site(spec)
+        again = site.Site(loop.client, spec, loop.identities).converge()
+        assert ([change.what for change in again.changes], again.pending) == ([], [])
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True, timeout=20)
+        public = (tmp_path / "key.pub").read_text(encoding="utf-8").strip()
+        names = ["kafka1", "10.0.0.1", "fd00::1"]
+        found = ssh_host.visit(loop.client, loop.deploy, "ssh-host", public, names)
+        certificate = ssh_certificate.parse(found["certificate"])
+        assert ssh_certificate.fault(certificate, public, names, found["ca"], time.time()) == ""
+        assert 89 < (certificate.end - time.time()) / 86400 < 91
+        assert ssh_host.visit(loop.client, loop.deploy, "ssh-host") == {"ca": found["ca"], "certificate": ""}
+        with pytest.raises(component.VisitError, match=r"components/openbao\.yml"):
+            ssh_host.visit(loop.client, loop.deploy, "ssh-host", public, ["kafka2"])
+        token = component.enter(loop.client, policies.SSH_HOST, loop.deploy)
+        with pytest.raises(BaoError):
+            loop.client.call("POST", "ssh-host/sign/hnai-host", {"public_key": public, "cert_type": "user", "valid_principals": "kafka1"}, token=token)
+        with pytest.raises(BaoError):
+            loop.client.call("POST", "ssh-host/roles/hnai-host", {"key_type": "ca", "allowed_domains": "*"}, token=token)
+        # A store that stands: said, not changed, and nothing waits for it.
+        other = site.Site(loop.client, {**spec, "ssh_host": "ssh-other"}, loop.identities).converge()
+        assert any(text.startswith("mount ssh-other") for text in other.pending)
 
 
 def test_of_two_rotations_of_the_keyring_each_makes_one_term(loop: loopback_bao.Loopback, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ sys.path[:0] = [str(ROOT / path) for path in ("tests/unit", "tests", *PROGRAMS)]
 
 from namespaces import lacks
 
+SSHD = os.geteuid() == 0 and Path("/usr/sbin/sshd").exists()
+
 settings.register_profile(
     "hnai",
     deadline=None,
@@ -40,16 +42,21 @@ def model_runs() -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "sshd: needs an SSH server on loopback (root, package openssh-server); left out where there is none")
     config.addinivalue_line("markers", "namespaces: needs network namespaces of this machine (root); left out where there are none, which the header says")
 
 
 def pytest_report_header() -> str | None:
     """Nobody shall take a green run for more than it was."""
-    return f"NOT RUN: the tests in network namespaces; this machine lacks {lacks()}" if lacks() else None
+    said = [f"NOT RUN: the tests in network namespaces; this machine lacks {lacks()}"] if lacks() else []
+    if not SSHD:
+        said.append("NOT RUN: the tests with a real sshd; they need root and the package openssh-server")
+    return "\n".join(said) or None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    away = [item for item in items if item.get_closest_marker("namespaces")] if lacks() else []
+    lacking = [name for name, missing in (("namespaces", lacks()), ("sshd", not SSHD)) if missing]
+    away = [item for item in items if any(item.get_closest_marker(name) for name in lacking)]
     if away:
         config.hook.pytest_deselected(items=away)
         items[:] = [item for item in items if item not in away]

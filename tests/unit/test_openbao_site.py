@@ -275,6 +275,34 @@ def test_mount_of_another_type_is_refused(ready: Controller) -> None:
         ready.run()
 
 
+SSH = {"ssh_host": "ssh-host", "ssh_names": ["kafka1", "10.0.0.1"]}
+
+
+def test_the_ca_of_the_hosts_ssh_keys_is_made_by_root_and_kept_by_site_admin() -> None:
+    made = Controller()
+    wanted = {**spec(), **SSH, "components": {**spec()["components"], "ssh-host": {"grants": [], "secrets": [], "certificate": None}}}
+    made.run("root-token", what=wanted)
+    assert made.bao.mounts["ssh-host/"]["type"] == "ssh" and made.bao.objects["ssh-host/config/ca"]["generate_signing_key"]
+    role = made.bao.objects["ssh-host/roles/hnai-host"]
+    assert (role["allowed_domains"], role["allow_user_certificates"], role["allow_subdomains"]) == ("10.0.0.1,kafka1", False, False)
+    assert "ssh-host/sign/hnai-host" in made.bao.policies["hnai-ssh-host"] and "roles" not in made.bao.policies["hnai-ssh-host"]
+    site.revoke_root(made.bao, "root-token")
+    assert (made.run(what=wanted).changes, made.run(what=wanted).pending) == ([], [])
+    assert [change.what for change in made.run(what={**wanted, "ssh_names": ["kafka2"]}).changes] == ["SSH role hnai-host"]
+    made.bao.tokens["root-2"] = "root"
+    made.run("root-2", what=wanted)
+    assert ("POST", "ssh-host/config/ca") not in made.bao.writes, "a second CA"
+
+
+def test_a_store_that_stands_says_that_it_has_no_ssh_ca_and_goes_on(ready: Controller) -> None:
+    out = ready.run(what={**spec(), **SSH})
+    assert out.pending == ["mount ssh-host (no SSH host certificates until then)", "policy site-admin"] and out.changes == []
+    ready.bao.tokens["root-2"] = "root"
+    ready.bao.mounts["ssh-host/"] = {"type": "kv"}
+    with pytest.raises(site.SiteError, match="openbao_ssh_host_mount"):
+        ready.run("root-2", what={**spec(), **SSH})
+
+
 def test_no_second_root_ca_because_of_an_error(ready: Controller) -> None:
     ready.bao.refuse["pki_root/cert/ca"] = BaoError
     ready.bao.tokens["root-2"] = "root"

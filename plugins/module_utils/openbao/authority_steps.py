@@ -12,7 +12,7 @@ from . import component, policies
 from .authority import Authority, Ca, Pki, plan
 from .client import Api, leave
 from .kv import KvStore
-from .rotate_steps import WAIT_MAX_S, public
+from .rotate_steps import public
 from .rotation import BACK, COMMITTED, DRAINED, PREPARED, RotationError, View
 
 STATES = ("planned", "prepared", "trusted", "signing", "committed", "dropped", "closed")
@@ -84,14 +84,7 @@ class Steps:
         if view.direction == BACK:
             return self._said(self._run.given_back(view, self._given["acks"]))
         if not view.reached(COMMITTED):
-            view = self._run.acknowledge(view, self._given["acks"])
-            view, left = self._run.drain(view)
-            if left > WAIT_MAX_S:
-                raise RotationError("%s: run %s: %.0f s of the grace time are left. Run it again then; until that both authorities are trusted" % (
-                    view.path, view.run_id, left))  # fmt: skip
-            if left > 0:
-                self._sleep(left)
-                view = self._run.drain(view)[0]
+            view = self._run.drained(self._run.acknowledge(view, self._given["acks"]), self._sleep)
             if not view.reached(DRAINED):
                 raise RotationError("%s: run %s is not drained: run it again" % (view.path, view.run_id))
         return self._said(self._run.commit(view))

@@ -67,6 +67,22 @@ class Visit:
     error: str = ""
 
 
+def tokens(api: Api, token: str, wait: Callable[[float], None] = time.sleep) -> tuple[int, list[dict[str, Any]]]:
+    """(how many tokens live, what each of the first MAX_ACCESSORS is). *token*: of the identity ``hnai-openbao``."""
+    accessors = api.call("LIST", "auth/token/accessors", token=token)["data"].get("keys") or []
+    found = []
+    if len(accessors) > 1:  # One is this visit's own.
+        wait(LOGIN_S)
+    for accessor in accessors[:MAX_ACCESSORS]:
+        try:
+            found.append(dict(api.call("POST", "auth/token/lookup-accessor", {"accessor": accessor}, token=token)["data"]))
+        except BaoError as error:
+            # It ended between the list and the look: itself (403), or with its accessor (400).
+            if not isinstance(error, Forbidden) and "invalid accessor" not in str(error):
+                raise
+    return len(accessors), found
+
+
 def visit(api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], None] = time.sleep) -> Visit:
     """Everything that needs a login, in one visit; its failure is told by ``error``."""
     found = Visit()
@@ -79,22 +95,12 @@ def visit(api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], 
         found.error = str(error)
         return found
     try:
-        accessors = api.call("LIST", "auth/token/accessors", token=token)["data"].get("keys") or []
+        found.accessors, found.tokens = tokens(api, token, wait)
         audit = api.call("GET", "sys/audit", token=token)
         found.audit, found.request_id = dict(audit["data"]), str(audit["request_id"])
         found.raft = list(api.call("GET", "sys/storage/raft/configuration", token=token)["data"]["config"]["servers"])
         found.autopilot = dict(api.call("GET", "sys/storage/raft/autopilot/state", token=token).get("data") or {})
         found.kv_config = dict(api.call("GET", kv + "/config", token=token)["data"])
-        found.accessors = len(accessors)
-        if len(accessors) > 1:  # One is this visit's own.
-            wait(LOGIN_S)
-        for accessor in accessors[:MAX_ACCESSORS]:
-            try:
-                found.tokens.append(dict(api.call("POST", "auth/token/lookup-accessor", {"accessor": accessor}, token=token)["data"]))
-            except BaoError as error:
-                # It ended between the list and the look: itself (403), or with its accessor (400).
-                if not isinstance(error, Forbidden) and "invalid accessor" not in str(error):
-                    raise
     finally:
         leave(api, token)
     return found

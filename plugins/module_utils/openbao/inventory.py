@@ -10,6 +10,7 @@ from typing import Any
 from ..verdict import Report
 from . import policies, site
 from .kv import KvStore
+from .rotate_approle import KIND
 from .rotation import JOURNAL, View
 
 #: Identities that may read any secret: rotating is reading.
@@ -45,15 +46,23 @@ def reads(lines: Iterable[str], mount: str) -> tuple[dict[str, dict[str, float]]
     return found, begin
 
 
-def describe(store: KvStore, item: Mapping[str, Any], seen: Mapping[str, float], now: float) -> dict[str, Any]:
-    """One row of the inventory."""
-    version, written = store.written_at(item["path"])
+def describe(
+    store: KvStore, item: Mapping[str, Any], seen: Mapping[str, float], now: float, births: Callable[[str], Sequence[float]] = lambda _path: (),
+) -> dict[str, Any]:  # fmt: skip
+    """One row of the inventory. *births* of what lies in no KV: of a secret_id OpenBao tells when those were made that are alive."""
     view = View.of(item["path"], *store.read(item["path"] + JOURNAL))
-    last = view.last
+    last, alive = view.last, 1
+    if item["kind"] == KIND:
+        born = sorted(births(item["path"]))
+        # The newest is the one in use; the version counts rotations.
+        version, written, alive = (int(last.get("version", 1)), born[-1], len(born)) if born else (0, 0.0, 0)
+    else:
+        version, text = store.written_at(item["path"])
+        written = site.instant(text) if version else 0.0
     newest = max(seen, key=lambda name: seen[name]) if seen else ""
     return {
         "path": item["path"], "kind": item["kind"] or item["secret_kind"], "version": version, "consumers": list(item["readers"]),
-        "age_s": round(now - site.instant(written)) if version else None, "max_age_s": item["max_age_s"],
+        "age_s": round(now - written) if version else None, "max_age_s": item["max_age_s"], "alive": alive,
         "rotation": view.state if view.open else "", "run_id": view.run_id, "lease_until": view.lease_until,
         "last_rotation": last.get("at"), "last_outcome": last.get("outcome", ""),
         "last_proof": {key: value for key, value in (last.get("proof") or {}).items() if isinstance(value, bool)},
@@ -63,7 +72,7 @@ def describe(store: KvStore, item: Mapping[str, Any], seen: Mapping[str, float],
 
 def judge(
     report: Report, store: KvStore, items: Sequence[Mapping[str, Any]], audit: Callable[[], tuple[dict[str, dict[str, float]], float]],
-    now: Callable[[], float],
+    now: Callable[[], float], births: Callable[[str], Sequence[float]] = lambda _path: (),
 ) -> list[dict[str, Any]]:
     """Make SI1 to SI3 for every secret; the inventory."""
     rows: list[dict[str, Any]] = []
@@ -81,11 +90,11 @@ def judge(
             controls=["SR 1.5"], hint="ansible-playbook hnai.platform.rotate -e rotate_secret=%s" % item["path"] if item["kind"] else item["why"],
             explain="bao kv metadata get hnai/%s" % item["path"],
         ) as check:
-            row = describe(store, item, seen, now())
+            row = describe(store, item, seen, now(), births)
             rows.append(row)
             check.observed = row["age_s"]
             check.evidence = {key: row[key] for key in (
-                "kind", "version", "consumers", "last_rotation", "last_outcome", "last_proof", "last_reader", "last_read", "rotates",
+                "kind", "version", "consumers", "alive", "last_rotation", "last_outcome", "last_proof", "last_reader", "last_read", "rotates",
             )}
             if row["age_s"] is None:
                 check.fail("OpenBao has no such secret")
@@ -102,6 +111,8 @@ def judge(
             else:
                 check.observed = "%s %s" % (row["run_id"], row["rotation"]) if row["rotation"] else ""
                 check.passed(not row["rotation"] or now() < row["lease_until"])
+        if item["kind"] == KIND:
+            continue  # its value lies in no KV that anybody could read
         with report.check(
             "SI3", "only those read the secret that its contract names", subject=item["path"], expected=[], controls=["SR 2.8", "SR 6.1"],
             hint="treat the secret as known: ansible-playbook hnai.platform.rotate -e rotate_secret=%s -e rotate_reason=compromise" % item["path"],

@@ -27,6 +27,9 @@ PREFIX = "hnai-"
 #: The component that OpenBao itself is; its identity also makes the health checks.
 SELF = "openbao"
 
+#: The run's own identities, by the path under which their secret_ids are rotated and listed.
+IDENTITIES = {"approle/deploy": "deploy", "approle/site-admin": "site-admin"}
+
 #: Rotates secrets: writes versions and journals, destroys single versions, erases nothing by name. Entered through ``deploy`` as components are.
 ROTATION = "rotation"
 
@@ -34,6 +37,10 @@ ROTATION = "rotation"
 AUTHORITY = "authority"
 #: Rotates the barrier's keyring and the key shares, and takes snapshots.
 KEYS = "keys"
+
+#: Has the hosts' SSH keys certified, and nothing else. There only where the site has the mount for it.
+SSH_HOST = "ssh-host"
+SSH_ROLE = PREFIX + "host"
 
 Rule = tuple[str, Sequence[str], Mapping[str, str]]
 
@@ -69,16 +76,24 @@ def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki:
 
 
 def rotation(kv: str) -> str:
-    """Policy of the rotation. It reads and writes every secret of the mount, which is what rotating is; deletions are by version only."""
-    return render(
-        [
-            ("%s/data/*" % kv, ["create", "read", "update"], {}),
-            ("%s/metadata/*" % kv, ["read", "list", "scan"], {}),
-            ("%s/metadata/" % kv, ["list", "scan"], {}),
-            ("%s/destroy/+/+/_next" % kv, ["update"], {}),
-            ("auth/token/revoke-self", ["update"], {}),
+    """Policy of the rotation. It reads and writes every secret of the mount, which is what rotating is; deletions are by version only.
+
+    Of the run's own identities it lists secret_ids and ends them, both by accessor; it issues none, so ``deploy``, which enters it, gains no right.
+    """
+    rules: list[Rule] = [
+        ("%s/data/*" % kv, ["create", "read", "update"], {}),
+        ("%s/metadata/*" % kv, ["read", "list", "scan"], {}),
+        ("%s/metadata/" % kv, ["list", "scan"], {}),
+        ("%s/destroy/+/+/_next" % kv, ["update"], {}),
+    ]
+    for identity in IDENTITIES.values():
+        role = "auth/%s/role/%s" % (IDENTITY_AUTH, identity)
+        rules += [
+            (role + "/secret-id", ["list"], {}),
+            (role + "/secret-id-accessor/lookup", ["update"], {}),
+            (role + "/secret-id-accessor/destroy", ["update"], {}),
         ]
-    )
+    return render([*rules, ("auth/token/revoke-self", ["update"], {})])
 
 
 def authority(kv: str, pki_root: str, pki_int: str) -> str:
@@ -122,9 +137,18 @@ def keys(kv: str) -> str:
     )
 
 
-def internal(kv: str, pki_root: str, pki_int: str) -> dict[str, str]:
-    """{name: policy} of the identities that are no component: entered through ``deploy`` as components are."""
-    return {ROTATION: rotation(kv), AUTHORITY: authority(kv, pki_root, pki_int), KEYS: keys(kv)}
+def ssh_host(mount: str) -> str:
+    """Policy of who certifies the hosts' SSH keys: the names that may stand in a certificate are site-admin's."""
+    return render([
+        ("%s/sign/%s" % (mount, SSH_ROLE), ["update"], {}),
+        ("%s/config/ca" % mount, ["read"], {}),
+        ("auth/token/revoke-self", ["update"], {}),
+    ])  # fmt: skip
+
+
+def internal(kv: str, pki_root: str, pki_int: str, ssh: str = "") -> dict[str, str]:
+    """{name: policy} of the identities that are no component: entered through ``deploy`` as components are. *ssh*: mount of the hosts' SSH CA, or ""."""
+    return {ROTATION: rotation(kv), AUTHORITY: authority(kv, pki_root, pki_int), KEYS: keys(kv), **({SSH_HOST: ssh_host(ssh)} if ssh else {})}
 
 
 def deploy() -> str:
@@ -138,8 +162,8 @@ def deploy() -> str:
     )
 
 
-def site_admin(kv: str, pki_root: str, pki_int: str) -> str:
-    """Policy of the site-admin identity."""
+def site_admin(kv: str, pki_root: str, pki_int: str, ssh: str = "") -> str:
+    """Policy of the site-admin identity. *ssh*: mount of the hosts' SSH CA, "" where there is none."""
     edit = ["create", "read", "update", "delete"]
     rules: list[Rule] = [
         ("sys/mounts", ["read"], {}),
@@ -152,6 +176,7 @@ def site_admin(kv: str, pki_root: str, pki_int: str) -> str:
         ("auth/%s/role/" % COMPONENT_AUTH, ["list"], {}),
         ("auth/%s/role/+" % COMPONENT_AUTH, edit, {}),
         ("%s/roles/%s*" % (pki_int, PREFIX), edit, {}),
+        *([("%s/roles/%s" % (ssh, SSH_ROLE), ["create", "read", "update"], {})] if ssh else []),
         # Root is made by this identity *and* a quorum of key shares (since 2.6 neither can do it alone).
         ("sys/generate-root-token/*", ["create", "read", "update", "delete", "sudo"], {}),
         ("auth/token/revoke-self", ["update"], {}),

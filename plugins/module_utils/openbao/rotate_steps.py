@@ -25,8 +25,6 @@ KINDS: dict[str, Callable[[Secret, Callable[[], str]], dict[str, Any]]] = {
     "vmauth": tsdb_rotate.successor,
     "backend": tsdb_rotate.successor_backend,
 }
-#: A grace time up to this is waited for; the token of the visit lives five minutes.
-WAIT_MAX_S = 200.0
 #: Old and new are not valid at the same time: the target changes over in one restart.
 WITHOUT_OVERLAP = ("backend",)
 STATES = ("planned", "prepared", "published", "committed", "closed", "restored", "given_back", "rolled_back")
@@ -90,14 +88,7 @@ class Steps:
         """Acknowledged by all, drained, decided."""
         view = self._run.acknowledge(self._held(), self._given["acks"]) if self._given["acks"] else self._held()
         if not view.reached(DRAINED):
-            view = self._run.acknowledge(view, {})
-            view, left = self._run.drain(view)
-            if left > WAIT_MAX_S:
-                raise RotationError("%s: run %s: %.0f s of the grace time are left. Run it again then; until that both values are valid" % (
-                    view.path, view.run_id, left))  # fmt: skip
-            if left > 0:
-                self._sleep(left)
-                view = self._run.drain(view)[0]
+            view = self._run.drained(self._run.acknowledge(view, {}), self._sleep)
         return {"rotation": public(self._run.commit(view))}
 
     def _closed(self) -> dict[str, Any]:

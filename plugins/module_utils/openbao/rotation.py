@@ -38,6 +38,8 @@ NAMES = ("username", "mechanism", "slot")
 ROUNDS = 20000
 #: How long a step of a run may take before another controller may be told to go on with it.
 LEASE_S = 600.0
+#: A grace time up to this is waited for; the token of a visit lives five minutes.
+WAIT_MAX_S = 200.0
 
 Secret = Mapping[str, Any]
 
@@ -373,6 +375,17 @@ class Rotation:
             return view, 0.0
         left = 0.0 if view.reason == "compromise" else view.distributed_at + view.grace_s - self._now()
         return (view, left) if left > 0 else (self._move(view, state=DRAINED), 0.0)
+
+    def drained(self, view: View, sleep: Callable[[float], None]) -> View:
+        """DRAINED, after a wait where the grace time is nearly over. Raises RotationError where it is not: the next run goes on."""
+        view, left = self.drain(view)
+        if left > WAIT_MAX_S:
+            raise RotationError("%s: run %s: %.0f s of the grace time are left. Run it again then; until that both are valid" % (
+                self._path, view.run_id, left))  # fmt: skip
+        if left > 0:
+            sleep(left)
+            view = self.drain(view)[0]
+        return view
 
     def commit(self, view: View) -> View:
         """COMMITTED: from here on only forward. The target may now end the old credential."""

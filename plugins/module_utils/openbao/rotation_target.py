@@ -20,6 +20,22 @@ class CannotTell(Exception):
     """Neither accepted nor refused: not reachable, or an answer that makes no sense. Never taken for a refusal."""
 
 
+class Refusals:
+    """Logins of ours that a server refused: each stands in its log, and must be told from those of others.
+
+    Without the user's name: it is a value of an argument that is not logged, and would come out as stars.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self.found: list[dict[str, str]] = []
+        self._now = now
+
+    def note(self, server: str, client: str = "") -> None:
+        """One."""
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
+        self.found.append({"at": at, "server": server, "client": client})
+
+
 class Fence(Protocol):
     """The highest journal version that this target has seen."""
 

@@ -5,6 +5,7 @@ Spec (made on the controller out of the contracts, ``plugin_utils/openbao_spec.p
 
     {"site": "lab", "kv": "hnai", "pki_root": "pki_root", "pki_int": "pki_int",
      "root_ttl": s, "intermediate_ttl": s, "leaf_ttl": s, "identity_ttl": s, "cidrs": ["127.0.0.1/32", "::1/128"],
+     "ssh_host": "" | mount of the hosts' SSH CA, "ssh_names": [names and addresses that host certificates may bear],
      "components": {"kafka": {"grants": ["telegraf/x"], "secrets": [{"path": "kafka/x", "kind": "password", "username": "x"}],
                               "certificate": {"server": true, "client": true, "domains": ["kafka1", "localhost"]} | null}}}
 
@@ -67,6 +68,12 @@ def password() -> str:
 def instant(text: str) -> float:
     """Unix seconds of OpenBao's RFC 3339 times (nanoseconds, Z)."""
     return datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+
+
+def fresh(found: Mapping[str, Any], now: float) -> bool:
+    """Whether a secret_id (as its lookup shows it) has more than a third of its life left, or none that ends."""
+    born, dies = instant(found["creation_time"]), instant(found["expiration_time"])
+    return dies < born or dies - now > (dies - born) / 3
 
 
 def differs(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -141,6 +148,14 @@ def _pki_role(component: str, certificate: Mapping[str, Any], leaf_ttl_s: int) -
     }
 
 
+def ssh_role(names: list[str], ttl_s: int) -> dict[str, Any]:
+    """Settings of the role that certifies hosts' SSH keys: these names and addresses, and nobody's user key."""
+    return {
+        "key_type": "ca", "allow_host_certificates": True, "allow_user_certificates": False, "allowed_domains": ",".join(names),
+        "allow_bare_domains": True, "allow_subdomains": False, "ttl": ttl_s, "max_ttl": ttl_s,
+    }  # fmt: skip
+
+
 class Site:
     """One visit. *credentials*: {"site-admin": {role_id, secret_id}, "deploy": {…}} as far as the controller has them."""
 
@@ -178,6 +193,7 @@ class Site:
                 for name, component in sorted(self.spec["components"].items()):
                     self._component(name, component)
                 self._secrets()
+                self._ssh_role()
                 self._orphans()
             self._identities()
         finally:
@@ -287,15 +303,45 @@ class Site:
                 self._privileged("auth mount %s" % name, "sys/auth/" + name, {"type": "approle", "description": text})
         if self.check and not there:
             return False
+        self._ssh_ca(mounts)
         self._kv_config()
         self._authorities()
         kv, root, intermediate = spec["kv"], spec["pki_root"], spec["pki_int"]
-        self._policy("site-admin", policies.site_admin(kv, root, intermediate), self._is_root)
+        self._policy("site-admin", policies.site_admin(kv, root, intermediate, spec.get("ssh_host", "")), self._is_root)
         self._policy("deploy", policies.deploy(), self._is_root)
         for identity in IDENTITIES:
             settings = approle(identity, list(spec["cidrs"]), spec["identity_ttl"], 0)
             self._object("AppRole %s" % identity, "auth/%s/role/%s" % (policies.IDENTITY_AUTH, identity), settings, self._is_root)
         return True
+
+    def _ssh_ca(self, mounts: Mapping[str, Any]) -> None:
+        """The CA of the hosts' SSH certificates; its key never leaves OpenBao. A store from before waits for a ceremony, and nothing waits for that."""
+        name = self.spec.get("ssh_host", "")
+        if not name:
+            return
+        if not self._is_root:
+            if name + "/" not in mounts:
+                self.out.pending.append("mount %s (no SSH host certificates until then)" % name)
+            return
+        if name + "/" not in mounts:
+            self._change("mount %s" % name, lambda: self._call("POST", "sys/mounts/" + name, {"type": "ssh", "description": "CA of the hosts' SSH keys"}))
+        elif mounts[name + "/"]["type"] != "ssh":
+            raise SiteError("mount %s is of type %s, not ssh: choose another name (openbao_ssh_host_mount)" % (name, mounts[name + "/"]["type"]))
+        path = name + "/config/ca"
+        try:
+            there = name + "/" in mounts and self._read(path) is not None
+        except BaoError as error:
+            if error.status != 400:  # "keys haven't been configured yet": exactly that means none
+                raise
+            there = False
+        if not there:
+            self._change("SSH CA of %s" % name, lambda: self._call("POST", path, {"generate_signing_key": True, "key_type": "ed25519"}))
+
+    def _ssh_role(self) -> None:
+        """Which names may stand in a host's certificate."""
+        mount, names = self.spec.get("ssh_host", ""), sorted(self.spec.get("ssh_names", ()))
+        if mount and not any(item.startswith("mount %s " % mount) or item == "policy site-admin" for item in self.out.pending):
+            self._object("SSH role %s" % policies.SSH_ROLE, "%s/roles/%s" % (mount, policies.SSH_ROLE), ssh_role(names, self.spec["leaf_ttl"]))
 
     def _privileged(self, what: str, path: str, body: Mapping[str, Any]) -> None:
         if not self._is_root:
@@ -388,7 +434,7 @@ class Site:
         full = policies.PREFIX + name
         certificate = component.get("certificate")
         text = policies.component(name, component.get("grants", ()), bool(certificate), spec["kv"], spec["pki_int"])
-        self._policy(full, policies.internal(spec["kv"], spec["pki_root"], spec["pki_int"]).get(name, text))
+        self._policy(full, policies.internal(spec["kv"], spec["pki_root"], spec["pki_int"], spec.get("ssh_host", "")).get(name, text))
         self._object(
             "AppRole %s" % full,
             "auth/%s/role/%s" % (policies.COMPONENT_AUTH, full),
@@ -438,10 +484,7 @@ class Site:
             found = self._call("POST", role + "/secret-id/lookup", {"secret_id": secret_id}).get("data") or {}
         except NotFound:
             return False
-        if not found:
-            return False
-        born, dies = instant(found["creation_time"]), instant(found["expiration_time"])
-        return dies < born or dies - self._now() > (dies - born) / 3
+        return bool(found) and fresh(found, self._now())
 
     def _issue(self, identity: str, role: str) -> None:
         self.out.identities[identity] = {

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run's own identities: killed after any call and any write of the file, both log in at every moment, and the next run ends with one new secret_id."""
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleActionFail
+from identity_stand import DAY, Bao, Controller, Killed
+
+from ansible_collections.hnai.platform.plugins.filter.rotation import identities
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import files, inventory, policies, rotation
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Forbidden, login
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotate_approle import living
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import RotationError
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
+
+PATHS = ["approle/deploy", "approle/site-admin"]
+KEYS = {"approle/deploy": "deploy", "approle/site-admin": "site_admin"}
+
+
+def made(folder: Path) -> tuple[Bao, Controller]:
+    folder.mkdir(parents=True, exist_ok=True)
+    bao = Bao()
+    openbao_keys.store(folder / "deploy.json", {"deploy": bao.issue("deploy"), "site_admin": bao.issue("site-admin"), "root_revoked_at": "then"})
+    return bao, Controller(bao, folder / "deploy.json", bao.clock, bao.sleep)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither slow fingerprints nor a disk that is waited for: thousands of runs."""
+    monkeypatch.setattr(rotation, "fingerprint", lambda path, text, _rounds: hashlib.sha256((path + text).encode()).hexdigest()[:16])
+    monkeypatch.setattr(files.os, "fsync", lambda _handle: None)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> tuple[Bao, Controller]:
+    return made(tmp_path)
+
+
+def enters(bao: Bao, held: dict[str, Any]) -> None:
+    """Both of the file log in."""
+    for key in KEYS.values():
+        login(bao, "approle", held[key]["role_id"], held[key]["secret_id"])
+
+
+def settled(bao: Bao, controller: Controller, path: str, before: dict[str, Any]) -> dict[str, Any]:
+    """One new secret_id, the file clean, the other identity as it was, the journal closed; the journal's `last`."""
+    held, key = controller.held, KEYS[path]
+    assert set(held) == {"deploy", "site_admin", "root_revoked_at"}
+    assert bao.alive(policies.IDENTITIES[path]) == [held[key]["secret_id"]]
+    assert held[key]["secret_id"] != before[key]["secret_id"]
+    (other,) = set(KEYS.values()) - {key}
+    assert held[other] == before[other]
+    enters(bao, held)
+    journal = bao.kv[path + "/_rotation"][-1]
+    assert not journal["run_id"]
+    assert not any(value in json.dumps(bao.kv) for value in (held[key]["secret_id"], before[key]["secret_id"])), "a value in the journal"
+    return dict(journal["last"])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_rotation_ends_with_one_new_one_and_the_old_one_refused(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    bao, controller = site
+    before = controller.held
+    done = controller.rotate(path, monkeypatch)
+    last = settled(bao, controller, path, before)
+    assert (done["step"], done["changed"], last["outcome"], last["version"]) == ("closed", True, "rotated", 2)
+    assert {key for key, value in last["proof"].items() if value is True} >= {"new_works", "wrong_refused", "old_refused", "no_old_session"}
+    assert last["proof"]["alive"] == 1
+    assert bao.refused == ["id-of-" + policies.IDENTITIES[path]] * 2, "a wrong one, and the old one when it was over"
+    assert controller.refusals == 2
+    assert not any(value in json.dumps(done) for value in bao.ids), "a value in the result"
+    assert controller.rotate(path, monkeypatch)["rotation"]["last"]["version"] == 3
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_killed_after_any_event_both_log_in_and_the_next_run_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    last, died = 0, 0
+    while True:
+        last += 1
+        bao, controller = made(tmp_path / str(last))
+        before = controller.held
+        try:
+            controller.rotate(path, monkeypatch, last)
+            break
+        except Killed:
+            died += 1
+        enters(bao, controller.held)
+        if controller.held[KEYS[path]] != before[KEYS[path]] and "old" not in controller.held:
+            continue  # it was over
+        # The one after it dies as well, a little later; the third ends it.
+        try:
+            controller.rotate(path, monkeypatch, 20)
+        except Killed:
+            enters(bao, controller.held)
+            if controller.held.keys() & {"next", "old"} or bao.kv[path + "/_rotation"][-1]["run_id"]:
+                controller.rotate(path, monkeypatch)
+        found = settled(bao, controller, path, before)
+        assert found["outcome"] == "rotated"
+        assert found["version"] == 2, last
+    assert died > 50, "it was killed nowhere"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_rolled_back_from_any_event_the_old_one_is_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    last, back = 0, 0
+    while True:
+        last += 1
+        bao, controller = made(tmp_path / str(last))
+        before = controller.held
+        try:
+            controller.rotate(path, monkeypatch, last)
+            break
+        except Killed:
+            pass
+        journal = (bao.kv.get(path + "/_rotation") or [{}])[-1]
+        if not journal.get("run_id") or journal["state"] == "COMMITTED":
+            continue
+        try:
+            controller.rotate(path, monkeypatch, 8, rollback="run-c1")
+        except Killed:
+            enters(bao, controller.held)
+        controller.rotate(path, monkeypatch, rollback="run-c1")
+        assert controller.held == before
+        assert bao.alive(policies.IDENTITIES[path]) == [before[KEYS[path]]["secret_id"]], last
+        assert bao.kv[path + "/_rotation"][-1]["last"]["outcome"] == "rolled back"
+        back += 1
+    assert back > 15
+
+
+def test_after_the_commit_it_only_goes_forward(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    bao, controller = site
+    last = 0
+    while (bao.kv.get("approle/deploy/_rotation") or [{}])[-1].get("state") != "COMMITTED":
+        last += 1
+        bao, controller = made(controller.file.parent / str(last))
+        with pytest.raises(Killed):
+            controller.rotate("approle/deploy", monkeypatch, last)
+    with pytest.raises(RotationError, match="only goes forward"):
+        controller.rotate("approle/deploy", monkeypatch, rollback="run-c1")
+    controller.rotate("approle/deploy", monkeypatch)
+    assert "old" not in controller.held
+
+
+def test_another_controller_waits_and_can_take_back_what_it_does_not_hold(
+    site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    bao, first = site
+    before = first.held
+    openbao_keys.store(tmp_path / "copy" / "deploy.json", before)
+    second = Controller(bao, tmp_path / "copy" / "deploy.json", bao.clock, bao.sleep)
+    last = 0
+    while len(bao.alive("deploy")) < 2 or "next" not in first.held:
+        last += 1
+        with pytest.raises(Killed):
+            first.rotate("approle/deploy", monkeypatch, last)
+    with pytest.raises(Killed):
+        first.rotate("approle/deploy", monkeypatch, 25)
+    run_id = bao.kv["approle/deploy/_rotation"][-1]["run_id"]
+    refused = second.rotate("approle/deploy", monkeypatch, name="d")
+    assert refused["failed"] and "Another controller works on it until" in refused["msg"]
+    bao.sleep(3600)
+    with pytest.raises(RotationError, match=r"gone. Roll the run back"):
+        second.rotate("approle/deploy", monkeypatch, name="d", resume=run_id)
+    done = second.rotate("approle/deploy", monkeypatch, name="d", rollback=run_id)
+    assert done["rotation"]["last"]["outcome"] == "rolled back"
+    assert bao.alive("deploy") == [before["deploy"]["secret_id"]] and second.held == before
+
+
+def test_a_session_of_the_old_one_is_waited_for(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    bao, controller = site
+    bao.enter("approle", "deploy")
+    bao.enter("approle", "site-admin")
+    start = bao.now
+    done = controller.rotate("approle/deploy", monkeypatch)
+    assert done["step"] == "closed" and 300 <= bao.now - start < 400, "a token lives five minutes"
+    assert done["rotation"]["last"]["proof"]["no_old_session"]
+
+
+def test_a_compromise_ends_every_other_one(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    bao, controller = site
+    copy = bao.issue("deploy")["secret_id"]
+    done = controller.rotate("approle/deploy", monkeypatch)
+    assert copy in bao.ids and done["rotation"]["last"]["proof"]["alive"] == 2
+    controller.rotate("approle/deploy", monkeypatch, reason="compromise")
+    assert bao.alive("deploy") == [controller.held["deploy"]["secret_id"]] and len(bao.alive("site-admin")) == 1
+
+
+def test_by_age_only_what_is_due(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    bao, controller = site
+    before = controller.held
+    plan = controller.rotate("approle/deploy", monkeypatch, check=True)
+    assert "age 0.0 d of 60 d: not due" in plan["plan"][0] and plan["alive"] == 1 and not plan["changed"] and not bao.kv.get("approle/deploy/_rotation")
+    bao.now += 59 * DAY
+    done = controller.rotate("approle/deploy", monkeypatch, forced=False)
+    assert (done["step"], done["changed"]) == ("idle", False) and controller.held == before
+    bao.now += 2 * DAY
+    assert controller.rotate("approle/deploy", monkeypatch, forced=False)["step"] == "closed"
+
+
+def test_the_grace_time_leaves_the_old_one_valid(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    bao, controller = site
+    before = controller.held["deploy"]["secret_id"]
+    with pytest.raises(RotationError, match="1000 s of the grace time are left"):
+        controller.rotate("approle/deploy", monkeypatch, grace=1000.0)
+    assert before in bao.ids and controller.held["deploy"]["secret_id"] != before
+    bao.sleep(1000)
+    controller.rotate("approle/deploy", monkeypatch)
+    assert before not in bao.ids
+
+
+def test_what_is_in_the_way_is_said_and_nothing_was_changed(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    bao, controller = site
+    before = controller.held
+    with pytest.raises(AnsibleActionFail, match="comes from elsewhere"):
+        controller.rotate("approle/deploy", monkeypatch, deploy={"role_id": "r", "secret_id": "an AWX credential's"})
+    bao.listable = False
+    with pytest.raises(Forbidden, match=r"components/openbao\.yml gives it the right"):
+        controller.rotate("approle/deploy", monkeypatch)
+    assert not bao.kv.get("approle/deploy/_rotation") and controller.held == before
+    bao.listable = True
+    del bao.ids[before["site_admin"]["secret_id"]]
+    with pytest.raises(RotationError, match="Break-glass"):
+        controller.rotate("approle/deploy", monkeypatch)
+    openbao_keys.store(controller.file, {"deploy": before["deploy"]})
+    with pytest.raises(AnsibleActionFail, match="does not hold both"):
+        controller.rotate("approle/site-admin", monkeypatch)
+
+
+def test_a_secret_id_that_was_renewed_meanwhile_is_not_taken_for_the_old_one(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    bao, controller = site
+    last = 0
+    while (bao.kv.get("approle/deploy/_rotation") or [{}])[-1].get("state") != "PREPARED":
+        last += 1
+        bao, controller = made(controller.file.parent / str(last))
+        with pytest.raises(Killed):
+            controller.rotate("approle/deploy", monkeypatch, last)
+    renewed = bao.issue("deploy")
+    openbao_keys.store(controller.file, {**controller.held, "deploy": renewed})
+    with pytest.raises(RotationError, match="another secret_id than run run-c1 began with"):
+        controller.rotate("approle/deploy", monkeypatch)
+    controller.rotate("approle/deploy", monkeypatch, rollback="run-c1")
+    assert controller.held["deploy"] == renewed and "next" not in controller.held and len(bao.alive("deploy")) == 2
+
+
+def test_the_policy_of_the_rotation_ends_secret_ids_and_issues_none() -> None:
+    """deploy enters it: a right to issue one for site-admin would make deploy site-admin."""
+    rules = policies.rotation("hnai").split("path ")
+    of_roles = {rule.split('"')[1]: rule for rule in rules if "auth/approle/role" in rule}
+    assert len(of_roles) == 6
+    for path, rule in of_roles.items():
+        wanted = '["list"]' if path.endswith("/secret-id") else '["update"]'
+        assert f"capabilities = {wanted}" in rule
+        assert path.rsplit("/", 2)[-1] in ("secret-id", "lookup", "destroy")
+        assert path.endswith("/secret-id") or "/secret-id-accessor/" in path
+
+
+def test_the_inventory_tells_their_age_and_how_many_are_alive(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    bao, controller = site
+
+    def judged() -> dict[tuple[str, str], dict[str, Any]]:
+        report = Report(component="openbao", deadline_s=30)
+        keeper = bao.enter("hnai", "hnai-rotation")["auth"]["client_token"]
+        inventory.judge(
+            report, KvStore(bao, keeper, "hnai"), identities("90d"), lambda: ({}, 0.0), bao.clock,
+            lambda path: [one.born for one in living(bao, keeper, policies.IDENTITIES[path])],
+        )  # fmt: skip
+        return {(check["id"], check["subject"]): check for check in report.result(collect=True)["checks"]}
+
+    bao.now += 61 * DAY
+    found = judged()
+    assert {key: check["status"] for key, check in found.items()} == {("SI1", path): "fail" for path in PATHS} | {("SI2", path): "pass" for path in PATHS}
+    assert found["SI1", PATHS[0]]["observed"] == 61 * DAY
+    controller.rotate(PATHS[0], monkeypatch)
+    bao.issue("deploy")
+    bao.now += DAY
+    row = judged()["SI1", PATHS[0]]
+    assert (row["status"], row["observed"], row["evidence"]["alive"], row["evidence"]["last_outcome"]) == ("pass", DAY, 2, "rotated")
+    bao.ids.clear()
+    assert judged()["SI1", PATHS[0]]["status"] == "fail", "there is none"
+    bao.listable = False
+    assert judged()["SI1", PATHS[0]]["status"] == "inconclusive"
