@@ -9,11 +9,9 @@ ours also keeps certificates, the log directory's identity, topics, users, right
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +31,7 @@ FIGURES = ("wall s", "controller CPU s", "task-hosts")
 class Side:
     """A way to run: playbook, arguments and environment."""
 
-    playbook: Path
+    playbook: Path | list[dict[str, Any]]
     arguments: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -81,20 +79,18 @@ def main() -> int:
         return figures(bench.run_playbook(side.playbook, ROOT / args.inventory, side.arguments, side.environment), quiet)
 
     run(remove)
-    with tempfile.TemporaryDirectory(prefix="hnai-bench-") as work:
-        peer = Side(Path(work) / "peer.yml", shared, PEERS)
-        peer.playbook.write_text(json.dumps(play(role)), encoding="utf-8")
-        sides = {"ours": Side(ROOT / "playbooks/site.yml", "--tags kafka --skip-tags verify"), "peer": peer}
-        try:
-            run(Side(ROOT / "bench/peer/prepare.yml", shared))
-            print("first run of the peer, which installs it: {:.1f} s, {:.1f} CPU s, {:.0f} task-hosts".format(*run(peer)), flush=True)
-            for number in range(args.runs):
-                for name, side in sides.items():
-                    found[name].append(run(side, quiet=True))
-                    told = "  ".join(f"{value:6.1f} {what}" for value, what in zip(found[name][-1], FIGURES, strict=True))
-                    print(f"run {number + 1}  {name}  {told}", flush=True)
-        finally:
-            run(remove)
+    peer = Side(play(role), shared, PEERS)
+    sides = {"ours": Side(ROOT / "playbooks/site.yml", "--tags kafka --skip-tags verify"), "peer": peer}
+    try:
+        run(Side(ROOT / "bench/peer/prepare.yml", shared))
+        print("first run of the peer, which installs it: {:.1f} s, {:.1f} CPU s, {:.0f} task-hosts".format(*run(peer)), flush=True)
+        for number in range(args.runs):
+            for name, side in sides.items():
+                found[name].append(run(side, quiet=True))
+                told = "  ".join(f"{value:6.1f} {what}" for value, what in zip(found[name][-1], FIGURES, strict=True))
+                print(f"run {number + 1}  {name}  {told}", flush=True)
+    finally:
+        run(remove)
     print("Kafka, a run that changes nothing; the peer without its service, ours with everything:")
     print("\n".join(compare(found["ours"], found["peer"])))
     return 0

@@ -55,8 +55,10 @@ class Run:
     code: int
 
 
-def run_playbook(playbook: Path, inventory: Path, arguments: str = "", environment: Mapping[str, str] | None = None, quiet: bool = True) -> Run:
-    """Run a playbook to its end, with the checkout's ansible.cfg and, over it, `environment`."""
+def run_playbook(
+    playbook: Path | list[dict[str, Any]], inventory: Path, arguments: str = "", environment: Mapping[str, str] | None = None, quiet: bool = True
+) -> Run:
+    """Run a playbook, a file or its plays, to its end, with the checkout's ansible.cfg and, over it, `environment`."""
     import ansible_runner
 
     def used() -> float:
@@ -64,6 +66,9 @@ def run_playbook(playbook: Path, inventory: Path, arguments: str = "", environme
         return children.ru_utime + children.ru_stime
 
     with tempfile.TemporaryDirectory(prefix="hnai-bench-") as work:
+        if isinstance(playbook, list):
+            plays, playbook = playbook, Path(work) / "plays.yml"
+            playbook.write_text(json.dumps(plays), encoding="utf-8")
         begin, before = time.monotonic(), used()
         runner = ansible_runner.run(
             private_data_dir=work,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,15 +58,16 @@ class Played:
         self.play: list[dict[str, Any]] = []
         self.broken = broken
 
-    def __call__(self, bench: ModuleType, playbook: Path, inventory: Path, arguments: str, environment: Mapping[str, str]) -> Any:
-        self.names.append(playbook.stem)
-        self.arguments[playbook.stem], self.environment[playbook.stem] = arguments, environment
-        if playbook.stem == "peer":
-            self.play = json.loads(playbook.read_text(encoding="utf-8"))
-        first = self.names.count(playbook.stem) == 1
-        wanted = playbook.stem == self.broken and not first
-        changed = (playbook.stem in ("peer", "prepare", "remove") and first) or wanted
-        return bench.Run(events(93 if playbook.stem == "peer" else 12, changed), 8.0 if playbook.stem == "peer" else 4.0, 1.0, 0)
+    def __call__(self, bench: ModuleType, playbook: Path | list[dict[str, Any]], inventory: Path, arguments: str, environment: Mapping[str, str]) -> Any:
+        name = playbook.stem if isinstance(playbook, Path) else "peer"
+        self.names.append(name)
+        self.arguments[name], self.environment[name] = arguments, environment
+        if isinstance(playbook, list):
+            self.play = playbook
+        first = self.names.count(name) == 1
+        # What prepares, installs and removes changes something.
+        changed = (name != "site" and (first or name == "remove")) or (name == self.broken and not first)
+        return bench.Run(events(93 if name == "peer" else 12, changed), 8.0 if name == "peer" else 4.0, 1.0, 0)
 
 
 def call(peer: ModuleType, monkeypatch: pytest.MonkeyPatch, played: Played, *argv: str) -> int:
