@@ -85,5 +85,5 @@ def test_growth_is_judged_from_size_to_size(scale: ModuleType) -> None:
 
 
 def test_the_recap_is_read_by_host(scale: ModuleType) -> None:
-    said = "edge1 : ok=1\nPLAY RECAP ****\nedge1        : ok=12   changed=1    unreachable=0    skipped=2\nlocalhost : ok=3 changed=0\n"
+    said = "stray : ok=1\nPLAY RECAP ****\nedge1        : ok=12   changed=1    unreachable=0    skipped=2\nlocalhost : ok=3 changed=0\n"
     assert scale.counts(said) == {"edge1": {"ok": 12, "changed": 1, "unreachable": 0, "skipped": 2}, "localhost": {"ok": 3, "changed": 0}}
