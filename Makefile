@@ -56,11 +56,14 @@ lint: setup ## everything that can be known without running it
 verify: setup ## the verdict of a running site: make verify ARGS='-e profile=full'
 	@ansible-playbook -i $(INVENTORY) playbooks/verify.yml $(ARGS)
 
-bench: setup ## what a run that changes nothing and a verdict cost, and our checks against the products' own tools; fails over the budgets
+bench: setup ## what runs and verdicts cost, also on 1000 hosts, our checks and artifacts against the products' own and Ansible's tools; fails over the budgets
 	@python bench/zones.py
+	@python bench/scale.py
 	@python scripts/bench.py --inventory $(INVENTORY)
 	@python bench/health.py --inventory $(INVENTORY)
 	@python bench/verify.py --inventory $(INVENTORY)
+	@python bench/push.py --inventory $(INVENTORY)
+	@if [ -n "$$HNAI_BENCH_PEER" ]; then python bench/peer.py --inventory $(INVENTORY); else echo "peer: not measured, HNAI_BENCH_PEER names no checkout"; fi
 	@scripts/preflight stacks
 	@python bench/opcua_audit.py
 

@@ -12,6 +12,7 @@ import datetime
 import fcntl
 import hashlib
 import json
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,19 @@ def text(hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], folde
     if _kept:
         return _once(_kept[-1], lambda: json.dumps(_collect(hostvars, groups, collection_root)))
     root = Path(collection_root or contracts.COLLECTION_ROOT)
+    if multiprocessing.parent_process() is None:
+        return _current(hostvars, groups, folder, root)
+    # A worker of Ansible lives for one task of one host: in its life nothing of the model changes, and a task may ask more than once.
+    if (folder, root) not in _asked:
+        _asked[folder, root] = _current(hostvars, groups, folder, root)
+    return _asked[folder, root]
+
+
+_asked: dict[tuple[Path, Path], str] = {}
+
+
+def _current(hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], folder: Path, root: Path) -> str:
+    """`text`, looked at anew."""
     files = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for kind in _FILES for path in sorted(root.glob(kind))]
     roles = _digest(files)
     wanted = json.loads(_once(folder / f"hnai-names-{roles}.json", lambda: json.dumps(_wanted(contracts.all(root)))))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import datetime
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,29 @@ def test_a_run_collects_once(root: Path, tmp_path: Path, collected: list[int]) -
     (tmp_path / "other").mkdir()
     site.text(Inventory(), GROUPS, tmp_path / "other", root)
     assert len(collected) == 3, "another run, another folder"
+
+
+def test_within_a_task_it_is_looked_at_once_and_between_tasks_anew(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a large site looking costs more than all the rest of a task. The controller's own process outlives tasks: it always looks."""
+    looks: list[int] = []
+    plain_written = site._written
+    monkeypatch.setattr(site, "_written", lambda *args: looks.append(1) or plain_written(*args))
+    changed = Inventory()
+    changed["kafka1"] = {**HOSTVARS["kafka1"], "hnai_zone": "l4"}
+    before, after = (site.text(one, GROUPS, tmp_path, root) for one in (Inventory(), changed))
+    assert before != after and len(looks) == 2
+    workers = multiprocessing.get_context("fork")
+    for one, want in ((Inventory(), before), (changed, after)):
+        answers = workers.SimpleQueue()
+
+        def task(one: Inventory = one, answers: Any = answers) -> None:
+            texts = [site.text(one, GROUPS, tmp_path, root) for _ in range(3)]
+            answers.put((texts, len(looks)))
+
+        worker = workers.Process(target=task)
+        worker.start()
+        assert answers.get() == ([want] * 3, 3)
+        worker.join()
 
 
 def test_a_killed_process_leaves_nothing_half(root: Path, tmp_path: Path, collected: list[int]) -> None:
