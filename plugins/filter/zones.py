@@ -66,6 +66,7 @@ class FilterModule:
             "mosquitto_acl": _guarded(acls.mosquitto_acl),
             "needed_flows": _guarded(needed_flows),
             "nft_approved": _guarded(nft.approved),
+            "nft_boundaries": _guarded(nft.boundaries),
             "nft_bootstrap": _guarded(nft.bootstrap),
             "nft_proof_hosts": _guarded(nft.proof_hosts),
             "nft_ruleset": _guarded(nft.ruleset),

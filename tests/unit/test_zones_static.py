@@ -810,6 +810,63 @@ def test_the_generated_rules_of_an_observing_host_are_the_models(host: str) -> N
     assert all(any("does not write down" in one.line for one in each) for each in found[1:]), found[1:]
 
 
+def apart(**modes: str) -> Site:
+    """plant: between l2 and l3; it: between l35 and l4."""
+    data = yaml.safe_load((FIXTURES / "site.yml").read_text(encoding="utf-8"))
+    zones = {"plant": ["l2", "l3"], "it": ["l35", "l4"]}
+    data["boundaries"] = {name: {"between": zones[name], "enforced_by": "hnai", "firewall_mode": mode} for name, mode in modes.items()}
+    return Site.from_dict(data)
+
+
+_WAY, _OWN = 'iifname "l2" oifname "l3" jump boundary_plant\n', "  chain boundary_plant {\n"
+_END = 'counter jump observed_forward_plant comment "drop-forward"\n'
+#: (host's mode, modes, what is replaced by what, kind of finding and a word of it).
+PLANTS_APART: tuple[tuple[str, dict[str, str], str, str, str, str], ...] = (
+    ("enforce", {"plant": "observe"}, 'iifname "l2" oifname "l3" jump', 'iifname "l2" jump', "extra", "l2"),
+    ("enforce", {"plant": "observe"}, 'iifname "l2" oifname "l3" jump', 'oifname "l3" jump', "extra", "l3"),
+    ("enforce", {"plant": "observe"}, _WAY, "\n", "missing", "C-103"),
+    ("enforce", {"plant": "observe"}, _END, "tcp dport 1 drop\n" + _END, "foreign_rule", "boundary_plant"),
+    ("enforce", {"plant": "observe"}, _END, "\n", "uncounted", "drop-forward"),
+    ("enforce", {"plant": "observe"}, "counter jump observed_spoof_plant", "counter accept", "foreign_rule", "spoof-l2"),
+    ("enforce", {"plant": "observe"}, "add @observed_first4_forward_plant", "add @observed_first4_spoof_plant", "foreign_rule", "first4_forward_plant"),
+    ("enforce", {"plant": "observe"}, _OWN, "  chain boundary_it {\n    accept\n  }\n" + _OWN, "foreign_rule", "boundary_it"),
+    ("enforce", {"plant": "enforce"}, _OWN, _OWN + "    tcp dport 1 accept\n", "extra", "dport 1"),
+    ("observe", {"plant": "enforce"}, _OWN, _OWN + "    tcp dport 1 accept\n", "extra", "dport 1"),
+    ("observe", {"plant": "enforce"}, _WAY, "\n", "extra", "l2"),
+    ("enforce", {"plant": "observe", "it": "enforce"}, 'oifname "l4" jump boundary_it', 'oifname "l4" jump boundary_plant', "extra", "l4"),
+)
+
+
+@pytest.mark.namespaces
+def test_boundaries_with_a_mode_of_their_own_are_judged_each_by_its_own() -> None:
+    clean = [("enforce", {"plant": "observe"}), ("observe", {"plant": "enforce"}), ("observe", {"plant": "observe"})]
+    clean.append(("enforce", {"plant": "observe", "it": "enforce"}))
+    texts = [nft.ruleset(apart(**modes), "router", mode) for mode, modes in clean]
+    for mode, modes, old, new, _kind, _word in PLANTS_APART:
+        text = nft.ruleset(apart(**modes), "router", mode)
+        assert old in text
+        texts.append(text.replace(old, new, 1))
+    read = mutants.Nft.read(texts)
+    for (mode, modes), listing in zip(clean, read):
+        found = static.judge(listing[0], static.expectation(apart(**modes), "router"), mode, (), USERS.get)
+        assert not found.all and not found.unknown, (mode, modes, [one.line for one in found.all])
+    for (mode, modes, _old, _new, kind, word), listing in zip(PLANTS_APART, read[len(clean) :]):
+        assert not isinstance(listing, str), listing
+        found = static.judge(listing[0], static.expectation(apart(**modes), "router"), mode, (), USERS.get)
+        assert any(one.kind == kind and word in one.line and one.sure for one in found.all), (mode, modes, kind, word, [one.line for one in found.all])
+    # The way forward is open for what is observed there, and for that alone.
+    for (mode, modes), listing, status in zip(clean, read, ("pass", "inconclusive", "inconclusive", "pass")):
+        report = Report("zones", "1", deadline_s=120.0)
+        checks = static._Checks(report, {"expected": static.expectation(apart(**modes), "router"), "mode": mode}, lambda _argv, _timeout: "")
+        checks._judgement = static.judge(listing[0], checks.expected, mode, (), USERS.get)
+        for path in ("input", "output", "forward"):
+            with report.check("ZS1", "rules", subject=path) as check:
+                checks.rules(check, path)
+        said = {one.subject: (one.status, one.reason) for one in report.checks}
+        assert said["forward"][0] == "inconclusive" and said["input"][0] == said["output"][0] == status, said
+        assert ("plant (l2, l3) observes" in said["forward"][1]) == (modes["plant"] == "observe"), said
+
+
 # -- on a kernel ----------------------------------------------------------------------------------------------------------------------
 
 

@@ -951,6 +951,12 @@ def minus(boxes: Iterable[Box], cubes: Iterable[Sequence[tuple[int, int]]]) -> l
     return rest
 
 
+def within(boxes: Iterable[Box], cubes: Iterable[Sequence[tuple[int, int]]]) -> list[Box]:
+    """What of `boxes` is in one of `cubes`, which have nothing in common."""
+    found = [_split(box, cube)[0] for cube in cubes for box in boxes]
+    return [box for box in found if box is not None]
+
+
 def _split(box: Box, cube: Sequence[tuple[int, int]]) -> tuple[Box | None, list[Box]]:
     """(what is inside, what is outside)."""
     for number, mask in cube:

@@ -7,9 +7,10 @@ that are generated of it), as JSON. ``run`` judges it on the host:
 
     params = {"expected": expectation(site, host), "mode": "enforce" | "observe", "foreign": ["inet f2b-table"]}
 
-*mode* is the host's firewall_mode (default enforce); *foreign* are tables of others that the site declared (default none): they are judged
-all the same, only their presence is no finding. *read* runs a command and returns what it says: read(argv, timeout_s) -> stdout; it raises
-OSError or subprocess.SubprocessError where that is not possible (``host/health.py: run_command``). Nothing else touches the host.
+*mode* is the host's firewall_mode (default enforce; boundaries with a mode of their own stand in the expectation); *foreign* are tables of
+others that the site declared (default none): they are judged all the same, only their presence is no finding. *read* runs a command and
+returns what it says: read(argv, timeout_s) -> stdout; it raises OSError or subprocess.SubprocessError where that is not possible
+(``host/health.py: run_command``). Nothing else touches the host.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.ruleset import
     numbers,
     parse,
     rate_of,
+    within,
 )
 
 Read = Callable[[Sequence[str], float], str]
@@ -102,6 +104,7 @@ def expectation(site: Site, host: str) -> dict[str, Any]:
     """What the approved conduits mean for `host`, as JSON.
 
     {host, router, own: {"4": [address], "6": []}, legs: [{zone, name, "4": network, "6": network}],
+    boundaries: [{id, mode, zones: [zone, zone]}], of the router's those with a mode of their own,
     conduits: [{id, path: input|output|forward, version, iif, oif, sources, origins, targets, proto, port, uid, limits}],
     peers: [{name, address, device, near, gateway}]}. `sources` are the initiator's addresses; at the initiator itself `origins` are the only ones to
     come from ([]: any of the host). Expiry does not change a firewall, so an expired conduit counts.
@@ -117,7 +120,8 @@ def expectation(site: Site, host: str) -> dict[str, Any]:
             conduits += _leaving(site, node, conduit, version)
             if router:
                 conduits += _passing(site, node, conduit, version)
-    return {"host": host, "router": router, "own": own, "legs": legs, "conduits": conduits, "peers": _peers(site, node)}
+    apart = [{"id": one.id, "mode": one.mode, "zones": sorted(one.zones)} for one in site.moded(node)]
+    return {"host": host, "router": router, "own": own, "legs": legs, "boundaries": apart, "conduits": conduits, "peers": _peers(site, node)}
 
 
 def _text(value: Any) -> str:
@@ -281,6 +285,12 @@ def wanted(expected: Mapping[str, Any], version: int) -> list[Wanted]:
     return found
 
 
+def crossings(expected: Mapping[str, Any], one: Mapping[str, Any]) -> list[Cube]:
+    """Both ways over one of the expectation's boundaries."""
+    first, second = (str(leg["name"]) for leg in expected["legs"] if leg["zone"] in one["zones"])
+    return [{"iif": names(here), "oif": names(there)} for here, there in ((first, second), (second, first))]
+
+
 def _unspoofed(legs: Sequence[Mapping[str, Any]], version: int) -> list[Cube]:
     """A packet's source belongs to the zone of the interface it came in by; other interfaces have no zone (ZS6 names them)."""
     spaces: list[Cube] = [{"iif": names("lo", *(leg["name"] for leg in legs), negate=True)}]
@@ -335,6 +345,10 @@ def _of_conduit(entry: Mapping[str, Any], legs: Sequence[Mapping[str, Any]], ver
                 yield Wanted(other, ident, {**back, "saddr": addresses(inside), "iif": names(leg["name"])}, True, False)
     else:
         yield Wanted(other, ident, back, True, False)
+
+
+#: Kind of what `enforce` would name as extra, and a host or a boundary that observes lets pass: it stands in no verdict.
+_OBSERVED = "observed"
 
 
 # -- findings -------------------------------------------------------------------------------------------------------------------
@@ -443,13 +457,14 @@ def judge(
         programs.append(program)
         _Family(program, expected, version, mode, interfaces, found, seen).judge()
         found.unknown += [one for one in program.unknown if one not in found.unknown]
-    writes = _writing(bool(expected["router"])) if mode == "observe" else _Writing(frozenset(), {})
-    _tables(programs, found, seen, {tuple(one.split()) for one in declared}, bridged, writes)
+    chains = frozenset("boundary_%s" % one["id"] for one in expected["boundaries"])
+    writes = _writing(observe.places(bool(expected["router"]), mode, [one["id"] for one in expected["boundaries"] if one["mode"] == "observe"]))
+    _tables(programs, found, seen, {tuple(one.split()) for one in declared}, bridged, writes, chains)
     if TABLE in set(owned):
         text = "our table belongs to a process: it goes when that ends, and nobody else can replace it"
         found.add(found.around, Finding("bypass", "", 0, Where(*TABLE), text))
-    if mode != "enforce":
-        found.rules = [one for one in found.rules if one.kind in ("missing",)]
+    found.rules = [one for one in found.rules if one.kind in ("missing", "extra") or (mode == "enforce" and one.kind != _OBSERVED)]
+    found.state = [one for one in found.state if one.kind != _OBSERVED]
     return found
 
 
@@ -464,8 +479,7 @@ class _Writing(NamedTuple):
     chains: dict[str, list[_Written]]
 
 
-def _writing(router: bool) -> _Writing:
-    where = observe.places(router)
+def _writing(where: Sequence[str]) -> _Writing:
     kept = frozenset(line.split()[1] for line in observe.sets(where))
     chains: dict[str, list[_Written]] = {}
     for place in where:
@@ -497,7 +511,10 @@ class _Family:
         self.seen = seen
         self.wanted = wanted(expected, version)
         real: list[Cube] = [{"iif": names(*interfaces), "oif": names(*interfaces)}] if interfaces is not None else []
-        self.classes = classes_of(program, [*(one.cube for one in self.wanted), *real])
+        self.boundaries = {"boundary_%s" % one["id"]: one for one in expected["boundaries"]}
+        apart = [cube for one in expected["boundaries"] if one["mode"] != mode for cube in crossings(expected, one)]
+        self.classes = classes_of(program, [*(one.cube for one in self.wanted), *real, *apart])
+        self.apart = [cube for cube in map(self.classes.cube, apart) if cube is not None]
         self.interfaces = interfaces
         self.machine = Machine(program, self.classes)
         self.ids = {str(entry["id"]) for entry in expected["conduits"]}
@@ -540,16 +557,23 @@ class _Family:
             if mask:
                 yield alive, (*box[:number], mask, *box[number + 1 :])
 
+    def _judged(self, path: str, boxes: list[Box]) -> Iterator[tuple[bool, Box]]:
+        """(does it have to be refused there, box): not on a host that observes, nor over a boundary that does."""
+        apart = self.apart if path == "forward" else []
+        strict = self.mode == "enforce"
+        yield from ((strict, box) for box in minus(boxes, apart))
+        yield from ((not strict, box) for box in within(boxes, apart))
+
     def _extra(self, outcome: Outcome) -> None:
         may = self._cubes(outcome.path, False)
         for part in outcome.passed:
-            for left in minus([part.box], may):
+            for refused, left in self._judged(outcome.path, minus([part.box], may)):
                 for alive, box in self._split(left):
                     where = self._decider(part)
                     doubt = "; ".join(sorted(one.text for one in part.doubts))
                     text = "lets through %s, which no conduit names" % ("packets of connections" if alive else "packets")
                     finding = Finding(
-                        "extra",
+                        "extra" if refused else _OBSERVED,
                         outcome.path,
                         self.version,
                         where,
@@ -607,9 +631,15 @@ class _Family:
 
     # -- our own table
 
+    def _hook(self, chain: Chain) -> str:
+        return "forward" if chain.where.chain in self.boundaries else ""
+
+    def _mode(self, chain: Chain) -> str:
+        return str(self.boundaries[chain.where.chain]["mode"]) if self._hook(chain) else self.mode
+
     def _own_rules(self, path: str) -> Iterator[tuple[Chain, Rule]]:
         for chain in self.program.chains.values():
-            if (chain.where.family, chain.where.table) == TABLE and chain.hook == path:
+            if (chain.where.family, chain.where.table) == TABLE and (chain.hook or self._hook(chain)) == path:
                 for rule in chain.rules:
                     yield chain, rule
 
@@ -617,17 +647,17 @@ class _Family:
         """Is each rule of our table one of the model's? `seen`: whether some packet of some version vouched for it."""
         spoof = self.program.chains.get((*TABLE, "antispoof"))
         zones = {"spoof-%s" % leg["zone"] for leg in self.expected["legs"] if self.expected["router"]}
-        for rule in spoof.rules if spoof else ():
-            self.seen[rule.where] = rule.where.comment in zones and rule.counted and self._refuses(rule, "spoof")
+        if spoof is not None:
+            self.seen.update({rule.where: rule.where.comment in zones and rule.counted and self._refuses(spoof, rule, "spoof") for rule in spoof.rules})
         for chain, rule in self._own_rules(outcome.path):
             verbs = _verbs(rule)
             comment = rule.where.comment
             if verbs == {"accept"}:
                 parts = outcome.accepts.get(rule.where, [])
                 allowed = self._cubes(outcome.path, False, comment if comment in self.ids else "-")
-                good = not minus([part.box for part in parts], allowed) if self.mode == "enforce" or comment else True
+                good = not minus([part.box for part in parts], allowed) if self._mode(chain) == "enforce" or comment else True
                 # What lets through more than its conduit because another rule is gone has been named already.
-                good = good or (comment in self.ids and any(one.kind == "extra" and one.where == rule.where for one in self.found.rules))
+                good = good or (comment in self.ids and any(one.kind in ("extra", _OBSERVED) and one.where == rule.where for one in self.found.rules))
                 known = comment in self.ids if comment else bool(parts)
                 if not good:
                     self.seen[rule.where] = False
@@ -646,27 +676,35 @@ class _Family:
     def _known(self, chain: Chain, rule: Rule, verbs: set[str], path: str) -> bool:
         comment, way = rule.where.comment, _WAYS[path]
         if comment == "drop-%s" % way:
-            return rule.counted and self._refuses(rule, way)
+            return rule.counted and self._refuses(chain, rule, way)
         if comment == "invalid-%s" % way:
-            return rule.counted and verbs == ({"drop"} if self.mode == "enforce" else set())
+            return rule.counted and verbs == ({"drop"} if self._mode(chain) == "enforce" else set())
         if path == "forward" and comment in {"%s %s" % (ident, limit) for ident in self.ids for limit in L2_LIMITS}:
-            return rule.counted and self._refuses(rule, "limits")
-        return [(act.verb, act.target) for act in _acts(rule)] == [("jump", "antispoof")] and not comment
+            return rule.counted and self._refuses(chain, rule, "limits")
+        if self._hook(chain):
+            zones = self.boundaries[chain.where.chain]["zones"]
+            return rule.counted and comment in {"spoof-%s" % zone for zone in zones} and self._refuses(chain, rule, "spoof")
+        targets = {"antispoof", *(self.boundaries if path == "forward" else ())}
+        return [act.verb for act in _acts(rule)] == ["jump"] and _acts(rule)[0].target in targets and not comment
 
-    def _refuses(self, rule: Rule, place: str) -> bool:
-        """Does the rule drop, or write down where the host observes?"""
-        return [(act.verb, act.target) for act in _acts(rule)] == [("drop", "") if self.mode == "enforce" else ("jump", "observed_%s" % place)]
+    def _refuses(self, chain: Chain, rule: Rule, place: str) -> bool:
+        """Does the rule drop, or write down where the host, or the boundary, observes?"""
+        name = "observed_%s" % place + ("_%s" % self.boundaries[chain.where.chain]["id"] if self._hook(chain) else "")
+        return [(act.verb, act.target) for act in _acts(rule)] == [("drop", "") if self._mode(chain) == "enforce" else ("jump", name)]
 
     def _counted(self, outcome: Outcome) -> None:
         """Has each conduit, and the end of each chain, a counter of its own?"""
         path = outcome.path
-        rules = [rule for _chain, rule in self._own_rules(path)]
+        chains = list(self._own_rules(path))
+        rules = [rule for _chain, rule in chains]
         if not rules and not [one for one in self.program.base(path) if (one.where.family, one.where.table) == TABLE]:
             return
         end = "drop-%s" % _WAYS[path]
         place = Where(*TABLE, path)
-        if not any(rule.where.comment == end and rule.counted for rule in rules):
-            self.found.add(self.found.rules, Finding("uncounted", path, self.version, place, "no counted rule %r at its end" % end))
+        for name in (path, *(self.boundaries if path == "forward" else ())):
+            if not any(chain.where.chain == name and rule.where.comment == end and rule.counted for chain, rule in chains):
+                text = "no counted rule %r at its end" % end
+                self.found.add(self.found.rules, Finding("uncounted", path, self.version, Where(*TABLE, name), text))
         for ident in sorted(self.ids):
             mine = [rule for rule in rules if rule.where.comment == ident and rule.counted and _verbs(rule) == {"accept"}]
             boxes = [
@@ -711,7 +749,13 @@ def _around(event: Event, version: int) -> Finding:
 
 
 def _tables(
-    programs: Sequence[Program], found: Judgement, seen: Mapping[Where, bool], declared: set[tuple[str, ...]], bridged: bool | None, writes: _Writing
+    programs: Sequence[Program],
+    found: Judgement,
+    seen: Mapping[Where, bool],
+    declared: set[tuple[str, ...]],
+    bridged: bool | None,
+    writes: _Writing,
+    boundaries: frozenset[str],
 ) -> None:
     """What is not ours, and what it does."""
     first = programs[0]
@@ -733,7 +777,7 @@ def _tables(
         if chain.where.chain in writes.chains and not chain.hook:
             _writes_down(chain, writes.chains[chain.where.chain], found)
             continue
-        if chain.where.chain != (chain.hook if chain.hook in PATHS else "antispoof"):
+        if chain.where.chain not in ({chain.hook} if chain.hook in PATHS else {"antispoof", *boundaries}):
             found.add(found.foreign, Finding("foreign_rule", "", 0, chain.where, "a chain of our table that no model has"))
             continue
         if chain.hook and (chain.type, chain.priority, chain.devices) != ("filter", 0, ()):
@@ -757,7 +801,8 @@ def _writes_down(chain: Chain, expected: Sequence[_Written], found: Judgement) -
 
 
 def _effect(program: Program, family: str, table: str, found: Judgement, bridged: bool | None) -> str:
-    does = sorted({one.kind for one in [*found.rules, *found.state, *found.around] if (one.where.family, one.where.table) == (family, table)})
+    findings = [one for one in [*found.rules, *found.state, *found.around] if one.kind != _OBSERVED]
+    does = sorted({one.kind for one in findings if (one.where.family, one.where.table) == (family, table)})
     if (family, table) in program.dormant:
         return "is dormant and does nothing"
     if any((one.where.family, one.where.table) == (family, table) for one in found.unknown):
@@ -1124,11 +1169,15 @@ class _Checks:
         shadowed = [one.line for one in found.shadowed if one.path == path]
         if shadowed:
             check.evidence["never_reached"] = shadowed
-        observe = "" if self.mode == "enforce" else "firewall_mode is %s: what no conduit names is counted, not refused" % self.mode
-        self._verdict(check, [one for one in found.rules if one.path == path], observe)
+        observing = [] if self.mode == "enforce" else ["firewall_mode is %s" % self.mode]
+        if path == "forward" and self.expected["boundaries"]:
+            check.evidence["boundaries"] = {str(one["id"]): str(one["mode"]) for one in self.expected["boundaries"]}
+            observing += ["%s (%s) observes" % (one["id"], ", ".join(one["zones"])) for one in self.expected["boundaries"] if one["mode"] == "observe"]
+        open_reason = "%s: what no conduit names is counted, not refused" % "; ".join(observing) if observing else ""
+        self._verdict(check, [one for one in found.rules if one.path == path], open_reason)
 
     def state(self, check: Check) -> None:
-        self._verdict(check, [one for one in self.judgement.state if self.mode == "enforce" or one.kind != "extra"])
+        self._verdict(check, self.judgement.state)
 
     def around(self, check: Check) -> None:
         found = self.judgement
