@@ -378,6 +378,15 @@ class Site:
         """A listener of a contract."""
         return next((item for item in self.contracts.get(component, {}).get("listens", []) if item["name"] == name), None)
 
+    def listeners_on(self, host: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """(component, name) → listener of everything that stands on a host by contract."""
+        return {
+            (component, item["name"]): item
+            for component, contract in self.contracts.items()
+            for item in contract.get("listens", [])
+            if host in self.placed(component, item.get("group", ""))
+        }
+
     def zone_of(self, node: Node, peer: Node | None = None) -> Zone:
         """The zone of a node as seen by a peer."""
         return self.zones[node.zone_towards(peer.zone) if peer else node.zone]

@@ -353,12 +353,9 @@ def egress(site: Site, host: str) -> list[dict[str, Any]]:
 
 def own_listeners(site: Site, component: str, host: str) -> list[int]:
     """Ports on `host` itself that the contract of `component` connects to; what stays on a host needs no conduit."""
-    found = set()
-    for connect in site.contracts.get(component, {}).get("connects", []):
-        listener = site.listener(str(connect.get("to")), str(connect.get("listener")))
-        if listener and host in site.placed(str(connect["to"]), listener.get("group", "")) and host in site.placed(component, connect.get("group", "")):
-            found.add(int(listener["port"]))
-    return sorted(found)
+    here = site.listeners_on(host)
+    wanted = [one for one in site.contracts.get(component, {}).get("connects", []) if host in site.placed(component, one.get("group", ""))]
+    return sorted({int(here[key]["port"]) for one in wanted if (key := (str(one.get("to")), str(one.get("listener")))) in here})
 
 
 def collector_egress(site: Site, host: str) -> dict[str, Any]:
