@@ -12,7 +12,8 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report
-from ansible_collections.hnai.platform.plugins.module_utils.zones import judge, matrix, static
+from ansible_collections.hnai.platform.plugins.module_utils.zones import judge, matrix
+from ansible_collections.hnai.platform.plugins.module_utils.zones.expectation import expectation
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
 from ansible_collections.hnai.platform.plugins.plugin_utils import site as inventory
 
@@ -23,12 +24,7 @@ REGISTERED = {"listen": "__firewall_listening", "probe": "__firewall_probed", "c
 
 def own_ports(site: Site, host: str) -> set[tuple[str, int]]:
     """Ports of `host` that a component there has by its contract: a receiver never takes one, also while its owner is down."""
-    found = set()
-    for component, contract in site.contracts.items():
-        for listener in contract.get("listens", []):
-            if host in site.placed(component, listener.get("group", "")):
-                found.add((str(listener["proto"]), int(listener["port"])))
-    return found
+    return {(str(one["proto"]), int(one["port"])) for one in site.listeners_on(host).values()}
 
 
 def listening(site: Site, host: str) -> dict[str, Any]:
@@ -66,7 +62,7 @@ class ActionModule(ActionBase):
             return {**result, "changed": False, "error": f"{host} is not part of the model"}
         work: dict[str, Any] = {"managed": site.nodes[host].kind == "host"}
         if part == "static":
-            work["expected"] = static.expectation(site, host)
+            work["expected"] = expectation(site, host)
         elif part == "listen":
             work = listening(site, host)
         elif part == "probe":

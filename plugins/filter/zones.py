@@ -10,7 +10,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.hnai.platform.plugins.module_utils.zones import acls, flows, nft, static
+from ansible_collections.hnai.platform.plugins.module_utils.zones import acls, flows, nft
+from ansible_collections.hnai.platform.plugins.module_utils.zones.expectation import expectation
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site, SiteError
 from ansible_collections.hnai.platform.plugins.plugin_utils import observed
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import plain
@@ -60,12 +61,13 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name → callable."""
         return {
-            "conduit_expectation": _guarded(static.expectation),
+            "conduit_expectation": _guarded(expectation),
             "collector_egress": _guarded(nft.collector_egress),
             "kafka_acls": _guarded(acls.kafka_acls),
             "mosquitto_acl": _guarded(acls.mosquitto_acl),
             "needed_flows": _guarded(needed_flows),
             "nft_approved": _guarded(nft.approved),
+            "nft_boundaries": _guarded(nft.boundaries),
             "nft_bootstrap": _guarded(nft.bootstrap),
             "nft_proof_hosts": _guarded(nft.proof_hosts),
             "nft_ruleset": _guarded(nft.ruleset),

@@ -3,7 +3,7 @@
 
 States on disk, in /var/lib/hnai/firewall (0700):
   confirmed.nft, .json, .list     what was proven; the json has the digests of that text and of the table it became, and who approved a
-                                  change from observe to enforce; the list is that table as nft lists it, for people
+                                  change from observe to enforce, of the host and of boundaries; the list is that table as nft lists it, for people
   pending.nft, .json, .list       what is loaded and not yet proven, and by which run
   observed/                       what `observe` had seen in tables that have been replaced, and what was open when rules that observe
                                   were loaded, for those rules never see it begin (firewall_observed.py)
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from ansible_collections.hnai.platform.plugins.module_utils import firewall_proof
+from ansible_collections.hnai.platform.plugins.module_utils.firewall_modes import Modes
 
 #: run(argv, stdin) -> (rc, stdout, stderr)
 Run = Callable[[list[str], Optional[str]], tuple[int, str, str]]
@@ -35,8 +36,8 @@ TABLE = "table inet hnai"
 _RUN_ID = re.compile(r"^[a-z0-9]{6,32}$")
 #: Parts of a listing that change without anybody changing a rule.
 _VOLATILE = frozenset(("handle", "packets", "bytes", "metainfo", "used"))
-#: A ruleset that drops nothing says so in its policies.
-_OBSERVING = "policy accept;"
+#: A ruleset that observes, or a boundary of which does, writes down what it lets pass.
+_OBSERVING = "@observed_"
 
 
 class FirewallError(Exception):
@@ -105,7 +106,7 @@ class Firewall:
         return out if rc == 0 else ""
 
     def observing(self) -> bool:
-        """Whether the confirmed ruleset observes."""
+        """Whether the confirmed ruleset, or a boundary in it, observes."""
         return _OBSERVING in self.confirmed_text()
 
     def drift(self) -> tuple[str, str]:
@@ -223,7 +224,7 @@ class Firewall:
     # -- changing
 
     def apply(
-        self, ruleset: str, run_id: str, seconds: int, clock: Callable[[], float], approved_by: str = "", approved: list[dict[str, Any]] | None = None
+        self, ruleset: str, run_id: str, seconds: int, clock: Callable[[], float], modes: Modes | None = None, approved: list[dict[str, Any]] | None = None
     ) -> float:
         """Arm the dead-man, then load, with the table of firewall_proof around it; returns the seconds since the arming.
 
@@ -233,9 +234,10 @@ class Firewall:
         if not _RUN_ID.match(run_id):
             raise FirewallError(f"run_id {run_id!r} is not 6 to 32 lower-case letters and digits")
         self.check(ruleset)
-        kept = approved if "@observed_" in ruleset else None
+        kept = approved if _OBSERVING in ruleset else None
+        modes = modes or Modes("observe" if kept is not None else "enforce")
         with self._locked():
-            before = self._open(kept)
+            before = self._open(kept, modes)
             unit = self._timer(run_id)
             armed = clock()
             rc, _out, err = self.run(
@@ -263,10 +265,12 @@ class Firewall:
                 self.run(["systemctl", "stop", f"{unit}.timer"], None)
                 raise FirewallError(f"nft took the ruleset in the check and not in earnest; the old one stays: {err.strip()[:2000]}")
             # Before and after: what begins in between is known to the one or to the other.
-            self._keep_open(run_id, [*before, *self._open(kept)])
+            self._keep_open(run_id, [*before, *self._open(kept, modes)])
             self._write("pending.list", self.listing())
-            record = {"run_id": run_id, "ruleset": digest(ruleset), "table": self.table()}
-            record.update({"approved_by": approved_by} if approved_by else {})
+            record: dict[str, Any] = {"run_id": run_id, "ruleset": digest(ruleset), "table": self.table()}
+            names = {side.id: side.approved_by for side in modes.sides if side.approved_by}
+            record.update({"approved_by": names.pop("")} if "" in names else {})
+            record.update({"boundaries_approved_by": names} if names else {})
             self._write("pending.json", json.dumps(record, sort_keys=True))
             return clock() - armed
 
@@ -277,15 +281,18 @@ class Firewall:
             (self.state / "observed").mkdir(mode=0o700, exist_ok=True)
             self._write(f"observed/{table_name(out)}.json", out)
 
-    def _open(self, approved: list[dict[str, Any]] | None) -> list[dict[str, str]]:
-        """Connections that no conduit covers; [] for None, and where nobody can list them (which the list of flows says)."""
+    def _open(self, approved: list[dict[str, Any]] | None, modes: Modes) -> list[dict[str, str]]:
+        """Connections that no conduit covers and that are observed; [] for None, and where nobody can list them (which the list of flows says)."""
         found: list[dict[str, str]] = []
         for family in ("ipv4", "ipv6") if approved is not None else ():
             try:
                 rc, out, _err = self.run(["conntrack", "-L", "-f", family], None)
             except FileNotFoundError:
                 return []
-            found += uncovered(out, approved or []) if rc == 0 else []
+            for entry in uncovered(out, approved or []) if rc == 0 else ():
+                side = modes.charge(entry["src"], entry["dst"])
+                if side.mode == "observe":
+                    found.append({**entry, "boundary": side.id} if side.id else entry)
         return found
 
     def _keep_open(self, name: str, entries: list[dict[str, str]]) -> None:
@@ -389,8 +396,8 @@ def _deletion(entry: dict[str, str]) -> list[str]:
     return arguments
 
 
-def cut(run: Run, approved: list[dict[str, Any]]) -> tuple[list[dict[str, str]], str]:
-    """Delete exactly the connections that no conduit covers; (deleted, note). A flush would kill every OPC UA session.
+def cut(run: Run, approved: list[dict[str, Any]], modes: Modes) -> tuple[list[dict[str, str]], str]:
+    """Delete exactly the connections that no conduit covers, where `modes` enforce; (deleted, note). A flush would kill every OPC UA session.
 
     Without its entry a packet is the first of a new connection, and those are let in by a conduit only: the session ends, whichever end
     speaks first (net.netfilter.nf_conntrack_tcp_loose does not matter).
@@ -405,6 +412,8 @@ def cut(run: Run, approved: list[dict[str, Any]]) -> tuple[list[dict[str, str]],
         if rc != 0:
             return deleted, f"conntrack cannot list: {err.strip()[:200]}"
         for entry in uncovered(out, approved):
+            if modes.charge(entry["src"], entry["dst"]).mode != "enforce":
+                continue
             rc, _out, err = run(["conntrack", "-D", "-f", family, *_deletion(entry)], None)
             if rc == 0:
                 deleted.append(entry)

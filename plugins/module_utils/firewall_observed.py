@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a host that observes has let through and `enforce` would cut: the flows themselves, not a sample of packets.
 
-The kernel writes them down: a ruleset in `observe` (zones/observe.py) updates sets whose elements are flows, with the time of the first and
-of the last connection and their number. Nothing is lost below a set's size, and a set that was full is said. What was open before the
-rules were there comes from the connection tracking, as it is now and as it was when they were loaded. What a replaced table had seen lies
-in <state>/observed/ (*.json), and so does what was open at a load (*.open; firewall.py, hnai-firewall).
+The kernel writes them down: a ruleset in `observe`, or a router's chain for a boundary in `observe` (zones/observe.py), updates sets whose
+elements are flows, with the time of the first and of the last connection and their number. Nothing is lost below a set's size, and a set that
+was full is said. What was open before the rules were there comes from the connection tracking, as it is now and as it was when they were
+loaded. What a replaced table had seen lies in <state>/observed/ (*.json), and so does what was open at a load (*.open; firewall.py,
+hnai-firewall).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import pwd
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,10 +20,14 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import FirewallError, packet, table_name, tracked
+from ansible_collections.hnai.platform.plugins.module_utils.firewall_modes import Modes, Side
 from ansible_collections.hnai.platform.plugins.module_utils.firewall_proof import Packet, Pair, book, covered
 
 Run = Callable[[list[str], Optional[str]], tuple[int, str, str]]
-_SET = re.compile(r"^observed_(first|last|mid|user|ofirst|olast)([46])_(in|out|forward|spoof|limits)$")
+_SET = re.compile(r"^observed_(first|last|mid|user|ofirst|olast)([46])_((?:in|out|forward|spoof|limits)(?:_.+)?)$")
+_CHAIN = re.compile(r"^boundary_(.+)$")
+#: What is dropped for its source or its rate.
+SPOILT = frozenset(("spoof", "limits"))
 _FULL = re.compile(r"^observed-full-(\S+)$")
 _PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah", 58: "ipv6-icmp", 132: "sctp"}
 _NAMES = {"icmpv6": "ipv6-icmp"}
@@ -38,7 +44,8 @@ class Key(NamedTuple):
 
 
 class Seen:
-    """What is known of one flow; times in seconds since 1970."""
+    """What is known of one flow; times in seconds since 1970. `where`: in, out, forward, spoof, limits, tracked; `<where>_<boundary>` at one with a
+    mode of its own."""
 
     def __init__(self) -> None:
         self.where: set[str] = set()
@@ -71,6 +78,7 @@ class Table:
         self.users: dict[Key, set[str]] = {}
         self.full: set[str] = set()
         items = json.loads(listing)["nftables"]
+        self.observes = _observes(items)
         firsts: dict[tuple[str, Key], float] = {}
         for what, where, parts, moment, number in _elements(items, at):
             if what == "mid":
@@ -96,6 +104,21 @@ class Table:
                 self.full.add(match[1])
 
 
+def _observes(items: list[dict[str, Any]]) -> dict[str, bool]:
+    """Boundary with rules of its own ('' for the host) → whether those observe."""
+    chains = [_CHAIN.match((item.get("chain") or {}).get("name") or "") for item in items]
+    sets = [_SET.match((item.get("set") or {}).get("name") or "") for item in items]
+    observing = {match[3].partition("_")[2] for match in sets if match}
+    return {name: name in observing for name in ("", *(match[1] for match in chains if match))}
+
+
+def _parts(element: Mapping[str, Any]) -> list[str]:
+    """The key of an element, its addresses as Python writes them."""
+    body = element.get("elem", element)
+    parts = [str(part) for part in body.get("val", body)["concat"]]
+    return [*(str(ipaddress.ip_address(part)) for part in parts[:2]), *parts[2:]]
+
+
 def _elements(items: list[dict[str, Any]], at: float) -> Iterator[tuple[str, str, list[str], float, int]]:
     """(kind of set, where, parts of the key, when it was put or renewed, connections counted)."""
     for item in items:
@@ -105,12 +128,9 @@ def _elements(items: list[dict[str, Any]], at: float) -> Iterator[tuple[str, str
             continue
         for element in one.get("elem") or []:
             body = element.get("elem", element)
-            value = body.get("val", body)
-            parts = [str(part) for part in value["concat"]]
-            parts[:2] = [str(ipaddress.ip_address(part)) for part in parts[:2]]
             left = float(body.get("expires", 0))
             lifetime = float(body.get("timeout") or one.get("timeout") or left)
-            yield match[1], match[3], parts, at - max(0.0, lifetime - left), int((body.get("counter") or {}).get("packets", 0))
+            yield match[1], match[3], _parts(element), at - max(0.0, lifetime - left), int((body.get("counter") or {}).get("packets", 0))
 
 
 def _user(uid: str) -> str:
@@ -185,17 +205,19 @@ def _initiated(where: str, middle: Packet, flows: Mapping[Key, Seen], sockets: _
     return (back, where, True) if middle.sport < middle.dport else (there, where, True)
 
 
-def observed(run: Run, state: Path, at: float, approved: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """{flows: [flow], full: [where], observing: bool, note: text}; a flow is {source, target, proto, port, where: [in|out|forward|spoof|limits],
-    first, last: seconds since 1970, count: connections, open: now, users, processes, guessed, conduit: what approves it since, or ''}.
+def observed(run: Run, state: Path, at: float, approved: Iterable[dict[str, Any]], modes: Modes) -> dict[str, Any]:
+    """{flows: [flow], full: [where], observing: bool, observes: [boundary, '' for the host itself], note: text}; a flow is {source, target, proto,
+    port, where: as in `Seen`, first, last: seconds since 1970, count: connections, open: now, users, processes, guessed, conduit: what approves it
+    since, or ''}.
 
-    `approved` as for `firewall.uncovered`. Raises FileNotFoundError where nft is absent.
+    `approved` as for `firewall.uncovered`; `modes`: which boundaries there are. Raises FileNotFoundError where nft is absent.
     """
     approvals = book(approved)
     rc, listing, _err = run(["nft", "-j", "list", "table", "inet", "hnai"], None)
     observing = rc == 0 and '"observed_' in listing
     tables = [Table(listing, at)] if observing else []
     own = table_name(listing) if observing else ""
+    observes = sorted(name for name, does in tables[0].observes.items() if does) if observing else []
     for path in sorted((state / "observed").glob("*.json")):
         if path.stem != own:
             tables.append(Table(path.read_text(encoding="utf-8"), path.stat().st_mtime))
@@ -203,7 +225,7 @@ def observed(run: Run, state: Path, at: float, approved: Iterable[dict[str, Any]
     for table in tables:
         _merge(flows, table)
     sockets = _Sockets(_said(run, ["ss", "-Hanptu"]))
-    open_now, note = _open(run, approvals) if observing else ([], "")
+    open_now, note = _open(run, approvals, tables[0].observes, modes) if observing else ([], "")
     for where, middle, moment in [entry for table in tables for entry in table.middle]:
         if not covered(middle, approvals):
             key, place, guessed = _initiated(where, middle, flows, sockets)
@@ -224,7 +246,7 @@ def observed(run: Run, state: Path, at: float, approved: Iterable[dict[str, Any]
         seen.processes |= sockets.listens.get((key.proto, key.port), set()) if "in" in seen.where else set()
         seen.processes |= sockets.talks.get((key.proto, key.target, key.port), set()) if "out" in seen.where else set()
     full = sorted(set().union(*(table.full for table in tables)))
-    return {"flows": [_flow(key, flows[key], approvals) for key in sorted(flows)], "full": full, "observing": observing, "note": note}
+    return {"flows": [_flow(key, flows[key], approvals) for key in sorted(flows)], "full": full, "observing": observing, "observes": observes, "note": note}
 
 
 def _said(run: Run, argv: list[str]) -> str:
@@ -235,8 +257,8 @@ def _said(run: Run, argv: list[str]) -> str:
     return out if rc == 0 else ""
 
 
-def _open(run: Run, approvals: dict[tuple[str, str, str, int], Pair]) -> tuple[list[dict[str, str]], str]:
-    """Connections that are open and that no conduit covers."""
+def _open(run: Run, approvals: dict[tuple[str, str, str, int], Pair], observes: Mapping[str, bool], modes: Modes) -> tuple[list[dict[str, str]], str]:
+    """Connections that are open and that no conduit covers, by rules that observe (`observes`: those that are loaded)."""
     found = []
     for family in ("ipv4", "ipv6"):
         try:
@@ -246,21 +268,24 @@ def _open(run: Run, approvals: dict[tuple[str, str, str, int], Pair]) -> tuple[l
         if rc != 0:
             return [], f"conntrack cannot list what is open: {err.strip()[:200]}"
         for entry in tracked(out):
-            if not ("sport" in entry and entry["proto"] in ("tcp", "udp") and covered(packet(entry), approvals)):
-                found.append(entry)
+            boundary = modes.charge(entry["src"], entry["dst"]).id
+            boundary = boundary if boundary in observes else ""
+            if observes[boundary] and not ("sport" in entry and entry["proto"] in ("tcp", "udp") and covered(packet(entry), approvals)):
+                found.append({**entry, "boundary": boundary})
     return found, ""
 
 
 def _count_open(entry: dict[str, str], flows: dict[Key, Seen], sockets: _Sockets, at: float, now: int) -> None:
+    passing = "tracked_" + entry["boundary"] if entry.get("boundary") else "tracked"
     if "sport" not in entry:
         key = Key(str(ipaddress.ip_address(entry["src"])), str(ipaddress.ip_address(entry["dst"])), proto_name(entry["proto"]), 0)
-        where = "tracked"
+        where = passing
     else:
         one = packet(entry)
-        where = "out" if one in sockets.ends else "in" if one.back() in sockets.ends else "tracked"
+        where = "out" if one in sockets.ends else "in" if one.back() in sockets.ends else passing
         there, back = Key(one.source, one.target, one.proto, one.dport), Key(one.target, one.source, one.proto, one.sport)
-        key = back if where == "tracked" and there not in flows and back in flows else there
-        if where != "tracked":
+        key = back if where == passing and there not in flows and back in flows else there
+        if where != passing:
             key, where, _guessed = _initiated(where, one, flows, sockets)
     seen = flows.setdefault(key, Seen())
     seen.at(at)
@@ -282,8 +307,13 @@ def _flow(key: Key, seen: Seen, approvals: dict[tuple[str, str, str, int], Pair]
         "processes": sorted(seen.processes),
         "guessed": seen.guessed,
         # What is dropped for its source or its rate is not explained by an approval.
-        "conduit": pair.conduit if pair is not None and not seen.where & {"spoof", "limits"} else "",
+        "conduit": pair.conduit if pair is not None and not spoilt(seen.where) else "",
     }
+
+
+def spoilt(where: Iterable[str]) -> bool:
+    """Was it to be dropped for its source or its rate?"""
+    return bool(SPOILT & {place.partition("_")[0] for place in where})
 
 
 def unexplained(flows: Iterable[Mapping[str, Any]], cut_flows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -307,27 +337,66 @@ def text(flow: Mapping[str, Any]) -> str:
     return f"{flow['source']} → {flow['target']} {flow['proto']}" + (f"/{flow['port']}" if flow["port"] else "")
 
 
-def may_enforce(flows: list[dict[str, Any]], cut_flows: list[dict[str, Any]], approved_by: str) -> None:
-    """Raises FirewallError unless every observed flow is explained and, where there is one, a person is named."""
-    try:
-        left = unexplained(flows, cut_flows)
-    except ValueError as error:
-        raise FirewallError(f"firewall_cut_flows: {error}; write addresses or networks") from error
-    if left:
-        shown = "; ".join(text(flow) for flow in left[:5]) + ("; …" if len(left) > 5 else "")
-        raise FirewallError(
-            f"this host observes, and enforce would cut {len(left)} flow(s) that nobody explained: {shown}. Nothing was changed. Approve conduits for "
-            "them (hnai_conduits), or name them in firewall_cut_flows with a reason; playbooks/firewall_observed.yml lists and proposes"
-        )
-    if flows and not approved_by.strip():
-        raise FirewallError(
-            f"this host observes, and has seen {len(flows)} flow(s) that its rules did not know. Nothing was changed. Whoever looked at the list is named "
-            "in firewall_approved_by, beside firewall_mode: enforce"
-        )
+def refused(flows: Iterable[Mapping[str, Any]], modes: Modes) -> dict[Side, list[Mapping[str, Any]]]:
+    """The flows that `modes` would refuse, by who answers for it."""
+    found: dict[Side, list[Mapping[str, Any]]] = {}
+    for flow in flows:
+        for side in {modes.charge(flow["source"], flow["target"], place) for place in flow["where"]}:
+            if side.mode == "enforce":
+                found.setdefault(side, []).append(flow)
+    return {side: found[side] for side in sorted(found, key=lambda one: one.id)}
 
 
-def forget(state: Path) -> None:
-    """What was seen before a person approved the change to enforce."""
-    for kind in ("*.json", "*.open"):
-        for path in (state / "observed").glob(kind):
-            path.unlink(missing_ok=True)
+def may_enforce(flows: list[dict[str, Any]], cut_flows: list[dict[str, Any]], modes: Modes) -> None:
+    """Raises FirewallError unless every observed flow that is to be refused is explained and, where there is one, a person is named."""
+    for side, mine in refused(flows, modes).items():
+        who = f"boundary {side.id}" if side.id else "this host"
+        place = f"of hnai_boundaries.{side.id}, " if side.id else ""
+        try:
+            left = unexplained(mine, cut_flows)
+        except ValueError as error:
+            raise FirewallError(f"firewall_cut_flows: {error}; write addresses or networks") from error
+        if left:
+            shown = "; ".join(text(flow) for flow in left[:5]) + ("; …" if len(left) > 5 else "")
+            raise FirewallError(
+                f"{who} observes, and enforce would cut {len(left)} flow(s) that nobody explained: {shown}. Nothing was changed. Approve conduits for "
+                "them (hnai_conduits), or name them in firewall_cut_flows with a reason; playbooks/firewall_observed.yml lists and proposes"
+            )
+        if not side.approved_by.strip():
+            raise FirewallError(
+                f"{who} observes, and has seen {len(mine)} flow(s) that its rules did not know. Nothing was changed. Whoever looked at the list is named "
+                f"in firewall_approved_by, {place}beside firewall_mode: enforce"
+            )
+
+
+def forget(state: Path, modes: Modes) -> None:
+    """What was seen before a person approved the change to enforce; what goes on to be observed stays."""
+
+    def stays(source: str, target: str, place: str) -> bool:
+        return modes.charge(source, target, place).mode == "observe"
+
+    for path in (state / "observed").glob("*.json"):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        sets = [item["set"] for item in kept["nftables"] if _SET.match((item.get("set") or {}).get("name") or "")]
+        for one in sets:
+            place = _SET.match(one["name"])[3]  # type: ignore[index]
+            ends = [(element, _parts(element)) for element in one.get("elem") or []]
+            one["elem"] = [element for element, parts in ends if stays(parts[0], parts[1], place)]
+        _rewrite(path, kept, any(one["elem"] for one in sets))
+    for path in (state / "observed").glob("*.open"):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept["open"] = [entry for entry in kept["open"] if stays(entry["src"], entry["dst"], "tracked_" + entry.get("boundary", ""))]
+        _rewrite(path, kept, bool(kept["open"]))
+
+
+def _rewrite(path: Path, content: Any, needed: bool) -> None:
+    """With the time that it had: flows are dated by it."""
+    if not needed:
+        path.unlink(missing_ok=True)
+        return
+    before = path.stat()
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    os.utime(temporary, ns=(before.st_atime_ns, before.st_mtime_ns))
+    temporary.chmod(0o600)
+    temporary.replace(path)

@@ -127,9 +127,7 @@ error:
   type: str
 """
 
-import os
 import secrets
-import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -139,18 +137,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDI
 from ansible_collections.hnai.platform.plugins.module_utils.zones import live
 from ansible_collections.hnai.platform.plugins.module_utils.zones import static as rules
 from ansible_collections.hnai.platform.plugins.module_utils.zones.sessions import read_counters, read_sessions
-
-
-def _read(argv: list[str]) -> str:
-    """A command's output; OSError with the reason."""
-    environment = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=15, check=False, env=environment, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"{argv[0]} gave no answer") from error
-    if done.returncode:
-        raise OSError(f"rc {done.returncode}: {done.stderr.strip()[:300]}")
-    return done.stdout
 
 
 def _text_of(path: str) -> str:
@@ -164,7 +150,7 @@ def listen(params: dict[str, Any]) -> dict[str, Any]:
     run = "hnai-zones-" + secrets.token_hex(8)
     found: dict[str, Any] = {"run": run, "slot": secrets.randbelow(100)}
     if work.get("managed", True):
-        found |= {"sessions": read_sessions(_read, _text_of), "before": read_counters(_read)}
+        found |= {"sessions": read_sessions(run_command, _text_of), "before": read_counters(run_command)}
         found |= live.listen(work["addresses"], work["tcp"], work["udp"], run, params["seconds"])
     return found
 
@@ -180,7 +166,7 @@ def collect(params: dict[str, Any]) -> dict[str, Any]:
     """The counters, and what the receiver noted."""
     if not params["work"].get("managed", True):
         return {}
-    found: dict[str, Any] = {"after": read_counters(_read)}
+    found: dict[str, Any] = {"after": read_counters(run_command)}
     try:
         return {**found, **live.collect(params["run"], params["call_timeout"])}
     except OSError as error:

@@ -22,9 +22,10 @@ description:
     its connection says nothing.
   - The host is at the ruleset when it is the confirmed one and the loaded table is what it became. A rule added or
     removed by hand is a change.
-  - Afterwards exactly those tracked connections are deleted that no approved conduit covers, with O(mode=enforce).
-  - A host that observes is set to enforce only when every flow that enforce would cut is approved by a conduit or listed in
-    O(cut_flows), and a person is named in O(approved_by).
+  - Afterwards exactly those tracked connections are deleted that no approved conduit covers, with O(mode=enforce); over a boundary with a
+    mode of its own, with that.
+  - A host, or a boundary, that observes is set to enforce only when every flow that enforce would cut there is approved by a conduit or
+    listed in O(cut_flows), and a person is named in its C(approved_by).
   - The controller part opens the new connections with the connection options of the host (C(ansible_ssh_common_args)
     and so on), and needs a login by key.
 options:
@@ -82,6 +83,35 @@ options:
     description: Who approved that this host enforces. Recorded with the confirmed ruleset.
     type: str
     default: ""
+  boundaries:
+    description: The boundaries of a router that have a mode of their own, as the filter P(hnai.platform.nft_boundaries#filter) gives them.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      id:
+        description: The boundary.
+        type: str
+        required: true
+      mode:
+        description: Its mode; O(mode) holds for everything else.
+        type: str
+        choices: [enforce, observe]
+        required: true
+      approved_by:
+        description: Who approved that it enforces.
+        type: str
+        default: ""
+      zones:
+        description: The networks of the one zone and of the other.
+        type: list
+        elements: list
+        required: true
+      own:
+        description: Addresses of this host, which crosses nothing.
+        type: list
+        elements: str
+        required: true
   cut_flows:
     description: Flows that were seen in V(observe) and are to be cut.
     type: list
@@ -188,6 +218,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils import firewall_observed
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import Firewall, FirewallError, cut
+from ansible_collections.hnai.platform.plugins.module_utils.firewall_modes import Modes
 from ansible_collections.hnai.platform.plugins.module_utils.firewall_proof import connect
 from ansible_collections.hnai.platform.plugins.module_utils.firewall_run import run
 
@@ -197,6 +228,13 @@ FLOW = {
     "proto": {"type": "str", "required": True},
     "port": {"type": "int"},
     "reason": {"type": "str", "required": True},
+}
+BOUNDARY = {
+    "id": {"type": "str", "required": True},
+    "mode": {"type": "str", "choices": ["enforce", "observe"], "required": True},
+    "approved_by": {"type": "str", "default": ""},
+    "zones": {"type": "list", "elements": "list", "required": True},
+    "own": {"type": "list", "elements": "str", "required": True},
 }
 APPROVED = {
     "id": {"type": "str"},
@@ -209,7 +247,7 @@ APPROVED = {
 }
 
 
-def check(module: AnsibleModule, firewall: Firewall) -> dict[str, Any]:
+def check(module: AnsibleModule, firewall: Firewall, modes: Modes) -> dict[str, Any]:
     """Is there something to do, would nft take it, and may a host that observes enforce?"""
     ruleset = module.params["ruleset"]
     diff = [{"before": firewall.confirmed_text(), "after": ruleset, "before_header": "confirmed", "after_header": "approved conduits"}]
@@ -221,9 +259,9 @@ def check(module: AnsibleModule, firewall: Firewall) -> dict[str, Any]:
             if confirmed != loaded:
                 headers = {"before_header": "the table as it is loaded", "after_header": "the table as it was confirmed"}
                 diff.append({"before": loaded, "after": confirmed, **headers})
-            if module.params["mode"] == "enforce" and firewall.observing():
-                flows = firewall_observed.observed(run, firewall.state, time.time(), module.params["approved"] or [])["flows"]
-                firewall_observed.may_enforce(flows, module.params["cut_flows"], module.params["approved_by"])
+            if modes.some("enforce") and firewall.observing():
+                flows = firewall_observed.observed(run, firewall.state, time.time(), module.params["approved"] or [], modes)["flows"]
+                firewall_observed.may_enforce(flows, module.params["cut_flows"], modes)
     except FileNotFoundError:
         if not module.check_mode:
             raise
@@ -231,12 +269,12 @@ def check(module: AnsibleModule, firewall: Firewall) -> dict[str, Any]:
     return {"changed": bool(reasons), "reasons": reasons, "diff": diff}
 
 
-def settle(module: AnsibleModule, firewall: Firewall) -> dict[str, Any]:
+def settle(module: AnsibleModule, firewall: Firewall, modes: Modes) -> dict[str, Any]:
     """After the confirm: connections that no conduit covers any more, and what was seen in a mode that is over."""
-    if module.params["mode"] != "enforce":
+    if not modes.some("enforce"):
         return {"changed": False}
-    deleted, note = cut(run, module.params["approved"] or [])
-    firewall_observed.forget(firewall.state)
+    deleted, note = cut(run, module.params["approved"] or [], modes)
+    firewall_observed.forget(firewall.state, modes)
     return {"changed": bool(deleted), "deleted_connections": deleted, **({"note": note} if note else {})}
 
 
@@ -249,6 +287,7 @@ def main() -> None:
             "approved": {"type": "list", "elements": "dict", "options": APPROVED},
             "mode": {"type": "str", "choices": ["enforce", "observe"], "default": "enforce"},
             "approved_by": {"type": "str", "default": ""},
+            "boundaries": {"type": "list", "elements": "dict", "default": [], "options": BOUNDARY},
             "cut_flows": {"type": "list", "elements": "dict", "default": [], "options": FLOW},
             "look_s": {"type": "float", "default": 3.0},
             "revert_after_s": {"type": "int", "default": 30},
@@ -261,21 +300,22 @@ def main() -> None:
     )
     firewall = Firewall(run)
     step, approved = module.params["step"], module.params["approved"] or []
+    modes = Modes(module.params["mode"], module.params["boundaries"], module.params["approved_by"])
     try:
         if step == "all":
             raise FirewallError("the change is confirmed from the controller: call hnai.platform.firewall by its full name")
         if step == "check" or module.check_mode:
-            module.exit_json(**check(module, firewall))
+            module.exit_json(**check(module, firewall, modes))
         if step == "look":
             module.exit_json(changed=False, looked=firewall.look(approved, module.params["look_s"], time.sleep, connect))
         if step == "apply":
             run_id, seconds = module.params["run_id"] or "", module.params["revert_after_s"]
-            armed = firewall.apply(module.params["ruleset"], run_id, seconds, time.monotonic, module.params["approved_by"], module.params["approved"])
+            armed = firewall.apply(module.params["ruleset"], run_id, seconds, time.monotonic, modes, module.params["approved"])
             module.exit_json(changed=True, armed_s=armed)
         if step == "still":
             looked, wait = module.params["looked"], module.params["wait_s"]
             module.exit_json(changed=False, **firewall.still(looked, approved, wait, time.monotonic, time.sleep, connect))
-        module.exit_json(**settle(module, firewall))
+        module.exit_json(**settle(module, firewall, modes))
     except (FirewallError, OSError, subprocess.TimeoutExpired) as error:
         module.fail_json(msg=f"firewall: {error}")
 

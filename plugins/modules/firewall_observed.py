@@ -21,6 +21,11 @@ options:
     type: list
     elements: dict
     required: true
+  boundaries:
+    description: The boundaries of a router that have a mode of their own, as the filter P(hnai.platform.nft_boundaries#filter) gives them.
+    type: list
+    elements: dict
+    default: []
 attributes:
   platform:
     description: Linux with nftables.
@@ -55,7 +60,9 @@ flows:
       description: Port of the target, 0 where the protocol has none.
       type: int
     where:
-      description: How this host sees it, of V(in), V(out), V(forward), V(tracked), V(spoof) and V(limits).
+      description:
+        - How this host sees it, of V(in), V(out), V(forward), V(tracked), V(spoof) and V(limits); with C(_) and the boundary's id where that
+          has a mode of its own.
       type: list
     first:
       description: When it was first seen, in seconds since 1970; at most 30 days ago.
@@ -87,9 +94,14 @@ full:
   type: list
   elements: str
 observing:
-  description: Whether the loaded rules observe.
+  description: Whether the loaded rules, or some of their boundaries, observe.
   returned: always
   type: bool
+observes:
+  description: The boundaries whose loaded rules observe; an empty name stands for all that no boundary with a mode of its own is.
+  returned: always
+  type: list
+  elements: str
 note:
   description: What could not be read.
   returned: always
@@ -102,6 +114,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import STATE
+from ansible_collections.hnai.platform.plugins.module_utils.firewall_modes import Modes
 from ansible_collections.hnai.platform.plugins.module_utils.firewall_observed import observed
 from ansible_collections.hnai.platform.plugins.module_utils.firewall_run import run
 
@@ -109,11 +122,15 @@ from ansible_collections.hnai.platform.plugins.module_utils.firewall_run import 
 def main() -> None:
     """One read."""
     module = AnsibleModule(
-        argument_spec={"approved": {"type": "list", "elements": "dict", "required": True}},
+        argument_spec={
+            "approved": {"type": "list", "elements": "dict", "required": True},
+            "boundaries": {"type": "list", "elements": "dict", "default": []},
+        },
         supports_check_mode=True,
     )
     try:
-        module.exit_json(changed=False, **observed(run, STATE, time.time(), module.params["approved"]))
+        modes = Modes("observe", module.params["boundaries"])
+        module.exit_json(changed=False, **observed(run, STATE, time.time(), module.params["approved"], modes))
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         module.fail_json(msg=f"firewall_observed: {error}")
 

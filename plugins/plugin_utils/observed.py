@@ -12,16 +12,15 @@ from typing import Any
 
 import yaml
 
-from ansible_collections.hnai.platform.plugins.module_utils.firewall_observed import text, unexplained
+from ansible_collections.hnai.platform.plugins.module_utils.firewall_modes import Modes
+from ansible_collections.hnai.platform.plugins.module_utils.firewall_observed import refused, spoilt, text, unexplained
 from ansible_collections.hnai.platform.plugins.module_utils.firewall_proof import book
 from ansible_collections.hnai.platform.plugins.module_utils.zones.law import dial
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import JUMP_GROUP, NTP, SSH, Node, Problem, Service, Site
-from ansible_collections.hnai.platform.plugins.module_utils.zones.nft import approved
+from ansible_collections.hnai.platform.plugins.module_utils.zones.nft import approved, boundaries
 
 #: What a host's result leaves in the record.
-_KEPT = ("flows", "full", "observing", "note")
-#: What is dropped for its source or its rate is not explained by an approval.
-_SPOILT = {"spoof", "limits"}
+_KEPT = ("flows", "full", "observing", "observes", "note")
 
 
 def read(path: str) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def report(site: Site, results: Mapping[str, Mapping[str, Any]], at: str, kept: str = "") -> dict[str, Any]:
-    """{record: {hosts: {host: {at, flows, full, observing, note}}, flows: [row]}, table, proposal}."""
+    """{record: {hosts: {host: {at, flows, full, observing, observes, note}}, flows: [row]}, table, proposal}."""
     hosts = dict(read(kept).get("hosts") or {})
     hosts.update({host: {"at": at, **{key: result[key] for key in _KEPT}} for host, result in results.items() if "flows" in result})
     seen = {host: entry for host, entry in hosts.items() if entry["observing"] or entry["flows"]}
@@ -89,7 +88,8 @@ def table(rows: Iterable[Mapping[str, Any]], hosts: Mapping[str, Mapping[str, An
     out = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
     out += [f"{host}: more was seen than could be written down ({', '.join(entry['full'])})" for host, entry in sorted(hosts.items()) if entry["full"]]
     out += [f"{host}: {entry['note']}" for host, entry in sorted(hosts.items()) if entry["note"]]
-    observing = ", ".join(sorted(host for host, entry in hosts.items() if entry["observing"])) or "nobody"
+    watchers = sorted(f"{host} over {name}" if name else host for host, entry in hosts.items() if entry["observing"] for name in entry.get("observes") or [""])
+    observing = ", ".join(watchers) or "nobody"
     left = sum(not row["conduit"] for row in rows)
     return "\n".join([*out, f"observing: {observing}; {left} flow(s) that enforce would cut"])
 
@@ -120,7 +120,7 @@ def proposal(site: Site, rows: Iterable[Mapping[str, Any]], at: str) -> str:
 
 def _not_proposed(site: Site, row: Mapping[str, Any], source: Node | None, target: Node | None) -> str:
     """Why a flow is no conduit, '' if it could be one."""
-    if {where.rpartition(":")[2] for where in row["where"]} & _SPOILT:
+    if spoilt(where.rpartition(":")[2] for where in row["where"]):
         return "its source does not belong to the zone it comes from, or it is over the limits of its conduit: no approval changes that"
     if row["proto"] not in ("tcp", "udp") or not row["port"]:
         return "a conduit is one port of tcp or udp"
@@ -173,11 +173,11 @@ def _conduit(site: Site, number: int, source: str, target: str, proto: str, port
 
 def _approved_now(flow: Mapping[str, Any], approvals: Mapping[tuple[str, str, str, int], Any]) -> str:
     known = (flow["source"], flow["target"], flow["proto"], flow["port"]) in approvals
-    return "approved" if known and not _SPOILT & set(flow["where"]) else ""
+    return "approved" if known and not spoilt(flow["where"]) else ""
 
 
 def problems(site: Site, record: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
-    """Hosts that observed, and are to enforce, while a flow is not explained or nobody is named.
+    """Hosts and boundaries that observed, and are to enforce, while a flow is not explained or nobody is named.
 
     `wanted`: {host: {firewall_mode, firewall_approved_by, firewall_cut_flows}} of the inventory, as far as set there.
     """
@@ -187,23 +187,28 @@ def problems(site: Site, record: Mapping[str, Any], wanted: Mapping[str, Mapping
     for host, entry in sorted((record.get("hosts") or {}).items()):
         variables = wanted.get(host, {})
         flows = entry.get("flows") or []
-        if host not in site.nodes or not entry.get("observing") or not flows or variables.get("firewall_mode", "enforce") != "enforce":
+        if host not in site.nodes or not entry.get("observing") or not flows:
             continue
         approvals = book(approved(site, host))
+        modes = Modes(variables.get("firewall_mode", "enforce"), boundaries(site, host), str(variables.get("firewall_approved_by") or ""))
         current = [{**flow, "conduit": _approved_now(flow, approvals)} for flow in flows]
-        file = site.file("firewall_mode") or "inventory"
-        try:
-            left = unexplained(current, variables.get("firewall_cut_flows") or [])
-        except (KeyError, TypeError, ValueError) as error:
-            remedy = "write {source, target, proto, port, reason}, source and target as addresses or networks"
-            found.append(Problem(site.file("firewall_cut_flows"), f"{host}: firewall_cut_flows", f"cannot be used: {error}", remedy, "observe"))
-            continue
-        if left:
-            shown = "; ".join(text(flow) for flow in left[:5]) + ("; …" if len(left) > 5 else "")
-            message = f"enforce would cut {len(left)} flow(s) that {host} has observed and nobody explained: {shown}"
-            remedy = "approve conduits (hnai_conduits; <hnai_state_dir>/firewall/observed.yml proposes), name them in firewall_cut_flows, or stay with observe"
-            found.append(Problem(file, f"{host}: firewall_mode", message, remedy, "observe"))
-        elif not str(variables.get("firewall_approved_by") or "").strip():
-            message = f"{host} has observed {len(flows)} flow(s), and nobody is named who approved that it enforces"
-            found.append(Problem(file, f"{host}: firewall_approved_by", message, "set firewall_approved_by to the name of who looked at the list", "observe"))
+        for side, mine in refused(current, modes).items():
+            file = site.file("hnai_boundaries") if side.id else site.file("firewall_mode") or "inventory"
+            where, who = (f"hnai_boundaries.{side.id}.", f"{host} over {side.id}") if side.id else (f"{host}: ", host)
+            try:
+                left = unexplained(mine, variables.get("firewall_cut_flows") or [])
+            except (KeyError, TypeError, ValueError) as error:
+                remedy = "write {source, target, proto, port, reason}, source and target as addresses or networks"
+                found.append(Problem(site.file("firewall_cut_flows"), f"{host}: firewall_cut_flows", f"cannot be used: {error}", remedy, "observe"))
+                break
+            if left:
+                shown = "; ".join(text(flow) for flow in left[:5]) + ("; …" if len(left) > 5 else "")
+                message = f"enforce would cut {len(left)} flow(s) that {who} has observed and nobody explained: {shown}"
+                conduits = "hnai_conduits; <hnai_state_dir>/firewall/observed.yml proposes"
+                remedy = f"approve conduits ({conduits}), name them in firewall_cut_flows, or stay with observe"
+                found.append(Problem(file, f"{where}firewall_mode", message, remedy, "observe"))
+            elif not side.approved_by.strip():
+                message = f"{who} has observed {len(mine)} flow(s), and nobody is named who approved that it enforces"
+                remedy = "set firewall_approved_by to the name of who looked at the list"
+                found.append(Problem(file, f"{where}firewall_approved_by", message, remedy, "observe"))
     return found

@@ -15,7 +15,7 @@ import mutants
 from namespaces import lacks
 
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import digest, normalise
-from ansible_collections.hnai.platform.plugins.module_utils.zones import nft, ruleset, static
+from ansible_collections.hnai.platform.plugins.module_utils.zones import expectation, nft, rules, ruleset
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import collect
 
@@ -60,14 +60,14 @@ def places(site: Site) -> dict[int, list[str]]:
 def test_every_mutant_is_found_or_proven_to_be_none(site: Site, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert not lacks(), f"this machine lacks {lacks()}"
     originals = {host: nft.ruleset(site, host) for host in HOSTS}
-    expected = {host: static.expectation(site, host) for host in HOSTS}
+    expected = {host: expectation.expectation(site, host) for host in HOSTS}
     everything = [mutant for host in HOSTS for mutant in mutants.mutants(host, originals[host])]
     chosen = mutants.drawn(everything, seed, EACH)
     read = mutants.Nft.read([*originals.values(), *(one.text for one in chosen)])
     plain = dict(zip(originals, read[: len(originals)]))
     for host, listing in plain.items():
         assert not isinstance(listing, str), listing
-        judgement = static.judge(listing[0], expected[host], "enforce", (), lambda _name: None)
+        judgement = rules.judge(listing[0], expected[host], "enforce", (), lambda _name: None)
         assert not judgement.all and not judgement.unknown, (host, [one.line for one in judgement.all])
 
     refused: Counter[str] = Counter()
@@ -89,7 +89,7 @@ def test_every_mutant_is_found_or_proven_to_be_none(site: Site, seed: int, capsy
             continue
         seen.add(fingerprint)
         taken[mutant.operator] += 1
-        judgement = static.judge(listing[0], expected[mutant.host], "enforce", (), lambda _name: None, None, ruleset.dormant(listing[1]))
+        judgement = rules.judge(listing[0], expected[mutant.host], "enforce", (), lambda _name: None, None, ruleset.dormant(listing[1]))
         sure = [one for one in judgement.all if one.sure]
         if sure:
             by[sure[0].kind] += 1

@@ -23,12 +23,16 @@ from ansible_collections.hnai.platform.plugins.module_utils.firewall import (
     own_table_only,
     uncovered,
 )
+from ansible_collections.hnai.platform.plugins.module_utils.firewall_modes import Modes
 from ansible_collections.hnai.platform.plugins.plugin_utils import ssh_login
 
 SCRIPT = Path(__file__).parents[2] / "roles/firewall/tree/usr/local/sbin/hnai-firewall"
 TABLE = "table inet hnai\ndelete table inet hnai\ntable inet hnai {\n  chain input {\n    RULE\n  }\n}\n"
 GOOD = TABLE.replace("RULE", 'counter accept comment "good"')
 NEXT = TABLE.replace("RULE", 'counter accept comment "next"')
+BOUNDARY: dict[str, Any] = {
+    "id": "plant", "mode": "enforce", "approved_by": "their engineer", "zones": [["10.0.2.0/24"], ["10.0.3.0/24"]], "own": ["10.0.2.254", "10.0.3.254"],
+}  # fmt: skip
 BAD = TABLE.replace("RULE", "nonsense")
 
 
@@ -242,9 +246,12 @@ def test_the_drift_is_shown_as_nft_lists_it(host: Host, firewall: Firewall) -> N
 
 
 def test_who_approved_is_recorded(host: Host, firewall: Firewall) -> None:
-    firewall.apply(GOOD, "run001", 30, lambda: 0.0, "an engineer")
+    firewall.apply(GOOD, "run001", 30, lambda: 0.0, Modes("enforce", [BOUNDARY], "an engineer"))
     host.script("confirm", "run001")
-    assert json.loads((host.state / "confirmed.json").read_text(encoding="utf-8"))["approved_by"] == "an engineer"
+    record = json.loads((host.state / "confirmed.json").read_text(encoding="utf-8"))
+    assert (record["approved_by"], record["boundaries_approved_by"]) == ("an engineer", {"plant": "their engineer"})
+    firewall.apply(GOOD, "run002", 30, lambda: 0.0, Modes("enforce"))
+    assert not {"approved_by", "boundaries_approved_by"} & set(json.loads((host.state / "pending.json").read_text(encoding="utf-8")))
 
 
 def packet(number: int, port: int = 9094) -> proof.Packet:
@@ -381,7 +388,7 @@ def test_exactly_the_uncovered_connections_are_cut() -> None:
         calls.append(argv)
         return 0, LISTING if argv[-1] == "ipv4" else "", ""
 
-    deleted, note = cut(run, APPROVED)
+    deleted, note = cut(run, APPROVED, Modes("enforce"))
     assert [(item["src"], item.get("sport")) for item in deleted] == [("10.0.4.12", "50000"), ("10.0.3.11", "5"), ("10.0.3.11", None), ("10.0.3.11", None)]
     assert note == ""
     removals = [argv for argv in calls if "-D" in argv]
@@ -398,7 +405,7 @@ def test_what_could_not_be_deleted_is_said() -> None:
         gone = "50000" in argv
         return 1, "", "conntrack v1.4.7: 0 flow entries have been deleted." if gone else "Operation not permitted"
 
-    deleted, note = cut(run, APPROVED)
+    deleted, note = cut(run, APPROVED, Modes("enforce"))
     assert deleted == [] and "udp 10.0.3.11 → 10.0.35.11: Operation not permitted" in note and "tcp" not in note
 
 
@@ -406,7 +413,7 @@ def test_without_conntrack_it_says_so() -> None:
     def run(_argv: list[str], _stdin: str | None) -> tuple[int, str, str]:
         raise FileNotFoundError
 
-    assert cut(run, APPROVED)[1].startswith("conntrack is not installed")
+    assert cut(run, APPROVED, Modes("enforce"))[1].startswith("conntrack is not installed")
 
 
 def test_the_proof_shares_no_connection() -> None:

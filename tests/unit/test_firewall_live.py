@@ -14,6 +14,7 @@ from firewall_stand import Session, Stand, stand, until
 
 from ansible_collections.hnai.platform.plugins.module_utils import firewall_observed as seen
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import Firewall, FirewallError, cut
+from ansible_collections.hnai.platform.plugins.module_utils.firewall_modes import Modes
 from ansible_collections.hnai.platform.plugins.module_utils.zones import nft
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
 
@@ -142,13 +143,13 @@ def test_a_removed_conduit_ends_its_sessions_and_no_other(host: Live) -> None:
     assert host.place.script("confirm", "run001").returncode == 0
     # The rule for established connections alone would carry them on for ever.
     assert all(one.goes_on() for one in host.sessions)
-    deleted, note = cut(host.place.run, approved(5001))
+    deleted, note = cut(host.place.run, approved(5001), Modes("enforce"))
     assert sorted((one["src"], one["dst"], one["dport"]) for one in deleted) == [(PEER4, HOST4, "5002"), (PEER6, HOST6, "5002")] and not note
     time.sleep(0.3)
     counts = [one.heard() for one in host.second]
     assert host.first.goes_on()
     assert not any(one.goes_on(1.0) for one in host.second) and [one.heard() for one in host.second] == counts
-    assert cut(host.place.run, approved(5001)) == ([], "")
+    assert cut(host.place.run, approved(5001), Modes("enforce")) == ([], "")
 
 
 def test_a_rule_added_by_hand_is_shown_and_goes_and_a_foreign_table_stays(host: Live) -> None:
@@ -204,7 +205,7 @@ def test_observe_lists_exactly_what_enforce_would_cut(tmp_path: Path) -> None:
         dialled = place.spawn(place.host, OUT)
         assert dialled.stdout is not None and dialled.stdout.readline().strip() == b"ready"
         assert all(one.goes_on() for one in older)
-        found = seen.observed(place.run, place.state, time.time(), items)
+        found = seen.observed(place.run, place.state, time.time(), items, Modes("observe"))
         assert {(f["source"], f["target"], f["proto"], f["port"], *f["where"]) for f in found["flows"]} == expected, found["flows"]
         assert (found["full"], found["observing"], found["note"]) == ([], True, "")
         assert not any(f["guessed"] or f["conduit"] for f in found["flows"])
@@ -220,12 +221,12 @@ def test_observe_lists_exactly_what_enforce_would_cut(tmp_path: Path) -> None:
         firewall.apply(text + "# later\n", "run002", 300, time.monotonic)
         place.script("confirm", "run002")
         assert place.script("keep").returncode == 0 and place.script("load").returncode == 0
-        again = seen.observed(place.run, place.state, time.time(), items)
+        again = seen.observed(place.run, place.state, time.time(), items, Modes("observe"))
         assert {(f["source"], f["target"], f["proto"], f["port"]) for f in again["flows"]} == {one[:4] for one in expected}
         assert {(f["source"], f["port"]): f["count"] for f in again["flows"]}["10.0.35.11", 2222] == 2
 
         with pytest.raises(FirewallError, match="would cut 6 flow"):
-            seen.may_enforce(again["flows"], [], "somebody")
+            seen.may_enforce(again["flows"], [], Modes("enforce", approved_by="somebody"))
 
 
 @pytest.mark.parametrize("tracked", [False, True], ids=["nobody tracked it", "tracked before"])
@@ -248,7 +249,7 @@ def test_what_was_open_before_the_rules_and_ended_before_the_list_is_on_it(tmp_p
             place.nft("-f", "-", stdin="table inet theirs { chain in { type filter hook input priority 0; ct state invalid counter; }; }")
             go.touch()
             assert all(one.goes_on() for one in older)
-        firewall.apply(text, "run001", 300, time.monotonic, "", items)
+        firewall.apply(text, "run001", 300, time.monotonic, Modes("observe"), items)
         assert place.script("confirm", "run001").returncode == 0
         go.touch()
         assert all(one.goes_on() for one in older)
@@ -257,7 +258,7 @@ def test_what_was_open_before_the_rules_and_ended_before_the_list_is_on_it(tmp_p
             one.process.wait(10)
         time.sleep(0.2)
         place.run(["conntrack", "-F"], None)
-        found = seen.observed(place.run, place.state, time.time(), items)
+        found = seen.observed(place.run, place.state, time.time(), items, Modes("observe"))
         assert {(f["source"], f["target"], f["proto"], f["port"], f["open"], f["guessed"], *f["where"]) for f in found["flows"]} == {
             ("10.0.4.12", "10.0.3.11", "tcp", 7000, 0, False, "in"),
             ("fd00:35::11", "fd00:3::11", "tcp", 7000, 0, False, "in"),
@@ -265,25 +266,25 @@ def test_what_was_open_before_the_rules_and_ended_before_the_list_is_on_it(tmp_p
         }, found["flows"]
         # Who is silent at the load is tracked by nobody: the sets alone have to say it.
         assert bool(list((place.state / "observed").glob("*.open"))) == tracked
-        seen.forget(place.state)
+        seen.forget(place.state, Modes("enforce"))
         assert not list((place.state / "observed").glob("*.open"))
 
 
 def flow(**more: Any) -> dict[str, Any]:
-    return {"source": "10.0.4.12", "target": "10.0.3.11", "proto": "tcp", "port": 7000, "conduit": "", **more}
+    return {"source": "10.0.4.12", "target": "10.0.3.11", "proto": "tcp", "port": 7000, "where": ["in"], "conduit": "", **more}
 
 
 def test_enforce_needs_an_explanation_of_each_flow_and_a_name() -> None:
     wanted = [{"source": "10.0.4.0/24", "target": "10.0.3.11", "proto": "tcp", "port": 7000, "reason": "old"}]
-    seen.may_enforce([], [], "")
+    seen.may_enforce([], [], Modes("enforce", approved_by=""))
     with pytest.raises(FirewallError, match=r"10\.0\.4\.12 → 10\.0\.3\.11 tcp/7000.*hnai_conduits.*firewall_cut_flows"):
-        seen.may_enforce([flow()], [], "a name")
+        seen.may_enforce([flow()], [], Modes("enforce", approved_by="a name"))
     for explained, cut_flows in ((flow(conduit="C-1"), []), (flow(), wanted)):
         with pytest.raises(FirewallError, match="firewall_approved_by"):
-            seen.may_enforce([explained], cut_flows, " ")
-        seen.may_enforce([explained], cut_flows, "a name")
+            seen.may_enforce([explained], cut_flows, Modes("enforce", approved_by=" "))
+        seen.may_enforce([explained], cut_flows, Modes("enforce", approved_by="a name"))
     for other in (flow(port=7001), flow(source="10.0.5.1"), flow(proto="udp"), flow(target="10.0.3.12")):
         with pytest.raises(FirewallError, match="would cut 1"):
-            seen.may_enforce([other], wanted, "a name")
+            seen.may_enforce([other], wanted, Modes("enforce", approved_by="a name"))
     with pytest.raises(FirewallError, match="write addresses"):
-        seen.may_enforce([flow()], [{**wanted[0], "source": "edge1"}], "a name")
+        seen.may_enforce([flow()], [{**wanted[0], "source": "edge1"}], Modes("enforce", approved_by="a name"))

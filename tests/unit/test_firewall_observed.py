@@ -13,6 +13,7 @@ import yaml
 
 from ansible_collections.hnai.platform.plugins.action import firewall as action
 from ansible_collections.hnai.platform.plugins.module_utils import firewall_observed as seen
+from ansible_collections.hnai.platform.plugins.module_utils.firewall_modes import Modes
 from ansible_collections.hnai.platform.plugins.module_utils.zones import nft, observe
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
 from ansible_collections.hnai.platform.plugins.plugin_utils import observed
@@ -71,7 +72,7 @@ def result(state: Path, text: str, items: list[dict[str, Any]], conntrack: str =
             return (0, text, "") if text else (1, "", "No such file or directory")
         return (0, SOCKETS, "") if argv[0] == "ss" else (0, conntrack if "ipv4" in argv else "", "")
 
-    return seen.observed(run, state, AT, items)
+    return seen.observed(run, state, AT, items, Modes("observe"))
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_what_replaced_tables_had_seen_is_added_and_their_own_twin_is_not(site: 
     flows = {seen.text(flow): flow for flow in found["flows"]}
     assert flows["10.0.9.50 → 10.0.3.11 tcp/8080"]["count"] == 27
     assert found["full"] == ["out"]
-    seen.forget(tmp_path)
+    seen.forget(tmp_path, Modes("enforce"))
     assert result(tmp_path, listing(SETS), [])["full"] == []
     gone = result(tmp_path, "", [])
     assert (gone["flows"], gone["observing"]) == ([], False)
@@ -133,15 +134,15 @@ def flow(source: str, target: str, proto: str, port: int, **more: Any) -> dict[s
 
 RESULTS: dict[str, dict[str, Any]] = {
     "edge1": {
-        "observing": True, "full": ["in"], "note": "",
+        "observing": True, "observes": [""], "full": ["in"], "note": "",
         "flows": [
             flow("10.0.4.12", "10.0.3.11", "tcp", 8883), flow("10.0.3.11", "10.0.35.12", "tcp", 443, where=["out"], users=["root"]),
             flow("10.0.3.50", "10.0.3.11", "tcp", 80), flow("10.0.4.12", "10.0.3.11", "icmp", 0),
             flow("10.0.3.11", "10.0.35.11", "tcp", 9094, conduit="C-201"),
         ],
     },
-    "kafka2": {"observing": True, "full": [], "note": "", "flows": [flow("10.0.3.11", "10.0.35.12", "tcp", 443, first=int(AT) - 9)]},
-    "sec1": {"observing": False, "full": [], "note": "", "flows": []},
+    "kafka2": {"observing": True, "observes": [""], "full": [], "note": "", "flows": [flow("10.0.3.11", "10.0.35.12", "tcp", 443, first=int(AT) - 9)]},
+    "sec1": {"observing": False, "observes": [], "full": [], "note": "", "flows": []},
 }  # fmt: skip
 
 

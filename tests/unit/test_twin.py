@@ -17,7 +17,7 @@ import pytest
 import yaml
 from test_validate_playbook import change, run
 
-from ansible_collections.hnai.platform.plugins.module_utils.zones import acls, nft, ruleset, static
+from ansible_collections.hnai.platform.plugins.module_utils.zones import acls, expectation, nft, rules, ruleset
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import collect
@@ -102,8 +102,8 @@ def test_nft_takes_its_rulesets_and_they_let_through_what_its_conduits_say(site:
     hosts = [node.name for node in site.managed()]
     for host, listing in zip(hosts, mutants.Nft.read([nft.ruleset(site, host) for host in hosts])):
         assert not isinstance(listing, str), (host, listing)
-        expected = static.expectation(site, host)
-        judgement = static.judge(listing[0], expected, "enforce", (), lambda _name: None, None, ruleset.dormant(listing[1]))
+        expected = expectation.expectation(site, host)
+        judgement = rules.judge(listing[0], expected, "enforce", (), lambda _name: None, None, ruleset.dormant(listing[1]))
         assert not judgement.all and not judgement.unknown, (host, [one.line for one in judgement.all])
 
 

@@ -338,6 +338,36 @@ def test_a_denial_that_no_counter_explains_is_inconclusive(site: Site) -> None:
     assert bad(checks) == {("ZC5", "router"): INCONCLUSIVE} and "drop-forward" in checks["ZC5", "router"].reason
 
 
+def test_what_crosses_a_boundary_that_observes_is_never_a_pass_nor_the_routers_failure(data: dict[str, Any]) -> None:
+    """Also where the source itself refused; and what reached its target is a failure still, but not the router's."""
+    data["assets"]["plc1"]["canary"] = True
+    data["boundaries"] = {"it": {"between": ["l35", "l4"], "enforced_by": "hnai", "firewall_mode": "observe"}}
+    site = Site.from_dict(data)
+    checks = judged(site, answers(site, sessions=[SESSION]))
+    assert bad(checks) == {("ZC2", "l35 → l4"): INCONCLUSIVE, ("ZC2", "l4 → l35"): INCONCLUSIVE, ("ZC3", ""): INCONCLUSIVE}
+    assert all("observed, not enforced: boundary it (l35, l4)" in check.reason for check in checks.values() if check.status != PASS)
+    reached = {("data1", "10.0.35.11", matrix.PAST, 22): live.CONNECTED}
+    checks = judged(site, answers(site, reached, sessions=[SESSION]))
+    assert checks["ZC2", "l4 → l35"].status == checks["ZC5", "kafka1"].status == FAIL and "observed, not enforced" in checks["ZC2", "l4 → l35"].reason
+    assert checks["ZC5", "router"].status == INCONCLUSIVE and "observed, not enforced: it lets 1 through" in checks["ZC5", "router"].reason
+    # Another boundary of the same router enforces: there it fails.
+    checks = judged(site, answers(site, {**reached, ("data1", "10.0.3.11", matrix.PAST, 22): live.CONNECTED}, sessions=[SESSION]))
+    assert checks["ZC5", "router"].status == FAIL and "10.0.3.11" in checks["ZC5", "router"].reason and "10.0.35.11" not in checks["ZC5", "router"].reason
+
+
+def test_a_boundary_that_enforces_by_itself_counts_in_its_own_chain(data: dict[str, Any]) -> None:
+    data["boundaries"] = {"it": {"between": ["l35", "l4"], "enforced_by": "hnai", "firewall_mode": "enforce"}}
+    site = Site.from_dict(data)
+    told = answers(site, sessions=[SESSION])
+    counters = told["router"]["collect"]["after"]["counters"]
+    counters["forward drop-forward"] -= 7
+    assert bad(judged(site, told)) == {("ZC5", "router"): INCONCLUSIVE}
+    counters["boundary_it drop-forward"] = 7
+    assert bad(judged(site, told)) == {}
+    data["boundaries"]["it"]["firewall_mode"] = "observe"
+    assert judged(Site.from_dict(data), told)["ZC5", "router"].status == INCONCLUSIVE
+
+
 def test_an_answer_in_the_targets_place_is_found(site: Site) -> None:
     told = answers(site, sessions=[SESSION])
     seen = live.unpacked(told["kafka1"]["collect"]["seen"])

@@ -6,14 +6,20 @@ from __future__ import annotations
 import copy
 import functools
 import ipaddress
+import itertools
 import re
 import subprocess
+import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+import model_fuzz
 
 from ansible_collections.hnai.platform.plugins.module_utils.firewall import own_table_only
 from ansible_collections.hnai.platform.plugins.module_utils.zones import nft
@@ -212,6 +218,53 @@ def test_the_middle_of_a_connection_is_written_down_wherever_enforce_would_cut_i
             put = f"update @{name} {{ {ip} saddr . {ip} daddr . meta l4proto . th sport . th dport }}"
             middle = lines.index(f"tcp flags & (syn | ack) != syn {put} return")
             assert all(middle < number for number, line in enumerate(lines) if f"add @observed_first{version}_{place} " in line)
+
+
+def test_without_a_mode_of_a_boundary_a_ruleset_is_what_it_always_was(data: dict[str, Any]) -> None:
+    """By the digests of the time before boundaries had modes; whoever changes the generator on purpose renews them."""
+    kept = dict(reversed(line.split("  ")) for line in (Path(__file__).parent / "fixtures/site/rulesets.sha256").read_text(encoding="utf-8").splitlines())
+    site = Site.from_dict(data)
+    assert {f"{mode}/{node.name}": sha256(nft.ruleset(site, node.name, mode).encode()).hexdigest() for mode in ("enforce", "observe")
+            for node in site.managed()} == kept  # fmt: skip
+    lab = model_fuzz.lab()
+    declared = {f"b{number}": {"between": list(pair), "enforced_by": "hnai"} for number, pair in enumerate(itertools.combinations(sorted(lab["zones"]), 2))}
+    plain, ours = Site.from_dict(lab), Site.from_dict({**lab, "boundaries": declared})
+    assert len(ours.boundaries) == 15 and not ours.problems
+    for mode in ("enforce", "observe"):
+        for node in plain.managed():
+            assert nft.ruleset(plain, node.name, mode) == nft.ruleset(ours, node.name, mode)
+            assert "boundary_" not in nft.ruleset(ours, node.name, mode)
+
+
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+def test_a_boundary_with_a_mode_has_its_own_chain_and_nothing_else_changes(data: dict[str, Any], mode: str) -> None:
+    before = {host: nft.ruleset(Site.from_dict(data), host, mode) for host in data["hosts"]}
+    whole = chains(before["router"])
+    for own in ("enforce", "observe"):
+        data["boundaries"] = {"plant": {"between": ["l3", "l2"], "enforced_by": "hnai", "firewall_mode": own}}
+        site = Site.from_dict(data)
+        assert not site.problems
+        text = nft.ruleset(site, "router", mode)
+        own_table_only(text)
+        found = chains(text)
+        assert all(nft.ruleset(site, host, mode) == before[host] for host in data["hosts"] if host != "router")
+        assert all(found[name] == whole[name] for name in ("input", "output", "antispoof"))
+        moved = [rule for rule in whole["forward"] if "C-101" in rule or "C-103" in rule]
+        assert len(moved) == 12 and found["forward"][2:] == [rule for rule in whole["forward"] if rule not in moved]
+        assert found["forward"][:2] == ['iifname "l2" oifname "l3" jump boundary_plant', 'iifname "l3" oifname "l2" jump boundary_plant']
+        mine = found["boundary_plant"]
+        assert [rule for rule in mine if " accept " in rule] == [rule for rule in moved if " accept " in rule]
+        drops = [rule for rule in mine if re.search(r" drop( |$)", rule)]
+        if own == "enforce":
+            assert len(drops) == 4 + 1 + 8 + 1 and mine[-1] == 'counter drop comment "drop-forward"' and "observed" not in " ".join(mine)
+        else:
+            assert not drops and mine[-2:] == ['counter jump observed_forward_plant comment "drop-forward"', "accept"]
+            assert {re.sub("jump observed_(spoof|limits)_plant", "drop", rule) for rule in mine if " over " in rule} == {
+                re.sub("jump observed_limits", "drop", rule) for rule in moved if " over " in rule
+            }
+        assert ("set observed_first4_forward_plant" in text, "set observed_first4_in " in text) == (own == "observe", mode == "observe")
+        # What a boot falls back to knows no modes.
+        assert nft.bootstrap(site, "router") == nft.bootstrap(Site.from_dict({**data, "boundaries": {}}), "router")
 
 
 def test_bootstrap_is_management_only(data: dict[str, Any]) -> None:

@@ -169,6 +169,21 @@ def test_a_boundary_of_others_has_no_rules_of_ours_and_a_table_for_its_owner(dat
     assert "enforced by others" in texts(zones.svg(zones.view(site, TODAY)))
 
 
+def test_a_boundary_that_observes_is_shown_wherever_people_look(data: dict[str, Any]) -> None:
+    today = datetime.date(2030, 1, 1)
+    quiet = zones.files(Site.from_dict(data), today, "", "t")
+    assert "observed" not in quiet["zones.svg"] + quiet["zones.mmd"] + quiet["zones.html"]
+    data["boundaries"] = {"plant": {"between": ["l2", "l3"], "enforced_by": "hnai", "firewall_mode": "observe"}}
+    written = zones.files(Site.from_dict(data), today, "", "t")
+    said = "observed, not enforced: plant (l2, l3)"
+    assert said in texts(written["zones.svg"]) and "observed" in texts(written["zones.svg"])
+    assert written["zones.html"].count("observed, not enforced: plant") == 2 + 2 and f"; {said}</p>" in written["zones.html"]
+    assert re.search(r'  z\d -\.-\|"observed, not enforced: plant"\| z\d\n', written["zones.mmd"])
+    proof = json.loads(written["evidence.json"])
+    assert {one["id"]: one["observed"] for one in proof["conduits"] if one["observed"]} == {"C-101": ["plant"], "C-103": ["plant"]}
+    assert [(one["id"], one["firewall_mode"]) for one in proof["boundaries"]] == [("plant", "observe")]
+
+
 def test_a_second_address_stands_in_the_table_alone(data: dict[str, Any]) -> None:
     data["boundaries"] = EXTERNAL
     data["hosts"]["edge1"]["second_addresses"] = {"filter": {"v4": "10.0.3.99", "v6": "fd00:3::99"}}

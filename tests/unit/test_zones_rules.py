@@ -139,6 +139,29 @@ def test_a_boundary_that_cannot_be_read(lab: dict[str, Any], change: dict[str, A
     assert [one for one in found if words in one["message"] and one["invariant"] == "boundary"], found
 
 
+@pytest.mark.parametrize(("change", "words"), [
+    ({"firewall_mode": "enforced"}, "is unknown"), ({"firewall_mode": None}, "is unknown"), ({"firewall_mode": ["observe"]}, "is unknown"),
+    ({"firewall_mode": ""}, "is unknown"), ({"enforced_by": "external", "owner": "o", "reason": "r"}, "somebody else's firewall stands there"),
+    ({"firewall_approved_by": "a name"}, "approves nothing"), ({"firewall_mode": "enforce", "firewall_approved_by": 7}, "approves nothing"),
+    ({"between": ["l2", "nowhere"]}, "two zones"),
+])
+def test_a_mode_of_a_boundary_that_means_nothing(lab: dict[str, Any], change: dict[str, Any], words: str) -> None:
+    boundary = {"between": ["l2", "l3"], "enforced_by": "hnai", "firewall_mode": "observe"}
+    assert model_fuzz.errors({**lab, "boundaries": {"b": boundary}}) == []
+    assert model_fuzz.errors({**lab, "boundaries": {"b": {**boundary, "firewall_mode": "enforce", "firewall_approved_by": "a name"}}}) == []
+    found = model_fuzz.errors({**lab, "boundaries": {"b": {**boundary, **change}}})
+    assert [one for one in found if words in one["message"] and one["invariant"] == "boundary"], found
+    assert any("no plain name" in one["message"] for one in model_fuzz.errors({**lab, "boundaries": {"a b": boundary}}))
+
+
+def test_a_mode_needs_a_router_that_stands_there(lab: dict[str, Any]) -> None:
+    data = copy.deepcopy(lab)
+    data["zones"]["l1"] = {"level": 1, "cidrs": ["10.77.1.0/24"], "purpose": "x"}
+    data["boundaries"] = {"b": {"between": ["l1", "l2"], "enforced_by": "hnai", "firewall_mode": "observe"}}
+    (found,) = model_fuzz.errors(data)
+    assert found["key"] == "hnai_boundaries.b.firewall_mode" and "no router of ours stands between l1 and l2" in found["message"]
+
+
 # -- what it costs
 
 @pytest.fixture(scope="module")

@@ -23,19 +23,20 @@ import yaml
 
 from ansible_collections.hnai.platform.plugins.module_utils.host.health import run_command
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
-from ansible_collections.hnai.platform.plugins.module_utils.zones import nft, observe, ruleset, static
+from ansible_collections.hnai.platform.plugins.module_utils.zones import boxes, dimensions, expectation, findings, nft, observe, rules, ruleset, static
+from ansible_collections.hnai.platform.plugins.module_utils.zones import machine as running
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
 
 FIXTURES = Path(__file__).parent / "fixtures/site"
 SITE = Site.from_dict(yaml.safe_load((FIXTURES / "site.yml").read_text(encoding="utf-8")))
 LISTINGS = {host: (FIXTURES / ("nft-%s.json" % host)).read_text(encoding="utf-8") for host in ("edge1", "router")}
-EXPECTED = {host: static.expectation(SITE, host) for host in LISTINGS}
+EXPECTED = {host: expectation.expectation(SITE, host) for host in LISTINGS}
 USERS = {"hnai-telegraf": 900}
 Items = list[dict[str, Any]]
 
 
-def judge(host: str, items: Items, **more: Any) -> static.Judgement:
-    return static.judge(json.dumps({"nftables": items}), EXPECTED[host], more.pop("mode", "enforce"), more.pop("declared", ()), USERS.get, **more)
+def judge(host: str, items: Items, **more: Any) -> findings.Judgement:
+    return rules.judge(json.dumps({"nftables": items}), EXPECTED[host], more.pop("mode", "enforce"), more.pop("declared", ()), USERS.get, **more)
 
 
 def items(host: str) -> Items:
@@ -288,7 +289,7 @@ def test_each_plant_is_named_for_what_it_does(name: str) -> None:
     # A rule that lets through more because another is gone may be taken for one of somebody else's.
     assert kinds <= got <= kinds | {"foreign_rule"}, [one.line for one in found.all]
     assert any(words in one.line for one in found.all), [one.line for one in found.all]
-    assert not found.unknown and all(static._REMEDY.get(one.kind) for one in found.all)
+    assert not found.unknown and all(findings.REMEDY.get(one.kind) for one in found.all)
 
 
 # What nobody can decide by the packet: the judgement that hangs on it is open, and says on what.
@@ -365,13 +366,13 @@ def test_an_interface_that_is_not_there_cuts_nobody() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"nftables": [1]}', '{"nftables": [{"rule": {}}]}', '{"nftables": [{"chain": {"family": "inet"}}]}'])
 def test_no_listing_is_no_judgement(text: str) -> None:
-    with pytest.raises(ruleset.RulesetError):
-        static.judge(text, EXPECTED["edge1"], "enforce", (), USERS.get)
+    with pytest.raises(boxes.RulesetError):
+        rules.judge(text, EXPECTED["edge1"], "enforce", (), USERS.get)
 
 
 def test_chains_that_jump_in_a_circle_are_refused() -> None:
     round_ = [chain("one"), ours("one", {"jump": {"target": "one"}}, handle=1), *items("edge1")]
-    with pytest.raises(ruleset.RulesetError, match="circle"):
+    with pytest.raises(boxes.RulesetError, match="circle"):
         judge("edge1", first(round_, ours("input", {"jump": {"target": "one"}})))
 
 
@@ -385,11 +386,11 @@ def test_the_expectation_follows_the_model() -> None:
     data["hosts"]["edge1"]["second_addresses"] = {"filter": {"v4": "10.0.3.99", "v6": "fd00:3::99"}}
     conduit["source_address"] = "filter"
     site = Site.from_dict(data)
-    (entry,) = [one for one in static.expectation(site, "edge1")["conduits"] if one["id"] == "C-101" and one["version"] == 4]
+    (entry,) = [one for one in expectation.expectation(site, "edge1")["conduits"] if one["id"] == "C-101" and one["version"] == 4]
     assert (entry["uid"], entry["origins"], entry["targets"], entry["path"]) == (902, ["10.0.3.99"], ["10.0.2.11"], "output")
-    (routed,) = [one for one in static.expectation(site, "router")["conduits"] if one["id"] == "C-101" and one["version"] == 4]
+    (routed,) = [one for one in expectation.expectation(site, "router")["conduits"] if one["id"] == "C-101" and one["version"] == 4]
     assert (routed["iif"], routed["oif"], routed["sources"], routed["limits"]) == ("l3", "l2", ["10.0.3.99"], {"connections": 2, "new_per_minute": 6})
-    found = static.judge(LISTINGS["edge1"], static.expectation(site, "edge1"), "enforce", (), USERS.get)
+    found = rules.judge(LISTINGS["edge1"], expectation.expectation(site, "edge1"), "enforce", (), USERS.get)
     assert any(one.kind == "extra" and one.conduit == "C-101" for one in found.rules), "every user may open what one alone may"
 
 
@@ -397,7 +398,7 @@ def test_a_model_without_a_conduit_finds_its_rule() -> None:
     data = yaml.safe_load((FIXTURES / "site.yml").read_text(encoding="utf-8"))
     data["conduits"] = [one for one in data["conduits"] if one["id"] != "C-201"]
     for host in LISTINGS:
-        found = static.judge(LISTINGS[host], static.expectation(Site.from_dict(data), host), "enforce", (), USERS.get)
+        found = rules.judge(LISTINGS[host], expectation.expectation(Site.from_dict(data), host), "enforce", (), USERS.get)
         assert any(one.kind == "extra" and one.where.comment == "C-201" for one in found.rules), host
         assert any(one.kind == "foreign_rule" and one.where.comment == "C-201" for one in found.foreign), host
 
@@ -405,7 +406,7 @@ def test_a_model_without_a_conduit_finds_its_rule() -> None:
 # -- single packets, by another reader ---------------------------------------------------------------------------------------------
 
 
-def passes(outcome: ruleset.Outcome, classes: ruleset.Classes, packet: mutants.Packet) -> bool:
+def passes(outcome: running.Outcome, classes: boxes.Classes, packet: mutants.Packet) -> bool:
     """Is a packet among the boxes that pass?"""
     known = {
         "saddr": int(packet["saddr"]),
@@ -485,9 +486,9 @@ def test_a_reader_of_single_packets_comes_to_the_same(host: str) -> None:
         walker = mutants.Walker(text)
         for version in (4, 6):
             program = ruleset.parse(text, version, USERS.get)
-            classes = ruleset.classes_of(program, [one.cube for one in static.wanted(EXPECTED[host], version)])
-            machine = ruleset.Machine(program, classes)
-            for path in ruleset.PATHS:
+            classes = running.classes_of(program, [one.cube for one in expectation.wanted(EXPECTED[host], version)])
+            machine = running.Machine(program, classes)
+            for path in dimensions.PATHS:
                 outcome = machine.run(path)
                 for _turn in range(48):
                     packet = draw(rng, host, path)
@@ -528,7 +529,7 @@ def test_one_mutant_of_each_operator_is_found() -> None:
     for mutant, read in zip(chosen, mutants.Nft.read([one.text for one in chosen])):
         if isinstance(read, str):
             continue
-        judgement = static.judge(read[0], EXPECTED[mutant.host], "enforce", (), USERS.get, None, ruleset.dormant(read[1]))
+        judgement = rules.judge(read[0], EXPECTED[mutant.host], "enforce", (), USERS.get, None, ruleset.dormant(read[1]))
         assert judgement.all or judgement.unknown or mutant.operator == "reorder", mutant.name
         found += bool(judgement.all)
     assert found >= 34, found
@@ -546,7 +547,7 @@ def test_second_addresses_and_boundaries_of_others_are_judged_as_the_model_has_t
     loose = texts["edge1"].replace("ip saddr 10.0.3.11 ip daddr 10.0.9.11 udp", "ip daddr 10.0.9.11 udp")
     assert not site.problems and "l2" in texts["router"] and loose != texts["edge1"]
     read = mutants.Nft.read([*texts.values(), loose])
-    found = [static.judge(one[0], static.expectation(site, host), "enforce", (), USERS.get) for host, one in zip(("edge1", "router", "edge1"), read)]
+    found = [rules.judge(one[0], expectation.expectation(site, host), "enforce", (), USERS.get) for host, one in zip(("edge1", "router", "edge1"), read)]
     assert [one.line for each in found[:2] for one in each.all] == []
     assert [one.conduit for one in found[2].rules if one.kind == "extra" and one.sure] == ["C-003"]
 
@@ -802,9 +803,66 @@ def test_the_generated_rules_of_an_observing_host_are_the_models(host: str) -> N
     gone = [number for number, line in enumerate(lines) if " @observed_" in line]
     some = random.Random(5).sample(gone, 5)
     read = mutants.Nft.read([text, *("\n".join([*lines[:number], *lines[number + 1 :], ""]) for number in some)])
-    found = [static.judge(one[0], EXPECTED[host], "observe", (), USERS.get).foreign for one in read]
+    found = [rules.judge(one[0], EXPECTED[host], "observe", (), USERS.get).foreign for one in read]
     assert [one.line for one in found[0]] == []
     assert all(any("does not write down" in one.line for one in each) for each in found[1:]), found[1:]
+
+
+def apart(**modes: str) -> Site:
+    """plant: between l2 and l3; it: between l35 and l4."""
+    data = yaml.safe_load((FIXTURES / "site.yml").read_text(encoding="utf-8"))
+    zones = {"plant": ["l2", "l3"], "it": ["l35", "l4"]}
+    data["boundaries"] = {name: {"between": zones[name], "enforced_by": "hnai", "firewall_mode": mode} for name, mode in modes.items()}
+    return Site.from_dict(data)
+
+
+_WAY, _OWN = 'iifname "l2" oifname "l3" jump boundary_plant\n', "  chain boundary_plant {\n"
+_END = 'counter jump observed_forward_plant comment "drop-forward"\n'
+#: (host's mode, modes, what is replaced by what, kind of finding and a word of it).
+PLANTS_APART: tuple[tuple[str, dict[str, str], str, str, str, str], ...] = (
+    ("enforce", {"plant": "observe"}, 'iifname "l2" oifname "l3" jump', 'iifname "l2" jump', "extra", "l2"),
+    ("enforce", {"plant": "observe"}, 'iifname "l2" oifname "l3" jump', 'oifname "l3" jump', "extra", "l3"),
+    ("enforce", {"plant": "observe"}, _WAY, "\n", "missing", "C-103"),
+    ("enforce", {"plant": "observe"}, _END, "tcp dport 1 drop\n" + _END, "foreign_rule", "boundary_plant"),
+    ("enforce", {"plant": "observe"}, _END, "\n", "uncounted", "drop-forward"),
+    ("enforce", {"plant": "observe"}, "counter jump observed_spoof_plant", "counter accept", "foreign_rule", "spoof-l2"),
+    ("enforce", {"plant": "observe"}, "add @observed_first4_forward_plant", "add @observed_first4_spoof_plant", "foreign_rule", "first4_forward_plant"),
+    ("enforce", {"plant": "observe"}, _OWN, "  chain boundary_it {\n    accept\n  }\n" + _OWN, "foreign_rule", "boundary_it"),
+    ("enforce", {"plant": "enforce"}, _OWN, _OWN + "    tcp dport 1 accept\n", "extra", "dport 1"),
+    ("observe", {"plant": "enforce"}, _OWN, _OWN + "    tcp dport 1 accept\n", "extra", "dport 1"),
+    ("observe", {"plant": "enforce"}, _WAY, "\n", "extra", "l2"),
+    ("enforce", {"plant": "observe", "it": "enforce"}, 'oifname "l4" jump boundary_it', 'oifname "l4" jump boundary_plant', "extra", "l4"),
+)
+
+
+@pytest.mark.namespaces
+def test_boundaries_with_a_mode_of_their_own_are_judged_each_by_its_own() -> None:
+    clean = [("enforce", {"plant": "observe"}), ("observe", {"plant": "enforce"}), ("observe", {"plant": "observe"})]
+    clean.append(("enforce", {"plant": "observe", "it": "enforce"}))
+    texts = [nft.ruleset(apart(**modes), "router", mode) for mode, modes in clean]
+    for mode, modes, old, new, _kind, _word in PLANTS_APART:
+        text = nft.ruleset(apart(**modes), "router", mode)
+        assert old in text
+        texts.append(text.replace(old, new, 1))
+    read = mutants.Nft.read(texts)
+    for (mode, modes), listing in zip(clean, read):
+        found = rules.judge(listing[0], expectation.expectation(apart(**modes), "router"), mode, (), USERS.get)
+        assert not found.all and not found.unknown, (mode, modes, [one.line for one in found.all])
+    for (mode, modes, _old, _new, kind, word), listing in zip(PLANTS_APART, read[len(clean) :]):
+        assert not isinstance(listing, str), listing
+        found = rules.judge(listing[0], expectation.expectation(apart(**modes), "router"), mode, (), USERS.get)
+        assert any(one.kind == kind and word in one.line and one.sure for one in found.all), (mode, modes, kind, word, [one.line for one in found.all])
+    # The way forward is open for what is observed there, and for that alone.
+    for (mode, modes), listing, status in zip(clean, read, ("pass", "inconclusive", "inconclusive", "pass")):
+        report = Report("zones", "1", deadline_s=120.0)
+        checks = static._Checks(report, {"expected": expectation.expectation(apart(**modes), "router"), "mode": mode}, lambda _argv, _timeout: "")
+        checks._judgement = rules.judge(listing[0], checks.expected, mode, (), USERS.get)
+        for path in ("input", "output", "forward"):
+            with report.check("ZS1", "rules", subject=path) as check:
+                checks.rules(check, path)
+        said = {one.subject: (one.status, one.reason) for one in report.checks}
+        assert said["forward"][0] == "inconclusive" and said["input"][0] == said["output"][0] == status, said
+        assert ("plant (l2, l3) observes" in said["forward"][1]) == (modes["plant"] == "observe"), said
 
 
 # -- on a kernel ----------------------------------------------------------------------------------------------------------------------

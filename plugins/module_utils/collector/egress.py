@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel lets the collector's users open, out of ``nft -j list ruleset``, against the conduits.
 
-The ruleset is read and run by ``zones/ruleset.py``, all tables together; what hangs on a construct that is not understood is no answer.
+The ruleset is read by ``zones/ruleset.py`` and run by ``zones/machine.py``, all tables together; what hangs on a construct that is not understood is no answer.
 """
 
 from __future__ import annotations
@@ -11,22 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.hnai.platform.plugins.module_utils.zones.ruleset import (
-    Box,
-    Classes,
-    Cube,
-    Machine,
-    Outcome,
-    Program,
-    RulesetError,
-    addresses,
-    classes_of,
-    minus,
-    names,
-    numbers,
-    parse,
-)
-from ansible_collections.hnai.platform.plugins.module_utils.zones.static import TABLE, wanted
+from ansible_collections.hnai.platform.plugins.module_utils.zones.boxes import Box, Classes, Cube, RulesetError, addresses, minus, names, numbers
+from ansible_collections.hnai.platform.plugins.module_utils.zones.expectation import TABLE, wanted
+from ansible_collections.hnai.platform.plugins.module_utils.zones.machine import Machine, Outcome, classes_of
+from ansible_collections.hnai.platform.plugins.module_utils.zones.program import Program
+from ansible_collections.hnai.platform.plugins.module_utils.zones.ruleset import parse
 
 _PROTO = {"tcp": 6, "udp": 17}
 

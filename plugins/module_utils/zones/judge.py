@@ -3,6 +3,8 @@
 
 `answers`: host → {listen, probe, collect}, each the result of that part of conduit_verify, or {error: why there is none}.
 
+A denied pair that crosses a boundary in observe is `observed, not enforced` whatever came of it: never pass, and never the router's failure.
+
 A denial counts only while its target is there: the same address answered an allowed source in this run, or something arrived at it, and
 the receiver of a managed target outlived the attempts. Who refused is told by what passed which interface, and by the drop counter there.
 """
@@ -165,6 +167,12 @@ class Evidence:
             return router
         return ""
 
+    def counted(self, point: str, key: str) -> int:
+        """By how much a counter ("chain comment") of refusals rose; on a router also in the chains of boundaries that enforce on their own."""
+        chain, _space, comment = key.partition(" ")
+        own = [f"boundary_{one.id}" for one in self.site.moded(self.site.nodes[point]) if chain == "forward" and one.mode == "enforce"]
+        return sum(self.rise.get(point, {}).get(f"{name} {comment}", 0) for name in (chain, *own))
+
     def _there(self) -> Iterator[str]:
         """Addresses that were proven to be there."""
         for pair in self.pairs:
@@ -195,6 +203,10 @@ def judge_pair(evidence: Evidence, pair: Pair) -> None:
         pair.status, pair.reason = _approved(evidence, pair)
     else:
         pair.status, pair.reason = _denied(evidence, pair)
+        boundary = matrix.observing(evidence.site, pair.source, pair.probe)
+        if boundary is not None:
+            worst = INCONCLUSIVE if pair.status == PASS else pair.status
+            pair.status, pair.reason = worst, "; ".join(filter(None, (f"observed, not enforced: boundary {boundary.text}", pair.reason)))
 
 
 def _approved(evidence: Evidence, pair: Pair) -> tuple[str, str]:
@@ -208,7 +220,7 @@ def _approved(evidence: Evidence, pair: Pair) -> tuple[str, str]:
         return PASS, ""
     if probe.limited:
         spent = [name for name in evidence.routers for ident in probe.conduits for kind in ("connections", "new_per_minute")
-                 if evidence.rise.get(name, {}).get(f"forward {ident} {kind}", 0) > 0]
+                 if evidence.counted(name, f"forward {ident} {kind}") > 0]
         if spent:
             return INCONCLUSIVE, f"the conduit's budget was used up ({spent[0]} counted it): somebody else's connections"
     where = _where(evidence, pair)
@@ -403,14 +415,16 @@ def _points(report: Report, site: Site, evidence: Evidence) -> None:
     stopped: dict[str, Counter[str]] = {}
     wrong: dict[str, list[Pair]] = {}
     vague: dict[str, list[Pair]] = {}
+    observed: dict[str, list[Pair]] = {}
     points = [node.name for node in site.managed() if node.name in evidence.plans]
     for pair in evidence.pairs:
         if pair.probe.conduits or not pair.status or pair.outcome == live.ERROR:
             continue
         expected = matrix.enforcer(site, pair.source, pair.probe)
         reached = pair.status == FAIL
+        lenient = matrix.observing(site, pair.source, pair.probe) is not None
         for point in _blamed(evidence, pair, expected, reached):
-            wrong.setdefault(point, []).append(pair)
+            (observed if lenient and point in evidence.routers else wrong).setdefault(point, []).append(pair)
         if reached or not expected:
             continue
         if pair.point == expected or (expected == matrix.ROUTERS and pair.point in evidence.routers and pair.point != pair.source):
@@ -426,16 +440,20 @@ def _points(report: Report, site: Site, evidence: Evidence) -> None:
             controls=CONTROLS, hint="nft list table inet hnai there: a rule too many, policy accept, or another table that drops first; site.yml --tags zones",
             explain="nft -j list table inet hnai on the host before and after verify --tags zones; counters drop-out, drop-in, drop-forward",
         ) as check:
-            rise = evidence.rise.get(point, {})
-            check.observed = ", ".join(f"{way}: {number} refused, counter +{rise.get(_DROPS[way], 0)}" for way, number in sorted(counted.items())) or "nothing"
-            short = [way for way, number in sorted(counted.items()) if rise.get(_DROPS[way], 0) < number]
-            bad, dim = wrong.get(point, []), vague.get(point, [])
-            check.evidence.update(refused=dict(counted), counters={name: rise.get(name, 0) for name in _DROPS.values()},
+            rise = {way: evidence.counted(point, name) for way, name in _DROPS.items()}
+            check.observed = ", ".join(f"{way}: {number} refused, counter +{rise[way]}" for way, number in sorted(counted.items())) or "nothing"
+            short = [way for way, number in sorted(counted.items()) if rise[way] < number]
+            bad, dim, seen = wrong.get(point, []), vague.get(point, []), observed.get(point, [])
+            check.evidence.update(refused=dict(counted), counters={_DROPS[way]: number for way, number in rise.items()},
                                   let_through=[pair.text() for pair in bad[:LISTED]], unexplained=[pair.text() for pair in dim[:LISTED]])
+            if seen:
+                check.evidence["observed_not_enforced"] = [pair.text() for pair in seen[:LISTED]]
             if bad:
                 check.fail(f"{point} lets through {len(bad)} that no conduit allows: " + "; ".join(pair.text() for pair in bad[:SHOWN]))
             elif point in evidence.blind:
                 check.inconclusive(f"what passed {point} was not seen: {evidence.blind[point]}")
+            elif seen:
+                check.inconclusive(f"observed, not enforced: it lets {len(seen)} through: " + "; ".join(pair.text() for pair in seen[:SHOWN]))
             elif dim:
                 check.inconclusive(f"{len(dim)} ended unseen: " + "; ".join(pair.text() for pair in dim[:SHOWN]))
             elif not counted:
@@ -443,7 +461,7 @@ def _points(report: Report, site: Site, evidence: Evidence) -> None:
             elif point in evidence.no_counters:
                 check.inconclusive(f"no counter says so: {evidence.no_counters[point]}")
             elif short:
-                check.inconclusive("refused, but not by our rule: " + ", ".join(f"{_DROPS[way]} rose by {rise.get(_DROPS[way], 0)}" for way in short))
+                check.inconclusive("refused, but not by our rule: " + ", ".join(f"{_DROPS[way]} rose by {rise[way]}" for way in short))
             else:
                 check.passed(True)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import SSH, Conduit, Node, Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import SSH, Boundary, Conduit, Node, Site
 
 OWN = "own"
 PAST = "past"
@@ -184,6 +184,13 @@ def enforcer(site: Site, source: str, probe: Probe) -> str:
     if node.interfaces or target.interfaces or zone_of(site, probe.source) == zone_of(site, probe.address):
         return probe.target if target.kind == "host" else ""
     return ROUTERS
+
+
+def observing(site: Site, source: str, probe: Probe) -> Boundary | None:
+    """The boundary that a probe crosses and that a router of ours only observes; None where it crosses another, or none."""
+    if site.nodes[source].interfaces or site.nodes[probe.target].interfaces:
+        return None
+    return site.observing(zone_of(site, probe.source), zone_of(site, probe.address))
 
 
 def untested(site: Site, lab: bool) -> list[str]:

@@ -8,7 +8,7 @@ Input (`Site.from_dict`), all keys optional, everything JSON-like:
   groups     {group: [host]}                  inventory groups
   assets     {id: {zone, addresses, interfaces, dual_homed, role, services: {name: {proto, port}}, connects: [as in a contract]}}
   conduits   [{id, from, to, service, kind, data_direction, owner, reason, expires, sr, limits, needed_by}]
-  boundaries {id: {between: [zone, zone], enforced_by: hnai|external, owner, reason}}
+  boundaries {id: {between: [zone, zone], enforced_by: hnai|external, owner, reason, firewall_mode: enforce|observe, firewall_approved_by}}
   management {dns|syslog|crl: {group|host|asset: who gives it, proto, port}}
   contracts  {component: contract}            roles/<component>/meta/component.yml
   ot_sources [{id, asset, protocol, port}]
@@ -68,6 +68,7 @@ SR_OF: dict[str, tuple[str, ...]] = {
 KINDS = ("direct", "jump", "brokered", "reverse", "diode", "management")
 DIRECTIONS = ("up", "down", "both")
 SIDES = ("security", "management")
+FIREWALL_MODES = ("enforce", "observe")
 #: The only verbs that may cross into level 2, by application.
 READ_VERBS = {
     "opcua": frozenset({"browse", "read", "subscribe", "history_read"}),
@@ -244,13 +245,22 @@ class Conduit:
 
 @dataclass(frozen=True)
 class Boundary:
-    """Between two zones: whose rules stand there. What is not declared is ours."""
+    """Between two zones: whose rules stand there. What is not declared is ours, in the mode of its router."""
 
     id: str
     zones: frozenset[str]
     enforced_by: str
     owner: str = ""
     reason: str = ""
+    mode: str = ""
+    """enforce | observe where it has a mode of its own, '': its router's."""
+    approved_by: str = ""
+    """Who approved that it enforces after it observed."""
+
+    @property
+    def text(self) -> str:
+        """For messages: plant (l2, l3)."""
+        return f"{self.id} ({', '.join(sorted(self.zones))})"
 
 
 @dataclass(frozen=True, order=True)
@@ -368,6 +378,15 @@ class Site:
         """A listener of a contract."""
         return next((item for item in self.contracts.get(component, {}).get("listens", []) if item["name"] == name), None)
 
+    def listeners_on(self, host: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """(component, name) → listener of everything that stands on a host by contract."""
+        return {
+            (component, item["name"]): item
+            for component, contract in self.contracts.items()
+            for item in contract.get("listens", [])
+            if host in self.placed(component, item.get("group", ""))
+        }
+
     def zone_of(self, node: Node, peer: Node | None = None) -> Zone:
         """The zone of a node as seen by a peer."""
         return self.zones[node.zone_towards(peer.zone) if peer else node.zone]
@@ -380,9 +399,24 @@ class Site:
         """The hosts between the zones."""
         return [node for node in self.managed() if ROUTER_GROUP in node.groups]
 
+    def boundary(self, first: str, second: str) -> Boundary | None:
+        """What is declared of the boundary between two zones."""
+        return next((one for one in self.boundaries if one.zones == {first, second}), None)
+
     def external(self, first: str, second: str) -> Boundary | None:
         """The boundary between two zones where somebody else's firewall stands, None where it is ours."""
-        return next((one for one in self.boundaries if one.enforced_by == "external" and one.zones == {first, second}), None)
+        found = self.boundary(first, second)
+        return found if found is not None and found.enforced_by == "external" else None
+
+    def observing(self, first: str, second: str) -> Boundary | None:
+        """The boundary between two zones that was declared to observe, None for any other."""
+        found = self.boundary(first, second)
+        return found if found is not None and found.mode == "observe" else None
+
+    def moded(self, router: Node) -> list[Boundary]:
+        """The boundaries of a router that have a mode of their own."""
+        legs = {leg.zone for leg in router.interfaces} if ROUTER_GROUP in router.groups else set()
+        return [one for one in self.boundaries if one.mode and one.zones <= legs]
 
     def is_collector(self, node: Node) -> bool:
         """May it dial level 2?"""
@@ -649,7 +683,8 @@ class Site:
                 self.problem("hnai_boundaries", key, "does not name two zones", remedy, "boundary")
                 continue
             self._translated("hnai_boundaries", key, item)
-            for extra in sorted(set(map(str, item)) - {"between", "enforced_by", "owner", "reason"} - TRANSLATION):
+            known = {"between", "enforced_by", "owner", "reason", "firewall_mode", "firewall_approved_by"}
+            for extra in sorted(set(map(str, item)) - known - TRANSLATION):
                 self.problem("hnai_boundaries", f"{key}.{extra}", "is not part of the format", "remove it", "boundary")
             by = item.get("enforced_by")
             if by not in ("hnai", "external"):
@@ -661,8 +696,28 @@ class Site:
                 self.problem("hnai_boundaries", key, f"is declared by {pairs[zones]} too", "declare each pair of zones once", "boundary")
                 continue
             pairs[zones] = name
-            found.append(Boundary(name, zones, str(by), str(item.get("owner") or ""), str(item.get("reason") or "")))
+            mode, approved_by = self._mode(name, key, item)
+            found.append(Boundary(name, zones, str(by), str(item.get("owner") or ""), str(item.get("reason") or ""), mode, approved_by))
         return found
+
+    def _mode(self, name: str, key: str, item: Mapping[str, Any]) -> tuple[str, str]:
+        """(mode of its own or '', who approved it) of a boundary."""
+        mode, approved_by = item.get("firewall_mode", ""), item.get("firewall_approved_by", "")
+        if "firewall_mode" in item and mode not in FIREWALL_MODES:
+            remedy = "write enforce or observe, or leave it out: then the mode of its router holds"
+            self.problem("hnai_boundaries", f"{key}.firewall_mode", f"{_short(mode)} is unknown", remedy, "boundary")
+        elif mode and item.get("enforced_by") == "external":
+            message = "is a mode of rules of ours, and somebody else's firewall stands there"
+            self.problem("hnai_boundaries", f"{key}.firewall_mode", message, "remove it, or write enforced_by: hnai", "boundary")
+        elif mode and not _NAME.match(name):
+            # It becomes the name of a chain and of sets.
+            self.problem("hnai_boundaries", key, "is no plain name", "use letters, digits, dot, dash and underscore", "boundary")
+        elif not isinstance(approved_by, str) or (approved_by and mode != "enforce"):
+            remedy = "write the name of who looked at the list of observed flows, beside firewall_mode: enforce"
+            self.problem("hnai_boundaries", f"{key}.firewall_approved_by", f"{_short(approved_by)} approves nothing", remedy, "boundary")
+        else:
+            return str(mode), str(approved_by).strip()
+        return "", ""
 
     def _read_management(self, data: Mapping[str, Any]) -> dict[str, tuple[tuple[str, ...], tuple[tuple[str, int], ...]]]:
         """Service → (who gives it, its (proto, port)), of what the site declares beside SSH and time."""

@@ -7,7 +7,7 @@ The text is deterministic: the same model gives the same bytes. Loading it repla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones import observe
@@ -16,7 +16,9 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.model import (
     JUMP_GROUP,
     L2_LIMITS,
     ROUTER_GROUP,
+    Boundary,
     Conduit,
+    Interface,
     Node,
     Problem,
     Site,
@@ -31,7 +33,7 @@ _FAMILIES = ((4, "ip"), (6, "ip6"))
 
 
 def ruleset(site: Site, host: str, mode: str = "enforce") -> str:
-    """The nft file of a managed host or router. `mode`: enforce, or observe (counts what it would drop).
+    """The nft file of a managed host or router. `mode`: enforce, or observe (counts what it would drop); a boundary may have its own (model.py).
 
     Raises SiteError if the model has a problem or a conduit may not be: no rule comes from such a model.
     """
@@ -69,6 +71,7 @@ def _render(site: Site, host: str, mode: str, management_only: bool = False) -> 
     policy = "drop" if mode == "enforce" else "accept"
     router = ROUTER_GROUP in node.groups
     conduits = _of(site, host, router, management_only)
+    apart = [] if management_only else site.moded(node)
     lines = [
         "# SPDX-License-Identifier: Apache-2.0",
         f"# {host}: generated from the approved conduits; do not edit.",
@@ -76,13 +79,15 @@ def _render(site: Site, host: str, mode: str, management_only: bool = False) -> 
         f"delete {TABLE}",
     ]
     lines += [f"{TABLE} {{"]
-    ends = {place: f"jump observed_{place}" if mode == "observe" else drop for place in observe.places(router)}
-    if mode == "observe":
-        lines += observe.sets(ends)
-        for place in ends:
-            lines += _chain(f"observed_{place}", "", "", observe.chain(place))
+    ends = {place: _refusal(mode, place) for place in (observe.ROUTER_PLACES if router else observe.PLACES)}
+    written = observe.places(router, mode, [one.id for one in apart if one.mode == "observe"])
+    lines += observe.sets(written)
+    for place in written:
+        lines += _chain(f"observed_{place}", "", "", observe.chain(place))
     if router:
-        lines += _chain("antispoof", "", "", _antispoof(site, node, ends["spoof"]))
+        lines += _chain("antispoof", "", "", _antispoof(site, node.interfaces, ends["spoof"]))
+    for one in apart:
+        lines += _chain(f"boundary_{one.id}", "", "", _boundary(site, node, conduits, one))
     lines += _chain(
         "input",
         "input",
@@ -97,12 +102,39 @@ def _render(site: Site, host: str, mode: str, management_only: bool = False) -> 
     )
     forward = [_end(ends["forward"], "forward")]
     if router:
-        forward = [*_common("", True, drop, "forward"), *_forwards(site, node, conduits, ends["limits"]), *forward]
+        zones = [leg.zone for leg in node.interfaces]
+        ways = {(here, there) for here in zones for there in zones if not any(one.zones == {here, there} for one in apart)}
+        forward = [*_dispatch(node, apart), *_common("", True, drop, "forward"), *_forwards(site, node, conduits, ways, ends["limits"]), *forward]
     elif mode == "observe":
         # Only who opens a connection is written down; what is open comes from the connection tracking.
         forward = ["ct state established,related accept", *forward]
     lines += _chain("forward", "forward", policy, forward)
     return "\n".join([*lines, "}", ""])
+
+
+def _refusal(mode: str, place: str) -> str:
+    """How a rule ends that refuses, or writes down what `enforce` would refuse."""
+    return "drop" if mode == "enforce" else f"jump observed_{place}"
+
+
+def _dispatch(router: Node, apart: Iterable[Boundary]) -> Iterator[str]:
+    """What crosses a boundary with a mode of its own is judged in its chain, whole: by no rule of the router before or after."""
+    for one in apart:
+        first, second = (leg.name for leg in router.interfaces if leg.zone in one.zones)
+        for here, there in ((first, second), (second, first)):
+            yield f'iifname "{here}" oifname "{there}" jump boundary_{one.id}'
+
+
+def _boundary(site: Site, router: Node, conduits: Iterable[Conduit], one: Boundary) -> Iterator[str]:
+    """The rules for both ways over a boundary with a mode of its own; each packet that comes here ends here."""
+    forward, spoof, limits = (_refusal(one.mode, f"{place}_{one.id}") for place in observe.BOUNDARY_PLACES)
+    first, second = sorted(one.zones)
+    yield from _antispoof(site, [leg for leg in router.interfaces if leg.zone in one.zones], spoof)
+    yield from _common("", False, "drop" if one.mode == "enforce" else "", "forward")
+    yield from _forwards(site, router, conduits, {(first, second), (second, first)}, limits)
+    yield _end(forward, "forward")
+    if one.mode == "observe":
+        yield "accept"
 
 
 def _unknown(host: str) -> Problem:
@@ -140,9 +172,9 @@ def _output_icmp() -> Iterator[str]:
     yield "icmpv6 type { mld2-listener-report, mld-listener-report } accept"
 
 
-def _antispoof(site: Site, node: Node, drop: str) -> Iterator[str]:
+def _antispoof(site: Site, legs: Iterable[Interface], drop: str) -> Iterator[str]:
     """A packet's source belongs to the zone of the interface it came in by."""
-    for leg in node.interfaces:
+    for leg in legs:
         zone = site.zones[leg.zone]
         net4, net6 = zone.cidr(4), zone.cidr(6)
         comment = f'comment "spoof-{leg.zone}"'
@@ -206,14 +238,15 @@ def _outputs(site: Site, node: Node, conduits: Iterable[Conduit]) -> Iterator[st
                     yield _join(origin, f"{family} daddr {peers}", user, _new(conduit), _accept(conduit))
 
 
-def _forwards(site: Site, router: Node, conduits: Iterable[Conduit], drop: str) -> Iterator[str]:
+def _forwards(site: Site, router: Node, conduits: Iterable[Conduit], ways: Collection[tuple[str, str]], drop: str) -> Iterator[str]:
+    """`ways`: (from zone, to zone) that the chain is for."""
     legs = {leg.zone: leg.name for leg in router.interfaces}
     for conduit in conduits:
         sources, targets = _by_zone(site, router, conduit.sources), _by_zone(site, router, conduit.targets)
         for here in sorted(set(legs) & set(sources)):
             for there in sorted(set(legs) & set(targets)):
                 # Between two zones where somebody else's firewall stands, ours lets nothing pass: its way is not the one.
-                if here != there and site.external(here, there) is None:
+                if here != there and (here, there) in ways and site.external(here, there) is None:
                     ends = (sources[here], targets[there])
                     yield from _forward(site, conduit, ends, (here, legs[here]), (there, legs[there]), drop)
 
@@ -276,6 +309,22 @@ def approved(site: Site, host: str) -> list[dict[str, Any]]:
     return found
 
 
+def boundaries(site: Site, host: str) -> list[dict[str, Any]]:
+    """The boundaries of a router that have a mode of their own: [{id, mode, approved_by, zones: the networks of the one and of the other,
+    own: the router's addresses}]."""
+    own = _all_addresses(site, [host])
+    return [
+        {
+            "id": one.id,
+            "mode": one.mode,
+            "approved_by": one.approved_by,
+            "zones": [[str(net) for net in site.zones[name].cidrs] for name in sorted(one.zones)],
+            "own": own,
+        }
+        for one in site.moded(site.nodes[host])
+    ]
+
+
 def egress(site: Site, host: str) -> list[dict[str, Any]]:
     """What `host` may open by its conduits: [{id, addresses as it sees them, proto, port, uid or None, origins: the only addresses to
     come from, plant: the target stands at level ≤ 2}]."""
@@ -304,12 +353,9 @@ def egress(site: Site, host: str) -> list[dict[str, Any]]:
 
 def own_listeners(site: Site, component: str, host: str) -> list[int]:
     """Ports on `host` itself that the contract of `component` connects to; what stays on a host needs no conduit."""
-    found = set()
-    for connect in site.contracts.get(component, {}).get("connects", []):
-        listener = site.listener(str(connect.get("to")), str(connect.get("listener")))
-        if listener and host in site.placed(str(connect["to"]), listener.get("group", "")) and host in site.placed(component, connect.get("group", "")):
-            found.add(int(listener["port"]))
-    return sorted(found)
+    here = site.listeners_on(host)
+    wanted = [one for one in site.contracts.get(component, {}).get("connects", []) if host in site.placed(component, one.get("group", ""))]
+    return sorted({int(here[key]["port"]) for one in wanted if (key := (str(one.get("to")), str(one.get("listener")))) in here})
 
 
 def collector_egress(site: Site, host: str) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 #: Where a packet may be refused; spoof and limits on routers only.
 PLACES = ("in", "out", "forward")
 ROUTER_PLACES = (*PLACES, "spoof", "limits")
+#: Where at a boundary of a router that has a mode of its own.
+BOUNDARY_PLACES = ("forward", "spoof", "limits")
 #: Flows a set holds: some 2 MB each when full.
 SIZE = 16384
 LAST = "7d"
@@ -29,9 +31,10 @@ _KINDS = {
 }
 
 
-def places(router: bool) -> tuple[str, ...]:
-    """Where a host or a router writes down."""
-    return ROUTER_PLACES if router else PLACES
+def places(router: bool, mode: str, boundaries: Iterable[str]) -> list[str]:
+    """Where a host or a router writes down: its own places where it observes, and `<place>_<id>` of each boundary that does."""
+    own = (ROUTER_PLACES if router else PLACES) if mode == "observe" else ()
+    return [*own, *(f"{place}_{name}" for name in boundaries for place in BOUNDARY_PLACES)]
 
 
 def _kinds(place: str) -> Iterator[str]:

@@ -1,181 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nft -j list ruleset`` as a program, and what it does to whole sets of packets. The one reader of rulesets here.
+"""``nft -j list ruleset`` as a program. The one reader of rulesets here.
 
-Reading never guesses: what is not understood becomes an ``Unknown`` with table, chain, handle and construct. Running keeps a set of packets
-as boxes: for each dimension (source, target, protocol, ports, interfaces, conntrack state, user and whatever else a rule looks at) a bit mask
-over classes that are cut at every boundary which a rule or the model mentions. Two packets of one class are treated alike by every rule, so
-the result is exact. A packet whose fate hangs on an Unknown appears with both fates, and both carry it as a doubt.
-
-Semantics (nft(8), kernel nf_tables): base chains of a hook run by priority; accept ends its base chain only, drop is final; a chain that
-ends returns to its caller, a base chain to its policy; goto never comes back; before conntrack (priority -200) no packet has a state; oifname
-is empty before routing and iifname is empty for what a host sends itself.
+Reading never guesses: what is not understood becomes an ``Unknown`` with table, chain, handle and construct.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Union
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-PATHS = ("input", "output", "forward")
-STATES = ("new", "established", "related", "invalid", "untracked")
-#: Most boxes that one path may fall into; a ruleset beyond it is not judged.
-MOST_BOXES = 60000
-_CONNTRACK = -200
-_TOP: dict[int, int] = {4: 2**32 - 1, 6: 2**128 - 1}
-_PROTOCOLS = {
-    "icmp": 1,
-    "igmp": 2,
-    "ipip": 4,
-    "tcp": 6,
-    "udp": 17,
-    "dccp": 33,
-    "ipv6": 41,
-    "gre": 47,
-    "esp": 50,
-    "ah": 51,
-    "icmpv6": 58,
-    "ipv6-icmp": 58,
-    "sctp": 132,
-    "udplite": 136,
-    "hopopt": 0,
-    "ip": 0,
-    "ipv6-route": 43,
-    "ipv6-frag": 44,
-    "ipv6-nonxt": 59,
-    "ipv6-opts": 60,
-    "comp": 108,
-    "vrrp": 112,
-    "ospf": 89,
-    "l2tp": 115,
-    "pim": 103,
-    "mobility-header": 135,
-}
-_ICMP = {
-    "echo-reply": 0,
-    "destination-unreachable": 3,
-    "source-quench": 4,
-    "redirect": 5,
-    "echo-request": 8,
-    "router-advertisement": 9,
-    "router-solicitation": 10,
-    "time-exceeded": 11,
-    "parameter-problem": 12,
-    "timestamp-request": 13,
-    "timestamp-reply": 14,
-    "info-request": 15,
-    "info-reply": 16,
-    "address-mask-request": 17,
-    "address-mask-reply": 18,
-}
-ICMP6 = {
-    "destination-unreachable": 1,
-    "packet-too-big": 2,
-    "time-exceeded": 3,
-    "parameter-problem": 4,
-    "echo-request": 128,
-    "echo-reply": 129,
-    "mld-listener-query": 130,
-    "mld-listener-report": 131,
-    "mld-listener-done": 132,
-    "mld-listener-reduction": 132,
-    "nd-router-solicit": 133,
-    "nd-router-advert": 134,
-    "nd-neighbor-solicit": 135,
-    "nd-neighbor-advert": 136,
-    "nd-redirect": 137,
-    "router-renumbering": 138,
-    "ind-neighbor-solicit": 141,
-    "ind-neighbor-advert": 142,
-    "mld2-listener-report": 143,
-}
-_TCP_FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ecn": 64, "cwr": 128}
-_CT_STATUS = {"expected": 1, "seen-reply": 2, "assured": 4, "confirmed": 8, "snat": 16, "dnat": 32, "dying": 64}
-_DSCP = {
-    "cs0": 0,
-    "cs1": 8,
-    "cs2": 16,
-    "cs3": 24,
-    "cs4": 32,
-    "cs5": 40,
-    "cs6": 48,
-    "cs7": 56,
-    "be": 0,
-    "df": 0,
-    "lephb": 1,
-    "le": 1,
-    "ef": 46,
-    "va": 44,
-    **{"af%d%d" % (high, low): high * 8 + low * 2 for high in (1, 2, 3, 4) for low in (1, 2, 3)},
-}
-#: Numbers that a packet, or its connection, carries beside what conduits speak of: (what nft says, top, names).
-_NUMBERS: dict[str, tuple[int, Mapping[str, int]]] = {
-    "icmp type": (255, _ICMP),
-    "icmp code": (255, {}),
-    "icmpv6 type": (255, ICMP6),
-    "icmpv6 code": (255, {}),
-    "tcp flags": (255, _TCP_FLAGS),
-    "tcp sequence": (2**32 - 1, {}),
-    "tcp ackseq": (2**32 - 1, {}),
-    "tcp window": (65535, {}),
-    "tcp doff": (15, {}),
-    "tcp checksum": (65535, {}),
-    "tcp urgptr": (65535, {}),
-    "udp length": (65535, {}),
-    "udp checksum": (65535, {}),
-    "ip ttl": (255, {}),
-    "ip dscp": (63, _DSCP),
-    "ip ecn": (3, {}),
-    "ip length": (65535, {}),
-    "ip id": (65535, {}),
-    "ip frag-off": (65535, {}),
-    "ip hdrlength": (15, {}),
-    "ip checksum": (65535, {}),
-    "ip6 hoplimit": (255, {}),
-    "ip6 dscp": (63, _DSCP),
-    "ip6 ecn": (3, {}),
-    "ip6 length": (65535, {}),
-    "ip6 flowlabel": (2**20 - 1, {}),
-    "ip6 nexthdr": (255, _PROTOCOLS),
-    "meta mark": (2**32 - 1, {}),
-    "meta length": (2**32 - 1, {}),
-    "meta skgid": (2**32 - 1, {}),
-    "meta cpu": (2**32 - 1, {}),
-    "meta cgroup": (2**32 - 1, {}),
-    "ct mark": (2**32 - 1, {}),
-    "ct zone": (65535, {}),
-    "ct status": (127, _CT_STATUS),
-}
-#: Further properties that are compared by name only; None: any name.
-_NAMES: dict[str, tuple[str, ...] | None] = {
-    "meta pkttype": None,
-    "meta priority": None,
-    "meta iifgroup": None,
-    "meta oifgroup": None,
-    "meta iiftype": None,
-    "meta oiftype": None,
-    "meta iifkind": None,
-    "meta oifkind": None,
-    "meta secpath": None,
-    "meta ipsec": None,
-    "meta rtclassid": None,
-    "meta broute": None,
-    "meta day": None,
-    "meta ibrname": None,
-    "meta obrname": None,
-    "meta nftrace": None,
-    "ct direction": ("original", "reply"),
-    "ct helper": None,
-    "ether saddr": None,
-    "ether daddr": None,
-    "ether type": None,
-    "vlan id": None,
-}
+from ansible_collections.hnai.platform.plugins.module_utils.zones.boxes import Cube, RulesetError, Values, names, numbers
+from ansible_collections.hnai.platform.plugins.module_utils.zones.dimensions import CORE, NAMES, NUMBERS, PROTOCOLS, STATES, TOP, rate_of
+from ansible_collections.hnai.platform.plugins.module_utils.zones.program import Act, Chain, Choice, Match, Program, Rule, Step, Unknown, Where
+
 _BITS = frozenset(("tcp flags", "ct status"))
-_CORE = ("iif", "oif", "saddr", "daddr", "proto", "sport", "dport", "ct", "uid")
 _TRANSPORTS = {"tcp": 6, "udp": 17, "sctp": 132, "dccp": 33, "udplite": 136}
 _INERT = frozenset(("counter", "log", "comment", "last", "set", "map", "secmark", "ct timeout", "meta nftrace"))
 _BYPASS = {
@@ -192,147 +32,6 @@ _BYPASS = {
     "ct helper": "helper",
     "ct expectation": "helper",
 }
-
-
-class RulesetError(Exception):
-    """This is no listing of nft, or it is beyond what can be judged."""
-
-
-@dataclass(frozen=True, order=True)
-class Where:
-    """A place in a ruleset. `handle` 0: the chain or table itself."""
-
-    family: str
-    table: str
-    chain: str = ""
-    handle: int = 0
-    comment: str = field(default="", compare=False)
-
-    @property
-    def text(self) -> str:
-        """For people."""
-        parts = "table %s %s" % (self.family, self.table) + (", chain %s" % self.chain if self.chain else "")
-        return parts + (", handle %d" % self.handle if self.handle else "") + (' ("%s")' % self.comment if self.comment else "")
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON-like data."""
-        return {"family": self.family, "table": self.table, "chain": self.chain, "handle": self.handle, "comment": self.comment}
-
-
-@dataclass(frozen=True, order=True)
-class Unknown:
-    """A construct that is not understood."""
-
-    where: Where
-    construct: str
-
-    @property
-    def text(self) -> str:
-        """For people."""
-        return "%s: %s" % (self.where.text, self.construct)
-
-
-@dataclass(frozen=True)
-class Values:
-    """A set of values of one dimension: closed intervals of numbers, or names (`x*` is a prefix); `negate`: all others."""
-
-    numbers: tuple[tuple[int, int], ...] = ()
-    names: tuple[str, ...] = ()
-    negate: bool = False
-
-
-def numbers(*found: int | tuple[int, int]) -> Values:
-    """Values from numbers and (low, high)."""
-    return Values(tuple((one, one) if isinstance(one, int) else one for one in found))
-
-
-def names(*found: str, negate: bool = False) -> Values:
-    """Values from names."""
-    return Values((), tuple(found), negate)
-
-
-def addresses(texts: Iterable[Any], negate: bool = False) -> Values:
-    """Values from addresses and networks of one family."""
-    nets = [ipaddress.ip_network(str(text)) for text in texts]
-    return Values(tuple((int(net.network_address), int(net.broadcast_address)) for net in nets), (), negate)
-
-
-#: A conjunction of conditions.
-Cube = dict[str, Values]
-
-
-class Match(NamedTuple):
-    """Every packet in one of `cubes` (in none, where `negate`), and in `needs`. `doubt`: whether it matches is not known."""
-
-    needs: Cube
-    cubes: tuple[Cube, ...]
-    negate: bool
-    doubt: Unknown | None = None
-
-
-class Act(NamedTuple):
-    """What a rule does: accept, drop, reject, return, jump, goto, set (an override), edit (what no rule looks at), unknown, or a way around
-    (`_BYPASS`)."""
-
-    verb: str
-    target: str = ""
-    dimension: str = ""
-    value: Values | None = None
-    doubt: Unknown | None = None
-
-
-Step = Union[Match, Act, "Choice"]
-
-
-class Choice(NamedTuple):
-    """A verdict map: the first alternative that matches acts."""
-
-    ways: tuple[tuple[Match, Act], ...]
-
-
-@dataclass
-class Rule:
-    """One rule; `steps` in order; `counted`: it has a counter; `fills`: the sets that it adds to, (operation, name)."""
-
-    where: Where
-    steps: list[Step]
-    counted: bool = False
-    fills: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass
-class Chain:
-    """One chain. `hook` is empty for one that is only jumped to."""
-
-    where: Where
-    type: str = ""
-    hook: str = ""
-    priority: int = 0
-    policy: str = "accept"
-    devices: tuple[str, ...] = ()
-    rules: list[Rule] = field(default_factory=list)
-
-
-@dataclass
-class Program:
-    """A ruleset as one address family meets it."""
-
-    version: int
-    chains: dict[tuple[str, str, str], Chain] = field(default_factory=dict)
-    tables: list[tuple[str, str]] = field(default_factory=list)
-    unknown: list[Unknown] = field(default_factory=list)
-    others: list[tuple[str, Where]] = field(default_factory=list)
-    """Sets, maps, flowtables and named objects: (kind, where)."""
-    dormant: set[tuple[str, str]] = field(default_factory=set)
-    """Tables that are there and do nothing. Not every nft says so in JSON: see `dormant`."""
-
-    def base(self, hook: str) -> list[Chain]:
-        """The base chains that an IP packet meets at a hook, in their order."""
-        families = ("inet", "ip" if self.version == 4 else "ip6", "netdev")
-        found = [
-            one for one in self.chains.values() if one.hook == hook and one.where.family in families and (one.where.family, one.where.table) not in self.dormant
-        ]
-        return sorted(found, key=lambda one: (one.priority, one.where.family != "netdev"))
 
 
 class _NotUnderstood(Exception):
@@ -549,13 +248,13 @@ class _Reader:
             return {}, "exthdr %s" % body["name"]
         if kind == "&" and len(body) == 2:
             needs, dimension = self._left(body[0])
-            if dimension in _CORE or dimension == "nfproto":
+            if dimension in CORE or dimension == "nfproto":
                 raise _NotUnderstood(_short(left))
             return needs, dimension if dimension in _BITS else "%s & %s" % (dimension, _short(body[1]))
         raise _NotUnderstood(_short(left))
 
     def _free(self, dimension: str, left: Any) -> tuple[Cube, str]:
-        if dimension not in _NUMBERS and dimension not in _NAMES:
+        if dimension not in NUMBERS and dimension not in NAMES:
             raise _NotUnderstood(_short(left))
         return {}, dimension
 
@@ -574,7 +273,7 @@ class _Reader:
             needs = {"proto": numbers(_TRANSPORTS[protocol])}
             return needs, name if name in ("sport", "dport") else self._free("%s %s" % (protocol, name), left)[1]
         if protocol in ("icmp", "icmpv6"):
-            needs = {"proto": numbers(_PROTOCOLS[protocol]), "nfproto": numbers(4 if protocol == "icmp" else 6)}
+            needs = {"proto": numbers(PROTOCOLS[protocol]), "nfproto": numbers(4 if protocol == "icmp" else 6)}
             return needs, self._free("%s %s" % (protocol, name), left)[1]
         if protocol in ("ether", "vlan"):
             return self._free("%s %s" % (protocol, name), left)
@@ -634,8 +333,8 @@ class _Reader:
 
     def _bits(self, op: str, dimension: str, left: Any, right: Any) -> Values:
         """Comparisons of flags: every value of the field is tried."""
-        table = {name: 1 << number for number, name in enumerate(STATES)} if dimension == "ct" else _NUMBERS[dimension][1]
-        domain = list(table.values()) if dimension == "ct" else list(range(_NUMBERS[dimension][0] + 1))
+        table = {name: 1 << number for number, name in enumerate(STATES)} if dimension == "ct" else NUMBERS[dimension][1]
+        domain = list(table.values()) if dimension == "ct" else list(range(NUMBERS[dimension][0] + 1))
 
         def value(one: Any) -> int:
             if isinstance(one, Mapping) and set(one) == {"|"}:
@@ -666,10 +365,10 @@ class _Reader:
 
     def _top(self, dimension: str) -> int:
         base = dimension.partition(" & ")[0]
-        core = {"saddr": _TOP[self.version], "daddr": _TOP[self.version], "proto": 255, "sport": 65535, "dport": 65535, "uid": 2**32 - 1}
-        if base not in core and base not in _NUMBERS:
+        core = {"saddr": TOP[self.version], "daddr": TOP[self.version], "proto": 255, "sport": 65535, "dport": 65535, "uid": 2**32 - 1}
+        if base not in core and base not in NUMBERS:
             raise _NotUnderstood("an order of %s" % dimension)
-        return core[base] if base in core else _NUMBERS[base][0]
+        return core[base] if base in core else NUMBERS[base][0]
 
     def _values(self, dimension: str, right: Any) -> Values:
         numbers_found: list[tuple[int, int]] = []
@@ -686,7 +385,7 @@ class _Reader:
                 if net.version != self.version:
                     continue
                 numbers_found.append((int(net.network_address), int(net.broadcast_address)))
-            elif dimension in ("iif", "oif", "ct") or dimension in _NAMES or dimension.startswith("exthdr "):
+            elif dimension in ("iif", "oif", "ct") or dimension in NAMES or dimension.startswith("exthdr "):
                 names_found.append(_short(one))
             else:
                 if dimension in ("saddr", "daddr") and ipaddress.ip_address(str(one)).version != self.version:
@@ -708,7 +407,7 @@ class _Reader:
             if uid is None:
                 raise _NotUnderstood("user %s, who is not known here" % one)
             return uid
-        table: Mapping[str, int] = _PROTOCOLS if dimension == "proto" else _NUMBERS.get(base, (0, {}))[1]
+        table: Mapping[str, int] = PROTOCOLS if dimension == "proto" else NUMBERS.get(base, (0, {}))[1]
         if one not in table:
             raise _NotUnderstood("%s %s" % (dimension, one))
         return table[one]
@@ -739,12 +438,6 @@ def _priority(value: Any) -> int:
     raise RulesetError("priority %r is no number" % (value,))
 
 
-def rate_of(rate: int, per: str, burst: int) -> tuple[str, int]:
-    """(dimension, rate per week): rates of one burst can be compared."""
-    weeks = {"second": 604800, "minute": 10080, "hour": 168, "day": 7, "week": 1}
-    return "rate with burst %d" % burst, rate * weeks[per]
-
-
 def parse(listing: str, version: int, uid_of: Callable[[str], int | None]) -> Program:
     """The program that packets of IP `version` meet. Raises RulesetError where `listing` is none of ``nft -j list ruleset``."""
     try:
@@ -770,498 +463,3 @@ def flagged(text: str, flag: str) -> set[tuple[str, str]]:
 def dormant(text: str) -> set[tuple[str, str]]:
     """The tables that are there and do nothing."""
     return flagged(text, "dormant")
-
-
-# -- sets of packets --------------------------------------------------------------------------------------------------------------
-
-
-def _every(program: Program) -> Iterator[Cube]:
-    """Every cube that a program mentions."""
-    for chain in program.chains.values():
-        yield {"iif": names(*chain.devices), "oif": names(*chain.devices)}
-        for rule in chain.rules:
-            for step in rule.steps:
-                ways = [step] if isinstance(step, Match) else [one for one, _act in step.ways] if isinstance(step, Choice) else []
-                for match in ways:
-                    yield match.needs
-                    yield from match.cubes
-                if isinstance(step, Act) and step.value is not None:
-                    yield {step.dimension: step.value}
-
-
-class Classes:
-    """The dimensions of a judgement, each cut into classes of values that nothing tells apart."""
-
-    def __init__(self, version: int, cubes: Iterable[Cube]) -> None:
-        cuts: dict[str, set[int]] = {}
-        known: dict[str, set[str]] = {"iif": {"", "lo"}, "oif": {"", "lo"}, "ct": set(STATES)}
-        for cube in cubes:
-            for dimension, values in cube.items():
-                if dimension == "nfproto":
-                    continue
-                cuts.setdefault(dimension, set()).update(edge for low, high in values.numbers for edge in (low, high + 1))
-                known.setdefault(dimension, set()).update(values.names)
-        self.version = version
-        self.names = [*_CORE, *sorted(set(cuts) | set(known) - set(_CORE) - {"nfproto"})]
-        self.names = list(dict.fromkeys(self.names))
-        self.index = {name: number for number, name in enumerate(self.names)}
-        self._starts: dict[str, list[int]] = {}
-        self._atoms: dict[str, list[str]] = {}
-        self._tops: dict[str, int] = {}
-        full = []
-        for name in self.names:
-            if name in ("iif", "oif") or (known.get(name) and not cuts.get(name)):
-                self._atoms[name] = _atoms(name, known.get(name, set()))
-                full.append((1 << len(self._atoms[name])) - 1)
-                continue
-            top = {
-                "saddr": _TOP[version],
-                "daddr": _TOP[version],
-                "proto": 255,
-                "sport": 65535,
-                "dport": 65535,
-                "uid": 2**32 - 1,
-                "connections": 2**32 - 1,
-            }.get(name)
-            self._tops[name] = top if top is not None else _NUMBERS.get(name.partition(" & ")[0], (2**63, {}))[0]
-            if known.get(name):
-                raise RulesetError("%s is compared by name and by number" % name)
-            self._starts[name] = sorted({0} | {cut for cut in cuts.get(name, ()) if 0 < cut <= self._tops[name]})
-            full.append((1 << len(self._starts[name])) - 1)
-        self.full = tuple(full)
-
-    def mask(self, dimension: str, values: Values) -> int:
-        """The classes that `values` are made of."""
-        found = 0
-        if dimension in self._atoms:
-            if values.numbers:
-                raise RulesetError("%s is compared by name and by number" % dimension)
-            for wanted in values.names:
-                for number, atom in enumerate(self._atoms[dimension]):
-                    if atom == wanted or (wanted.endswith("*") and dimension in ("iif", "oif") and atom.startswith(wanted[:-1])):
-                        found |= 1 << number
-        else:
-            starts = self._starts[dimension]
-            for low, high in values.numbers:
-                first, last = bisect_right(starts, low) - 1, bisect_right(starts, min(high, self._tops[dimension])) - 1
-                found |= ((1 << (last - first + 1)) - 1) << first
-        return self.full[self.index[dimension]] & ~found if values.negate else found
-
-    def cube(self, cube: Cube) -> tuple[tuple[int, int], ...] | None:
-        """(dimension, classes) pairs; None where nothing can be in it."""
-        found = []
-        for name, values in cube.items():
-            if name == "nfproto":
-                inside = any(low <= self.version <= high for low, high in values.numbers)
-                if inside == values.negate:
-                    return None
-                continue
-            number = self.index[name]
-            mask = self.mask(name, values)
-            if not mask:
-                return None
-            if mask != self.full[number]:
-                found.append((number, mask))
-        return tuple(found)
-
-    def box(self, cube: Cube) -> Box | None:
-        """The box of a cube; None where nothing can be in it."""
-        pairs = self.cube(cube)
-        if pairs is None:
-            return None
-        found = list(self.full)
-        for number, mask in pairs:
-            found[number] &= mask
-        return tuple(found) if all(found) else None
-
-    def values(self, dimension: str, mask: int) -> list[Any]:
-        """What `mask` holds, as names or (low, high)."""
-        if dimension in self._atoms:
-            return [atom for number, atom in enumerate(self._atoms[dimension]) if mask >> number & 1]
-        starts = self._starts[dimension]
-        found: list[tuple[int, int]] = []
-        for number, start in enumerate(starts):
-            if mask >> number & 1:
-                end = starts[number + 1] - 1 if number + 1 < len(starts) else self._tops[dimension]
-                if found and found[-1][1] == start - 1:
-                    found[-1] = (found[-1][0], end)
-                else:
-                    found.append((start, end))
-        return found
-
-    def example(self, box: Box) -> dict[str, Any]:
-        """One packet of a box, for people."""
-        found: dict[str, Any] = {}
-        for number, name in enumerate(self.names):
-            if box[number] == self.full[number] and name not in ("ct", "proto"):
-                continue
-            if name in ("saddr", "daddr"):
-                low, high = min(self.values(name, box[number]), key=lambda pair: (pair[1] - pair[0], pair[0]))
-                # The bounds of a wide range are rarely anybody's address.
-                found[name] = str(_address(self.version, low if high - low < 2 else low + 1))
-            elif name == "proto":
-                numbers_here = self.values(name, box[number])
-                wanted = next(
-                    (one for one in (6, 17, 1 if self.version == 4 else 58) if any(low <= one <= high for low, high in numbers_here)), numbers_here[0][0]
-                )
-                found[name] = {6: "tcp", 17: "udp", 1: "icmp", 58: "icmpv6"}.get(wanted, wanted)
-            elif name == "ct":
-                here = self.values(name, box[number])
-                found["state"] = "new" if "new" in here else here[0]
-            else:
-                first = self.values(name, box[number])[0]
-                found[name] = first if isinstance(first, str) else first[0]
-        return found
-
-
-#: For each dimension a mask of classes.
-Box = tuple[int, ...]
-
-
-def _address(version: int, number: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.IPv4Address(number) if version == 4 else ipaddress.IPv6Address(number)
-
-
-def _atoms(dimension: str, known: set[str]) -> list[str]:
-    if dimension == "ct":
-        return list(STATES)
-    if known and known <= set(_NAMES.get(dimension) or ()):
-        return list(_NAMES[dimension] or ())
-    exact = {one for one in known if not (one.endswith("*") and dimension in ("iif", "oif"))}
-    if dimension in ("iif", "oif"):
-        # Some name for each prefix that nobody mentions, and one for every other interface.
-        exact |= {one[:-1] + "~other" for one in known if one.endswith("*")} | {"~other"}
-        return sorted(exact)
-    return [*sorted(exact), "~other"]
-
-
-def minus(boxes: Iterable[Box], cubes: Iterable[Sequence[tuple[int, int]]]) -> list[Box]:
-    """What of `boxes` is in none of `cubes`."""
-    rest = list(boxes)
-    for cube in cubes:
-        kept: list[Box] = []
-        for box in rest:
-            inside, outside = _split(box, cube)
-            kept += outside if inside is not None else [box]
-        rest = kept
-        if not rest:
-            break
-        if len(rest) > MOST_BOXES:
-            raise RulesetError("the ruleset falls into more than %d sets of packets" % MOST_BOXES)
-    return rest
-
-
-def _split(box: Box, cube: Sequence[tuple[int, int]]) -> tuple[Box | None, list[Box]]:
-    """(what is inside, what is outside)."""
-    for number, mask in cube:
-        if not box[number] & mask:
-            return None, [box]
-    outside: list[Box] = []
-    current = box
-    for number, mask in cube:
-        left = current[number] & ~mask
-        if left:
-            outside.append((*current[:number], left, *current[number + 1 :]))
-            current = (*current[:number], current[number] & mask, *current[number + 1 :])
-    return current, outside
-
-
-class Part(NamedTuple):
-    """A box on its way. `over`: what was rewritten, (dimension, mask); `doubts`: Unknowns its fate hangs on; `trail`: who let it go on."""
-
-    box: Box
-    over: tuple[tuple[int, int], ...] = ()
-    doubts: frozenset[Unknown] = frozenset()
-    trail: tuple[Where, ...] = ()
-
-
-class Event(NamedTuple):
-    """A way around that packets reach."""
-
-    kind: str
-    where: Where
-    what: str
-    path: str
-    example: dict[str, Any]
-
-
-@dataclass
-class Outcome:
-    """What becomes of every packet of a path. `accepts`: the boxes that each accept ended; `reached`: the places that a packet gets to."""
-
-    path: str
-    passed: list[Part] = field(default_factory=list)
-    dropped: list[Part] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    accepts: dict[Where, list[Part]] = field(default_factory=dict)
-    reached: set[Where] = field(default_factory=set)
-
-
-_Ready = tuple[str, Any]
-
-
-class Machine:
-    """Runs a program. Raises RulesetError where the sets of packets become too many."""
-
-    def __init__(self, program: Program, classes: Classes) -> None:
-        self.program = program
-        self.classes = classes
-        self._chains: dict[tuple[str, str, str], list[tuple[Rule, list[_Ready]]]] = {}
-        self._ready: dict[int, list[_Ready]] = {}
-        for key, chain in program.chains.items():
-            ready = [(rule, self._prepare(rule)) for rule in chain.rules]
-            self._ready.update({id(rule): steps for rule, steps in ready})
-            self._chains[key] = [(rule, steps) for rule, steps in ready if any(kind != "match" for kind, _body in steps)]
-
-    def concerns(self, rule: Rule) -> bool:
-        """Can any packet of this version match the rule?"""
-        return bool(self._ready[id(rule)])
-
-    def alone(self, rules: Sequence[Rule], boxes: Sequence[Box]) -> list[Box]:
-        """What of `boxes` these rules alone would not accept."""
-        place = Chain(Where("", "", ""), rules=list(rules))
-        self._chains["", "", ""] = [(rule, self._ready[id(rule)]) for rule in rules]
-        accepted, _dropped, _rest = self._chain(place, [Part(box) for box in boxes], Outcome(""), (), 0)
-        cubes = [tuple((number, mask) for number, mask in enumerate(part.box)) for part in accepted]
-        return minus(boxes, cubes)
-
-    def _condition(self, match: Match) -> tuple[Any, Any, bool, Unknown | None] | None:
-        """(needs, cubes, negate, doubt); None: never."""
-        needs = self.classes.cube(match.needs)
-        if needs is None:
-            return None
-        cubes = [one for one in map(self.classes.cube, match.cubes) if one is not None]
-        negate = match.negate
-        if match.doubt is None and len(cubes) == 1 and len(cubes[0]) == 1 and negate:
-            # One dimension: all others are a cube again.
-            ((number, mask),) = cubes[0]
-            cubes, negate = [((number, self.classes.full[number] & ~mask),)], False
-        if match.doubt is None and not negate and len(cubes) == 1:
-            both: dict[int, int] = dict(needs)
-            for number, mask in cubes[0]:
-                both[number] = both.get(number, self.classes.full[number]) & mask
-            return tuple(both.items()), [()], False, None
-        return needs, cubes, negate, match.doubt
-
-    def _prepare(self, rule: Rule) -> list[_Ready]:
-        ready: list[_Ready] = []
-        for step in rule.steps:
-            if isinstance(step, Match):
-                condition = self._condition(step)
-                if condition is None:
-                    return []
-                ready.append(("match", condition))
-            elif isinstance(step, Choice):
-                ready.append(("choice", [(self._condition(match), act) for match, act in step.ways]))
-            else:
-                ready.append(("act", step))
-        return ready
-
-    # -- running
-
-    def run(self, path: str, interfaces: Iterable[str] | None = None) -> Outcome:
-        """Every packet of a path through its hooks."""
-        outcome = Outcome(path)
-        classes = self.classes
-        outside = names("", negate=True)
-        start = {
-            "input": {"iif": outside, "oif": names("")},
-            "output": {"iif": names(""), "oif": outside},
-            "forward": {"iif": names("", "lo", negate=True), "oif": names("", "lo", negate=True)},
-        }[path]
-        box = classes.box(start)
-        parts = [Part(box)] if box else []
-        hooks = {
-            "input": ("ingress", "prerouting", "input"),
-            "output": ("output", "postrouting", "egress"),
-            "forward": ("ingress", "prerouting", "forward", "postrouting", "egress"),
-        }[path]
-        for hook in hooks:
-            for chain in self.program.base(hook):
-                parts = self._base(chain, parts, outcome)
-                if len(parts) > MOST_BOXES:
-                    raise RulesetError("the ruleset falls into more than %d sets of packets" % MOST_BOXES)
-        outcome.passed += parts
-        return outcome
-
-    def _base(self, chain: Chain, parts: list[Part], outcome: Outcome) -> list[Part]:
-        classes = self.classes
-        view: list[tuple[int, int]] = []
-        if chain.hook in ("ingress", "prerouting"):
-            view.append((classes.index["oif"], classes.mask("oif", names(""))))
-        before = chain.hook in ("ingress",) or (chain.hook in ("prerouting", "output") and chain.priority <= _CONNTRACK)
-        if before:
-            view.append((classes.index["ct"], classes.mask("ct", names("invalid"))))
-        around: list[Part] = []
-        if chain.devices:
-            number = classes.index["iif" if chain.hook == "ingress" else "oif"]
-            mask = classes.mask("iif" if chain.hook == "ingress" else "oif", names(*chain.devices))
-            parts, around = self._divide(parts, ((number, mask),), ())
-        if chain.type == "nat":
-            # Only the first packet of a connection is shown to nat.
-            first, rest = self._divide(parts, ((classes.index["ct"], classes.mask("ct", names("new", "related"))),), ())
-            parts, around = first, around + rest
-        self._untrack = not before
-        ended, dropped, rest = self._chain(chain, parts, outcome, tuple(view), 0)
-        if chain.policy == "drop":
-            dropped += [part._replace(trail=(*part.trail, chain.where)) for part in rest]
-        else:
-            if rest:
-                outcome.accepts.setdefault(chain.where, []).extend(rest)
-            ended += [part._replace(trail=(*part.trail, chain.where)) for part in rest]
-        if any(part for part in parts):
-            outcome.reached.add(chain.where)
-        outcome.dropped += dropped
-        return ended + around
-
-    def _divide(self, parts: Sequence[Part], cube: Sequence[tuple[int, int]], view: Sequence[tuple[int, int]]) -> tuple[list[Part], list[Part]]:
-        inside: list[Part] = []
-        outside: list[Part] = []
-        for part in parts:
-            over = dict(view)
-            over.update(part.over)
-            wanted = cube
-            if over:
-                wanted = []
-                never = False
-                for number, mask in cube:
-                    if number in over:
-                        never = never or not over[number] & mask
-                    else:
-                        wanted.append((number, mask))
-                if never:
-                    outside.append(part)
-                    continue
-            box, rest = _split(part.box, wanted)
-            if box is None:
-                outside.append(part)
-                continue
-            inside.append(part if box is part.box else part._replace(box=box))
-            outside += [part._replace(box=one) for one in rest]
-        return inside, outside
-
-    def _matching(self, parts: list[Part], condition: Any, view: Sequence[tuple[int, int]]) -> tuple[list[Part], list[Part]]:
-        """(those that match, those that do not)."""
-        if condition is None:
-            return [], parts
-        needs, cubes, negate, doubt = condition
-        able, failed = self._divide(parts, needs, view)
-        if doubt is not None:
-            both = [part._replace(doubts=part.doubts | {doubt}) for part in able]
-            return both, failed + both
-        inside: list[Part] = []
-        for cube in cubes:
-            more, able = self._divide(able, cube, view)
-            inside += more
-        return (able, failed + inside) if negate else (inside, failed + able)
-
-    def _chain(
-        self, chain: Chain, parts: list[Part], outcome: Outcome, view: Sequence[tuple[int, int]], depth: int
-    ) -> tuple[list[Part], list[Part], list[Part]]:
-        """(accepted, dropped, those that come to its end)."""
-        if depth > 32:
-            raise RulesetError("%s jumps in a circle" % chain.where.text)
-        accepted: list[Part] = []
-        dropped: list[Part] = []
-        returned: list[Part] = []
-        key = (chain.where.family, chain.where.table, chain.where.chain)
-        for rule, steps in self._chains[key]:
-            if not parts:
-                break
-            current, after = parts, []
-            for kind, body in steps:
-                if not current:
-                    break
-                if kind == "match":
-                    current, failed = self._matching(current, body, view)
-                    after += failed
-                    continue
-                ways = body if kind == "choice" else [(((), [()], False, None), body)]
-                waiting = current
-                current = []
-                for condition, act in ways:
-                    inside, waiting = self._matching(waiting, condition, view)
-                    if inside:
-                        current += self._act(act, inside, rule, chain, outcome, view, depth, accepted, dropped, returned)
-                current += waiting
-            parts = after + current
-            if len(parts) > MOST_BOXES:
-                raise RulesetError("the ruleset falls into more than %d sets of packets" % MOST_BOXES)
-        return accepted, dropped, returned + parts
-
-    def _act(
-        self,
-        act: Act,
-        inside: list[Part],
-        rule: Rule,
-        chain: Chain,
-        outcome: Outcome,
-        view: Sequence[tuple[int, int]],
-        depth: int,
-        accepted: list[Part],
-        dropped: list[Part],
-        returned: list[Part],
-    ) -> list[Part]:
-        """What goes on to the next statement; the rest is appended where it belongs."""
-        outcome.reached.add(rule.where)
-        if act.verb in ("accept", "unknown"):
-            doubted = inside if act.doubt is None else [part._replace(doubts=part.doubts | {act.doubt}) for part in inside]
-            outcome.accepts.setdefault(rule.where, []).extend(doubted)
-            accepted += [part._replace(trail=(*part.trail, rule.where)) for part in doubted]
-            if act.verb == "accept":
-                return []
-            dropped += [part._replace(trail=(*part.trail, rule.where)) for part in doubted]
-            return doubted
-        if act.verb in ("drop", "reject"):
-            dropped += [part._replace(trail=(*part.trail, rule.where)) for part in inside]
-            return []
-        if act.verb == "return":
-            returned += inside
-            return []
-        if act.verb in ("jump", "goto"):
-            target = self.program.chains.get((rule.where.family, rule.where.table, act.target))
-            if target is None:
-                raise RulesetError("%s jumps to chain %s, which is not listed" % (rule.where.text, act.target))
-            more, less, rest = self._chain(target, inside, outcome, view, depth + 1)
-            accepted += more
-            dropped += less
-            if act.verb == "jump":
-                return rest
-            returned += rest
-            return []
-        if act.verb == "edit":
-            return inside
-        if act.verb == "set":
-            return self._set(act, inside, rule, outcome)
-        outcome.events.append(Event(act.verb, rule.where, act.target, outcome.path, self.classes.example(inside[0].box)))
-        if act.verb == "queue":
-            # A program decides, or nobody if it is gone.
-            doubt = Unknown(rule.where, "a program behind %s decides" % act.target)
-            both = [part._replace(doubts=part.doubts | {doubt}, trail=(*part.trail, rule.where)) for part in inside]
-            accepted += both
-            dropped += both
-            return []
-        if act.target.startswith('{"fwd"'):
-            dropped += [part._replace(trail=(*part.trail, rule.where)) for part in inside]
-            return []
-        if act.verb == "nat":
-            doubt = Unknown(rule.where, "what is judged is not what leaves: %s" % act.target)
-            return [part._replace(doubts=part.doubts | {doubt}) for part in inside]
-        return inside
-
-    _untrack = False
-
-    def _set(self, act: Act, inside: list[Part], rule: Rule, outcome: Outcome) -> list[Part]:
-        if act.dimension == "ct":
-            if self._untrack:
-                # After conntrack has seen a packet, notrack does nothing.
-                return inside
-            outcome.events.append(Event("notrack", rule.where, act.target, outcome.path, self.classes.example(inside[0].box)))
-        number = self.classes.index[act.dimension]
-        mask = self.classes.mask(act.dimension, act.value or Values())
-        return [part._replace(over=(*(pair for pair in part.over if pair[0] != number), (number, mask))) for part in inside]
-
-
-def classes_of(program: Program, more: Iterable[Cube]) -> Classes:
-    """The classes of a program and of what it is compared with."""
-    return Classes(program.version, [*_every(program), *more])

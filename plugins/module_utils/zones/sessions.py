@@ -6,11 +6,14 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-#: read(argv) -> standard output; raises OSError with the reason where it cannot be had.
-Read = Callable[[list[str]], str]
+#: read(argv, timeout_s) -> standard output; raises OSError or subprocess.SubprocessError (host/health.py: run_command).
+Read = Callable[[Sequence[str], float], str]
+_NOT_READ = (OSError, subprocess.SubprocessError)
+_PATIENCE_S = 15.0
 _FIELD = re.compile(r"\b(src|dst|sport|dport)=(\S+)")
 _EPHEMERAL = 32768
 
@@ -92,25 +95,30 @@ def might_be_turned(session: Session) -> bool:
     return session.port >= _EPHEMERAL > session.sport
 
 
+def _why(error: Exception) -> str:
+    """What the command itself said, where it said something."""
+    return str(getattr(error, "stderr", None) or error).strip()[-300:]
+
+
 def read_sessions(read: Read, text_of: Callable[[str], str]) -> dict[str, Any]:
     """{sessions: [[…]], from: [what was read], notes: [what could not be]}; `text_of` reads a file."""
     found: set[Session] = set()
     told: list[str] = []
     notes: list[str] = []
     try:
-        found |= {*sockets(read(["ss", "-Htne", "state", "established"]), read(["ss", "-Htln"]))}
+        found |= {*sockets(read(["ss", "-Htne", "state", "established"], _PATIENCE_S), read(["ss", "-Htln"], _PATIENCE_S))}
         told.append("ss")
-    except OSError as error:
-        notes.append(f"ss: {error}")
+    except _NOT_READ as error:
+        notes.append(f"ss: {_why(error)}")
     try:
-        found |= {one for family in ("ipv4", "ipv6") for one in tracked(read(["conntrack", "-L", "-f", family]))}
+        found |= {one for family in ("ipv4", "ipv6") for one in tracked(read(["conntrack", "-L", "-f", family], _PATIENCE_S))}
         told.append("conntrack")
-    except OSError as error:
+    except _NOT_READ as error:
         try:
             found |= set(tracked(text_of("/proc/net/nf_conntrack")))
             told.append("/proc/net/nf_conntrack")
         except OSError:
-            notes.append(f"conntrack: {error}")
+            notes.append(f"conntrack: {_why(error)}")
     return {"sessions": sorted(list(one) for one in found if worth(one)), "from": told, "notes": notes}
 
 
@@ -131,6 +139,6 @@ def counters(listing: str) -> dict[str, int]:
 def read_counters(read: Read) -> dict[str, Any]:
     """{counters} or {error}."""
     try:
-        return {"counters": counters(read(["nft", "-j", "list", "table", "inet", "hnai"]))}
-    except (OSError, ValueError, KeyError) as error:
-        return {"error": f"nft: {error}"}
+        return {"counters": counters(read(["nft", "-j", "list", "table", "inet", "hnai"], _PATIENCE_S))}
+    except (*_NOT_READ, ValueError, KeyError) as error:
+        return {"error": f"nft: {_why(error)}"}

@@ -170,6 +170,11 @@ def _boundaries(site: Site) -> list[Problem]:
         boundary = "{between: [" + f"{first}, {second}" + "], enforced_by: external, owner, reason}"
         remedy = f"give a router hnai_interfaces in both, or declare in hnai_boundaries: {boundary}"
         found.append(Problem(site.file("hnai_conduits"), f"hnai_conduits[{ident}]", message, remedy, "boundary"))
+    for one in site.boundaries:
+        if one.mode and not any(one.zones <= legs for legs in ours):
+            message = f"has a mode, and no router of ours stands between {' and '.join(sorted(one.zones))}"
+            remedy = "remove it, or give a router hnai_interfaces in both"
+            found.append(Problem(site.file("hnai_boundaries"), f"hnai_boundaries.{one.id}.firewall_mode", message, remedy, "boundary"))
     return found
 
 

@@ -73,7 +73,11 @@ def view(site: Site, today: datetime.date, proven: Mapping[str, Mapping[str, str
         "conduits": [_row(site, conduit, today, proven.get(conduit.id) or {}, lifted.get(conduit.id)) for conduit in site.conduits],
         "break_glass": list(lifted.values()),
         "boundaries": [
-            {"id": one.id, "zones": sorted(one.zones), "enforced_by": one.enforced_by, "owner": one.owner, "reason": one.reason} for one in site.boundaries
+            {
+                "id": one.id, "zones": sorted(one.zones), "enforced_by": one.enforced_by, "owner": one.owner, "reason": one.reason,
+                "firewall_mode": one.mode, "firewall_approved_by": one.approved_by,
+            }
+            for one in site.boundaries
         ],
     }
 
@@ -84,7 +88,9 @@ def _row(site: Site, conduit: Conduit, today: datetime.date, proven: Mapping[str
     here, there = ({site.nodes[name].zone for name in names if not site.nodes[name].interfaces} for names in (conduit.sources, conduit.targets))
     # A router is met in the zone of whoever meets it.
     here, there = here or there, there or here
-    external = sorted({one.id for first in here for second in there if (one := site.external(first, second)) is not None})
+    crossed = [one for first in here for second in there if (one := site.boundary(first, second)) is not None]
+    external = sorted({one.id for one in crossed if one.enforced_by == "external"})
+    observed = sorted({one.id for one in crossed if one.mode == "observe"})
     service = conduit.service
     return {
         "id": conduit.id, "from": conduit.ends[0], "to": conduit.ends[1], "from_hosts": host_names(conduit.sources), "to_hosts": host_names(conduit.targets),
@@ -92,7 +98,8 @@ def _row(site: Site, conduit: Conduit, today: datetime.date, proven: Mapping[str
         "what": f"{service.component}.{service.listener}" if service.component else service.app, "kind": conduit.kind, "direction": conduit.direction,
         "owner": conduit.owner, "reason": conduit.reason, "expires": conduit.expires.isoformat(), "days_left": left,
         "state": "expired" if left < 0 else "week" if left <= 7 else "month" if left <= 30 else "", "sr": list(conduit.sr),
-        "limits": dict(conduit.limits), "external": external, "verdict": str(proven.get("verdict") or ""), "at": str(proven.get("at") or ""),
+        "limits": dict(conduit.limits), "external": external, "observed": observed,
+        "verdict": str(proven.get("verdict") or ""), "at": str(proven.get("at") or ""),
         "break_glass": dict(lifted) if lifted else None,
     }
 
@@ -140,7 +147,7 @@ def svg(found: Mapping[str, Any]) -> str:
     for number, panel in enumerate(panels):
         drawn, y = _panel(zones, panel, width, y, names=number == 0)
         parts += drawn
-    drawn, y = _legend(conduits, width, y)
+    drawn, y = _legend(conduits, _observing(found), width, y)
     parts += drawn
     label = f"{len(zones)} zones and {len(conduits)} conduits"
     return (
@@ -185,8 +192,10 @@ def _column(conduit: Mapping[str, Any], x: float, top: float, middle: Mapping[st
     parts = [f"<g><title>{escape(tip)}</title>", _text(x, top + 14, (sign + " " if sign else "") + shorten(conduit["id"], 9), 11.5, colour, head)]
     parts.append(_text(x, top + 28, conduit["service"], 11, "var(--ink,#1b2330)", ' text-anchor="middle"'))
     alarm = "GLASS" if conduit["break_glass"] else {"expired": "EXPIRED", "week": "≤ 7 days", "month": "≤ 30 days"}.get(conduit["state"], "")
-    below = alarm or shorten(conduit["what"], 10)
-    parts.append(_text(x, top + 42, below, 9.5, "var(--fail,#c6262e)" if alarm else "var(--soft,#5d6b80)", ' text-anchor="middle"'))
+    below, shade = (alarm, "var(--fail,#c6262e)") if alarm else (shorten(conduit["what"], 10), "var(--soft,#5d6b80)")
+    if conduit["observed"] and not alarm:
+        below, shade = "observed", f"var(--{INCONCLUSIVE},{_COLOUR[INCONCLUSIVE]})"
+    parts.append(_text(x, top + 42, below, 9.5, shade, ' text-anchor="middle"'))
     here = [middle[zone] for zone in conduit["from_zones"] if zone in middle]
     there = [middle[zone] for zone in conduit["to_zones"] if zone in middle]
     if here and there:
@@ -215,7 +224,13 @@ def _arrow(x: float, y: float, right: int, down: int, colour: str) -> str:
     return f'<path d="M{x:g} {y:g}l{-8 * right} -4.5v9z" fill="{colour}"/>'
 
 
-def _legend(conduits: Sequence[Mapping[str, Any]], width: float, top: float) -> tuple[list[str], float]:
+def _observing(found: Mapping[str, Any]) -> str:
+    """Over which boundaries what no conduit names is let through and written down; '' for none."""
+    names = [f"{one['id']} ({', '.join(one['zones'])})" for one in found["boundaries"] if one["firewall_mode"] == "observe"]
+    return f"observed, not enforced: {'; '.join(names)}" if names else ""
+
+
+def _legend(conduits: Sequence[Mapping[str, Any]], observing: str, width: float, top: float) -> tuple[list[str], float]:
     kinds = sorted({str(one["kind"]) for one in conduits})
     items: list[tuple[str, str, str]] = [(f"{_SIGN[name]} {name}", f"var(--{name},{_COLOUR[name]})", "") for name in (PASS, FAIL, INCONCLUSIVE)]
     items.append(("not yet verified", f"var(--accent,{_NONE})", ""))
@@ -231,6 +246,9 @@ def _legend(conduits: Sequence[Mapping[str, Any]], width: float, top: float) -> 
         parts.append(f'<path d="M{x:g} {y - 4:g}h22" stroke="{colour}" stroke-width="{2 if dash else 5}"{line}/>' + _text(x + 28, y, text, 11.5))
         x += wide
     parts.append(_text(_PAD, y + 20, "● opens the connection   ▶ is dialled   round: a managed host   square: an asset", 11.5, "var(--soft,#5d6b80)"))
+    if observing:
+        y += 20
+        parts.append(_text(_PAD, y + 20, observing, 11.5, f"var(--{INCONCLUSIVE},{_COLOUR[INCONCLUSIVE]})"))
     return parts, y + 32
 
 
@@ -267,12 +285,19 @@ def mermaid(found: Mapping[str, Any]) -> str:
         lines += [] if mine else [f'    e{number[zone["id"]]}["{len(zone["nodes"])} hosts, no conduit"]']
         lines.append("  end")
     lines += [f'  {ids[here]} {line}|"{label}"| {ids[there]}' for here, line, label, there in edges]
+    for one in found["boundaries"]:
+        if one["firewall_mode"] == "observe":
+            first, second = (f"z{number[zone]}" for zone in one["zones"])
+            lines.append(f'  {first} -.-|"{_mermaid_text("observed, not enforced: " + one["id"])}"| {second}')
     return "\n".join([*lines, *styles, ""])
 
 
 # -- the evidence
 
-EVIDENCE = ("id", "from", "to", "service", "what", "kind", "direction", "owner", "reason", "expires", "state", "at", "verdict", "sr", "external", "break_glass")
+EVIDENCE = (
+    "id", "from", "to", "service", "what", "kind", "direction", "owner", "reason", "expires", "state", "at", "verdict", "sr", "external", "observed",
+    "break_glass",
+)  # fmt: skip
 
 
 def evidence(found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -282,7 +307,8 @@ def evidence(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def evidence_json(found: Mapping[str, Any]) -> str:
     """The evidence for machines."""
-    return json.dumps({"conduits": evidence(found), "break_glass": found["break_glass"]}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    whole = {"conduits": evidence(found), "boundaries": found["boundaries"], "break_glass": found["break_glass"]}
+    return json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def evidence_html(found: Mapping[str, Any]) -> str:
@@ -298,6 +324,7 @@ def evidence_html(found: Mapping[str, Any]) -> str:
         verdict = one["verdict"] if one["verdict"] in _COLOUR else ""
         badge = f'<span class="badge {verdict}">{verdict}</span>' if verdict else '<span class="soft">not yet</span>'
         others = f'<br><span class="soft">enforced by others: {escape(", ".join(one["external"]))}</span>' if one["external"] else ""
+        others += f'<br><b class="{INCONCLUSIVE} word">observed, not enforced: {escape(", ".join(one["observed"]))}</b>' if one["observed"] else ""
         cells = (
             f"<code>{escape(one['id'])}</code>" + (f'<br><span class="soft">{escape(one["kind"])}</span>' if one["kind"] != "direct" else ""),
             f"{escape(one['from'])} → {escape(one['to'])}" + others,
@@ -329,6 +356,7 @@ def card(found: Mapping[str, Any]) -> str:
     expired = [one["id"] for one in found["conduits"] if one["state"] == "expired"]
     verified = sum(1 for one in found["conduits"] if one["verdict"] == PASS)
     counts = f"{len(found['conduits'])} conduits, {verified} of them verified" + (f", expired: {', '.join(expired)}" if expired else "")
+    counts += f"; {observing}" if (observing := _observing(found)) else ""
     return (
         (f'<div class="card glass fail"><h2>BREAK-GLASS</h2><ul>{glasses}</ul><p>It stays red until the entry is gone.</p></div>' if glasses else "")
         + f'<div class="card"><h2>Zones and conduits</h2><p class="soft">{escape(counts)}</p><div class="draw">{svg(found)}</div></div>'
