@@ -8,8 +8,6 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.hnai.platform.plugins.module_utils.openbao import policies
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotate_approle import KIND
 from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_spec import seconds
 
 
@@ -138,14 +136,6 @@ def _behind_vmauth(site: Mapping[str, Any], contract: Mapping[str, Any], entry: 
         )
 
 
-def identities(ttl: str) -> list[dict[str, Any]]:
-    """The run's own identities in OpenBao as `rotations` lists secrets. *ttl* of their secret_ids (``90d``); the last third of it is too old."""
-    max_age_s = seconds(ttl, "openbao_identity_ttl") * 2 // 3
-    return [
-        {"path": path, "kind": KIND, "secret_kind": KIND, "readers": [], "max_age_s": max_age_s, "why": ""} for path in policies.IDENTITIES
-    ]  # fmt: skip
-
-
 def host_addresses(variables: Mapping[str, Any]) -> list[str]:
     """Every declared address of a managed host, out of its variables: of a router one in each zone."""
     interfaces = variables.get("hnai_interfaces") or {"": variables["hnai_addresses"]}
@@ -216,8 +206,8 @@ def authority_hosts(site: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 class FilterModule:
-    """authority_hosts, host_addresses, identities, leaves, rotations."""
+    """authority_hosts, host_addresses, leaves, rotations."""
 
     def filters(self) -> dict[str, Any]:
         """By name."""
-        return {"authority_hosts": authority_hosts, "host_addresses": host_addresses, "identities": identities, "leaves": leaves, "rotations": rotations}
+        return {"authority_hosts": authority_hosts, "host_addresses": host_addresses, "leaves": leaves, "rotations": rotations}

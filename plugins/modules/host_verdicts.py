@@ -77,7 +77,7 @@ def carried() -> tuple[object, ...]:
     from ansible_collections.hnai.platform.plugins.module_utils.mqtt import acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto
     from ansible_collections.hnai.platform.plugins.module_utils.mqtt import health as mqtt_health
     from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_host, audit_policy, collector
-    from ansible_collections.hnai.platform.plugins.module_utils.openbao import client, component, inventory, kv, policies
+    from ansible_collections.hnai.platform.plugins.module_utils.openbao import client, component, inventory, kv, policies, rotate_approle
     from ansible_collections.hnai.platform.plugins.module_utils.openbao import health as openbao_health
     from ansible_collections.hnai.platform.plugins.module_utils.tsdb import access as tsdb_access
     from ansible_collections.hnai.platform.plugins.module_utils.tsdb import canary, freshness, questdb
@@ -88,7 +88,7 @@ def carried() -> tuple[object, ...]:
         hostfiles, intrusive, probe_env, telegraf, verdict, conduit_host, flink_health, flink_host, host_health, acls, adapter, listeners, storage,
         kafka_health, mqtt_access, acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto, mqtt_health, audit_host, audit_policy, collector,
         client, collector_audit, collector_proc,
-        component, inventory, kv, policies, openbao_health, tsdb_access, canary, freshness, questdb, tsdb_client, tsdb_health,
+        component, inventory, kv, policies, rotate_approle, openbao_health, tsdb_access, canary, freshness, questdb, tsdb_client, tsdb_health,
     )
 
 

@@ -13,8 +13,8 @@ author: hnai.platform maintainers (@hnai)
 description:
   - Runs on the OpenBao host, logged in as C(hnai-rotation). SI1 no secret is older than its contract's C(max_age). SI2 no rotation was left
     open. SI3 nobody read a secret whom its contract does not name; the readers come from the newest part of the audit log.
-  - Of the run's own identities (P(hnai.platform.identities#filter)) it is the newest secret_id that is alive. Their values lie in no KV, so SI3
-    leaves them out.
+  - Beside O(secrets) it lists the run's own identities, C(deploy) and C(site-admin) - the newest secret_id that is alive, which is too old in the last
+    third of its life. Their values lie in no KV, so SI3 leaves them out.
   - Reads values of no secret.
 extends_documentation_fragment:
   - hnai.platform.openbao
@@ -23,7 +23,7 @@ extends_documentation_fragment:
   - hnai.platform.reading
 options:
   secrets:
-    description: The secrets, as P(hnai.platform.rotations#filter) and P(hnai.platform.identities#filter) return them.
+    description: The secrets, as P(hnai.platform.rotations#filter) returns them.
     type: list
     elements: dict
     required: true
@@ -106,9 +106,9 @@ def main() -> None:
         try:
             store = KvStore(api, token, given["kv"])
             rows = inventory.judge(
-                report, store, given["secrets"],
+                report, store, [*given["secrets"], *inventory.identities()],
                 lambda: inventory.reads(tail(given["audit_file"], given["audit_mib"] << 20), given["kv"]), time.time,
-                lambda path: [one.born for one in living(api, token, policies.IDENTITIES[path])],
+                lambda path: living(api, token, policies.IDENTITIES[path]),
             )  # fmt: skip
         finally:
             leave(api, token)

@@ -180,6 +180,7 @@ def test_an_identity_whose_controller_is_killed_has_exactly_one_secret_id(
                     loop.client.call("POST", "auth/token/revoke-accessor", {"accessor": accessor}, token=root)
 
     controller = Controller(loop.client, tmp_path / "deploy.json", sleep=pass_time)
+    assert "of 60 d: not due" in controller.rotate(path, monkeypatch, check=True)["plan"][0], "it lives as long as it is to"
     seed, _draw = chance(SEED)
     draw = random.Random(f"{seed} {path}")
     for number in range(KILLS):

@@ -11,7 +11,6 @@ import pytest
 from ansible.errors import AnsibleActionFail
 from identity_stand import DAY, Bao, Controller, Killed
 
-from ansible_collections.hnai.platform.plugins.filter.rotation import identities
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import files, inventory, policies, rotation
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Forbidden, login
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
@@ -268,8 +267,8 @@ def test_the_inventory_tells_their_age_and_how_many_are_alive(site: tuple[Bao, C
         report = Report(component="openbao", deadline_s=30)
         keeper = bao.enter("hnai", "hnai-rotation")["auth"]["client_token"]
         inventory.judge(
-            report, KvStore(bao, keeper, "hnai"), identities("90d"), lambda: ({}, 0.0), bao.clock,
-            lambda path: [one.born for one in living(bao, keeper, policies.IDENTITIES[path])],
+            report, KvStore(bao, keeper, "hnai"), inventory.identities(), lambda: ({}, 0.0), bao.clock,
+            lambda path: living(bao, keeper, policies.IDENTITIES[path]),
         )  # fmt: skip
         return {(check["id"], check["subject"]): check for check in report.result(collect=True)["checks"]}
 

@@ -26,10 +26,11 @@ KIND = "secret_id"
 
 @dataclass(frozen=True)
 class Living:
-    """A secret_id that is alive. *run*: the rotation that made it, "" for any other."""
+    """A secret_id that is alive, from *born* to *dies* (unix s). *run*: the rotation that made it, "" for any other."""
 
     accessor: str
     born: float
+    dies: float
     run: str
 
 
@@ -138,5 +139,6 @@ def living(api: Api, keeper: str, role: str) -> list[Living]:
             data = api.call("POST", path + "/secret-id-accessor/lookup", {"secret_id_accessor": accessor}, token=keeper)["data"]
         except NotFound:
             continue  # it ended between the list and the look
-        found.append(Living(str(accessor), instant(data["creation_time"]), str((data.get("metadata") or {}).get("run", ""))))
+        run = str((data.get("metadata") or {}).get("run", ""))
+        found.append(Living(str(accessor), instant(data["creation_time"]), instant(data["expiration_time"]), run))
     return sorted(found, key=lambda one: (one.born, one.accessor))

@@ -300,7 +300,9 @@ class Site:
         ):
             if name + "/" not in auths:
                 there = False
-                self._privileged("auth mount %s" % name, "sys/auth/" + name, {"type": "approle", "description": text})
+                # Without it the server's longest lease (32 days) is the life of every secret_id.
+                longest = {"config": {"max_lease_ttl": "%ds" % spec["identity_ttl"]}} if name == policies.IDENTITY_AUTH else {}
+                self._privileged("auth mount %s" % name, "sys/auth/" + name, {"type": "approle", "description": text, **longest})
         if self.check and not there:
             return False
         self._ssh_ca(mounts)
