@@ -58,7 +58,6 @@ verify: setup ## the verdict of a running site: make verify ARGS='-e profile=ful
 
 bench: setup ## what runs and verdicts cost, also on 1000 hosts, our checks and artifacts against the products' own and Ansible's tools; fails over the budgets
 	@python bench/zones.py
-	@python bench/scale.py
 	@python scripts/bench.py --inventory $(INVENTORY)
 	@python bench/health.py --inventory $(INVENTORY)
 	@python bench/verify.py --inventory $(INVENTORY)
@@ -66,6 +65,7 @@ bench: setup ## what runs and verdicts cost, also on 1000 hosts, our checks and 
 	@if [ -n "$$HNAI_BENCH_PEER" ]; then python bench/peer.py --inventory $(INVENTORY); else echo "peer: not measured, HNAI_BENCH_PEER names no checkout"; fi
 	@scripts/preflight stacks
 	@python bench/opcua_audit.py
+	@python bench/scale.py
 
 lock: setup ## renew requirements*.txt and the artifact locks from the newest releases that the pins allow
 	@scripts/lock
