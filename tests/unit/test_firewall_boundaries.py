@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -87,6 +89,39 @@ def test_only_what_is_to_be_refused_needs_an_explanation_and_each_boundary_its_o
     # Rules of its own that are gone again: it is the router's.
     with pytest.raises(FirewallError, match="this host observes, and enforce would cut 1"):
         seen.may_enforce([plant], [], modes_of(site_with(it="enforce"), "enforce", NAME))
+
+
+def test_what_goes_on_to_be_observed_is_neither_cut_nor_forgotten(tmp_path: Path) -> None:
+    mixed = modes_of(site_with(plant="observe", it="enforce"), "enforce")
+    plant, it, rest = ("10.0.2.11", "10.0.3.11"), ("10.0.3.11", "10.0.35.11"), ("10.0.4.12", "10.0.3.11")
+    tracked = "".join(f"tcp 6 9 ESTABLISHED src={one} dst={two} sport=40000 dport=7000 src={two} dst={one} sport=7000 dport=40000 [ASSURED]\n"
+                      for one, two in (plant, it, rest))  # fmt: skip
+    deleted, note = cut(lambda argv, _stdin: (0, tracked if argv[-1] == "ipv4" else "", ""), [], mixed)
+    assert ([(one["src"], one["dst"]) for one in deleted], note) == ([it, rest], "")
+
+    def kept(**sets: tuple[str, str]) -> str:
+        found = [{"set": {"name": f"observed_last4_{name}", "timeout": 604800, "elem": [{"elem": {"val": {"concat": [*ends, "tcp", 7000]}, "expires": 9.0}}]}}
+                 for name, ends in sets.items()]  # fmt: skip
+        return json.dumps({"nftables": [{"table": {"name": "hnai", "handle": 1}}, *found]})
+
+    folder = tmp_path / "observed"
+    folder.mkdir()
+    (folder / "5.json").write_text(kept(forward_plant=plant, forward_it=it, spoof_plant=rest), encoding="utf-8")
+    # Of a time when the router observed as a whole; and one that has nothing for a boundary that still does.
+    (folder / "4.json").write_text(kept(forward=plant), encoding="utf-8")
+    (folder / "3.json").write_text(kept(forward=rest, forward_it=it), encoding="utf-8")
+    ends = [{"proto": "tcp", "src": one, "dst": two, "sport": "40000", "dport": "7000"} for one, two in (plant, it)]
+    (folder / "run001.open").write_text(json.dumps({"open": ends, "sockets": ""}), encoding="utf-8")
+    (folder / "run002.open").write_text(json.dumps({"open": ends[1:], "sockets": ""}), encoding="utf-8")
+    for path in folder.glob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    seen.forget(tmp_path, mixed)
+    assert sorted(path.name for path in folder.glob("*")) == ["4.json", "5.json", "run001.open"]
+    assert {path.stat().st_mtime for path in folder.glob("*")} == {1_700_000_000}
+    left = seen.observed(lambda _argv, _stdin: (1, "", ""), tmp_path, 1_700_000_000.0, [], mixed)["flows"]
+    assert {(one["source"], one["target"], *one["where"]) for one in left} == {
+        (*plant, "forward", "forward_plant"), (*rest, "spoof_plant")
+    }, left  # fmt: skip
 
 
 def test_validate_says_it_of_the_boundary() -> None:
