@@ -255,6 +255,8 @@ def test_who_was_forgotten_is_named_with_the_brokers() -> None:
     assert bare.reason == f"broker 1 has no {ANCHOR} for SCRAM-SHA-256: a restart may forget every user of it"
     silent = checks(dataclasses.replace(Fake(), silent=({2: "kafka2:9091: timed out"},)))["S8"]
     assert silent.reason == "broker 2: kafka2:9091: timed out"
+    gone = checks(dataclasses.replace(Fake(), known=(known(b1=None),)))["S8"]
+    assert gone.reason == "this broker does not say which users it knows: it is not among the live ones"
 
 
 def test_one_broker_has_nobody_to_compare_with() -> None:
