@@ -2,6 +2,7 @@
 """What every unit test shares: the same examples on every machine, and no waiting for a slow one."""
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -42,6 +43,9 @@ def model_runs() -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    found = Path(str(importlib.import_module("ansible_collections.hnai.platform.plugins.module_utils.verdict").__file__)).resolve()
+    if not found.is_relative_to(ROOT):
+        pytest.exit(f"the collection that would be tested is {found.parents[2]}, not this checkout: `make setup` here, without another's .venv", 4)
     config.addinivalue_line("markers", "sshd: needs an SSH server on loopback (root, package openssh-server); left out where there is none")
     config.addinivalue_line("markers", "namespaces: needs network namespaces of this machine (root); left out where there are none, which the header says")
 
