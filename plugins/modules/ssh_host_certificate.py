@@ -63,7 +63,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 found:
-  description: C(public) key, C(serial) (empty where there is no certificate), C(end), C(principals), C(ca), the C(open) run and the C(last) one.
+  description: >-
+    C(public) key, C(serial) (empty where there is no certificate), the C(line) in its file, C(end), C(principals), C(ca), the C(open) run and the C(last) one.
   returned: always
   type: dict
 """

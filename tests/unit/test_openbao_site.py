@@ -207,6 +207,11 @@ def test_first_run_then_nothing() -> None:
     assert [item for item in controller.bao.writes if not item[1].endswith("revoke-self")] == []
 
 
+def test_the_identities_secret_ids_live_as_long_as_they_are_to(ready: Controller) -> None:
+    """The server cuts a secret_id's life to the longest lease of its mount: 32 days, unless the mount says more."""
+    assert ready.bao.auth["approle/"]["config"] == {"max_lease_ttl": "%ds" % (90 * DAY)}
+
+
 def test_secrets_are_generated_once_and_only_of_kind_password(ready: Controller) -> None:
     made = dict(ready.bao.kv)
     assert set(made) == {"kafka/x", "telegraf/kafka"}

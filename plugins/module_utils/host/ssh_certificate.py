@@ -123,7 +123,7 @@ class HostCertificate:
         self._now = now
 
     def look(self) -> dict[str, Any]:
-        """{public, serial, end, principals, ca, open, last}: serial "" where there is no certificate. Raises HostError."""
+        """{public, serial, line, end, principals, ca, open, last}: serial "" where there is no certificate. Raises HostError."""
         journal, text = self._journal(), read_file(self._host, CERTIFICATE)
         found: dict[str, Any] = {"public": self._key(), "serial": "", "open": journal.get("open") or {}, "last": journal.get("last") or {}}
         if text and read_file(self._host, DROP_IN) is not None:
@@ -131,7 +131,9 @@ class HostCertificate:
                 there = parse(text.decode("ascii", "replace"))
             except CertificateError:
                 return found
-            found.update(serial=str(there.serial), end=there.end, principals=list(there.principals), ca=fingerprint(there.ca))
+            found.update(
+                serial=str(there.serial), line=text.decode("ascii").strip(), end=there.end, principals=list(there.principals), ca=fingerprint(there.ca),
+            )  # fmt: skip
         return found
 
     def install(self, line: str, principals: Sequence[str], ca: str, run_id: str) -> bool:
@@ -144,12 +146,14 @@ class HostCertificate:
             return True
         files = {CERTIFICATE: line.strip().encode("ascii") + b"\n", DROP_IN: TEXT.encode("ascii")}
         before = {path: read_file(self._host, path) for path in files}
-        if before == files:
-            return False
         journal, old = self._journal(), self.look()
-        self._note(dict(journal, open={"run_id": run_id, "new": str(certificate.serial), "old": old["serial"], "old_end": old.get("end", 0)}))
-        for path, content in files.items():
-            atomic_write(self._host, path, content, 0o644, 0, 0)
+        if before == files and not old["open"]:
+            return False
+        # The same again while its run is open: the kill may have come before the reload.
+        if before != files:
+            self._note(dict(journal, open={"run_id": run_id, "new": str(certificate.serial), "old": old["serial"], "old_end": old.get("end", 0)}))
+            for path, content in files.items():
+                atomic_write(self._host, path, content, 0o644, 0, 0)
         told = self._host.run(["/usr/sbin/sshd", "-t"])
         if told.rc:
             self._put_back(before)
