@@ -58,7 +58,7 @@ def test_a_full_verdict_judges_more_and_once_for_a_cluster() -> None:
     (check,), (rescue,) = tasks[0]["block"], tasks[0]["rescue"]
     assert check["ansible.builtin.include_role"] == {
         "name": "hnai.platform.{{ verify_component }}", "tasks_from": "verify_full", "rolespec_validate": False}
-    assert [*rescue["ansible.builtin.set_fact"]] == [record.BROKEN_PREFIX + "{{ verify_component }}"]
+    assert [*rescue["ansible.builtin.set_fact"]] == ["{{ verify_component }}" + record.BROKEN_SUFFIX]
 
 
 def carried(path: Path, seen: set[Path]) -> set[Path]:

@@ -137,7 +137,7 @@ def test_the_other_components_of_a_host_that_was_not_reached_say_why() -> None:
 
 def test_a_broken_module_is_named_with_the_reason() -> None:
     variables = {
-        "kafka1": {"kafka_verdict": {"failed": True, "msg": "MODULE FAILURE"}, "hnai_broken_kafka": "Check: no json"},
+        "kafka1": {"kafka_verdict": {"failed": True, "msg": "MODULE FAILURE"}, "kafka_broken": "Check: no json"},
         "kafka2": {"kafka_verdict": result("kafka", check())},
     }
     (found,) = missing(variables, KAFKA)

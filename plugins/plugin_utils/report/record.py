@@ -20,7 +20,7 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.checks import Entry,
 
 SCHEMA = "hnai-verdict/1"
 VERDICT_SUFFIX = "_verdict"
-BROKEN_PREFIX = "hnai_broken_"
+BROKEN_SUFFIX = "_broken"
 VISIT = "hnai_verdicts"
 """What host_verdicts found on a host: the same variables in C(verdicts), and why one is missing in C(broken)."""
 UNREACHABLE = "the host could not be reached"
@@ -176,20 +176,21 @@ def _visited(arrived: Arrived, host: str, visit: Any, components: Sequence[str])
 
 
 def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str]) -> Arrived:
-    """Read what the visit of every host found (``hnai_verdicts``), ``<component>_verdict[__anything]`` and ``hnai_broken_<component>``.
+    """Read what the visit of every host found (``hnai_verdicts``), ``<component>_verdict[__anything]`` and ``<component>_broken``.
 
     *variables*: host -> its variables.
     """
     arrived = Arrived()
     names = list(components)
+    broken = {name + BROKEN_SUFFIX: name for name in names}
     seen: set[str] = set()
     for host in sorted(variables):
         found = _visited(arrived, host, variables[host].get(VISIT), names)
         visited = set(found)
-        found.update((name, variables[host][name]) for name in variables[host] if name.startswith(BROKEN_PREFIX) or verdict_of(name, names))
+        found.update((name, variables[host][name]) for name in variables[host] if name in broken or verdict_of(name, names))
         for name, value in sorted(found.items()):
-            if name.startswith(BROKEN_PREFIX):
-                arrived.reasons[name[len(BROKEN_PREFIX):], host] = str(value)
+            if name in broken:
+                arrived.reasons[broken[name], host] = str(value)
             component = verdict_of(name, names)
             if not component:
                 continue
