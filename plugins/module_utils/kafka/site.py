@@ -133,8 +133,13 @@ def apply(outcome: Outcome, cluster: Cluster) -> None:
         cluster.grow_topics(outcome.topics.grow)
     if outcome.topics.set_config or outcome.topics.reset_config:
         cluster.configure_topics(outcome.topics.set_config, outcome.topics.reset_config)
-    if outcome.users.changed:
-        cluster.alter_users(outcome.users.upsert, outcome.users.delete)
+    # Asked for together, a user of the first round could come before the anchor of the second mechanism, and in its bucket of the map stay before it.
+    anchors = [one for one in outcome.users.upsert if one[0].name == users.ANCHOR]
+    if anchors:
+        cluster.alter_users(anchors, [])
+    rest = [one for one in outcome.users.upsert if one not in anchors]
+    if rest or outcome.users.delete:
+        cluster.alter_users(rest, outcome.users.delete)
     if outcome.quotas.changed:
         cluster.alter_quotas(outcome.quotas.changes)
     if outcome.acls.create:
