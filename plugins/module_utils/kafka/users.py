@@ -5,12 +5,12 @@ Whether a password already works is observed by logging in with it (a salted has
 is written. A mechanism that a declared user has beside the declared one is left alone: it is the other half of a rotation. So is a declared
 user's twin.
 
-The anchor. Up to 4.3.1 a broker that replays its metadata log into an empty image forgets every user of a mechanism when a removal is the first
-change of that mechanism that it comes to: `ScramDelta.apply` takes the mechanism's map out of the image as soon as a removal leaves it empty, and
-what it adds afterwards goes into a map that nobody holds. Until the next snapshot every rotated or removed user leaves such a record behind, and the
-broker that restarts then refuses everybody (measured). It goes through the users in the order of a Java HashMap, so a user whose hash is 0, written
-before all others and never removed, is always there first: the map is never empty. It has no rights, and a password that nobody keeps. (In a cluster that had users before its
-anchor, one of them may share its place in the map and come first, until the next snapshot, an hour at most: S8 and the gate stop a roll then.)
+The anchor. Up to 4.3.1 a broker that replays its metadata log into an empty image forgets every user of a mechanism when a removal is the first change of
+that mechanism that it comes to: `ScramDelta.apply` takes the mechanism's map out of the image as soon as a removal leaves it empty, and what it adds
+afterwards goes into a map that nobody holds. Until the next snapshot every rotated or removed user leaves such a record behind, and the broker that
+restarts then refuses everybody (measured). It goes through the users in the order of a Java HashMap, so a user whose hash is 0, written before all others
+and never removed, is always there first: the map is never empty. It has no rights, and a password that nobody keeps. (In a cluster that had users before
+its anchor, one of them may share its place in the map and come first, until the next snapshot, an hour at most: S8 and the gate stop a roll then.)
 """
 
 from __future__ import annotations
