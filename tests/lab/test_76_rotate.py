@@ -54,6 +54,8 @@ WRITER = Case("telegraf/kafka_writer", "mechanism", "plc1", "opcua")
 SHIPPER = Case("telegraf/mqtt_shipper", "username", "plc1", "opcua")
 BRIDGE = Case("telegraf/mqtt_bridge", "username", "line1", "line")
 STORE = Case("victoriametrics/writer", "slot", "plc1", "opcua")
+#: Its users have other names in turn: the old one is removed.
+PAIR = Case("flink/kafka", "username", "plc1", "opcua")
 CASES = [WRITER, SHIPPER, BRIDGE, STORE]
 
 
@@ -137,6 +139,13 @@ def test_a_rollback_restores_the_old_value_in_one_run(lab: Lab, tmp_path: Path) 
     assert not now["open"]
     assert now["last"]["outcome"] == "rolled back"
     assert now["last"]["fingerprint"] == was["fp_old"]
+
+
+def test_a_broker_that_restarts_after_a_rotation_knows_its_clients(lab: Lab) -> None:
+    """What was proven lived in the brokers' memory; what a restart brings back is read from the metadata log (module_utils/kafka/users.py)."""
+    rotate(lab, PAIR)
+    lab.run(lab.groups["kafka"][0], "systemctl", "restart", "hnai-kafka.service", timeout=180)
+    until("the brokers are not all well (S8: one forgot its clients)", lambda: lab.play("playbooks/verify.yml", "--tags", "kafka", timeout=120).rc == 0, 150, 2)
 
 
 def test_of_two_controllers_one_advances(lab: Lab, tmp_path: Path) -> None:
