@@ -86,7 +86,7 @@ def capture(offset: int, low: int, high: int, errors: bool = False) -> socket.so
         watch.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("@HP", len(code) // 8, ctypes.addressof(code)))
         for option in (33, socket.SO_RCVBUF):  # 33: SO_RCVBUFFORCE
             try:
-                watch.setsockopt(socket.SOL_SOCKET, option, 8 << 20)
+                watch.setsockopt(socket.SOL_SOCKET, option, 32 << 20)
                 break
             except OSError:
                 continue
