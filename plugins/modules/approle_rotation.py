@@ -18,6 +18,7 @@ description:
 extends_documentation_fragment:
   - hnai.platform.openbao
   - hnai.platform.openbao.deploy
+  - hnai.platform.openbao.site_admin
   - hnai.platform.rotation
 options:
   path:
@@ -37,17 +38,6 @@ options:
     description: Seconds that the old one stays valid after the switch. Up to 200 are waited for; a longer time ends the run, and the next one goes on.
     type: float
     default: 0
-  site_admin:
-    description: Set by the action plugin.
-    type: dict
-    default: {}
-    suboptions:
-      role_id:
-        description: Its role_id.
-        type: str
-      secret_id:
-        description: Its secret_id.
-        type: str
   next:
     description: Set by the action plugin.
     type: dict
@@ -115,7 +105,15 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import fence, identity_steps, policies
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import DEPLOY_ARGS, IDENTITY, OPENBAO_ARGS, BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import (
+    DEPLOY_ARGS,
+    OPENBAO_ARGS,
+    ROTATION_ARGS,
+    SITE_ADMIN_ARGS,
+    BaoError,
+    Client,
+    Unreachable,
+)
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.component import VisitError
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Busy, Conflict, RotationError
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell, Refusals
@@ -123,28 +121,19 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_tar
 
 def main() -> None:
     """Reads the arguments, goes on, reports."""
-    text = {"type": "str", "default": ""}
-    names = {"type": "list", "elements": "str", "default": []}
     secret = {"type": "dict", "default": {}, "no_log": True}
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "str", "required": True, "choices": list(policies.IDENTITIES)},
             "identities_file": {"type": "path", "required": True},
             "forced": {"type": "bool", "default": False},
-            "run_id": text,
-            "fence": {"type": "int", "default": 0},
-            "owner": text,
-            "dead": names,
-            "resume": text,
-            "rollback": text,
-            "expected": names,
-            "reason": {"type": "str", "default": "age", "choices": ["age", "request", "compromise"]},
+            **ROTATION_ARGS,
             "grace": {"type": "float", "default": 0},
-            "site_admin": {"type": "dict", "default": {}, "options": IDENTITY},
             "next": secret,
             "old": secret,
             **OPENBAO_ARGS,
             **DEPLOY_ARGS,
+            **SITE_ADMIN_ARGS,
         },
         supports_check_mode=True,
     )

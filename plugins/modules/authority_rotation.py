@@ -135,7 +135,15 @@ busy:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, authority_steps, first_tls
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import AUTHORITIES_ARGS, DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import (
+    AUTHORITIES_ARGS,
+    DEPLOY_ARGS,
+    OPENBAO_ARGS,
+    ROTATION_ARGS,
+    BaoError,
+    Client,
+    Unreachable,
+)
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.component import VisitError
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Busy, RotationError
 
@@ -143,7 +151,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation imp
 def main() -> None:
     """Reads the arguments, takes the step, keeps this host's own trust in OpenBao, reports."""
     text = {"type": "str", "default": ""}
-    names = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "str", "required": True, "choices": list(authority.SCOPES)},
@@ -154,14 +161,7 @@ def main() -> None:
             "root_ttl_s": {"type": "int", "default": 0},
             "intermediate_ttl_s": {"type": "int", "default": 0},
             "root_ca_file": {"type": "path"},
-            "run_id": text,
-            "fence": {"type": "int", "default": 0},
-            "owner": text,
-            "dead": names,
-            "resume": text,
-            "rollback": text,
-            "expected": names,
-            "reason": {"type": "str", "default": "age", "choices": ["age", "request", "compromise"]},
+            **ROTATION_ARGS,
             "grace": {"type": "float", "default": 0},
             "acks": {"type": "dict", "default": {}},
             "proof": {"type": "dict", "default": {}},

@@ -112,28 +112,26 @@ busy:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import rotate_steps
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import (
+    DEPLOY_ARGS,
+    OPENBAO_ARGS,
+    ROTATION_ARGS,
+    BaoError,
+    Client,
+    Unreachable,
+)
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.component import VisitError
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Busy, RotationError
 
 
 def main() -> None:
     """Reads the arguments, takes the step, reports."""
-    text = {"type": "str", "default": ""}
-    names = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "str", "required": True},
             "kind": {"type": "str", "required": True, "choices": list(rotate_steps.KINDS)},
             "state": {"type": "str", "default": "planned", "choices": list(rotate_steps.STATES)},
-            "run_id": text,
-            "fence": {"type": "int", "default": 0},
-            "owner": text,
-            "dead": names,
-            "resume": text,
-            "rollback": text,
-            "expected": names,
-            "reason": {"type": "str", "default": "age", "choices": ["age", "request", "compromise"]},
+            **ROTATION_ARGS,
             "grace": {"type": "float", "default": 0},
             "max_age": {"type": "float", "default": 0},
             "acks": {"type": "dict", "default": {}},

@@ -30,6 +30,13 @@ IDENTITY: dict[str, Any] = {"role_id": {"type": "str"}, "secret_id": {"type": "s
 DEPLOY_ARGS: dict[str, dict[str, Any]] = {"deploy": {"type": "dict", "required": True, "options": IDENTITY}}
 MAYBE_DEPLOY_ARGS: dict[str, dict[str, Any]] = {"deploy": {"type": "dict", "default": {}, "options": IDENTITY}}
 SITE_ADMIN_ARGS: dict[str, dict[str, Any]] = {"site_admin": {"type": "dict", "default": {}, "options": IDENTITY}}
+#: What each step of a rotation takes (fragment hnai.platform.rotation).
+ROTATION_ARGS: dict[str, dict[str, Any]] = {
+    **{name: {"type": "str", "default": ""} for name in ("run_id", "owner", "resume", "rollback")},
+    **{name: {"type": "list", "elements": "str", "default": []} for name in ("dead", "expected")},
+    "fence": {"type": "int", "default": 0},
+    "reason": {"type": "str", "default": "age", "choices": ["age", "request", "compromise"]},
+}
 AUTHORITIES_ARGS: dict[str, dict[str, Any]] = {"pki_root": {"type": "str", "default": "pki_root"}, "pki_int": {"type": "str", "default": "pki_int"}}
 
 
