@@ -120,7 +120,7 @@ def clients(lab: Lab) -> Iterator[dict[str, Any]]:
                 counts["answered" if lab.python(bao, code, "https://127.0.0.1:8200", "/etc/hnai/openbao/tls/ca.pem") else "failed"] += 1
             except (subprocess.SubprocessError, AssertionError, ValueError):
                 counts["failed"] += 1
-            time.sleep(5)
+            time.sleep(20)  # each look reads every version of every secret, and two audit devices record that
         return counts
 
     with ThreadPoolExecutor(3) as pool:
