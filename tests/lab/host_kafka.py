@@ -58,7 +58,7 @@ def main(bootstrap: str, action: str, given: dict[str, Any]) -> Any:
                       else api.UserScramCredentialDeletion(given["name"], mechanism))
             answer = client.alter_user_scram_credentials([change])
         elif action == "reassign":
-            answer = client.alter_partition_reassignments({TopicPartition(given["topic"], given["partition"]): given["replicas"]})
+            answer = str(client.alter_partition_reassignments({TopicPartition(given["topic"], given["partition"]): given["replicas"]}))
         elif action == "quorum":
             answer = client.describe_metadata_quorum()["topics"][0]["partitions"][0]["leader_id"]
         elif action == "voters":  # Directory ids as meta.properties has them.
