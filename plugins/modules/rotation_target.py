@@ -113,7 +113,9 @@ proof:
   returned: not with O(state=acknowledged) and O(state=outside)
   type: dict
 refusals:
-  description: Logins of this step that a server refused, each with C(at), C(server), C(client) (an MQTT client id). They stand in its log.
+  description: >-
+    Logins of this step that a server refused, each with C(at), C(server), C(client) (an MQTT client id) and C(end), the address and port that the
+    connection came from. They stand in its log.
   returned: with proof
   type: list
   elements: dict
@@ -166,6 +168,11 @@ def _address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _end(connection: socket.socket | None) -> str:
+    """Our end of a connection, as servers print it."""
+    return "%s:%d" % connection.getsockname()[:2] if connection else ""
+
+
 class Asking(Kept):
     """A connection to vmauth that notes what was refused on it."""
 
@@ -177,7 +184,7 @@ class Asking(Kept):
         """Status of a GET on this connection."""
         status = super().ask()
         if status == 401:
-            self._said()
+            self._said(end=_end(self._connection.sock))
         return status
 
 
@@ -188,10 +195,17 @@ class Session:
         host, port = _address(server)
         limit = functools.partial(float, LOGIN_TIMEOUT_S)
         client = "hnai-rotation-%d-%d" % (os.getpid(), time.monotonic_ns())
+        dial, ends = tls_dialler(host, port, ca_file, limit), [""]
+
+        def dialled() -> socket.socket:
+            connection = dial()
+            ends.append(_end(connection))
+            return connection
+
         try:
-            self._client = Client(tls_dialler(host, port, ca_file, limit), client, username, password, limit)
+            self._client = Client(dialled, client, username, password, limit)
         except MqttRefused:
-            refusals.note(server, client)
+            refusals.note(server, client, ends[-1])
             raise
 
     def alive(self) -> bool:
@@ -221,9 +235,10 @@ def adapter_for(module: AnsibleModule, host: Host, stack: contextlib.ExitStack, 
         context = scram.tls_context(connection.ca_file)
 
         def login(broker: str, mechanism: str, username: str, password: str) -> bool:
-            accepted = scram.login(_address(broker), context, mechanism, username, password, LOGIN_TIMEOUT_S)
+            ends = [""]
+            accepted = scram.login(_address(broker), context, mechanism, username, password, LOGIN_TIMEOUT_S, lambda stream: ends.append(_end(stream)))
             if not accepted:
-                refusals.note(broker)
+                refusals.note(broker, end=ends[-1])
             return accepted
 
         return kafka_rotate.ScramAdapter(admin, given["servers"], login)

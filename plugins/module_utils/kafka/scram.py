@@ -14,7 +14,7 @@ import secrets
 import socket
 import ssl
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -172,11 +172,18 @@ def connected(addresses: Sequence[str], context: ssl.SSLContext, timeout_s: floa
     raise LoginError("; ".join(failed) or "no address to connect to")
 
 
-def login(address: tuple[str, int], context: ssl.SSLContext, mechanism: str, username: str, password: str, timeout_s: float = 5.0) -> bool:
-    """One login at (host, port). True = accepted, False = refused. Raises LoginError when no statement can be made."""
+def login(
+    address: tuple[str, int], context: ssl.SSLContext, mechanism: str, username: str, password: str, timeout_s: float = 5.0,
+    connected: Callable[[socket.socket], None] = lambda _stream: None,
+) -> bool:
+    """One login at (host, port). True = accepted, False = refused. Raises LoginError when no statement can be made.
+
+    *connected* is given the connection before the login.
+    """
     try:
         with socket.create_connection(address, timeout=timeout_s) as plain, \
                 context.wrap_socket(plain, server_hostname=address[0]) as stream:
+            connected(stream)
             return exchange(stream, mechanism, username, password)
     except (OSError, ssl.SSLError, struct.error, UnicodeDecodeError) as error:
         raise LoginError(f"{address[0]}:{address[1]}: {error}") from error

@@ -30,10 +30,10 @@ class Refusals:
         self.found: list[dict[str, str]] = []
         self._now = now
 
-    def note(self, server: str, client: str = "") -> None:
-        """One."""
+    def note(self, server: str, client: str = "", end: str = "") -> None:
+        """One. *end* is our own end of its connection, address:port, which a server's log has where it has no name of the client."""
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
-        self.found.append({"at": at, "server": server, "client": client})
+        self.found.append({"at": at, "server": server, "client": client, "end": end})
 
 
 class Fence(Protocol):
