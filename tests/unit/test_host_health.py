@@ -116,7 +116,7 @@ class Machine:
         report = Report("host")
         place = Host(
             run=self.run, digests=self.base / "digests", running=(self.base / "run",), proc=self.base / "proc", mounts=self.base / "mounts",
-            etc=self.base / "etc", data=(str(self.base),), now=lambda: self.now, audit=lambda: self.audit,
+            etc=self.base / "etc", ssh=self.base / "ssh-cert.pub", data=(str(self.base),), now=lambda: self.now, audit=lambda: self.audit,
         )
         check_all(report, self.want, place)
         self.checks = {check.id: check for check in report.checks}
@@ -157,6 +157,34 @@ def harm_second_certificate_of_a_file(machine: Machine) -> None:
     machine.now += 17 * DAY
 
 
+def certified(machine: Machine, until: str) -> None:
+    """The host's SSH key has a certificate of the site's CA."""
+
+    def keygen(*argv: str) -> None:
+        subprocess.run(["ssh-keygen", "-q", *argv], cwd=machine.base, check=True, capture_output=True, timeout=20, stdin=subprocess.DEVNULL)
+
+    for name in ("ca", "ssh"):
+        keygen("-t", "ed25519", "-N", "", "-f", name)
+    keygen("-s", "ca", "-h", "-I", "x", "-n", "kafka1", "-V", until, "ssh.pub")
+
+
+def test_the_certificate_of_the_ssh_key_is_one_of_the_certificates(machine: Machine) -> None:
+    certified(machine, "-1m:+20d")
+    assert machine.judge() == WELL and machine.checks["HO7"].observed == pytest.approx(20, abs=0.2)
+    for name in ("ca", "ca.pub", "ssh", "ssh.pub"):
+        (machine.base / name).unlink()
+    certified(machine, "always:forever")
+    assert machine.judge() == WELL and machine.checks["HO7"].observed == pytest.approx(30, abs=0.2)
+
+
+def harm_ssh_certificate_late(machine: Machine) -> None:
+    certified(machine, "-1m:+13d")
+
+
+def harm_ssh_certificate_garbled(machine: Machine) -> None:
+    (machine.base / "ssh-cert.pub").write_text("ssh-ed25519-cert-v01@openssh.com AAAA\n")
+
+
 HARMS: list[tuple[Any, str]] = [
     (lambda m: setattr(m, "failed", "x.service loaded failed failed\n"), "HO1"),
     (lambda m: (m.base / "run/a.service.restart").write_text("0"), "HO2"),
@@ -167,6 +195,8 @@ HARMS: list[tuple[Any, str]] = [
     (harm_certificate_garbled, "HO7"),
     (harm_certificate_late, "HO7"),
     (harm_second_certificate_of_a_file, "HO7"),
+    (harm_ssh_certificate_late, "HO7"),
+    (harm_ssh_certificate_garbled, "HO7"),
 ]
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils.host import ssh_certificate
 from ansible_collections.hnai.platform.plugins.module_utils.host.sysctl import differing
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 from ansible_collections.hnai.platform.plugins.module_utils.x509 import X509Error, read_pem
@@ -132,6 +133,17 @@ def papers(paths: Iterable[Path], now: float) -> tuple[list[Paper], dict[str, st
     return found, broken
 
 
+def ssh_papers(path: Path, now: float) -> tuple[list[Paper], dict[str, str]]:
+    """The same of the certificate of the host's SSH key; none where the site signs none. Of host keys the end is "never" at 2**64-1."""
+    if not path.exists():
+        return [], {}
+    try:
+        end = ssh_certificate.parse(path.read_text(encoding="ascii", errors="replace")).end
+    except (OSError, ssh_certificate.CertificateError) as error:
+        return [], {str(path): str(error)}
+    return [Paper(str(path), "certificate", None if end == ssh_certificate.NEVER else (end - now) / 86400.0)], {}
+
+
 def audit_possible() -> str:
     """"" where this host may configure the kernel's audit; else why not. Asks the kernel (AUDIT_GET), changes nothing."""
     netlink_audit, audit_get, request_ack = 9, 1000, 0x5
@@ -172,6 +184,7 @@ class Host:
     proc: Path = Path("/proc/sys")
     mounts: Path = Path("/proc/self/mounts")
     etc: Path = Path("/etc/hnai")
+    ssh: Path = Path(ssh_certificate.CERTIFICATE)
     data: tuple[str, ...] = ("/", "/var/lib", "/var/log", "/opt")
     below: tuple[str, ...] = ("/var/lib/hnai/", "/opt/hnai/")
     now: Callable[[], float] = time.time
@@ -221,7 +234,9 @@ def check_all(report: Report, want: Wanted, host: Host = Host()) -> None:
     if beyond:
         report.skip("HO6", "kernel settings of the whole machine", "not possible here: %s" % ", ".join(beyond))
     files = [path for pattern in ("*/tls/*.pem", "*/pki/*.pem", "*/servers/*.pem", "*/tls/*.crl", "*/pki/**/*.crl") for path in host.etc.glob(pattern)]
-    _papers(report, want, [path for path in files if "key" not in path.name], host.now())
+    found, broken = papers([path for path in files if "key" not in path.name], host.now())
+    ours, torn = ssh_papers(host.ssh, host.now())
+    _papers(report, want, found + ours, {**broken, **torn})
     if want.audit_rules:
         _audit(report, want, host)
     if want.exposure:
@@ -260,15 +275,14 @@ def _time(check: Check, tracking: str, want: Wanted) -> None:
         check.passed(error <= want.max_time_error_s, "may be off by %.3f s against %s" % (error, source))
 
 
-def _papers(report: Report, want: Wanted, files: Sequence[Path], now: float) -> None:
-    found, broken = papers(files, now)
+def _papers(report: Report, want: Wanted, found: Sequence[Paper], broken: Mapping[str, str]) -> None:
     certificates = [one for one in found if one.kind == "certificate"]
     missing = sorted(set(want.certificates) - {one.path for one in certificates})
     if certificates or missing or broken:
         with report.check(
             "HO7", "every certificate lives long enough", expected=want.min_certificate_days, unit="days left", controls=["SR 1.9"],
-            hint="site.yml renews ours; a source's and our OPC UA certificate are renewed with the plant",
-            explain="for f in /etc/hnai/*/tls/*.pem; do openssl x509 -noout -enddate -in $f; done",
+            hint="site.yml renews ours; a source's and our OPC UA certificate are renewed with the plant; SSH: rotate -e rotate_secret=ssh/hosts",
+            explain="for f in /etc/hnai/*/tls/*.pem; do openssl x509 -noout -enddate -in $f; done; ssh-keygen -L -f %s" % ssh_certificate.CERTIFICATE,
         ) as check:
             soon = sorted((one for one in certificates if one.days is not None and one.days < want.min_certificate_days), key=lambda one: one.days or 0.0)
             left = [one.days for one in certificates if one.days is not None]

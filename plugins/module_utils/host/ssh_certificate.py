@@ -29,6 +29,8 @@ TEXT = (
     "HostCertificate %s\n" % CERTIFICATE
 )
 _HOST = 2
+#: The end of one that does not end.
+NEVER = 2**64 - 1
 #: How many superseded certificates the journal names.
 KEEP = 10
 
