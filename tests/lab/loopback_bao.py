@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import drill, site
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, wait_reachable
 
+#: `make lab` fetched the server into it.
+STORE = Path(os.environ.get("HNAI_STORE_DIR") or Path.home() / ".cache/hnai/store")
 DAY = 86400
 NAMES = ("authority", "keys", "openbao", "rotation")
 SPEC: dict[str, Any] = {
@@ -31,10 +33,12 @@ SPEC: dict[str, Any] = {
 }  # fmt: skip
 
 
-def binary(store: Path, target: Path) -> Path:
-    """The server of the artifact store, unpacked; `make lab` fetched it."""
-    digest = json.loads((store / "manifests/openbao-2.7.2-amd64.json").read_text(encoding="utf-8"))["digest"]
-    with tarfile.open(store / "blobs/sha256" / digest[:2] / digest) as archive:
+def binary(target: Path) -> Path:
+    """The server of the artifact store, unpacked."""
+    manifest = STORE / "manifests/openbao-2.7.2-amd64.json"
+    assert manifest.is_file(), f"{manifest} is not there: `make lab` fetches the server, HNAI_STORE_DIR names another store"
+    digest = json.loads(manifest.read_text(encoding="utf-8"))["digest"]
+    with tarfile.open(STORE / "blobs/sha256" / digest[:2] / digest) as archive:
         archive.extract("bin/bao", target, filter="data")
     return target / "bin/bao"
 
@@ -64,7 +68,7 @@ class Loopback:
     def start(self) -> None:
         """As a unit would: it answers, sealed."""
         with (self.directory / "log").open("ab") as log:
-            argv = ["timeout", "900", str(self.bao), "server", "-config", str(self.directory / "loop.hcl")]
+            argv = ["timeout", "1800", str(self.bao), "server", "-config", str(self.directory / "loop.hcl")]
             self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         wait_reachable(self.client, 60.0)
 
@@ -75,18 +79,34 @@ class Loopback:
             self.process.wait(10)
             self.process = None
 
+    def unseal(self, shares: Sequence[str]) -> None:
+        """Opened by so many shares."""
+        for key in shares:
+            self.client.call("POST", "sys/unseal", {"key": key})
+
+    def restart(self) -> None:
+        """Another process, unsealed, leading again."""
+        self.stop()
+        self.start()
+        self.unseal(self.init["keys_base64"][:2])
+        drill.active(self.client)
+
     def start_site(self, spec: dict[str, Any] = SPEC) -> None:
         """Initialised, unsealed, converged."""
         self.init = self.client.call("POST", "sys/init", {"secret_shares": 3, "secret_threshold": 2})
-        for key in self.init["keys_base64"][:2]:
-            self.client.call("POST", "sys/unseal", {"key": key})
+        self.unseal(self.init["keys_base64"][:2])
         drill.active(self.client)
         self.identities = site.Site(self.client, spec, {}, self.init["root_token"]).converge().identities
 
 
+def one_device(directory: Path, port: int) -> str:
+    """HCL of a node with one audit device."""
+    return drill.configuration(str(directory), port) + 'audit "file" "primary" {\n  options {\n    file_path = "%s/audit.log"\n  }\n}\n' % directory
+
+
 @contextmanager
-def server(bao: Path) -> Iterator[Loopback]:
-    """A server that is gone afterwards."""
+def server(bao: Path, configuration: Callable[[Path, int], str] = one_device) -> Iterator[Loopback]:
+    """A server that is gone afterwards. *configuration*: its HCL by directory (`cert.pem`, `key.pem`, `raft`) and port; the next port is the cluster's."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "raft").mkdir()
@@ -96,8 +116,7 @@ def server(bao: Path) -> Iterator[Loopback]:
             "-out", directory / "cert.pem", "-subj", "/CN=loop", "-addext", "subjectAltName=IP:127.0.0.1",
         ])  # fmt: skip
         assert made[0] == 0, made[2]
-        text = drill.configuration(name, port) + 'audit "file" "primary" {\n  options {\n    file_path = "%s/audit.log"\n  }\n}\n' % name
-        (directory / "loop.hcl").write_text(text, encoding="utf-8")
+        (directory / "loop.hcl").write_text(configuration(directory, port), encoding="utf-8")
         client = Client("https://127.0.0.1:%d" % port, str(directory / "cert.pem"), 60.0)
         running = Loopback(client, directory, bao)
         try:

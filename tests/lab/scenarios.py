@@ -48,6 +48,7 @@ SCENARIOS = {
     "access": "the run's own SSH key, its identities in OpenBao and the certificates of the hosts' SSH keys replaced, the controller killed in each step",
     "authority": "the intermediate authority and every certificate replaced under the stream, the controller killed in between; no client's handshake fails",
     "openbao-keys": "keyring, shares, PGP shares and authorities of an OpenBao on loopback, killed in between; snapshots restored, the site's own too",
+    "stand-bao": "an OpenBao on loopback as its role makes it: faults of the server and of its secrets, each named by its own check; needs no lab",
     "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",
     "upgrade": "Kafka and Flink to another release and back under load, from a site that the older releases made",
     "broker-replace": "a broker's disk is lost and replaced under load, a replacement is interrupted three times, two of three brokers are lost and come back",

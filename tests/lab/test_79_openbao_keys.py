@@ -33,7 +33,6 @@ from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
 
 pytestmark = pytest.mark.scenario("openbao-keys")
 SEED = 8
-STORE = Path.home() / ".cache/hnai/store"
 #: Kills of one rotation, spread over its calls.
 KILLS = 6
 
@@ -41,7 +40,7 @@ KILLS = 6
 @pytest.fixture(scope="module")
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The server's binary."""
-    return loopback_bao.binary(STORE, tmp_path_factory.mktemp("bao"))
+    return loopback_bao.binary(tmp_path_factory.mktemp("bao"))
 
 
 @pytest.fixture

@@ -56,6 +56,8 @@ class Bao:
     def __init__(self) -> None:
         self.kept: dict[str, list[Any]] = {}
         self.calls: list[tuple[str, str]] = []
+        #: What the metadata say of a newest version beside its age.
+        self.about: dict[str, Any] = {}
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str | None = None, wrap_ttl: str | None = None) -> dict[str, Any]:
         assert token == "t"
@@ -66,7 +68,7 @@ class Bao:
         if kind == "metadata":
             if not found:
                 raise NotFound(method, path, 404, [])
-            return {"data": {"current_version": len(found), "versions": {str(len(found)): {"created_time": "2026-11-25T00:00:00.1Z"}}}}
+            return {"data": {"current_version": len(found), "versions": {str(len(found)): {"created_time": "2026-11-25T00:00:00.1Z", **self.about}}}}
         if kind == "destroy":
             assert body is not None
             for number in body["versions"]:
@@ -674,6 +676,18 @@ def test_each_cause_turns_its_own_check(store: KvStore) -> None:
     assert verdicts(store, [item()], good, born + 10)["SI2", PATH] == "pass", "a run is under way"
     found = verdicts(store, [item()], good, born + 3600)
     assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("pass", "fail", "pass")
+
+
+@pytest.mark.parametrize(
+    ("about", "status"),
+    [({"deletion_time": "2026-11-25T00:00:01.1Z"}, "fail"), ({"destroyed": True}, "fail"), ({"deletion_time": "2126-11-25T00:00:01Z"}, "pass")],
+)
+def test_a_version_that_was_deleted_is_no_secret(about: dict[str, Any], status: str) -> None:
+    bao = Bao()
+    bao.about = about
+    store = KvStore(bao, "t", "hnai")
+    store.write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    assert verdicts(store, [item()], {}, 1795564810.0)["SI1", PATH] == status
 
 
 SITE: dict[str, Any] = {

@@ -15,7 +15,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check
 from ansible_collections.hnai.platform.plugins.module_utils.x509 import read_pem
 
 from . import component, policies
-from .client import Api, BaoError, Forbidden, leave, login
+from .client import Api, BaoError, Forbidden, NotFound, leave, login
 
 #: Bytes at the end of an audit file in which the check's own request must stand: some 5 000 entries, so that it is found behind those of busy clients.
 TAIL = 1 << 24
@@ -317,6 +317,9 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
             token = str(login(api, policies.IDENTITY_AUTH, deploy["role_id"], deploy["secret_id"])["client_token"])
             try:
                 api.call("GET", "%s/data/%s/hnai-canary" % (want.kv, policies.SELF), token=token)
+                check.observed = "allowed"
+            except NotFound:
+                # Nothing lies there: whoever is told so may read what does.
                 check.observed = "allowed"
             except Forbidden:
                 check.observed = "refused (403)"

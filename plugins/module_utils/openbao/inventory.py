@@ -68,11 +68,11 @@ def describe(
         max_age_s = round((found[-1].dies - found[-1].born) * 2 / 3) if found else 0
     else:
         version, text = store.written_at(item["path"])
-        written = site.instant(text) if version else 0.0
+        written = site.instant(text) if text else 0.0
     newest = max(seen, key=lambda name: seen[name]) if seen else ""
     return {
         "path": item["path"], "kind": item["kind"] or item["secret_kind"], "version": version, "consumers": list(item["readers"]),
-        "age_s": round(now - written) if version else None, "max_age_s": max_age_s, "alive": alive,
+        "age_s": round(now - written) if written else None, "max_age_s": max_age_s, "alive": alive,
         "rotation": view.state if view.open else "", "run_id": view.run_id, "lease_until": view.lease_until,
         "last_rotation": last.get("at"), "last_outcome": last.get("outcome", ""),
         "last_proof": {key: value for key, value in (last.get("proof") or {}).items() if isinstance(value, bool)},
@@ -107,7 +107,8 @@ def judge(
                 "kind", "version", "consumers", "alive", "last_rotation", "last_outcome", "last_proof", "last_reader", "last_read", "rotates",
             )}
             if row["age_s"] is None:
-                check.fail("OpenBao has no such secret")
+                gone = "its version %d was deleted: bao kv undelete brings it back, a destroyed one only a snapshot" % row["version"]
+                check.fail(gone if row["version"] else "OpenBao has no such secret")
             elif not row["max_age_s"]:
                 check.fail("its contract names no max_age")
             else:

@@ -6,11 +6,13 @@ Paths and answers: https://openbao.org/api-docs/secret/kv/kv-v2/ (HashiCorp Vaul
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from .client import Api, BaoError, NotFound
 from .rotation import Conflict
+from .site import instant
 
 
 class KvStore:
@@ -42,13 +44,16 @@ class KvStore:
             return 0
 
     def written_at(self, path: str) -> tuple[int, str]:
-        """(newest version, when it was written as RFC 3339); (0, "") where there is none."""
+        """(newest version, when it was written as RFC 3339); (0, "") where there is none, (version, "") where it was deleted or destroyed."""
         try:
             data = self._api.call("GET", "%s/metadata/%s" % (self._mount, path), token=self._token)["data"]
         except NotFound:
             return 0, ""
         number = int(data["current_version"])
-        return number, str((data.get("versions") or {}).get(str(number), {}).get("created_time", ""))
+        newest = (data.get("versions") or {}).get(str(number), {})
+        # It names a time to come where the mount or the secret says how long versions live.
+        deleted = newest.get("deletion_time") and instant(newest["deletion_time"]) <= time.time()
+        return number, "" if deleted or newest.get("destroyed") else str(newest.get("created_time", ""))
 
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> int:
         """The new version. Raises Conflict where the newest version is not *cas*."""

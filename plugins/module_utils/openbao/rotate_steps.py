@@ -58,8 +58,9 @@ class Steps:
     def _planned(self) -> dict[str, Any]:
         given, view = self._given, self._run.look()
         number, written = self._store.written_at(given["path"])
-        if not number:
-            return {"rotation": public(view), "plan": ["there is no secret yet: playbooks/components/openbao.yml makes it"], "age_s": 0.0, "version": 0}
+        if not written:
+            said = "version %d was deleted: bao kv undelete" % number if number else "there is no secret yet: playbooks/components/openbao.yml makes it"
+            return {"rotation": public(view), "plan": [said], "age_s": 0.0, "version": number}
         born = site.instant(written)
         return {
             "rotation": public(view), "age_s": self._now() - born, "version": number,

@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenBao as its role makes it, on loopback: faults that would end or weaken the site's own, each named by its own check and by no other.
+
+The server has the role's configuration, the lab's contracts and a certificate of its own authority; the checks are the role's own tasks, with what
+the role gives them. Nothing of the lab is used but its inventory.
+"""
+from __future__ import annotations
+
+import base64
+import functools
+import importlib
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import loopback_bao
+import pytest
+import yaml
+from ansible.module_utils.testing import patch_module_args
+from conftest import ROOT
+from jinja2 import Environment, StrictUndefined
+from jinja2.nativetypes import NativeEnvironment
+from plant_view import until
+
+from ansible_collections.hnai.platform.plugins.filter.rotation import rotations
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, policies, site
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, Unreachable, leave, login, served_certificate
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Rotation
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_spec
+
+pytestmark = pytest.mark.scenario("stand-bao")
+DAY = 86400
+ROLE = ROOT / "roles/openbao"
+#: Options of the checks' modules whose default is a place on the host; here it lies beside the server.
+PLACES = {"vault_health": {"ca_file": "ca.pem", "cert_file": "cert.pem"}, "secret_inventory": {"ca_file": "ca.pem"}}
+#: One of the lab's secrets; QuestDB alone reads it.
+SECRET = "questdb/backend"
+
+
+def yaml_of(path: str) -> Any:
+    return yaml.safe_load((ROLE / path).read_text(encoding="utf-8"))
+
+
+def configuration(given: Mapping[str, Any], host: str, directory: Path, port: int) -> str:
+    """The role's openbao.hcl for a host, with its files below *directory* and on loopback alone."""
+    template = (ROLE / "tree/etc/hnai/openbao/openbao.hcl.j2").read_text(encoding="utf-8")
+    text = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False).from_string(template).render(
+        given, ansible_managed="test", inventory_hostname=host, openbao_port=port, openbao_cluster_port=port + 1, openbao_storage_path=directory / "raft",
+    )  # fmt: skip
+    for on_host, here in (
+        ("/etc/hnai/openbao/tls", directory), ("/run/hnai-openbao/pid", directory / "pid"), ("[::]:", "127.0.0.1:"), (f"https://{host}:", "https://127.0.0.1:"),
+    ):  # fmt: skip
+        assert on_host in text
+        text = text.replace(on_host, str(here))
+    return text
+
+
+class Stand:
+    """The server, and the role's variables in `given`: a fault may be in either."""
+
+    def __init__(self, loop: loopback_bao.Loopback, given: dict[str, Any]) -> None:
+        self.loop, self.given = loop, given
+        self.contracts = contracts.all()
+        self.spec = openbao_spec.build(contracts.placed(given["groups"]), given["groups"], {
+            "site": given["hnai_site"], "kv": given["openbao_kv_mount"],
+            "pki_root": given["openbao_pki_mounts"]["root"], "pki_int": given["openbao_pki_mounts"]["intermediate"],
+            **{key: given[f"openbao_{key}"] for key in ("root_ttl", "intermediate_ttl", "leaf_ttl", "identity_ttl")},
+        })  # fmt: skip
+        loop.start_site(self.spec)
+        site.revoke_root(loop.client, loop.init["root_token"])
+        self.given |= {
+            "hnai_openbao_deploy": loop.deploy, "__openbao_address": loop.client.address,
+            "__openbao_version": self.contracts["openbao"]["artifacts"][0]["version"],
+        }  # fmt: skip
+        self._certify()
+
+    @property
+    def client(self) -> Client:
+        return self.loop.client
+
+    def _certify(self) -> None:
+        """The server's own certificate, asked for and taken up as the role does."""
+        host, directory = self.given["groups"]["openbao"][0], self.loop.directory
+        asked = subprocess.run(
+            ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={host}",
+             "-keyout", directory / "key.pem"], check=True, capture_output=True, text=True, timeout=60,
+        ).stdout  # fmt: skip
+        request = {"csr": asked, "common_name": host, "dns": [host, "localhost"], "ips": ["127.0.0.1", "::1"]}
+        made = component.visit(self.client, policies.SELF, self.loop.deploy, request=request)["certificate"]
+        (directory / "cert.pem").write_text(made["certificate"] + "".join(made["ca_chain"]), encoding="ascii")
+        (directory / "ca.pem").write_text(made["root"], encoding="ascii")
+        self.loop.client = Client(self.client.address, str(directory / "ca.pem"), 60.0)
+        self.reload()
+
+        def taken_up() -> bool:
+            try:
+                return bool(served_certificate("127.0.0.1", self.client.port, str(directory / "ca.pem")))
+            except Unreachable:
+                return False
+
+        until("the server does not take up its certificate", taken_up, 20, 0.2)
+
+    def reload(self) -> None:
+        """As the unit does it."""
+        subprocess.run(["kill", "-HUP", (self.loop.directory / "pid").read_text(encoding="ascii").strip()], check=True, timeout=10)
+
+    def reconfigure(self, **changed: Any) -> None:
+        """Other variables of the role, and a restart."""
+        self.given |= changed
+        text = configuration(self.given, self.given["groups"]["openbao"][0], self.loop.directory, self.client.port)
+        (self.loop.directory / "loop.hcl").write_text(text, encoding="utf-8")
+        self.loop.restart()
+
+    # -- the verdict -------------------------------------------------------------------------------------------------
+    def look(self) -> dict[str, dict[str, Any]]:
+        """{id or id/subject: check}: both tasks of the role's verify.yml, each module as it runs on the host."""
+        native = NativeEnvironment(undefined=StrictUndefined, autoescape=False)
+        native.filters["hnai.platform.rotations"] = rotations
+        native.globals["lookup"] = lambda _name: {"groups": self.given["groups"], "contracts": self.contracts}
+        found = {}
+        for task in yaml_of("tasks/verify.yml"):
+            ((name, asked),) = [(key.removeprefix("hnai.platform."), value) for key, value in task.items() if key.startswith("hnai.platform.")]
+            wanted = {key: native.from_string(value).render(self.given) if isinstance(value, str) else value for key, value in asked.items()}
+            wanted |= {key: str(self.loop.directory / file) for key, file in PLACES[name].items()}
+            for check in run(importlib.import_module("ansible_collections.hnai.platform.plugins.modules." + name).main, wanted)["checks"]:
+                found[check["id"] + ("/" + check["subject"] if check.get("subject") else "")] = check
+        return found
+
+    def well(self, otherwise: str) -> None:
+        """Everything passes, at the latest in two minutes."""
+        seen: dict[str, Any] = {}
+
+        def passes() -> bool:
+            seen.clear()
+            seen.update(bad(self.look()))
+            return not seen
+
+        try:
+            until(otherwise, passes, 120, 2)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {seen}") from None
+
+    # -- who changes things ------------------------------------------------------------------------------------------
+    @contextmanager
+    def root(self) -> Iterator[str]:
+        """A root token, made by site-admin and two key holders as docs/openbao-ceremony.md says; revoked afterwards."""
+        with self.site_admin() as admin:
+            begun = self.client.call("POST", "sys/generate-root-token/attempt", {}, token=admin)["data"]
+            for share in self.loop.init["keys_base64"][:2]:
+                done = self.client.call("POST", "sys/generate-root-token/update", {"key": share, "nonce": begun["nonce"]}, token=admin)["data"]
+        mixed = base64.b64decode(done["encoded_token"] + "==")
+        token = bytes(one ^ other for one, other in zip(mixed, begun["otp"].encode(), strict=True)).decode()
+        try:
+            yield token
+        finally:
+            assert site.revoke_root(self.client, token)
+
+    @contextmanager
+    def site_admin(self) -> Iterator[str]:
+        token = str(login(self.client, policies.IDENTITY_AUTH, **self.loop.identities["site-admin"])["client_token"])
+        try:
+            yield token
+        finally:
+            leave(self.client, token)
+
+    @contextmanager
+    def entered(self, name: str) -> Iterator[str]:
+        """A token of a component, or of one of the identities that rotate."""
+        token = component.enter(self.client, name, self.loop.deploy)
+        try:
+            yield token
+        finally:
+            leave(self.client, token)
+
+    def converge(self, root_token: str = "") -> None:
+        """The role's task; with a root token it brings the foundation in step too."""
+        assert site.Site(self.client, self.spec, self.loop.identities, root_token).converge().changes
+
+    def allow(self, policy: str, path: str, token: str) -> None:
+        """One more path to read."""
+        text = self.client.call("GET", "sys/policies/acl/" + policy, token=token)["data"]["policy"]
+        self.client.call("PUT", "sys/policies/acl/" + policy, {"policy": text + policies.render([(path, ["read"], {})])}, token=token)
+
+
+def run(main: Callable[[], None], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module prints."""
+    said = io.StringIO()
+    with patch_module_args(dict(arguments)), redirect_stdout(said), pytest.raises(SystemExit):
+        main()
+    return dict(json.loads(said.getvalue()))
+
+
+def bad(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """{name: what it observed and why} of the checks that do not pass."""
+    return {name: f"{check['observed']} {check.get('reason', '')}".strip() for name, check in found.items() if check["status"] != "pass"}
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    bao = loopback_bao.binary(tmp_path_factory.mktemp("bao"))
+    # Two file systems, one of them in memory, as the role's default has them.
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        given = yaml_of("defaults/main.yml") | {
+            "hnai_site": "loop", "groups": sys.modules["lab_conftest"].Lab().groups,
+            "openbao_audit_devices": [
+                {"name": "primary", "path": str(tmp_path_factory.mktemp("audit") / "audit.log")},
+                {"name": "second", "path": f"{memory}/audit.log", "tmpfs_mib": 64},
+            ],
+        }  # fmt: skip
+        host = given["groups"]["openbao"][0]
+        with loopback_bao.server(bao, functools.partial(configuration, given, host)) as loop:
+            made = Stand(loop, given)
+            made.well("not well to begin with")
+            yield made
+
+
+# -- the server ------------------------------------------------------------------------------------------------------
+def another_release_is_declared(stand: Stand) -> Iterator[None]:
+    """The drift of an old binary that runs on, from the other side: there is one release at hand."""
+    declared = stand.given["__openbao_version"]
+    stand.given["__openbao_version"] = "2.7.99"
+    yield
+    stand.given["__openbao_version"] = declared
+
+
+def a_voter_is_dead(stand: Stand) -> Iterator[None]:
+    """Of three nodes one is killed: everything works, and the next one that is lost takes the store with it."""
+    one = stand.given["groups"]["openbao"]
+    hosts = [*one, "sec2", "sec3"]
+    shares = stand.loop.init["keys_base64"][:2]
+    with ExitStack() as stack:
+        nodes = []
+        for host in hosts[1:]:
+            node = stack.enter_context(loopback_bao.server(stand.loop.bao, functools.partial(configuration, stand.given, host)))
+            node.client.call("POST", "sys/storage/raft/join", {
+                "leader_api_addr": stand.client.address, "leader_ca_cert": (stand.loop.directory / "ca.pem").read_text(encoding="ascii"),
+            })  # fmt: skip
+            node.unseal(shares)
+            nodes.append(node)
+        stand.given["groups"] = stand.given["groups"] | {"openbao": hosts}
+        try:
+            stand.well("three voters are not well")
+            nodes[1].stop()
+            yield
+            nodes[1].start()
+            nodes[1].unseal(shares)
+            stand.well("the third voter is not back")
+        finally:
+            stand.given["groups"] = stand.given["groups"] | {"openbao": one}
+            with stand.root() as token:
+                for host in hosts[1:]:
+                    stand.client.call("POST", "sys/storage/raft/remove-peer", {"server_id": host}, token=token)
+
+
+def a_root_token_is_alive(stand: Stand) -> Iterator[None]:
+    with stand.root():
+        yield
+
+
+def secrets_may_be_overwritten_blindly(stand: Stand) -> Iterator[None]:
+    with stand.root() as token:
+        stand.client.call("POST", stand.spec["kv"] + "/config", {"cas_required": False}, token=token)
+    yield
+    with stand.root() as token:
+        stand.converge(token)
+
+
+def deploy_may_read_secrets(stand: Stand) -> Iterator[None]:
+    with stand.root() as token:
+        stand.allow("deploy", stand.spec["kv"] + "/data/*", token)
+    yield
+    with stand.root() as token:
+        stand.converge(token)
+
+
+def root_is_made_without_a_login(stand: Stand) -> Iterator[None]:
+    stand.reconfigure(openbao_generate_root=True)
+    yield
+    stand.reconfigure(openbao_generate_root=False)
+
+
+def the_authority_ends_soon(stand: Stand) -> Iterator[None]:
+    """An intermediate of 170 days signs; then one of the declared life."""
+
+    def choose(days: int, run_id: str) -> None:
+        with stand.entered(policies.AUTHORITY) as token:
+            pki = authority.Pki(
+                stand.client, token, stand.spec["pki_root"], stand.spec["pki_int"], {"intermediate": "loop intermediate CA"}, {"intermediate": days * DAY},
+            )  # fmt: skip
+            pki.current()
+            pki.choose(pki.make(authority.INTERMEDIATE, run_id))
+
+    choose(170, "short")
+    yield
+    choose(stand.spec["intermediate_ttl"] // DAY, "long")
+
+
+# -- the secrets -----------------------------------------------------------------------------------------------------
+def a_secret_is_older_than_its_contract_allows(stand: Stand) -> Iterator[None]:
+    (secret,) = [one for one in stand.contracts["questdb"]["secrets"] if one["path"] == SECRET]
+    declared = secret["max_age"]
+    secret["max_age"] = "1s"
+    yield
+    secret["max_age"] = declared
+
+
+def a_secret_is_deleted(stand: Stand) -> Iterator[None]:
+    """`bao kv delete`: its versions are still counted, and nobody can read one."""
+    with stand.root() as token:
+        stand.client.call("DELETE", f"{stand.spec['kv']}/data/{SECRET}", token=token)
+    yield
+    with stand.root() as token:
+        stand.client.call("POST", f"{stand.spec['kv']}/undelete/{SECRET}", {"versions": [1]}, token=token)
+
+
+def a_rotation_was_left_open(stand: Stand) -> Iterator[None]:
+    """Its controller died yesterday; today's rolls it back."""
+
+    def begun(owner: str, now: Callable[[], float], **more: Any) -> None:
+        with stand.entered(policies.ROTATION) as token:
+            run = Rotation(KvStore(stand.client, token, stand.spec["kv"]), SECRET, owner, now)
+            view = run.begin("backend", lambda current: {**current, "password": "next"}, "run", **more)
+            if more:
+                run.back_in_force(run.restore(view), {}, {"old_works": True, "new_refused": True})
+
+    begun("dead", lambda: time.time() - DAY)
+    yield
+    begun("alive", time.time, rollback="run")
+
+
+def a_stranger_reads_a_secret(stand: Stand) -> Iterator[None]:
+    """A component's policy was widened by hand, and used; afterwards it is as declared, and the log of it is put away."""
+    with stand.site_admin() as token:
+        stand.allow("hnai-kafka", f"{stand.spec['kv']}/data/{SECRET}", token)
+    component.visit(stand.client, "kafka", stand.loop.deploy, [SECRET])
+    yield
+    stand.converge()
+    sizes = stand.loop.directory / "audit-rotate"
+    sizes.write_text("".join(f"1 2 {device['path']}\n" for device in stand.given["openbao_audit_devices"]), encoding="utf-8")
+    subprocess.run(["sh", ROLE / "tree/usr/local/lib/hnai/openbao/rotate-audit", sizes, stand.loop.directory / "pid"], check=True, timeout=20)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`make` plants, yields and repairs. `must` fails, `says` matches what it observed and why; no other check of OpenBao or of its secrets fails."""
+
+    make: Callable[[Stand], Iterator[None]]
+    must: str
+    says: str
+
+
+def fault(make: Callable[[Stand], Iterator[None]], must: str, says: str) -> object:
+    """A parameter, named by what was broken."""
+    return pytest.param(Fault(make, must, says), id=make.__name__)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        fault(a_root_token_is_alive, "BAO07", "1"),
+        fault(deploy_may_read_secrets, "BAO10", "allowed"),
+        fault(root_is_made_without_a_login, "BAO11", "allowed"),
+        fault(the_authority_ends_soon, "BAO12", r"169\.\d|170\.0"),
+        fault(secrets_may_be_overwritten_blindly, "BAO09", "False"),
+        fault(another_release_is_declared, "BAO02", r"2\.7\.2"),
+        fault(a_stranger_reads_a_secret, f"SI3/{SECRET}", r"\['hnai-kafka'\]"),
+        fault(a_secret_is_deleted, f"SI1/{SECRET}", "None its version 1 was deleted: .*"),
+        fault(a_secret_is_older_than_its_contract_allows, f"SI1/{SECRET}", r"\d+"),
+        fault(a_rotation_was_left_open, f"SI2/{SECRET}", "run PREPARED"),
+        fault(a_voter_is_dead, "BAO03", "3"),
+    ],
+)
+def test_a_fault_fails_its_own_check_and_passes_after_repair(stand: Stand, one: Fault) -> None:
+    work = one.make(stand)
+    next(work)
+    try:
+        found = until(f"nobody says {one.must}", lambda: one.must in bad(seen := stand.look()) and seen, 60, 2)
+        said = bad(found)
+        assert set(said) == {one.must}, said
+        assert found[one.must]["status"] == "fail", said
+        assert re.fullmatch(one.says, said[one.must]), said
+    finally:
+        next(work, None)
+    stand.well("not well again")
