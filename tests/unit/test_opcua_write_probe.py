@@ -252,7 +252,7 @@ def test_a_server_that_hangs_up_is_inconclusive(site: Any, stand: Any, monkeypat
 
     monkeypatch.setattr(write_channel.WriteChannel, "empty", empty)
     status, record, _report = probe(site, "service")
-    assert status["OW6"].startswith("inconclusive") and record["verdict"] == "inconclusive"
+    assert status["OW6"] == "inconclusive: Write: gone" and record["verdict"] == "inconclusive"
 
 
 # -- the door -----------------------------------------------------------------------------------------------
