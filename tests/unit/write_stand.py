@@ -41,10 +41,10 @@ class Everybody(Users):
 
 
 class Faults:
-    """What the server does wrong with a write now. *write*(session's user, plain) gives the results."""
+    """What the server does wrong now. *write*(session's user, plain) gives a write's results; changing services are *absent*, or it *hangs_up* at one."""
 
     write: Any = None
-    absent = False
+    absent = hangs_up = False
 
 
 _plain_write = InternalSession.write
@@ -61,8 +61,12 @@ async def _write(self: Any, params: Any) -> Any:
 
 async def _process(self: Any, typeid: Any, requesthdr: Any, seqhdr: Any, body: Any) -> Any:
     stand = getattr(self.iserver, "stand", None)
-    if getattr(stand, "faults", Faults()).absent and SERVICES.get(typeid.Identifier) in WRITING:
+    faults = getattr(stand, "faults", Faults())
+    if (faults.absent or faults.hangs_up) and SERVICES.get(typeid.Identifier) in WRITING:
         stand.services[SERVICES[typeid.Identifier]] += 1
+        if faults.hangs_up:
+            self._transport.abort()
+            return False
         raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
     return await _plain_process(self, typeid, requesthdr, seqhdr, body)
 
