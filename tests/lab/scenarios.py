@@ -37,6 +37,7 @@ SCENARIOS = {
     "zones-stand": "the same on a site in network namespaces with the generated rules, twenty times and under load; needs root, no lab",
     "opcua-stacks": "the audit against OPC UA servers of three makers with planted faults, on the wire and in its speed; needs no lab",
     "opcua-fuzz": "the audit's decoder against hostile bytes, guided by coverage, for HNAI_FUZZ_SECONDS; needs no lab",
+    "stand-ot": "servers, Modbus filters and collectors on loopback with a fault each, which the lab's plant cannot have; needs no lab but its artifacts",
     "model-fuzz": "more than 10 000 damaged site models: none ends in a traceback, and none with a broken rule passes; needs no lab",
     "report-screens": "the report with drawing and evidence, as a browser shows it on a desktop and on a phone; screenshots are kept; needs no lab",
     "zones-mutants": "every mutant of the lab's generated rulesets is found by the static judgement, or proven to do the same to every packet; needs no lab",

@@ -28,7 +28,8 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-CORES = ROOT / "plugins/module_utils/mqtt"
+CORES = ROOT / "plugins/module_utils"
+COLLECTOR_CORES = ("mqtt/sparkplug", "mqtt/sparkplug_node", "mqtt/subscriber")
 PASSWORDS = {"line1": "l-secret", "ot-sparkplug": "s-secret"}
 ACL = """user line1
 topic write line/line1/#
@@ -90,7 +91,7 @@ def broker_program(store: Path, work: Path) -> tuple[str, dict[str, str]]:
 
 
 def put_program(role: str, name: str, cores: tuple[str, ...], home: Path) -> Path:
-    """A program as its role puts it onto a host."""
+    """A program as its role puts it onto a host; *cores*: the collection's own files that come with it, below module_utils."""
     target = home / name
     shutil.copytree(ROOT / "roles" / role / "tree/usr/local/lib/hnai" / name, target, ignore=shutil.ignore_patterns("*.j2", "__pycache__"))
     for core in cores:
@@ -185,8 +186,8 @@ class Stand:
         (home / "credentials/line").write_text(PASSWORDS["line1"], encoding="ascii")
         (home / "credentials/mqtt_user").write_text("ot-sparkplug", encoding="ascii")
         (home / "credentials/mqtt_password").write_text(PASSWORDS["ot-sparkplug"], encoding="ascii")
-        self._line_program = put_program("ot_simulator", "ot_simulator", ("sparkplug",), home)
-        self._collector_program = put_program("ot_collector", "ot_collector", ("sparkplug", "sparkplug_node", "subscriber"), home)
+        self._line_program = put_program("ot_simulator", "ot_simulator", ("mqtt/sparkplug",), home)
+        self._collector_program = put_program("ot_collector", "ot_collector", COLLECTOR_CORES, home)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.start_broker()
         self.tap = Tap(home, self.port)

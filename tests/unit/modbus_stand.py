@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host
 from ansible_collections.hnai.platform.plugins.module_utils.modbus import filter as core
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter_server import Filter
 
@@ -26,6 +27,7 @@ ALLOW: list[dict[str, Any]] = [
     {"unit": 2, "function": 3, "spans": [{"first": 65530, "count": 6}]},
     {"unit": 1, "function": 43},
 ]
+FEW: list[dict[str, Any]] = [{"unit": 1, "function": 4, "spans": [{"first": 3, "count": 30}]}, {"unit": 1, "function": 43}]
 
 
 def canary_module() -> ModuleType:
@@ -140,3 +142,25 @@ class FilterThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
+
+
+class Machine(Host):
+    """The mirror's host: its files below a directory, its users, and how its dials past the filter end."""
+
+    def __init__(self, root: Path, dial: Any = "nothing came back") -> None:
+        super().__init__(str(root))
+        self.dial, self.said = dial, []
+
+    def uid(self, name: str) -> int | None:
+        return None if name == "nobody-here" else 4711
+
+    def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+        if argv[0] == "logger":
+            self.said.append(argv[-1])
+            return Completed(0, b"", b"")
+        if argv[0] == "ssh-keygen":
+            return super().run(argv, stdin, timeout)
+        assert argv[:2] == ["setpriv", "--reuid"]
+        if callable(self.dial):
+            return Completed(0, json.dumps(self.dial(argv[-3], int(argv[-2]))).encode(), b"")
+        return Completed(0, json.dumps({"port": 1, "outcome": self.dial}).encode(), b"")

@@ -82,7 +82,7 @@ class Users:
 
 
 class OneHost(Host):
-    """Decrypts what the test stored in clear, and hears what is announced."""
+    """Decrypts what the test stored in clear, hears what is announced, and judges signatures as any host."""
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
@@ -92,8 +92,16 @@ class OneHost(Host):
         if argv[0] == "logger":
             self.said.append(argv[-1])
             return Completed(0, b"", b"")
-        assert argv[:3] == ["systemd-creds", "decrypt", "--name=opcua_plc_1_password"], argv
+        if argv[0] == "ssh-keygen":
+            return super().run(argv, stdin, timeout)
+        assert argv[:2] == ["systemd-creds", "decrypt"], argv
         return Completed(0, Path(argv[-2]).read_bytes(), b"")
+
+
+def collecting(places: Places, now: float) -> None:
+    """The collector says *now* (unix s) that it has been connected for ten minutes."""
+    places.status.write_text(json.dumps({"now": int(now * 1e7), "sources": [
+        {"source": "plc-1", "state": "connected", "detail": "", "since": int((now - 600) * 1e7)}]}))
 
 
 def mirrors_host(stand: Stand, folder: Path, tags: list[dict[str, Any]]) -> Iterator[Any]:
@@ -106,8 +114,7 @@ def mirrors_host(stand: Stand, folder: Path, tags: list[dict[str, Any]]) -> Iter
     (places.servers / "plc-1.pem").write_bytes(stand.server_pair[0])
     (places.proc / "tcp").write_text("  0: 0100007F:1111 0100007F:%04X 01\n" % stand.port)
     now = time.time()
-    places.status.write_text(json.dumps({"now": int(now * 1e7), "sources": [
-        {"source": "plc-1", "state": "connected", "detail": "", "since": int((now - 600) * 1e7)}]}))
+    collecting(places, now)
     host = OneHost(str(folder / "root"))
     secret = Path(host.at(credentials.path_of("ot_collector", "opcua_plc_1_password")))
     secret.parent.mkdir(parents=True)
@@ -154,7 +161,7 @@ class Stand:
         self.server_pair = cert or key_pair(SERVER_URI)
         self.client_pair = key_pair(CLIENT_URI, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
         self.loop = asyncio.new_event_loop()
-        self.port = 0
+        self.address, self.port = "127.0.0.1", 0
         self.server: Any = None
         self.plant: Any = None
         self.index = 0
@@ -184,7 +191,7 @@ class Stand:
         server.iserver.stand = self
         await server.init()
         await server.set_application_uri(SERVER_URI)
-        server.set_endpoint("opc.tcp://127.0.0.1:%d/" % self.port)
+        server.set_endpoint(self.url)
         server.product_uri = "urn:test"
         for name, data in (("server.pem", self.server_pair[0]), ("server.key", self.server_pair[1])):
             (self.folder / name).write_bytes(data)
@@ -198,7 +205,7 @@ class Stand:
         sockets = server.bserver._server.sockets
         self.port = sockets[0].getsockname()[1]
         for endpoint in server.iserver.endpoints:
-            endpoint.EndpointUrl = "opc.tcp://127.0.0.1:%d/" % self.port
+            endpoint.EndpointUrl = self.url
         await self._honest()
 
     async def _honest(self) -> None:
@@ -256,7 +263,7 @@ class Stand:
 
     @property
     def url(self) -> str:
-        return "opc.tcp://127.0.0.1:%d/" % self.port
+        return "opc.tcp://%s:%d/" % (self.address, self.port)
 
 
 def _nothing(parent: Any) -> list[Any]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from modbus_stand import ALLOW, Canary, FilterThread, adu, canary, config, device, free_port
+from modbus_stand import ALLOW, FEW, Canary, FilterThread, Machine, adu, canary, config, device, free_port
 
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.modbus import conduit, conduit_host, filter_server
 from ansible_collections.hnai.platform.plugins.module_utils.modbus import filter as core
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.conduit_live import Line
@@ -24,27 +24,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import Repor
 LIVE = conduit_host.LIVE
 TOKEN = {"site": "lab", "from": "2026-01-01T00:00:00Z", "to": "2026-01-01T10:00:00Z", "approver": "j.doe", "signature": "s"}
 NOW = 1767225600.0 + 3600
-FEW: list[dict[str, Any]] = [{"unit": 1, "function": 4, "spans": [{"first": 3, "count": 30}]}, {"unit": 1, "function": 43}]
-
-
-class Machine(Host):
-    """The mirror's host: its files below a directory, its users, and how its dials past the filter end."""
-
-    def __init__(self, root: Path, dial: Any = "nothing came back") -> None:
-        super().__init__(str(root))
-        self.dial, self.said = dial, []
-
-    def uid(self, name: str) -> int | None:
-        return None if name == "nobody-here" else 4711
-
-    def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
-        if argv[0] == "logger":
-            self.said.append(argv[-1])
-            return Completed(0, b"", b"")
-        assert argv[:2] == ["setpriv", "--reuid"]
-        if callable(self.dial):
-            return Completed(0, json.dumps(self.dial(argv[-3], int(argv[-2]))).encode(), b"")
-        return Completed(0, json.dumps({"port": 1, "outcome": self.dial}).encode(), b"")
 
 
 class Stand:

@@ -4,164 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from asyncua import ua
 from asyncua.common.utils import ServiceError
-from asyncua.crypto.permission_rules import User, UserRole
-from asyncua.server import uaprocessor
-from asyncua.server.internal_session import InternalSession
-from opcua_stand import CLIENT_URI, PLANT, SERVICES, WRITING, Stand, Users
+from asyncua.crypto.permission_rules import UserRole
+from opcua_stand import CLIENT_URI, PLANT, WRITING
+from write_stand import CANARY, PATH, Faults, mirror, now_at, plant, probe, put
 
-from ansible_collections.hnai.platform.plugins.module_utils import credentials
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import write_channel, write_probe
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Options, Places, State
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Options
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import Forbidden, LinkLost
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.write_host import Leave, Probe
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 
 ROOT = Path(__file__).resolve().parents[2]
-PATH = ["nsu=%s;Plant" % PLANT, "nsu=%s;Commissioning" % PLANT, "nsu=%s;WriteCanary" % PLANT]
-CANARY = {"path": PATH, "marker": "write canary of plc-1", "username": "engineer"}
 FOUR = ["OW1", "OW2", "OW3", "OW4"]
-
-
-class Everybody(Users):
-    """The observer, and an engineer who may write."""
-
-    engineer = UserRole.Admin
-
-    def get_user(self, iserver: Any, username: Any = None, password: Any = None, certificate: Any = None) -> Any:
-        given = password.decode() if isinstance(password, bytes) else password
-        if username == "engineer" and given == "e-secret":
-            self.tries += 1
-            return User(role=self.engineer, name=username)
-        return super().get_user(iserver, username, password, certificate)
-
-
-class OneHost(Host):
-    """Decrypts what the test stored in clear, and hears what is announced."""
-
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
-        self.said: list[str] = []
-
-    def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
-        if argv[0] == "logger":
-            self.said.append(argv[-1])
-            return Completed(0, b"", b"")
-        assert argv[:2] == ["systemd-creds", "decrypt"], argv
-        return Completed(0, Path(argv[-2]).read_bytes(), b"")
-
-
-class Faults:
-    """What the server does wrong with a write now. *write*(session's user, plain) gives the results."""
-
-    write: Any = None
-    absent = False
-
-
-_plain_write = InternalSession.write
-_plain_process = uaprocessor.UaProcessor._process_message
-
-
-async def _write(self: Any, params: Any) -> Any:
-    stand = getattr(self.iserver, "stand", None)
-    hook = getattr(stand, "faults", Faults()).write
-    if hook is None or not self.external:
-        return await _plain_write(self, params)
-    return await hook(self.user.name, lambda: _plain_write(self, params), params)
-
-
-async def _process(self: Any, typeid: Any, requesthdr: Any, seqhdr: Any, body: Any) -> Any:
-    stand = getattr(self.iserver, "stand", None)
-    if getattr(stand, "faults", Faults()).absent and SERVICES.get(typeid.Identifier) in WRITING:
-        stand.services[SERVICES[typeid.Identifier]] += 1
-        raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
-    return await _plain_process(self, typeid, requesthdr, seqhdr, body)
 
 
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    logging.getLogger("asyncua").setLevel(logging.CRITICAL)
-    patch = pytest.MonkeyPatch()
-    patch.setattr(InternalSession, "write", _write)
-    patch.setattr(uaprocessor.UaProcessor, "_process_message", _process)
-    one: Any = Stand(tmp_path_factory.mktemp("stand"))
-    one.users = Everybody()
-    one.faults = Faults()
-    one.start()
-
-    async def plant() -> Any:
-        await one.plant.add_variable(ua.NodeId("Pump", one.index), "%d:Pump" % one.index, 1.0)
-        folder = await one.plant.add_object(ua.NodeId("Commissioning", one.index), "%d:Commissioning" % one.index)
-        node = await folder.add_variable(ua.NodeId("Canary", one.index), "%d:WriteCanary" % one.index, 7.5)
-        await node.add_property(ua.NodeId("Mark", one.index), "%d:HnaiWriteCanary" % one.index, CANARY["marker"])
-        return folder, node
-
-    one.folder, one.canary = one.call(plant())
-    yield one
-    one.stop()
-    patch.undo()
+    with plant(tmp_path_factory.mktemp("stand")) as one:
+        yield one
 
 
 @pytest.fixture
 def site(stand: Any, tmp_path: Path) -> Any:
     """A mirror's host whose collector is connected for ten minutes; the server is clean."""
-    for name in ("pki", "servers", "proc", "run"):
-        (tmp_path / name).mkdir()
-    places = Places(tmp_path / "pki", tmp_path / "servers", tmp_path / "run/status.json", tmp_path / "state", tmp_path / "proc")
-    (places.pki / "cert.pem").write_bytes(stand.client_pair[0])
-    (places.pki / "key.pem").write_bytes(stand.client_pair[1])
-    (places.servers / "plc-1.pem").write_bytes(stand.server_pair[0])
-    now = time.time()
-    places.status.write_text(json.dumps({"now": int(now * 1e7), "sources": [
-        {"source": "plc-1", "state": "connected", "detail": "", "since": int((now - 600) * 1e7)}]}))
-    host = OneHost(str(tmp_path / "root"))
-    for component, name, text in (("ot_collector", "opcua_plc_1_password", "secret"), ("ot_audit", "opcua_plc_1_commissioning", "e-secret")):
-        secret = Path(host.at(credentials.path_of(component, name)))
-        secret.parent.mkdir(parents=True, exist_ok=True)
-        secret.write_text(text)
-    stand.faults = Faults()
-    stand.users.engineer = UserRole.Admin
-    stand.call(stand.canary.set_read_only())
-    stand.call(_plain(stand, 7.5))
-    stand.services.clear()
-    return SimpleNamespace(places=places, host=host, now=now, state=State(places.state, "plc-1", True), source={
-        "id": "plc-1", "protocol": "opcua", "endpoint": stand.url, "identity": {"username": "observer"}, "limits": {"connections": 2, "new_per_minute": 600},
-        "tags": [{"node": "nsu=%s;s=Pump" % PLANT}]})
-
-
-async def _plain(stand: Any, value: float) -> None:
-    await stand.canary.write_value(value)
-
-
-def now_at(stand: Any) -> float:
-    return float(stand.call(stand.canary.read_value()))
-
-
-def probe(site: Any, mode: str = "canary", canary: Any = None, **change: Any) -> tuple[dict[str, str], dict[str, Any], Report]:
-    report = Report("ot_collector", deadline_s=None)
-    token = {"site": "lab", "endpoint": site.source["endpoint"], "from": stamp(site.now - 60), "to": stamp(site.now + 600), "approver": "j.doe",
-             "signature": change.pop("signature", "s")}
-    values: dict[str, Any] = dict(mode=mode, site=change.pop("of_site", "lab"), tokens=[token], approvers={"j.doe": "key"},
-                                  canaries={"plc-1": canary or CANARY})
-    options = Options(application_uri=CLIENT_URI, environment="test", exceptions=[], accept_drift=[], deadline_s=60.0, write_state=True)
-    records = Probe(report, site.places, options, Leave(**{**values, **change}), site.host, lambda *_given: True, now=lambda: site.now,
-                    wait=lambda _seconds: None).run([{"id": "m", "protocol": "modbus"}, site.source])
-    return {check.id: check.status + (": " + check.reason if check.reason else "") for check in report.checks}, records["plc-1"], report
-
-
-def stamp(moment: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+    return mirror(stand, tmp_path)
 
 
 # -- the canary ---------------------------------------------------------------------------------------------
@@ -197,7 +71,7 @@ def test_a_server_that_says_good_and_writes_nothing_is_refuted_too(site: Any, st
 def test_a_server_that_says_no_and_writes_is_refuted_and_put_right(site: Any, stand: Any) -> None:
     async def hook(user: str, plain: Any, params: Any) -> Any:
         if user == "observer":
-            await _plain(stand, params.NodesToWrite[0].Value.Value.Value)
+            await put(stand, params.NodesToWrite[0].Value.Value.Value)
             return [ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)]
         return await plain()
 
@@ -316,7 +190,7 @@ def test_a_connection_that_ends_at_the_mirrors_write_is_looked_after(site: Any, 
     async def hook(user: str, plain: Any, params: Any) -> Any:
         if user != "observer":
             return await plain()
-        await _plain(stand, params.NodesToWrite[0].Value.Value.Value)
+        await put(stand, params.NodesToWrite[0].Value.Value.Value)
         raise ServiceError(ua.StatusCodes.BadShutdown)
 
     stand.faults.write = hook
@@ -378,7 +252,7 @@ def test_a_server_that_hangs_up_is_inconclusive(site: Any, stand: Any, monkeypat
 
     monkeypatch.setattr(write_channel.WriteChannel, "empty", empty)
     status, record, _report = probe(site, "service")
-    assert status["OW6"].startswith("inconclusive") and record["verdict"] == "inconclusive"
+    assert status["OW6"] == "inconclusive: Write: gone" and record["verdict"] == "inconclusive"
 
 
 # -- the door -----------------------------------------------------------------------------------------------

@@ -146,7 +146,8 @@ class Probe(Audit):
         check = self._add("OW6", name, expected="absent", hint="take the services away from this identity, or from the server")
         check.evidence = {"services": {one: code if isinstance(code, str) else "0x%08X" % code for one, code in found.items()}, "token": token.as_dict()}
         absent = sorted(one for one, code in found.items() if code in ABSENT)
-        unknown = sorted(one for one, code in found.items() if isinstance(code, str))
+        # As they were asked: the first one says why, the others were not asked any more.
+        unknown = [one for one, code in found.items() if isinstance(code, str)]
         present = sorted(set(found) - set(absent) - set(unknown))
         check.observed = {"absent": absent, "present": present, "unknown": unknown}
         if unknown:
