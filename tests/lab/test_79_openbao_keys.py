@@ -19,6 +19,7 @@ import loopback_bao
 import pytest
 from conftest import ROOT, Lab
 from killing import chance
+from stands import STORE
 
 sys.path.insert(0, str(ROOT / "tests/unit"))
 from identity_stand import Controller, Killed
@@ -33,7 +34,6 @@ from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
 
 pytestmark = pytest.mark.scenario("openbao-keys")
 SEED = 8
-STORE = Path.home() / ".cache/hnai/store"
 #: Kills of one rotation, spread over its calls.
 KILLS = 6
 
