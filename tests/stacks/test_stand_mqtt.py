@@ -44,7 +44,7 @@ PATIENCE_S = 60.0
 
 
 class Broker:
-    """Mosquitto and two programs that stand for systemd's: when the unit started is always now, its journal is what the broker said."""
+    """Mosquitto, and two programs in systemd's place: its unit was started once, and its journal is what it said."""
 
     def __init__(self, home: Path) -> None:
         self.home, self.port = home, free_port()
@@ -61,13 +61,9 @@ class Broker:
             program = home / "bin" / name
             program.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
             program.chmod(0o755)
-        program, environment = broker_program()
+        command, environment = broker_program()
         with (home / "log").open("wb") as log:
-            self._process = subprocess.Popen([program, "-c", home / "mosquitto.conf"], env={**os.environ, **environment}, stdout=log, stderr=log)
-        end = time.monotonic() + 30
-        while not self._open():
-            assert self._process.poll() is None and time.monotonic() < end, (home / "log").read_text(encoding="utf-8")
-            time.sleep(0.1)
+            self._process = subprocess.Popen([command, "-c", home / "mosquitto.conf"], env={**os.environ, **environment}, stdout=log, stderr=log)
 
     def _rendered(self, name: str) -> str:
         """A file of the role, with the places that this stand has."""
@@ -80,6 +76,13 @@ class Broker:
         for there, here in (("/etc/hnai/mosquitto", ""), ("/run/hnai-mosquitto", "/run"), ("/var/lib/hnai/mosquitto", "/data")):
             done = done.replace(there, f"{self.home}{here}")
         return done
+
+    def listening(self) -> None:
+        """Until it takes connections."""
+        end = time.monotonic() + 30
+        while not self._open():
+            assert self._process.poll() is None and time.monotonic() < end, (self.home / "log").read_text(encoding="utf-8")
+            time.sleep(0.1)
 
     def _open(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
@@ -110,12 +113,12 @@ class Broker:
     @contextmanager
     def letting_the_bridge_read(self, topics: str) -> Iterator[None]:
         """It read a rule that the file does not have any more."""
-        self.load(f"{self.rules}\nuser telegraf-bridge\ntopic read {topics}\n")
-        end = time.monotonic() + 60
-        while not self.lets_read("telegraf-bridge", topics.replace("#", "hnai-health/test")):
-            assert time.monotonic() < end, "the broker did not read its rules again"
-        (self.home / "acl").write_text(self.rules, encoding="utf-8")
         try:
+            self.load(f"{self.rules}\nuser telegraf-bridge\ntopic read {topics}\n")
+            end = time.monotonic() + 60
+            while not self.lets_read("telegraf-bridge", topics.replace("#", "hnai-health/test")):
+                assert time.monotonic() < end, "the broker did not read its rules again"
+            (self.home / "acl").write_text(self.rules, encoding="utf-8")
             yield
         finally:
             self.load(self.rules)
@@ -163,6 +166,7 @@ class Shipper:
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     made = Broker(tmp_path_factory.mktemp("broker"))
     try:
+        made.listening()
         yield made
     finally:
         made.stop()
