@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import queue
 import re
 import shutil
 import signal
@@ -21,11 +22,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from stands import unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
 CORES = ROOT / "plugins/module_utils"
@@ -73,21 +75,33 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def broker_program(store: Path, work: Path) -> tuple[str, dict[str, str]]:
+def broker_program() -> tuple[str, dict[str, str]]:
     """(path, environment) of Mosquitto: installed, or out of the store's packages for this machine's Debian."""
     found = shutil.which("mosquitto", path=os.environ["PATH"] + ":/usr/sbin")
     if found:
         return found, {}
     release = re.search(r'VERSION_ID="?(\d+)', Path("/etc/os-release").read_text(encoding="utf-8"))
-    manifests = sorted((store / "manifests").glob(f"deb-mosquitto-{release.group(1) if release else '*'}-*.json"))
-    assert manifests, f"no mosquitto on this machine and none in {store}: apt-get install mosquitto"
-    wanted = re.compile(r"mosquitto|libmosquitto1|libcjson1|libdlt2|libwrap0|libwebsockets\d+.*|libev4.*|libuv1.*|libssl3.*|libcap2")
-    for package in json.loads(manifests[-1].read_text(encoding="utf-8"))["packages"]:
-        if wanted.fullmatch(package["package"]):
-            (blob,) = (store / "blobs").rglob(package["sha256"] + "*")
-            subprocess.run(["dpkg-deb", "-x", str(blob), str(work)], check=True, timeout=60)
-    (library,) = {path.parent for path in work.rglob("libmosquitto.so.1")}
-    return str(work / "usr/sbin/mosquitto"), {"LD_LIBRARY_PATH": str(library)}
+    folder = unpacked(f"deb-mosquitto-{release.group(1) if release else '*'}-*.json",
+                      r"mosquitto|libmosquitto1|libcjson1|libdlt2|libwrap0|libwebsockets\d+.*|libev4.*|libuv1.*|libssl3.*|libcap2")
+    (library,) = {path.parent for path in folder.rglob("libmosquitto.so.1")}
+    return str(folder / "usr/sbin/mosquitto"), {"LD_LIBRARY_PATH": str(library)}
+
+
+def certificate(folder: Path, name: str = "broker.pem", key: str = "broker.key") -> None:
+    """Of a server on 127.0.0.1, signed by itself."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-sha256", "-days", "2", "-nodes", "-keyout", str(folder / key), "-out", str(folder / name),
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True, timeout=60)
+
+
+def hashed(passwords: Mapping[str, str]) -> str:
+    """Mosquitto's password file, with few rounds."""
+    lines = []
+    for user, password in passwords.items():
+        salt = os.urandom(12)
+        digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101, 64)
+        lines.append(f"{user}:$7$101${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}\n")
+    return "".join(lines)
 
 
 def put_program(role: str, name: str, cores: tuple[str, ...], home: Path) -> Path:
@@ -100,10 +114,11 @@ def put_program(role: str, name: str, cores: tuple[str, ...], home: Path) -> Pat
 
 
 class Tap:
-    """TLS on both sides; what the client sends is counted by packet type."""
+    """TLS on both sides; what the client sends is counted by packet type, what the broker sends comes *delay_s* late."""
 
     def __init__(self, home: Path, target: int) -> None:
         self.port, self._target = free_port(), target
+        self.delay_s = 0.0
         self.sent: Counter[int] = Counter()
         self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._server.load_cert_chain(home / "broker.pem", home / "broker.key")
@@ -126,22 +141,39 @@ class Tap:
         except OSError:
             plain.close()
             return
-        threading.Thread(target=self._pump, args=(far, near, None), daemon=True).start()
-        self._pump(near, far, bytearray())
-
-    def _pump(self, source: ssl.SSLSocket, target: ssl.SSLSocket, seen: bytearray | None) -> None:
+        waiting: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+        threading.Thread(target=self._down, args=(far, waiting), daemon=True).start()
+        threading.Thread(target=self._send, args=(waiting, far, near), daemon=True).start()
+        seen = bytearray()
         try:
-            while data := source.recv(65536):
-                if seen is not None:
-                    seen += data
-                    self._count(seen)
-                target.sendall(data)
+            while data := near.recv(65536):
+                seen += data
+                self._count(seen)
+                far.sendall(data)
         except OSError:
             return
         finally:
-            for one in (source, target):
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+            self._end(far, near)
+
+    def _down(self, far: ssl.SSLSocket, waiting: queue.SimpleQueue[tuple[float, bytes]]) -> None:
+        """With the time at which each piece is due; a last one is empty."""
+        with contextlib.suppress(OSError):
+            while data := far.recv(65536):
+                waiting.put((time.monotonic() + self.delay_s, data))
+        waiting.put((0.0, b""))
+
+    def _send(self, waiting: queue.SimpleQueue[tuple[float, bytes]], far: ssl.SSLSocket, near: ssl.SSLSocket) -> None:
+        with contextlib.suppress(OSError):
+            while (piece := waiting.get())[1]:
+                time.sleep(max(0.0, piece[0] - time.monotonic()))
+                near.sendall(piece[1])
+        self._end(far, near)
+
+    @staticmethod
+    def _end(*sockets: ssl.SSLSocket) -> None:
+        for one in sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
     def _count(self, seen: bytearray) -> None:
         while len(seen) >= 2:
@@ -164,22 +196,15 @@ class Tap:
 
 
 class Stand:
-    """All of it. *store*: the artifact store."""
+    """All of it."""
 
-    def __init__(self, home: Path, store: Path) -> None:
+    def __init__(self, home: Path) -> None:
         self.home, self.port = home, free_port()
-        for name in ("broker", "credentials", "journal", "unpacked"):
+        for name in ("broker", "credentials", "journal"):
             (home / name).mkdir()
-        self._program, self._environment = broker_program(store, home / "unpacked")
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-sha256", "-days", "2", "-nodes", "-keyout", str(home / "broker.key"), "-out",
-             str(home / "broker.pem"), "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True, timeout=60)
-        lines = []
-        for user, password in PASSWORDS.items():
-            salt = os.urandom(12)
-            digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101, 64)
-            lines.append(f"{user}:$7$101${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}\n")
-        (home / "passwords").write_text("".join(lines), encoding="ascii")
+        self._program, self._environment = broker_program()
+        certificate(home)
+        (home / "passwords").write_text(hashed(PASSWORDS), encoding="ascii")
         (home / "acl").write_text(ACL, encoding="ascii")
         user = "user root" if os.getuid() == 0 else ""
         (home / "mosquitto.conf").write_text(CONFIGURATION.format(port=self.port, home=home, user=user), encoding="ascii")

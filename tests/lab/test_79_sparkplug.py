@@ -2,24 +2,27 @@
 """The line's Sparkplug B stream, decoded, is the line's own journal, whatever is killed: real broker, line and collector on loopback."""
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
 from sparkplug_stand import Stand
+from stands import ask, bad, exercise, fault
+
+from ansible_collections.hnai.platform.plugins.modules import ot_collector_health
 
 pytestmark = pytest.mark.scenario("sparkplug")
 CONNECT, PUBACK, SUBSCRIBE, PINGREQ, DISCONNECT = 1, 4, 8, 12, 14
 Key = tuple[str, int]
+#: What the verdict is asked with, so that what is over is soon known to be; and a line that is slower than that.
+GAP_WINDOW_S, MAX_LAG_S, SLOW_S = 5.0, 3.0, 6.0
 
 
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    store = Path(os.environ.get("HNAI_STORE_DIR") or Path.home() / ".cache/hnai/store")
-    made = Stand(tmp_path_factory.mktemp("sparkplug"), store)
+    made = Stand(tmp_path_factory.mktemp("sparkplug"))
     try:
         made.start_collector()
         made.until("no session", lambda: made.node().get("state") == "connected", 120)
@@ -193,6 +196,51 @@ def test_what_was_made_while_the_broker_was_away_comes_as_history(stand: Stand) 
     assert {key: decoded[key] for key in sent if key in decoded} == {key: sent[key] for key in sent if key in decoded}
     sequence = sorted(value for (tag, _at), (value, _status) in decoded.items() if tag == "sequence" and value is not None)
     assert sequence[-1] > second
+
+
+@contextmanager
+def its_memory_is_lost(stand: Stand) -> Iterator[None]:
+    """The collector's host is new: the broker has its session still, and births are not sent again by themselves."""
+    stand.kill("collector")
+    for name in ("state.json", "sparkplug.spb1.json", "status.json"):
+        (stand.home / name).unlink()
+    stand.start_collector()
+    stand.until("nothing comes", lambda: stand.node().get("state") == "connected" and stand.node()["messages"], 60)
+    yield
+    stand.wish("rebirth")
+
+
+@contextmanager
+def a_number_is_left_out(stand: Stand) -> Iterator[None]:
+    stand.wish("lose")
+    yield
+
+
+@contextmanager
+def a_slow_line(stand: Stand) -> Iterator[None]:
+    stand.tap.delay_s = SLOW_S
+    try:
+        yield
+    finally:
+        stand.tap.delay_s = 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "must", "may"),
+    [
+        # What no birth tells is not there, not understood, not heard, and has no time.
+        fault(its_memory_is_lost, {"OC9": "^fail spb1: no birth was heard"}, "OC2 OC3 OC10 OC13"),
+        # What is missed is a gap of every tag.
+        fault(a_number_is_left_out, {"OC11": r"^fail spb1: \d+ messages missed"}, "OC4"),
+        fault(a_slow_line, {"OC13": r"^fail spb1: [56]\.\d+ s"}),
+    ],
+)
+def test_a_fault_fails_its_own_check_and_passes_after_repair(
+    stand: Stand, make: Callable[[Stand], AbstractContextManager[None]], must: dict[str, str], may: frozenset[str]
+) -> None:
+    arguments = {
+        "sources": ["spb1"], "status_file": str(stand.home / "status.json"), "gap_window": GAP_WINDOW_S, "max_lag": MAX_LAG_S, "collect": True}
+    exercise(lambda: bad(ask(ot_collector_health, arguments)), lambda: make(stand), must, may, patience_s=90.0)
 
 
 def test_not_one_packet_of_the_decoder_publishes(stand: Stand) -> None:

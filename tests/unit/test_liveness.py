@@ -88,7 +88,7 @@ def judged_by_another(data: dict[str, Any]) -> None:
         (unknown, "HO99: is no id of the register"), (elsewhere, "HO1: is of host, not of kafka"), (renamed_function, "no such function"),
         (renamed_case, "no such case"), (renamed_file, "no such file"), (a_unit_test, "no such file in tests/lab or tests/stacks"),
         (about_something_else, "says nothing of HO1"), (no_reason, "lacks a reason"), (no_day, "since is no day"), (a_day_to_come, "since is no day"),
-        (judged_by_nobody, "is no file::function[case]"), (judged_by_another, "FR2: no test of test_fanout speaks of it"),
+        (judged_by_nobody, "is no file::function[case]"), (judged_by_another, "no test of test_fanout speaks of it"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(change: Callable[[dict[str, Any]], None], words: str) -> None:

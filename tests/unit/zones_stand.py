@@ -6,6 +6,7 @@ code runs: the parts of conduit_verify as the module calls them. All of it is go
 """
 from __future__ import annotations
 
+import collections
 import json
 import os
 import signal
@@ -117,7 +118,7 @@ class Stand:
         return subprocess.run(["ip", "netns", "exec", self.space(host), *argv], input=stdin, capture_output=True, text=True, check=False, timeout=60)
 
     def _serve(self, node: Node) -> None:
-        """What stands there by contract, or as a device's service: it accepts and closes, and answers to NTP."""
+        """What stands there by contract, or as a device's service: it accepts, keeps the last few connections, and answers to NTP."""
         ports = own_ports(self.site, node.name) | {("tcp", 22)} if node.kind == "host" else set()
         ports |= {(str(one["proto"]), int(one["port"])) for one in (self.site.assets.get(node.name, {}).get("services") or {}).values()}
         if "jump" in node.groups:
@@ -223,6 +224,7 @@ def _services(ports: Iterable[tuple[str, int]], told: int) -> None:
     """Never returns."""
     import selectors
 
+    kept: collections.deque[socket.socket] = collections.deque(maxlen=32)
     with selectors.DefaultSelector() as waiting:
         for proto, port in ports:
             one = socket.socket(socket.AF_INET6, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
@@ -237,7 +239,7 @@ def _services(ports: Iterable[tuple[str, int]], told: int) -> None:
                 one = key.fileobj  # type: ignore[assignment]
                 try:
                     if one.type == socket.SOCK_STREAM:
-                        one.accept()[0].close()
+                        kept.append(one.accept()[0])
                     else:
                         data, sender = one.recvfrom(512)
                         if len(data) >= 48:

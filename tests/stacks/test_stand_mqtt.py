@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults of an MQTT broker that the lab cannot have alone: a live view of one source that is old, and a right to read that no file says.
+
+A real Mosquitto with the configuration and rules of its role, and a shipper of this test's own. Scenario stand-mqtt.
+"""
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+from kit import ROOT, free_port
+from sparkplug_stand import broker_program, certificate, hashed
+from stands import Machine, ask, bad, exercise
+
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, tls_dialler
+from ansible_collections.hnai.platform.plugins.modules import mqtt_acl_audit, mqtt_health
+
+pytestmark = pytest.mark.scenario("stand-mqtt")
+ROLE = ROOT / "roles/mosquitto"
+DEFAULTS = yaml.safe_load((ROLE / "defaults/main.yml").read_text(encoding="utf-8"))
+#: Rights that follow from a site's contracts; the role adds those of its defaults.
+CONTRACTS = [{"principal": "telegraf-shipper", "read": ["line/#"], "write": ["ot/#"]}, {"principal": "telegraf-bridge", "read": ["line/#"]}]
+ACL = [*CONTRACTS, *DEFAULTS["mosquitto_extra_acl"]]
+CLIENTS = sorted(entry["principal"] for entry in ACL)
+SOURCES = ("plc1", "plc2")
+LIVE_MAX_AGE_S = 5.0
+#: A broker reads its rules again, and publishes what it counts every ten seconds.
+PATIENCE_S = 60.0
+
+
+class Broker:
+    """Mosquitto, and two programs in systemd's place: its unit was started once, and its journal is what it said."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.port = home, free_port()
+        for name in ("tls", "run", "data", "bin"):
+            (home / name).mkdir()
+        certificate(home / "tls", "cert.pem", "key.pem")
+        self.passwords = {client: f"{client}-secret" for client in CLIENTS}
+        (home / "run/passwords").write_text(hashed(self.passwords), encoding="ascii")
+        self.rules = self._rendered("acl.j2")
+        (home / "acl").write_text(self.rules, encoding="utf-8")
+        user = "\nuser root\n" if os.getuid() == 0 else ""
+        (home / "mosquitto.conf").write_text(self._rendered("mosquitto.conf.j2") + user, encoding="utf-8")
+        for name, text in (("systemctl", "echo 1"), ("journalctl", f"grep -F 'messages are being dropped' '{home}/log' || true")):
+            program = home / "bin" / name
+            program.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+            program.chmod(0o755)
+        command, environment = broker_program()
+        with (home / "log").open("wb") as log:
+            self._process = subprocess.Popen([command, "-c", home / "mosquitto.conf"], env={**os.environ, **environment}, stdout=log, stderr=log)
+
+    def _rendered(self, name: str) -> str:
+        """A file of the role, with the places that this stand has."""
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
+        environment.filters["hnai.platform.mosquitto_acl"] = lambda _site: CONTRACTS
+        text = (ROLE / "tree/etc/hnai/mosquitto" / name).read_text(encoding="utf-8")
+        # A listener is a port and, here, the only address that it has.
+        values = DEFAULTS | {"mosquitto_port": f"{self.port} 127.0.0.1", "ansible_managed": "", "lookup": lambda *_names: ""}
+        done = environment.from_string(text).render(values)
+        for there, here in (("/etc/hnai/mosquitto", ""), ("/run/hnai-mosquitto", "/run"), ("/var/lib/hnai/mosquitto", "/data")):
+            done = done.replace(there, f"{self.home}{here}")
+        return done
+
+    def listening(self) -> None:
+        """Until it takes connections."""
+        end = time.monotonic() + 30
+        while not self._open():
+            assert self._process.poll() is None and time.monotonic() < end, (self.home / "log").read_text(encoding="utf-8")
+            time.sleep(0.1)
+
+    def _open(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait(20)
+
+    def load(self, rules: str) -> None:
+        """The broker works by these rules."""
+        (self.home / "acl").write_text(rules, encoding="utf-8")
+        self._process.send_signal(signal.SIGHUP)
+
+    def session(self, client: str) -> Client:
+        """As this client, with MQTT 5."""
+        dial = tls_dialler("127.0.0.1", self.port, str(self.home / "tls/cert.pem"), lambda: 20.0)
+        return Client(dial, f"test-{client}", client, self.passwords[client], lambda: 20.0, version=5)
+
+    def lets_read(self, client: str, topic: str) -> bool:
+        """Whether this client gets what the health check's identity publishes."""
+        with self.session("hnai-health") as health, self.session(client) as reader:
+            reader.ask([topic])
+            health.publish(topic, b"x")
+            return any(True for _message in reader.messages(0.5, 2.0))
+
+    @contextmanager
+    def letting_the_bridge_read(self, topics: str) -> Iterator[None]:
+        """It read a rule that the file does not have any more."""
+        try:
+            self.load(f"{self.rules}\nuser telegraf-bridge\ntopic read {topics}\n")
+            end = time.monotonic() + 60
+            while not self.lets_read("telegraf-bridge", topics.replace("#", "hnai-health/test")):
+                assert time.monotonic() < end, "the broker did not read its rules again"
+            (self.home / "acl").write_text(self.rules, encoding="utf-8")
+            yield
+        finally:
+            self.load(self.rules)
+
+
+class Shipper:
+    """The live view: each second one record a source, retained. *quiet*: sources of which none comes."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.quiet: frozenset[str] = frozenset()
+        self.problem: BaseException | None = None
+        self._over = threading.Event()
+        self._session = broker.session("telegraf-shipper")
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self._session as session:
+                while not self._over.wait(1.0):
+                    for source in sorted(set(SOURCES) - self.quiet):
+                        record = {"source": source, "tag": "level", "value": 1.0, "status": 0, "observed_ts": time.time_ns() // 100}
+                        code = session.publish(f"ot/{source}/level", json.dumps(record).encode(), 3600, retain=True)
+                        # Success, or nobody listens now [v5 3.4.2.1].
+                        assert code in (0x00, 0x10), hex(code)
+        except BaseException as error:
+            self.problem = error
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join(30)
+        assert self.problem is None, self.problem
+
+    @contextmanager
+    def without(self, source: str) -> Iterator[None]:
+        """Nothing comes of one source, everything of the others."""
+        self.quiet = frozenset((source,))
+        try:
+            yield
+        finally:
+            self.quiet = frozenset()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    made = Broker(tmp_path_factory.mktemp("broker"))
+    try:
+        made.listening()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def asked(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What both modules are asked with, as roles/mosquitto/tasks/verify.yml does, and the host that has the passwords."""
+    machine = Machine(str(tmp_path_factory.mktemp("host")))
+    for client, password in broker.passwords.items():
+        machine.keep(path_of("mosquitto", client), password)
+    arguments = {"host": "127.0.0.1", "port": broker.port, "ca_file": str(broker.home / "tls/cert.pem"), "clients": CLIENTS, "acl": ACL, "collect": True}
+    return {"arguments": arguments, "Host": lambda: machine}
+
+
+@pytest.fixture
+def shipper(broker: Broker) -> Iterator[Shipper]:
+    made = Shipper(broker)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def test_a_live_view_that_is_old_fails_its_own_check_and_passes_after_repair(
+    broker: Broker, asked: dict[str, Any], shipper: Shipper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{broker.home}/bin:{os.environ['PATH']}")
+    arguments = asked["arguments"] | {
+        "sources": SOURCES, "live_max_age": LIVE_MAX_AGE_S, "password_file": str(broker.home / "run/passwords"),
+        "max_queued": DEFAULTS["mosquitto_max_queued_messages"], "max_fill": DEFAULTS["mosquitto_max_fill_percent"]}
+    exercise(lambda: bad(ask(mqtt_health, arguments, Host=asked["Host"])), lambda: shipper.without("plc2"), {"MQ3": r"\Afail plc2: \Z"}, patience_s=PATIENCE_S)
+
+
+def test_a_reader_of_what_no_file_gives_him_fails_the_shared_subscription_alone(broker: Broker, asked: dict[str, Any]) -> None:
+    """The rules on the disk are right, so that nobody who reads them finds it."""
+    arguments = asked["arguments"] | {
+        "config": str(broker.home / "mosquitto.conf"), "unit": "", "patterns": DEFAULTS["mosquitto_command_patterns"], "lines": ["line1"], "live": True,
+        "deadline": DEFAULTS["mosquitto_audit_deadline_s"]}
+    must = {"MA8": r"\Afail telegraf-bridge: \$share/hnai-audit-\w+/hnai-audit/hnai-health/#: delivered\Z",
+            "MA0": "^fail : the broker lets through: telegraf-bridge"}
+    make = functools.partial(broker.letting_the_bridge_read, "hnai-audit/#")
+    exercise(lambda: bad(ask(mqtt_acl_audit, arguments, Host=asked["Host"])), make, must, patience_s=PATIENCE_S)

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies in the store against what the server said, and what operators are shown of it: a real OPC UA server, the real VictoriaMetrics.
+
+Between the two a mirror of this test's own, which can be unfaithful in each way that the checks know. It writes what the writer's program
+(roles/telegraf/templates/writer.star.j2) makes of a record: a series of values, a series of statuses. Scenario stand-store.
+"""
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+
+from asyncua import ua
+from kit import ROOT, free_port
+from opcua_stand import CLIENT_URI, PLANT, mirrors_host
+from opcua_stand import Stand as Server
+from stands import Machine, ask, bad, exercise, fault, unpacked
+
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Places
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, StoreError
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store as Client
+from ansible_collections.hnai.platform.plugins.modules import mirror_fidelity, tsdb_freshness
+
+pytestmark = pytest.mark.scenario("stand-store")
+SOURCE = "plc-1"
+SAMPLING_S, WINDOW_S = 1.0, 8.0
+#: By tag the unit at the server and in the store.
+UNITS = {"pressure": ("psi", "kPa"), "level": ("m", "m"), "sequence": ("1", "1")}
+TAGS = [
+    {"name": name, "node": f"nsu={PLANT};s={name}", "type": "double", "kind": "cyclic", "sampling_ms": 1000 * SAMPLING_S, "unit": unit, "unit_to": to}
+    for name, (unit, to) in UNITS.items()
+]
+CONVERSIONS = yaml.safe_load((ROOT / "roles/ot_collector/defaults/main.yml").read_text(encoding="utf-8"))["ot_collector_fidelity_units"]
+#: Statuses of four samples in a row; the last has no value.
+STATUSES = (0, ua.StatusCodes.UncertainLastUsableValue, 0, ua.StatusCodes.BadSensorFailure)
+EPOCH = datetime.datetime(1970, 1, 1)
+#: Most seconds between two samples of a tag that FR1 and FR2 are asked with. Less than what VictoriaMetrics hides by default.
+MAX_AGE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """*at*: the source's time, ms since 1970; *value*: None where there is none."""
+
+    tag: str
+    at: int
+    value: float | None
+    status: int
+
+
+Way = Callable[[Sample], list[Sample]]
+
+
+def unchanged(sample: Sample) -> list[Sample]:
+    """The way of a mirror that is faithful; it gets samples in the unit that the store declares."""
+    return [sample]
+
+
+def factor(tag: str) -> float:
+    """From the server's unit to the store's; none of these has an offset."""
+    unit, to = UNITS[tag]
+    return 1.0 if unit == to else float(CONVERSIONS[f"{unit}>{to}"]["scale"])
+
+
+class Tsdb:
+    """VictoriaMetrics with the flags of its role. *without*: those that are lost at the next start."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.port, self.without = home, free_port(), frozenset[str]()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._program = unpacked("deb-victoria-metrics-*.json", "victoria-metrics") / "usr/bin/victoria-metrics"
+        (home / "backend").write_text("store-secret", encoding="utf-8")
+        role = ROOT / "roles/victoriametrics"
+        unit = (role / "tree/etc/systemd/system/hnai-victoriametrics.service.j2").read_text(encoding="utf-8")
+        command = re.search(r"^ExecStart=\S+ \\\n((?:  -.*\n)+)", unit, re.MULTILINE)
+        assert command is not None, "the unit does not say its flags one a line"
+        values = yaml.safe_load((role / "defaults/main.yml").read_text(encoding="utf-8"))
+        values |= {"victoriametrics_storage_path": home / "data", "victoriametrics_backend_port": self.port}
+        text = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(command[1]).render(values)
+        self._flags = text.replace("%d", str(home)).replace("\\\n", " ").split()
+        self.client = Client(Http(self.url), "vmauth", "store-secret")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Until it answers."""
+        with (self.home / "log").open("ab") as log:
+            flags = [one for one in self._flags if one.partition("=")[0] not in self.without]
+            self._process = subprocess.Popen([self._program, *flags], stdout=log, stderr=log)
+        end = time.monotonic() + 30
+        # It answers 401 to who comes while it reads its password.
+        while not self._ready():
+            assert self._process.poll() is None and time.monotonic() < end, (self.home / "log").read_text(encoding="utf-8")[-3000:]
+            time.sleep(0.1)
+
+    def _ready(self) -> bool:
+        with contextlib.suppress(StoreError):
+            return self._flushed()
+        return False
+
+    def _flushed(self) -> bool:
+        return self.client.status("GET", "/internal/force_flush") == 200
+
+    def stop(self) -> None:
+        """As systemd does; in-memory parts are written."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(30)
+            self._process = None
+
+    def restart(self) -> None:
+        """Nobody writes meanwhile."""
+        with self._lock:
+            self.stop()
+            self.start()
+
+    def write(self, samples: list[Sample]) -> None:
+        """As the writer does, by the same protocol."""
+        lines = []
+        for one in samples:
+            lines.append(f"{one.tag}:status,source={SOURCE} value={float(one.status)} {one.at}")
+            if one.value is not None:
+                lines.append(f"{one.tag},source={SOURCE} value={one.value!r} {one.at}")
+        with self._lock:
+            status, body = self.client.send("POST", "/write?precision=ms", "\n".join(lines).encode()) if lines else (204, b"")
+        assert status == 204, body
+
+    def show(self) -> None:
+        """What was written can be read now, not in some seconds."""
+        assert self._flushed()
+
+
+@dataclass
+class Site:
+    """The plant's server and the mirror of it, in a thread: each second every tag that is not *silent* has a new sample, which goes its *way*."""
+
+    server: Server
+    tsdb: Tsdb
+    way: Way = unchanged
+    silent: frozenset[str] = frozenset()
+    _problem: BaseException | None = None
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Site:
+        self._nodes = self.server.call(self._grow())
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join(30)
+        assert self._problem is None, self._problem
+
+    async def _grow(self) -> dict[str, Any]:
+        index = self.server.index
+        return {name: await self.server.plant.add_variable(ua.NodeId(name, index), f"{index}:{name}", 0.0) for name in UNITS}
+
+    async def _say(self, samples: list[Sample]) -> None:
+        for one in samples:
+            value = ua.Variant(one.value, ua.VariantType.Double) if one.value is not None else ua.Variant()
+            at = EPOCH + datetime.timedelta(milliseconds=one.at)
+            await self._nodes[one.tag].write_value(ua.DataValue(value, ua.StatusCode(one.status), SourceTimestamp=at))
+
+    def _run(self) -> None:
+        number = 0
+        try:
+            # Never two samples closer than that: a server that catches up would have samples that no reader sees.
+            while not self._over.wait(SAMPLING_S):
+                number += 1
+                now, status = time.time_ns() // 1_000_000, STATUSES[number % len(STATUSES)]
+                value = None if status == STATUSES[-1] else number + 0.123456789
+                said = [Sample(name, now, value, status) for name in UNITS if name not in self.silent]
+                self.server.call(self._say(said))
+                mirrored = [replace(one, value=None if one.value is None else one.value * factor(one.tag)) for one in said]
+                self.tsdb.write([sample for one in mirrored for sample in self.way(one)])
+        except BaseException as error:
+            self._problem = error
+
+    @contextmanager
+    def going(self, way: Way) -> Iterator[None]:
+        """Samples go another way."""
+        self.way = way
+        try:
+            yield
+        finally:
+            self.way = unchanged
+
+    @contextmanager
+    def standing_still(self, *tags: str) -> Iterator[None]:
+        """The server has nothing new of some tags."""
+        self.silent = frozenset(tags)
+        try:
+            yield
+        finally:
+            self.silent = frozenset()
+
+    @contextmanager
+    def without(self, *flags: str) -> Iterator[None]:
+        """The store is started without some of its flags."""
+        self.tsdb.without = frozenset(flags)
+        self.tsdb.restart()
+        try:
+            yield
+        finally:
+            self.tsdb.without = frozenset()
+            self.tsdb.restart()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    server = Server(tmp_path_factory.mktemp("server")).start()
+    try:
+        tsdb = Tsdb(tmp_path_factory.mktemp("store"))
+        try:
+            tsdb.start()
+            with Site(server, tsdb) as made:
+                yield made
+        finally:
+            tsdb.stop()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory, site: Site) -> dict[str, Any]:
+    """How a module that reads the store reaches it, and the host that has the password."""
+    machine = Machine(str(tmp_path_factory.mktemp("canary")))
+    machine.keep(path_of("canary", "dashboard"), "store-secret")
+    arguments = {"url": site.tsdb.url, "username": "vmauth", "credential": {"component": "canary", "name": "dashboard"}, "collect": True}
+    return {"arguments": arguments, "Host": lambda: machine}
+
+
+@pytest.fixture(scope="module")
+def fidelity(tmp_path_factory: pytest.TempPathFactory, site: Site, reader: dict[str, Any]) -> Iterator[Callable[[], dict[str, str]]]:
+    """Ask mirror_fidelity, both parts of it: what it finds in the time from now on."""
+    with contextmanager(mirrors_host)(site.server, tmp_path_factory.mktemp("mirror"), TAGS) as (places, source, host, _now):
+
+        def once() -> dict[str, str]:
+            status = json.loads(places.status.read_text(encoding="utf-8"))
+            places.status.write_text(json.dumps(status | {"now": time.time_ns() // 100}), encoding="utf-8")
+            kept = functools.partial(Places, pki=places.pki, servers=places.servers, status=places.status, proc=places.proc)
+            wanted = {"sources": [source], "tags": len(TAGS), "seed": 1}
+            record = wanted | {"action": "record", "application_uri": CLIENT_URI, "window": WINDOW_S, "state_dir": str(places.state)}
+            said = ask(mirror_fidelity, record, Host=lambda: host, Places=kept)
+            site.tsdb.show()
+            join = wanted | {"action": "join", "units": CONVERSIONS, "recordings": said["recordings"], "settle": 0.0}
+            return bad(ask(mirror_fidelity, join | reader["arguments"], Host=reader["Host"]))
+
+        def look() -> dict[str, str]:
+            for _again in range(5):
+                found = once()
+                # A machine with too much to do: the recorder says itself that it paused.
+                if "pauses of the recorder" not in found.get("MFD5", ""):
+                    break
+            return found
+
+        yield look
+
+
+def in_the_servers_unit(sample: Sample) -> list[Sample]:
+    return [replace(sample, value=None if sample.value is None else sample.value / factor(sample.tag))]
+
+
+def all_is_good(sample: Sample) -> list[Sample]:
+    return [replace(sample, status=0)]
+
+
+def good_ones_only(sample: Sample) -> list[Sample]:
+    return [] if sample.status else [sample]
+
+
+def a_millisecond_late(sample: Sample) -> list[Sample]:
+    return [replace(sample, at=sample.at + 1)] if sample.tag == "level" else [sample]
+
+
+def filled_up(sample: Sample) -> list[Sample]:
+    """One more between each two."""
+    return [sample, replace(sample, at=sample.at + 500)]
+
+
+def nowhere(_sample: Sample) -> list[Sample]:
+    return []
+
+
+UNFAITHFUL = "^fail plc-1: the store differs"
+
+
+@pytest.mark.parametrize(
+    ("way", "must", "may"),
+    [
+        fault(in_the_servers_unit, {"MFD1": "pressure at .*, the store holds", "MFD0": UNFAITHFUL}),
+        fault(all_is_good, {"MFD2": "the server said 0x[48].*the store holds 0x00000000", "MFD0": UNFAITHFUL}),
+        fault(good_ones_only, {"MFD3": r"\(status 0x[48]", "MFD0": UNFAITHFUL}),
+        fault(filled_up, {"MFD4": "plc-1/", "MFD0": UNFAITHFUL}),
+        # What is missed at its time is there at another.
+        fault(a_millisecond_late, {"MFD3": "level at", "MFD4": "level at", "MFD0": UNFAITHFUL}),
+        # Where nothing can be compared, nothing is said of values and statuses.
+        fault(nowhere, {"MFD3": "level at", "MFD5": "fail plc-1: no sample was found on both sides", "MFD0": UNFAITHFUL}, "MFD1 MFD2 MFD4"),
+    ],
+)
+def test_an_unfaithful_mirror_fails_its_own_check_and_passes_after_repair(
+    site: Site, fidelity: Callable[[], dict[str, str]], way: Way, must: dict[str, str], may: frozenset[str]
+) -> None:
+    exercise(fidelity, lambda: site.going(way), must, may)
+
+
+def test_a_server_that_says_nothing_proves_nothing(site: Site, fidelity: Callable[[], dict[str, str]]) -> None:
+    must = {"MFD5": "^inconclusive plc-1: cyclic and silent at the server: level$", "MFD0": "^inconclusive"}
+    exercise(fidelity, lambda: site.standing_still("level"), must)
+
+
+def test_a_store_that_hides_what_it_has_fails_the_operators_view_alone(site: Site, reader: dict[str, Any]) -> None:
+    """The flag is lost: by default VictoriaMetrics leaves the last half minute out."""
+    arguments = reader["arguments"] | {"sources": [{"id": SOURCE, "tags": TAGS}], "cyclic_max_age": MAX_AGE_S}
+
+    def look() -> dict[str, str]:
+        site.tsdb.show()
+        return bad(ask(tsdb_freshness, arguments, Host=reader["Host"]))
+
+    exercise(look, lambda: site.without("-search.latencyOffset"), {"FR2": r"^fail plc-1: .*level \((\d+ s|nothing)\)"}, patience_s=30.0)
