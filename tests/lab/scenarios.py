@@ -42,6 +42,7 @@ SCENARIOS = {
     "stand-store": "each way in which a mirror can be unfaithful, on a real OPC UA server and the real store; a store that hides what it has; needs no lab",
     "stand-mqtt": "a real Mosquitto with a live view of which one source is old, and with a right to read that its file does not say; needs no lab",
     "stand-zones": "faults of a site in network namespaces that the lab cannot have: rules, routes, datagrams, sessions, pairs not tried; needs root, no lab",
+    "stand-kafka": "three Kafka nodes on loopback: broken quorums, old levels, misplaced replicas, open doors, acknowledged records gone; needs no lab",
     "report-screens": "the report with drawing and evidence, as a browser shows it on a desktop and on a phone; screenshots are kept; needs no lab",
     "zones-mutants": "every mutant of the lab's generated rulesets is found by the static judgement, or proven to do the same to every packet; needs no lab",
     "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",

@@ -19,7 +19,6 @@ import loopback_bao
 import pytest
 from conftest import ROOT, Lab
 from killing import chance
-from stands import STORE
 
 sys.path.insert(0, str(ROOT / "tests/unit"))
 from identity_stand import Controller, Killed

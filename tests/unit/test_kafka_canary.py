@@ -170,6 +170,22 @@ def test_a_broker_that_leads_nothing_leaves_it_open() -> None:
     assert found["C1", ""].status == "inconclusive"
 
 
+def test_what_is_lost_is_lost_whoever_leads() -> None:
+    found, _cluster, _pipes = fly(lambda number: "lose" if number == 50 else "", cluster=Cluster(lead={0: 1, 1: 1, 2: 3}))
+    assert (found["C1", ""].status, found["C1", ""].reason) == ("fail", "lost 1")
+
+
+def test_a_broker_that_does_not_know_the_topic_yet_is_asked_again() -> None:
+    class Slow(Cluster):
+        asked = 0
+
+        def leaders(self, name: str) -> dict[int, int]:
+            self.asked += 1
+            return super().leaders(name) if self.asked > 3 else {}
+
+    assert statuses(fly(cluster=Slow())[0]) == GOOD
+
+
 def test_placement() -> None:
     assert canary.placement([2, 1, 3]) == ({0: [1, 2, 3], 1: [2, 3, 1], 2: [3, 1, 2]}, {"min.insync.replicas": "2", "retention.ms": "3600000"})
     assert canary.placement([7]) == ({0: [7]}, {"min.insync.replicas": "1", "retention.ms": "3600000"})

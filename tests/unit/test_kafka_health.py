@@ -514,8 +514,37 @@ def test_a_listener_that_asks_no_certificate_fails(pki: Path, open_tls_port: int
 def test_a_listener_that_takes_a_wrong_password_by_one_mechanism_fails(
     pki: Path, right_port: int, refused: Callable[[str], bool], status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(health, "strange_mechanisms", lambda *_where: [])
     monkeypatch.setattr(health, "refuses_wrong_password", lambda _host, _listener, _files, mechanism, _limit_s: refused(mechanism))
     assert statuses(of_listener(right_port, False, pki, [right_port]))["S3"] == status
+
+
+def offering(answer: list[str] | Exception) -> Callable[..., list[str]]:
+    """What a listener says of itself when it is asked how to log in."""
+
+    def offered(*_where: object) -> list[str]:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return offered
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [
+        (["SCRAM-SHA-256", "SCRAM-SHA-512"], "pass", ""), (["SCRAM-SHA-512", "PLAIN", "OAUTHBEARER"], "fail", "offers OAUTHBEARER, PLAIN"),
+        (scram.NoLogin("this listener asks for no login"), "fail", "no login"), (scram.LoginError("closed"), "inconclusive", "closed"),
+    ],
+)  # fmt: skip
+def test_a_listener_has_no_other_door(
+    pki: Path, right_port: int, answer: list[str] | Exception, status: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "offered", offering(answer))
+    monkeypatch.setattr(health, "refuses_wrong_password", lambda *_where: True)
+    check = of_listener(right_port, False, pki, [right_port])["S3", "one"]
+    assert check.status == status
+    assert words in check.reason
 
 
 def test_a_port_that_nobody_declared_fails(pki: Path, right_port: int) -> None:

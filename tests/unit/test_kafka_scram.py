@@ -38,8 +38,9 @@ def test_names_are_escaped() -> None:
 class Broker:
     """Kafka's side: SaslHandshake v1 and SaslAuthenticate v0 for one user."""
 
-    def __init__(self, password: str, mechanism: str = "SCRAM-SHA-512", lie: bool = False) -> None:
+    def __init__(self, password: str, mechanism: str = "SCRAM-SHA-512", lie: bool = False, others: tuple[str, ...] = ()) -> None:
         self.password, self.mechanism, self.lie = password.encode(), mechanism, lie
+        self.offers = (mechanism, *others)
         self.out = b""
         self.messages: list[str] = []
 
@@ -55,7 +56,8 @@ class Broker:
 
     def handshake(self, body: bytes) -> bytes:
         wanted = body[2:].decode()
-        return struct.pack(">hi", 0 if wanted == self.mechanism else 33, 0)
+        names = b"".join(struct.pack(">h", len(name)) + name.encode() for name in self.offers)
+        return struct.pack(">hi", 0 if wanted == self.mechanism else 33, len(self.offers)) + names
 
     def authenticate(self, token: str) -> bytes:
         name = scram.MECHANISMS[self.mechanism]
@@ -85,6 +87,26 @@ def test_login_right_and_wrong(mechanism: str) -> None:
 def test_a_mechanism_that_is_not_offered_says_nothing_about_the_password() -> None:
     with pytest.raises(scram.LoginError, match="does not offer"):
         scram.exchange(Broker("x", "SCRAM-SHA-256"), "SCRAM-SHA-512", "flink", "x")
+
+
+def test_a_listener_tells_its_mechanisms_or_that_it_asks_for_no_login() -> None:
+    listener = Broker("x", others=("OAUTHBEARER",))
+    assert scram.handshake(listener, "SCRAM-SHA-512") == (0, ["SCRAM-SHA-512", "OAUTHBEARER"])
+    assert scram.handshake(listener, "PLAIN") == (33, ["SCRAM-SHA-512", "OAUTHBEARER"])
+
+    class Open(Broker):
+        def handshake(self, body: bytes) -> bytes:
+            return struct.pack(">hi", 34, 0)
+
+    with pytest.raises(scram.NoLogin):
+        scram.handshake(Open("x"), "SCRAM-SHA-512")
+
+    class Short(Broker):
+        def handshake(self, body: bytes) -> bytes:
+            return struct.pack(">hi", 0, 1)
+
+    with pytest.raises(scram.LoginError, match="malformed"):
+        scram.handshake(Short("x"), "SCRAM-SHA-512")
 
 
 def test_a_server_that_does_not_know_the_password_is_not_believed() -> None:

@@ -228,11 +228,20 @@ class Canary:
             try:
                 replicas, config = placement(self.plan.brokers)
                 admin.create_assigned(topic, replicas, config)
-                self._leaders = admin.leaders(topic)
+                self._leaders = self._led(admin, topic, len(replicas))
                 # Room for taking it away again stays free.
                 self._through(topic, sorted(replicas), max(1.0, 0.6 * (self.report.remaining() or 60.0)))
             finally:
                 self._clean(admin, topic)
+
+    def _led(self, admin: Cluster, topic: str, partitions: int) -> dict[int, int]:
+        """Partition → its leader. The broker that is asked may not know yet what another one made."""
+        end = self._clock() + 5.0
+        while True:
+            found = admin.leaders(topic)
+            if len(found) >= partitions or self._clock() >= end:
+                return found
+            self._sleep(0.1)
 
     def _through(self, topic: str, partitions: Sequence[int], limit_s: float) -> None:
         pipe = self._open_pipe(topic, partitions, min(10.0, limit_s))
@@ -261,7 +270,11 @@ class Canary:
         c.expected = {"sent": total, "acknowledged": total, "received": total, "lost": 0, "duplicated": 0, "reordered": 0, "foreign": 0}
         c.evidence = {"leaders": self._leaders, "failed": sorted(set(self.account.failed.values()))[:5], "lost": self.account.lost[:20],
                       "swept": self.swept}
-        if led != sorted(self.plan.brokers):
+        harm = "; ".join(f"{key} {c.observed[key]}" for key in ("lost", "duplicated", "reordered", "foreign") if c.observed[key])
+        if harm:
+            # Whoever led the partitions.
+            c.fail(harm)
+        elif led != sorted(self.plan.brokers):
             c.inconclusive(f"the partitions are led by {led}, not by each of {sorted(self.plan.brokers)}")
         else:
             c.passed(c.observed == c.expected, "; ".join(f"{key} {c.observed[key]}" for key in c.expected if c.observed[key] != c.expected[key]))

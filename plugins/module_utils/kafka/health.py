@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from ..verdict import Check, Report
 from .acls import Acl, readers_below
-from .listeners import Files, Listener, handshake, refuses_anonymous, refuses_plaintext, refuses_wrong_password
-from .scram import MECHANISMS, LoginError
+from .listeners import Files, Listener, handshake, refuses_anonymous, refuses_plaintext, refuses_wrong_password, strange_mechanisms
+from .scram import MECHANISMS, LoginError, NoLogin
 from .state import Group, KafkaError, Snapshot, Unreachable
 from .storage import read_properties
 from .users import ANCHOR
@@ -475,9 +475,17 @@ class Health:
         c.passed(c.observed)
 
     def s3(self, c: Check, listener: Listener, files: Files) -> None:
-        """A wrong password, both mechanisms."""
-        c.observed = {m: refuses_wrong_password(self.want.host, listener, files, m, self.report.timeout(5.0)) for m in MECHANISMS}
+        """A wrong password, both mechanisms; and no other door beside them."""
         c.expected = dict.fromkeys(MECHANISMS, True)
+        try:
+            strange = strange_mechanisms(self.want.host, listener, files, self.report.timeout(5.0))
+        except NoLogin as error:
+            c.fail(str(error))
+            return
+        if strange:
+            c.fail(f"offers {', '.join(strange)}, which nobody declared")
+            return
+        c.observed = {m: refuses_wrong_password(self.want.host, listener, files, m, self.report.timeout(5.0)) for m in MECHANISMS}
         c.passed(all(c.observed.values()))
 
     def s4(self, c: Check, listener: Listener) -> None:

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from .scram import LoginError, call, login, tls_context
+from .scram import MECHANISMS, LoginError, call, login, offered, tls_context
 from .wire import Reader
 
 _API_VERSIONS = 18
@@ -146,6 +146,12 @@ def _of_unit(file: str, unit: str) -> bool:
             return any(unit in line.rstrip("\n").split("/") for line in stream)
     except OSError:
         return False  # Gone meanwhile.
+
+
+def strange_mechanisms(host: str, listener: Listener, files: Files, timeout_s: float) -> list[str]:
+    """Ways to log in that the listener offers beside SCRAM, such as OAUTHBEARER, which as delivered takes any token. Raises NoLogin where it asks
+    for no login, LoginError when no statement can be made."""
+    return sorted(set(offered((host, listener.port), tls_context(files.ca), timeout_s)) - set(MECHANISMS))
 
 
 def refuses_wrong_password(host: str, listener: Listener, files: Files, mechanism: str, timeout_s: float) -> bool:
