@@ -47,7 +47,7 @@ test-all: ## lint, test, every scenario (hours) and the cost budget of a run tha
 	@scripts/test scenarios
 	@$(MAKE) --no-print-directory bench
 
-scenario: setup ## one scenario on the running lab (opcua-stacks, opcua-fuzz, model-fuzz and report-screens need none): make scenario NAME=outage
+scenario: setup ## one scenario on the running lab (opcua-stacks, opcua-fuzz, model-fuzz, stand-kafka and report-screens need none): make scenario NAME=outage
 	@scripts/test scenario "$(NAME)"
 
 lint: setup ## everything that can be known without running it

@@ -38,6 +38,7 @@ SCENARIOS = {
     "opcua-stacks": "the audit against OPC UA servers of three makers with planted faults, on the wire and in its speed; needs no lab",
     "opcua-fuzz": "the audit's decoder against hostile bytes, guided by coverage, for HNAI_FUZZ_SECONDS; needs no lab",
     "model-fuzz": "more than 10 000 damaged site models: none ends in a traceback, and none with a broken rule passes; needs no lab",
+    "stand-kafka": "three Kafka nodes on loopback: broken quorums, old levels, misplaced replicas, open doors, acknowledged records gone; needs no lab",
     "report-screens": "the report with drawing and evidence, as a browser shows it on a desktop and on a phone; screenshots are kept; needs no lab",
     "zones-mutants": "every mutant of the lab's generated rulesets is found by the static judgement, or proven to do the same to every packet; needs no lab",
     "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults that a site's cluster cannot have without harm, on three real Kafka nodes on loopback: each turns its own check, and passes after repair.
+
+Scenario stand-kafka. A fault is made in the cluster, in a node's files or in its process, never in what is said about it.
+"""
+from __future__ import annotations
+
+import re
+import signal
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import pytest
+from kafka_stand import LEVELS_OF, OLDER, RELEASE, Cluster, Found
+from plant_view import until
+
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import canary, scram, storage
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
+from ansible_collections.hnai.platform.plugins.modules.kafka_voter import Cluster as Quorum
+
+pytestmark = pytest.mark.scenario("stand-kafka")
+TOPIC, OFFSETS = "hnai.test.stand", "__consumer_offsets"
+THROTTLE = "replica.alter.log.dirs.io.max.bytes.per.second"
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("kafka"))
+    try:
+        yield made.make()
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(older: Cluster) -> Cluster:
+    """At the levels of its release."""
+    older.raise_levels()
+    return older
+
+
+# -- the quorum -----------------------------------------------------------------------------------------------------------
+@contextmanager
+def repeated(what: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Again and again, beside what is asked; a cluster that does not answer just then is asked the next time."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(every_s):
+            try:
+                what()
+            except (KafkaError, scram.LoginError, OSError):
+                continue
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(60)
+
+
+@contextmanager
+def elections(cluster: Cluster) -> Iterator[int]:
+    """A voter that was cut off asks for votes in a later term, as one of a release without pre-vote does: the leader stands down each time.
+
+    Vote v0 (KIP-595): cluster, one topic with one partition: its number, the candidate's epoch and id, the last epoch and offset that it has.
+    """
+    compact = [bytes([len(name) + 1]) + name for name in (cluster.id.encode(), b"__cluster_metadata")]
+
+    def vote() -> None:
+        with cluster.admin() as admin:
+            quorum = admin.quorum()
+        stranger = next(node for node in cluster.nodes if node != quorum.leader_id)
+        body = b"\x00" + compact[0] + b"\x02" + compact[1] + b"\x02" + struct.pack(">iiiiq", 0, quorum.leader_epoch + 1, stranger, 0, 0) + bytes(3)
+        with cluster.stream(quorum.leader_id, "controller") as stream:
+            scram.call(stream, 52, 0, 1, body)
+
+    with repeated(vote, 2.0):
+        yield 1
+
+
+@contextmanager
+def a_voter_was_removed(cluster: Cluster) -> Iterator[int]:
+    """Somebody took a controller out of the quorum; it follows as an observer."""
+    with cluster.admin() as admin:
+        quorum = admin.quorum()
+    lost = next(voter for voter in quorum.voters if voter.id not in (quorum.leader_id, 1))
+    through = Quorum(cluster.connection(1))
+    through.remove(lost.id, lost.directory)
+    try:
+        yield 1
+    finally:
+        through.add(lost.id, lost.directory, "CONTROLLER", cluster.nodes[lost.id].address, cluster.ports["controller"])
+
+
+@contextmanager
+def another_disk(cluster: Cluster) -> Iterator[int]:
+    """What lies in the log directory is not what the quorum counts."""
+    file = cluster.nodes[2].folder / "data" / storage.META
+    text = file.read_text(encoding="utf-8")
+    file.write_text(re.sub("(?m)^directory.id=.*$", "directory.id=AAAAAAAAAAAAAAAAAAACAA", text), encoding="utf-8")
+    try:
+        yield 2
+    finally:
+        file.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def a_stalled_node(cluster: Cluster) -> Iterator[int]:
+    """A node that follows stands still: its sockets accept, and nobody answers."""
+    with cluster.admin() as admin:
+        leader = admin.quorum().leader_id
+    still = next(node for node in cluster.nodes.values() if node.id != leader)
+    still.send(signal.SIGSTOP)
+    try:
+        yield leader
+    finally:
+        still.send(signal.SIGCONT)
+        cluster.wait()
+
+
+# -- partitions and copies ------------------------------------------------------------------------------------------------
+def moved(cluster: Cluster, topic: str, wanted: Callable[[list[int]], list[int]], number: int | None = None) -> dict[int, list[int]]:
+    """Replicas of a topic's partitions (or of one) are reassigned and there; returns how they stood."""
+    from kafka import TopicPartition
+
+    with cluster.admin() as admin:
+        parts = {part["partition_index"]: list(part["replica_nodes"]) for one in admin._describe_topics([topic]) for part in one["partitions"]}
+        parts = {key: nodes for key, nodes in parts.items() if number in (None, key)}
+        admin._client.alter_partition_reassignments({TopicPartition(topic, key): wanted(nodes) for key, nodes in parts.items()})
+        until(f"{topic} is not moved", lambda: not admin.snapshot().reassignments, 120)
+    return parts
+
+
+@contextmanager
+def leaders_elsewhere(cluster: Cluster) -> Iterator[int]:
+    """The first replica of three partitions is another now; who led them leads on."""
+    moved(cluster, "ot.raw", lambda nodes: [*nodes[1:], nodes[0]])
+    try:
+        yield 1
+    finally:
+        with cluster.admin() as admin:
+            admin.elect_preferred()
+
+
+@contextmanager
+def offsets_on_one_disk(cluster: Cluster) -> Iterator[int]:
+    """A partition of the topic that keeps the readers' positions has one replica."""
+    was = moved(cluster, OFFSETS, lambda nodes: nodes[:1], 0)
+    try:
+        yield 1
+    finally:
+        moved(cluster, OFFSETS, lambda nodes: was[0], 0)
+
+
+@contextmanager
+def topic(cluster: Cluster, replicas: list[int]) -> Iterator[None]:
+    """A topic that stands where it is told to."""
+    with cluster.admin() as admin:
+        admin.create_assigned(TOPIC, {0: replicas}, {"min.insync.replicas": "1"})
+        try:
+            yield
+        finally:
+            admin.delete_topics([TOPIC])
+
+
+@contextmanager
+def one_rack(cluster: Cluster) -> Iterator[int]:
+    """Both replicas stand in the same hall."""
+    with topic(cluster, [1, 2]):
+        yield 1
+
+
+@contextmanager
+def a_stuck_copy(cluster: Cluster) -> Iterator[int]:
+    """A replica is to move to its broker's other directory, at one byte a second: after its first step it comes no nearer."""
+    from kafka.admin import ConfigResource, ConfigResourceType
+
+    node, known = cluster.nodes[1], {"incremental": True, "raise_on_unknown": False}  # A broker does not list its throttles.
+    with topic(cluster, [node.id]):
+        cluster.fill(TOPIC, 200)
+        with cluster.admin() as admin:
+            client = admin._client
+            client.alter_configs([ConfigResource(ConfigResourceType.BROKER, str(node.id), {THROTTLE: "1"})], **known)
+            at = next(item["log_dir"] for item in client.describe_log_dirs(brokers=[node.id])[0]["log_dirs"]
+                      if any(one["name"] == TOPIC for one in item["topics"]))
+            other = next(str(node.folder / name) for name in ("data", "more") if str(node.folder / name) != at)
+            client.alter_replica_log_dirs({(TOPIC, 0, node.id): other})
+            try:
+                yield node.id
+            finally:
+                client.reset_configs([ConfigResource(ConfigResourceType.BROKER, str(node.id), {THROTTLE: None})], **known)
+                until("the copy does not end", lambda: not any(one["future"] for one in admin.log_dirs()), 120)
+
+
+# -- doors ----------------------------------------------------------------------------------------------------------------
+@contextmanager
+def open_doors(cluster: Cluster) -> Iterator[int]:
+    """Of a broker's listeners for clients one has TLS and nothing more; the other takes any token, as Kafka delivers OAUTHBEARER."""
+    node = cluster.nodes[3]
+    text = node.config.read_text(encoding="utf-8")
+    l4 = "listener.name.l4.sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512"
+    jaas = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required"
+    open_ = text.replace("L3:SASL_SSL", "L3:SSL").replace(l4, f"{l4},OAUTHBEARER\nlistener.name.l4.oauthbearer.sasl.jaas.config={jaas};")
+    node.config.write_text(open_, encoding="utf-8")
+    try:
+        cluster.restart(node.id)
+        yield node.id
+    finally:
+        node.config.write_text(text, encoding="utf-8")
+        cluster.restart(node.id)
+
+
+# -- records --------------------------------------------------------------------------------------------------------------
+@contextmanager
+def purged(cluster: Cluster) -> Iterator[int]:
+    """Somebody deletes records as soon as they are acknowledged."""
+    from kafka import TopicPartition
+
+    with cluster.admin() as admin:
+        def purge() -> None:
+            for name in admin.topic_names():
+                while name.startswith(canary.PREFIX):
+                    admin._call(admin._client.delete_records, {TopicPartition(name, number): -1 for number in admin.leaders(name)})
+
+        with repeated(purge, 0.05):
+            yield 1
+
+
+# -- all ------------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Fault:
+    """`must` fails and says `words`; `may` fail with it, `unknown` may be inconclusive; nothing else. `make` yields the node that is asked."""
+
+    make: Callable[[Cluster], AbstractContextManager[int]]
+    must: str
+    words: str
+    may: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
+    ask: Callable[[Cluster, int], Found] = Cluster.health
+
+
+def fault(make: Callable[[Cluster], AbstractContextManager[int]], must: str, words: str, may: str = "", unknown: str = "",
+          ask: Callable[[Cluster, int], Found] = Cluster.health) -> object:
+    """A parameter, named by what was broken."""
+    return pytest.param(Fault(make, must, words, frozenset(may.split()), frozenset(unknown.split()), ask), id=make.__name__)
+
+
+def ids(found: Found, status: str) -> set[str]:
+    return {name for (name, _subject), check in found.items() if check["status"] == status}
+
+
+def exercise(cluster: Cluster, one: Fault) -> None:
+    """Well, broken and named, well again."""
+    seen: Found = {}
+
+    def look(node: int) -> tuple[set[str], set[str]]:
+        seen.clear()
+        seen.update(one.ask(cluster, node))
+        return ids(seen, "fail"), ids(seen, "inconclusive")
+
+    def named(node: int) -> bool:
+        failed, unknown = look(node)
+        return one.must in failed and failed <= {one.must} | one.may and unknown <= one.unknown | one.may
+
+    def shown() -> dict[tuple[str, str], str]:
+        return {key: f"{check['status']}: {check.get('reason', '')}" for key, check in seen.items() if check["status"] in ("fail", "inconclusive")}
+
+    try:
+        if cluster.well is not one.ask:
+            until("not well to begin with", lambda: not any(look(1)), 240, 1)
+        cluster.well = None
+        with one.make(cluster) as node:
+            until(f"{one.must} does not fail alone", lambda: named(node), 240, 1)
+            print(one.make.__name__, shown())
+            reasons = [check.get("reason", "") for (name, _subject), check in seen.items() if name == one.must and check["status"] == "fail"]
+            assert re.search(one.words, "; ".join(reasons)), reasons
+        until("not well again", lambda: not any(look(node)), 240, 1)
+        cluster.well = one.ask
+    finally:
+        print("last:", shown())
+
+
+def test_levels_of_the_release_before_are_named_and_pass_when_they_are_raised(older: Cluster) -> None:
+    """After an upgrade: first what is declared is the release that formatted the cluster."""
+    def bad(release: str) -> dict[str, object]:
+        return {name: check["observed"] for (name, _subject), check in older.health(1, release).items() if check["status"] in ("fail", "inconclusive")}
+
+    until("not well to begin with", lambda: not bad(OLDER), 240, 1)
+    until("F1 does not fail alone", lambda: bad(RELEASE) == {"F1": {"metadata.version": LEVELS_OF[OLDER]["metadata.version"]}}, 240, 1)
+    older.raise_levels()
+    until("not well again", lambda: not bad(RELEASE), 240, 1)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        fault(purged, "C1", "lost [1-9]", unknown="C1 C2", ask=Cluster.canary),
+        fault(another_disk, "Q2", "this host has AAAA"),
+        # Two voters are no reserve.
+        fault(a_voter_was_removed, "Q2", "not those of the inventory", may="Q6"),
+        # A new leader has not heard of everybody yet.
+        fault(elections, "Q1", "the leader changed", may="Q3 Q4 Q5 Q6"),
+        fault(leaders_elsewhere, "B6", ""),
+        fault(offsets_on_one_disk, "B7", OFFSETS),
+        fault(one_rack, "B10", TOPIC),
+        fault(a_stuck_copy, "L2", TOPIC),
+        # Who stands still is behind, and what is asked of it stays open.
+        fault(a_stalled_node, "Q5", "does not fetch", may="Q3 Q6 B1 B4 B5 B6", unknown="F3 L1 L2 S8"),
+        # It comes back as a broker that catches up.
+        fault(open_doors, "S3", "no login; offers OAUTHBEARER", may="B4 B5 B6 Q3 Q5 Q6"),
+    ],
+)
+def test_a_fault_fails_its_own_check_and_passes_after_repair(cluster: Cluster, one: Fault) -> None:
+    exercise(cluster, one)
