@@ -666,7 +666,8 @@ def test_each_cause_turns_its_own_check(store: KvStore) -> None:
     assert set(verdicts(store, [item()], good, born + 10).values()) == {"pass"}
     found = verdicts(store, [item()], good, born + 2 * 86400)
     assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("fail", "pass", "pass")
-    found = verdicts(store, [item()], {PATH: {"hnai-evil": 1.0}}, born + 10)
+    assert verdicts(store, [item()], {PATH: {"hnai-evil": born - 1}}, born + 10)["SI3", PATH] == "pass", "it knows what was valid before"
+    found = verdicts(store, [item()], {PATH: {"hnai-evil": born + 1}}, born + 10)
     assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("pass", "pass", "fail")
     assert verdicts(store, [item()], OSError("no log"), born + 10)["SI3", PATH] == "inconclusive"
     assert verdicts(store, [item("telegraf/none")], good, born)["SI1", "telegraf/none"] == "fail"

@@ -72,7 +72,7 @@ def describe(
     newest = max(seen, key=lambda name: seen[name]) if seen else ""
     return {
         "path": item["path"], "kind": item["kind"] or item["secret_kind"], "version": version, "consumers": list(item["readers"]),
-        "age_s": round(now - written) if written else None, "max_age_s": max_age_s, "alive": alive,
+        "written": written or None, "age_s": round(now - written) if written else None, "max_age_s": max_age_s, "alive": alive,
         "rotation": view.state if view.open else "", "run_id": view.run_id, "lease_until": view.lease_until,
         "last_rotation": last.get("at"), "last_outcome": last.get("outcome", ""),
         "last_proof": {key: value for key, value in (last.get("proof") or {}).items() if isinstance(value, bool)},
@@ -133,8 +133,11 @@ def judge(
             if unread:
                 check.inconclusive("the audit log cannot be read: %s" % unread)
             else:
-                allowed = {policies.PREFIX + name for name in item["readers"]} | set(ALWAYS)
-                check.observed = sorted(set(seen) - allowed)
-                check.evidence = {"readers": {name: seen[name] for name in sorted(seen)}, "log_begins": begin}
+                strangers = set(seen) - {policies.PREFIX + name for name in item["readers"]} - set(ALWAYS)
+                # What somebody read before this version was written opens nothing any more.
+                since = row.get("written") or 0.0
+                check.observed = sorted(name for name in strangers if seen[name] >= since)
+                check.evidence = {"readers": {name: seen[name] for name in sorted(seen)}, "log_begins": begin,
+                                  "read an older version": sorted(strangers - set(check.observed))}
                 check.passed(not check.observed)
     return rows
