@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stands import STORE
+
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import drill, site
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, wait_reachable
 
-#: `make lab` fetched the server into it.
-STORE = Path(os.environ.get("HNAI_STORE_DIR") or Path.home() / ".cache/hnai/store")
 DAY = 86400
 NAMES = ("authority", "keys", "openbao", "rotation")
 SPEC: dict[str, Any] = {

@@ -13,19 +13,24 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from ansible.module_utils import basic
+from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import FAIL, INCONCLUSIVE, PASS, SKIPPED
 
 #: Where `make lab` puts artifacts (hnai_store_dir of the lab's inventory).
 STORE = Path(os.environ.get("HNAI_STORE_DIR") or Path.home() / ".cache/hnai/store")
+WORST = (FAIL, INCONCLUSIVE, SKIPPED, PASS)
+Checks = Sequence[Mapping[str, Any]]
+"""What a verdict consists of: verdict.Check.as_dict of each."""
 KEPT = Path(__file__).resolve().parents[2] / ".cache/stands"
 
 
@@ -62,53 +67,131 @@ class Machine(Host):
 
 def ask(module: ModuleType, arguments: Mapping[str, Any], **instead: Any) -> dict[str, Any]:
     """The result of a module, by its own entry point, in this process. *instead*: names of the module that mean something else here (Host)."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-        patch.setattr(basic, "_ANSIBLE_ARGS", json.dumps({"ANSIBLE_MODULE_ARGS": dict(arguments)}).encode())
-        patch.setattr(basic, "_ANSIBLE_PROFILE", "legacy")
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, patch_module_args(dict(arguments)), contextlib.redirect_stdout(printed):
         for name, value in instead.items():
             patch.setattr(module, name, value)
         with pytest.raises(SystemExit):
             module.main()
-    result: dict[str, Any] = json.loads(said.getvalue())
+    result: dict[str, Any] = json.loads(printed.getvalue())
     assert "msg" not in result or "checks" in result, result["msg"]
     return result
 
 
-def bad(result: Mapping[str, Any]) -> dict[str, str]:
-    """{id: "status subject: reason", of several subjects one a line} of what is not well."""
+def said(checks: Checks, fine: Sequence[str] = (PASS,)) -> dict[str, str]:
+    """{id: "status subject: reason", of several subjects one a line, the worst first} of the checks that are not *fine*. Where no reason is given,
+    what was observed stands in its place."""
     found: dict[str, str] = {}
-    for check in result["checks"]:
-        if check["status"] not in ("pass", "skipped"):
-            line = f"{check['status']} {check.get('subject', '')}: {check.get('reason', '')}"
+    for check in sorted(checks, key=lambda one: WORST.index(one["status"])):
+        if check["status"] not in fine:
+            line = f"{check['status']} {check.get('subject', '')}: {check.get('reason') or check['observed']}"
             found[check["id"]] = "\n".join(filter(None, (found.get(check["id"]), line)))
     return found
 
 
-def until(what: str, look: Callable[[], dict[str, str]], well: Callable[[dict[str, str]], bool], patience_s: float) -> dict[str, str]:
-    """What is not well, as soon as that is as it should be; asked at least once."""
-    end = time.monotonic() + patience_s
-    while not well(found := look()):
-        assert time.monotonic() < end, f"{what}: {found}"
-        time.sleep(0.5)
-    return found
+def unlike(found: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """{id: what it says} of those in which their regular expression is not found."""
+    return {ident: found.get(ident, "nothing") for ident, words in wanted.items() if ident not in found or not re.search(words, found[ident])}
 
 
-def fault(make: Callable[..., Any], must: Mapping[str, str], may: str = "") -> object:
-    """A parameter triple, named by what was broken: what makes it, and what `exercise` takes."""
-    return pytest.param(make, must, frozenset(may.split()), id=make.__name__)
+@dataclass(frozen=True)
+class Fault:
+    """*make*(stand) makes it for the time of a block.
+
+    Meanwhile each id of *must* does not pass, and its regular expression is found in what it says (`said`); nothing else is bad but *may*, its
+    consequences, and *unknown*, which may be inconclusive and no worse (ids, with blanks between them). *rest*: as *must*, of what is bad on this
+    stand without the fault, too.
+    """
+
+    make: Callable[[Any], AbstractContextManager[None]]
+    must: Mapping[str, str]
+    may: str = ""
+    unknown: str = ""
+    rest: Mapping[str, str] = field(default_factory=dict)
 
 
-def exercise(
-    look: Callable[[], dict[str, str]], make: Callable[[], AbstractContextManager[None]], must: Mapping[str, str], may: Iterable[str] = (),
-    patience_s: float = 0.0,
-) -> None:
-    """A fault is made and repaired. Before and after, all is well; between, each id of *must* is not, with these words in its line (a regular
-    expression), and no other but those of *may*, its consequences. *patience_s*: of each of the three, where a server takes its time."""
-    until("not well to begin with", look, lambda found: not found, patience_s)
-    with make():
-        found = until(f"nobody says {sorted(must)}", look, lambda found: must.keys() <= found.keys(), patience_s)
-        assert found.keys() <= must.keys() | set(may), found
-        wrong = {ident: found[ident] for ident, words in must.items() if not re.search(words, found[ident])}
-        assert not wrong, f"for another reason: {wrong}"
-    until("not well again", look, lambda found: not found, patience_s)
+def faults(*listed: Fault) -> Any:
+    """One test each, named after what is broken."""
+    return pytest.mark.parametrize("fault", listed, ids=lambda one: one.make.__name__)
+
+
+class Judged:
+    """A stand that can be judged.
+
+    *fine*: statuses that are no finding. *patience_s*: how long each verdict that `exercise` wants may take to come. *settles*: what is bad beside a
+    fault may go by itself meanwhile; otherwise it may not be seen once the fault is.
+    """
+
+    fine: Sequence[str] = (PASS, SKIPPED)
+    patience_s = 0.0
+    settles = False
+    #: What was said when it was last found in order: the end of one fault is the beginning of the next.
+    well: Checks | None = None
+
+    def judge(self) -> Checks:
+        """Asked exactly as the module asks."""
+        raise NotImplementedError
+
+    def bad(self, checks: Checks) -> dict[str, str]:
+        return said(checks, self.fine)
+
+    def verdict(self, what: str, wrong: Callable[[Checks], object]) -> Checks:
+        """The verdict, as soon as nothing is wrong with it; asked at least once."""
+        end = time.monotonic() + self.patience_s
+        while found := wrong(checks := self.judge()):
+            assert time.monotonic() < end, f"{what}: {found}; of {self.bad(checks)}"
+            time.sleep(0.5)
+        return checks
+
+
+@dataclass
+class Asked(Judged):
+    """One question to a stand."""
+
+    judge: Callable[[], Checks]
+    patience_s: float = 0.0
+    settles: bool = False
+
+
+def exercise(judged: Judged, fault: Fault, stand: Any = None) -> None:
+    """A fault is made (on *stand*, where that is another than *judged*) and repaired: its checks are seen to pass, not to pass for their own reason
+    while nothing else is bad but what follows from it, and to pass again."""
+    must, may, unknown = fault.must, fault.may.split(), fault.unknown.split()
+
+    def restless(checks: Checks) -> dict[str, str]:
+        """What is not as it is when all is well; a check that is not made does not pass."""
+        bad, passed = judged.bad(checks), {one["id"] for one in checks} - said(checks).keys()
+        wrong = {ident: lines for ident, lines in bad.items() if ident not in fault.rest} | unlike(bad, fault.rest)
+        return dict.fromkeys(must.keys() - fault.rest.keys() - passed, "does not pass") | wrong
+
+    def others(checks: Checks) -> dict[str, str]:
+        """What is bad and has no right to be; of a check of *must* also subjects that are bad in another way."""
+        worst = {ident: lines.partition(" ")[0] for ident, lines in said(checks).items()}
+
+        def follows(ident: str, status: str) -> bool:
+            return ident in may or (ident in unknown and status == INCONCLUSIVE) or (ident in must and status == worst.get(ident))
+
+        return judged.bad([one for one in checks if not follows(one["id"], one["status"])])
+
+    def unnamed(checks: Checks) -> object:
+        found = said(checks)
+        missing = must.keys() - found.keys()
+        if judged.settles and not missing:
+            return others(checks) or {ident for ident in must if not found[ident].startswith(FAIL)}
+        return missing
+
+    begin, judged.well = judged.well, None
+    if begin is None or restless(begin):
+        judged.verdict("not well to begin with", restless)
+    made = fault.make(judged if stand is None else stand)
+    made.__enter__()
+    # Not `with`: what a fault does behind its yield is its repair, also after an assertion that failed.
+    try:
+        checks = judged.verdict(f"nobody says {', '.join(must)}", unnamed)
+        found = said(checks)
+        print(fault.make.__name__, judged.bad(checks) | {ident: found[ident] for ident in must})
+        assert not others(checks), others(checks)
+        assert not unlike(found, must), f"for another reason: {unlike(found, must)}"
+    finally:
+        made.__exit__(None, None, None)
+    judged.well = judged.verdict("not well again", restless)

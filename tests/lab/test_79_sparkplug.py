@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from sparkplug_stand import Stand
-from stands import ask, bad, exercise, fault
+from stands import Asked, Fault, ask, exercise, faults
 
 from ansible_collections.hnai.platform.plugins.modules import ot_collector_health
 
@@ -225,22 +225,17 @@ def a_slow_line(stand: Stand) -> Iterator[None]:
         stand.tap.delay_s = 0.0
 
 
-@pytest.mark.parametrize(
-    ("make", "must", "may"),
-    [
-        # What no birth tells is not there, not understood, not heard, and has no time.
-        fault(its_memory_is_lost, {"OC9": "^fail spb1: no birth was heard"}, "OC2 OC3 OC10 OC13"),
-        # What is missed is a gap of every tag.
-        fault(a_number_is_left_out, {"OC11": r"^fail spb1: \d+ messages missed"}, "OC4"),
-        fault(a_slow_line, {"OC13": r"^fail spb1: [56]\.\d+ s"}),
-    ],
+@faults(
+    # What no birth tells is not there, not understood, not heard, and has no time.
+    Fault(its_memory_is_lost, {"OC9": "^fail spb1: no birth was heard"}, "OC2 OC3 OC10 OC13"),
+    # What is missed is a gap of every tag.
+    Fault(a_number_is_left_out, {"OC11": r"^fail spb1: \d+ messages missed"}, "OC4"),
+    Fault(a_slow_line, {"OC13": r"^fail spb1: [56]\.\d+ s"}),
 )
-def test_a_fault_fails_its_own_check_and_passes_after_repair(
-    stand: Stand, make: Callable[[Stand], AbstractContextManager[None]], must: dict[str, str], may: frozenset[str]
-) -> None:
+def test_a_fault_fails_its_own_check_and_passes_after_repair(stand: Stand, fault: Fault) -> None:
     arguments = {
         "sources": ["spb1"], "status_file": str(stand.home / "status.json"), "gap_window": GAP_WINDOW_S, "max_lag": MAX_LAG_S, "collect": True}
-    exercise(lambda: bad(ask(ot_collector_health, arguments)), lambda: make(stand), must, may, patience_s=90.0)
+    exercise(Asked(lambda: ask(ot_collector_health, arguments)["checks"], 90.0), fault, stand)
 
 
 def test_not_one_packet_of_the_decoder_publishes(stand: Stand) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import kit  # puts tests/unit on the path
-from faults import Judged
 from modbus_stand import FEW, Canary, Machine, device
 from sparkplug_stand import put_program
+from stands import Checks, Judged
 from test_73_ot_probes import APPROVER, Approver
 
 from ansible_collections.hnai.platform.plugins.module_utils.intrusive import ssh_verify
@@ -86,7 +86,7 @@ class FilterStand(Judged):
         finally:
             self.run()
 
-    def judge(self) -> Report:
+    def judge(self) -> Checks:
         """As module modbus_conduit_audit does, only not paced."""
         endpoint = "modbus://127.0.0.1:%d" % self.canary.port
         allowed = self.approver.allows(endpoint)
@@ -98,7 +98,7 @@ class FilterStand(Judged):
             approvers=allowed["hnai_intrusive_approvers"], config="/filter.json", status="/status.json")
         conduit_host.Audit(report, options, self.machine, time.time, ssh_verify(self.machine), connect=lambda host, port: Line(host, port, 60.0),
                            pace=lambda: None).run()
-        return report
+        return report.result()["checks"]
 
     def close(self) -> None:
         """Ends the filter."""

@@ -6,8 +6,6 @@ Each node has an address of its own in 127.0.0.0/8, by which it is called as a h
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import os
 import random
 import re
@@ -25,8 +23,8 @@ from unittest import mock
 
 import jinja2
 import yaml
-from ansible.module_utils.testing import patch_module_args
 from plant_view import until
+from stands import STORE, Checks, Judged, ask
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter, ids, listeners, scram, storage
 from ansible_collections.hnai.platform.plugins.modules import kafka_canary, kafka_converge, kafka_features, kafka_health
@@ -54,8 +52,6 @@ START_S = 600.0
 TIMES = {"deadline": 150.0}
 #: What the canary's records and positions may take (ms): how fast this machine is, is not asked.
 SLOW = {"ack_p95_ms": 20000.0, "round_trip_p95_ms": 30000.0, "commit_ms": 20000.0}
-#: (id, subject) → the check as the module reports it.
-Found = dict[tuple[str, str], dict[str, Any]]
 
 
 def role(name: str) -> dict[str, Any]:
@@ -73,21 +69,13 @@ RELEASE, OLDER = DEFAULTS["kafka_version"], next(one for one in LEVELS_OF if one
 
 def jars(folder: Path) -> Path:
     """The jars of the role's release, out of the artifact store; `make lab` put them there."""
-    store = Store(Path(os.environ.get("HNAI_STORE_DIR") or Path.home() / ".cache/hnai/store"))
+    store = Store(STORE)
     entry = next(one for one in contracts.load("kafka")["artifacts"] if one["name"] == "kafka")
     found = build.existing(store, locks.archive(ROLE, "kafka", locks.choose("kafka", entry, RELEASE), locks.RELEASES["13"]))
     assert found, f"Kafka {RELEASE} is not in {store.root}; remedy: `make lab` once, or HNAI_STORE_DIR"
     with tarfile.open(store.verified(found["digest"])) as archive:
         archive.extractall(folder, filter="data")
     return folder / "libs"
-
-
-def answer(module: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What a module of the collection leaves with these arguments, run in this process."""
-    said = io.StringIO()
-    with patch_module_args(dict(arguments)), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        module.main()
-    return json.loads(said.getvalue())
 
 
 def _properties(nodes: Mapping[int, str], node: int, ports: Mapping[str, int], folder: Path) -> str:
@@ -158,15 +146,21 @@ class Node:
 
 
 @dataclass
-class Cluster:
-    """Three nodes, their authority, and the questions that the role asks."""
+class Cluster(Judged):
+    """Three nodes, their authority, and the questions that the role asks.
+
+    Judged is what node *at* says of its health, where the release *declared* is. A cluster comes to rest by itself.
+    """
+
+    patience_s = 240.0
+    settles = True
 
     folder: Path
     ports: dict[str, int] = field(default_factory=dict)
     nodes: dict[int, Node] = field(default_factory=dict)
     id: str = ids.derive("stand", "cluster")
-    #: What was asked last without a finding, if no fault was made since.
-    well: object = None
+    at: int = 1
+    declared: str = OLDER
     users: dict[str, str] = field(default_factory=lambda: {name: secrets.token_urlsafe(24) for name in LEVELS})
 
     # -- making it ----------------------------------------------------------------------------------------------------
@@ -310,44 +304,39 @@ class Cluster:
     def _answer(self, module: Any, node: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
         # kafka-python is this environment's own; the sockets are those of the node's process.
         with mock.patch.object(adapter, "activate"), mock.patch.object(listeners, "open_ports", return_value=self.nodes[node].ports()):
-            return answer(module, {**self._reached(node), **arguments})
+            return ask(module, {**self._reached(node), **arguments})
 
     def converge(self) -> None:
         """tasks/site.yml."""
         settings = {"min.insync.replicas": DEFAULTS["kafka_min_insync_replicas"]}
         topics = [{"replication_factor": DEFAULTS["kafka_replication_factor"], "config": settings, **topic} for topic in DEFAULTS["kafka_topics"]]
         users = [{"name": name, "password": password, "mechanisms": DEFAULTS["kafka_scram_mechanisms"]} for name, password in self.users.items()]
-        done = self._answer(kafka_converge, 1, {
+        self._answer(kafka_converge, 1, {
             "login_address": f"{self.nodes[1].address}:{self.ports['l3']}", "super_users": [one.address for one in self.nodes.values()], "topics": topics,
             "users": users, "acls": ACLS, "principal_levels": LEVELS, "timeout": DEFAULTS["kafka_ready_timeout_s"]})
-        assert not done.get("failed"), done
 
     def raise_levels(self) -> None:
-        """tasks/features.yml."""
+        """tasks/features.yml, for the release that runs."""
         controllers = [f"{one.address}:{self.ports['controller']}" for one in self.nodes.values()]
-        done = self._answer(kafka_features, 1, {"features": LEVELS_OF[RELEASE], "controllers": controllers})
-        assert not done.get("failed"), done
+        self._answer(kafka_features, 1, {"features": LEVELS_OF[RELEASE], "controllers": controllers})
+        self.declared = RELEASE
 
-    def health(self, node: int = 1, release: str = RELEASE) -> Found:
-        """tasks/verify.yml, on this node, where this release is declared."""
-        return self._found(self._answer(kafka_health, node, {
+    def judge(self) -> Checks:
+        """tasks/verify.yml."""
+        node = self.at
+        return self._answer(kafka_health, node, {
             "node_id": node, "host": self.nodes[node].address, "expected_nodes": list(self.nodes), "principal_levels": LEVELS,
-            "super_users": [one.address for one in self.nodes.values()], "features": LEVELS_OF[release],
+            "super_users": [one.address for one in self.nodes.values()], "features": LEVELS_OF[self.declared],
             "listeners": [{**one, "port": self.ports[one["name"]]} for one in LISTENERS],
             "controllers": [f"{one.address}:{self.ports['controller']}" for one in self.nodes.values()], "acls": ACLS,
             "topics": [topic["name"] for topic in DEFAULTS["kafka_topics"]], "groups": {}, "min_insync_replicas": DEFAULTS["kafka_min_insync_replicas"],
             "log_dir": str(self.nodes[node].folder / "data"), "config_file": str(self.nodes[node].config), "version": RELEASE, "collect": True, **TIMES,
-            "max_group_age_s": DEFAULTS["kafka_max_group_age_s"], "max_voter_lag_ms": DEFAULTS["kafka_max_voter_lag_ms"]}))
+            "max_group_age_s": DEFAULTS["kafka_max_group_age_s"], "max_voter_lag_ms": DEFAULTS["kafka_max_voter_lag_ms"]})["checks"]
 
-    def canary(self, node: int = 1) -> Found:
+    def canary(self) -> Checks:
         """The canary of tasks/verify_full.yml."""
-        return self._found(self._answer(kafka_canary, node, {
-            "expected_nodes": list(self.nodes), "records": DEFAULTS["kafka_canary_records"], "version": RELEASE, "collect": True, **TIMES, **SLOW}))
-
-    @staticmethod
-    def _found(result: Mapping[str, Any]) -> Found:
-        assert "checks" in result, result
-        return {(check["id"], check.get("subject", "")): check for check in result["checks"]}
+        return self._answer(kafka_canary, 1, {
+            "expected_nodes": list(self.nodes), "records": DEFAULTS["kafka_canary_records"], "version": RELEASE, "collect": True, **TIMES, **SLOW})["checks"]
 
 
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")

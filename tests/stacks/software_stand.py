@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import kit  # puts tests/unit on the path
-from faults import Judged
 from namespaces import PATHS, lacks
 from opcua_stand import CLIENT_URI, PLANT, Stand
 from sparkplug_stand import COLLECTOR_CORES, put_program
+from stands import STORE, Checks, Judged
 
 from ansible_collections.hnai.platform.plugins.module_utils.artifact import install_archive
 from ansible_collections.hnai.platform.plugins.module_utils.collector.audit import Audit, Options
@@ -63,17 +63,12 @@ CONFIGURATION = """
 """
 
 
-def store() -> Path:
-    """The controller's artifact store (hnai_store_dir of the lab)."""
-    return Path(os.environ.get("HNAI_STORE_DIR") or Path.home() / ".cache/hnai/store")
-
-
 def installed(name: str, opt: Path, target: str) -> Path:
     """An artifact out of the store, as the module installs it on a host: its `current`."""
-    manifests = sorted((store() / "manifests").glob("%s-*-%s.json" % (name, target)))
-    assert manifests, "%s has no %s for %s: `make lab` fetches it (HNAI_STORE_DIR names another store)" % (store(), name, target)
+    manifests = sorted((STORE / "manifests").glob("%s-*-%s.json" % (name, target)))
+    assert manifests, "%s has no %s for %s: `make lab` fetches it (HNAI_STORE_DIR names another store)" % (STORE, name, target)
     spec = json.loads(manifests[-1].read_text(encoding="utf-8"))
-    install_archive({**spec, "src": str(store() / "blobs/sha256" / spec["digest"][:2] / spec["digest"])}, opt)
+    install_archive({**spec, "src": str(STORE / "blobs/sha256" / spec["digest"][:2] / spec["digest"])}, opt)
     return opt / name / "current"
 
 
@@ -197,7 +192,7 @@ class SoftwareStand(Judged):
             assert time.monotonic() < end, "processes stayed below Telegraf: %s" % below
             time.sleep(0.1)
 
-    def judge(self) -> Report:
+    def judge(self) -> Checks:
         assert self.process is not None
         pid, found = self.process.pid, nft.collector_egress(self.site, "edge1")
         report = Report("ot_collector", "1", deadline_s=600)
@@ -206,7 +201,7 @@ class SoftwareStand(Judged):
             sources=[{"id": "plc1", "host": PLC, "port": 4840}], conduits=found["conduits"], own=found["own"], own_name=HOST, user=USER,
             telegraf=str(self.telegraf), elsewhere=self.elsewhere, patterns=["spBv1.0/+/DCMD/#"], environment_name="test")
         Audit(report, options, MirrorsHost(), Proc(), time.time, lambda unit: pid if unit == "hnai-telegraf-shipper.service" else 0).run()
-        return report
+        return report.result()["checks"]
 
     def close(self) -> None:
         try:

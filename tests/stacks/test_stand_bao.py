@@ -9,33 +9,30 @@ from __future__ import annotations
 import base64
 import functools
 import importlib
-import io
-import json
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import loopback_bao
 import pytest
 import yaml
-from ansible.module_utils.testing import patch_module_args
 from conftest import ROOT
 from jinja2 import Environment, StrictUndefined
 from jinja2.nativetypes import NativeEnvironment
 from plant_view import until
+from stands import Checks, Fault, Judged, ask, exercise, faults
 
 from ansible_collections.hnai.platform.plugins.filter.rotation import rotations
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, policies, site
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, Unreachable, leave, login, served_certificate
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Rotation
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import PASS
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_spec
 
 pytestmark = pytest.mark.scenario("stand-bao")
@@ -65,8 +62,12 @@ def configuration(given: Mapping[str, Any], host: str, directory: Path, port: in
     return text
 
 
-class Stand:
+class Stand(Judged):
     """The server, and the role's variables in `given`: a fault may be in either."""
+
+    #: Nothing is skipped here.
+    fine = (PASS,)
+    patience_s = 60.0
 
     def __init__(self, loop: loopback_bao.Loopback, given: dict[str, Any]) -> None:
         self.loop, self.given = loop, given
@@ -122,33 +123,18 @@ class Stand:
         self.loop.restart()
 
     # -- the verdict -------------------------------------------------------------------------------------------------
-    def look(self) -> dict[str, dict[str, Any]]:
-        """{id or id/subject: check}: both tasks of the role's verify.yml, each module as it runs on the host."""
+    def judge(self) -> Checks:
+        """Both tasks of the role's verify.yml, each module as it runs on the host."""
         native = NativeEnvironment(undefined=StrictUndefined, autoescape=False)
         native.filters["hnai.platform.rotations"] = rotations
         native.globals["lookup"] = lambda _name: {"groups": self.given["groups"], "contracts": self.contracts}
-        found = {}
+        found: list[dict[str, Any]] = []
         for task in yaml_of("tasks/verify.yml"):
             ((name, asked),) = [(key.removeprefix("hnai.platform."), value) for key, value in task.items() if key.startswith("hnai.platform.")]
             wanted = {key: native.from_string(value).render(self.given) if isinstance(value, str) else value for key, value in asked.items()}
             wanted |= {key: str(self.loop.directory / file) for key, file in PLACES[name].items()}
-            for check in run(importlib.import_module("ansible_collections.hnai.platform.plugins.modules." + name).main, wanted)["checks"]:
-                found[check["id"] + ("/" + check["subject"] if check.get("subject") else "")] = check
+            found += ask(importlib.import_module("ansible_collections.hnai.platform.plugins.modules." + name), wanted)["checks"]
         return found
-
-    def well(self, otherwise: str) -> None:
-        """Everything passes, at the latest in two minutes."""
-        seen: dict[str, Any] = {}
-
-        def passes() -> bool:
-            seen.clear()
-            seen.update(bad(self.look()))
-            return not seen
-
-        try:
-            until(otherwise, passes, 120, 2)
-        except AssertionError as error:
-            raise AssertionError(f"{error}: {seen}") from None
 
     # -- who changes things ------------------------------------------------------------------------------------------
     @contextmanager
@@ -192,19 +178,6 @@ class Stand:
         self.client.call("PUT", "sys/policies/acl/" + policy, {"policy": text + policies.render([(path, ["read"], {})])}, token=token)
 
 
-def run(main: Callable[[], None], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What a module prints."""
-    said = io.StringIO()
-    with patch_module_args(dict(arguments)), redirect_stdout(said), pytest.raises(SystemExit):
-        main()
-    return dict(json.loads(said.getvalue()))
-
-
-def bad(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """{name: what it observed and why} of the checks that do not pass."""
-    return {name: f"{check['observed']} {check.get('reason', '')}".strip() for name, check in found.items() if check["status"] != "pass"}
-
-
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     bao = loopback_bao.binary(tmp_path_factory.mktemp("bao"))
@@ -220,11 +193,12 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         host = given["groups"]["openbao"][0]
         with loopback_bao.server(bao, functools.partial(configuration, given, host)) as loop:
             made = Stand(loop, given)
-            made.well("not well to begin with")
+            made.well = made.verdict("not well to begin with", made.bad)
             yield made
 
 
 # -- the server ------------------------------------------------------------------------------------------------------
+@contextmanager
 def another_release_is_declared(stand: Stand) -> Iterator[None]:
     """The drift of an old binary that runs on, from the other side: there is one release at hand."""
     declared = stand.given["__openbao_version"]
@@ -233,6 +207,7 @@ def another_release_is_declared(stand: Stand) -> Iterator[None]:
     stand.given["__openbao_version"] = declared
 
 
+@contextmanager
 def a_voter_is_dead(stand: Stand) -> Iterator[None]:
     """Of three nodes one is killed: everything works, and the next one that is lost takes the store with it."""
     one = stand.given["groups"]["openbao"]
@@ -249,12 +224,12 @@ def a_voter_is_dead(stand: Stand) -> Iterator[None]:
             nodes.append(node)
         stand.given["groups"] = stand.given["groups"] | {"openbao": hosts}
         try:
-            stand.well("three voters are not well")
+            stand.verdict("three voters are not well", stand.bad)
             nodes[1].stop()
             yield
             nodes[1].start()
             nodes[1].unseal(shares)
-            stand.well("the third voter is not back")
+            stand.verdict("the third voter is not back", stand.bad)
         finally:
             stand.given["groups"] = stand.given["groups"] | {"openbao": one}
             with stand.root() as token:
@@ -262,11 +237,13 @@ def a_voter_is_dead(stand: Stand) -> Iterator[None]:
                     stand.client.call("POST", "sys/storage/raft/remove-peer", {"server_id": host}, token=token)
 
 
+@contextmanager
 def a_root_token_is_alive(stand: Stand) -> Iterator[None]:
     with stand.root():
         yield
 
 
+@contextmanager
 def secrets_may_be_overwritten_blindly(stand: Stand) -> Iterator[None]:
     with stand.root() as token:
         stand.client.call("POST", stand.spec["kv"] + "/config", {"cas_required": False}, token=token)
@@ -275,6 +252,7 @@ def secrets_may_be_overwritten_blindly(stand: Stand) -> Iterator[None]:
         stand.converge(token)
 
 
+@contextmanager
 def deploy_may_read_secrets(stand: Stand) -> Iterator[None]:
     with stand.root() as token:
         stand.allow("deploy", stand.spec["kv"] + "/data/*", token)
@@ -283,12 +261,14 @@ def deploy_may_read_secrets(stand: Stand) -> Iterator[None]:
         stand.converge(token)
 
 
+@contextmanager
 def root_is_made_without_a_login(stand: Stand) -> Iterator[None]:
     stand.reconfigure(openbao_generate_root=True)
     yield
     stand.reconfigure(openbao_generate_root=False)
 
 
+@contextmanager
 def the_authority_ends_soon(stand: Stand) -> Iterator[None]:
     """An intermediate of 170 days signs; then one of the declared life."""
 
@@ -306,6 +286,7 @@ def the_authority_ends_soon(stand: Stand) -> Iterator[None]:
 
 
 # -- the secrets -----------------------------------------------------------------------------------------------------
+@contextmanager
 def a_secret_is_older_than_its_contract_allows(stand: Stand) -> Iterator[None]:
     (secret,) = [one for one in stand.contracts["questdb"]["secrets"] if one["path"] == SECRET]
     declared = secret["max_age"]
@@ -314,6 +295,7 @@ def a_secret_is_older_than_its_contract_allows(stand: Stand) -> Iterator[None]:
     secret["max_age"] = declared
 
 
+@contextmanager
 def a_secret_is_deleted(stand: Stand) -> Iterator[None]:
     """`bao kv delete`: its versions are still counted, and nobody can read one."""
     with stand.root() as token:
@@ -323,6 +305,7 @@ def a_secret_is_deleted(stand: Stand) -> Iterator[None]:
         stand.client.call("POST", f"{stand.spec['kv']}/undelete/{SECRET}", {"versions": [1]}, token=token)
 
 
+@contextmanager
 def a_rotation_was_left_open(stand: Stand) -> Iterator[None]:
     """Its controller died yesterday; today's rolls it back."""
 
@@ -338,6 +321,7 @@ def a_rotation_was_left_open(stand: Stand) -> Iterator[None]:
     begun("alive", time.time, rollback="run")
 
 
+@contextmanager
 def a_stranger_reads_a_secret(stand: Stand) -> Iterator[None]:
     """A component's policy was widened by hand, and used; afterwards it is as declared, and the log of it is put away."""
     with stand.site_admin() as token:
@@ -350,45 +334,23 @@ def a_stranger_reads_a_secret(stand: Stand) -> Iterator[None]:
     subprocess.run(["sh", ROLE / "tree/usr/local/lib/hnai/openbao/rotate-audit", sizes, stand.loop.directory / "pid"], check=True, timeout=20)
 
 
-@dataclass(frozen=True)
-class Fault:
-    """`make` plants, yields and repairs. `must` fails, `says` matches what it observed and why; no other check of OpenBao or of its secrets fails."""
-
-    make: Callable[[Stand], Iterator[None]]
-    must: str
-    says: str
+def of(says: str, subject: str = "") -> str:
+    """A check fails and says this, of this subject alone."""
+    return rf"\Afail {subject}: {says}\Z"
 
 
-def fault(make: Callable[[Stand], Iterator[None]], must: str, says: str) -> object:
-    """A parameter, named by what was broken."""
-    return pytest.param(Fault(make, must, says), id=make.__name__)
-
-
-@pytest.mark.parametrize(
-    "one",
-    [
-        fault(a_root_token_is_alive, "BAO07", "1"),
-        fault(deploy_may_read_secrets, "BAO10", "allowed"),
-        fault(root_is_made_without_a_login, "BAO11", "allowed"),
-        fault(the_authority_ends_soon, "BAO12", r"169\.\d|170\.0"),
-        fault(secrets_may_be_overwritten_blindly, "BAO09", "False"),
-        fault(another_release_is_declared, "BAO02", r"2\.7\.2"),
-        fault(a_stranger_reads_a_secret, f"SI3/{SECRET}", r"\['hnai-kafka'\]"),
-        fault(a_secret_is_deleted, f"SI1/{SECRET}", "None its version 1 was deleted: .*"),
-        fault(a_secret_is_older_than_its_contract_allows, f"SI1/{SECRET}", r"\d+"),
-        fault(a_rotation_was_left_open, f"SI2/{SECRET}", "run PREPARED"),
-        fault(a_voter_is_dead, "BAO03", "3"),
-    ],
+@faults(
+    Fault(a_root_token_is_alive, {"BAO07": of("1")}),
+    Fault(deploy_may_read_secrets, {"BAO10": of("allowed")}),
+    Fault(root_is_made_without_a_login, {"BAO11": of("allowed")}),
+    Fault(the_authority_ends_soon, {"BAO12": of(r"(169\.\d|170\.0)")}),
+    Fault(secrets_may_be_overwritten_blindly, {"BAO09": of("False")}),
+    Fault(another_release_is_declared, {"BAO02": of(r"2\.7\.2")}),
+    Fault(a_stranger_reads_a_secret, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),
+    Fault(a_secret_is_deleted, {"SI1": of("its version 1 was deleted: .*", SECRET)}),
+    Fault(a_secret_is_older_than_its_contract_allows, {"SI1": of(r"\d+", SECRET)}),
+    Fault(a_rotation_was_left_open, {"SI2": of("run PREPARED", SECRET)}),
+    Fault(a_voter_is_dead, {"BAO03": of("3")}),
 )
-def test_a_fault_fails_its_own_check_and_passes_after_repair(stand: Stand, one: Fault) -> None:
-    work = one.make(stand)
-    next(work)
-    try:
-        found = until(f"nobody says {one.must}", lambda: one.must in bad(seen := stand.look()) and seen, 60, 2)
-        said = bad(found)
-        assert set(said) == {one.must}, said
-        assert found[one.must]["status"] == "fail", said
-        assert re.fullmatch(one.says, said[one.must]), said
-    finally:
-        next(work, None)
-    stand.well("not well again")
+def test_a_fault_fails_its_own_check_and_passes_after_repair(stand: Stand, fault: Fault) -> None:
+    exercise(stand, fault)

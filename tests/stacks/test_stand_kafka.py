@@ -10,12 +10,12 @@ import signal
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 
 import pytest
-from kafka_stand import LEVELS_OF, OLDER, RELEASE, Cluster, Found
+from kafka_stand import LEVELS_OF, OLDER, RELEASE, Cluster
 from plant_view import until
+from stands import Asked, Fault, exercise, faults
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import canary, scram, storage
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
@@ -42,6 +42,20 @@ def cluster(older: Cluster) -> Cluster:
     return older
 
 
+# -- the release -----------------------------------------------------------------------------------------------------------
+@contextmanager
+def levels_of_the_release_before(cluster: Cluster) -> Iterator[None]:
+    """After an upgrade: first what is declared is the release that formatted the cluster."""
+    cluster.declared = RELEASE
+    yield
+    cluster.raise_levels()
+
+
+def test_levels_of_the_release_before_are_named_and_pass_when_they_are_raised(older: Cluster) -> None:
+    kept = re.escape(str({"metadata.version": LEVELS_OF[OLDER]["metadata.version"]}))
+    exercise(older, Fault(levels_of_the_release_before, {"F1": rf"\Afail : {kept}\Z"}))
+
+
 # -- the quorum -----------------------------------------------------------------------------------------------------------
 @contextmanager
 def repeated(what: Callable[[], None], every_s: float) -> Iterator[None]:
@@ -65,7 +79,7 @@ def repeated(what: Callable[[], None], every_s: float) -> Iterator[None]:
 
 
 @contextmanager
-def elections(cluster: Cluster) -> Iterator[int]:
+def elections(cluster: Cluster) -> Iterator[None]:
     """A voter that was cut off asks for votes in a later term, as one of a release without pre-vote does: the leader stands down each time.
 
     Vote v0 (KIP-595): cluster, one topic with one partition: its number, the candidate's epoch and id, the last epoch and offset that it has.
@@ -81,11 +95,11 @@ def elections(cluster: Cluster) -> Iterator[int]:
             scram.call(stream, 52, 0, 1, body)
 
     with repeated(vote, 2.0):
-        yield 1
+        yield
 
 
 @contextmanager
-def a_voter_was_removed(cluster: Cluster) -> Iterator[int]:
+def a_voter_was_removed(cluster: Cluster) -> Iterator[None]:
     """Somebody took a controller out of the quorum; it follows as an observer."""
     with cluster.admin() as admin:
         quorum = admin.quorum()
@@ -93,32 +107,34 @@ def a_voter_was_removed(cluster: Cluster) -> Iterator[int]:
     through = Quorum(cluster.connection(1))
     through.remove(lost.id, lost.directory)
     try:
-        yield 1
+        yield
     finally:
         through.add(lost.id, lost.directory, "CONTROLLER", cluster.nodes[lost.id].address, cluster.ports["controller"])
 
 
 @contextmanager
-def another_disk(cluster: Cluster) -> Iterator[int]:
+def another_disk(cluster: Cluster) -> Iterator[None]:
     """What lies in the log directory is not what the quorum counts."""
     file = cluster.nodes[2].folder / "data" / storage.META
     text = file.read_text(encoding="utf-8")
     file.write_text(re.sub("(?m)^directory.id=.*$", "directory.id=AAAAAAAAAAAAAAAAAAACAA", text), encoding="utf-8")
+    cluster.at = 2
     try:
-        yield 2
+        yield
     finally:
         file.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def a_stalled_node(cluster: Cluster) -> Iterator[int]:
+def a_stalled_node(cluster: Cluster) -> Iterator[None]:
     """A node that follows stands still: its sockets accept, and nobody answers."""
     with cluster.admin() as admin:
         leader = admin.quorum().leader_id
     still = next(node for node in cluster.nodes.values() if node.id != leader)
     still.send(signal.SIGSTOP)
     try:
-        yield leader
+        cluster.at = leader
+        yield
     finally:
         still.send(signal.SIGCONT)
         cluster.wait()
@@ -138,22 +154,22 @@ def moved(cluster: Cluster, topic: str, wanted: Callable[[list[int]], list[int]]
 
 
 @contextmanager
-def leaders_elsewhere(cluster: Cluster) -> Iterator[int]:
+def leaders_elsewhere(cluster: Cluster) -> Iterator[None]:
     """The first replica of three partitions is another now; who led them leads on."""
     moved(cluster, "ot.raw", lambda nodes: [*nodes[1:], nodes[0]])
     try:
-        yield 1
+        yield
     finally:
         with cluster.admin() as admin:
             admin.elect_preferred()
 
 
 @contextmanager
-def offsets_on_one_disk(cluster: Cluster) -> Iterator[int]:
+def offsets_on_one_disk(cluster: Cluster) -> Iterator[None]:
     """A partition of the topic that keeps the readers' positions has one replica."""
     was = moved(cluster, OFFSETS, lambda nodes: nodes[:1], 0)
     try:
-        yield 1
+        yield
     finally:
         moved(cluster, OFFSETS, lambda nodes: was[0], 0)
 
@@ -170,14 +186,14 @@ def topic(cluster: Cluster, replicas: list[int]) -> Iterator[None]:
 
 
 @contextmanager
-def one_rack(cluster: Cluster) -> Iterator[int]:
+def one_rack(cluster: Cluster) -> Iterator[None]:
     """Both replicas stand in the same hall."""
     with topic(cluster, [1, 2]):
-        yield 1
+        yield
 
 
 @contextmanager
-def a_stuck_copy(cluster: Cluster) -> Iterator[int]:
+def a_stuck_copy(cluster: Cluster) -> Iterator[None]:
     """A replica is to move to its broker's other directory, at one byte a second: after its first step it comes no nearer."""
     from kafka.admin import ConfigResource, ConfigResourceType
 
@@ -192,7 +208,7 @@ def a_stuck_copy(cluster: Cluster) -> Iterator[int]:
             other = next(str(node.folder / name) for name in ("data", "more") if str(node.folder / name) != at)
             client.alter_replica_log_dirs({(TOPIC, 0, node.id): other})
             try:
-                yield node.id
+                yield
             finally:
                 client.reset_configs([ConfigResource(ConfigResourceType.BROKER, str(node.id), {THROTTLE: None})], **known)
                 until("the copy does not end", lambda: not any(one["future"] for one in admin.log_dirs()), 120)
@@ -200,7 +216,7 @@ def a_stuck_copy(cluster: Cluster) -> Iterator[int]:
 
 # -- doors ----------------------------------------------------------------------------------------------------------------
 @contextmanager
-def open_doors(cluster: Cluster) -> Iterator[int]:
+def open_doors(cluster: Cluster) -> Iterator[None]:
     """Of a broker's listeners for clients one has TLS and nothing more; the other takes any token, as Kafka delivers OAUTHBEARER."""
     node = cluster.nodes[3]
     text = node.config.read_text(encoding="utf-8")
@@ -210,7 +226,8 @@ def open_doors(cluster: Cluster) -> Iterator[int]:
     node.config.write_text(open_, encoding="utf-8")
     try:
         cluster.restart(node.id)
-        yield node.id
+        cluster.at = node.id
+        yield
     finally:
         node.config.write_text(text, encoding="utf-8")
         cluster.restart(node.id)
@@ -218,7 +235,7 @@ def open_doors(cluster: Cluster) -> Iterator[int]:
 
 # -- records --------------------------------------------------------------------------------------------------------------
 @contextmanager
-def purged(cluster: Cluster) -> Iterator[int]:
+def purged(cluster: Cluster) -> Iterator[None]:
     """Somebody deletes records as soon as they are acknowledged."""
     from kafka import TopicPartition
 
@@ -229,92 +246,30 @@ def purged(cluster: Cluster) -> Iterator[int]:
                     admin._call(admin._client.delete_records, {TopicPartition(name, number): -1 for number in admin.leaders(name)})
 
         with repeated(purge, 0.05):
-            yield 1
+            yield
+
+
+@faults(Fault(purged, {"C1": "^fail .*lost [1-9]"}, unknown="C1 C2"))
+def test_a_fault_of_records_fails_its_own_check_and_passes_after_repair(cluster: Cluster, fault: Fault) -> None:
+    exercise(Asked(cluster.canary, cluster.patience_s, cluster.settles), fault, cluster)
 
 
 # -- all ------------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Fault:
-    """`must` fails and says `words`; `may` fail with it, `unknown` may be inconclusive; nothing else. `make` yields the node that is asked."""
-
-    make: Callable[[Cluster], AbstractContextManager[int]]
-    must: str
-    words: str
-    may: frozenset[str] = frozenset()
-    unknown: frozenset[str] = frozenset()
-    ask: Callable[[Cluster, int], Found] = Cluster.health
-
-
-def fault(make: Callable[[Cluster], AbstractContextManager[int]], must: str, words: str, may: str = "", unknown: str = "",
-          ask: Callable[[Cluster, int], Found] = Cluster.health) -> object:
-    """A parameter, named by what was broken."""
-    return pytest.param(Fault(make, must, words, frozenset(may.split()), frozenset(unknown.split()), ask), id=make.__name__)
-
-
-def ids(found: Found, status: str) -> set[str]:
-    return {name for (name, _subject), check in found.items() if check["status"] == status}
-
-
-def exercise(cluster: Cluster, one: Fault) -> None:
-    """Well, broken and named, well again."""
-    seen: Found = {}
-
-    def look(node: int) -> tuple[set[str], set[str]]:
-        seen.clear()
-        seen.update(one.ask(cluster, node))
-        return ids(seen, "fail"), ids(seen, "inconclusive")
-
-    def named(node: int) -> bool:
-        failed, unknown = look(node)
-        return one.must in failed and failed <= {one.must} | one.may and unknown <= one.unknown | one.may
-
-    def shown() -> dict[tuple[str, str], str]:
-        return {key: f"{check['status']}: {check.get('reason', '')}" for key, check in seen.items() if check["status"] in ("fail", "inconclusive")}
-
-    try:
-        if cluster.well is not one.ask:
-            until("not well to begin with", lambda: not any(look(1)), 240, 1)
-        cluster.well = None
-        with one.make(cluster) as node:
-            until(f"{one.must} does not fail alone", lambda: named(node), 240, 1)
-            print(one.make.__name__, shown())
-            reasons = [check.get("reason", "") for (name, _subject), check in seen.items() if name == one.must and check["status"] == "fail"]
-            assert re.search(one.words, "; ".join(reasons)), reasons
-        until("not well again", lambda: not any(look(node)), 240, 1)
-        cluster.well = one.ask
-    finally:
-        print("last:", shown())
-
-
-def test_levels_of_the_release_before_are_named_and_pass_when_they_are_raised(older: Cluster) -> None:
-    """After an upgrade: first what is declared is the release that formatted the cluster."""
-    def bad(release: str) -> dict[str, object]:
-        return {name: check["observed"] for (name, _subject), check in older.health(1, release).items() if check["status"] in ("fail", "inconclusive")}
-
-    until("not well to begin with", lambda: not bad(OLDER), 240, 1)
-    until("F1 does not fail alone", lambda: bad(RELEASE) == {"F1": {"metadata.version": LEVELS_OF[OLDER]["metadata.version"]}}, 240, 1)
-    older.raise_levels()
-    until("not well again", lambda: not bad(RELEASE), 240, 1)
-
-
-@pytest.mark.parametrize(
-    "one",
-    [
-        fault(purged, "C1", "lost [1-9]", unknown="C1 C2", ask=Cluster.canary),
-        fault(another_disk, "Q2", "this host has AAAA"),
-        # Two voters are no reserve.
-        fault(a_voter_was_removed, "Q2", "not those of the inventory", may="Q6"),
-        # A new leader has not heard of everybody yet.
-        fault(elections, "Q1", "the leader changed", may="Q3 Q4 Q5 Q6"),
-        fault(leaders_elsewhere, "B6", ""),
-        fault(offsets_on_one_disk, "B7", OFFSETS),
-        fault(one_rack, "B10", TOPIC),
-        fault(a_stuck_copy, "L2", TOPIC),
-        # Who stands still is behind, and what is asked of it stays open.
-        fault(a_stalled_node, "Q5", "does not fetch", may="Q3 Q6 B1 B4 B5 B6", unknown="F3 L1 L2 S8"),
-        # It comes back as a broker that catches up.
-        fault(open_doors, "S3", "no login; offers OAUTHBEARER", may="B4 B5 B6 Q3 Q5 Q6"),
-    ],
+@faults(
+    Fault(another_disk, {"Q2": "^fail .*this host has AAAA"}),
+    # Two voters are no reserve.
+    Fault(a_voter_was_removed, {"Q2": "^fail .*not those of the inventory"}, may="Q6"),
+    # A new leader has not heard of everybody yet.
+    Fault(elections, {"Q1": "^fail .*the leader changed"}, may="Q3 Q4 Q5 Q6"),
+    Fault(leaders_elsewhere, {"B6": "^fail"}),
+    Fault(offsets_on_one_disk, {"B7": f"^fail .*{OFFSETS}"}),
+    Fault(one_rack, {"B10": f"^fail .*{TOPIC}"}),
+    Fault(a_stuck_copy, {"L2": f"^fail .*{TOPIC}"}),
+    # Who stands still is behind, and what is asked of it stays open.
+    Fault(a_stalled_node, {"Q5": "^fail .*does not fetch"}, may="Q3 Q6 B1 B4 B5 B6", unknown="F3 L1 L2 S8"),
+    # It comes back as a broker that catches up.
+    Fault(open_doors, {"S3": "(?m)^fail .*no login; offers OAUTHBEARER"}, may="B4 B5 B6 Q3 Q5 Q6"),
 )
-def test_a_fault_fails_its_own_check_and_passes_after_repair(cluster: Cluster, one: Fault) -> None:
-    exercise(cluster, one)
+def test_a_fault_fails_its_own_check_and_passes_after_repair(cluster: Cluster, fault: Fault) -> None:
+    cluster.at = 1
+    exercise(cluster, fault)

@@ -6,7 +6,6 @@ A real Mosquitto with the configuration and rules of its role, and a shipper of 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import signal
@@ -24,7 +23,7 @@ import pytest
 import yaml
 from kit import ROOT, free_port
 from sparkplug_stand import broker_program, certificate, hashed
-from stands import Machine, ask, bad, exercise
+from stands import Asked, Fault, Machine, ask, exercise
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, tls_dialler
@@ -198,7 +197,8 @@ def test_a_live_view_that_is_old_fails_its_own_check_and_passes_after_repair(
     arguments = asked["arguments"] | {
         "sources": SOURCES, "live_max_age": LIVE_MAX_AGE_S, "password_file": str(broker.home / "run/passwords"),
         "max_queued": DEFAULTS["mosquitto_max_queued_messages"], "max_fill": DEFAULTS["mosquitto_max_fill_percent"]}
-    exercise(lambda: bad(ask(mqtt_health, arguments, Host=asked["Host"])), lambda: shipper.without("plc2"), {"MQ3": r"\Afail plc2: \Z"}, patience_s=PATIENCE_S)
+    health = Asked(lambda: ask(mqtt_health, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
+    exercise(health, Fault(lambda one: one.without("plc2"), {"MQ3": r"\Afail plc2: [\d.]+\Z"}), shipper)
 
 
 def test_a_reader_of_what_no_file_gives_him_fails_the_shared_subscription_alone(broker: Broker, asked: dict[str, Any]) -> None:
@@ -208,5 +208,5 @@ def test_a_reader_of_what_no_file_gives_him_fails_the_shared_subscription_alone(
         "deadline": DEFAULTS["mosquitto_audit_deadline_s"]}
     must = {"MA8": r"\Afail telegraf-bridge: \$share/hnai-audit-\w+/hnai-audit/hnai-health/#: delivered\Z",
             "MA0": "^fail : the broker lets through: telegraf-bridge"}
-    make = functools.partial(broker.letting_the_bridge_read, "hnai-audit/#")
-    exercise(lambda: bad(ask(mqtt_acl_audit, arguments, Host=asked["Host"])), make, must, patience_s=PATIENCE_S)
+    audit = Asked(lambda: ask(mqtt_acl_audit, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
+    exercise(audit, Fault(lambda one: one.letting_the_bridge_read("hnai-audit/#"), must), broker)

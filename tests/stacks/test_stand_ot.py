@@ -16,10 +16,10 @@ import pytest
 from asyncua import ua
 from asyncua.common.utils import ServiceError
 from cryptography import x509
-from faults import Fault, Judged, cases, said, seen
 from filter_stand import FilterStand
 from modbus_stand import canary
 from opcua_stand import CLIENT_URI, PLANT, SERVER_URI, Spoil, Stand, collecting, key_pair, mirrors_host
+from stands import Checks, Fault, Judged, exercise, faults
 from test_73_ot_probes import Approver
 from trust_ca import Authority
 from trust_stand import Site, crl, odd, present, servers
@@ -29,7 +29,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.intrusive import ssh
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Audit, Options
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.trust import Crypto
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.write_host import Leave, Probe
-from ansible_collections.hnai.platform.plugins.module_utils.verdict import INCONCLUSIVE, PASS, SKIPPED, Report
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import PASS, SKIPPED, Report
 
 pytestmark = pytest.mark.scenario("stand-ot")
 CLIENT, SERVER = x509.ExtendedKeyUsageOID.CLIENT_AUTH, x509.ExtendedKeyUsageOID.SERVER_AUTH
@@ -47,7 +47,7 @@ class Writing(Judged):
     def __init__(self, server: Any, site: Any, approver: Approver) -> None:
         self.server, self.site, self.approver, self.mode = server, site, approver, "canary"
 
-    def judge(self) -> Report:
+    def judge(self) -> Checks:
         now = time.time()
         collecting(self.site.places, now)
         allowed = self.approver.allows(self.site.source["endpoint"])
@@ -56,7 +56,7 @@ class Writing(Judged):
         leave = Leave(self.mode, self.approver.site, allowed["hnai_intrusive_tokens"], allowed["hnai_intrusive_approvers"], {"plc-1": CANARY})
         Probe(report, self.site.places, options, leave, self.site.host, ssh_verify(self.site.host), now=lambda: now,
               wait=lambda _seconds: None).run([self.site.source])
-        return report
+        return report.result()["checks"]
 
     @contextlib.contextmanager
     def obeys(self, hook: Any) -> Iterator[None]:
@@ -120,18 +120,20 @@ def the_canary_has_other_rights_than_the_tags(stand: Writing) -> Iterator[None]:
         stand.server.spoil = Spoil()
 
 
+#: What is not known where the commissioning identity's own write failed.
+UNKNOWN = dict.fromkeys(("OW0", "OW2", "OW3", "OW5"), "^inconclusive")
 WRITES = [
-    Fault("OW0", the_server_takes_the_mirrors_write, "the mirror's write changed the value", ("OW3",)),
-    Fault("OW3", the_server_looks_at_the_value_before_the_rights, "reached what comes behind the rights", ("OW0",)),
-    Fault("OW4", the_value_cannot_be_put_back, "the value could not be put back", ("OW0", "OW2", "OW3", "OW5")),
-    Fault("OW2", the_engineer_lost_the_right, "the commissioning identity's write was refused: 0x801F0000", ("OW0", "OW3", "OW5"), INCONCLUSIVE),
-    Fault("OW5", the_canary_has_other_rights_than_the_tags, "no declared tag has the canary's rights", (), SKIPPED),
+    Fault(the_server_takes_the_mirrors_write, {"OW0": "^fail .*the mirror's write changed the value", "OW3": "^fail"}),
+    Fault(the_server_looks_at_the_value_before_the_rights, {"OW3": "^fail .*reached what comes behind the rights", "OW0": "^fail"}),
+    Fault(the_value_cannot_be_put_back, {"OW4": "^fail .*the value could not be put back", **UNKNOWN}),
+    Fault(the_engineer_lost_the_right, {**UNKNOWN, "OW2": "^inconclusive .*the commissioning identity's write was refused: 0x801F0000"}),
+    Fault(the_canary_has_other_rights_than_the_tags, {"OW5": "^skipped .*no declared tag has the canary's rights"}),
 ]
 
 
-@cases(WRITES)
+@faults(*WRITES)
 def test_a_fault_of_a_write_turns_its_own_check(fault: Fault, writing: Writing) -> None:
-    seen(fault, writing)
+    exercise(writing, fault)
     assert now_at(writing.server) == 7.5 and not writing.server.sessions()
 
 
@@ -144,15 +146,15 @@ def the_server_hangs_up_at_an_empty_request(stand: Writing) -> Iterator[None]:
         stand.server.faults.hangs_up = False
 
 
-@cases([Fault("OW6", the_server_hangs_up_at_an_empty_request, "Write: ", ("OW0",), INCONCLUSIVE)])
+@faults(Fault(the_server_hangs_up_at_an_empty_request, {"OW6": "^inconclusive .*Write: ", "OW0": "^inconclusive"}))
 def test_a_fault_of_the_services_turns_its_own_check(fault: Fault, writing: Writing) -> None:
     """Beside it: services that exist are no finding, and no proof."""
     writing.mode, writing.well, writing.server.faults.absent = "service", None, True
     try:
-        seen(fault, writing)
+        exercise(writing, fault)
     finally:
         writing.server.faults.absent = False
-    found = said(writing.judge())
+    found = {one["id"]: (one["status"], one.get("reason", "")) for one in writing.judge()}
     assert found["OW6"][0] == SKIPPED and "Write" in found["OW6"][1] and found["OW0"][0] == PASS, found
 
 
@@ -197,17 +199,17 @@ def old_answers_are_repeated(stand: FilterStand) -> contextlib.AbstractContextMa
 
 
 HOLES = [
-    Fault("MF4", a_function_passes, "function 22,", ("MF0",)),
-    Fault("MF5", a_write_passes_behind_another_frame, "one segment: ", ("MF0",)),
-    Fault("MF6", bytes_behind_a_request_pass, "behind the read, inside its length", ("MF0",)),
-    Fault("MF7", one_address_more_passes, "function 4, address 3, 31 values", ("MF0",)),
-    Fault("MF9", old_answers_are_repeated, "was answered otherwise than the canary did", ("MF0",)),
+    Fault(a_function_passes, {"MF4": "^fail .*function 22,", "MF0": "^fail"}),
+    Fault(a_write_passes_behind_another_frame, {"MF5": "^fail .*one segment: ", "MF0": "^fail"}),
+    Fault(bytes_behind_a_request_pass, {"MF6": "^fail .*behind the read, inside its length", "MF0": "^fail"}),
+    Fault(one_address_more_passes, {"MF7": "^fail .*function 4, address 3, 31 values", "MF0": "^fail"}),
+    Fault(old_answers_are_repeated, {"MF9": "^fail .*was answered otherwise than the canary did", "MF0": "^fail"}),
 ]
 
 
-@cases(HOLES)
+@faults(*HOLES)
 def test_a_hole_in_the_filter_turns_its_own_check(fault: Fault, modbus: FilterStand) -> None:
-    seen(fault, modbus)
+    exercise(modbus, fault)
 
 
 # -- the audit of the plant's servers -------------------------------------------------------------------------
@@ -246,7 +248,7 @@ class Auditing(Judged):
         if certificate not in self.known and not self.trusts_others:
             raise ServiceError(ua.StatusCodes.BadCertificateUntrusted)
 
-    def judge(self) -> Report:
+    def judge(self) -> Checks:
         now = time.time()
         collecting(self.places, now)
         allowed = self.approver.allows(self.source["endpoint"])
@@ -254,7 +256,7 @@ class Auditing(Judged):
         options = Options(application_uri=CLIENT_URI, environment="test", exceptions=[], accept_drift=[], deadline_s=300.0, write_state=True,
                           site=self.approver.site, tokens=allowed["hnai_intrusive_tokens"], approvers=allowed["hnai_intrusive_approvers"])
         Audit(report, self.places, options, self.host, now=lambda: now, wait=lambda _seconds: None).run([self.source])
-        return report
+        return report.result()["checks"]
 
 
 @pytest.fixture(scope="module")
@@ -341,19 +343,19 @@ def the_release_has_a_known_hole(stand: Auditing) -> contextlib.AbstractContextM
 
 
 AUDITS = [
-    Fault("OA5", any_certificate_is_trusted, "the server opened the session"),
-    Fault("OA17", messages_are_written_into_variables, "writes variables out of received messages (Part 14)", ("OA19",)),
-    Fault("OA13", the_session_is_an_engineers, "role Engineer", ("OA19",)),
-    Fault("OA7", our_certificate_ends, "it expires in 10 days"),
-    Fault("OA21", the_release_has_a_known_hole, "CVE-2022-25304"),
-    Fault("OA20", the_server_is_busy_once, "backed off: "),
+    Fault(any_certificate_is_trusted, {"OA5": "^fail .*the server opened the session"}),
+    Fault(messages_are_written_into_variables, {"OA17": r"^fail .*writes variables out of received messages \(Part 14\)", "OA19": "^fail"}),
+    Fault(the_session_is_an_engineers, {"OA13": "^fail .*role Engineer", "OA19": "^fail"}),
+    Fault(our_certificate_ends, {"OA7": "^fail .*it expires in 10 days"}),
+    Fault(the_release_has_a_known_hole, {"OA21": "^fail .*CVE-2022-25304"}),
+    Fault(the_server_is_busy_once, {"OA20": "^fail .*backed off: "}),
 ]
 
 
-@cases(AUDITS)
+@faults(*AUDITS)
 def test_a_fault_of_a_server_turns_its_own_check(fault: Fault, auditing: Auditing) -> None:
     """A node more and another role are drift (OA19) as well."""
-    seen(fault, auditing)
+    exercise(auditing, fault)
 
 
 # -- certificates between mirror and plant --------------------------------------------------------------------
@@ -362,8 +364,8 @@ class Trusting(Site, Judged):
 
     revoked = ""
 
-    def judge(self) -> Report:
-        return self.report({"site": self.revoked})
+    def judge(self) -> Checks:
+        return self.report({"site": self.revoked}).result()["checks"]
 
 
 @pytest.fixture(scope="module")
@@ -423,16 +425,16 @@ def the_revocation_list_is_over(stand: Trusting) -> Iterator[None]:
 
 
 CERTIFICATES = [
-    Fault("OT3", a_server_shows_what_nobody_pinned, "which nobody has pinned; it is kept for review"),
-    Fault("OT6", two_servers_share_a_certificate, "plc1 and plc2: the same certificate"),
-    Fault("OT7", the_revocation_list_is_over, "it ended 8 h ago"),
-    Fault("OT1", our_certificate_is_for_a_server, "its extended key usage has no clientAuth"),
-    Fault("OT2", our_certificate_is_short_of_life, "its change needs 60"),
-    Fault("OT4", a_server_has_anothers_certificate, "its ApplicationUri is urn:somebody:else, %s was expected" % SERVER_URI),
-    Fault("OT5", a_servers_certificate_is_short_of_life, "its change needs 60"),
+    Fault(a_server_shows_what_nobody_pinned, {"OT3": "^fail .*which nobody has pinned; it is kept for review"}),
+    Fault(two_servers_share_a_certificate, {"OT6": "^fail .*plc1 and plc2: the same certificate"}),
+    Fault(the_revocation_list_is_over, {"OT7": "^fail .*it ended 8 h ago"}),
+    Fault(our_certificate_is_for_a_server, {"OT1": "^fail .*its extended key usage has no clientAuth"}),
+    Fault(our_certificate_is_short_of_life, {"OT2": "^fail .*its change needs 60"}),
+    Fault(a_server_has_anothers_certificate, {"OT4": "^fail .*its ApplicationUri is urn:somebody:else, %s was expected" % SERVER_URI}),
+    Fault(a_servers_certificate_is_short_of_life, {"OT5": "^fail .*its change needs 60"}),
 ]
 
 
-@cases(CERTIFICATES)
+@faults(*CERTIFICATES)
 def test_a_fault_of_a_certificate_turns_its_own_check(fault: Fault, trusting: Trusting) -> None:
-    seen(fault, trusting)
+    exercise(trusting, fault)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from asyncua import ua
 from kit import ROOT, free_port
 from opcua_stand import CLIENT_URI, PLANT, mirrors_host
 from opcua_stand import Stand as Server
-from stands import Machine, ask, bad, exercise, fault, unpacked
+from stands import Asked, Checks, Fault, Machine, ask, exercise, faults, said, unpacked
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Places
@@ -253,53 +253,64 @@ def reader(tmp_path_factory: pytest.TempPathFactory, site: Site) -> dict[str, An
 
 
 @pytest.fixture(scope="module")
-def fidelity(tmp_path_factory: pytest.TempPathFactory, site: Site, reader: dict[str, Any]) -> Iterator[Callable[[], dict[str, str]]]:
-    """Ask mirror_fidelity, both parts of it: what it finds in the time from now on."""
+def fidelity(tmp_path_factory: pytest.TempPathFactory, site: Site, reader: dict[str, Any]) -> Iterator[Asked]:
+    """Of mirror_fidelity, both parts: what it finds in the time from now on."""
     with contextmanager(mirrors_host)(site.server, tmp_path_factory.mktemp("mirror"), TAGS) as (places, source, host, _now):
 
-        def once() -> dict[str, str]:
+        def once() -> Checks:
             status = json.loads(places.status.read_text(encoding="utf-8"))
             places.status.write_text(json.dumps(status | {"now": time.time_ns() // 100}), encoding="utf-8")
             kept = functools.partial(Places, pki=places.pki, servers=places.servers, status=places.status, proc=places.proc)
             wanted = {"sources": [source], "tags": len(TAGS), "seed": 1}
             record = wanted | {"action": "record", "application_uri": CLIENT_URI, "window": WINDOW_S, "state_dir": str(places.state)}
-            said = ask(mirror_fidelity, record, Host=lambda: host, Places=kept)
+            recorded = ask(mirror_fidelity, record, Host=lambda: host, Places=kept)
             site.tsdb.show()
-            join = wanted | {"action": "join", "units": CONVERSIONS, "recordings": said["recordings"], "settle": 0.0}
-            return bad(ask(mirror_fidelity, join | reader["arguments"], Host=reader["Host"]))
+            join = wanted | {"action": "join", "units": CONVERSIONS, "recordings": recorded["recordings"], "settle": 0.0}
+            return ask(mirror_fidelity, join | reader["arguments"], Host=reader["Host"])["checks"]
 
-        def look() -> dict[str, str]:
+        def judge() -> Checks:
             for _again in range(5):
-                found = once()
+                checks = once()
                 # A machine with too much to do: the recorder says itself that it paused.
-                if "pauses of the recorder" not in found.get("MFD5", ""):
+                if "pauses of the recorder" not in said(checks).get("MFD5", ""):
                     break
-            return found
+            return checks
 
-        yield look
+        yield Asked(judge)
 
 
+def unfaithful(way: Way) -> Callable[[Site], AbstractContextManager[None]]:
+    """The fault that samples go this way, by whose name it goes."""
+    return functools.wraps(way)(lambda site: site.going(way))
+
+
+@unfaithful
 def in_the_servers_unit(sample: Sample) -> list[Sample]:
     return [replace(sample, value=None if sample.value is None else sample.value / factor(sample.tag))]
 
 
+@unfaithful
 def all_is_good(sample: Sample) -> list[Sample]:
     return [replace(sample, status=0)]
 
 
+@unfaithful
 def good_ones_only(sample: Sample) -> list[Sample]:
     return [] if sample.status else [sample]
 
 
+@unfaithful
 def a_millisecond_late(sample: Sample) -> list[Sample]:
     return [replace(sample, at=sample.at + 1)] if sample.tag == "level" else [sample]
 
 
+@unfaithful
 def filled_up(sample: Sample) -> list[Sample]:
     """One more between each two."""
     return [sample, replace(sample, at=sample.at + 500)]
 
 
+@unfaithful
 def nowhere(_sample: Sample) -> list[Sample]:
     return []
 
@@ -307,36 +318,31 @@ def nowhere(_sample: Sample) -> list[Sample]:
 UNFAITHFUL = "^fail plc-1: the store differs"
 
 
-@pytest.mark.parametrize(
-    ("way", "must", "may"),
-    [
-        fault(in_the_servers_unit, {"MFD1": "pressure at .*, the store holds", "MFD0": UNFAITHFUL}),
-        fault(all_is_good, {"MFD2": "the server said 0x[48].*the store holds 0x00000000", "MFD0": UNFAITHFUL}),
-        fault(good_ones_only, {"MFD3": r"\(status 0x[48]", "MFD0": UNFAITHFUL}),
-        fault(filled_up, {"MFD4": "plc-1/", "MFD0": UNFAITHFUL}),
-        # What is missed at its time is there at another.
-        fault(a_millisecond_late, {"MFD3": "level at", "MFD4": "level at", "MFD0": UNFAITHFUL}),
-        # Where nothing can be compared, nothing is said of values and statuses.
-        fault(nowhere, {"MFD3": "level at", "MFD5": "fail plc-1: no sample was found on both sides", "MFD0": UNFAITHFUL}, "MFD1 MFD2 MFD4"),
-    ],
+@faults(
+    Fault(in_the_servers_unit, {"MFD1": "pressure at .*, the store holds", "MFD0": UNFAITHFUL}),
+    Fault(all_is_good, {"MFD2": "the server said 0x[48].*the store holds 0x00000000", "MFD0": UNFAITHFUL}),
+    Fault(good_ones_only, {"MFD3": r"\(status 0x[48]", "MFD0": UNFAITHFUL}),
+    Fault(filled_up, {"MFD4": "plc-1/", "MFD0": UNFAITHFUL}),
+    # What is missed at its time is there at another.
+    Fault(a_millisecond_late, {"MFD3": "level at", "MFD4": "level at", "MFD0": UNFAITHFUL}),
+    # Where nothing can be compared, nothing is said of values and statuses.
+    Fault(nowhere, {"MFD3": "level at", "MFD5": "fail plc-1: no sample was found on both sides", "MFD0": UNFAITHFUL}, "MFD1 MFD2 MFD4"),
 )
-def test_an_unfaithful_mirror_fails_its_own_check_and_passes_after_repair(
-    site: Site, fidelity: Callable[[], dict[str, str]], way: Way, must: dict[str, str], may: frozenset[str]
-) -> None:
-    exercise(fidelity, lambda: site.going(way), must, may)
+def test_an_unfaithful_mirror_fails_its_own_check_and_passes_after_repair(site: Site, fidelity: Asked, fault: Fault) -> None:
+    exercise(fidelity, fault, site)
 
 
-def test_a_server_that_says_nothing_proves_nothing(site: Site, fidelity: Callable[[], dict[str, str]]) -> None:
+def test_a_server_that_says_nothing_proves_nothing(site: Site, fidelity: Asked) -> None:
     must = {"MFD5": "^inconclusive plc-1: cyclic and silent at the server: level$", "MFD0": "^inconclusive"}
-    exercise(fidelity, lambda: site.standing_still("level"), must)
+    exercise(fidelity, Fault(lambda one: one.standing_still("level"), must), site)
 
 
 def test_a_store_that_hides_what_it_has_fails_the_operators_view_alone(site: Site, reader: dict[str, Any]) -> None:
     """The flag is lost: by default VictoriaMetrics leaves the last half minute out."""
     arguments = reader["arguments"] | {"sources": [{"id": SOURCE, "tags": TAGS}], "cyclic_max_age": MAX_AGE_S}
 
-    def look() -> dict[str, str]:
+    def judge() -> Checks:
         site.tsdb.show()
-        return bad(ask(tsdb_freshness, arguments, Host=reader["Host"]))
+        return ask(tsdb_freshness, arguments, Host=reader["Host"])["checks"]
 
-    exercise(look, lambda: site.without("-search.latencyOffset"), {"FR2": r"^fail plc-1: .*level \((\d+ s|nothing)\)"}, patience_s=30.0)
+    exercise(Asked(judge, 30.0), Fault(lambda one: one.without("-search.latencyOffset"), {"FR2": r"^fail plc-1: .*level \((\d+ s|nothing)\)"}), site)

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ UNIT = Path(__file__).resolve().parents[1] / "unit"
 sys.path.insert(0, str(UNIT))
 
 from namespaces import lacks
-from stands import ask, bad, exercise, fault
+from stands import Asked, Checks, Fault, ask, exercise, faults
 from zones_stand import Stand, _set
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones import nft
@@ -40,7 +40,6 @@ SETTINGS = {"net/ipv4/conf/all/rp_filter": "1", "net/ipv4/conf/eth0/rp_filter": 
 DECLARED = ("inet other",)
 TIMEOUT_S = 2.5
 ESTABLISHED = "    ct state established,related accept\n"
-Make = Callable[[Stand], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module")
@@ -89,24 +88,17 @@ def another_way(stand: Stand) -> Iterator[None]:
         stand.ip(HOST, "route del 10.0.35.11/32")
 
 
-@pytest.mark.parametrize(
-    ("make", "must", "may"),
-    [
-        fault(answers_are_not_let_in, {"ZS2": "^fail : .*state established"}),
-        # A table of its own is one too many by itself.
-        fault(somebody_hides_behind_it, {"ZS3": "^fail : .*masquerade"}, "ZS4"),
-        fault(chance_decides, {"ZS5": "^inconclusive : .*numgen"}),
-        fault(another_way, {"ZS6": "^fail : .*10.0.35.11.*10.0.3.66"}),
-    ],
+@faults(
+    Fault(answers_are_not_let_in, {"ZS2": "^fail : .*state established"}),
+    # A table of its own is one too many by itself.
+    Fault(somebody_hides_behind_it, {"ZS3": "^fail : .*masquerade"}, "ZS4"),
+    Fault(chance_decides, {"ZS5": "^inconclusive : .*numgen"}),
+    Fault(another_way, {"ZS6": "^fail : .*10.0.35.11.*10.0.3.66"}),
 )
-def test_a_fault_of_a_hosts_rules_fails_its_own_check_and_passes_after_repair(stand: Stand, make: Make, must: dict[str, str], may: frozenset[str]) -> None:
+def test_a_fault_of_a_hosts_rules_fails_its_own_check_and_passes_after_repair(stand: Stand, fault: Fault) -> None:
     work = {"part": "static", "work": {"managed": True, "expected": expectation(stand.site, HOST)}, "foreign": DECLARED, "collect": True}
 
-    def look() -> dict[str, str]:
-        found: dict[str, str] = stand.inside(HOST, lambda: bad(ask(conduit_verify, work)))
-        return found
-
-    exercise(look, lambda: make(stand), must, may)
+    exercise(Asked(lambda: stand.inside(HOST, lambda: ask(conduit_verify, work)["checks"])), fault, stand)
 
 
 # -- what the network does ------------------------------------------------------------------------------------
@@ -169,21 +161,18 @@ def a_device_is_left_out(stand: Stand) -> Iterator[None]:
         stand.nodes = every
 
 
-def network(stand: Stand) -> dict[str, str]:
-    """What is not well, while the site does its work: its collector holds a session to a broker."""
+def network(stand: Stand) -> Checks:
+    """What is said while the site does its work: its collector holds a session to a broker."""
     with session(stand, HOST, "kafka1", 9094):
-        return bad(stand.verify(timeout=TIMEOUT_S).result(collect=True))
+        return stand.verify(timeout=TIMEOUT_S).result()["checks"]
 
 
-@pytest.mark.parametrize(
-    ("make", "must", "may"),
-    [
-        # Who let it out and who let it in are named by themselves.
-        fault(time_between_brokers, {"ZC3": r"^fail : kafka1 10.0.35.11 → kafka2 10.0.35.12 udp/123 .*it got there"}, "ZC5"),
-        fault(what_was_opened_once, {"ZC4": r"^fail : .*10.0.4.12:\d+ → 10.0.3.11:8883 \(data1 → edge1\): no conduit"}),
-        fault(a_device_is_left_out, {"ZC6": "^inconclusive : plc1: not part of this run$"}),
-    ],
+@faults(
+    # Who let it out and who let it in are named by themselves.
+    Fault(time_between_brokers, {"ZC3": r"^fail : kafka1 10.0.35.11 → kafka2 10.0.35.12 udp/123 .*it got there"}, "ZC5"),
+    Fault(what_was_opened_once, {"ZC4": r"^fail : .*10.0.4.12:\d+ → 10.0.3.11:8883 \(data1 → edge1\): no conduit"}),
+    Fault(a_device_is_left_out, {"ZC6": "^inconclusive : plc1: not part of this run$"}),
 )
-def test_a_fault_of_the_network_fails_its_own_check_and_passes_after_repair(stand: Stand, make: Make, must: dict[str, str], may: frozenset[str]) -> None:
-    exercise(lambda: network(stand), lambda: make(stand), must, may)
+def test_a_fault_of_the_network_fails_its_own_check_and_passes_after_repair(stand: Stand, fault: Fault) -> None:
+    exercise(Asked(lambda: network(stand)), fault, stand)
 
