@@ -40,8 +40,12 @@ def raw(frame: Frame) -> Raw:
 
 '''
 REFUSAL = '@dataclass(frozen=True)\nclass Refusal:\n    """A request that may not pass'
+#: And its answer: taken for a broken one it would cost the connection, and a device may be dialled only so often.
+REPLY = "    if function == ask.function | 0x80:\n"
+ANY_REPLY = "    if isinstance(ask, Raw):\n        return frame.pdu\n"
 #: (file, what stands there, what a copy with this hole has).
 Hole = tuple[str, str, str]
+PASSED_ON: list[Hole] = [("filter.py", REFUSAL, RAW.lstrip("\n") + REFUSAL), ("filter.py", REPLY, ANY_REPLY + REPLY)]
 
 
 class FilterStand(Judged):
@@ -64,7 +68,7 @@ class FilterStand(Judged):
         copy = self.home / ("program-%d" % time.monotonic_ns())
         copy.mkdir()
         program = put_program("modbus_filter", "modbus_filter", CORES, copy)
-        for name, old, new in ([("filter.py", REFUSAL, RAW.lstrip("\n") + REFUSAL), *holes] if holes else []):
+        for name, old, new in ([*PASSED_ON, *holes] if holes else []):
             path = program / "hnai_modbus_filter" / name
             text = path.read_text(encoding="utf-8")
             assert text.count(old) == 1, f"{name}: {old!r} stands there {text.count(old)} times"
