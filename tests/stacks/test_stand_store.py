@@ -319,14 +319,14 @@ UNFAITHFUL = "^fail plc-1: the store differs"
 
 
 @faults(
-    Fault(in_the_servers_unit, {"MFD1": "pressure at .*, the store holds", "MFD0": UNFAITHFUL}),
-    Fault(all_is_good, {"MFD2": "the server said 0x[48].*the store holds 0x00000000", "MFD0": UNFAITHFUL}),
-    Fault(good_ones_only, {"MFD3": r"\(status 0x[48]", "MFD0": UNFAITHFUL}),
-    Fault(filled_up, {"MFD4": "plc-1/", "MFD0": UNFAITHFUL}),
+    Fault(in_the_servers_unit, {"MFD1": "^fail .*pressure at .*, the store holds", "MFD0": UNFAITHFUL}),
+    Fault(all_is_good, {"MFD2": "^fail .*the server said 0x[48].*the store holds 0x00000000", "MFD0": UNFAITHFUL}),
+    Fault(good_ones_only, {"MFD3": r"^fail .*\(status 0x[48]", "MFD0": UNFAITHFUL}),
+    Fault(filled_up, {"MFD4": "^fail plc-1: plc-1/", "MFD0": UNFAITHFUL}),
     # What is missed at its time is there at another.
-    Fault(a_millisecond_late, {"MFD3": "level at", "MFD4": "level at", "MFD0": UNFAITHFUL}),
+    Fault(a_millisecond_late, {"MFD3": "^fail .*level at", "MFD4": "^fail .*level at", "MFD0": UNFAITHFUL}),
     # Where nothing can be compared, nothing is said of values and statuses.
-    Fault(nowhere, {"MFD3": "level at", "MFD5": "fail plc-1: no sample was found on both sides", "MFD0": UNFAITHFUL}, "MFD1 MFD2 MFD4"),
+    Fault(nowhere, {"MFD3": "^fail .*level at", "MFD5": "^fail plc-1: no sample was found on both sides", "MFD0": UNFAITHFUL}, "MFD1 MFD2 MFD4"),
 )
 def test_an_unfaithful_mirror_fails_its_own_check_and_passes_after_repair(site: Site, fidelity: Asked, fault: Fault) -> None:
     exercise(fidelity, fault, site)
