@@ -19,7 +19,7 @@ _spec.loader.exec_module(stands)
 WELL = "A pass, B pass, C skipped"
 
 
-class Scripted(stands.Judged):  # type: ignore[misc]
+class Scripted(stands.Judged):
     """Says one verdict of each list after the other, the last again and again: "id status reason, …"; the fault goes to the second list, its repair to
     the third."""
 
