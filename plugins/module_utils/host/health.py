@@ -234,9 +234,9 @@ def check_all(report: Report, want: Wanted, host: Host = Host()) -> None:
     if beyond:
         report.skip("HO6", "kernel settings of the whole machine", "not possible here: %s" % ", ".join(beyond))
     files = [path for pattern in ("*/tls/*.pem", "*/pki/*.pem", "*/servers/*.pem", "*/tls/*.crl", "*/pki/**/*.crl") for path in host.etc.glob(pattern)]
-    found, broken = papers([path for path in files if "key" not in path.name], host.now())
-    ours, torn = ssh_papers(host.ssh, host.now())
-    _papers(report, want, found + ours, {**broken, **torn})
+    held, broken = papers([path for path in files if "key" not in path.name], host.now())
+    of_ssh, torn = ssh_papers(host.ssh, host.now())
+    _papers(report, want, held + of_ssh, {**broken, **torn})
     if want.audit_rules:
         _audit(report, want, host)
     if want.exposure:
