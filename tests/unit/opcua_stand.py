@@ -104,14 +104,20 @@ def collecting(places: Places, now: float) -> None:
         {"source": "plc-1", "state": "connected", "detail": "", "since": int((now - 600) * 1e7)}]}))
 
 
-def mirrors_host(stand: Stand, folder: Path, tags: list[dict[str, Any]]) -> Iterator[Any]:
-    """(places, source, host, now): a mirror's host whose collector is connected to the stand for ten minutes; the stand is clean before and after."""
+def mirrors_places(stand: Stand, folder: Path) -> Places:
+    """The files of a mirror's host: its key pair and the server's pinned certificate."""
     for name in ("pki", "servers", "proc", "run"):
         (folder / name).mkdir()
     places = Places(folder / "pki", folder / "servers", folder / "run/status.json", folder / "state", folder / "proc")
     (places.pki / "cert.pem").write_bytes(stand.client_pair[0])
     (places.pki / "key.pem").write_bytes(stand.client_pair[1])
     (places.servers / "plc-1.pem").write_bytes(stand.server_pair[0])
+    return places
+
+
+def mirrors_host(stand: Stand, folder: Path, tags: list[dict[str, Any]]) -> Iterator[Any]:
+    """(places, source, host, now): a mirror's host whose collector is connected to the stand for ten minutes; the stand is clean before and after."""
+    places = mirrors_places(stand, folder)
     (places.proc / "tcp").write_text("  0: 0100007F:1111 0100007F:%04X 01\n" % stand.port)
     now = time.time()
     collecting(places, now)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from own_files import OwnFiles
 from trust_ca import Authority
 
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import trust_x509
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import AuditError, IdentityRejected, LinkLost, PinMismatch, Refused
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.trust import Crypto, Outcome, Statement, Trust, TrustError, Wanted, statements
@@ -25,19 +25,6 @@ SOURCES = ["plc1", "plc2", "plc3"]
 
 class Killed(BaseException):
     """What a SIGKILL is to the code that runs."""
-
-
-class OneHost(Host):
-    """Files below a temporary directory; everybody owns everything."""
-
-    def gid(self, name: str) -> int | None:
-        return 0
-
-    def chown(self, target: int | str, uid: int, gid: int) -> None:
-        pass
-
-    def owner(self, info: os.stat_result) -> tuple[int, int]:
-        return 0, 0
 
 
 # Loading a private key checks its primes, every time: the same answers, once.
@@ -69,7 +56,7 @@ class Site:
     """One host with a self-signed certificate, three servers, and a clock."""
 
     def __init__(self, root: Path, ca: Authority) -> None:
-        self.host, self.ca, self.now = OneHost(str(root)), ca, 1_800_000_000.0
+        self.host, self.ca, self.now = OwnFiles(str(root)), ca, 1_800_000_000.0
         self.crypto = Ready(ca.keys)
         self.started = self.now - 86400
         pki = Path(self.host.at(PKI))

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from opcua_stand import CLIENT_URI, SERVER_URI, OneHost, Stand, key_pair
+from own_files import OwnFiles
 from trust_ca import Authority, build
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
@@ -44,17 +44,8 @@ class TrustList:
             raise ServiceError(ua.StatusCodes.BadCertificateUntrusted)
 
 
-class OwnHost(OneHost):
-    """Files below a temporary directory belong to whoever runs the test."""
-
-    def gid(self, name: str) -> int | None:
-        return 0
-
-    def chown(self, target: int | str, uid: int, gid: int) -> None:
-        pass
-
-    def owner(self, info: os.stat_result) -> tuple[int, int]:
-        return 0, 0
+class OwnHost(OwnFiles, OneHost):
+    """The mirror's host, with files of the test's own."""
 
 
 def der(pem: bytes | str) -> bytes:

@@ -16,10 +16,10 @@ from asyncua.common.utils import ServiceError
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server import uaprocessor
 from asyncua.server.internal_session import InternalSession
-from opcua_stand import CLIENT_URI, PLANT, SERVICES, WRITING, OneHost, Stand, Users, collecting
+from opcua_stand import CLIENT_URI, PLANT, SERVICES, WRITING, OneHost, Stand, Users, collecting, mirrors_places
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Options, Places, State
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Options, State
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.write_host import Leave, Probe
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
@@ -100,12 +100,7 @@ def plant(folder: Path) -> Iterator[Any]:
 
 def mirror(stand: Any, folder: Path) -> Any:
     """A mirror's host whose collector is connected for ten minutes; the server is clean."""
-    for name in ("pki", "servers", "proc", "run"):
-        (folder / name).mkdir()
-    places = Places(folder / "pki", folder / "servers", folder / "run/status.json", folder / "state", folder / "proc")
-    (places.pki / "cert.pem").write_bytes(stand.client_pair[0])
-    (places.pki / "key.pem").write_bytes(stand.client_pair[1])
-    (places.servers / "plc-1.pem").write_bytes(stand.server_pair[0])
+    places = mirrors_places(stand, folder)
     now = time.time()
     collecting(places, now)
     host = OneHost(str(folder / "root"))
