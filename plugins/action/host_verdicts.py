@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,12 +17,16 @@ from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.utils.vars import load_extra_vars
 
+from ansible_collections.hnai.platform.plugins.filter import collector, modbus, rotation, zones
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS
-from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, site
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, library, site
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import record
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = "hnai.platform."
+#: Filters of the templates of tasks/verify.yml. Loaded with this action, which Ansible does before it forks: else each host's worker compiles them
+#: anew, as Ansible keeps no bytecode of a collection.
+PRELOADED = (collector, modbus, rotation, zones)
 #: Seconds beyond its own deadline after which a check module is killed.
 GRACE_S = 5.0
 
@@ -136,4 +141,5 @@ class ActionModule(ActionBase):
     def _sent(checks: Mapping[str, Mapping[str, Any]]) -> str:
         names = sorted({check["module"] for check in checks.values()})
         programs = {name: (ROOT / "plugins" / "modules" / f"{name}.py").read_text(encoding="utf-8") for name in names}
-        return json.dumps({"checks": checks, "programs": programs})
+        needed = library.packed(library.imported(ROOT / "plugins" / "module_utils", programs.values()))
+        return json.dumps({"checks": checks, "programs": programs, "library": base64.b64encode(needed).decode("ascii")})

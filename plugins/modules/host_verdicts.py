@@ -21,7 +21,8 @@ description:
 options:
   work:
     description: Set by the action. JSON with C(checks), the variable that a verdict is registered as to C(module), C(args) and C(seconds),
-      and C(programs), the text of each check module. One text, so that no argument is logged.
+      C(programs), the text of each check module, and C(library), what they import of this collection, a zip as base64. One text, so that no
+      argument is logged.
     type: str
     required: true
 extends_documentation_fragment: hnai.platform.reading
@@ -44,6 +45,7 @@ broken:
   type: dict
 """
 
+import base64
 import importlib
 import json
 import re
@@ -56,40 +58,10 @@ from typing import Any
 
 from ansible.module_utils import basic
 
+from ansible_collections.hnai.platform.plugins import module_utils
 from ansible_collections.hnai.platform.plugins.module_utils import fanout
 
 _IMPORT = re.compile(r"^from (ansible_collections\.\S+) import ", re.MULTILINE)
-
-
-def carried() -> tuple[object, ...]:
-    """What the check modules import. Ansible sends a module together with what it imports, and the check modules themselves come as
-    text; nobody calls this (tests/sanity/test_verify.py compares)."""
-    from ansible_collections.hnai.platform.plugins.module_utils import hostfiles, intrusive, probe_env, telegraf, verdict
-    from ansible_collections.hnai.platform.plugins.module_utils.collector import audit as collector_audit
-    from ansible_collections.hnai.platform.plugins.module_utils.collector import proc as collector_proc
-    from ansible_collections.hnai.platform.plugins.module_utils.flink import health as flink_health
-    from ansible_collections.hnai.platform.plugins.module_utils.flink import host as flink_host
-    from ansible_collections.hnai.platform.plugins.module_utils.host import health as host_health
-    from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, adapter, listeners, storage
-    from ansible_collections.hnai.platform.plugins.module_utils.kafka import health as kafka_health
-    from ansible_collections.hnai.platform.plugins.module_utils.modbus import conduit_host
-    from ansible_collections.hnai.platform.plugins.module_utils.mqtt import access as mqtt_access
-    from ansible_collections.hnai.platform.plugins.module_utils.mqtt import acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto
-    from ansible_collections.hnai.platform.plugins.module_utils.mqtt import health as mqtt_health
-    from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_host, audit_policy, collector
-    from ansible_collections.hnai.platform.plugins.module_utils.openbao import client, component, inventory, kv, policies, rotate_approle
-    from ansible_collections.hnai.platform.plugins.module_utils.openbao import health as openbao_health
-    from ansible_collections.hnai.platform.plugins.module_utils.tsdb import access as tsdb_access
-    from ansible_collections.hnai.platform.plugins.module_utils.tsdb import canary, freshness, questdb
-    from ansible_collections.hnai.platform.plugins.module_utils.tsdb import client as tsdb_client
-    from ansible_collections.hnai.platform.plugins.module_utils.tsdb import health as tsdb_health
-
-    return (
-        hostfiles, intrusive, probe_env, telegraf, verdict, conduit_host, flink_health, flink_host, host_health, acls, adapter, listeners, storage,
-        kafka_health, mqtt_access, acl_emqx, acl_judge, acl_live, acl_model, acl_mosquitto, mqtt_health, audit_host, audit_policy, collector,
-        client, collector_audit, collector_proc,
-        component, inventory, kv, policies, rotate_approle, openbao_health, tsdb_access, canary, freshness, questdb, tsdb_client, tsdb_health,
-    )
 
 
 def shared(programs: Mapping[str, str]) -> list[str]:
@@ -124,6 +96,8 @@ def main() -> None:
         place = Path(folder)
         for name, text in work["programs"].items():
             (place / f"{name}.py").write_text(text, encoding="utf-8")
+        (place / "library.zip").write_bytes(base64.b64decode(work["library"]))
+        module_utils.__path__.append(str(place / "library.zip"))
         for name in shared(work["programs"]):
             importlib.import_module(name)
 

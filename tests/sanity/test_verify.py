@@ -2,7 +2,6 @@
 """Every component that claims a health check is really checked by playbooks/verify.yml."""
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 from typing import Any
 
@@ -59,31 +58,6 @@ def test_a_full_verdict_judges_more_and_once_for_a_cluster() -> None:
     assert check["ansible.builtin.include_role"] == {
         "name": "hnai.platform.{{ verify_component }}", "tasks_from": "verify_full", "rolespec_validate": False}
     assert [*rescue["ansible.builtin.set_fact"]] == ["{{ verify_component }}" + record.BROKEN_SUFFIX]
-
-
-def carried(path: Path, seen: set[Path]) -> set[Path]:
-    """*path* and every file of module_utils that it imports, at whatever depth, as Ansible finds them when it sends a module."""
-    prefix = "ansible_collections.hnai.platform.plugins.module_utils."
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.ImportFrom) or not f"{node.module}.".startswith(prefix):
-            continue
-        base = ROOT / "plugins" / "module_utils" / f"{node.module}."[len(prefix):].replace(".", "/")
-        for found in (base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)):
-            if found.is_file() and found not in seen:
-                seen.add(found)
-                carried(found, seen)
-    return seen
-
-
-def test_the_visit_carries_what_the_check_modules_import_and_no_more() -> None:
-    named = {module for name in CHECKED for module, _ in modules(yaml.safe_load((ROOT / "roles" / name / "tasks" / "verify.yml").read_text("utf-8")))}
-    sent = carried(ROOT / "plugins" / "modules" / "host_verdicts.py", set())
-    needed = {ROOT / "plugins" / "module_utils" / "fanout.py"}
-    for module in named:
-        needed |= carried(ROOT / "plugins" / "modules" / (module.rsplit(".", 1)[1] + ".py"), set())
-    missing, idle = ({str(path.relative_to(ROOT)) for path in some} for some in (needed - sent, sent - needed))
-    assert not missing, "add them to carried() in plugins/modules/host_verdicts.py"
-    assert not idle, "no check module needs them: take them out of carried()"
 
 
 @pytest.mark.parametrize("name", CHECKED)
