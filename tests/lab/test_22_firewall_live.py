@@ -271,6 +271,9 @@ print("{}")
 """
 
 
+KINDS = {"tcp": "SOCK_STREAM", "udp": "SOCK_DGRAM"}
+
+
 def observing(lab: Lab, host: str, **extra: Any) -> Run:
     return lab.play("site.yml", *ZONES, "--limit", host, extra=extra)
 
@@ -283,7 +286,6 @@ def test_observe_lists_exactly_what_enforce_would_cut_and_enforce_needs_a_name(l
     inwards = [("SOCK_STREAM", here.v4, 4456), ("SOCK_DGRAM", here.v6, 4457)]
     expected = {(here.v6 if ":" in target else here.v4, target, kind, port, "out") for kind, target, port in outwards}
     expected |= {(there.v6 if ":" in target else there.v4, target, kind, port, "in") for kind, target, port in inwards}
-    kinds = {"tcp": "SOCK_STREAM", "udp": "SOCK_DGRAM"}
     try:
         run = observing(lab, host, firewall_mode="observe")
         assert run.rc == 0, run.stdout[-3000:]
@@ -294,7 +296,7 @@ def test_observe_lists_exactly_what_enforce_would_cut_and_enforce_needs_a_name(l
         assert listed.rc == 0, listed.stdout[-3000:]
         found = json.loads(record.read_text(encoding="utf-8"))["hosts"][host]
         assert found["observing"] and found["full"] == [] and found["note"] == "", found
-        flows = {(f["source"], f["target"], kinds[f["proto"]], f["port"], *f["where"]) for f in found["flows"] if f["proto"] in kinds and not f["conduit"]}
+        flows = {(f["source"], f["target"], KINDS[f["proto"]], f["port"], *f["where"]) for f in found["flows"] if f["proto"] in KINDS and not f["conduit"]}
         assert flows == expected, found["flows"]
         assert {tuple(f["users"]) for f in found["flows"] if f["port"] == 4455} == {("nobody",)}
         proposed = (lab.state / "firewall/observed.yml").read_text(encoding="utf-8")
@@ -305,7 +307,7 @@ def test_observe_lists_exactly_what_enforce_would_cut_and_enforce_needs_a_name(l
         assert lab.run(host, "/usr/local/sbin/hnai-firewall", "load").returncode == 0
         assert lab.play("playbooks/firewall_observed.yml", "--limit", host).rc == 0
         kept = json.loads(record.read_text(encoding="utf-8"))["hosts"][host]["flows"]
-        assert {(f["source"], f["target"], kinds[f["proto"]], f["port"], *f["where"]) for f in kept if f["proto"] in kinds and not f["conduit"]} >= expected
+        assert {(f["source"], f["target"], KINDS[f["proto"]], f["port"], *f["where"]) for f in kept if f["proto"] in KINDS and not f["conduit"]} >= expected
 
         for extra, said in (({}, "nobody explained"), ({"firewall_cut_flows": EVERYTHING}, "firewall_approved_by")):
             refused = observing(lab, host, firewall_mode="enforce", **extra)
@@ -322,3 +324,41 @@ def test_observe_lists_exactly_what_enforce_would_cut_and_enforce_needs_a_name(l
     assert json.loads(lab.run(host, "cat", "/var/lib/hnai/firewall/confirmed.json").stdout)["approved_by"] == "the lab's tests"
     assert "policy drop" in lab.run(host, "nft", "list", "table", "inet", "hnai").stdout
     as_confirmed(lab, host)
+
+
+def test_one_boundary_observes_while_the_rest_of_its_router_enforces(lab: Lab, site: Site) -> None:
+    (router,), source = lab.groups["router"], lab.groups["victoriametrics"][0]
+    record, here, broker, vault = lab.state / "firewall/observed.json", *(site.nodes[name] for name in (source, "kafka1", "sec1"))
+    assert (here.zone, broker.zone) == ("l4", "l35") and vault.zone not in ("l4", "l35")
+    across = [("SOCK_STREAM", broker.v4, 4455), ("SOCK_DGRAM", broker.v6, 4456)]
+    elsewhere = [("SOCK_STREAM", vault.v4, 4457)]
+    expected = {(here.v6 if ":" in target else here.v4, target, kind, port) for kind, target, port in across}
+
+    def boundary(mode: str, **more: Any) -> dict[str, Any]:
+        return {"hnai_boundaries": {"it": {"between": ["l35", "l4"], "enforced_by": "hnai", "firewall_mode": mode, **more}}}
+
+    try:
+        run = observing(lab, router, **boundary("observe"))
+        assert run.rc == 0, run.stdout[-3000:]
+        with open_outwards(lab, source, NOBODY):
+            lab.python(source, DIAL, str(NOBODY), json.dumps(across + elsewhere))
+        listed = lab.play("playbooks/firewall_observed.yml", "--limit", router, extra=boundary("observe"))
+        assert listed.rc == 0, listed.stdout[-3000:]
+        found = json.loads(record.read_text(encoding="utf-8"))["hosts"][router]
+        flows = {(f["source"], f["target"], KINDS[f["proto"]], f["port"]) for f in found["flows"] if f["proto"] in KINDS and not f["conduit"]}
+        assert flows == expected, found["flows"]
+        assert {where for f in found["flows"] if not f["conduit"] for where in f["where"]} == {"forward_it"}, found["flows"]
+        refused = observing(lab, router, **boundary("enforce"))
+        assert refused.rc != 0 and "nobody explained" in refused.stdout, refused.stdout[-3000:]
+        refused = observing(lab, router, firewall_cut_flows=EVERYTHING, **boundary("enforce"))
+        assert refused.rc != 0 and "hnai_boundaries.it" in refused.stdout, refused.stdout[-3000:]
+        run = observing(lab, router, firewall_cut_flows=EVERYTHING, **boundary("enforce", firewall_approved_by="the lab's tests"))
+        assert run.rc == 0, run.stdout[-3000:]
+        assert json.loads(lab.run(router, "cat", "/var/lib/hnai/firewall/confirmed.json").stdout)["boundaries_approved_by"] == {"it": "the lab's tests"}
+    finally:
+        for path in (record, record.with_suffix(".yml")):
+            path.unlink(missing_ok=True)
+        run = observing(lab, router, firewall_cut_flows=EVERYTHING, firewall_approved_by="the lab's tests")
+    assert run.rc == 0, run.stdout[-3000:]
+    assert "boundary_it" not in lab.run(router, "nft", "list", "table", "inet", "hnai").stdout
+    as_confirmed(lab, router)
