@@ -57,8 +57,11 @@ def main() -> None:
     found["firewall"] = [hashlib.sha256(run("nft", "-s", "-t", "list", "table", "inet", "hnai").encode()).hexdigest()]
     found["packages"] = run("dpkg-query", "-W", "-f", "${Package}=${Version} ${db:Status-Abbrev}\n").splitlines()
     found["accounts"] = sorted(run("getent", "passwd").splitlines() + run("getent", "group").splitlines())
-    # What packages deliver into these folders.
+    # What packages deliver into these folders, or put there when they are configured (ucf).
     listed = set(run("dpkg-query", "-L", *run("dpkg-query", "-W", "-f", "${Package}:${Architecture}\n").replace(":all", "").split()).splitlines())
+    if os.path.exists("/var/lib/ucf/registry"):
+        with open("/var/lib/ucf/registry", encoding="utf-8") as registry:
+            listed |= {line.split()[-1] for line in registry if line.strip()}
     found["distribution"] = sorted(line for line in listed if line.startswith(("/etc/", "/usr/local/")))
     print(json.dumps(found))
 
