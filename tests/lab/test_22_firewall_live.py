@@ -327,7 +327,7 @@ def test_observe_lists_exactly_what_enforce_would_cut_and_enforce_needs_a_name(l
 
 
 def test_one_boundary_observes_while_the_rest_of_its_router_enforces(lab: Lab, site: Site) -> None:
-    (router,), source = lab.groups["router"], lab.groups["victoriametrics"][0]
+    (router,), source = lab.groups["routers"], lab.groups["victoriametrics"][0]
     record, here, broker, vault = lab.state / "firewall/observed.json", *(site.nodes[name] for name in (source, "kafka1", "sec1"))
     assert (here.zone, broker.zone) == ("l4", "l35") and vault.zone not in ("l4", "l35")
     across = [("SOCK_STREAM", broker.v4, 4455), ("SOCK_DGRAM", broker.v6, 4456)]
