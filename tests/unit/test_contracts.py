@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleError
 
+from ansible_collections.hnai.platform.plugins.lookup import ports
+from ansible_collections.hnai.platform.plugins.module_utils.flink.health import Expected
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +52,34 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert contracts.load("thing", tmp_path) == GOOD
     contracts.load("thing", tmp_path)["listens"].clear()
     assert contracts.load("thing", tmp_path) == GOOD
+
+
+def test_ports_are_looked_up_in_the_contract() -> None:
+    lookup = ports.LookupModule()
+    assert lookup.run(["mosquitto", "openbao"]) == [{"mqtt": 8883}, {"api": 8200, "cluster": 8201}]
+    with pytest.raises(AnsibleError, match=r"roles/mosquito/meta/component.yml.*correct the component's name"):
+        lookup.run(["mosquito"])
+
+
+#: Programs have no contract where they run: (file, how it names a port, component, listener).
+PROGRAMS = [
+    ("roles/flink/tree/usr/local/lib/hnai/flink/jobs.py", r'REST = "http://127.0.0.1:(\d+)"', "flink", "rest"),
+    ("roles/flink/tree/usr/local/lib/hnai/flink/jobs.py", r'GATEWAY = "http://127.0.0.1:(\d+)"', "flink", "gateway"),
+    ("plugins/modules/flink_park.py", r'JOBMANAGER = health.rest\("127.0.0.1", (\d+)\)', "flink", "rest"),
+    ("plugins/modules/flink_park.py", r'GATEWAY = health.rest\("127.0.0.1", (\d+)\)', "flink", "gateway"),
+    ("plugins/modules/flink_health.py", r'port=dict\(type="int", default=(\d+)\)', "flink", "rest"),
+    ("plugins/module_utils/openbao/client.py", r'"default": "https://127.0.0.1:(\d+)"', "openbao", "api"),
+    ("plugins/modules/openbao_bootstrap.py", r'"default": "https://127.0.0.1:(\d+)"', "openbao", "api"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "pattern", "component", "listener"), PROGRAMS)
+def test_a_program_knows_the_contracts_port(file: str, pattern: str, component: str, listener: str) -> None:
+    assert re.findall(pattern, (ROOT / file).read_text(encoding="utf-8")) == [str(contracts.ports(component)[listener])]
+
+
+def test_flink_may_listen_on_its_contracts_ports_alone() -> None:
+    assert sorted(Expected([]).ports) == sorted(contracts.ports("flink").values())
 
 
 def test_placement_is_group_membership(tmp_path: Path) -> None:
