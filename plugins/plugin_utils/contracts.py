@@ -159,6 +159,11 @@ def load(component: str, collection_root: str | Path | None = None) -> dict[str,
     return dict(json.loads(_load(path, shown, component, mtime)))
 
 
+def ports(component: str, collection_root: str | Path | None = None) -> dict[str, int]:
+    """{listener: port} of one component, in the contract's order. Raises ContractError."""
+    return {item["name"]: item["port"] for item in load(component, collection_root)["listens"]}
+
+
 def all(collection_root: str | Path | None = None) -> dict[str, dict[str, Any]]:
     """Every contract of the collection by component name, sorted. Raises ContractError with the problems of all of them."""
     found: dict[str, dict[str, Any]] = {}

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleError
 
-from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
+from ansible_collections.hnai.platform.plugins.lookup import ports
+from ansible_collections.hnai.platform.plugins.module_utils.flink.health import Expected
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, site
 
 ROOT = Path(__file__).parents[2]
 GOOD: dict[str, Any] = {
@@ -48,6 +52,50 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert contracts.load("thing", tmp_path) == GOOD
     contracts.load("thing", tmp_path)["listens"].clear()
     assert contracts.load("thing", tmp_path) == GOOD
+
+
+def test_ports_are_looked_up_in_the_contract() -> None:
+    lookup = ports.LookupModule()
+    assert lookup.run(["mosquitto", "openbao"]) == [{"mqtt": 8883}, {"api": 8200, "cluster": 8201}]
+    with pytest.raises(AnsibleError, match=r"roles/mosquito/meta/component.yml.*correct the component's name"):
+        lookup.run(["mosquito"])
+
+
+#: Ports that a standard gives, and devices of the plant have as well as our simulator.
+STANDARD = {22, 123, 502, 4840}
+
+
+def test_a_port_stands_in_the_contract_alone() -> None:
+    """What Ansible reads takes every port of a component from there, and no option names one."""
+    known = {port for component in contracts.all() for port in contracts.ports(component).values()} - STANDARD
+    number = re.compile(rf"(?<![\w.-])({'|'.join(map(str, sorted(known)))})(?![\w.])")
+    places = ("roles/*/defaults/*.yml", "roles/*/vars/*.yml", "roles/*/tasks/*.yml", "roles/*/templates/**/*.j2", "roles/*/tree/**/*.j2",
+              "roles/*/meta/argument_specs.yml", "playbooks/**/*.yml")
+    files = [path for place in places for path in ROOT.glob(place)]
+    assert len(files) > 200
+    assert [f"{path.relative_to(ROOT)}: {found[0]}" for path in files for found in number.finditer(path.read_text(encoding="utf-8"))] == []
+    assert [name for name in site.options() if name.endswith("_port")] == []
+
+
+#: Programs have no contract where they run: (file, how it names a port, component, listener).
+PROGRAMS = [
+    ("roles/flink/tree/usr/local/lib/hnai/flink/jobs.py", r'REST = "http://127.0.0.1:(\d+)"', "flink", "rest"),
+    ("roles/flink/tree/usr/local/lib/hnai/flink/jobs.py", r'GATEWAY = "http://127.0.0.1:(\d+)"', "flink", "gateway"),
+    ("plugins/modules/flink_park.py", r'JOBMANAGER = health.rest\("127.0.0.1", (\d+)\)', "flink", "rest"),
+    ("plugins/modules/flink_park.py", r'GATEWAY = health.rest\("127.0.0.1", (\d+)\)', "flink", "gateway"),
+    ("plugins/modules/flink_health.py", r'port=dict\(type="int", default=(\d+)\)', "flink", "rest"),
+    ("plugins/module_utils/openbao/client.py", r'"default": "https://127.0.0.1:(\d+)"', "openbao", "api"),
+    ("plugins/modules/openbao_bootstrap.py", r'"default": "https://127.0.0.1:(\d+)"', "openbao", "api"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "pattern", "component", "listener"), PROGRAMS)
+def test_a_program_knows_the_contracts_port(file: str, pattern: str, component: str, listener: str) -> None:
+    assert re.findall(pattern, (ROOT / file).read_text(encoding="utf-8")) == [str(contracts.ports(component)[listener])]
+
+
+def test_flink_may_listen_on_its_contracts_ports_alone() -> None:
+    assert sorted(Expected([]).ports) == sorted(contracts.ports("flink").values())
 
 
 def test_placement_is_group_membership(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.storage import read_properties
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 
 ROLE = Path(__file__).resolve().parents[2] / "roles" / "kafka"
 GROUP = ["kafka1", "kafka2", "kafka3"]
@@ -28,18 +29,17 @@ def properties(**changes: Any) -> dict[str, str]:
     environment.filters["regex_escape"] = re.escape
     template = environment.from_string((ROLE / "tree/etc/hnai/kafka/server.properties.j2").read_text())
     values = {key: value for key, value in load("defaults/main.yml").items() if not (isinstance(value, str) and "{{" in value)}
-    own = {"__kafka_ports": load("vars/main.yml")["__kafka_ports"], "__kafka_log_dir": load("vars/main.yml")["__kafka_log_dir"]}
+    own = {"__kafka_ports": contracts.ports("kafka"), "__kafka_log_dir": load("vars/main.yml")["__kafka_log_dir"]}
     text = template.render(**{**values, **own, "groups": {"kafka": GROUP}, "inventory_hostname": "kafka1", "kafka_node_id": 1,
                               "kafka_advertised_l3": "kafka1", "kafka_advertised_l4": "kafka1", "ansible_managed": "x", **changes})
     return read_properties(text)
 
 
-def test_ports_are_the_contracts() -> None:
+def test_listeners_are_the_contracts() -> None:
     listens = {item["name"]: item for item in load("meta/component.yml")["listens"]}
-    own = load("vars/main.yml")
-    assert own["__kafka_ports"] == {name: item["port"] for name, item in listens.items()}
-    assert {item["name"]: item["port"] for item in own["__kafka_listeners"]} == own["__kafka_ports"]
-    assert {item["name"] for item in own["__kafka_listeners"] if item["mutual"]} == {
+    found = load("vars/main.yml")["__kafka_listeners"]
+    assert [(item["name"], item["port"]) for item in found] == [(name, f"{{{{ __kafka_ports.{name} }}}}") for name in listens]
+    assert {item["name"] for item in found if item["mutual"]} == {
         name for name, item in listens.items() if item["authentication"] == "client certificate"}
     assert all(item["tls"] for item in listens.values())
 
@@ -126,7 +126,7 @@ def test_a_client_with_a_twin_logs_in_as_its_secret_says() -> None:
     for user, twin in (("shipper", "shipper.b"), ("shipper.b", "shipper")):
         secrets = {"t/s": {"username": user, "password": "p"}, "t/w": {"username": "?", "password": "q", "mechanism": "SCRAM-SHA-256"}}
         given = {"__kafka_clients": clients, "__kafka_visit": {"secrets": secrets}, "kafka_scram_mechanisms": ["SCRAM-SHA-512"],
-                 "kafka_scram_iterations": 8192, "__kafka_ports": own["__kafka_ports"], "kafka_extra_acls": [], "dict": dict, "zip": zip}
+                 "kafka_scram_iterations": 8192, "__kafka_ports": contracts.ports("kafka"), "kafka_extra_acls": [], "dict": dict, "zip": zip}
         environment.filters["zip"] = zip
         read = {name: ast.literal_eval(environment.from_string(own[name]).render(**given).strip()) for name in
                 ("__kafka_users", "__kafka_identities", "__kafka_levels")}
