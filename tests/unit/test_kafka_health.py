@@ -9,15 +9,18 @@ import json
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from test_kafka_scram import Broker
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter, health, listeners, scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import Group, KafkaError, Partition, Position, Quorum, Snapshot, Unreachable, Voter
@@ -514,37 +517,47 @@ def test_a_listener_that_asks_no_certificate_fails(pki: Path, open_tls_port: int
 def test_a_listener_that_takes_a_wrong_password_by_one_mechanism_fails(
     pki: Path, right_port: int, refused: Callable[[str], bool], status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "strange_mechanisms", lambda *_where: [])
     monkeypatch.setattr(health, "refuses_wrong_password", lambda _host, _listener, _files, mechanism, _limit_s: refused(mechanism))
     assert statuses(of_listener(right_port, False, pki, [right_port]))["S3"] == status
 
 
-def offering(answer: list[str] | Exception) -> Callable[..., list[str]]:
-    """What a listener says of itself when it is asked how to log in."""
-
-    def offered(*_where: object) -> list[str]:
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return offered
-
-
 @pytest.mark.parametrize(
-    ("answer", "status", "words"),
+    ("others", "error", "status", "words", "connections"),
     [
-        (["SCRAM-SHA-256", "SCRAM-SHA-512"], "pass", ""), (["SCRAM-SHA-512", "PLAIN", "OAUTHBEARER"], "fail", "offers OAUTHBEARER, PLAIN"),
-        (scram.NoLogin("this listener asks for no login"), "fail", "no login"), (scram.LoginError("closed"), "inconclusive", "closed"),
+        ((), 0, "pass", "", 2),
+        (("PLAIN", "OAUTHBEARER"), 0, "fail", "offers OAUTHBEARER, PLAIN", 1),
+        (("OAUTHBEARER",), 33, "fail", "offers OAUTHBEARER", 1),
+        ((), 34, "fail", "no login", 1),
+        ((), 33, "inconclusive", "does not offer", 1),
     ],
 )  # fmt: skip
-def test_a_listener_has_no_other_door(
-    pki: Path, right_port: int, answer: list[str] | Exception, status: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listeners, "offered", offering(answer))
-    monkeypatch.setattr(health, "refuses_wrong_password", lambda *_where: True)
-    check = of_listener(right_port, False, pki, [right_port])["S3", "one"]
+def test_a_listener_has_no_other_door(pki: Path, others: tuple[str, ...], error: int, status: str, words: str, connections: int) -> None:
+    """Each login says by itself what the listener offers: no connection is made for that alone."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki / "ours.pem", pki / "ours.key")
+    logins: list[Broker] = []
+
+    class Both(Broker):
+        def handshake(self, body: bytes) -> bytes:
+            logins.append(self)
+            self.mechanism = body[2:].decode()
+            return struct.pack(">h", error) + super().handshake(body)[2:]
+
+    def handle(connection: socket.socket) -> None:
+        broker = Both("x", "SCRAM-SHA-256", others=("SCRAM-SHA-512", *others))
+        try:
+            with context.wrap_socket(connection, server_side=True) as stream:
+                while frame := stream.recv(1024):
+                    broker.sendall(frame)
+                    stream.sendall(broker.recv(1 << 16))
+        except (OSError, struct.error):
+            connection.close()
+
+    with contextmanager(served)(handle) as port:
+        check = of_listener(port, False, pki)["S3", "one"]
     assert check.status == status
     assert words in check.reason
+    assert len(logins) == connections
 
 
 def test_a_port_that_nobody_declared_fails(pki: Path, right_port: int) -> None:
