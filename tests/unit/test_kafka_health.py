@@ -13,14 +13,15 @@ import struct
 import subprocess
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-
 from test_kafka_scram import Broker
+
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter, health, listeners, scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import Group, KafkaError, Partition, Position, Quorum, Snapshot, Unreachable, Voter
@@ -232,7 +233,7 @@ def test_a_reader_of_level_3_fails_even_if_somebody_declared_it(entry: Acl) -> N
     [
         ({"partitions": ()}, {"B3", "B4", "B5", "B6"}),
         ({"dir_brokers": ()}, {"L1", "L2"}),
-        ({"dir_brokers": (1, 3)}, {"L1"}),
+        ({"dir_brokers": (1, 3)}, {"L1", "L2"}),
         ({"finalized": {}}, {"F3"}),
         ({"scram": ()}, {"S7"}),
         ({"group": Group("flink-normalise", "Stable", "consumer")}, {"C3"}),
@@ -329,6 +330,19 @@ def test_a_cluster_that_cannot_be_asked_is_inconclusive_and_says_why() -> None:
     assert {check.status for check in report.checks if check.id != "S6"} == {"inconclusive"}
     assert all("no broker answered" in check.reason for check in report.checks if check.id != "S6")
     assert len(opened) == 1
+
+
+def test_a_cluster_that_hangs_is_looked_at_once_and_leaves_time_for_the_rest() -> None:
+    class Hung(Fake):
+        def snapshot(self) -> Snapshot:
+            self.looks += 1
+            raise Unreachable("no answer in time")
+
+    found = Hung()
+    wrong = {name: check.reason for name, check in checks(found).items() if check.status != "pass"}
+    assert set(wrong) == {"Q1", "Q2", "Q3", "Q4", "Q5", "Q6", *(f"B{number}" for number in range(1, 11)), "L1", "L2", "S8"}
+    assert set(wrong.values()) == {"Unreachable: no answer in time"}
+    assert found.looks == 1
 
 
 def test_a_broker_that_goes_while_it_is_asked_is_asked_past() -> None:
@@ -578,9 +592,63 @@ def test_a_server_that_hangs_is_inconclusive_within_the_deadline(pki: Path, mute
         [listeners.Listener("one", mute_port, mutual)], files(pki))
     assert time.monotonic() - begin < 6.0
     seen = {(check.id, check.subject): check.status for check in report.checks}
-    assert {status for (name, _subject), status in seen.items() if name not in ("S6",)} == {"inconclusive"}, seen
+    assert {status for check, status in seen.items() if check not in (("S6", ""), ("S4", "others"))} == {"inconclusive"}, seen
     assert seen["S6", ""] in ("pass", "inconclusive")
+    assert seen["S4", "others"] == "pass"
     assert len(seen) == len(CLUSTER_IDS) + 4
+
+
+def test_a_cluster_that_uses_up_the_deadline_leaves_the_doors_judged(pki: Path, right_port: int) -> None:
+    report = Report("kafka", deadline_s=3.0)
+
+    def hang(limit_s: float) -> Fake:
+        time.sleep(60)
+        raise AssertionError("never interrupted")
+
+    expected = dataclasses.replace(EXPECTED, host="localhost")
+    health.Health(report, hang, expected, local(Fake(), ports=[right_port])).run([listeners.Listener("one", right_port, True)], files(pki))
+    assert {check.status for check in report.checks if check.subject} == {"pass"}
+    assert {check.reason for check in report.checks if not check.subject} == {"deadline"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """As the library's metadata names one."""
+
+    node_id: int
+    host: str
+    port: int
+
+
+def test_who_is_silent_is_not_asked_by_the_library(pki: Path, mute_port: int, right_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for ever; a node that bootstrap does not name is not known to be silent."""
+    asked: list[object] = []
+
+    class Library:
+        def __init__(self, bootstrap_servers: list[str], **_settings: object) -> None:
+            asked.append(bootstrap_servers)
+            self._controller_id = None
+            nodes = [Listed(1, "localhost", mute_port), Listed(2, "localhost", right_port), Listed(3, "elsewhere", 9091)]
+            self._manager = types.SimpleNamespace(cluster=types.SimpleNamespace(brokers=lambda: nodes))
+
+        def get_broker_version_data(self, node: int) -> None:
+            asked.append(node)
+
+        def describe_log_dirs(self, brokers: list[int] | None) -> list[dict[str, Any]]:
+            asked.append(brokers)
+            return []
+
+    monkeypatch.setattr(adapter, "activate", lambda: None)
+    monkeypatch.setattr("kafka.admin.KafkaAdminClient", Library)
+    both = (f"localhost:{mute_port}", f"localhost:{right_port}")
+    admin = adapter.Admin(adapter.Connection(both, *dataclasses.astuple(files(pki))), 1.0)
+    admin.log_dirs()
+    assert asked == [[both[1]], 2, [2, 3]]
+    assert admin._client._controller_id == 2
+    asked.clear()
+    for bootstrap in (both[:1], both[1:]):
+        adapter.Admin(adapter.Connection(bootstrap, *dataclasses.astuple(files(pki))), 1.0).log_dirs()
+    assert asked == [[both[0]], None, [both[1]], None], "who answers is the library's to find out when nobody does yet, or everybody does"
 
 
 def test_a_half_open_kafka_refuses_nothing(pki: Path, mute_port: int) -> None:
