@@ -50,6 +50,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from . import at_once
+
 PASS = "pass"
 FAIL = "fail"
 INCONCLUSIVE = "inconclusive"
@@ -325,6 +327,22 @@ class Report:
                 continue
             with self.check(**spec) as check:
                 function(check)
+
+    def run_at_once(self, todo: Sequence[tuple[Mapping[str, Any], Callable[[Check], None]]]) -> None:
+        """As ``run_checks``, of checks that wait for the network and share nothing: all at the same time. No ``deadline_s`` of their own.
+
+        Nothing interrupts them: each bounds its calls (``timeout``). What is not done at the deadline is ``inconclusive (deadline)``.
+        """
+        bodies = [self.check(**spec) for spec, _function in todo]
+
+        def one(number: int) -> None:
+            with bodies[number] as check:
+                todo[number][1](check)
+
+        at_once.ask(one, range(len(todo)), self.remaining())
+        for check in self.checks:
+            if not check.status:
+                check.inconclusive("deadline")
 
     def skip(self, id: str, title: str, reason: str, subject: str = "", controls: Sequence[str] = ()) -> None:
         """A check that does not apply here, and why."""

@@ -39,7 +39,7 @@ JVM = ["java", "-Xms64m", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerial
 RACKS = {1: "hall-a", 2: "hall-a", 3: "hall-b"}
 #: A slow machine is no fault, and neither is a node that a test stops for a while. No more partitions than are needed, and what is copied at once
 #: is little.
-SETTINGS = {"controller.quorum.fetch.timeout.ms": 60000, "broker.session.timeout.ms": 30000, "offsets.topic.num.partitions": 3,
+SETTINGS = {"controller.quorum.fetch.timeout.ms": 60000, "broker.session.timeout.ms": 120000, "offsets.topic.num.partitions": 3,
             "replica.fetch.max.bytes": 16384}
 #: What this stand's clients are and may, as the contracts' filter would give it.
 LEVELS = {"shipper": 3, "reader": 4}

@@ -9,16 +9,18 @@ import re
 import signal
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 from kafka_stand import LEVELS_OF, OLDER, RELEASE, Cluster
 from plant_view import until
-from stands import Asked, Fault, exercise, faults
+from stands import Asked, Fault, exercise, faults, said, unlike
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import canary, scram, storage
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import INCONCLUSIVE, PASS, VERDICT_ARGS
 from ansible_collections.hnai.platform.plugins.modules.kafka_voter import Cluster as Quorum
 
 pytestmark = pytest.mark.scenario("stand-kafka")
@@ -140,6 +142,22 @@ def a_stalled_node(cluster: Cluster) -> Iterator[None]:
         cluster.wait()
 
 
+@contextmanager
+def no_majority(cluster: Cluster) -> Iterator[None]:
+    """Both who follow stand still: until it gives up, the leader is one who is heard by nobody."""
+    with cluster.admin() as admin:
+        cluster.at = admin.quorum().leader_id
+    still = [node for node in cluster.nodes.values() if node.id != cluster.at]
+    for node in still:
+        node.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for node in still:
+            node.send(signal.SIGCONT)
+        cluster.wait()
+
+
 # -- partitions and copies ------------------------------------------------------------------------------------------------
 def moved(cluster: Cluster, topic: str, wanted: Callable[[list[int]], list[int]], number: int | None = None) -> dict[int, list[int]]:
     """Replicas of a topic's partitions (or of one) are reassigned and there; returns how they stood."""
@@ -233,6 +251,26 @@ def open_doors(cluster: Cluster) -> Iterator[None]:
         cluster.restart(node.id)
 
 
+def test_a_silent_node_holds_up_no_door_but_its_own(cluster: Cluster) -> None:
+    """Nobody has given it up yet, and it answers nobody: each node judges its own doors in the time that a host has, and the cluster as it is."""
+    with a_stalled_node(cluster):
+        leader = cluster.at
+        silent = next(node for node in cluster.nodes if node != leader)
+        for node in cluster.nodes:
+            cluster.at, begin = node, time.monotonic()
+            checks = cluster.judge()
+            took_s = time.monotonic() - begin
+            doors = {(one["id"], one["subject"]): one["status"] for one in checks if one.get("subject", "others") != "others"}
+            bad = said([one for one in checks if (one["id"], one.get("subject")) not in doors], cluster.fine)
+            print(node, f"{took_s:.1f} s", doors, bad)
+            assert took_s < VERDICT_ARGS["deadline"]["default"]
+            assert set(doors.values()) == {INCONCLUSIVE if node == silent else PASS} and len(doors) == 12
+            # B8 asks this node; after a while it does not fetch, and falls out of sync.
+            assert bad.keys() - {"Q5", "B4", "B5"} == {"Q3", "Q6", "F3", "L1", "L2", "S8"} | ({"B8"} if node == silent else set())
+            assert not unlike(bad, {"Q3": rf"^fail : voters \[{silent}\]", "Q6": "^fail ", "F3": "^inconclusive ", "S8": "^inconclusive ",
+                                    "L1": f"^inconclusive : broker {silent} ", "L2": f"^inconclusive : broker {silent} "})
+
+
 # -- records --------------------------------------------------------------------------------------------------------------
 @contextmanager
 def purged(cluster: Cluster) -> Iterator[None]:
@@ -267,6 +305,8 @@ def test_a_fault_of_records_fails_its_own_check_and_passes_after_repair(cluster:
     Fault(a_stuck_copy, {"L2": f"^fail .*{TOPIC}"}),
     # Who stands still is behind, and what is asked of it stays open.
     Fault(a_stalled_node, {"Q5": "^fail .*does not fetch"}, may="Q3 Q6 B1 B4 B5 B6", unknown="F3 L1 L2 S8"),
+    # Nobody acknowledges what the leader writes.
+    Fault(no_majority, {"Q4": "^fail"}, may="Q3 Q5 Q6 B4 B5 B6", unknown="F3 L1 L2 S8"),
     # It comes back as a broker that catches up.
     Fault(open_doors, {"S3": "^fail .*no login\nfail .*offers OAUTHBEARER"}, may="B4 B5 B6 Q3 Q5 Q6"),
 )

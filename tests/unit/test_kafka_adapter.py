@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -179,6 +180,16 @@ def test_nobody_answered_and_somebody_refused_are_two_things(admin: tuple[adapte
     with pytest.raises(KafkaError) as error:
         one.quorum()
     assert not isinstance(error.value, Unreachable)
+
+
+def test_a_library_that_waits_for_ever_is_waited_for_no_longer_than_allowed(admin: tuple[adapter.Admin, Client]) -> None:
+    one, client = admin
+    over = threading.Event()
+    one._timeout_ms = -900
+    client.describe_metadata_quorum = lambda: {"late": over.wait(60)}  # type: ignore[method-assign]
+    with pytest.raises(Unreachable, match="no answer in time"):
+        one.quorum()
+    over.set()
 
 
 # -- consumer groups ---------------------------------------------------------------------------------------------------

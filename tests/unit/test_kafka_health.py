@@ -9,14 +9,18 @@ import json
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_kafka_scram import Broker
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter, health, listeners, scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
@@ -229,7 +233,7 @@ def test_a_reader_of_level_3_fails_even_if_somebody_declared_it(entry: Acl) -> N
     [
         ({"partitions": ()}, {"B3", "B4", "B5", "B6"}),
         ({"dir_brokers": ()}, {"L1", "L2"}),
-        ({"dir_brokers": (1, 3)}, {"L1"}),
+        ({"dir_brokers": (1, 3)}, {"L1", "L2"}),
         ({"finalized": {}}, {"F3"}),
         ({"scram": ()}, {"S7"}),
         ({"group": Group("flink-normalise", "Stable", "consumer")}, {"C3"}),
@@ -326,6 +330,19 @@ def test_a_cluster_that_cannot_be_asked_is_inconclusive_and_says_why() -> None:
     assert {check.status for check in report.checks if check.id != "S6"} == {"inconclusive"}
     assert all("no broker answered" in check.reason for check in report.checks if check.id != "S6")
     assert len(opened) == 1
+
+
+def test_a_cluster_that_hangs_is_looked_at_once_and_leaves_time_for_the_rest() -> None:
+    class Hung(Fake):
+        def snapshot(self) -> Snapshot:
+            self.looks += 1
+            raise Unreachable("no answer in time")
+
+    found = Hung()
+    wrong = {name: check.reason for name, check in checks(found).items() if check.status != "pass"}
+    assert set(wrong) == {"Q1", "Q2", "Q3", "Q4", "Q5", "Q6", *(f"B{number}" for number in range(1, 11)), "L1", "L2", "S8"}
+    assert set(wrong.values()) == {"Unreachable: no answer in time"}
+    assert found.looks == 1
 
 
 def test_a_broker_that_goes_while_it_is_asked_is_asked_past() -> None:
@@ -514,37 +531,47 @@ def test_a_listener_that_asks_no_certificate_fails(pki: Path, open_tls_port: int
 def test_a_listener_that_takes_a_wrong_password_by_one_mechanism_fails(
     pki: Path, right_port: int, refused: Callable[[str], bool], status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "strange_mechanisms", lambda *_where: [])
     monkeypatch.setattr(health, "refuses_wrong_password", lambda _host, _listener, _files, mechanism, _limit_s: refused(mechanism))
     assert statuses(of_listener(right_port, False, pki, [right_port]))["S3"] == status
 
 
-def offering(answer: list[str] | Exception) -> Callable[..., list[str]]:
-    """What a listener says of itself when it is asked how to log in."""
-
-    def offered(*_where: object) -> list[str]:
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return offered
-
-
 @pytest.mark.parametrize(
-    ("answer", "status", "words"),
+    ("others", "error", "status", "words", "connections"),
     [
-        (["SCRAM-SHA-256", "SCRAM-SHA-512"], "pass", ""), (["SCRAM-SHA-512", "PLAIN", "OAUTHBEARER"], "fail", "offers OAUTHBEARER, PLAIN"),
-        (scram.NoLogin("this listener asks for no login"), "fail", "no login"), (scram.LoginError("closed"), "inconclusive", "closed"),
+        ((), 0, "pass", "", 2),
+        (("PLAIN", "OAUTHBEARER"), 0, "fail", "offers OAUTHBEARER, PLAIN", 1),
+        (("OAUTHBEARER",), 33, "fail", "offers OAUTHBEARER", 1),
+        ((), 34, "fail", "no login", 1),
+        ((), 33, "inconclusive", "does not offer", 1),
     ],
 )  # fmt: skip
-def test_a_listener_has_no_other_door(
-    pki: Path, right_port: int, answer: list[str] | Exception, status: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listeners, "offered", offering(answer))
-    monkeypatch.setattr(health, "refuses_wrong_password", lambda *_where: True)
-    check = of_listener(right_port, False, pki, [right_port])["S3", "one"]
+def test_a_listener_has_no_other_door(pki: Path, others: tuple[str, ...], error: int, status: str, words: str, connections: int) -> None:
+    """Each login says by itself what the listener offers: no connection is made for that alone."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki / "ours.pem", pki / "ours.key")
+    logins: list[Broker] = []
+
+    class Both(Broker):
+        def handshake(self, body: bytes) -> bytes:
+            logins.append(self)
+            self.mechanism = body[2:].decode()
+            return struct.pack(">h", error) + super().handshake(body)[2:]
+
+    def handle(connection: socket.socket) -> None:
+        broker = Both("x", "SCRAM-SHA-256", others=("SCRAM-SHA-512", *others))
+        try:
+            with context.wrap_socket(connection, server_side=True) as stream:
+                while frame := stream.recv(1024):
+                    broker.sendall(frame)
+                    stream.sendall(broker.recv(1 << 16))
+        except (OSError, struct.error):
+            connection.close()
+
+    with contextmanager(served)(handle) as port:
+        check = of_listener(port, False, pki)["S3", "one"]
     assert check.status == status
     assert words in check.reason
+    assert len(logins) == connections
 
 
 def test_a_port_that_nobody_declared_fails(pki: Path, right_port: int) -> None:
@@ -565,9 +592,63 @@ def test_a_server_that_hangs_is_inconclusive_within_the_deadline(pki: Path, mute
         [listeners.Listener("one", mute_port, mutual)], files(pki))
     assert time.monotonic() - begin < 6.0
     seen = {(check.id, check.subject): check.status for check in report.checks}
-    assert {status for (name, _subject), status in seen.items() if name not in ("S6",)} == {"inconclusive"}, seen
+    assert {status for check, status in seen.items() if check not in (("S6", ""), ("S4", "others"))} == {"inconclusive"}, seen
     assert seen["S6", ""] in ("pass", "inconclusive")
+    assert seen["S4", "others"] == "pass"
     assert len(seen) == len(CLUSTER_IDS) + 4
+
+
+def test_a_cluster_that_uses_up_the_deadline_leaves_the_doors_judged(pki: Path, right_port: int) -> None:
+    report = Report("kafka", deadline_s=3.0)
+
+    def hang(limit_s: float) -> Fake:
+        time.sleep(60)
+        raise AssertionError("never interrupted")
+
+    expected = dataclasses.replace(EXPECTED, host="localhost")
+    health.Health(report, hang, expected, local(Fake(), ports=[right_port])).run([listeners.Listener("one", right_port, True)], files(pki))
+    assert {check.status for check in report.checks if check.subject} == {"pass"}
+    assert {check.reason for check in report.checks if not check.subject} == {"deadline"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """As the library's metadata names one."""
+
+    node_id: int
+    host: str
+    port: int
+
+
+def test_who_is_silent_is_not_asked_by_the_library(pki: Path, mute_port: int, right_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for ever; a node that bootstrap does not name is not known to be silent."""
+    asked: list[object] = []
+
+    class Library:
+        def __init__(self, bootstrap_servers: list[str], **_settings: object) -> None:
+            asked.append(bootstrap_servers)
+            self._controller_id = None
+            nodes = [Listed(1, "localhost", mute_port), Listed(2, "localhost", right_port), Listed(3, "elsewhere", 9091)]
+            self._manager = types.SimpleNamespace(cluster=types.SimpleNamespace(brokers=lambda: nodes))
+
+        def get_broker_version_data(self, node: int) -> None:
+            asked.append(node)
+
+        def describe_log_dirs(self, brokers: list[int] | None) -> list[dict[str, Any]]:
+            asked.append(brokers)
+            return []
+
+    monkeypatch.setattr(adapter, "activate", lambda: None)
+    monkeypatch.setattr("kafka.admin.KafkaAdminClient", Library)
+    both = (f"localhost:{mute_port}", f"localhost:{right_port}")
+    admin = adapter.Admin(adapter.Connection(both, *dataclasses.astuple(files(pki))), 1.0)
+    admin.log_dirs()
+    assert asked == [[both[1]], 2, [2, 3]]
+    assert admin._client._controller_id == 2
+    asked.clear()
+    for bootstrap in (both[:1], both[1:]):
+        adapter.Admin(adapter.Connection(bootstrap, *dataclasses.astuple(files(pki))), 1.0).log_dirs()
+    assert asked == [[both[0]], None, [both[1]], None], "who answers is the library's to find out when nobody does yet, or everybody does"
 
 
 def test_a_half_open_kafka_refuses_nothing(pki: Path, mute_port: int) -> None:

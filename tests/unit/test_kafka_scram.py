@@ -91,22 +91,22 @@ def test_a_mechanism_that_is_not_offered_says_nothing_about_the_password() -> No
 
 def test_a_listener_tells_its_mechanisms_or_that_it_asks_for_no_login() -> None:
     listener = Broker("x", others=("OAUTHBEARER",))
-    assert scram.handshake(listener, "SCRAM-SHA-512") == (0, ["SCRAM-SHA-512", "OAUTHBEARER"])
-    assert scram.handshake(listener, "PLAIN") == (33, ["SCRAM-SHA-512", "OAUTHBEARER"])
+    assert scram.sasl_handshake(listener, "SCRAM-SHA-512") == (0, ["SCRAM-SHA-512", "OAUTHBEARER"])
+    assert scram.sasl_handshake(listener, "PLAIN") == (33, ["SCRAM-SHA-512", "OAUTHBEARER"])
 
     class Open(Broker):
         def handshake(self, body: bytes) -> bytes:
             return struct.pack(">hi", 34, 0)
 
-    with pytest.raises(scram.NoLogin):
-        scram.handshake(Open("x"), "SCRAM-SHA-512")
+    with pytest.raises(scram.OpenDoor):
+        scram.sasl_handshake(Open("x"), "SCRAM-SHA-512")
 
     class Short(Broker):
         def handshake(self, body: bytes) -> bytes:
             return struct.pack(">hi", 0, 1)
 
     with pytest.raises(scram.LoginError, match="malformed"):
-        scram.handshake(Short("x"), "SCRAM-SHA-512")
+        scram.sasl_handshake(Short("x"), "SCRAM-SHA-512")
 
 
 def test_a_server_that_does_not_know_the_password_is_not_believed() -> None:

@@ -234,6 +234,29 @@ def test_run_checks_does_not_start_what_is_late() -> None:
     assert by_id(report.result(), "K2")["expected"] == 0
 
 
+def test_checks_at_once_wait_for_the_slowest_and_no_longer_than_the_deadline() -> None:
+    over, met = threading.Event(), threading.Barrier(2)
+
+    def together(check: Check) -> None:
+        check.passed(met.wait(30) >= 0)
+
+    def hangs(check: Check) -> None:
+        over.wait(60)
+        check.passed(True)
+
+    def refused(check: Check) -> None:
+        raise ConnectionRefusedError("nobody there")
+
+    report = Report("kafka", deadline_s=1.0)
+    bodies = (together, hangs, refused, together)
+    begin = time.monotonic()
+    report.run_at_once([({"id": f"S{number}", "title": "a"}, body) for number, body in enumerate(bodies)])
+    assert time.monotonic() - begin < 30
+    assert [(check["id"], check["status"], check.get("reason")) for check in report.result()["checks"]] == [
+        ("S0", "pass", None), ("S1", "inconclusive", "deadline"), ("S2", "inconclusive", "ConnectionRefusedError: nobody there"), ("S3", "pass", None)]
+    over.set()
+
+
 def test_an_id_stands_once_per_subject() -> None:
     report = Report("telegraf")
     report.skip("T1", "a", "r", subject="shipper")

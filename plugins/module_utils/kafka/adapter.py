@@ -8,15 +8,15 @@ replace this file.
 from __future__ import annotations
 
 import logging
-import socket
 import ssl
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .. import at_once
 from ..probe_env import activate
-from . import quotas, scram, users
+from . import listeners, quotas, scram, users
 from .acls import Acl
 from .ids import encode
 from .state import Group, KafkaError, Login, Partition, Position, Quorum, Snapshot, Unreachable, Voter, lacking
@@ -32,20 +32,12 @@ KAFKA_ARGS: dict[str, dict[str, Any]] = {
 }
 
 _SCRAM = {name: number for number, name in users.NUMBERS.items()}
-#: Most seconds that one broker is given to say which users it knows: one that hangs must not hold up the rest.
+#: Most seconds that each step of asking one broker by itself may take: one that hangs must not hold up the rest.
 _ASK_S = 2.0
+#: The connection, TLS, the answer.
+_STEPS = 3
 #: Of the sources of a setting: what is set on the topic itself.
 _TOPIC_SOURCE = "DYNAMIC_TOPIC_CONFIG"
-
-
-def _diagnose(address: str, context: ssl.SSLContext) -> str:
-    """Why one listener cannot be used; the library keeps that to itself."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=2) as plain, context.wrap_socket(plain, server_hostname=host) as stream:
-            return f"TLS works ({stream.version()}), the broker does not answer (yet)"
-    except (OSError, ssl.SSLError) as error:
-        return str(error)
 
 
 @dataclass(frozen=True)
@@ -104,14 +96,33 @@ class Admin:
         self._timeout_ms = max(1000, int(timeout_s * 1000))
         self._connection = connection
         context = _context(connection)
+        # The library asks whichever broker it likes, not the first, and waits for ever for one that takes a connection and is silent in TLS.
+        files = listeners.Files(connection.ca_file, connection.cert_file, connection.key_file)
+        limit_s = min(_ASK_S, timeout_s)
+
+        def greet(address: str) -> object:
+            host, _, port = address.rpartition(":")
+            return listeners.session(host, listeners.Listener("", int(port), True), files, limit_s)
+
+        said = at_once.ask(greet, connection.bootstrap, _STEPS * limit_s)
+        there = [address for address in connection.bootstrap if not isinstance(said[address], Exception)]
         try:
-            self._client = kafka.admin.KafkaAdminClient(
-                bootstrap_servers=list(connection.bootstrap), client_id="hnai-platform", security_protocol="SSL", ssl_context=context,
-                request_timeout_ms=self._timeout_ms, bootstrap_timeout_ms=self._timeout_ms, reconnect_backoff_max_ms=500,
+            self._client = self._call(
+                kafka.admin.KafkaAdminClient, bootstrap_servers=there[:1] or list(connection.bootstrap), client_id="hnai-platform", security_protocol="SSL",
+                ssl_context=context, request_timeout_ms=self._timeout_ms, bootstrap_timeout_ms=self._timeout_ms, reconnect_backoff_max_ms=500,
             )
-        except kafka.errors.KafkaError as error:
+        except KafkaError as error:
             raise Unreachable(f"no broker of {', '.join(connection.bootstrap)} answered within {timeout_s:g} s; "
-                              f"the first one: {_diagnose(connection.bootstrap[0], context)}") from error
+                              f"the first one: {said[connection.bootstrap[0]]}") from error
+        #: Nodes that are asked for what only they know; None: all.
+        self._asked: list[int] | None = None
+        if there and len(there) < len(said):
+            nodes = {f"{node.host}:{node.port}": node.node_id for node in self._client._manager.cluster.brokers()}
+            self._asked = [node for address, node in nodes.items() if address in there or address not in said]
+            # The one to which it is connected is the one that it likes; every broker passes on what is for the controller (KIP-590).
+            for node in [nodes[address] for address in there if address in nodes][:1]:
+                self._client._controller_id = node
+                self._call(self._client.get_broker_version_data, node)
 
     def __enter__(self) -> Admin:
         return self
@@ -120,13 +131,16 @@ class Admin:
         self._client.close()
 
     def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except (self._errors.KafkaTimeoutError, self._errors.KafkaConnectionError, self._errors.NodeNotReadyError,
-                self._errors.RequestTimedOutError) as error:
-            raise Unreachable(f"{function.__name__}: {error}") from error
-        except self._errors.KafkaError as error:
-            raise KafkaError(f"{function.__name__}: {error}") from error
+        name = function.__name__
+        answer = at_once.ask(lambda _name: function(*args, **kwargs), [name], self._timeout_ms / 1000.0 + 1.0)[name]
+        if isinstance(answer, (TimeoutError, self._errors.KafkaTimeoutError, self._errors.KafkaConnectionError, self._errors.NodeNotReadyError,
+                               self._errors.RequestTimedOutError)):
+            raise Unreachable(f"{name}: {answer}") from answer
+        if isinstance(answer, self._errors.KafkaError):
+            raise KafkaError(f"{name}: {answer}") from answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -208,12 +222,12 @@ class Admin:
             raise KafkaError("update_features: " + "; ".join(bad))
 
     def log_dirs(self) -> list[dict[str, Any]]:
-        """One entry {broker, path, error, total_bytes, usable_bytes, cordoned, future} per log directory of every broker that is there.
+        """One entry {broker, path, error, total_bytes, usable_bytes, cordoned, future} per log directory of every broker that answers.
 
         `future`: partition → records that a copy on its way to this directory still lacks.
         """
         found = []
-        for broker in self._call(self._client.describe_log_dirs):
+        for broker in self._call(self._client.describe_log_dirs, brokers=self._asked):
             for item in broker["log_dirs"]:
                 future = {f"{topic['name']}-{part['partition_index']}": part["offset_lag"]
                           for topic in item.get("topics", []) for part in topic["partitions"] if part.get("is_future_key")}
@@ -346,17 +360,17 @@ class Admin:
 
     def _known(self, brokers: Iterable[Mapping[str, Any]]) -> tuple[dict[int, set[Login]], dict[int, str]]:
         """(broker → logins that it knows, broker → why it did not say): each live one asked by itself, which the library cannot."""
-        known: dict[int, set[Login]] = {}
-        silent: dict[int, str] = {}
         context = _context(self._connection)
-        for item in brokers:
-            if item.get("is_fenced", False):
-                continue
-            try:
-                with scram.connected([f"{item['host']}:{item['port']}"], context, min(_ASK_S, self._timeout_ms / 1000.0)) as stream:
-                    known[item["broker_id"]] = {(name, mechanism) for name, found in users.describe(stream).items() for mechanism in found}
-            except (scram.LoginError, KafkaError, OSError) as error:
-                silent[item["broker_id"]] = str(error)
+        limit_s = min(_ASK_S, self._timeout_ms / 1000.0)
+
+        def ask(address: str) -> set[Login]:
+            with scram.connected([address], context, limit_s) as stream:
+                return {(name, mechanism) for name, found in users.describe(stream).items() for mechanism in found}
+
+        live = {item["broker_id"]: f"{item['host']}:{item['port']}" for item in brokers if not item.get("is_fenced", False)}
+        answers = at_once.ask(lambda node: ask(live[node]), live, _STEPS * limit_s)
+        known = {node: answer for node, answer in answers.items() if not isinstance(answer, Exception)}
+        silent = {node: str(answer) for node, answer in answers.items() if isinstance(answer, Exception)}
         return known, silent
 
     def lacking(self) -> set[Login]:

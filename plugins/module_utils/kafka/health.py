@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .. import at_once
 from ..verdict import Check, Report
 from .acls import Acl, readers_below
-from .listeners import Files, Listener, handshake, refuses_anonymous, refuses_plaintext, refuses_wrong_password, strange_mechanisms
-from .scram import MECHANISMS, LoginError, NoLogin
+from .listeners import Files, Listener, refuses_anonymous, refuses_plaintext, refuses_wrong_password, session
+from .scram import MECHANISMS, OpenDoor
 from .state import Group, KafkaError, Snapshot, Unreachable
 from .storage import read_properties
 from .users import ANCHOR
@@ -99,6 +100,7 @@ class Health:
         self._source: Source | None = None
         self._broken: Exception | None = None
         self._samples: list[Snapshot] = []
+        self._blind: KafkaError | None = None
         self._dirs: list[list[dict[str, Any]]] = []
 
     @property
@@ -115,19 +117,28 @@ class Health:
         return self._source
 
     def samples(self) -> list[Snapshot]:
-        """Two looks at the cluster, some time apart."""
+        """Two looks at the cluster, some time apart. Raises what looking raised, every time: who asked again for each check would have no time left."""
+        if self._blind is not None:
+            raise self._blind
         if not self._samples:
             try:
-                first = self.source.snapshot()
-            except Unreachable:
+                self._samples = self._look()
+            except KafkaError as error:
+                self._blind = error
                 raise
-            except KafkaError:
-                # The client was told of a broker that went at the same moment: one that asks anew knows better.
-                self._source = None
-                first = self.source.snapshot()
-            self._sleep(self.want.interval_s)
-            self._samples = [first, self.source.snapshot()]
         return self._samples
+
+    def _look(self) -> list[Snapshot]:
+        try:
+            first = self.source.snapshot()
+        except Unreachable:
+            raise
+        except KafkaError:
+            # The client was told of a broker that went at the same moment: one that asks anew knows better.
+            self._source = None
+            first = self.source.snapshot()
+        self._sleep(self.want.interval_s)
+        return [first, self.source.snapshot()]
 
     def dirs(self) -> list[dict[str, Any]]:
         """Log directories of every broker."""
@@ -215,12 +226,15 @@ class Health:
         finalized = {name: item[0] for name, item in self.source.features().items() if item[0]}
         short: dict[str, list[str]] = {}
         silent: dict[str, str] = {}
-        for address in self.want.addresses:
+        limit_s = self.report.timeout(3.0)
+
+        def ask(address: str) -> Mapping[str, tuple[int, int]]:
             host, _, port = address.rpartition(":")
-            try:
-                can = self.local.supported((host, int(port)), self.report.timeout(3.0))
-            except (OSError, LoginError) as error:
-                silent[address] = str(error)
+            return self.local.supported((host, int(port)), limit_s)
+
+        for address, can in at_once.ask(ask, self.want.addresses, 3 * limit_s).items():
+            if isinstance(can, Exception):
+                silent[address] = str(can)
                 continue
             lacks = sorted(name for name, level in finalized.items() if not can.get(name, (0, 0))[0] <= level <= can.get(name, (0, 0))[1])
             if lacks:
@@ -347,13 +361,13 @@ class Health:
         free = {f"{d['broker']}:{d['path']}": 100.0 * d["usable_bytes"] / d["total_bytes"] if d["total_bytes"] > 0 else 0.0 for d in dirs}
         bad = sorted(f"{d['broker']}:{d['path']}" for d in dirs if d["error"] or d["cordoned"])
         short = sorted(name for name, share in free.items() if share < self.want.min_free_pct and name not in bad)
-        unseen = sorted(self.samples()[-1].live() - {d["broker"] for d in dirs})
+        unseen = self._unseen()
         c.observed = round(min(free.values(), default=0.0), 1)
-        c.evidence.update({"directories": dirs, "brokers_without": unseen})
+        c.evidence["directories"] = dirs
         if bad or short:
             c.fail("; ".join([*(["offline or cordoned: " + ", ".join(bad)] if bad else []), *(["short of room: " + ", ".join(short)] if short else [])]))
-        elif unseen or not dirs:
-            c.inconclusive(f"broker {', '.join(map(str, unseen))} names no log directory" if unseen else "no broker names a log directory")
+        elif unseen:
+            c.inconclusive(unseen)
         else:
             c.passed(True)
 
@@ -361,9 +375,6 @@ class Health:
         """Copies between directories come nearer."""
         first = {(d["broker"], name): lag for d in self.dirs() for name, lag in d["future"].items()}
         c.expected = 0
-        if not self.dirs():
-            c.inconclusive("no broker names a log directory")
-            return
         if first:
             self._sleep(self.want.interval_s)
             then = {(d["broker"], name): lag for d in self.source.log_dirs() for name, lag in d["future"].items()}
@@ -371,7 +382,18 @@ class Health:
         else:
             stuck = []
         c.observed, c.evidence = len(stuck), {"moving": len(first), "stuck": stuck}
+        unseen = self._unseen()
+        if unseen and not stuck:
+            c.inconclusive(unseen)
+            return
         c.passed(not stuck, ", ".join(stuck[:5]))
+
+    def _unseen(self) -> str:
+        """Who says nothing about its log directories; empty: each does."""
+        unseen = sorted(self.samples()[-1].live() - {d["broker"] for d in self.dirs()})
+        if unseen:
+            return f"broker {', '.join(map(str, unseen))} names no log directory"
+        return "" if self.dirs() else "no broker names a log directory"
 
     # -- consumers --------------------------------------------------------------------------------------------------
 
@@ -459,7 +481,7 @@ class Health:
         """TLS of one listener: chain, name, life, protocol."""
         c.expected = f"> {self.want.min_cert_days:g}"
         try:
-            seen = handshake(self.want.host, listener, files, self.report.timeout(5.0))
+            seen = session(self.want.host, listener, files, self.report.timeout(5.0))
         except ssl.SSLCertVerificationError as error:
             c.fail(f"not to be trusted: {error.verify_message}")
             return
@@ -478,14 +500,10 @@ class Health:
         """A wrong password, both mechanisms; and no other door beside them."""
         c.expected = dict.fromkeys(MECHANISMS, True)
         try:
-            strange = strange_mechanisms(self.want.host, listener, files, self.report.timeout(5.0))
-        except NoLogin as error:
+            c.observed = {m: refuses_wrong_password(self.want.host, listener, files, m, self.report.timeout(5.0)) for m in MECHANISMS}
+        except OpenDoor as error:
             c.fail(str(error))
             return
-        if strange:
-            c.fail(f"offers {', '.join(strange)}, which nobody declared")
-            return
-        c.observed = {m: refuses_wrong_password(self.want.host, listener, files, m, self.report.timeout(5.0)) for m in MECHANISMS}
         c.passed(all(c.observed.values()))
 
     def s4(self, c: Check, listener: Listener) -> None:
@@ -571,11 +589,12 @@ class Health:
                   explain="kafka-configs.sh --command-config admin.properties --bootstrap-server HOST:9091 --describe --entity-type users, on each broker",
                   hint="run the kafka play before any broker restarts: it writes the declared users and the anchor again"), self.s8),
         ]
-        for item in listeners:
-            todo += self._listener(item, files)
+        doors = [check for item in listeners for check in self._listener(item, files)]
         if listeners:
-            todo.append((spec("S4", "the broker listens nowhere else", subject="others", controls=["SR 4.1", "SR 7.7"], explain="ss -ltnp",
-                              hint="correct listeners in server.properties; who changed it?"), lambda c: self.s4_others(c, listeners)))
+            doors.append((spec("S4", "the broker listens nowhere else", subject="others", controls=["SR 4.1", "SR 7.7"], explain="ss -ltnp",
+                               hint="correct listeners in server.properties; who changed it?"), lambda c: self.s4_others(c, listeners)))
+        # First, and at once: a silent node of the cluster cannot use up their time, and a silent listener little of the cluster's.
+        self.report.run_at_once(doors)
         self.report.run_checks(todo)
 
     def _listener(self, item: Listener, files: Files) -> Todo:

@@ -8,10 +8,11 @@ import secrets
 import socket
 import ssl
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .scram import MECHANISMS, LoginError, call, login, offered, tls_context
+from .scram import MECHANISMS, LoginError, OpenDoor, call, login, tls_context
 from .wire import Reader
 
 _API_VERSIONS = 18
@@ -38,7 +39,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Handshake:
+class Session:
     """What a verified TLS session showed. `not_after`: seconds since the epoch."""
 
     version: str
@@ -47,8 +48,8 @@ class Handshake:
     names: tuple[str, ...]
 
 
-def handshake(host: str, listener: Listener, files: Files, timeout_s: float) -> Handshake:
-    """A session that trusts only our root and checks the name. Raises OSError or ssl.SSLError when it is refused or not there."""
+def session(host: str, listener: Listener, files: Files, timeout_s: float) -> Session:
+    """A TLS session that trusts only our root and checks the name. Raises OSError or ssl.SSLError when it is refused or not there."""
     context = tls_context(files.ca, files.cert if listener.mutual else "", files.key if listener.mutual else "")
     with socket.create_connection((host, listener.port), timeout=timeout_s) as plain, context.wrap_socket(plain, server_hostname=host) as stream:
         if listener.mutual:
@@ -57,7 +58,7 @@ def handshake(host: str, listener: Listener, files: Files, timeout_s: float) -> 
         shown: dict[str, Any] = dict(stream.getpeercert() or {})
         subject = ",".join(f"{key}={value}" for part in shown.get("subject", ()) for key, value in part)
         names = tuple(str(value) for _kind, value in shown.get("subjectAltName", ()))
-        return Handshake(stream.version() or "", ssl.cert_time_to_seconds(str(shown["notAfter"])), subject, names)
+        return Session(stream.version() or "", ssl.cert_time_to_seconds(str(shown["notAfter"])), subject, names)
 
 
 def refuses_anonymous(host: str, listener: Listener, files: Files, timeout_s: float) -> tuple[bool, str]:
@@ -148,12 +149,13 @@ def _of_unit(file: str, unit: str) -> bool:
         return False  # Gone meanwhile.
 
 
-def strange_mechanisms(host: str, listener: Listener, files: Files, timeout_s: float) -> list[str]:
-    """Ways to log in that the listener offers beside SCRAM, such as OAUTHBEARER, which as delivered takes any token. Raises NoLogin where it asks
-    for no login, LoginError when no statement can be made."""
-    return sorted(set(offered((host, listener.port), tls_context(files.ca), timeout_s)) - set(MECHANISMS))
-
-
 def refuses_wrong_password(host: str, listener: Listener, files: Files, mechanism: str, timeout_s: float) -> bool:
-    """A user that does not exist, with a random password, is refused. Raises LoginError when no statement can be made."""
-    return not login((host, listener.port), tls_context(files.ca), mechanism, "hnai-nobody", secrets.token_urlsafe(24), timeout_s)
+    """A user that does not exist, with a random password, is refused. Raises OpenDoor where the listener asks for no login or offers another one than
+    SCRAM, such as OAUTHBEARER, which as delivered takes any token; LoginError when no statement can be made."""
+
+    def only_scram(offered: Sequence[str]) -> None:
+        others = sorted(set(offered) - set(MECHANISMS))
+        if others:
+            raise OpenDoor(f"offers {', '.join(others)}, which nobody declared")
+
+    return not login((host, listener.port), tls_context(files.ca), mechanism, "hnai-nobody", secrets.token_urlsafe(24), timeout_s, offered=only_scram)

@@ -16,7 +16,7 @@ import ssl
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from .wire import Reader, text
 
@@ -24,15 +24,14 @@ MECHANISMS = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-512": "sha512"}
 _HANDSHAKE, _AUTHENTICATE = 17, 36
 _UNSUPPORTED_MECHANISM, _NO_LOGIN, _REFUSED = 33, 34, 58
 _MAX_FRAME = 1 << 20
-_Answer = TypeVar("_Answer")
 
 
 class LoginError(Exception):
     """No statement about the password can be made: not reachable, not TLS, or an answer that makes no sense."""
 
 
-class NoLogin(LoginError):
-    """The listener asks nobody for a login (ILLEGAL_SASL_STATE): it has TLS, and that is all."""
+class OpenDoor(LoginError):
+    """The listener has another door than SCRAM."""
 
 
 class Stream(Protocol):
@@ -126,21 +125,25 @@ def _authenticate(stream: Stream, correlation: int, token: bytes) -> bytes | Non
     return rest[4:4 + size]
 
 
-def handshake(stream: Stream, mechanism: str) -> tuple[int, list[str]]:
-    """(error, mechanisms that the listener offers). Raises NoLogin, LoginError."""
+def sasl_handshake(stream: Stream, mechanism: str) -> tuple[int, list[str]]:
+    """(error, mechanisms that the listener offers). Raises OpenDoor where it asks nobody (ILLEGAL_SASL_STATE), LoginError."""
     reader = Reader(call(stream, _HANDSHAKE, 1, 1, text(mechanism)))
     try:
         error = reader.number(">h")
         if error == _NO_LOGIN:
-            raise NoLogin("this listener asks for no login")
+            raise OpenDoor("this listener asks for no login")
         return error, [reader.text() or "" for _each in range(reader.number(">i"))]
     except (IndexError, UnicodeDecodeError) as wrong:
         raise LoginError("the answer to SaslHandshake is malformed") from wrong
 
 
-def exchange(stream: Stream, mechanism: str, username: str, password: str) -> bool:
-    """True = logged in, False = refused (also: no such user). Raises LoginError for everything else."""
-    error, _offered = handshake(stream, mechanism)
+def exchange(stream: Stream, mechanism: str, username: str, password: str, offered: Callable[[list[str]], None] = lambda _names: None) -> bool:
+    """True = logged in, False = refused (also: no such user). Raises LoginError for everything else.
+
+    *offered* is given the mechanisms of the listener before the login.
+    """
+    error, names = sasl_handshake(stream, mechanism)
+    offered(names)
     if error:
         detail = "this listener does not offer the mechanism" if error == _UNSUPPORTED_MECHANISM else f"error {error}"
         raise LoginError(f"SaslHandshake {mechanism}: {detail}")
@@ -190,29 +193,16 @@ def connected(addresses: Sequence[str], context: ssl.SSLContext, timeout_s: floa
 
 def login(
     address: tuple[str, int], context: ssl.SSLContext, mechanism: str, username: str, password: str, timeout_s: float = 5.0,
-    opened: Callable[[socket.socket], None] = lambda _stream: None,
+    opened: Callable[[socket.socket], None] = lambda _stream: None, offered: Callable[[list[str]], None] = lambda _names: None,
 ) -> bool:
     """One login at (host, port). True = accepted, False = refused. Raises LoginError when no statement can be made.
 
-    *opened* is given the connection before the login.
+    *opened* is given the connection before the login, *offered* the listener's mechanisms.
     """
-
-    def enter(stream: ssl.SSLSocket) -> bool:
-        opened(stream)
-        return exchange(stream, mechanism, username, password)
-
-    return _at(address, context, timeout_s, enter)
-
-
-def offered(address: tuple[str, int], context: ssl.SSLContext, timeout_s: float = 5.0) -> list[str]:
-    """The mechanisms of the listener at (host, port). Raises NoLogin, LoginError."""
-    return _at(address, context, timeout_s, lambda stream: handshake(stream, next(iter(MECHANISMS)))[1])
-
-
-def _at(address: tuple[str, int], context: ssl.SSLContext, timeout_s: float, function: Callable[[ssl.SSLSocket], _Answer]) -> _Answer:
     try:
         with socket.create_connection(address, timeout=timeout_s) as plain, \
                 context.wrap_socket(plain, server_hostname=address[0]) as stream:
-            return function(stream)
+            opened(stream)
+            return exchange(stream, mechanism, username, password, offered)
     except (OSError, ssl.SSLError, struct.error, UnicodeDecodeError) as error:
         raise LoginError(f"{address[0]}:{address[1]}: {error}") from error

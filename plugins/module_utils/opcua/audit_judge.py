@@ -2,8 +2,7 @@
 """Judges the facts of one endpoint: 21 checks, the ladder of evidence, the verdict and the record of it.
 
 Verdict: ``refuted`` (our session has a right to change something) | ``claimed`` (every node was read, none grants anything) |
-``enforced`` (the seven changing services do not exist for this identity) | ``proven`` (a canary showed the denial for this class of
-rights) | ``inconclusive``. Attributes never lead higher than *claimed*.
+``inconclusive``. Attributes never lead higher than *claimed*: *enforced* and *proven* are the write probe's to say (OW0).
 """
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from .audit_run import Facts, Plan, sessions_free
 from .audit_types import Certificate, Endpoint
 from .audit_walk import Found, namespace_hash
 
-REFUTED, CLAIMED, ENFORCED, PROVEN, UNKNOWN = "refuted", "claimed", "enforced", "proven", "inconclusive"
+REFUTED, CLAIMED, UNKNOWN = "refuted", "claimed", "inconclusive"
 PASSIVE, READ, INTRUSIVE = "passive", "read", "intrusive"
 SERVICES = ("Write", "Call", "HistoryUpdate", "AddNodes", "AddReferences", "DeleteNodes", "DeleteReferences")
 _NONE = "http://opcfoundation.org/UA/SecurityPolicy#None"
@@ -92,8 +91,6 @@ class Context:
     thumbprints: Mapping[str, str] = field(default_factory=dict)
     expiry_warn_days: float = 30.0
     reading_roles: Sequence[str] = ()
-    services_absent: Sequence[str] = ()
-    canary: str = ""
 
 
 def policy_name(uri: str) -> str:
@@ -149,16 +146,12 @@ def drift(baseline: Mapping[str, Any], lines: Mapping[str, Mapping[str, str]]) -
     return found
 
 
-def decide(open_grants: int, complete: bool, why: str, absent: Sequence[str], subscribed: bool, canary: str) -> tuple[str, str]:
-    """(verdict, reason). *absent*: services shown absent in this session; *canary*: scope of a canary that still holds, or empty."""
+def decide(open_grants: int, complete: bool, why: str) -> tuple[str, str]:
+    """(verdict, reason)."""
     if open_grants:
         return REFUTED, "%d rights to change something" % open_grants
     if not complete:
         return UNKNOWN, why
-    if canary and not subscribed:
-        return PROVEN, canary
-    if set(SERVICES) <= set(absent) and not subscribed:
-        return ENFORCED, "all seven changing services are absent for this identity"
     return CLAIMED, "no attribute of any node grants anything; attributes are claims"
 
 
@@ -239,7 +232,7 @@ class Judge:
             self._check(id, self._nodes, expected=0, unit="nodes")
         self._check("OA13", self._roles)
         self._check("OA14", self._restrictions)
-        self._check("OA15", self._services)
+        self._check("OA15", lambda check: check.skip("not authorised: opcua_write_probe in mode service asks, under a token (OW6)"))
         self._check("OA16", self._auditing)
         self._check("OA17", self._dangerous)
         self._check("OA18", self._coverage, expected=0, unit="holes")
@@ -390,14 +383,6 @@ class Judge:
         else:
             self._settle(check, ["%d weaker endpoints, and no node declares a restriction" % len(weaker)])
 
-    def _services(self, check: Check) -> None:
-        absent = list(self.context.services_absent)
-        if not absent:
-            check.skip(NOT_AUTHORISED)
-            return
-        check.observed = sorted(absent)
-        self._settle(check, ["%s exists" % name for name in SERVICES if name not in absent])
-
     def _auditing(self, check: Check) -> None:
         if not self._opened(check):
             return
@@ -482,7 +467,7 @@ class Judge:
     # -- record -------------------------------------------------------------------------------------------
     def _record(self) -> dict[str, Any]:
         facts, context, result = self.facts, self.context, self.facts.result
-        verdict, reason = decide(len(self.open), facts.complete, self._why(), context.services_absent, bool(result.subscribed_data_sets), context.canary)
+        verdict, reason = decide(len(self.open), facts.complete, self._why())
         expired = context.policy.expired()
         head = self._head
         head.observed = verdict
@@ -535,9 +520,9 @@ class Judge:
         return {
             "E0 endpoints and certificates": "held" if all(one == "pass" for one in zero) else "not held" if "fail" in zero else "unknown",
             "E1 attributes and roles of every node": {REFUTED: "refuted", UNKNOWN: "unknown"}.get(verdict, "held"),
-            "E2 changing services are absent": "held" if verdict == ENFORCED else "not tested",
+            "E2 changing services are absent": "not tested here: OW6",
             "E3 no path but a reading one": "not tested here: conduit checks",
-            "E4 canary": "held" if verdict == PROVEN else "not tested",
+            "E4 canary": "not tested here: OW3",
             "E5 no write seen for days": "not tested",
         }
 
@@ -555,10 +540,7 @@ class Judge:
     def _not_tested(self) -> list[str]:
         logins = {audit_logins.ANONYMOUS: "an anonymous login", audit_logins.STRANGER: "an unknown client certificate"}
         found = ["%s %s" % one for one in logins.items() if one[0] not in self.facts.logins]
-        found.append("OA14 reading over a weaker endpoint")
-        if not self.context.services_absent:
-            found.append("OA15 whether %s exist as services" % ", ".join(SERVICES))
-        if not self.context.canary:
-            found.append("whether a write is denied: attributes are claims (no canary)")
-        found += ["other protocols of the same device", "what changes after this moment", "other users and other client certificates"]
-        return found
+        return [
+            *found, "OA14 reading over a weaker endpoint", "OA15 whether %s exist as services" % ", ".join(SERVICES),
+            "whether a write is denied: attributes are claims", "other protocols of the same device", "what changes after this moment",
+            "other users and other client certificates"]

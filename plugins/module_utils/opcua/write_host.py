@@ -261,7 +261,8 @@ class Probe(Audit):
             "token": token.as_dict(), "holds_for": {
                 **holds_for, "server_certificate": opened.server.sha256 if opened and opened.server else "",
                 "client_certificate": opened.client.sha256 if opened and opened.client else ""},
-            "not_tested": [*untested, "methods, history and node management by this mode; other protocols of the device"],
+            "not_tested": [*untested, "methods, history and node management by this mode; SubscribedDataSets, which write without a service (OA17)",
+                           "other protocols of the device"],
             "at": datetime.fromtimestamp(self._now(), timezone.utc).isoformat(timespec="seconds"),
         }
         check = self.report.add(Check(id="OW0", title=TITLES["OW0"], subject=name, observed=verdict,
