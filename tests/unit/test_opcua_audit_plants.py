@@ -249,6 +249,14 @@ def test_history_of_events_is_history(node_class: int) -> None:
     assert audited(ground)[1]["OA12"] == "fail"
 
 
+def test_a_restriction_of_the_standards_objects_protects_no_plant() -> None:
+    ground = Ground()
+    ground.add("ns=0;i=12637", OBJECT, "ns=0;i=2253", set={26: 3})
+    assert audited(ground)[0].result.counts["restricted"] == 0
+    ground.add("ns=2;s=a", VARIABLE, set={26: 3})
+    assert audited(ground)[0].result.counts["restricted"] == 1
+
+
 # -- load ------------------------------------------------------------------------------------------------
 def test_a_walk_that_is_stopped_stays_in_its_budget() -> None:
     """Nodes of which many continuation points are open at the deadline."""

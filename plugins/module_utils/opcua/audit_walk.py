@@ -668,7 +668,8 @@ class Walk:
         for finding in weighed.findings:
             self._add(finding.check, finding.kind, node, finding.what)
         for name in weighed.informs:
-            result.counts[name] += 1
+            # Many servers restrict objects of the standard; what is asked is whether the plant's are.
+            result.counts[name] += name != "restricted" or self.names.index(text) != 0
         uri, stable = self.names.both(text)
         if weighed.pairs:
             result.told_roles += 1
