@@ -252,6 +252,8 @@ def test_history_of_events_is_history(node_class: int) -> None:
 def test_a_restriction_of_the_standards_objects_protects_no_plant() -> None:
     ground = Ground()
     ground.add("ns=0;i=12637", OBJECT, "ns=0;i=2253", set={26: 3})
+    ground.add("ns=0;i=3706", OBJECT, "ns=0;i=2253")
+    ground.add("ns=1;i=5", VARIABLE, "ns=0;i=3706", set={26: 3})
     assert audited(ground)[0].result.counts["restricted"] == 0
     ground.add("ns=2;s=a", VARIABLE, set={26: 3})
     assert audited(ground)[0].result.counts["restricted"] == 1

@@ -668,8 +668,8 @@ class Walk:
         for finding in weighed.findings:
             self._add(finding.check, finding.kind, node, finding.what)
         for name in weighed.informs:
-            # Many servers restrict objects of the standard; what is asked is whether the plant's are.
-            result.counts[name] += name != "restricted" or self.names.index(text) != 0
+            # Many servers restrict objects of the standard and the diagnostics of sessions; what is asked is whether the plant's are.
+            result.counts[name] += name != "restricted" or (self.names.index(text) != 0 and not known.dynamic)
         uri, stable = self.names.both(text)
         if weighed.pairs:
             result.told_roles += 1
