@@ -203,6 +203,11 @@ PLANTS: list[tuple[str, str, Any, str, str]] = [
     ("CA2", "fail", lambda s: s.conf.write_text(CONF + "[[outputs.http]]\nurl = 'http://plc1:4840/x'\n"), "plc1 port 4840, which no conduit names", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.http]]\nurl = 'http://${WHERE}/x'\n"), "made of variables", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.http]]\nurl = 'http://nowhere:1/x'\n"), "nowhere is not known", ""),
+    ("CA2", "fail", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\nservers = ['ssl://edge1:8883']\ntopic = 'spBv1.0/{{ .Tag \"g\" }}/DCMD/e'\n"),
+     "publishes to spBv1.0/+/DCMD/e, where commands are", ""),
+    ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\ntopic = '{{ .Tag \"topic\" }}'\n"), "publishes to #, where", ""),
+    ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\ntopic = 'spBv1.0/g'\nlayout = 'field'\n"), "publishes to spBv1.0/g/#", ""),
+    ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\ntopic = '${TOPIC}'\n"), "its topic is made of variables", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[processors.novelty]]\n"), "processors.novelty", ""),
     ("CA2", "inconclusive", lambda s: s.process(100, 1, [str(s.binary), "--config", str(s.conf)], s.binary, age_s=60), "changed after", "CA3"),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[broken"), "cannot be read", "CA3"),
@@ -451,7 +456,8 @@ def nifi(path: Path, *processors: dict[str, Any]) -> foreign.Findings:
     ("mqtt.PublishMQTT", {"Topic": "view"}, 0, 0), ("mqtt.PublishMQTT", {"Topic": "${topic}"}, 0, 1), ("standard.InvokeHTTP", {"HTTP Method": "POST"}, 1, 0),
     ("standard.InvokeHTTP", {"HTTP Method": "GET"}, 0, 0), ("standard.UpdateAttribute", {}, 0, 0), ("x.Novelty", {}, 0, 1),
     ("mqtt.ConsumeMQTT", {"Last Will Topic": "spBv1.0/g/DCMD/e"}, 1, 0), ("mqtt.ConsumeMQTT", {"Last Will Topic": "#{will}"}, 0, 1),
-    ("mqtt.PublishMQTT", {"Topic": "view", "Last Will Topic": "spBv1.0/g/DCMD/e"}, 1, 0), ("mqtt.PublishMQTT", {"Topic": "view", "Last Will Topic": "up"}, 0, 0),
+    ("mqtt.PublishMQTT", {"Topic": "view", "Last Will Topic": "spBv1.0/g/DCMD/e"}, 1, 0),
+    ("mqtt.PublishMQTT", {"Topic": "view", "Last Will Topic": "up"}, 0, 0),
     ("opcua.PutOpcUaValue", {}, 1, 0), ("x.ReadModbus", {}, 0, 1), ("x.WriteValueTask", {}, 0, 1),
 ])
 def test_nifi(tmp_path: Path, kind: str, properties: dict[str, Any], writes: int, unknown: int) -> None:
