@@ -203,6 +203,11 @@ PLANTS: list[tuple[str, str, Any, str, str]] = [
     ("CA2", "fail", lambda s: s.conf.write_text(CONF + "[[outputs.http]]\nurl = 'http://plc1:4840/x'\n"), "plc1 port 4840, which no conduit names", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.http]]\nurl = 'http://${WHERE}/x'\n"), "made of variables", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.http]]\nurl = 'http://nowhere:1/x'\n"), "nowhere is not known", ""),
+    ("CA2", "fail", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\nservers = ['ssl://edge1:8883']\ntopic = 'spBv1.0/{{ .Tag \"g\" }}/DCMD/e'\n"),
+     "publishes to spBv1.0/+/DCMD/e, where commands are", ""),
+    ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\ntopic = '{{ .Tag \"topic\" }}'\n"), "publishes to #, where", ""),
+    ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\ntopic = 'spBv1.0/g'\nlayout = 'field'\n"), "publishes to spBv1.0/g/#", ""),
+    ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\ntopic = '${TOPIC}'\n"), "its topic is made of variables", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[processors.novelty]]\n"), "processors.novelty", ""),
     ("CA2", "inconclusive", lambda s: s.process(100, 1, [str(s.binary), "--config", str(s.conf)], s.binary, age_s=60), "changed after", "CA3"),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[broken"), "cannot be read", "CA3"),
@@ -425,6 +430,13 @@ def red(path: Path, *nodes: dict[str, Any]) -> foreign.Findings:
     ({"type": "function", "func": "", "initialize": "global.get('process').exit()"}, 1, 0),
     ({"type": "mqtt out", "topic": "site/view"}, 0, 0), ({"type": "mqtt out", "topic": "spBv1.0/g/DCMD/e"}, 1, 0), ({"type": "mqtt out", "topic": ""}, 0, 1),
     ({"type": "http request", "method": "GET"}, 0, 0), ({"type": "http request", "method": "use"}, 1, 0), ({"type": "novelty"}, 0, 1),
+    # What the broker's configuration publishes by itself; topics out of the environment.
+    ({"type": "mqtt-broker", "birthTopic": "site/up", "willTopic": ""}, 0, 0), ({"type": "mqtt-broker", "willTopic": "spBv1.0/g/DCMD/e"}, 1, 0),
+    ({"type": "mqtt-broker", "birthTopic": "spBv1.0/g/DCMD/e", "closeTopic": "spBv1.0/g/DCMD/f"}, 2, 0), ({"type": "mqtt-broker", "closeTopic": "${T}"}, 0, 1),
+    ({"type": "mqtt out", "topic": "${WHERE}/x"}, 0, 1), ({"type": "mqtt out", "topic": "spBv1.0/${G}/DCMD/e"}, 1, 0),
+    ({"type": "function", "func": "context.global.net.connect(502)"}, 1, 0), ({"type": "function", "func": "global . get(`nodes7`)"}, 1, 0),
+    ({"type": "function", "func": "this['constructor']['constructor']('x')"}, 1, 0), ({"type": "function", "func": "prefetch(global.get('network'))"}, 0, 0),
+    ({"type": "function", "func": "fetch('http://plc/set')"}, 1, 0),
 ])
 def test_node_red(tmp_path: Path, node: dict[str, Any], writes: int, unknown: int) -> None:
     found = red(tmp_path / "flows.json", node)
@@ -443,11 +455,30 @@ def nifi(path: Path, *processors: dict[str, Any]) -> foreign.Findings:
     ("kafka.pubsub.PublishKafka_2_6", {}, 0, 0), ("mqtt.ConsumeMQTT", {}, 0, 0), ("mqtt.PublishMQTT", {"Topic": "spBv1.0/g/DCMD/e"}, 1, 0),
     ("mqtt.PublishMQTT", {"Topic": "view"}, 0, 0), ("mqtt.PublishMQTT", {"Topic": "${topic}"}, 0, 1), ("standard.InvokeHTTP", {"HTTP Method": "POST"}, 1, 0),
     ("standard.InvokeHTTP", {"HTTP Method": "GET"}, 0, 0), ("standard.UpdateAttribute", {}, 0, 0), ("x.Novelty", {}, 0, 1),
+    ("mqtt.ConsumeMQTT", {"Last Will Topic": "spBv1.0/g/DCMD/e"}, 1, 0), ("mqtt.ConsumeMQTT", {"Last Will Topic": "#{will}"}, 0, 1),
+    ("mqtt.PublishMQTT", {"Topic": "view", "Last Will Topic": "spBv1.0/g/DCMD/e"}, 1, 0),
+    ("mqtt.PublishMQTT", {"Topic": "view", "Last Will Topic": "up"}, 0, 0),
+    ("opcua.PutOpcUaValue", {}, 1, 0), ("x.ReadModbus", {}, 0, 1), ("x.WriteValueTask", {}, 0, 1),
 ])
 def test_nifi(tmp_path: Path, kind: str, properties: dict[str, Any], writes: int, unknown: int) -> None:
     found = nifi(tmp_path / "flow.json.gz", {"type": "org.apache.nifi.processors." + kind, "properties": properties})
     assert (len(found.writes), len(found.unknown), found.seen) == (writes, unknown, 1), (found.writes, found.unknown)
     assert all("/NiFi Flow/line/p" in one for one in found.writes + found.unknown)
+
+
+@pytest.mark.parametrize("kind", ["UpdatePlcTag", "ControlPump", "GetAndSetTag", "OpcWriterService"])
+def test_a_name_is_no_promise_of_somebody_elses_part(tmp_path: Path, kind: str) -> None:
+    found = nifi(tmp_path / "flow.json.gz", {"type": "com.vendor." + kind})
+    assert not found.writes and len(found.unknown) == 1
+    root = {"controllerServices": [{"name": "c", "type": package + "DBCPConnectionPool"} for package in ("org.apache.nifi.dbcp.", "com.vendor.")]}
+    (tmp_path / "flow.json").write_text(json.dumps({"rootGroup": root}))
+    assert len(foreign.nifi(tmp_path / "flow.json", [], matches).unknown) == 1
+
+
+@pytest.mark.parametrize("words", ["--mqc=x", "--mqc:x", "-mqc x", "/mqc=x", "mqc=x", "-b:x"])
+def test_every_spelling_of_an_option_of_opc_publisher(tmp_path: Path, words: str) -> None:
+    (tmp_path / "pn.json").write_text("[]")
+    assert "MQTT" in foreign.opc_publisher(tmp_path / "pn.json", words).writes[0]
 
 
 def test_opc_publisher(tmp_path: Path) -> None:

@@ -465,6 +465,16 @@ def test_an_unfinished_frame_does_not_hold_its_place() -> None:
             writer.write(ask()[:5])
             assert await answer(reader) == b""
             writer.close()
+        # Nor one that comes byte by byte: each in time, the whole not.
+        settings = config(device(1), frame_s=1.0)
+        async with running(settings):
+            reader, writer = await _open(settings.devices[0].listen[1])
+            with contextlib.suppress(OSError):
+                for byte in ask():
+                    writer.write(bytes((byte,)))
+                    await asyncio.sleep(0.2)
+            assert await answer(reader) == b""
+            writer.close()
 
     asyncio.run(go())
 

@@ -207,7 +207,7 @@ def test_a_file_that_cannot_be_read_is_no_empty_file() -> None:
 
 
 # -- dynamic security ----------------------------------------------------------------------------------------
-def dynsec(**change: Any) -> Policy:
+def dynsec(anonymous: str = "false", **change: Any) -> Policy:
     """A broker whose rights the plugin keeps."""
     data: dict[str, Any] = {
         "defaultACLAccess": {"publishClientSend": False, "publishClientReceive": True, "subscribe": False},
@@ -216,7 +216,7 @@ def dynsec(**change: Any) -> Policy:
         "roles": [{"rolename": "r", "acls": []}, {"rolename": "open", "acls": [acl("publishClientSend", "#", True)]}],
     }
     data.update(change)
-    conf = "listener 1\nallow_anonymous false\nplugin /usr/lib/mosquitto_dynamic_security.so\nplugin_opt_config_file d.json\n"
+    conf = "listener 1\nallow_anonymous %s\n" % anonymous + "plugin /usr/lib/mosquitto_dynamic_security.so\nplugin_opt_config_file d.json\n"
     return acl_mosquitto.load("conf", {"conf": conf, "d.json": json.dumps(data)}.__getitem__)
 
 
@@ -258,6 +258,24 @@ def test_who_may_change_rights_is_asked_too() -> None:
     assert policy.rights_topics == ("$CONTROL/#",) and who(policy, "$CONTROL/#") == ["u"]
     # The default gives everything but that.
     assert who(dynsec(defaultACLAccess={"publishClientSend": True}), "$CONTROL/#") == []
+
+
+def test_strangers_without_a_group_have_the_default() -> None:
+    everything = {"publishClientSend": True}
+    mine = [role(acl("publishClientSend", "#", False)), role(name="open")]
+    assert who(dynsec(defaultACLAccess=everything, roles=mine)) == []
+    assert who(dynsec("true", defaultACLAccess=everything, roles=mine)) == [ANONYMOUS]
+    assert who(dynsec("true", roles=mine)) == []
+
+
+@pytest.mark.parametrize("change", [
+    {"clients": [{"roles": []}]}, {"clients": ["u"]}, {"clients": [{"username": "u", "groups": ["g"]}]}, {"groups": [{"groupname": "g", "clients": ["u"]}]},
+    {"clients": [{"username": "u", "roles": [{"rolename": "r", "priority": "high"}]}]}, {"roles": [{"rolename": "r", "acls": [5]}]},
+    {"roles": [{"rolename": "r", "acls": [{"acltype": "publishClientSend", "priority": None}]}]}, {"defaultACLAccess": ["publishClientSend"]},
+])
+def test_what_is_no_configuration_of_dynamic_security_is_named(change: dict[str, Any]) -> None:
+    with pytest.raises(AclError, match=r"d\.json: is no configuration"):
+        dynsec(**change)
 
 
 def test_what_is_missing_in_dynamic_security_is_named() -> None:
@@ -368,6 +386,10 @@ def test_the_built_in_database_asks_client_id_then_user_then_all() -> None:
     assert who(database(**chosen)) == [ANYBODY, "u"]
     partly = {**turned, "users": {"data": [{"username": "u", "rules": rules(("deny", "publish", NCMD), retain=True)}]}}
     assert who(database(**partly)) == [ANYBODY, "u"]
+    # A condition that only the broker sees: the denial need not hold, the right may.
+    for condition in ({"ipaddr": "10.0.0.0/8"}, {"clientid_re": "^x"}):
+        here = {**turned, "users": {"data": [{"username": "u", "rules": rules(("deny", "publish", NCMD), **condition)}]}}
+        assert who(database(**here)) == [ANYBODY, "u"]
 
 
 def test_an_export_that_is_cut_or_missing_is_named() -> None:

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_codec
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import Reader, node_text, plain, text_node
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_codec import Decoder, Surprise
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_codec import Broken, Decoder, Surprise
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import BadAnswer
 
+TABLE = ["urn:zero", "urn:one"]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NODES = st.one_of(
     st.builds(lambda index, number: ua.NodeId(number, index), st.integers(0, 65535), st.integers(0, 2**32 - 1)),
@@ -66,14 +68,15 @@ def test_read_as_asyncua_reads(results: list[Any]) -> None:
 
 
 def references() -> Any:
-    def make(node: Any, kind: Any, definition: Any, name: str, namespace: int, node_class: int, remote: int) -> Any:
+    def make(node: Any, kind: Any, definition: Any, name: str, namespace: int, node_class: int, remote: int, uri: str | None) -> Any:
         one = ua.ReferenceDescription()
-        target = ua.ExpandedNodeId(node.Identifier, node.NamespaceIndex, node.NodeIdType, ServerIndex=remote)
+        target = ua.ExpandedNodeId(node.Identifier, node.NamespaceIndex, node.NodeIdType, NamespaceUri=uri, ServerIndex=remote)
         one.NodeId, one.ReferenceTypeId, one.IsForward, one.TypeDefinition = target, kind, True, definition
         one.BrowseName, one.DisplayName, one.NodeClass = ua.QualifiedName(name, namespace), ua.LocalizedText(name, "en"), ua.NodeClass(node_class)
         return one
 
-    return st.builds(make, NODES, NODES, NODES, TEXT, st.integers(0, 32767), st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]), st.sampled_from([0, 0, 3]))
+    return st.builds(make, NODES, NODES, NODES, TEXT, st.integers(0, 32767), st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]), st.sampled_from([0, 0, 3]),
+                     st.sampled_from([None, None, *TABLE]))
 
 
 @given(st.lists(st.tuples(st.lists(references(), max_size=3), st.binary(max_size=6)), max_size=3))
@@ -82,12 +85,30 @@ def test_browse_as_asyncua_browses(rows: list[Any]) -> None:
     response.Results = [ua.BrowseResult(ua.StatusCode(0), point or None, found) for found, point in rows]
     raw = body(response)
     whole = struct_from_binary(ua.BrowseResponse, Buffer(struct_to_binary(response)))
-    mine = Decoder(raw).browse()
+    known = audit_codec.Known()
+    known.table = TABLE
+    mine = Decoder(raw, known).browse()
     assert len(mine) == len(rows)
-    for one, plainly in zip(mine, [Reader._browsed(result) for result in whole.Results]):
+    for one, plainly in zip(mine, [Reader._browsed(result, TABLE) for result in whole.Results]):
         assert (one.status, one.point) == (plainly.status, plainly.point)
         assert [(audit_codec.to_text(a.node), a.node_class, a.name, a.namespace, a.type_definition, a.reference_type, a.remote) for a in one.references] == [
             (node_text(b.node), b.node_class, b.name, b.namespace, b.type_definition, b.reference_type, b.remote) for b in plainly.references]
+
+
+def test_a_node_named_by_uri_is_the_servers_own_and_in_its_table() -> None:
+    """It was taken for a node of another server once, and not read."""
+    response, one = ua.BrowseResponse(), ua.ReferenceDescription()
+    one.NodeId = ua.ExpandedNodeId("x", 0, ua.NodeIdType.String, NamespaceUri=TABLE[1])
+    one.ReferenceTypeId, one.BrowseName, one.DisplayName, one.TypeDefinition = ua.NodeId(35), ua.QualifiedName("x"), ua.LocalizedText("x"), ua.ExpandedNodeId()
+    response.Results = [ua.BrowseResult(ua.StatusCode(0), None, [one])]
+    known = audit_codec.Known()
+    with pytest.raises(Broken, match=TABLE[1]):
+        Decoder(body(response), known).browse()
+    with pytest.raises(BadAnswer, match=TABLE[1]):
+        Reader._browsed(response.Results[0])
+    known.table = TABLE
+    (found,) = Decoder(body(response), known).browse()
+    assert (audit_codec.to_text(found.references[0].node), found.references[0].remote) == ("ns=1;s=x", False)
 
 
 @given(st.lists(st.tuples(NODES, st.integers(1, 27)), min_size=1, max_size=5), st.lists(st.binary(min_size=1, max_size=9), min_size=1, max_size=3))

@@ -179,8 +179,9 @@ def test_every_bit_of_a_user_write_mask_refutes_on_every_class(bit: int) -> None
 
 @pytest.mark.parametrize("bit", range(17))
 def test_permission_bits_by_class(bit: int) -> None:
-    everywhere, value = {2, 3, 13, 14, 15, 16}, {4, 6, 8, 9, 10}
-    for node_class, counted in ((1, everywhere), (2, everywhere | value), (16, everywhere | value), (4, everywhere | {12})):
+    everywhere, history, value = {2, 3, 13, 14, 15, 16}, {8, 9, 10}, {4, 6, 8, 9, 10}
+    for node_class, counted in ((1, everywhere | history), (128, everywhere | history), (8, everywhere), (2, everywhere | value), (16, everywhere | value),
+                                (4, everywhere | {12})):
         expected = {("OA12", "grant")} if bit in counted else set()
         assert checks(node_class, {25: [("ns=0;i=15668", 1 << bit)]}) == expected
     assert not checks(4, {25: [("x", 1 << 12)]}, harmless=True)
@@ -292,6 +293,9 @@ def walked(**change: Any) -> audit_walk.Result:
     ({"session": [endpoint(), endpoint("Sign")]}, {"OA1"}),
     ({"endpoints": [endpoint(policy="Basic256")]}, {"OA2"}),
     ({"endpoints": [endpoint(policy="ECC_nistP256")]}, set()),
+    ({"endpoints": [endpoint(token=TokenPolicy("u", "username", POLICY + "Basic128Rsa15"))]}, {"OA2"}),
+    ({"endpoints": [endpoint(token=TokenPolicy("c", "certificate", POLICY + "Basic256"))]}, {"OA2"}),
+    ({"endpoints": [endpoint(token=TokenPolicy("u", "username", POLICY + "None"))]}, set()),
     ({"endpoints": [endpoint("Sign", token=TokenPolicy("u", "username", POLICY + "None"))]}, {"OA3", "OA14"}),
     ({"endpoints": [endpoint(token=TokenPolicy("a", "anonymous", ""))]}, {"OA4"}),
     ({"server": certificate(sha256="b")}, {"OA6"}),
@@ -362,6 +366,12 @@ def test_exceptions_excuse_what_they_name_until_their_last_day() -> None:
     assert late.excuses("OA8", "nsu=urn:a;s=Canary1") is None and len(late.expired()) == 1
     whole = parse([{key: value for key, value in GOOD.items() if key != "node"}], "plc1", TODAY)
     assert whole.excuses("OA8") is not None and whole.excuses("OA8", "nsu=urn:a;s=Canary1") is None
+
+
+def test_a_bracket_in_an_exception_is_part_of_the_name() -> None:
+    policy = parse([{**GOOD, "node": "nsu=urn:a;s=Level[12]"}], "plc1", TODAY)
+    assert policy.excuses("OA8", "nsu=urn:a;s=Level[12]") is not None
+    assert policy.excuses("OA8", "nsu=urn:a;s=Level1") is None
 
 
 @pytest.mark.parametrize(("change", "words"), [

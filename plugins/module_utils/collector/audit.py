@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hostfiles import Host
-from ..mqtt.topics import matches
+from ..mqtt.topics import matches, mqtt_overlap
 from ..verdict import FAIL, INCONCLUSIVE, Check, Report
 from . import egress, foreign, gobuild, programs, telegraf
 from .proc import Gone, Proc, Process, changed_since, outside, resolve
@@ -225,6 +225,12 @@ class Audit:
                 try:
                     bad += ["%s sends to %s port %d, which no conduit names" % (plugin.text, name, port) for name, port in plugin.targets()
                             if not all((address, port) in allowed for address in self._named(name))]
+                    for pattern in self.options.patterns if plugin.name == "outputs.mqtt" else ():
+                        topics = plugin.topics()
+                        if mqtt_overlap(pattern, topics):
+                            # A template may never put in the word that makes it a command.
+                            open_words = [there for word, there in zip(pattern.split("/"), topics.split("/")) if word not in ("+", "#") and there in ("+", "#")]
+                            (unknown if open_words else bad).append("%s publishes to %s, where commands are (%s)" % (plugin.text, topics, pattern))
                 except telegraf.CannotTell as error:
                     unknown.append(str(error))
         judge(check, bad, unknown)

@@ -69,7 +69,7 @@ def _json(path: Path) -> Any:
 # -- Node-RED -----------------------------------------------------------------------------------------------------
 _RED_QUIET = frozenset({
     "tab", "subflow", "group", "comment", "inject", "debug", "complete", "catch", "status", "junction", "change", "switch", "range", "template",
-    "delay", "trigger", "batch", "split", "join", "sort", "csv", "json", "xml", "html", "yaml", "rbe", "file", "tls-config", "mqtt-broker",
+    "delay", "trigger", "batch", "split", "join", "sort", "csv", "json", "xml", "html", "yaml", "rbe", "file", "tls-config",
     "link in", "link out", "link call", "mqtt in", "file in", "OpcUa-Endpoint", "OpcUa-Item", "OpcUa-Browser", "OpcUa-Event", "OpcUa-Discovery",
     "OPCUA-IIoT-Connector", "OPCUA-IIoT-Read", "OPCUA-IIoT-Browser", "OPCUA-IIoT-Listener", "OPCUA-IIoT-Event", "OPCUA-IIoT-Node",
     "OPCUA-IIoT-Response", "modbus-read", "modbus-getter", "modbus-flex-getter", "modbus-flex-sequencer", "modbus-client", "modbus-response",
@@ -89,9 +89,12 @@ _RED_WRITES = {
 _RED_READING = frozenset({"read", "browse", "subscribe", "unsubscribe", "deletesubscribtion", "deletesubscription", "events", "info", "monitor", "readmultiple",
                           "connect", "disconnect", "reconnect"})
 #: A function that reaches beyond its message.
+_MODULES = r"(?:process|require|child_process|fs|net|os|dgram|tls|axios|jsmodbus|modbus-serial|node-?opcua|nodes7)\b"
 _RED_REACHES = re.compile(
-    r"\brequire\s*\(|\bprocess\s*\.|child_process|\bglobal\.get\s*\(\s*['\"](?:process|require|fs|net|os)\b|\bimport\s*\(|\beval\s*\(|"
-    r"Function\s*\(")
+    r"\brequire\s*\(|\bprocess\s*\.|child_process|\bglobal\s*\.\s*(?:get\s*\(\s*['\"`])?%s|\bimport\s*\(|\beval\s*\(|"
+    r"Function\s*\(|\bconstructor\b|\bfetch\s*\(|\bWebSocket\b" % _MODULES)
+_RED_MESSAGES = ("birthTopic", "closeTopic", "willTopic")
+"""What a broker's configuration publishes by itself."""
 
 
 def node_red(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, str], bool]) -> Findings:
@@ -101,6 +104,14 @@ def node_red(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, 
     if not isinstance(nodes, list) or not all(isinstance(one, Mapping) and isinstance(one.get("type"), str) for one in nodes):
         raise CannotTell("%s is no flow of Node-RED: a list of nodes with a type" % path)
     found = Findings(seen=len(nodes))
+
+    def publishes(where: str, topic: str) -> None:
+        hits = [one for one in patterns if topic_matches(one, topic)]
+        if hits:
+            found.writes.append("%s publishes to %s, a topic of commands (%s)" % (where, topic, ", ".join(hits)))
+        elif "${" in topic:
+            found.unknown.append("%s: the topic is made of variables (%r)" % (where, topic))
+
     for node in nodes:
         kind = node["type"]
         where = "%s %s (%s)%s" % (kind, node.get("name") or "without name", node.get("id"), ", disabled" if node.get("d") or node.get("disabled") else "")
@@ -119,11 +130,14 @@ def node_red(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, 
                 found.writes.append("%s reaches beyond its message: %s" % (where, ", ".join(libs) or "require, process or code made at run time"))
         elif kind == "mqtt out":
             topic = str(node.get("topic") or "")
-            hits = [one for one in patterns if topic and topic_matches(one, topic)]
-            if hits:
-                found.writes.append("%s publishes to %s, a topic of commands (%s)" % (where, topic, ", ".join(hits)))
-            elif not topic:
+            if topic:
+                publishes(where, topic)
+            else:
                 found.unknown.append("%s: the message says the topic" % where)
+        elif kind == "mqtt-broker":
+            for key in _RED_MESSAGES:
+                if node.get(key):
+                    publishes("%s: %s" % (where, key), str(node[key]))
         elif kind == "http request":
             if str(node.get("method") or "GET") != "GET":
                 found.writes.append("%s sends %s requests" % (where, node["method"]))
@@ -142,11 +156,15 @@ _NIFI_QUIET = re.compile(
 _NIFI_WRITES = (
     (re.compile(r"^(Execute(Process|StreamCommand|Script|GroovyScript|PythonProcessor)|InvokeScriptedProcessor|Scripted\w+)$"),
      "executes programs or scripts"),
-    (re.compile(r"^Plc4xSink\w*$|Modbus|^Put\w*(OPC|S7|Plc)\w*$"), "writes to controllers"),
+    (re.compile(r"^Plc4xSink\w*$|^(Put|Set|Write)\w*(OPC|S7|Plc|Modbus)\w*$", re.I), "writes to controllers"),
     (re.compile(r"^(PublishMQTT|PublishJMS|PublishAMQP)$"), "publishes to a broker"),
     (re.compile(r"^Put(TCP|UDP|Syslog|SFTP|FTP|WebSocket|Email)$"), "sends to any address"),
     (re.compile(r"^(Listen\w+|HandleHttp\w+|ConnectWebSocket)$"), "takes requests from others"),
 )
+
+
+_NIFI = "org.apache.nifi."
+"""Whose names mean what its documentation says; a processor of somebody else may be called what it likes."""
 
 
 def _groups(group: Mapping[str, Any], way: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -163,18 +181,24 @@ def nifi(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, str]
     if not isinstance(root, Mapping):
         raise CannotTell("%s is no flow of NiFi: it has no rootGroup" % path)
     found = Findings()
-    parts = [("", one) for key in ("controllerServices", "reportingTasks") for one in flow.get(key) or []]
+    parts = [("", False, one) for key in ("controllerServices", "reportingTasks") for one in flow.get(key) or []]
     for way, group in _groups(root):
-        parts += [(way, one) for key in ("processors", "controllerServices") for one in group.get(key) or []]
+        parts += [(way, key == "processors", one) for key in ("processors", "controllerServices") for one in group.get(key) or []]
         for remote in group.get("remoteProcessGroups") or []:
             found.unknown.append("%s: sends to or takes from another NiFi (%s)" % (way, remote.get("targetUris") or remote.get("name")))
-    for way, part in parts:
+    for way, processes, part in parts:
         found.seen += 1
-        short = str(part.get("type") or "").rsplit(".", 1)[-1]
+        kind = str(part.get("type") or "")
+        short = kind.rsplit(".", 1)[-1]
         state = str(part.get("scheduledState") or "").lower()
         where = "%s/%s (%s%s)" % (way, part.get("name"), short, ", disabled" if state == "disabled" else "")
         given: Mapping[str, Any] = part.get("properties") or {}
         why = next((text for pattern, text in _NIFI_WRITES if pattern.search(short)), "")
+        will = str(given.get("Last Will Topic") or "") if "MQTT" in short else ""
+        if "${" in will or "#{" in will:
+            found.unknown.append("%s: the topic of its last will is made of variables (%r)" % (where, will))
+        elif will and any(topic_matches(one, will) for one in patterns):
+            found.writes.append("%s has a last will at %s, a topic of commands" % (where, will))
         if short == "PublishMQTT":
             topic = str(given.get("Topic") or "")
             hits = [one for one in patterns if topic_matches(one, topic)]
@@ -188,9 +212,7 @@ def nifi(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, str]
             method = str(given.get("HTTP Method") or given.get("http-method") or "GET")
             if method.upper() not in ("GET", "HEAD"):
                 found.writes.append("%s sends %s requests" % (where, method))
-        elif part.get("componentType") == "CONTROLLER_SERVICE" or short.endswith(("Service", "Reader", "RecordSetWriter", "Pool", "Registry", "Task")):
-            continue
-        elif not _NIFI_QUIET.match(short):
+        elif not kind.startswith(_NIFI) or (processes and not _NIFI_QUIET.match(short)):
             found.unknown.append(where)
     return found
 
@@ -219,8 +241,9 @@ def opc_publisher(path: Path, arguments: str) -> Findings:
         words = shlex.split(arguments, comments=True)
     except ValueError as error:
         raise CannotTell("the arguments cannot be read: %s" % error) from None
-    flags = {word.partition("=")[0] for word in words}
-    flags |= {"--" + flag for flag in flags if not flag.startswith("-")}
+    # Its parser (Mono.Options) takes -, -- and / before a name, = and : behind it; a variable of the environment has nothing before it.
+    flags = {re.split("[=:]", word, maxsplit=1)[0] for word in words}
+    flags |= {"--" + flag.lstrip("-/") for flag in flags}
     for name, known in sorted(_PUBLISHER_CONTROL.items()):
         if flags & set(known):
             found.writes.append("its API (write value, call method) is open to %s: %s" % (name, ", ".join(sorted(flags & set(known)))))

@@ -52,6 +52,7 @@ _OTHER = frozenset({"agent", "global_tags", "tags"})
 _TARGETS = ("servers", "brokers", "urls", "url", "server", "address", "endpoint", "addresses")
 _PORTS = {"https": 443, "http": 80, "ssl": 8883, "tls": 8883, "mqtts": 8883, "mqtt": 1883, "tcp": 0}
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
+_TEMPLATE = re.compile(r"\{\{.*?\}\}", re.S)
 
 
 class CannotTell(Exception):
@@ -101,6 +102,20 @@ class Plugin:
                 except ValueError:
                     raise CannotTell("%s: %s %r is no address" % (self.text, key, text)) from None
         return found
+
+    def topics(self) -> str:
+        """A filter of what an ``outputs.mqtt`` publishes to. What a template fills in counts as one level, a topic of nothing else as any.
+
+        Raises CannotTell.
+        """
+        given = str(self.settings.get("topic", ""))
+        if _VARIABLE.search(given):
+            raise CannotTell("%s: its topic is made of variables" % self.text)
+        levels = ["+" if "+" in level else level for level in _TEMPLATE.sub("+", given).split("/")]
+        if levels in (["+"], [""]):
+            return "#"
+        # These put the name of a field behind it.
+        return "/".join(levels + (["#"] if self.settings.get("layout") in ("field", "homie-v4") else []))
 
 
 @dataclass

@@ -216,16 +216,20 @@ class Gate:
                 self.link.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        framer = Framer()
+        framer, clock = Framer(), asyncio.get_running_loop().time
+        begun = 0.0
         while True:
             frame = framer.next()
             if frame is None:
-                patience = self._config.frame_s if framer.pending else self._config.idle_s
-                data = await asyncio.wait_for(reader.read(CHUNK), patience)
+                # A frame has its time as a whole, not each of its bytes.
+                begun = (begun or clock()) if framer.pending else 0.0
+                patience = begun + self._config.frame_s - clock() if begun else self._config.idle_s
+                data = await asyncio.wait_for(reader.read(CHUNK), max(0.0, patience))
                 if not data:
                     return
                 framer.feed(data)
                 continue
+            begun = 0.0
             writer.write(encode(frame.tid, frame.unit, await self.answer(frame)))
             await asyncio.wait_for(writer.drain(), self._config.frame_s)
 

@@ -149,6 +149,9 @@ def parse_conf(text: str, name: str) -> list[Entry]:
     return found
 
 
+_KEYS = frozenset({"permission", "action", "topic", "topics", "qos", "retain"})
+
+
 def _raw(rule: Mapping[str, Any], who: Any, where: str) -> Entry:
     try:
         permission, action = str(rule["permission"]), str(rule["action"])
@@ -161,7 +164,9 @@ def _raw(rule: Mapping[str, Any], who: Any, where: str) -> Entry:
     every = str(rule.get("retain", "all")) in ("all", "None")
     qos = rule.get("qos")
     levels = {str(one) for one in qos} if isinstance(qos, list) else set(str(qos).split(",")) if qos is not None else {"0", "1", "2"}
-    return Entry(permission == "allow", who, access, tuple(_topic(str(one), where) for one in topics), not every or levels != {"0", "1", "2"}, where,
+    # What later releases add are conditions (ipaddr, clientid_re, zone …).
+    partial = not every or levels != {"0", "1", "2"} or not _KEYS.issuperset(rule)
+    return Entry(permission == "allow", who, access, tuple(_topic(str(one), where) for one in topics), partial, where,
                  "%s %s %s" % (permission, action, ", ".join(str(one) for one in topics)))
 
 

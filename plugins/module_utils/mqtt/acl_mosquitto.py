@@ -275,13 +275,16 @@ def _subscribes(roles: Sequence[Mapping[str, Any]], default: bool) -> bool:
 def parse_dynsec(text: str, name: str) -> tuple[list[Identity], list[str]]:
     """(identities, what is not modelled) of dynamic-security.json: client roles by priority, then groups by priority. Raises AclError."""
     try:
-        data = json.loads(text)
-        roles = {str(one["rolename"]): one for one in data.get("roles") or []}
-        groups = {str(one["groupname"]): one for one in data.get("groups") or []}
-        clients = list(data.get("clients") or [])
-        default = data.get("defaultACLAccess") or {}
+        return _dynsec(json.loads(text), name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AclError("%s: is no configuration of the dynamic-security plugin: %s" % (name, error)) from error
+        raise AclError("%s: is no configuration of the dynamic-security plugin: %s: %s" % (name, type(error).__name__, error)) from error
+
+
+def _dynsec(data: Any, name: str) -> tuple[list[Identity], list[str]]:
+    roles = {str(one["rolename"]): one for one in data.get("roles") or []}
+    groups = {str(one["groupname"]): one for one in data.get("groups") or []}
+    clients = list(data.get("clients") or [])
+    default = data.get("defaultACLAccess") or {}
     unknown: list[str] = []
     strangers = str(data.get("anonymousGroup") or "")
 
@@ -317,11 +320,11 @@ def parse_dynsec(text: str, name: str) -> tuple[list[Identity], list[str]]:
                 continue
             mine += chain(groups[str(entry["groupname"])].get("roles") or [], "group %s" % entry["groupname"])
         found.append(identity(who, mine))
-    if strangers:
-        if strangers in groups:
-            found.append(identity(ANONYMOUS, chain(groups[strangers].get("roles") or [], "group %s" % strangers)))
-        else:
-            unknown.append("%s: the anonymous group %s does not exist" % (name, strangers))
+    if strangers and strangers not in groups:
+        unknown.append("%s: the anonymous group %s does not exist" % (name, strangers))
+    # Without a group they have the default.
+    mine = chain(groups[strangers].get("roles") or [], "group %s" % strangers) if strangers in groups else []
+    found.append(identity(ANONYMOUS, mine))
     return found, unknown
 
 

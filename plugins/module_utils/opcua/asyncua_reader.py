@@ -342,6 +342,7 @@ class Reader:
         self._ua: Any = None
         self._renew: asyncio.Task[None] | None = None
         self._used = self._dialled = False
+        self._table: Sequence[str] = ()
 
     # -- connection ---------------------------------------------------------------------------------------
     async def open(self) -> Opened:
@@ -483,6 +484,10 @@ class Reader:
                 name, type(error).__name__, " ".join(str(error).split())[:200])) from error
 
     # -- services -----------------------------------------------------------------------------------------
+    def know(self, table: Sequence[str]) -> None:
+        """See Channel."""
+        self._table = table
+
     def node(self, text: str) -> Any:
         """See Channel."""
         return text_node(text)
@@ -537,7 +542,7 @@ class Reader:
             one.ResultMask = audit_codec.RESULTS
             request.Parameters.NodesToBrowse.append(one)
         answer = await self._call(request, ua.BrowseResponse)
-        return [self._browsed(one) for one in answer.Results or []]
+        return [self._browsed(one, self._table) for one in answer.Results or []]
 
     async def browse_next(self, points: Sequence[bytes], release: bool) -> list[Browsed]:
         """See Channel."""
@@ -545,20 +550,25 @@ class Reader:
         request.Parameters.ReleaseContinuationPoints = release
         request.Parameters.ContinuationPoints = list(points)
         answer = await self._call(request, ua.BrowseNextResponse)
-        return [self._browsed(one) for one in answer.Parameters.Results or []]
+        return [self._browsed(one, self._table) for one in answer.Parameters.Results or []]
 
     @staticmethod
-    def _browsed(one: Any) -> Browsed:
+    def _browsed(one: Any, table: Sequence[str] = ()) -> Browsed:
         status = int(one.StatusCode.value)
         if status & BAD:
             return Browsed(status)
-        return Browsed(status, [_reference(reference) for reference in one.References or []], bytes(one.ContinuationPoint or b""))
+        return Browsed(status, [_reference(reference, table) for reference in one.References or []], bytes(one.ContinuationPoint or b""))
 
 
-def _reference(one: Any) -> Reference:
+def _reference(one: Any, table: Sequence[str]) -> Reference:
     target = one.NodeId
-    remote = bool(getattr(target, "ServerIndex", 0)) or bool(getattr(target, "NamespaceUri", None))
-    node = ua.NodeId(target.Identifier, target.NamespaceIndex, target.NodeIdType)
+    index, uri, remote = target.NamespaceIndex, getattr(target, "NamespaceUri", None), bool(getattr(target, "ServerIndex", 0))
+    if uri and not remote:
+        if uri not in table:
+            raise BadAnswer("a node in the namespace %.100s, which the NamespaceArray does not have" % uri)
+        index = table.index(uri)
+    kind = target.NodeIdType if index == target.NamespaceIndex or target.NodeIdType.value > 2 else ua.NodeIdType.Numeric
+    node = ua.NodeId(target.Identifier, index, kind)
     name = one.BrowseName
     return Reference(
         node=node, node_class=int(one.NodeClass or 0), name=str(name.Name or "") if name is not None else "",
@@ -574,6 +584,11 @@ class FastReader(Reader):
         super().__init__(target)
         self._known = audit_codec.Known()
         self.surprises = 0
+
+    def know(self, table: Sequence[str]) -> None:
+        """See Channel."""
+        super().know(table)
+        self._known.table = table
 
     def node(self, text: str) -> bytes:
         """See Channel."""
@@ -623,14 +638,14 @@ class FastReader(Reader):
         """See Channel."""
         answer: list[Browsed] = await self._raw(
             "BrowseRequest", audit_codec.BROWSE_ID, audit_codec.browse_request(nodes, REFERENCES_PER_NODE), ua.BrowseResponse,
-            audit_codec.Decoder.browse, lambda one: [self._keyed(self._browsed(result)) for result in one.Results or []])
+            audit_codec.Decoder.browse, lambda one: [self._keyed(self._browsed(result, self._table)) for result in one.Results or []])
         return answer
 
     async def browse_next(self, points: Sequence[bytes], release: bool) -> list[Browsed]:
         """See Channel."""
         answer: list[Browsed] = await self._raw(
             "BrowseNextRequest", audit_codec.BROWSE_NEXT_ID, audit_codec.browse_next_request(points, release), ua.BrowseNextResponse,
-            audit_codec.Decoder.browse, lambda one: [self._keyed(self._browsed(result)) for result in one.Parameters.Results or []])
+            audit_codec.Decoder.browse, lambda one: [self._keyed(self._browsed(result, self._table)) for result in one.Parameters.Results or []])
         return answer
 
     @staticmethod

@@ -48,6 +48,13 @@ def numeric(index: int, identifier: int) -> bytes:
     return struct.pack("<BHI", 2, index, identifier)
 
 
+def renamed(node: bytes, index: int) -> bytes:
+    """The same identifier in another namespace."""
+    if node[0] > 2:
+        return node[:1] + _U16.pack(index) + node[3:]
+    return numeric(index, node[1] if node[0] == 0 else _U16.unpack_from(node, 2)[0] if node[0] == 1 else _U32.unpack_from(node, 3)[0])
+
+
 def from_text(text: str) -> bytes:
     """Bytes of ``ns=2;s=x`` (OPC 10000-6, 5.1.12: a ByteString in base64). Raises ValueError."""
     index = 0
@@ -150,12 +157,13 @@ def header(data: bytes) -> tuple[int, int]:
 class Known:
     """What many nodes have in common, decoded once: an encoding says where it ends, so equal bytes are equal answers.
 
-    *texts*: NodeIds of types. *read*: attributes of a node, by which were asked for. *browsed*: nodes with few references.
+    *texts*: NodeIds of types. *read*: attributes of a node, by which were asked for. *browsed*: nodes with few references. *table*: the NamespaceArray.
     """
 
     MOST, LONGEST = 32, 1024
 
     def __init__(self) -> None:
+        self.table: Sequence[str] = ()
         self.texts: dict[bytes, str] = {}
         self.read: dict[tuple[int, ...], list[tuple[bytes, tuple[Reading, ...]]]] = {}
         self.browsed: list[tuple[bytes, Browsed]] = []
@@ -229,14 +237,15 @@ class Decoder:
         raise Broken("NodeId of kind 0x%02X" % kind)
 
     def _expanded(self) -> tuple[bytes, bool]:
-        """(NodeId, on another server or named by URI)."""
+        """(NodeId, on another server). One that is named by URI gets its index (OPC 10000-6, 5.2.2.10)."""
         kind = self._u8()
         node = self._node(kind & 0x3F)
-        remote = False
-        if kind & 0x80:
-            remote = bool(self._bytes())
-        if kind & 0x40:
-            remote = bool(self._u32()) or remote
+        uri = (self._string() if kind & 0x80 else "") or ""
+        remote = bool(self._u32()) if kind & 0x40 else False
+        if uri and not remote:
+            if uri not in self._known.table:
+                raise Broken("a node in the namespace %.100s, which the NamespaceArray does not have" % uri)
+            node = renamed(node, self._known.table.index(uri))
         return node, remote
 
     def _text_of(self, node: bytes) -> str:

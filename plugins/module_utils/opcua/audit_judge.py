@@ -271,6 +271,10 @@ class Judge:
         # An endpoint without security is OA1's finding, not a second one here.
         bad = sorted("%s %s/%s" % (one.url, policy_name(one.policy), one.mode) for one in self.facts.opened.endpoints
                      if policy_name(one.policy) in DEPRECATED and one.mode != "None")
+        # A token without a policy is OA3's.
+        bad += sorted("%s %s/%s: token %s with %s" % (one.url, policy_name(one.policy), one.mode, token.id, policy_name(token.policy))
+                      for one in self.facts.opened.endpoints for token in one.tokens
+                      if token.kind != "anonymous" and policy_name(token.policy) in DEPRECATED - {"None"})
         check.observed = len(bad)
         check.evidence.update(policies=sorted(seen), unsupported_by_auditor=sorted(seen - DEPRECATED - MODERN))
         self._settle(check, bad)

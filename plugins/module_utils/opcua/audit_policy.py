@@ -50,7 +50,8 @@ class Policy:
     def excuses(self, check: str, node: str = "") -> Waiver | None:
         """The exception for this finding, if any; counts its use."""
         for one in self.waivers:
-            fits = fnmatchcase(node, one.node) if node and one.node else bool(node) == bool(one.node)
+            # A bracket is part of a name: Level[3].
+            fits = fnmatchcase(node, one.node.replace("[", "[[]")) if node and one.node else bool(node) == bool(one.node)
             if one.check == check and fits and one.expires >= self.today:
                 one.used += 1
                 return one

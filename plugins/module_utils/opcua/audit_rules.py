@@ -16,6 +16,7 @@ from .audit_types import (
     EXECUTABLE,
     METHOD,
     NODE_CLASS,
+    OBJECT,
     ROLE_PERMISSIONS,
     USER_ACCESS_LEVEL,
     USER_EXECUTABLE,
@@ -23,6 +24,7 @@ from .audit_types import (
     USER_WRITE_MASK,
     VARIABLE,
     VARIABLE_TYPE,
+    VIEW,
     WRITE_MASK,
 )
 
@@ -31,9 +33,10 @@ PER_CLASS: dict[int, tuple[int, ...]] = {
     VARIABLE: (ACCESS_LEVEL, USER_ACCESS_LEVEL, ACCESS_LEVEL_EX),
     METHOD: (EXECUTABLE, USER_EXECUTABLE),
 }
+MANDATORY_EVERYWHERE = frozenset({NODE_CLASS})
 MANDATORY: dict[int, frozenset[int]] = {
-    VARIABLE: frozenset({ACCESS_LEVEL, USER_ACCESS_LEVEL}),
-    METHOD: frozenset({EXECUTABLE, USER_EXECUTABLE}),
+    VARIABLE: MANDATORY_EVERYWHERE | {ACCESS_LEVEL, USER_ACCESS_LEVEL},
+    METHOD: MANDATORY_EVERYWHERE | {EXECUTABLE, USER_EXECUTABLE},
 }
 """All others are optional: an absent one says nothing, and grants nothing."""
 
@@ -49,12 +52,15 @@ PERMISSION_BITS = {
     10: "DeleteHistory", 12: "Call", 13: "AddReference", 14: "RemoveReference", 15: "DeleteNode", 16: "AddNode",
 }
 _ANY_CLASS = frozenset({2, 3, 13, 14, 15, 16})
-_VALUE = frozenset({4, 6, 8, 9, 10})
+_HISTORY = frozenset({8, 9, 10})
+_VALUE = frozenset({4, 6}) | _HISTORY
 ROLES = {
     "ns=0;i=15644": "Anonymous", "ns=0;i=15656": "AuthenticatedUser", "ns=0;i=15668": "Observer", "ns=0;i=15680": "Operator",
     "ns=0;i=15692": "Supervisor", "ns=0;i=15704": "SecurityAdmin", "ns=0;i=15716": "ConfigureAdmin", "ns=0;i=16036": "Engineer",
     "ns=0;i=18625": "TrustedApplication",
 }
+EVERYBODYS = frozenset({"ns=0;i=15644", "ns=0;i=15656"})
+"""Anonymous is a role of every session, AuthenticatedUser of every one with a user (OPC 10000-18, 4.3)."""
 HARMLESS_ROLES = frozenset({"Anonymous", "AuthenticatedUser", "Observer", "TrustedApplication"})
 HARMLESS_METHODS = frozenset({"GetMonitoredItems", "ResendData", "ConditionRefresh", "ConditionRefresh2", "SetSubscriptionDurable"})
 """Of namespace 0: they change the caller's own subscriptions, nothing else."""
@@ -133,6 +139,9 @@ def granted(union: int, node_class: int, harmless: bool) -> list[str]:
     counted = set(_ANY_CLASS)
     if node_class in (VARIABLE, VARIABLE_TYPE):
         counted |= _VALUE
+    if node_class in (OBJECT, VIEW):
+        # Of events.
+        counted |= _HISTORY
     if node_class == METHOD and not harmless:
         counted.add(12)
     return bits(union, {bit: name for bit, name in PERMISSION_BITS.items() if bit in counted})
@@ -176,6 +185,31 @@ def judge(node_class: int, values: Mapping[int, Any], harmless: bool, region: st
         rights = granted(permissions(roles), node_class, harmless or not callable_here)
         if rights:
             add("OA12", GRANT, "UserRolePermissions grant " + ", ".join(rights))
+    if values.get(ROLE_PERMISSIONS):
+        found += _roles(by_role(values[ROLE_PERMISSIONS]), None if roles is None else by_role(roles), node_class, harmless or not callable_here)
+    return found
+
+
+def by_role(pairs: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Permissions of each role; one that stands twice has both."""
+    found: dict[str, int] = {}
+    for role, permission in pairs:
+        found[role] = found.get(role, 0) | permission
+    return found
+
+
+def _roles(everybodys: Mapping[str, int], mine: Mapping[str, int] | None, node_class: int, harmless: bool) -> list[Finding]:
+    """UserRolePermissions are RolePermissions for the roles of the session, no more and no less (OPC 10000-3, 5.2.10). *mine*: None = not told."""
+    found = []
+    for role in sorted(EVERYBODYS if mine is None else set(mine)):
+        if mine is None:
+            rights = granted(everybodys.get(role, 0), node_class, harmless)
+            if rights:
+                found.append(Finding("OA12", "RolePermissions grant %s to %s, and no UserRolePermissions are told" % (", ".join(rights), ROLES[role]), GRANT))
+            continue
+        rights = granted(mine[role] ^ everybodys.get(role, 0), node_class, harmless)
+        if rights:
+            found.append(Finding("OA9", "UserRolePermissions and RolePermissions of %s disagree about %s" % (ROLES.get(role, role), ", ".join(rights)), LIE))
     return found
 
 

@@ -156,6 +156,7 @@ async def _server(channel: Channel, governor: Governor, facts: Facts) -> None:
     if not isinstance(table, (list, tuple)) or not table:
         raise BadAnswer("the server's NamespaceArray cannot be read (0x%08X)" % facts.statuses["namespaces"])
     facts.names = Names([str(uri) for uri in table])
+    channel.know(facts.names.table)
 
 
 def _number(values: Mapping[str, Any], name: str) -> int:

@@ -21,11 +21,11 @@ ATTRIBUTES = {
     ACCESS_LEVEL_EX: "AccessLevelEx",
 }
 # Node classes (OPC 10000-3, 8.29).
-OBJECT, VARIABLE, METHOD, VARIABLE_TYPE = 1, 2, 4, 16
+OBJECT, VARIABLE, METHOD, VARIABLE_TYPE, VIEW = 1, 2, 4, 16, 128
 CLASSES = {0: "Unspecified", 1: "Object", 2: "Variable", 4: "Method", 8: "ObjectType", 16: "VariableType", 32: "ReferenceType",
            64: "DataType", 128: "View"}
 
-BAD = 0x80000000
+BAD, UNCERTAIN = 0x80000000, 0x40000000
 BAD_ATTRIBUTE_ID_INVALID = 0x80350000
 BAD_NODE_ID_INVALID, BAD_NODE_ID_UNKNOWN = 0x80330000, 0x80340000
 NO_SUCH_NODE = frozenset({BAD_NODE_ID_INVALID, BAD_NODE_ID_UNKNOWN})
@@ -198,6 +198,9 @@ class Channel(Protocol):
 
     async def browse_next(self, points: Sequence[bytes], release: bool) -> list[Browsed]:
         """What follows, or release the points."""
+
+    def know(self, table: Sequence[str]) -> None:
+        """The server's NamespaceArray, for nodes that it names by URI."""
 
     def node(self, text: str) -> Any:
         """The node ``ns=2;s=Pump1``. Raises ValueError."""

@@ -29,9 +29,12 @@ from .audit_types import (
     NO_SUCH_NODE,
     NODE_CLASS,
     ROLE_PERMISSIONS,
+    UNCERTAIN,
     USER_EXECUTABLE,
     USER_ROLE_PERMISSIONS,
+    USER_WRITE_MASK,
     VALUE,
+    WRITE_MASK,
     BadAnswer,
     Browsed,
     Channel,
@@ -43,6 +46,8 @@ from .audit_types import (
 
 HIERARCHICAL, HAS_TYPE_DEFINITION, HAS_SUBTYPE = "ns=0;i=33", "ns=0;i=40", "ns=0;i=45"
 ROOT, TYPES_FOLDER, NAMESPACES, SESSIONS = "ns=0;i=84", "ns=0;i=86", "ns=0;i=11715", "ns=0;i=3706"
+DEFINING = frozenset({8, 16, 32, 64})
+"""Node classes of types."""
 MAX_NODES = 1_000_000
 MAX_REFERENCES = 1_000_000
 """Of one node; a server that never ends is one that lies."""
@@ -71,24 +76,28 @@ class Weighed:
     __slots__ = ("findings", "gone", "informs", "line", "pairs", "problems", "statuses", "values")
 
     def __init__(self, got: Mapping[int, Reading], node_class: int, harmless: bool, region: str) -> None:
-        mandatory = rules.MANDATORY.get(node_class, frozenset())
+        mandatory = rules.MANDATORY.get(node_class, rules.MANDATORY_EVERYWHERE)
         values: dict[int, Any] = {}
-        self.problems: list[str] = []
+        self.problems: list[str] = [] if node_class in CLASSES and node_class else ["NodeClass %d is none" % node_class]
         self.statuses: list[str] = []
         self.gone = bool(got) and all(reading.status in NO_SUCH_NODE for reading in got.values())
         for attribute, reading in got.items():
+            certain = not reading.status & (BAD | UNCERTAIN)
             if not reading.status & BAD and reading.value is not None:
                 if rules.fits(attribute, reading.value):
                     values[attribute] = reading.value
                 else:
                     self.problems.append("%s is a %s" % (ATTRIBUTES[attribute], type(reading.value).__name__))
-                continue
-            if (not reading.status & BAD or reading.status == BAD_ATTRIBUTE_ID_INVALID) and attribute not in mandatory:
+                if certain:
+                    continue
+            elif (certain or reading.status == BAD_ATTRIBUTE_ID_INVALID) and attribute not in mandatory:
                 continue
             text = "%s 0x%08X" % (ATTRIBUTES[attribute], reading.status)
             self.statuses.append(text)
             if attribute != ROLE_PERMISSIONS:
                 self.problems.append(text)
+        if values.get(WRITE_MASK) and USER_WRITE_MASK in got and USER_WRITE_MASK not in values:
+            self.problems.append("WriteMask 0x%X, and no UserWriteMask says for whom" % values[WRITE_MASK])
         self.values = values
         self.findings = rules.judge(node_class, values, harmless, region)
         self.informs = [name for name, true in rules.informs(values).items() if true]
@@ -222,7 +231,7 @@ class Walk:
         self._weighed: dict[Any, Weighed] = {}
         self._sessions, self._namespaces = channel.node(SESSIONS), channel.node(NAMESPACES)
         self._last: tuple[Any, ...] = ()
-        self._default_nodes: list[tuple[Any, str]] = []
+        self._metadata: list[Any] = []
         self._tag_nodes: dict[Any, str] = {}
         self._gone_nodes: set[Any] = set()
         self._cut: set[Any] = set()
@@ -297,12 +306,13 @@ class Walk:
                 short.append(node)
             elif one.status in NO_SUCH_NODE:
                 self._gone(node)
-            elif one.status & BAD:
-                self._truncate(node, "Browse: 0x%08X" % one.status)
-            elif one.point:
-                following.append((node, list(one.references), one.point))
             else:
-                self._whole(node, one.references)
+                if one.status >> 16:
+                    self._truncate(node, "Browse: 0x%08X" % one.status)
+                if one.point:
+                    following.append((node, list(one.references), one.point))
+                elif not one.status & BAD:
+                    self._whole(node, one.references)
         await self._follow(following, alone)
         if len(batch) == 1 and alone is not None:
             alone.extend(short)
@@ -332,8 +342,8 @@ class Walk:
                 for (node, references, point), one in zip(part, more):
                     await self._followed(node, references, point, one, waiting, alone)
         except Stopped:
-            for node, _, point in waiting:
-                await self._release(point)
+            # Their continuation points end with the session.
+            for node, _, _ in waiting:
                 self._truncate(node, "stopped while its references were read")
             raise
 
@@ -342,9 +352,9 @@ class Walk:
             alone.append(node)
             return
         references.extend(one.references)
-        if one.status & BAD:
+        if one.status >> 16:
             self._truncate(node, "BrowseNext: 0x%08X after %d references" % (one.status, len(references)))
-        elif not one.references and one.point == point:
+        if not one.references and one.point == point:
             await self._release(point)
             self._truncate(node, "BrowseNext gives nothing and does not end")
         elif len(references) > MAX_REFERENCES:
@@ -357,7 +367,11 @@ class Walk:
 
     async def _release(self, point: bytes) -> None:
         """Give the continuation point back, without asking how it went."""
-        await asyncio.gather(self._channel.browse_next([point], True), return_exceptions=True)
+        await self._governor.budget.take(1)
+        try:
+            await asyncio.gather(self._channel.browse_next([point], True), return_exceptions=True)
+        finally:
+            self._governor.budget.give_back(1)
 
     def _truncate(self, node: Any, why: str) -> None:
         self.result.counts["truncated"] += 1
@@ -410,6 +424,14 @@ class Walk:
         types = node(TYPES_FOLDER)
         await self._tree([self._meet(node(ROOT), 1, "Root", 0, rules.INSTANCE, None)], rules.INSTANCE, {types})
         await self._tree([self._meet(types, 1, "Types", 0, rules.TYPES, node(ROOT))], rules.TYPES, set())
+        await self._unlinked()
+        await self._declared()
+        await self._unlinked()
+        await self._attributes([one for one, known in self.seen.items() if not known.read])
+        await self._defaults()
+
+    async def _unlinked(self) -> None:
+        """What only a reference that is not hierarchical leads to, and everything below it."""
         while True:
             rest = [(one, reference) for one, reference in self._later.items() if one not in self.seen]
             self._later.clear()
@@ -417,9 +439,6 @@ class Walk:
                 break
             await self._tree([self._meet(one, ref.node_class, ref.name, ref.namespace, rules.UNLINKED, None) for one, ref in rest],
                              rules.UNLINKED, set())
-        await self._declared()
-        await self._attributes([one for one, known in self.seen.items() if not known.read])
-        await self._defaults()
 
     def _meet(self, node: Any, node_class: int, name: str, namespace: int, region: str, parent: Any) -> Any:
         above = self.seen.get(parent)
@@ -450,6 +469,8 @@ class Walk:
             following: list[Any] = []
             for node in level:
                 references = self._references.pop(node, ())
+                if node == self._namespaces:
+                    self._metadata = [one.node for one in references if one.reference_type in self._hierarchical and not one.remote]
                 if id(references) in self._leaves:
                     continue
                 before, dull = len(following), True
@@ -479,13 +500,29 @@ class Walk:
             if known is None:
                 self._later.setdefault(target, reference)
             return False
+        if known is not None and known.node_class == METHOD and known.region == rules.TYPES and not self._of_type(node):
+            self._callable(target, known, node)
         if target in leave or known is not None:
             return False
         above = self.seen[node]
         self.seen[target] = Node(reference.node_class, reference.name, reference.namespace, region, node, above.dynamic or target == self._sessions)
-        if above.parent == self._namespaces and (reference.name.startswith("Default") or reference.name == "NamespaceUri"):
-            self._default_nodes.append((target, reference.name))
         return True
+
+    def _of_type(self, node: Any) -> bool:
+        """Whether it belongs to a type's definition; an object in a folder beside the types does not."""
+        while node is not None:
+            known = self.seen[node]
+            if known.node_class in DEFINING:
+                return True
+            node = known.parent
+        return False
+
+    def _callable(self, node: Any, known: Node, parent: Any) -> None:
+        """A method of a type that an object has too is judged again, as the object's."""
+        if known.read:
+            self.result.nodes[rules_class(METHOD)] -= 1
+            self.result.regions[known.region] -= 1
+        known.region, known.parent, known.read = rules.UNLINKED, parent, False
 
     # -- attributes ---------------------------------------------------------------------------------------
     async def _attributes(self, nodes: Sequence[Any]) -> None:
@@ -611,6 +648,8 @@ class Walk:
 
     def _judge(self, node: Any, attributes: tuple[int, ...], readings: Sequence[Reading]) -> None:
         known, result, text = self.seen[node], self.result, self._channel.text(node)
+        if known.node_class == METHOD and known.region == rules.TYPES and not self._of_type(known.parent):
+            known.region = rules.UNLINKED
         harmless = known.node_class == METHOD and rules.harmless_method(known.name, known.namespace, self.names.index(text))
         weighed = self._weigh(known, attributes, readings, harmless)
         result.statuses.update(weighed.statuses)
@@ -629,7 +668,8 @@ class Walk:
         for finding in weighed.findings:
             self._add(finding.check, finding.kind, node, finding.what)
         for name in weighed.informs:
-            result.counts[name] += 1
+            # Many servers restrict objects of the standard and the diagnostics of sessions; what is asked is whether the plant's are.
+            result.counts[name] += name != "restricted" or (self.names.index(text) != 0 and not known.dynamic)
         uri, stable = self.names.both(text)
         if weighed.pairs:
             result.told_roles += 1
@@ -658,14 +698,11 @@ class Walk:
 
     # -- tag map, namespaces ------------------------------------------------------------------------------
     async def _declared(self) -> None:
-        """Nodes of the tag map that browsing did not show us: they may exist all the same."""
+        """Nodes of the tag map that browsing did not show us: they may exist all the same, and have nodes below them."""
         hidden = [node for node in self._tag_nodes if node not in self.seen]
         for node in hidden:
             self._meet(node, 2, "", 0, rules.DECLARED, None)
-        await self._browse(hidden)
-        for node in hidden:
-            self._references.pop(node, None)
-        await self._attributes(hidden)
+        await self._tree(hidden, rules.UNLINKED, set())
         missing = set(self.result.missing_tags)
         self.result.hidden_tags = [self._tag_nodes[node] for node in hidden if self._tag_nodes[node] not in missing]
 
@@ -679,10 +716,12 @@ class Walk:
                 self._tag_nodes[self._channel.node(today)] = tag
 
     async def _defaults(self) -> None:
-        """Values of NamespaceMetadata: what nodes without rights of their own fall back to."""
-        queue: deque[Group] = deque((node, (VALUE,)) for node, _ in self._default_nodes)
-        names = dict(self._default_nodes)
-        by_parent: dict[Any, dict[str, Any]] = {}
+        """Values of NamespaceMetadata, wherever else it was found before: what nodes without rights of their own fall back to."""
+        await self._browse(self._metadata)
+        places = [(one.node, one.name, parent) for parent in self._metadata for one in self._references.pop(parent, ())
+                  if one.name == "NamespaceUri" or one.name.startswith("Default")]
+        queue: deque[Group] = deque((node, (VALUE,)) for node, _, _ in places)
+        by_node: dict[Any, Reading] = {}
 
         async def step() -> bool:
             if not queue:
@@ -695,12 +734,20 @@ class Walk:
                 return True
             if len(answer) != len(batch):
                 raise BadAnswer("%s: %d results for %d operations" % (READ, len(answer), count))
-            for (node, _), (reading,) in zip(batch, answer):
-                if not reading.status & BAD and reading.value is not None:
-                    by_parent.setdefault(self.seen[node].parent, {})[names[node]] = reading.value
+            by_node.update((node, reading) for (node, _), (reading,) in zip(batch, answer))
             return True
 
         await self._together(step)
+        by_parent: dict[Any, dict[str, Any]] = {}
+        for node, name, parent in places:
+            reading = by_node[node]
+            if name in ("NamespaceUri", "DefaultUserRolePermissions"):
+                readable = not reading.status & (BAD | UNCERTAIN) and (name == "NamespaceUri" or rules.fits(USER_ROLE_PERMISSIONS, reading.value or []))
+                if not readable and reading.status not in (*NO_SUCH_NODE, BAD_ATTRIBUTE_ID_INVALID):
+                    self.result.counts["unread"] += 1
+                    note(self.result.unread, "%s: Value 0x%08X (%s)" % (self.stable(node), reading.status, name))
+            if not reading.status & BAD and reading.value is not None:
+                by_parent.setdefault(parent, {})[name] = reading.value
         for parent, values in by_parent.items():
             uri = str(values.pop("NamespaceUri", "") or self.seen[parent].name)
             self.result.metadata[uri] = values

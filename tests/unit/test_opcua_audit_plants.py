@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plants that no server of ours can be brought to show: a server in memory, walked and judged as any other."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+import pytest
+
+from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_codec, audit_judge, audit_run
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_policy import Policy
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import (
+    BAD_ATTRIBUTE_ID_INVALID,
+    BAD_CONTINUATION_POINT_INVALID,
+    BAD_NODE_ID_UNKNOWN,
+    METHOD,
+    OBJECT,
+    UNCERTAIN,
+    VALUE,
+    VARIABLE,
+    VIEW,
+    Browsed,
+    Endpoint,
+    Opened,
+    Reading,
+    Reference,
+)
+from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+
+URI = "urn:plant"
+ORGANIZES, HAS_COMPONENT, HAS_PROPERTY, GENERATES_EVENT = 35, 47, 46, 41
+ABSENT, DENIED = Reading(BAD_ATTRIBUTE_ID_INVALID), Reading(0x801F0000)
+PLANT, WRITABLE = "ns=2;s=Plant", {17: 3, 18: 3}
+OBSERVER, AUTHENTICATED = "ns=0;i=15668", "ns=0;i=15656"
+READ, READ_WRITE = 0x21, 0x61
+
+
+class Ground:
+    """Implements ``audit_types.Channel``; nodes are texts. ``log``: (moment, operations) of each request."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.nodes: dict[str, tuple[int, str, dict[int, Any]]] = {}
+        self.links: dict[str, list[tuple[int, str, int]]] = {}
+        self.browse_status: dict[str, int] = {}
+        self.most, self.now = most, 0.0
+        self.points: dict[bytes, list[Reference]] = {}
+        self.log: list[tuple[float, int]] = []
+        for number, node_class, above in ((84, 1, 0), (85, 1, 84), (86, 1, 84), (88, 1, 86), (58, 8, 88), (2253, 1, 85), (11715, 1, 2253)):
+            self.add("ns=0;i=%d" % number, node_class, "ns=0;i=%d" % above if above else "", ORGANIZES, name="n%d" % number)
+        for number, above in ((33, 0), (34, 33), (35, 33), (46, 34), (47, 34)):
+            self.add("ns=0;i=%d" % number, 32, "ns=0;i=%d" % above if above else "", 45)
+        for number, value in ((2255, ["http://opcfoundation.org/UA/", "urn:server", URI]), (2259, 0), (2994, True)):
+            self.add("ns=0;i=%d" % number, VARIABLE, "", set={VALUE: value})
+        self.add(PLANT, OBJECT, "ns=0;i=85", ORGANIZES)
+
+    def add(self, node: str, node_class: int, above: str = PLANT, kind: int = HAS_COMPONENT, name: str = "", announced: int = 0,
+            set: dict[int, Any] | None = None) -> str:
+        """A node below *above*; *set*: attribute to value or Reading."""
+        self.nodes[node] = node_class, name or node, set or {}
+        if above:
+            self.link(above, kind, node, announced)
+        return node
+
+    def link(self, source: str, kind: int, target: str, announced: int = 0) -> None:
+        self.links.setdefault(source, []).append((kind, target, announced or self.nodes[target][0]))
+
+    # -- Channel ------------------------------------------------------------------------------------------
+    async def open(self) -> Opened:
+        one = Endpoint("opc.tcp://x", "SignAndEncrypt", "http://opcfoundation.org/UA/SecurityPolicy#Basic256Sha256", "urn:x", "a", ())
+        return Opened([one], [one])
+
+    async def close(self) -> None:
+        return None
+
+    def know(self, table: Sequence[str]) -> None:
+        assert table[2] == URI
+
+    def node(self, text: str) -> str:
+        return text
+
+    def text(self, node: str) -> str:
+        return node
+
+    def _read(self, node: str, attribute: int) -> Reading:
+        if node not in self.nodes:
+            return Reading(BAD_NODE_ID_UNKNOWN)
+        node_class, _, given = self.nodes[node]
+        plain: dict[int, Any] = {2: node_class, 6: 0, 7: 0, **({17: 1, 18: 1} if node_class == VARIABLE else {}),
+                                 **({21: False, 22: False} if node_class == METHOD else {}), **given}
+        value = plain.get(attribute, ABSENT)
+        return value if isinstance(value, Reading) else Reading(0, value)
+
+    async def read(self, wanted: Sequence[tuple[str, int]]) -> list[Reading]:
+        self.log.append((self.now, len(wanted)))
+        return [self._read(node, attribute) for node, attribute in wanted]
+
+    async def read_groups(self, groups: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[Reading, ...]]:
+        self.log.append((self.now, sum(len(attributes) for _, attributes in groups)))
+        return [tuple(self._read(node, attribute) for attribute in attributes) for node, attributes in groups]
+
+    def _page(self, references: list[Reference], status: int) -> Browsed:
+        if len(references) <= self.most:
+            return Browsed(status, references)
+        point = b"%d" % len(self.log) + b"/%d" % len(self.points)
+        self.points[point] = references[self.most:]
+        return Browsed(status, references[:self.most], point)
+
+    async def browse(self, nodes: Sequence[str]) -> list[Browsed]:
+        self.log.append((self.now, len(nodes)))
+        return [self._page([Reference(target, announced, self.nodes[target][1], 0, "", "ns=0;i=%d" % kind)
+                            for kind, target, announced in self.links.get(node, [])], self.browse_status.get(node, 0))
+                if node in self.nodes else Browsed(BAD_NODE_ID_UNKNOWN) for node in nodes]
+
+    async def browse_next(self, points: Sequence[bytes], release: bool) -> list[Browsed]:
+        self.log.append((self.now, len(points)))
+        rests = [self.points.pop(point, None) for point in points]
+        return [Browsed(0) if release else Browsed(BAD_CONTINUATION_POINT_INVALID) if rest is None else self._page(rest, 0) for rest in rests]
+
+
+def audited(ground: Ground, **change: Any) -> tuple[audit_run.Facts, dict[str, str], dict[str, Any]]:
+    """(facts, status by check, record) with a clock that only moves when somebody waits."""
+    plan = audit_run.Plan(**{**dict(
+        source="plc1", endpoint="opc.tcp://x", policy="Basic256Sha256", mode="SignAndEncrypt", username="observer", application_uri="urn:x",
+        budget_per_s=1_000_000, deadline_s=1000.0), **change})
+
+    def clock() -> float:
+        ground.now += 1e-6
+        return ground.now
+
+    async def sleep(seconds: float) -> None:
+        ground.now += seconds
+
+    facts = asyncio.run(audit_run.gather(ground, plan, clock, sleep))
+    report = Report("x", deadline_s=None)
+    record = audit_judge.Judge(report, facts, audit_judge.Context(plan, Policy(today=date(2026, 1, 1)), 1e5)).run()
+    return facts, {check.id: check.status for check in report.checks}, record
+
+
+def test_a_clean_ground_is_claimed() -> None:
+    ground = Ground()
+    ground.add("ns=2;s=a", VARIABLE)
+    ground.add("ns=2;s=m", METHOD, "ns=0;i=58", set={21: True, 22: True})
+    facts, statuses, record = audited(ground)
+    assert record["verdict"] == "claimed" and facts.complete
+    assert {id for id, status in statuses.items() if status in ("fail", "inconclusive")} == {"OA6", "OA7"}, "it has no certificates"
+
+
+# -- what is not known is never clean --------------------------------------------------------------------
+@pytest.mark.parametrize(("node_class", "announced", "given"), [
+    (VARIABLE, OBJECT, {2: ABSENT, **WRITABLE}),
+    (VARIABLE, OBJECT, {2: Reading(0, None), **WRITABLE}),
+    (3, 3, WRITABLE),
+    (VARIABLE, 0, {18: Reading(UNCERTAIN, 1)}),
+    (VARIABLE, 0, {7: Reading(UNCERTAIN, None)}),
+    (OBJECT, 0, {6: 0x40, 7: ABSENT}),
+    (OBJECT, 0, {6: 0x40, 7: Reading(0, None)}),
+])
+def test_an_attribute_that_cannot_be_believed_is_a_hole(node_class: int, announced: int, given: dict[int, Any]) -> None:
+    ground = Ground()
+    ground.add("ns=2;s=a", node_class, announced=announced, set=given)
+    facts, statuses, record = audited(ground)
+    assert record["verdict"] == "inconclusive" and facts.result.counts["unread"] == 1
+    assert "nsu=urn:plant;s=a" in record["coverage"]["unread"][0] and statuses["OA18"] == "inconclusive"
+
+
+@pytest.mark.parametrize("most", [1000, 1])
+def test_references_that_may_be_incomplete_are_truncated(most: int) -> None:
+    """UncertainNotAllNodesAvailable: what was given is walked, too."""
+    ground = Ground(most)
+    for name in "abc":
+        ground.add("ns=2;s=%s" % name, VARIABLE, set=WRITABLE if name == "c" else {})
+    ground.browse_status[PLANT] = 0x40C00000
+    facts, statuses, record = audited(ground)
+    assert record["coverage"]["truncated"] == ["nsu=urn:plant;s=Plant: Browse: 0x40C00000"] and facts.result.nodes["Variable"] == 3
+    assert statuses["OA8"] == "fail" and statuses["OA10"] == statuses["OA18"] == "inconclusive"
+
+
+@pytest.mark.parametrize("value", [DENIED, Reading(UNCERTAIN, []), [5]])
+def test_defaults_of_a_namespace_that_cannot_be_read_are_a_hole(value: Any) -> None:
+    ground = Ground()
+    ground.add("ns=2;s=meta", OBJECT, "ns=0;i=11715")
+    ground.add("ns=2;s=uri", VARIABLE, "ns=2;s=meta", HAS_PROPERTY, "NamespaceUri", set={VALUE: URI})
+    ground.add("ns=2;s=default", VARIABLE, "ns=2;s=meta", HAS_PROPERTY, "DefaultUserRolePermissions", set={VALUE: value})
+    _, _, record = audited(ground)
+    assert record["verdict"] == "inconclusive" and "DefaultUserRolePermissions" in record["coverage"]["unread"][0]
+
+
+# -- places ----------------------------------------------------------------------------------------------
+def test_defaults_of_a_namespace_count_wherever_else_its_object_stands() -> None:
+    ground = Ground()
+    ground.add("ns=2;s=meta", OBJECT, "ns=0;i=85", ORGANIZES)
+    ground.link("ns=0;i=11715", HAS_COMPONENT, "ns=2;s=meta")
+    ground.add("ns=2;s=uri", VARIABLE, "ns=2;s=meta", HAS_PROPERTY, "NamespaceUri", set={VALUE: URI})
+    ground.add("ns=2;s=default", VARIABLE, "ns=2;s=meta", HAS_PROPERTY, "DefaultUserRolePermissions", set={VALUE: [(OBSERVER, READ_WRITE)]})
+    _, statuses, record = audited(ground)
+    assert statuses["OA12"] == "fail" and record["findings"][0]["node"] == "nsu=urn:plant;s=meta"
+
+
+def test_what_stands_below_a_hidden_tag_is_walked() -> None:
+    ground = Ground()
+    ground.add("ns=2;s=tag", VARIABLE, "")
+    ground.add("ns=2;s=below", VARIABLE, "ns=2;s=tag", HAS_PROPERTY, set=WRITABLE)
+    ground.add("ns=2;s=beside", VARIABLE, "", set=WRITABLE)
+    ground.link("ns=2;s=below", GENERATES_EVENT, "ns=2;s=beside")
+    _, _, record = audited(ground, tags=("nsu=urn:plant;s=tag", "nsu=urn:plant;s=gone"))
+    assert {one["node"] for one in record["findings"]} == {"nsu=urn:plant;s=below", "nsu=urn:plant;s=beside"}
+    assert record["coverage"]["hidden_tags"] == ["nsu=urn:plant;s=tag"] and record["coverage"]["missing_tags"] == ["nsu=urn:plant;s=gone"]
+
+
+def test_a_method_of_an_object_is_callable_also_in_a_folder_of_types_and_if_a_type_has_it_too() -> None:
+    executable = {21: True, 22: True}
+    ground = Ground()
+    ground.add("ns=2;s=folder", OBJECT, "ns=0;i=86", ORGANIZES)
+    ground.add("ns=2;s=plain", METHOD, "ns=2;s=folder", set=executable)
+    for name in ("shared", "own"):
+        ground.add("ns=2;s=%s" % name, METHOD, "ns=0;i=58", set=executable)
+    ground.add("ns=2;s=alarm", OBJECT, "")
+    ground.link(PLANT, GENERATES_EVENT, "ns=2;s=alarm")
+    ground.link("ns=2;s=alarm", HAS_COMPONENT, "ns=2;s=shared")
+    facts, _, record = audited(ground)
+    assert {one["node"] for one in record["findings"]} == {"nsu=urn:plant;s=plain", "nsu=urn:plant;s=shared"}
+    assert facts.result.nodes["Method"] == 3
+
+
+# -- roles -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("everybodys", "mine", "kinds"), [
+    ([(OBSERVER, READ), ("ns=0;i=16036", READ_WRITE)], [(OBSERVER, READ)], set()),
+    ([(OBSERVER, READ_WRITE)], [(OBSERVER, READ)], {("OA9", "lie")}),
+    ([(OBSERVER, READ)], [(OBSERVER, READ_WRITE)], {("OA9", "lie"), ("OA12", "grant")}),
+    ([(OBSERVER, READ | 1 << 12)], [(OBSERVER, READ)], set()),
+    ([(AUTHENTICATED, READ_WRITE)], None, {("OA12", "grant")}),
+    ([(AUTHENTICATED, READ_WRITE), (AUTHENTICATED, READ)], None, {("OA12", "grant")}),
+    ([("ns=0;i=16036", READ_WRITE)], None, set()),
+])
+def test_permissions_of_our_roles_are_everybodys(everybodys: list[Any], mine: list[Any] | None, kinds: set[Any]) -> None:
+    """Bits that mean nothing at a Variable (Call) may differ; what another role may is its own affair."""
+    ground = Ground()
+    ground.add("ns=2;s=a", VARIABLE, set={24: everybodys, **({25: mine} if mine is not None else {})})
+    facts, _, _ = audited(ground)
+    assert {(one.check, one.kind) for one in facts.result.findings} == kinds
+
+
+@pytest.mark.parametrize("node_class", [OBJECT, VIEW])
+def test_history_of_events_is_history(node_class: int) -> None:
+    ground = Ground()
+    ground.add("ns=2;s=a", node_class, set={25: [(OBSERVER, READ | 1 << 9)]})
+    assert audited(ground)[1]["OA12"] == "fail"
+
+
+def test_a_restriction_of_the_standards_objects_protects_no_plant() -> None:
+    ground = Ground()
+    ground.add("ns=0;i=12637", OBJECT, "ns=0;i=2253", set={26: 3})
+    ground.add("ns=0;i=3706", OBJECT, "ns=0;i=2253")
+    ground.add("ns=1;i=5", VARIABLE, "ns=0;i=3706", set={26: 3})
+    assert audited(ground)[0].result.counts["restricted"] == 0
+    ground.add("ns=2;s=a", VARIABLE, set={26: 3})
+    assert audited(ground)[0].result.counts["restricted"] == 1
+
+
+# -- load ------------------------------------------------------------------------------------------------
+def test_a_walk_that_is_stopped_stays_in_its_budget() -> None:
+    """Nodes of which many continuation points are open at the deadline."""
+    ground, budget = Ground(most=1), 100
+    for one in range(60):
+        above = ground.add("ns=2;s=o%d" % one, OBJECT)
+        for other in range(400):
+            ground.add("ns=2;s=o%d.%d" % (one, other), VARIABLE, above)
+    facts, _, record = audited(ground, budget_per_s=budget, deadline_s=60.0)
+    assert "deadline" in facts.error and record["coverage"]["truncated"]
+    for begin, _ in ground.log:
+        assert sum(count for moment, count in ground.log if begin <= moment < begin + 1.0) <= budget
+
+
+# -- names -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("text", ["i=5", "i=500", "i=70000", "s=Füll", "g=00000000-0000-0000-0000-000000000001", "b=AAE="])
+def test_an_identifier_in_another_namespace(text: str) -> None:
+    for index in (0, 2, 300):
+        assert audit_codec.renamed(audit_codec.from_text("ns=7;" + text), index) == audit_codec.from_text("ns=%d;%s" % (index, text))
