@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.errors import AnsibleError
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import CONTROL_VARIABLE, EXTRA_VARIABLE, MQTT_VARIABLE
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
@@ -82,7 +83,7 @@ def kept(file: Path) -> Iterator[None]:
 def collect(
     hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], collection_root: Path | None = None
 ) -> dict[str, Any]:
-    """The model's input. `hostvars` and `groups` are Ansible's. Raises ContractError, and what templating a value raises."""
+    """The model's input. `hostvars` and `groups` are Ansible's. What cannot be evaluated is absent, and a problem of the model. Raises ContractError."""
     if not _kept:
         return _collect(hostvars, groups, collection_root)
     return dict(json.loads(_once(_kept[-1], lambda: json.dumps(_collect(hostvars, groups, collection_root)))))
@@ -157,22 +158,33 @@ def _collect(
     known = contracts.all(collection_root)
     managed = [str(host) for host in groups.get("managed", [])]
     site = hostvars[managed[0]] if managed else {}
-    data: dict[str, Any] = {key: plain(site[name]) if name in site else None for key, name in _SITE.items()}
+    broken: dict[str, str] = {}
+    data: dict[str, Any] = {key: _evaluated(site, name, name, broken) if name in site else None for key, name in _SITE.items()}
     if isinstance(data["ot_sources"], list):
         data["ot_sources"] = [_source(source) if isinstance(source, dict) else source for source in data["ot_sources"]]
     wanted = _wanted(known)
     hosts: dict[str, Any] = {}
     for host in managed:
         variables = hostvars[host]
-        entry = {key: plain(variables[name]) for key, name in _HOST.items() if name in variables}
-        entry["debian"] = plain(variables.get("hnai_debian"))
-        entry["vars"] = {name: plain(variables[name]) for name in wanted if name in variables}
+        entry = {key: _evaluated(variables, name, f"{host}: {name}", broken) for key, name in _HOST.items() if name in variables}
+        entry["debian"] = _evaluated(variables, "hnai_debian", f"{host}: hnai_debian", broken) if "hnai_debian" in variables else None
+        entry["vars"] = {name: _evaluated(variables, name, f"{host}: {name}", broken) for name in wanted if name in variables}
         hosts[host] = entry
     data["hosts"] = hosts
+    data["broken"] = broken
     data["groups"] = _groups(groups)
     data["contracts"] = known
     data["defaults"] = defaults(wanted, collection_root)
     return data
+
+
+def _evaluated(variables: Mapping[str, Any], name: str, key: str, broken: dict[str, str]) -> Any:
+    """A variable's value; None where Ansible cannot say it (a template, a vaulted value), and `broken` says why by its key."""
+    try:
+        return plain(variables[name])
+    except (AnsibleError, RecursionError) as error:
+        broken[key] = " ".join(str(error).split())
+        return None
 
 
 def _groups(groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:

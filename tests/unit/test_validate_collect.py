@@ -15,6 +15,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.hnai.platform.plugins.filter import zones
+from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import validate
 from ansible_collections.hnai.platform.plugins.plugin_utils import site
 
 CONTRACT = """\
@@ -88,6 +89,27 @@ def test_collects_inventory_variables_of_managed_hosts(root: Path) -> None:
     assert data["defaults"] == {"kafka_topic_defaults": {"retention_ms": 5}}
     assert "never" not in str(data)
     assert "observer" not in str(data)
+
+
+class Unspeakable(dict[str, Any]):
+    """Variables of a host, some of which are templates that nobody can evaluate."""
+
+    def __getitem__(self, name: str) -> Any:
+        if super().__getitem__(name) == "{{ gone }}":
+            raise AnsibleFilterError("'gone'\nis undefined")
+        return super().__getitem__(name)
+
+
+def test_what_cannot_be_evaluated_is_one_problem_among_others(root: Path) -> None:
+    hostvars = {"kafka1": Unspeakable(HOSTVARS["kafka1"], hnai_zones="{{ gone }}", hnai_debian="{{ gone }}", hnai_slo=[])}
+    data = site.collect(hostvars, GROUPS, root)
+    assert data["broken"] == dict.fromkeys(("hnai_zones", "kafka1: hnai_debian"), "'gone' is undefined")
+    site.add_names(data, hostvars, [], root)
+    data["files"] = {"hnai_zones": "zones.yml", "hnai_debian": "hosts.yml"}
+    found = {(one["file"], one["key"], one["message"]) for one in validate(data, datetime.date(2030, 1, 1))}
+    assert {(file, key, "cannot be evaluated: 'gone' is undefined") for file, key in
+            (("zones.yml", "hnai_zones"), ("hosts.yml", "kafka1: hnai_debian"))} <= found
+    assert "hnai_slo" in {key for _file, key, _message in found}
 
 
 def test_rates_follow_from_the_tags(root: Path) -> None:
