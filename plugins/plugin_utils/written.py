@@ -36,7 +36,7 @@ _SCALARS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "int": (check_type_int, "a whole number"),
 }
 #: Words of a source and of a tag, where they are said.
-_WORDS = {
+_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "opcua": {"policy": ("Aes128Sha256RsaOaep", "Aes256Sha256RsaPss", "Basic256Sha256"), "mode": ("Sign", "SignAndEncrypt")},
     "modbus": {"table": ("holding", "input"), "word_order": ("big", "little")},
 }
@@ -154,14 +154,15 @@ def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Ma
     listed = [one for one in told if isinstance(one, Mapping)] if isinstance(told, (list, tuple)) else []
     declared = []
     for one in listed:
-        config = one.get("config") if isinstance(one.get("config"), Mapping) else {}
+        given = one.get("config")
+        config: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
         settings = {"min.insync.replicas": minimum, **config}
         counts = (one.get("partitions"), one.get("replication_factor", replicas), settings["min.insync.replicas"])
         if not is_template(one) and all(_whole(count) for count in counts):
             partitions, factor, least = map(int, counts)
             declared.append(topics.Topic(_shown(one.get("name")), partitions, factor, {**{k: str(v) for k, v in settings.items()}, names[2]: str(least)}))
         outage = _outage(variables[hosts[0]].get("hnai_slo"))
-        kept = config.get("retention.ms")
+        kept = config.get("retention.ms", -1)
         if _whole(kept) and 0 <= int(kept) < outage * 1000:
             message = f"{kept} milliseconds is too small for hop {_HOP}: the declared outage of {outage:g} s"
             remedy = f"set it to at least {math.ceil(outage * 1000)}, or declare a shorter outage"

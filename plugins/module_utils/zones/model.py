@@ -597,7 +597,7 @@ class Site:
 
     def _read_legs(self, variable: str, where: str, data: Any, named: bool = True) -> tuple[Interface, ...]:
         """`named`: the rules of a host name its interfaces; those of an asset are somebody else's."""
-        legs = []
+        legs: list[Interface] = []
         remedy = "write <zone>: {name, v4, v6}" if named else "write <zone>: {v4, v6}"
         if data is not None and not isinstance(data, Mapping):
             self.problem(variable, where, "is not a map", remedy)

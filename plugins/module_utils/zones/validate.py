@@ -448,7 +448,7 @@ def _endpoints(site: Site) -> list[Problem]:
                 found.append(Problem(file, f"{key}.{name}", f"{repr(source[name])[:80]} is no endpoint", "write opc.tcp://HOST:PORT/", "source"))
         if asset is None or not isinstance(dialled, str) or not dialled:
             continue
-        own = {asset.name.lower(), *(address for leg in (asset, *asset.interfaces) for address in (leg.v4, leg.v6))}
+        own = {asset.name.lower(), asset.v4, asset.v6, *(address for leg in asset.interfaces for address in (leg.v4, leg.v6))}
         try:
             there = str(ipaddress.ip_address(dialled))
         except ValueError:
