@@ -91,6 +91,34 @@ def test_collects_inventory_variables_of_managed_hosts(root: Path) -> None:
     assert "observer" not in str(data)
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    files = {
+        "hosts.yml": "all: {hosts: {a: null}}\n",
+        "group_vars/all/good.yml": "a: &x {b: 1}\nc: {<<: *x, b: 2}\nd: !vault |\n  $ANSIBLE_VAULT\n",
+        "group_vars/all/empty.yml": "",
+        "group_vars/all/vaulted.yml": "$ANSIBLE_VAULT;1.1;AES256\n3132\n",
+        "group_vars/all/tabs.yml": "a: 1\nb:\n\tc: 2\n",
+        "group_vars/kafka.yml": "a: [1\n",
+        "host_vars/a.yml": "- 1\n",
+        "host_vars/b.yml/inner.yml": "a:\n  - b: 1\n    b: 2\n  - b: 1\na: 3\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "host_vars/c.yml").write_bytes(b"a: \xff\n")
+    sources = [str(tmp_path / "hosts.yml"), "somewhere,", str(tmp_path / "gone.yml")]
+    found = {Path(one.file).name: (one.key, one.message, one.remedy) for one in site.unreadable(sources)}
+    assert set(found) == {"tabs.yml", "kafka.yml", "a.yml", "c.yml"}
+    assert found["tabs.yml"][0] == "line 3" and "spaces" in found["tabs.yml"][2]
+    assert found["a.yml"][1] == "is no map of variables"
+    assert all(all(one) for one in found.values())
+    double = {(Path(one.file).name, one.key): one.message for one in site.twice(sources)}
+    assert {key: text.partition(":")[0] for key, text in double.items()} == {
+        ("inner.yml", "a[0].b"): "stands in line 2 and in line 3",
+        ("inner.yml", "a"): "stands in line 1 and in line 5",
+    }
+
+
 class Unspeakable(dict[str, Any]):
     """Variables of a host, some of which are templates that nobody can evaluate."""
 
