@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible import constants as C
+from ansible import context
 from ansible.plugins.callback import CallbackBase
 
 from ansible_collections.hnai.platform.plugins.plugin_utils.remedies import Said, told
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import unreadable
 
 DOCUMENTATION = r"""
 name: hnai_remedies
@@ -15,7 +18,7 @@ type: aggregate
 short_description: Ends a run that broke with what to do
 description:
   - An unreachable host, a refused sudo and a full disk are told by Ansible itself, without a remedy. This says it once for each cause, at the end of the
-    run, with the hosts. Silent in every other run.
+    run, with the hosts. A file of the inventory that Ansible cannot read is named when the run begins. Silent in every other run.
 """
 
 
@@ -30,6 +33,11 @@ class CallbackModule(CallbackBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.heard: list[Said] = []
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """Of a file of variables that it cannot read Ansible says what is wrong, but not where, and ends."""
+        for problem in unreadable(context.CLIARGS.get("inventory") or C.DEFAULT_HOST_LIST or ()):
+            self._display.error(f"{problem.file}: {problem.key}: {problem.message}\nremedy: {problem.remedy}", wrap_text=False)
 
     def _heard(self, result: Any, away: bool) -> None:
         content = dict(result.result)

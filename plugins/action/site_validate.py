@@ -17,7 +17,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.validate impor
 from ansible_collections.hnai.platform.plugins.plugin_utils import observed
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, zones
-from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect, options, plain, written
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect, options, plain, twice, written
 from ansible_collections.hnai.platform.plugins.plugin_utils.written import problems as mistakes
 
 
@@ -62,6 +62,7 @@ class ActionModule(ActionBase):
             add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
             site = Site.from_dict(data)
             said = mistakes(written(task_vars["hostvars"], task_vars["groups"]), options(), task_vars["groups"], site.file)
+            said += twice(task_vars.get("ansible_inventory_sources") or [])
             found = [problem.as_dict() for problem in [*sorted({*judge(site, data, today), *said}), *self._observed(site, task_vars["hostvars"])]]
             if args.get("export"):
                 exported = self._export(site, today, args, task_vars)

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.errors import AnsibleError
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import CONTROL_VARIABLE, EXTRA_VARIABLE, MQTT_VARIABLE
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 
 _SITE = {
@@ -82,7 +84,7 @@ def kept(file: Path) -> Iterator[None]:
 def collect(
     hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]], collection_root: Path | None = None
 ) -> dict[str, Any]:
-    """The model's input. `hostvars` and `groups` are Ansible's. Raises ContractError, and what templating a value raises."""
+    """The model's input. `hostvars` and `groups` are Ansible's. What cannot be evaluated is absent, and a problem of the model. Raises ContractError."""
     if not _kept:
         return _collect(hostvars, groups, collection_root)
     return dict(json.loads(_once(_kept[-1], lambda: json.dumps(_collect(hostvars, groups, collection_root)))))
@@ -157,22 +159,33 @@ def _collect(
     known = contracts.all(collection_root)
     managed = [str(host) for host in groups.get("managed", [])]
     site = hostvars[managed[0]] if managed else {}
-    data: dict[str, Any] = {key: plain(site[name]) if name in site else None for key, name in _SITE.items()}
+    broken: dict[str, str] = {}
+    data: dict[str, Any] = {key: _evaluated(site, name, name, broken) if name in site else None for key, name in _SITE.items()}
     if isinstance(data["ot_sources"], list):
         data["ot_sources"] = [_source(source) if isinstance(source, dict) else source for source in data["ot_sources"]]
     wanted = _wanted(known)
     hosts: dict[str, Any] = {}
     for host in managed:
         variables = hostvars[host]
-        entry = {key: plain(variables[name]) for key, name in _HOST.items() if name in variables}
-        entry["debian"] = plain(variables.get("hnai_debian"))
-        entry["vars"] = {name: plain(variables[name]) for name in wanted if name in variables}
+        entry = {key: _evaluated(variables, name, f"{host}: {name}", broken) for key, name in _HOST.items() if name in variables}
+        entry["debian"] = _evaluated(variables, "hnai_debian", f"{host}: hnai_debian", broken) if "hnai_debian" in variables else None
+        entry["vars"] = {name: _evaluated(variables, name, f"{host}: {name}", broken) for name in wanted if name in variables}
         hosts[host] = entry
     data["hosts"] = hosts
+    data["broken"] = broken
     data["groups"] = _groups(groups)
     data["contracts"] = known
     data["defaults"] = defaults(wanted, collection_root)
     return data
+
+
+def _evaluated(variables: Mapping[str, Any], name: str, key: str, broken: dict[str, str]) -> Any:
+    """A variable's value; None where Ansible cannot say it (a template, a vaulted value), and `broken` says why by its key."""
+    try:
+        return plain(variables[name])
+    except (AnsibleError, RecursionError) as error:
+        broken[key] = " ".join(str(error).split())
+        return None
 
 
 def _groups(groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
@@ -250,15 +263,80 @@ def written(hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]]) ->
 def variable_files(sources: Iterable[str]) -> dict[str, str]:
     """Variable → the inventory file that sets it (the most specific last), relative to the working directory if below it."""
     found: dict[str, str] = {}
+    for path, inventory in _files_of(sources):
+        content = _mapping(path)
+        found.update(dict.fromkeys(_inventory_names(content) if inventory else content, _shown(path)))
+    return found
+
+
+def _files_of(sources: Iterable[str]) -> Iterator[tuple[Path, bool]]:
+    """(YAML file of an inventory, whether it is the inventory itself and not variables), the most specific last."""
     for source in sources:
         base = Path(source)
-        for path in [base] if base.is_file() else []:
-            found.update(dict.fromkeys(_inventory_names(_mapping(path)), _shown(path)))
+        if base.is_file() and base.suffix in (".yml", ".yaml"):
+            yield base, True
+        if not base.exists():
+            continue
         home = base if base.is_dir() else base.parent
         for kind in ("group_vars/all", "group_vars", "host_vars"):
-            for path in sorted([*home.glob(f"{kind}.y*ml"), *home.glob(f"{kind}/**/*.y*ml")]):
-                found.update(dict.fromkeys(_mapping(path), _shown(path)))
-    return found
+            for path in sorted({*home.glob(f"{kind}.y*ml"), *home.glob(f"{kind}/**/*.y*ml")}):
+                if not path.is_dir():
+                    yield path, False
+
+
+def unreadable(sources: Iterable[str]) -> list[Problem]:
+    """Files of an inventory that Ansible cannot take: it says what is wrong, but not always where."""
+    return [one for _file, one in _composed(sources) if isinstance(one, Problem)]
+
+
+def twice(sources: Iterable[str]) -> list[Problem]:
+    """Keys that stand twice in a map: Ansible takes the last, and warns."""
+    return [
+        Problem(file, key, f"stands in line {first} and in line {second}: only the last would count", "take one of them out", "format")
+        for file, root in _composed(sources)
+        if isinstance(root, yaml.Node)
+        for key, first, second in _twice(root, "", set())
+    ]
+
+
+def _composed(sources: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """(file, its YAML node, or the problem that it has none)."""
+    for path, _inventory in _files_of(sources):
+        file = _shown(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            root = None if text.startswith("$ANSIBLE_VAULT") else yaml.compose(text, Loader=_Tolerant)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            mark = getattr(error, "problem_mark", None)
+            why = str(getattr(error, "problem", None) or error).strip()
+            tab = mark is not None and "\t" in "".join(text.splitlines()[mark.line : mark.line + 1])
+            remedy = "indent with spaces: YAML takes no tabs there" if tab else "correct it: Ansible cannot read the file"
+            yield file, Problem(file, f"line {mark.line + 1}" if mark else "(file)", why, remedy, "format")
+            continue
+        if root is None or isinstance(root, yaml.MappingNode):
+            yield file, root
+        else:
+            yield file, Problem(file, "(file)", "is no map of variables", "write variable: value", "format")
+
+
+def _twice(node: Any, path: str, seen: set[int]) -> Iterator[tuple[str, int, int]]:
+    """(key, first line, second line) of keys that a map has twice."""
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    lines: dict[tuple[str, str], int] = {}
+    for number, item in enumerate(node.value if isinstance(node, (yaml.MappingNode, yaml.SequenceNode)) else ()):
+        if isinstance(node, yaml.SequenceNode):
+            yield from _twice(item, f"{path}[{number}]", seen)
+            continue
+        key, value = item
+        name = f"{path}.{key.value}".lstrip(".") if isinstance(key, yaml.ScalarNode) else path
+        if isinstance(key, yaml.ScalarNode):
+            line = key.start_mark.line + 1
+            if (key.tag, key.value) in lines and key.tag != "tag:yaml.org,2002:merge":
+                yield name, lines[key.tag, key.value], line
+            lines[key.tag, key.value] = line
+        yield from _twice(value, name, seen)
 
 
 def _inventory_names(group: Any) -> Iterator[str]:

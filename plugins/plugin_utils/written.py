@@ -7,18 +7,26 @@ Values that are templates are left to the roles. Pure: what Ansible read in, fin
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
 
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import topics
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import WIDTHS
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
 
 PROTOCOLS = ("modbus", "mqtt", "opcua", "sparkplug")
 TYPES = ("bool", "double", "enum", "float", "int", "string")
 ENCODINGS = tuple(sorted(WIDTHS))
+#: As the collector takes them: ids of sources, names of tags.
+SOURCE = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_-]*\Z")
+NAME = re.compile(r"^[a-zA-Z_][a-zA-Z0-9_]*\Z")
+#: What a source is reached by.
+_REACHED = {"opcua": "endpoint", "modbus": "host"}
 #: Variables by which members of a group differ: {variable: group}.
 OWN = {"kafka_node_id": "kafka"}
 #: How the roles themselves read a scalar. A text is read from any scalar.
@@ -27,13 +35,21 @@ _SCALARS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "float": (check_type_float, "a number"),
     "int": (check_type_int, "a whole number"),
 }
+#: Words of a source and of a tag, where they are said.
+_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "opcua": {"policy": ("Aes128Sha256RsaOaep", "Aes256Sha256RsaPss", "Basic256Sha256"), "mode": ("Sign", "SignAndEncrypt")},
+    "modbus": {"table": ("holding", "input"), "word_order": ("big", "little")},
+}
+_TAG_WORDS = {"kind": ("cyclic", "on_change"), "mode": ("poll", "subscribe")}
+#: Numbers of a tag and the least that each may be.
+_NUMBERS = {"sampling_ms": 1, "queue": 1}
 _MARKS = ("{{", "{%", "{#")
 
 
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
              file: Callable[[str], str]) -> list[Problem]:
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set."""
-    found = [*_options(variables, options, file), *_own(variables, groups)]
+    found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file)]
     first = next(iter(variables.values()), {})
     return [*found, *_sources(first.get("hnai_ot_sources"), file("hnai_ot_sources"))]
 
@@ -54,19 +70,36 @@ def is_template(value: Any) -> bool:
 
 
 def _options(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:
-    seen: dict[tuple[str, str], list[str]] = {}
+    seen: dict[tuple[str, str, str, str], list[str]] = {}
     for host, written in variables.items():
         for name in written:
             if name in options and not is_template(written[name]):
-                complaint = against(options[name], written[name])
-                if complaint:
-                    seen.setdefault((name, complaint), []).append(host)
-    for (name, complaint), hosts in seen.items():
+                for key, complaint, remedy in _inside(options[name], name, written[name]):
+                    seen.setdefault((name, key, complaint, remedy), []).append(host)
+    for (name, key, complaint, remedy), hosts in seen.items():
         where = ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
-        kind = options[name].get("type", "str")
-        choices = options[name].get("choices")
+        yield Problem(file(name), key, f"{complaint} (on {where})", remedy, "option")
+
+
+def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[str, str, str]]:
+    """(key, what is wrong, remedy) of an option and of what it is made of."""
+    complaint = against(option, value)
+    if complaint:
+        kind, choices = option.get("type", "str"), option.get("choices")
         remedy = f"one of: {', '.join(map(str, choices))}" if choices else f"write {_SCALARS[kind][1] if kind in _SCALARS else f'a {kind}'}"
-        yield Problem(file(name), name, f"{complaint} (on {where})", remedy, "option")
+        yield key, complaint, remedy
+    elif option.get("type") == "list" and option.get("elements") and isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _inside({**option, "type": option["elements"], "elements": None}, f"{key}[{index}]", item)
+    elif option.get("type") == "dict" and option.get("options") and isinstance(value, Mapping):
+        for name, inner in option["options"].items():
+            if value.get(name) is not None:
+                yield from _inside(inner, f"{key}.{name}", value[name])
+            elif inner.get("required"):
+                yield f"{key}.{name}", "is missing", f"write {name}: {' '.join(str(inner.get('description', '')).split())[:80]}"
+        for name in value:
+            if str(name) not in option["options"]:
+                yield f"{key}.{_shown(name)}", "is unknown", f"use one of: {', '.join(option['options'])}"
 
 
 def against(option: Mapping[str, Any], value: Any) -> str:
@@ -88,17 +121,80 @@ def against(option: Mapping[str, Any], value: Any) -> str:
     return f"{shown} is unknown" if choices and value not in choices else ""
 
 
-def _own(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]]) -> Iterator[Problem]:
+def _own(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any], groups: Mapping[str, Iterable[str]]) -> Iterator[Problem]:
     for name, group in OWN.items():
         holders: dict[str, list[str]] = {}
         for host in groups.get(group) or ():
             value = variables.get(host, {}).get(name)
-            if value is not None and not is_template(value):
-                holders.setdefault(str(value), []).append(host)
+            if is_template(value) or (value is None and (name not in options or host not in variables)):
+                continue
+            try:
+                number = -1 if value is None or isinstance(value, bool) else check_type_int(value)
+            except (TypeError, ValueError, OverflowError):
+                continue
+            if number < 0:
+                wrong = "is missing" if value is None else f"{repr(value)[:40]} is no id"
+                yield Problem("inventory", f"{host}: {name}", wrong, "write a number from 0 that no other host has", "option")
+            else:
+                holders.setdefault(str(number), []).append(host)
         for value, hosts in holders.items():
             if len(hosts) > 1:
                 message = f"{_shown(value)} is the id of {', '.join(hosts)}"
                 yield Problem("inventory", f"{hosts[-1]}: {name}", message, "give each host one of its own", "option")
+
+
+def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
+            file: Callable[[str], str]) -> Iterator[Problem]:
+    """Topics that the brokers would refuse, or that forget what the declared outage needs."""
+    hosts = [host for host in groups.get("kafka") or () if host in variables]
+    if not hosts or "kafka_topics" not in options:
+        return
+    names = ("kafka_topics", "kafka_replication_factor", "kafka_min_insync_replicas")
+    told, replicas, minimum = (variables[hosts[0]].get(name, options[name].get("default")) for name in names)
+    listed = [one for one in told if isinstance(one, Mapping)] if isinstance(told, (list, tuple)) else []
+    declared = []
+    for one in listed:
+        given = one.get("config")
+        config: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+        settings = {"min.insync.replicas": minimum, **config}
+        counts = (one.get("partitions"), one.get("replication_factor", replicas), settings["min.insync.replicas"])
+        if not is_template(one) and all(_whole(count) for count in counts):
+            partitions, factor, least = map(int, counts)
+            declared.append(topics.Topic(_shown(one.get("name")), partitions, factor, {**{k: str(v) for k, v in settings.items()}, names[2]: str(least)}))
+        outage = _outage(variables[hosts[0]].get("hnai_slo"))
+        kept = config.get("retention.ms", -1)
+        if _whole(kept) and 0 <= int(kept) < outage * 1000:
+            message = f"{kept} milliseconds is too small for hop {_HOP}: the declared outage of {outage:g} s"
+            remedy = f"set it to at least {math.ceil(outage * 1000)}, or declare a shorter outage"
+            yield Problem(file(names[0]), f"kafka_topics[{_shown(one.get('name'))}].config.retention.ms", message, remedy, "buffer")
+    for text in topics.check(declared, len(hosts)):
+        key, _colon, rest = text.partition(": ")
+        message, _semicolon, remedy = rest.rpartition("; ")
+        # What a topic does not say is said for all of them.
+        own = any(key.startswith(f"kafka_topics[{_shown(one.get('name'))}].") and _says(one, key) for one in listed)
+        name = names[0] if own else {"replication_factor": names[1], "replicas": names[2]}.get(key.rpartition(".")[2], names[0])
+        yield Problem(file(name), key if name == names[0] else name, message or rest, remedy if message else "rename it", "option")
+
+
+def _says(topic: Mapping[str, Any], key: str) -> bool:
+    """Whether a topic has the setting that a finding is about itself."""
+    config = topic.get("config")
+    return "replication_factor" in topic if key.endswith(".replication_factor") else isinstance(config, Mapping) and "min.insync.replicas" in config
+
+
+_HOP = "kafka_to_store"
+
+
+def _whole(value: Any) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20)
+
+
+def _outage(slo: Any) -> float:
+    """Seconds that the store's reader may be away, 0 where nobody says (which the model reports)."""
+    hops = slo.get("hops") if isinstance(slo, Mapping) else None
+    hop = hops.get(_HOP) if isinstance(hops, Mapping) else None
+    found = hop.get("outage_s") if isinstance(hop, Mapping) else None
+    return found if isinstance(found, (int, float)) and 0 < found < 1e12 else 0
 
 
 def _sources(sources: Any, file: str) -> Iterator[Problem]:
@@ -111,9 +207,20 @@ def _sources(sources: Any, file: str) -> Iterator[Problem]:
     for source in known:
         key = f"hnai_ot_sources[{_shown(source.get('id'))}]"
         yield from _one_of(file, f"{key}.protocol", source.get("protocol"), PROTOCOLS)
+        yield from _like(file, f"{key}.id", source.get("id"), SOURCE)
+        for word, allowed in _WORDS.get(str(source.get("protocol")), {}).items():
+            yield from _one_of(file, f"{key}.{word}", source.get(word, allowed[0]), allowed)
+        reached = _REACHED.get(str(source.get("protocol")))
+        if reached and not source.get(reached):
+            yield Problem(file, f"{key}.{reached}", "is missing", "say where the source is reached", "source")
         tags = source.get("tags")
+        if not is_template(tags) and not (isinstance(tags, (list, tuple)) and tags and all(isinstance(tag, Mapping) for tag in tags)):
+            yield Problem(file, f"{key}.tags", f"{repr(tags)[:60]} is no list of tags", "write what is mirrored: a list of {name, type, …}", "source")
         listed = [tag for tag in tags if isinstance(tag, Mapping)] if isinstance(tags, (list, tuple)) else []
         names = Counter(str(tag.get("name")) for tag in listed)
+        canary = source.get("canary")
+        if canary is not None and not is_template([canary, tags]) and str(canary) not in names:
+            yield Problem(file, f"{key}.canary", f"{repr(canary)[:60]} is none of its tags", "name the tag that counts up", "source")
         for name, times in names.items():
             if times > 1:
                 message = f"this name is used {times} times: two tags would be one series"
@@ -121,8 +228,20 @@ def _sources(sources: Any, file: str) -> Iterator[Problem]:
         for tag in listed:
             inside = f"{key}.tags[{_shown(tag.get('name'))}]"
             yield from _one_of(file, f"{inside}.type", tag.get("type"), TYPES)
+            yield from _like(file, f"{inside}.name", tag.get("name"), NAME)
+            for word, allowed in _TAG_WORDS.items():
+                yield from _one_of(file, f"{inside}.{word}", tag.get(word, allowed[0]), allowed)
+            for field, least in _NUMBERS.items():
+                value = tag.get(field, least)
+                if not is_template(value) and not (isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < 2**31):
+                    yield Problem(file, f"{inside}.{field}", f"{repr(value)[:60]} cannot be", f"write a number from {least}", "source")
             if source.get("protocol") == "modbus":
                 yield from _one_of(file, f"{inside}.encoding", tag.get("encoding", "uint16"), ENCODINGS)
+
+
+def _like(file: str, key: str, value: Any, pattern: re.Pattern[str]) -> Iterator[Problem]:
+    if not is_template(value) and not (isinstance(value, str) and pattern.match(value)):
+        yield Problem(file, key, f"{repr(value)[:60]} is no plain name", f"write what looks like {pattern.pattern[:-2]}", "source")
 
 
 def _one_of(file: str, key: str, value: Any, allowed: tuple[str, ...]) -> Iterator[Problem]:

@@ -241,11 +241,88 @@ def test_break_glass_is_loud_and_ends_by_the_hour(data: dict[str, Any], since: s
         ({"nat": True}, "nat", "I11"),
         ({"sr": ["SR 9.9"]}, "sr", "format"),
         ({"limits": {"connections": 10**9}}, "limits", "format"),
+        ({"expires": "2030-12-31 or later"}, "expires", "format"),
+        ({"expires": "2030-12-31Tnever"}, "expires", "format"),
+        ({"needed_by": True}, "needed_by", "format"),
+        ({"needed_by": " "}, "needed_by", "format"),
+        ({"service": {"component": "kafka", "listener": "l3", "port": 9094}}, "service.port", "I5"),
     ],
 )
 def test_a_malformed_conduit(data: dict[str, Any], change: dict[str, Any], key: str, invariant: str) -> None:
     conduit(data, "C-201").update(change)
     assert (f"hnai_conduits[C-201].{key}", invariant) in {(item["key"], item["invariant"]) for item in errors(data)}
+
+
+@pytest.mark.parametrize("ident", ["drop-in", "invalid-forward", "spoof-l3"])
+def test_an_id_is_none_of_the_comments_that_our_rules_have(data: dict[str, Any], ident: str) -> None:
+    conduit(data, "C-201")["id"] = ident
+    assert [item["message"] for item in errors(data) if item["key"].endswith("].id")] == [f"'{ident}' is missing or not plain text"]
+
+
+@pytest.mark.parametrize("expires", ["2030-12-31", datetime.date(2030, 12, 31), "2030-12-31T08:00:00Z", "2030-12-31 08:00:00+01:00"])
+def test_a_day_or_a_moment_ends_a_conduit(data: dict[str, Any], expires: Any) -> None:
+    conduit(data, "C-201")["expires"] = expires
+    assert errors(data) == []
+
+
+@pytest.mark.parametrize("members", [None, []])
+def test_a_site_without_hosts_is_no_site(data: dict[str, Any], members: list[str] | None) -> None:
+    """A misspelt group `managed`: nothing is needed, nothing is approved, and nothing else would be wrong."""
+    data["groups"] = {} if members is None else {"managed": members}
+    data.update(conduits=[], hosts={}, slo={}, ot_sources=[], assets={})
+    assert [item["key"] for item in errors(data)] == ["groups.managed"]
+
+
+def test_a_misspelt_key_of_a_zone_is_no_open_island(data: dict[str, Any]) -> None:
+    data["zones"]["l2"]["islnd"] = True
+    (found,) = errors(data)
+    assert found["key"] == "hnai_zones.l2.islnd" and "island" in found["remedy"]
+
+
+@pytest.mark.parametrize(("name", "words"), [("lo", "loopback"), ("l3", "another zone")])
+def test_an_interface_tells_a_zone(data: dict[str, Any], name: str, words: str) -> None:
+    data["hosts"]["router"]["interfaces"]["l4"]["name"] = name
+    (found,) = errors(data)
+    assert found["key"] == "router: hnai_interfaces.l4.name" and words in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("slo", "key"),
+    [
+        ({"freshness_p95_s": "ten"}, "hnai_slo.freshness_p95_s"),
+        ({"completeness": 99.9}, "hnai_slo.completeness"),
+        ({"window_s": float("nan")}, "hnai_slo.window_s"),
+        ({"freshnes_p95_s": 10}, "hnai_slo.freshnes_p95_s"),
+    ],
+)
+def test_a_promise_that_cannot_be_kept(data: dict[str, Any], slo: dict[str, Any], key: str) -> None:
+    data["slo"].update(slo)
+    assert [item["key"] for item in errors(data)] == [key]
+
+
+@pytest.mark.parametrize("rate", [float("nan"), "1000", -1, True])
+def test_a_rate_that_is_none_sizes_no_buffer(data: dict[str, Any], rate: Any) -> None:
+    data["ot_sources"][0]["records_per_s"] = rate
+    assert [item["key"] for item in errors(data)] == ["hnai_ot_sources[plc1].records_per_s"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "good"),
+    [
+        ("opc.tcp://plc1:4840/", True),
+        ("opc.tcp://10.0.2.11:4840/", True),
+        ("opc.tcp://[fd00:2::11]:4840", True),
+        ("opc.tcp://plc-of-the-line.example:4840/", True),
+        ("opc.tcp://10.0.2.99:4840/", False),
+        ("opc.tcp://kafka1:4840/", False),
+        ("http://plc1:4840/", False),
+        ("plc1", False),
+        (None, False),
+    ],
+)
+def test_what_is_dialled_is_the_asset_of_the_source(data: dict[str, Any], endpoint: Any, good: bool) -> None:
+    data["ot_sources"][0]["endpoint"] = endpoint
+    assert {item["key"] for item in errors(data)} == (set() if good else {"hnai_ot_sources[plc1].endpoint"})
 
 
 def test_ids_are_unique(data: dict[str, Any]) -> None:
@@ -277,6 +354,8 @@ def test_a_dual_homed_host_is_declared_or_refused(data: dict[str, Any]) -> None:
         ({"v4": "10.0.3.11"}, "I10"),
         ({"v4": "10.0.3.11", "v6": "fe80::1"}, "I10"),
         ({"v4": "10.0.3.11", "v6": "fd00:4::11"}, "I10"),
+        ({"v4": "10.0.3.0", "v6": "fd00:3::11"}, "I10"),
+        ({"v4": "10.0.3.255", "v6": "fd00:3::11"}, "I10"),
         ({"v4": "10.0.3.300", "v6": "fd00:3::11"}, "format"),
         ({}, "format"),
     ],

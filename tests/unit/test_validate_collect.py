@@ -15,6 +15,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.hnai.platform.plugins.filter import zones
+from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import validate
 from ansible_collections.hnai.platform.plugins.plugin_utils import site
 
 CONTRACT = """\
@@ -88,6 +89,55 @@ def test_collects_inventory_variables_of_managed_hosts(root: Path) -> None:
     assert data["defaults"] == {"kafka_topic_defaults": {"retention_ms": 5}}
     assert "never" not in str(data)
     assert "observer" not in str(data)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    files = {
+        "hosts.yml": "all: {hosts: {a: null}}\n",
+        "group_vars/all/good.yml": "a: &x {b: 1}\nc: {<<: *x, b: 2}\nd: !vault |\n  $ANSIBLE_VAULT\n",
+        "group_vars/all/empty.yml": "",
+        "group_vars/all/vaulted.yml": "$ANSIBLE_VAULT;1.1;AES256\n3132\n",
+        "group_vars/all/tabs.yml": "a: 1\nb:\n\tc: 2\n",
+        "group_vars/kafka.yml": "a: [1\n",
+        "host_vars/a.yml": "- 1\n",
+        "host_vars/b.yml/inner.yml": "a:\n  - b: 1\n    b: 2\n  - b: 1\na: 3\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "host_vars/c.yml").write_bytes(b"a: \xff\n")
+    sources = [str(tmp_path / "hosts.yml"), "somewhere,", str(tmp_path / "gone.yml")]
+    found = {Path(one.file).name: (one.key, one.message, one.remedy) for one in site.unreadable(sources)}
+    assert set(found) == {"tabs.yml", "kafka.yml", "a.yml", "c.yml"}
+    assert found["tabs.yml"][0] == "line 3" and "spaces" in found["tabs.yml"][2]
+    assert found["a.yml"][1] == "is no map of variables"
+    assert all(all(one) for one in found.values())
+    double = {(Path(one.file).name, one.key): one.message for one in site.twice(sources)}
+    assert {key: text.partition(":")[0] for key, text in double.items()} == {
+        ("inner.yml", "a[0].b"): "stands in line 2 and in line 3",
+        ("inner.yml", "a"): "stands in line 1 and in line 5",
+    }
+
+
+class Unspeakable(dict[str, Any]):
+    """Variables of a host, some of which are templates that nobody can evaluate."""
+
+    def __getitem__(self, name: str) -> Any:
+        if super().__getitem__(name) == "{{ gone }}":
+            raise AnsibleFilterError("'gone'\nis undefined")
+        return super().__getitem__(name)
+
+
+def test_what_cannot_be_evaluated_is_one_problem_among_others(root: Path) -> None:
+    hostvars = {"kafka1": Unspeakable(HOSTVARS["kafka1"], hnai_zones="{{ gone }}", hnai_debian="{{ gone }}", hnai_slo=[])}
+    data = site.collect(hostvars, GROUPS, root)
+    assert data["broken"] == dict.fromkeys(("hnai_zones", "kafka1: hnai_debian"), "'gone' is undefined")
+    site.add_names(data, hostvars, [], root)
+    data["files"] = {"hnai_zones": "zones.yml", "hnai_debian": "hosts.yml"}
+    found = {(one["file"], one["key"], one["message"]) for one in validate(data, datetime.date(2030, 1, 1))}
+    assert {(file, key, "cannot be evaluated: 'gone' is undefined") for file, key in
+            (("zones.yml", "hnai_zones"), ("hosts.yml", "kafka1: hnai_debian"))} <= found
+    assert "hnai_slo" in {key for _file, key, _message in found}
 
 
 def test_rates_follow_from_the_tags(root: Path) -> None:

@@ -110,6 +110,14 @@ def test_everything_wrong_with_a_site_in_one_run(lab: Path, tmp_path: Path) -> N
     assert "edge2 → edge1" in by_key["hnai_conduits: telegraf → mosquitto.mqtt"]["message"]
 
 
+def test_a_file_that_ansible_cannot_read_is_named(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As outside of this checkout, whose setting reads the variables before any code of ours.
+    monkeypatch.setenv("ANSIBLE_RUN_VARS_PLUGINS", "demand")
+    (lab / "group_vars/all/slo.yml").write_text("hnai_slo:\n\thops: {}\n", encoding="utf-8")
+    code, _found, output = run(lab / "hosts.yml", tmp_path)
+    assert code != 0 and "group_vars/all/slo.yml: line 2: " in output and "remedy: indent with spaces" in output, output
+
+
 def test_an_expired_conduit_is_red_and_stops_no_run_of_a_running_site(lab: Path, tmp_path: Path) -> None:
     def old(content: dict[str, Any]) -> None:
         content["hnai_conduits"][3]["expires"] = "2020-01-01"

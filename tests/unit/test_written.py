@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hnai_ot_collector.config import NAME, SOURCE
 from hnai_ot_collector.record import TYPES
 from hnai_ot_collector.registers import _FORMATS
 from hypothesis import given, settings
@@ -79,14 +80,75 @@ def test_two_brokers_with_one_id() -> None:
     assert judged(variables, {"kafka": ["k1", "k2", "k3"]}) == {"k2: kafka_node_id": ("1 is the id of k1, k2", "give each host one of its own")}
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [("01", "1 is the id of k1, k2"), (True, "True is no id"), (-5, "-5 is no id"), ("-5", "'-5' is no id"), (None, "is missing"), (2, ""), ("{{ n }}", "")],
+)
+def test_a_broker_has_an_id_of_its_own(second: Any, message: str) -> None:
+    variables = {"k1": {"kafka_node_id": 1}, "k2": {"kafka_node_id": second}}
+    found = written.problems(variables, {"kafka_node_id": {"type": "int", "required": True}}, {"kafka": ["k1", "k2", "gone"]}, str)
+    assert [(one.key, one.message) for one in found] == ([("k2: kafka_node_id", message)] if message else [])
+
+
+def test_what_an_option_is_made_of_is_looked_at_too() -> None:
+    inner = {"name": {"type": "str", "required": True, "description": "Its name."}, "size": {"type": "int"}}
+    option = {"x_things": {"type": "list", "elements": "dict", "options": inner}, "x_numbers": {"type": "list", "elements": "int"}}
+    things = [{"name": "a", "size": "7"}, {"size": "much"}, "text", {"name": "b", "sise": 1}, {"name": "{{ c }}"}]
+    found = written.problems({"a": {"x_things": things[:4], "x_numbers": [1, "2", "many"]}}, option, {}, str)
+    assert {one.key for one in found} == {"x_things[1].name", "x_things[1].size", "x_things[2]", "x_things[3].sise", "x_numbers[2]"}
+    assert written.problems({"a": {"x_things": things}}, option, {}, str) == [], "a template is left to the role"
+
+
+TOPIC = {"name": "ot.raw", "partitions": 3, "owner_level": 3}
+KAFKA = {name: {"type": kind, "default": default} for name, kind, default in
+         (("kafka_topics", "list", [TOPIC]), ("kafka_replication_factor", "int", 3), ("kafka_min_insync_replicas", "int", 2))}
+
+
+@pytest.mark.parametrize(
+    ("variables", "key", "message"),
+    [
+        ({}, "", ""),
+        ({"kafka_replication_factor": "3"}, "", ""),
+        ({"kafka_replication_factor": 5}, "kafka_replication_factor", "5 with 3 brokers"),
+        ({"kafka_min_insync_replicas": 3}, "kafka_min_insync_replicas", "3 of 3 replicas"),
+        ({"kafka_topics": [{**TOPIC, "replication_factor": 4}]}, "kafka_topics[ot.raw].replication_factor", "4 with 3 brokers"),
+        ({"kafka_topics": [{**TOPIC, "config": {"min.insync.replicas": 3}}]}, "kafka_topics[ot.raw].config.min.insync.replicas", "3 of 3 replicas"),
+        ({"kafka_topics": [{**TOPIC, "partitions": 0}]}, "kafka_topics[ot.raw].partitions", "0"),
+        ({"kafka_topics": [TOPIC, TOPIC]}, "kafka_topics[ot.raw]", "is there twice"),
+        ({"kafka_topics": [{**TOPIC, "name": "OT_RAW"}]}, "kafka_topics[OT_RAW].name", "only lower-case letters"),
+        ({"kafka_topics": [{**TOPIC, "config": {"retention.ms": 1000}}]}, "kafka_topics[ot.raw].config.retention.ms", "declared outage of 600 s"),
+        ({"kafka_topics": [{**TOPIC, "config": {"retention.ms": -1}}]}, "", ""),
+        ({"kafka_topics": [{**TOPIC, "config": {"retention.ms": "{{ a }}"}}]}, "", ""),
+    ],
+)
+def test_topics_that_the_brokers_would_refuse(variables: dict[str, Any], key: str, message: str) -> None:
+    hosts = {host: {"hnai_slo": {"hops": {"kafka_to_store": {"outage_s": 600}}}, **variables} for host in ("k1", "k2", "k3")}
+    found = written.problems(hosts, KAFKA, {"kafka": list(hosts)}, str)
+    assert [one.key for one in found] == ([key] if key else [])
+    assert all(message in one.message and one.file and one.remedy for one in found)
+
+
 def source(**more: Any) -> dict[str, Any]:
-    return {"id": "s", "protocol": "modbus", "tags": [{"name": "t", "type": "float", "encoding": "float32"}], **more}
+    reached = {"host": "plc1", "endpoint": "opc.tcp://plc1:4840/"}
+    return {"id": "s", "protocol": "modbus", **reached, "tags": [{"name": "t", "type": "float", "encoding": "float32"}], **more}
 
 
 @pytest.mark.parametrize(
     ("sources", "key", "message"),
     [
         ([source(), source()], "hnai_ot_sources[s].id", "used 2 times"),
+        ([source(id="a b")], "hnai_ot_sources[a b].id", "no plain name"),
+        ([source(host=None)], "hnai_ot_sources[s].host", "is missing"),
+        ([source(protocol="opcua", endpoint="")], "hnai_ot_sources[s].endpoint", "is missing"),
+        ([source(protocol="opcua", policy="None")], "hnai_ot_sources[s].policy", "'None' is unknown"),
+        ([source(word_order="mixed")], "hnai_ot_sources[s].word_order", "'mixed' is unknown"),
+        ([source(canary="gone")], "hnai_ot_sources[s].canary", "none of its tags"),
+        ([source(tags=None)], "hnai_ot_sources[s].tags", "no list of tags"),
+        ([source(tags={"t": {}})], "hnai_ot_sources[s].tags", "no list of tags"),
+        ([source(tags=[{"name": "a b", "type": "int"}])], "hnai_ot_sources[s].tags[a b].name", "no plain name"),
+        ([source(tags=[{"name": "t", "type": "int", "sampling_ms": 0}])], "hnai_ot_sources[s].tags[t].sampling_ms", "0 cannot be"),
+        ([source(tags=[{"name": "t", "type": "int", "sampling_ms": "500"}])], "hnai_ot_sources[s].tags[t].sampling_ms", "'500' cannot be"),
+        ([source(tags=[{"name": "t", "type": "int", "kind": "Cyclic"}])], "hnai_ot_sources[s].tags[t].kind", "'Cyclic' is unknown"),
         ([source(protocol="mqqt")], "hnai_ot_sources[s].protocol", "'mqqt' is unknown"),
         ([source(tags=[{"name": "t", "type": "float", "encoding": "float32"}] * 2)], "hnai_ot_sources[s].tags[t]", "two tags would be one series"),
         ([source(tags=[{"name": "t", "type": "real"}])], "hnai_ot_sources[s].tags[t].type", "'real' is unknown"),
@@ -106,6 +168,7 @@ def test_an_encoding_is_asked_of_modbus_alone() -> None:
 def test_words_are_those_of_the_collector() -> None:
     assert sorted(TYPES) == sorted(written.TYPES)
     assert sorted(_FORMATS) == sorted(written.ENCODINGS)
+    assert [one.pattern.replace("\\Z", "$") for one in (written.SOURCE, written.NAME)] == [SOURCE.pattern, NAME.pattern]
 
 
 def test_the_roles_options_are_read() -> None:
@@ -117,13 +180,13 @@ def test_the_roles_options_are_read() -> None:
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=4) | st.sampled_from(["id", "name", "tags", "protocol", "type"]), inner, max_size=4),
+    | st.dictionaries(st.text(max_size=4) | st.sampled_from(["id", "name", "tags", "protocol", "type", "canary", "config", "partitions"]), inner, max_size=4),
     max_leaves=12,
 )
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.sampled_from([*OPTIONS, "hnai_ot_sources", "kafka_node_id"]), ANYTHING, max_size=6))
+@given(st.dictionaries(st.sampled_from([*OPTIONS, *KAFKA, "hnai_ot_sources", "hnai_slo", "kafka_node_id"]), ANYTHING, max_size=6))
 def test_nothing_ends_in_a_traceback(variables: dict[str, Any]) -> None:
-    found = written.problems({"a": variables, "b": variables}, OPTIONS, {"kafka": ["a", "b", "gone"]}, str)
+    found = written.problems({"a": variables, "b": variables}, {**OPTIONS, **KAFKA}, {"kafka": ["a", "b", "gone"]}, str)
     assert all(isinstance(one.message, str) and one.key.isprintable() for one in found)

@@ -319,6 +319,91 @@ def test_what_is_not_understood_leaves_the_judgement_open(name: str) -> None:
     assert "handle 900" in rules[0].doubt
 
 
+def before_the_end(*rules: dict[str, Any]) -> Items:
+    listed = items("edge1")
+    end = next(number for number, one in enumerate(listed) if "rule" in one and one["rule"].get("comment") == "drop-in")
+    return [*listed[:end], *rules, *listed[end:]]
+
+
+SLOW = {"limit": {"rate": 1, "burst": 1, "per": "hour"}}
+# What seems to refuse everything before a rule that seems to let nothing more through. Each was seen to let a connection through.
+HOLLOW: dict[str, list[dict[str, Any]]] = {
+    "a user, of packets that have no socket": [meta("skuid", 0, ">=")],
+    "a group": [meta("skgid", 0, ">=")],
+    "a control group": [meta("cgroup", 0, ">=")],
+    "a mark of connections, of what has none": [ct("mark", 0, ">=")],
+    "both directions of connections": [ct("direction", {"set": ["original", "reply"]}, "==")],
+    "a limit with a budget of its own": [SLOW],
+    "a quota of its own": [{"quota": {"val": 1000, "val_unit": "bytes"}}],
+}
+
+
+@pytest.mark.parametrize("comment", ["drop-in", "invalid-in"])
+@pytest.mark.parametrize("name", HOLLOW)
+def test_what_refuses_nothing_hides_nothing(name: str, comment: str) -> None:
+    asks = HOLLOW[name]
+    way = [*(asks if name.startswith(("a limit", "a quota")) else ()), {"counter": None}, ACCEPT]
+    hollow = ours("input", *asks, {"counter": None}, DROP, comment=comment)
+    found = judge("edge1", before_the_end(hollow, ours("input", *way, handle=901, comment="C-002")))
+    assert any(one.kind == "foreign_rule" and one.where.handle == 900 for one in found.foreign)
+    assert name.startswith(("a limit", "a quota")) or any(one.kind == "extra" and one.sure and one.where.handle == 901 for one in found.rules)
+
+
+def test_a_limit_of_a_conduit_refuses_what_is_over_it() -> None:
+    listed = items("router")
+    rule = next(one["rule"] for one in listed if "rule" in one and one["rule"].get("comment") == "C-101 new_per_minute")
+    within = copy.deepcopy(rule)
+    within["handle"] = 900
+    next(step["limit"] for step in within["expr"] if "limit" in step).pop("inv")
+    found = judge("router", [*listed, {"rule": within}])
+    assert [one.where.handle for one in found.foreign] == [900]
+
+
+def test_antispoofing_has_no_budget() -> None:
+    found = judge("router", [*items("router"), ours("antispoof", meta("iifname", "l3"), SLOW, {"counter": None}, DROP, comment="spoof-l3")])
+    assert [one.where.handle for one in found.foreign] == [900]
+
+
+OF_A_NEWER_NFT: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "a packet inside": ([match({"payload": {"tunnel": "vxlan", "protocol": "ip", "field": "saddr"}}, "10.0.9.11")], "vxlan"),
+    "a bit that is not listed": ([ct("status", 128)], "128"),
+    "under a mask that is not listed": ([match({"&": [{"ct": {"key": "status"}}, 4096]}, 4096)], "4096"),
+    "a limit for each address": ([{"set": {"op": "update", "elem": {"payload": {"protocol": "ip", "field": "saddr"}}, "set": "@s", "stmt": [SLOW]}}], "stmt"),
+    "another zone of conntrack": ([{"mangle": {"key": {"ct": {"key": "zone"}}, "value": 7}}], "zone"),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_NEWER_NFT)
+def test_what_is_told_by_half_is_not_understood(name: str) -> None:
+    expr, words = OF_A_NEWER_NFT[name]
+    found = judge("edge1", first(items("edge1"), ours("input", *expr, {"counter": None}, ACCEPT, comment="C-002")))
+    assert [one.construct for one in found.unknown if words in one.construct]
+    assert any(one.kind == "extra" and not one.sure and words in one.doubt for one in found.rules)
+
+
+def test_a_chain_at_some_device_refuses_there_alone() -> None:
+    """nft 1.0.6 leaves the device out of its JSON."""
+    opened = first(items("edge1"), ours("input", {"counter": None}, ACCEPT, comment="C-002"))
+    drops = other("ingress", [DROP], family="netdev")
+    found = judge("edge1", [*opened, *drops])
+    assert any(one.kind == "extra" and "nobody says which" in one.doubt for one in found.rules)
+    assert not any(one.sure and one.kind == "missing" for one in found.rules)
+    text = 'table netdev other {\n\tchain any {\n\t\ttype filter hook ingress device "%s" priority 0; policy accept;\n'
+    there = judge("edge1", [*opened, *drops], at=ruleset.devices(text % "wlan7"))
+    assert any(one.kind == "extra" and one.sure for one in there.rules)
+    here = judge("edge1", [*opened, *drops], at=ruleset.devices(text % "eth0"))
+    assert any(one.kind == "missing" and one.sure for one in here.rules)
+
+
+def test_devices_are_read_from_the_text() -> None:
+    text = (
+        'table netdev f {\n\tchain p {\n\t\ttype filter hook ingress device "eth0" priority -500; policy drop;\n\t}\n\n'
+        '\tchain q {\n\t\ttype filter hook egress devices = { eth0, "eth1" } priority filter; policy accept;\n\t}\n}\n'
+        "table inet g {\n\tchain p {\n\t\ttype filter hook input priority filter; policy accept;\n\t}\n}\n"
+    )
+    assert ruleset.devices(text) == {("netdev", "f", "p"): ("eth0",), ("netdev", "f", "q"): ("eth0", "eth1")}
+
+
 def test_an_unknown_that_can_only_refuse_what_is_refused_anyway_leaves_nothing_open() -> None:
     listed = items("edge1")
     end = next(number for number, one in enumerate(listed) if "rule" in one and one["rule"].get("comment") == "drop-in")

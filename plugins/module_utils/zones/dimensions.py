@@ -75,7 +75,7 @@ ICMP6 = {
     "mld2-listener-report": 143,
 }
 _TCP_FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ecn": 64, "cwr": 128}
-_CT_STATUS = {"expected": 1, "seen-reply": 2, "assured": 4, "confirmed": 8, "snat": 16, "dnat": 32, "dying": 64}
+_CT_STATUS = {"expected": 1, "seen-reply": 2, "assured": 4, "confirmed": 8, "snat": 16, "dnat": 32}
 _DSCP = {
     "cs0": 0,
     "cs1": 8,
@@ -156,6 +156,8 @@ NAMES: dict[str, tuple[str, ...] | None] = {
     "ether type": None,
     "vlan id": None,
 }
+#: Above every number of a user or a group: the packet has no socket to be asked for one.
+NO_SOCKET = 2**32 - 1
 #: What conduits speak of: every judgement has them.
 CORE = ("iif", "oif", "saddr", "daddr", "proto", "sport", "dport", "ct", "uid")
 

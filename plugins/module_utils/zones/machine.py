@@ -165,6 +165,9 @@ class Machine:
             number = classes.index["iif" if chain.hook == "ingress" else "oif"]
             mask = classes.mask("iif" if chain.hook == "ingress" else "oif", names(*chain.devices))
             parts, around = self._divide(parts, ((number, mask),), ())
+        elif chain.hook in ("ingress", "egress"):
+            doubt = Unknown(chain.where, "a chain at a device, and nobody says which")
+            parts = around = [part._replace(doubts=part.doubts | {doubt}) for part in parts]
         if chain.type == "nat":
             # Only the first packet of a connection is shown to nat.
             first, rest = self._divide(parts, ((classes.index["ct"], classes.mask("ct", names("new", "related"))),), ())

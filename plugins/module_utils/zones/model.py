@@ -16,6 +16,7 @@ Input (`Site.from_dict`), all keys optional, everything JSON-like:
   break_glass [{id, owner, reason, since, hours}]
   files      {variable: file}                 where a variable is written, for messages
   defaults   {variable: value}                role defaults
+  broken     {[host: ]variable: why}          what Ansible could not evaluate
   known_variables [name], roles [name]        for the check of names
 
 Reading never raises on bad content: what is wrong becomes a Problem and is left out of the model.
@@ -88,10 +89,12 @@ NTP = ("udp", 123)
 _CONDUIT_KEYS = frozenset(
     ("id", "from", "to", "service", "kind", "data_direction", "owner", "reason", "expires", "sr", "limits", "needed_by", "uid", "source_address")
 )
-_ID = re.compile(r"^[A-Za-z][A-Za-z0-9._-]{0,31}\Z")
+_ZONE_KEYS = frozenset(("level", "cidrs", "side", "island", "purpose"))
+#: The rules of every host say these in their comments; a conduit of that name could not be told from them.
+_ID = re.compile(r"^(?!drop-|invalid-|spoof-)[A-Za-z][A-Za-z0-9._-]{0,31}\Z")
 _SR = re.compile(r"^SR [1-7]\.[0-9]{1,2}( RE ?[0-9])?\Z")
 _INTERFACE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z")
-_DAY = re.compile(r"^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([T ].*)?\Z")
+_DAY = re.compile(r"^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9:.]+(Z|[+-][0-9:]+)?)?\Z")
 #: A name that may stand in a rule, a file of rules, or a drawing.
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,62}\Z")
 
@@ -287,6 +290,8 @@ class Site:
         self._members: dict[str, tuple[str, ...]] = {}
         self.memo: dict[str, Any] = {}
         """What others derived from this model, which never changes."""
+        for key, why in sorted(self._map(data, "broken", "").items()):
+            self.problem(key.rpartition(" ")[2], key, f"cannot be evaluated: {why}", "correct the template, or give the key of the vault")
         self.contracts: dict[str, dict[str, Any]] = self._map(data, "contracts", "")
         self.groups: dict[str, tuple[str, ...]] = {}
         for name, members in self._map(data, "groups", "").items():
@@ -443,9 +448,12 @@ class Site:
                 self.problem("hnai_zones", key, "is no plain name", "use letters, digits, dot, dash and underscore")
                 continue
             self._translated("hnai_zones", key, zone)
+            for extra in sorted(set(map(str, zone)) - _ZONE_KEYS - TRANSLATION):
+                # A misspelt `island` would open what it was meant to close.
+                self.problem("hnai_zones", f"{key}.{extra}", "is not part of the format", "remove it or use one of: " + ", ".join(sorted(_ZONE_KEYS)))
             level = zone.get("level")
             if isinstance(level, bool) or not isinstance(level, (int, float)) or level not in LEVELS:
-                self.problem("hnai_zones", f"{key}.level", f"{_short(level)} is not a level", "write 0, 1, 2, 3, 4 or 5, and 3.5 for the IDMZ", "I1")
+                self.problem("hnai_zones", f"{key}.level", f"{_short(level)} is not a level", "write a number: 0, 1, 2, 3, 4 or 5, and 3.5 for the IDMZ", "I1")
                 continue
             side = zone.get("side", "")
             if side and (side not in SIDES or level != 3.5):
@@ -527,13 +535,11 @@ class Site:
             elif address.is_link_local or address.is_loopback or address.is_unspecified or address.is_multicast:
                 self.problem(variable, f"{key}.{family}", f"{address} names no host in a zone", "write its address in the zone", "I10")
             elif zone and not any(net.version == version and address in net for net in zone.cidrs):
-                self.problem(
-                    variable,
-                    f"{key}.{family}",
-                    f"{address} is not in zone {zone.id}",
-                    f"use an address of {zone.cidr(version)}",
-                    "I10",
-                )
+                net = zone.cidr(version)
+                remedy = f"use an address of {net}" if net else f"remove it, or give zone {zone.id} an IPv{version} network"
+                self.problem(variable, f"{key}.{family}", f"{address} is not in zone {zone.id}", remedy, "I10")
+            elif zone and any(address in (net[0], net[-1]) for net in zone.cidrs if net.version == version == 4 and net.prefixlen < 31):
+                self.problem(variable, f"{key}.{family}", f"{address} means the whole network {zone.cidr(4)}", "write the address of one host", "I10")
             else:
                 result[family] = str(address)
         return result["v4"], result["v6"]
@@ -591,7 +597,7 @@ class Site:
 
     def _read_legs(self, variable: str, where: str, data: Any, named: bool = True) -> tuple[Interface, ...]:
         """`named`: the rules of a host name its interfaces; those of an asset are somebody else's."""
-        legs = []
+        legs: list[Interface] = []
         remedy = "write <zone>: {name, v4, v6}" if named else "write <zone>: {v4, v6}"
         if data is not None and not isinstance(data, Mapping):
             self.problem(variable, where, "is not a map", remedy)
@@ -602,6 +608,10 @@ class Site:
             if zone_id not in self.zones or not isinstance(leg, Mapping) or ((named or name) and not _INTERFACE.match(name)):
                 self.problem(variable, key, "needs a known zone and an interface name" if named else "needs a known zone", remedy)
                 continue
+            if name and (name == "lo" or name in {one.name for one in legs}):
+                wrong = "is the host's own loopback" if name == "lo" else "is the interface of another zone too"
+                message = f"{name} {wrong}: a rule could not tell where a packet came from"
+                self.problem(variable, f"{key}.name", message, "name the interface of this zone", "I7")
             v4, v6 = self._addresses(variable, key, leg, self.zones[zone_id])
             legs.append(Interface(zone_id, name, v4, v6))
         return tuple(legs)
@@ -846,13 +856,15 @@ class Site:
             if second not in self.nodes[name].seconds:
                 remedy = f"write hnai_second_addresses: {{{second}: {{v4: …, v6: …}}}} at {name}, or remove the key"
                 self._wrong(ident, "source_address", f"{name} has no second address {_short(second)}", remedy)
+        needed_by = item.get("needed_by") or ""
+        if not isinstance(needed_by, str) or needed_by.isspace():
+            self._wrong(ident, "needed_by", f"{_short(needed_by)} names nothing", "say in words what outside the contracts needs it, or remove the key")
         if expires is None or service is None or not sources or not targets:
             return None
-        needed_by = str(item.get("needed_by") or "")
         said = tuple(sr) if sr else self._sr(str(kind), service, sources, targets)
         owner, reason = str(item.get("owner") or "").strip(), str(item.get("reason") or "").strip()
         ends = (next(iter(map(str, item["from"].values()))), next(iter(map(str, item["to"].values()))))
-        way = (needed_by, uid, second, owner, reason, said, ends)
+        way = (str(needed_by).strip(), uid, second, owner, reason, said, ends)
         return Conduit(ident, sources, targets, service, str(kind), str(direction), expires, dict(limits), *way)
 
     def _sr(self, kind: str, service: Service, sources: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str, ...]:
@@ -907,7 +919,10 @@ class Site:
             extra = set(value) - {"component", "listener"}
             component, name = str(value.get("component")), str(value.get("listener"))
             listener = self.listener(component, name)
-            if extra or listener is None:
+            if extra:
+                self._wrong(ident, f"service.{min(map(str, extra))}", "a listener has its protocol and port by contract", "remove it", "I5")
+                return None
+            if listener is None:
                 known = ", ".join(item["name"] for item in self.contracts.get(component, {}).get("listens", [])) or "none"
                 self._wrong(ident, "service", f"component {_short(component)} has no listener {_short(name)}", f"listeners in its contract: {known}")
                 return None

@@ -14,9 +14,11 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.expectation im
 from ansible_collections.hnai.platform.plugins.module_utils.zones.findings import OBSERVED, Finding, Judgement
 from ansible_collections.hnai.platform.plugins.module_utils.zones.machine import Event, Machine, Outcome, Part, classes_of
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import L2_LIMITS
-from ansible_collections.hnai.platform.plugins.module_utils.zones.program import Act, Chain, Choice, Program, Rule, Where
+from ansible_collections.hnai.platform.plugins.module_utils.zones.program import Act, Chain, Choice, Match, Program, Rule, Where
 from ansible_collections.hnai.platform.plugins.module_utils.zones.ruleset import parse
 
+#: What a rule asks for that ends what conntrack cannot place.
+_INVALID = Match({}, ({"ct": names("invalid")},), False)
 _WAYS = {"input": "in", "output": "out", "forward": "forward"}
 
 
@@ -30,11 +32,12 @@ def judge(
     sleeping: Iterable[tuple[str, str]] = (),
     bridged: bool | None = None,
     owned: Iterable[tuple[str, str]] = (),
+    at: Mapping[tuple[str, str, str], tuple[str, ...]] | None = None,
 ) -> Judgement:
     """Compare a listing with an expectation.
 
     `interfaces`: those that the host has (None: not known, so any); `sleeping`: dormant tables; `bridged`: whether frames are switched here;
-    `owned`: tables that belong to a process.
+    `owned`: tables that belong to a process; `at`: the devices of chains of which the listing does not say them.
     Raises RulesetError where it is no listing or cannot be judged.
     """
     found = Judgement()
@@ -43,6 +46,9 @@ def judge(
     for version in (4, 6):
         program = parse(listing, version, uid_of)
         program.dormant |= set(sleeping)
+        for place, names_there in (at or {}).items():
+            if place in program.chains:
+                program.chains[place].devices = names_there
         programs.append(program)
         _Family(program, expected, version, mode, interfaces, found, seen).judge()
         found.unknown += [one for one in program.unknown if one not in found.unknown]
@@ -237,7 +243,9 @@ class _Family:
         spoof = self.program.chains.get((*TABLE, "antispoof"))
         zones = {"spoof-%s" % leg["zone"] for leg in self.expected["legs"] if self.expected["router"]}
         if spoof is not None:
-            self.seen.update({rule.where: rule.where.comment in zones and rule.counted and self._refuses(spoof, rule, "spoof") for rule in spoof.rules})
+            for rule in spoof.rules:
+                good = rule.where.comment in zones and rule.counted and not any(map(_metered, rule.steps))
+                self.seen[rule.where] = good and self._refuses(spoof, rule, "spoof")
         for chain, rule in self._own_rules(outcome.path):
             verbs = _verbs(rule)
             comment = rule.where.comment
@@ -264,15 +272,17 @@ class _Family:
 
     def _known(self, chain: Chain, rule: Rule, verbs: set[str], path: str) -> bool:
         comment, way = rule.where.comment, _WAYS[path]
+        asked = [step for step in rule.steps if not isinstance(step, Act)]
+        metered = [step for step in asked if _metered(step)]
         if comment == "drop-%s" % way:
-            return rule.counted and self._refuses(chain, rule, way)
+            return rule.counted and not asked and self._refuses(chain, rule, way)
         if comment == "invalid-%s" % way:
-            return rule.counted and verbs == ({"drop"} if self._mode(chain) == "enforce" else set())
+            return rule.counted and asked == [_INVALID] and verbs == ({"drop"} if self._mode(chain) == "enforce" else set())
         if path == "forward" and comment in {"%s %s" % (ident, limit) for ident in self.ids for limit in L2_LIMITS}:
-            return rule.counted and self._refuses(chain, rule, "limits")
+            return rule.counted and bool(metered) and all(map(_over, metered)) and self._refuses(chain, rule, "limits")
         if self._hook(chain):
             zones = self.boundaries[chain.where.chain]["zones"]
-            return rule.counted and comment in {"spoof-%s" % zone for zone in zones} and self._refuses(chain, rule, "spoof")
+            return rule.counted and not metered and comment in {"spoof-%s" % zone for zone in zones} and self._refuses(chain, rule, "spoof")
         targets = {"antispoof", *(self.boundaries if path == "forward" else ())}
         return [act.verb for act in _acts(rule)] == ["jump"] and _acts(rule)[0].target in targets and not comment
 
@@ -319,6 +329,19 @@ def _acts(rule: Rule) -> list[Act]:
         elif isinstance(step, Choice):
             found += [act for _match, act in step.ways]
     return found
+
+
+def _metered(step: Any) -> bool:
+    """Does it count packets or connections? Two such rules have two budgets, and the judgement sees one."""
+    cubes = step.cubes if isinstance(step, Match) else ()
+    return any(name == "connections" or name.startswith(("rate", "quota")) for cube in cubes for name in cube)
+
+
+def _over(step: Any) -> bool:
+    """Does it match what is more than a limit, as opposed to what is within?"""
+    cubes = step.cubes if isinstance(step, Match) else ()
+    limits = [values for cube in cubes for name, values in cube.items() if name == "connections" or name.startswith("rate with")]
+    return any(values.numbers[0][0] > 0 for values in limits)
 
 
 def _verbs(rule: Rule) -> set[str]:

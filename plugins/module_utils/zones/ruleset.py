@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.boxes import Cube, RulesetError, Values, names, numbers
-from ansible_collections.hnai.platform.plugins.module_utils.zones.dimensions import CORE, NAMES, NUMBERS, PROTOCOLS, STATES, TOP, rate_of
+from ansible_collections.hnai.platform.plugins.module_utils.zones.dimensions import CORE, NAMES, NO_SOCKET, NUMBERS, PROTOCOLS, STATES, TOP, rate_of
 from ansible_collections.hnai.platform.plugins.module_utils.zones.program import Act, Chain, Choice, Match, Program, Rule, Step, Unknown, Where
 
 _BITS = frozenset(("tcp flags", "ct status"))
 _TRANSPORTS = {"tcp": 6, "udp": 17, "sctp": 132, "dccp": 33, "udplite": 136}
 _INERT = frozenset(("counter", "log", "comment", "last", "set", "map", "secmark", "ct timeout", "meta nftrace"))
+#: What the packet's socket says; a packet may have none, and then no comparison holds.
+_OF_SOCKET = frozenset(("skuid", "skgid", "cgroup"))
+#: What else conntrack says needs a connection.
+_TRACKED: Cube = {"ct": names("new", "established", "related")}
 _BYPASS = {
     "dnat": "nat",
     "snat": "nat",
@@ -146,6 +151,9 @@ class _Reader:
             return [Act(verb)]
         if verb == "reject":
             return [Act("reject")]
+        if verb in ("set", "map") and isinstance(body, Mapping) and body.get("stmt"):
+            # A limit or a counter of connections for each element: it decides whether the rule goes on.
+            return [Match({}, (), False, self._unknown(self.where, statement))]
         if verb == "continue" or verb in _INERT:
             return []
         if verb in ("jump", "goto"):
@@ -191,7 +199,8 @@ class _Reader:
         _needs, dimension = self._left(key)
         if dimension == "meta nftrace":
             return [Act("edit", _short({"mangle": body}))]
-        if not isinstance(value, (int, str)):
+        if not isinstance(value, (int, str)) or dimension == "ct zone":
+            # In another zone the packets of one connection may not find each other.
             raise _NotUnderstood(_short({"mangle": body}))
         return [Act("set", _short({"mangle": body}), dimension, self._values(dimension, value))]
 
@@ -235,13 +244,16 @@ class _Reader:
                 "nfproto": "nfproto",
                 "protocol": "nfproto",
             }
+            if key in _OF_SOCKET:
+                dimension = known.get(key) or self._free("meta %s" % key, left)[1]
+                return {dimension: numbers((0, NO_SOCKET - 1))}, dimension
             if key in known:
                 return {}, known[key]
             return self._free("meta %s" % key, left)
         if kind == "ct":
             if body.get("dir"):
                 raise _NotUnderstood(_short(left))
-            return ({}, "ct") if body["key"] == "state" else self._free("ct %s" % body["key"], left)
+            return ({}, "ct") if body["key"] == "state" else (_TRACKED, self._free("ct %s" % body["key"], left)[1])
         if kind == "payload":
             return self._payload(body, left)
         if kind == "exthdr" and set(body) == {"name"}:
@@ -260,6 +272,8 @@ class _Reader:
 
     def _payload(self, body: Mapping[str, Any], left: Any) -> tuple[Cube, str]:
         protocol, name = body.get("protocol"), str(body.get("field"))
+        if "tunnel" in body:  # of the packet inside
+            raise _NotUnderstood(_short(left))
         if protocol in ("ip", "ip6"):
             needs = {"nfproto": numbers(4 if protocol == "ip" else 6)}
             if name in ("saddr", "daddr"):
@@ -334,7 +348,8 @@ class _Reader:
     def _bits(self, op: str, dimension: str, left: Any, right: Any) -> Values:
         """Comparisons of flags: every value of the field is tried."""
         table = {name: 1 << number for number, name in enumerate(STATES)} if dimension == "ct" else NUMBERS[dimension][1]
-        domain = list(table.values()) if dimension == "ct" else list(range(NUMBERS[dimension][0] + 1))
+        top = 2 ** len(STATES) - 1 if dimension == "ct" else NUMBERS[dimension][0]
+        domain = list(table.values()) if dimension == "ct" else list(range(top + 1))
 
         def value(one: Any) -> int:
             if isinstance(one, Mapping) and set(one) == {"|"}:
@@ -346,7 +361,10 @@ class _Reader:
                 return total
             if isinstance(one, bool) or not isinstance(one, (int, str)) or (isinstance(one, str) and one not in table):
                 raise _NotUnderstood(_short({"match": {"op": op, "left": left, "right": right}}))
-            return one if isinstance(one, int) else table[one]
+            number = one if isinstance(one, int) else table[one]
+            if number > top:
+                raise _NotUnderstood(_short({"match": {"op": op, "left": left, "right": right}}))
+            return number
 
         mask = value(left["&"][1]) if isinstance(left, Mapping) and "&" in left else ~0
         wanted = [value(_element(one)) for one in right["set"]] if isinstance(right, Mapping) and "set" in right else [value(right)]
@@ -457,6 +475,22 @@ def flagged(text: str, flag: str) -> set[tuple[str, str]]:
             table = (words[1], words[2])
         elif line.startswith("\tflags ") and not line.startswith("\t\t") and flag in line.replace(",", " ").split():
             found.add(table)
+    return found
+
+
+def devices(text: str) -> dict[tuple[str, str, str], tuple[str, ...]]:
+    """The devices of chains that stand at some, as ``nft -s list ruleset`` shows them; the JSON of nft 1.0.6 leaves them out."""
+    found = {}
+    place: tuple[str, ...] = ()
+    for line in text.splitlines():
+        words = line.split()
+        if line.startswith("table ") and len(words) >= 3:
+            place = (words[1], words[2])
+        elif line.startswith("\tchain ") and len(words) >= 2:
+            place = (*place[:2], words[1])
+        told = re.match(r"\t\ttype \w+ hook (?:ingress|egress) devices? (?:= \{ (.*?) \}|(\S+)) priority ", line)
+        if told and len(place) == 3:
+            found[place[0], place[1], place[2]] = tuple(name.strip().strip('"') for name in (told[1] or told[2]).split(","))
     return found
 
 

@@ -38,7 +38,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.routes import 
     strange_rules,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.zones.rules import judge
-from ansible_collections.hnai.platform.plugins.module_utils.zones.ruleset import dormant, flagged
+from ansible_collections.hnai.platform.plugins.module_utils.zones.ruleset import devices, dormant, flagged
 
 Read = Callable[[Sequence[str], float], str]
 #: Most findings that a check lists one by one.
@@ -158,7 +158,7 @@ class _Checks:
             text = self.read("nft", "-s", "list", "ruleset")
             interfaces, bridged, owned = self.links.names, bool(self.links.bridges), flagged(text, "owner")
             try:
-                found = judge(self._listing, self.expected, self.mode, self.declared, self._uid, interfaces, dormant(text), bridged, owned)
+                found = judge(self._listing, self.expected, self.mode, self.declared, self._uid, interfaces, dormant(text), bridged, owned, devices(text))
             except RulesetError as error:
                 if not owned:
                     raise

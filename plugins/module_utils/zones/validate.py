@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import datetime
 import difflib
-from collections.abc import Iterable, Mapping
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import check_kafka, check_mqtt
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import (
@@ -16,7 +18,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import (
     source_endpoint,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.zones.law import dial, refused
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Flow, Problem, Service, Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import MANAGED_GROUP, Flow, Problem, Service, Site
 
 #: Variables with our prefix that belong to no single role.
 SITE_VARIABLES = frozenset(
@@ -53,6 +55,8 @@ SITE_VARIABLES = frozenset(
 HEARING = "ot_collector_sparkplug"
 #: Of Debian, as targets may run them.
 RELEASES = ("12", "13")
+#: Of hnai_slo beside its hops: the most that each may be.
+_SLO = {"freshness_p95_s": 86400.0, "completeness": 1.0, "window_s": 86400.0}
 _SECONDS = {"milliseconds": 0.001, "seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 _BYTES = {"bytes": 1, "mebibytes": 1024 * 1024}
 
@@ -69,6 +73,10 @@ def judge(site: Site, data: Mapping[str, Any], today: datetime.date) -> list[Pro
     """As `validate`, of a model that was already read from `data`."""
     flows, unresolved = needed_flows(site)
     found = [*site.problems, *unresolved]
+    if not site.groups.get(MANAGED_GROUP):
+        # Without it every other question has the answer that nothing is wrong.
+        remedy = f"put every host that site.yml may touch into the group {MANAGED_GROUP}"
+        found.append(Problem("inventory", f"groups.{MANAGED_GROUP}", "is empty or missing: there is no site", remedy, "format"))
     forbidden = refused(site, site.conduits)
     found += forbidden
     found += _missing(site, flows)
@@ -81,7 +89,7 @@ def judge(site: Site, data: Mapping[str, Any], today: datetime.date) -> list[Pro
     found += _ports(site)
     found += _quorum(site)
     found += _buffers(site)
-    found += check_kafka(site) + check_mqtt(site) + _edge_nodes(site)
+    found += check_kafka(site) + check_mqtt(site) + _edge_nodes(site) + _endpoints(site)
     found += _names(site, data)
     return sorted(set(found))
 
@@ -355,10 +363,18 @@ def _quorum(site: Site) -> list[Problem]:
 
 def _buffers(site: Site) -> list[Problem]:
     """Every hop of slo.yml against the variables that the contracts name for it."""
-    found = []
+    file = site.file("hnai_slo")
+    found = [
+        Problem(file, f"hnai_slo.{name}", f"{repr(site.slo.get(name))[:80]} {wrong}", remedy, "buffer") for name, wrong, remedy in _promises(site.slo)
+    ]
     hops = site.slo.get("hops")
     hops = hops if isinstance(hops, Mapping) else {}
-    file = site.file("hnai_slo")
+    for index, source in enumerate(site.sources):
+        told = source.get("records_per_s", 0)
+        if told != 0 and not _amount(told):
+            key = f"hnai_ot_sources[{source.get('id', index)}].records_per_s"
+            remedy = "write a number, or leave it out: then the cyclic tags are counted"
+            found.append(Problem(site.file("hnai_ot_sources"), key, f"{repr(told)[:80]} is no rate", remedy, "buffer"))
     declared: dict[str, int] = {}
     rate = _source_rate(site)
     for component, contract in sorted(site.contracts.items()):
@@ -392,6 +408,17 @@ def _buffers(site: Site) -> list[Problem]:
     return found
 
 
+def _promises(slo: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(key, what is wrong, remedy) of `hnai_slo` beside the hops: a limit that cannot be read limits nothing."""
+    for name in sorted(set(map(str, slo)) - {*_SLO, "hops"}):
+        yield ascii(name)[1:-1][:80], "is not part of the format", "remove it or use one of: " + ", ".join(sorted({*_SLO, "hops"}))
+    if not isinstance(slo.get("hops", {}), Mapping):
+        yield "hops", "is no map", "write <hop>: {outage_s, records_per_s, record_bytes}"
+    for name, most in _SLO.items():
+        if name in slo and not (_amount(slo[name]) and slo[name] <= most):
+            yield name, "is no limit", f"write a number above 0, at most {most:g}"
+
+
 def _source_rate(site: Site) -> float:
     """Samples per second that the OT sources declare (their `records_per_s`), 0 if they do not say."""
     return float(
@@ -401,6 +428,35 @@ def _source_rate(site: Site) -> float:
             if _amount(source.get("records_per_s")) and source_endpoint(site, source)[0]
         )
     )
+
+
+def _endpoints(site: Site) -> list[Problem]:
+    """What the mirror dials is the asset that the conduit leads to; a name that the model does not know is left to who resolves it."""
+    file, found = site.file("hnai_ot_sources"), []
+    for index, source in enumerate(site.sources):
+        key = f"hnai_ot_sources[{source.get('id', index)}]"
+        name, asset = "host", site.nodes.get(str(source.get("asset")))
+        dialled = source.get("host")
+        if source.get("protocol") == "opcua" and "endpoint" in source:
+            name = "endpoint"
+            try:
+                url = urlsplit(str(source[name] or ""))
+                dialled = url.hostname if url.scheme == "opc.tcp" else ""
+            except ValueError:
+                dialled = ""
+            if not dialled:
+                found.append(Problem(file, f"{key}.{name}", f"{repr(source[name])[:80]} is no endpoint", "write opc.tcp://HOST:PORT/", "source"))
+        if asset is None or not isinstance(dialled, str) or not dialled:
+            continue
+        own = {asset.name.lower(), asset.v4, asset.v6, *(address for leg in asset.interfaces for address in (leg.v4, leg.v6))}
+        try:
+            there = str(ipaddress.ip_address(dialled))
+        except ValueError:
+            there = dialled.lower() if dialled.lower() in {node.lower() for node in site.nodes} else ""
+        if there and there not in own:
+            message = f"leads to {there}, and the source stands on {asset.name}"
+            found.append(Problem(file, f"{key}.{name}", message, f"name {asset.name} or one of its addresses, or correct asset", "source"))
+    return found
 
 
 def _edge_nodes(site: Site) -> list[Problem]:
