@@ -281,7 +281,7 @@ def topics_wait(lab: Lab, component: str, away: str, unit: str, broker: str) -> 
     losses = {name: one["losses"] for name, one in collector(lab).items()}
     begin, start = now_ms() - BEFORE_MS, time.monotonic()
     with host_away(lab, away):
-        time.sleep(20)
+        time.sleep(90)  # longer than a reader may be late (C3): before, what is away could not be judged, and nothing else has failed yet
         named(lab, component, away, ("openbao", "mosquitto"))
         rest_of(start, 0.3)
         killed(lab, broker, KAFKA)
