@@ -15,6 +15,8 @@ description:
 options:
   _terms:
     description: Names of components.
+    type: list
+    elements: str
     required: true
 """
 

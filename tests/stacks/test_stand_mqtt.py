@@ -71,7 +71,7 @@ class Broker:
         environment.filters["hnai.platform.mosquitto_acl"] = lambda _site: CONTRACTS
         text = (ROLE / "tree/etc/hnai/mosquitto" / name).read_text(encoding="utf-8")
         # A listener is a port and, here, the only address that it has.
-        values = DEFAULTS | {"mosquitto_port": f"{self.port} 127.0.0.1", "ansible_managed": "", "lookup": lambda *_names: ""}
+        values = DEFAULTS | {"__mosquitto_ports": {"mqtt": f"{self.port} 127.0.0.1"}, "ansible_managed": "", "lookup": lambda *_names: ""}
         done = environment.from_string(text).render(values)
         for there, here in (("/etc/hnai/mosquitto", ""), ("/run/hnai-mosquitto", "/run"), ("/var/lib/hnai/mosquitto", "/data")):
             done = done.replace(there, f"{self.home}{here}")

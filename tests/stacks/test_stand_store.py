@@ -94,7 +94,7 @@ class Tsdb:
         command = re.search(r"^ExecStart=\S+ \\\n((?:  -.*\n)+)", unit, re.MULTILINE)
         assert command is not None, "the unit does not say its flags one a line"
         values = yaml.safe_load((role / "defaults/main.yml").read_text(encoding="utf-8"))
-        values |= {"victoriametrics_storage_path": home / "data", "victoriametrics_backend_port": self.port}
+        values |= {"victoriametrics_storage_path": home / "data", "__victoriametrics_ports": {"backend": self.port}}
         text = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(command[1]).render(values)
         self._flags = text.replace("%d", str(home)).replace("\\\n", " ").split()
         self.client = Client(Http(self.url), "vmauth", "store-secret")

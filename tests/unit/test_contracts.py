@@ -14,7 +14,7 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.hnai.platform.plugins.lookup import ports
 from ansible_collections.hnai.platform.plugins.module_utils.flink.health import Expected
-from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, site
 
 ROOT = Path(__file__).parents[2]
 GOOD: dict[str, Any] = {
@@ -59,6 +59,22 @@ def test_ports_are_looked_up_in_the_contract() -> None:
     assert lookup.run(["mosquitto", "openbao"]) == [{"mqtt": 8883}, {"api": 8200, "cluster": 8201}]
     with pytest.raises(AnsibleError, match=r"roles/mosquito/meta/component.yml.*correct the component's name"):
         lookup.run(["mosquito"])
+
+
+#: Ports that a standard gives, and devices of the plant have as well as our simulator.
+STANDARD = {22, 123, 502, 4840}
+
+
+def test_a_port_stands_in_the_contract_alone() -> None:
+    """What Ansible reads takes every port of a component from there, and no option names one."""
+    known = {port for component in contracts.all() for port in contracts.ports(component).values()} - STANDARD
+    number = re.compile(rf"(?<![\w.-])({'|'.join(map(str, sorted(known)))})(?![\w.])")
+    places = ("roles/*/defaults/*.yml", "roles/*/vars/*.yml", "roles/*/tasks/*.yml", "roles/*/templates/**/*.j2", "roles/*/tree/**/*.j2",
+              "roles/*/meta/argument_specs.yml", "playbooks/**/*.yml")
+    files = [path for place in places for path in ROOT.glob(place)]
+    assert len(files) > 200
+    assert [f"{path.relative_to(ROOT)}: {found[0]}" for path in files for found in number.finditer(path.read_text(encoding="utf-8"))] == []
+    assert [name for name in site.options() if name.endswith("_port")] == []
 
 
 #: Programs have no contract where they run: (file, how it names a port, component, listener).

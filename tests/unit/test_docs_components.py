@@ -54,7 +54,7 @@ def test_a_changed_contract_and_option_change_the_pages(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "roles/mosquitto/meta", tmp_path / "roles/mosquitto/meta")
     before = generated(tmp_path)
     assert "tcp/8883" in before
-    for name, old, new in (("component.yml", "port: 8883", "port: 8884"), ("argument_specs.yml", "mosquitto_port:", "mosquitto_gate:")):
+    for name, old, new in (("component.yml", "port: 8883", "port: 8884"), ("argument_specs.yml", "mosquitto_clients:", "mosquitto_gate:")):
         path = tmp_path / "roles/mosquitto/meta" / name
         path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     after = generated(tmp_path)

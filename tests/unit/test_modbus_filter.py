@@ -31,6 +31,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.modbus import filter
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import SourceError
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import devices as sources_to_devices
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import Ask, Framer, Malformed, Refusal, Span
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 
 PASSING = config(device(502)).devices[0].allow
 #: The same rights once more, address by address, so that the comparison is not with the code's own arithmetic.
@@ -647,6 +648,7 @@ def test_the_collector_asks_the_filter_where_the_source_says_so() -> None:
     other = {**SOURCE, "id": "other"}
     del other["filter"]
     made = json.loads(environment.from_string(text).render(ot_collector_sources=[SOURCE, other], ot_collector_queue_records=1,
-                                                           ot_collector_application_uri="urn:x"))
+                                                           ot_collector_application_uri="urn:x",
+                                                           lookup=lambda _ports, component: contracts.ports(component)))
     assert [(one["id"], one["host"], one["port"]) for one in made["sources"]] == [("sep1", "127.0.1.1", 1502), ("other", "plc1", 502)]
     assert "filter" not in made["sources"][0]

@@ -18,6 +18,8 @@ import jinja2
 import pytest
 import yaml
 
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
+
 ROLE = Path(__file__).resolve().parents[2] / "roles/telegraf"
 SOURCES = [
     {"id": "plc1", "canary": "canary_sequence", "tags": [{"name": "valve", "kind": "on_change"}, {"name": "whp"}, {"name": "canary_sequence"}]},
@@ -347,7 +349,8 @@ def shipper() -> str:
     environment.filters["to_json"] = json.dumps
     environment.filters["regex_replace"] = lambda text, pattern, with_: re.sub(pattern, with_, text)
     values = yaml.safe_load((ROLE / "defaults/main.yml").read_text(encoding="utf-8"))
-    values.update(instance="shipper", groups={"kafka": ["kafka1"]}, telegraf_mqtt_host="edge1", telegraf_collector_command=["collector"], ansible_managed="x")
+    values.update(instance="shipper", groups={"kafka": ["kafka1"]}, telegraf_mqtt_host="edge1", telegraf_collector_command=["collector"], ansible_managed="x",
+                  lookup=lambda _ports, component: contracts.ports(component))
     return environment.get_template("__instance__.conf.j2").render(**values)
 
 
