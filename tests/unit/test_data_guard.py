@@ -17,7 +17,7 @@ ROLES = Path(__file__).resolve().parents[2] / "roles"
 def rendered(role: str, data: Path) -> str:
     """The role's unit with its data elsewhere; variables that are not asked about are empty."""
     loader = jinja2.ChoiceLoader([jinja2.FileSystemLoader(ROLES / role / "tree/etc/systemd/system"), jinja2.FileSystemLoader(ROLES / "component/templates")])
-    environment = jinja2.Environment(loader=loader, trim_blocks=True)
+    environment = jinja2.Environment(loader=loader, trim_blocks=True, undefined=jinja2.ChainableUndefined)
     return environment.get_template(f"hnai-{role}.service.j2").render({f"{role}_storage_path": str(data), "hnai_debian": "13"})
 
 
