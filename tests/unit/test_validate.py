@@ -300,6 +300,13 @@ def test_a_promise_that_cannot_be_kept(data: dict[str, Any], slo: dict[str, Any]
     assert [item["key"] for item in errors(data)] == [key]
 
 
+@pytest.mark.parametrize("ident", ["a\nb", "x" * 5000, "\ud800"])
+def test_a_strange_id_of_a_source_is_one_line(data: dict[str, Any], ident: str) -> None:
+    data["ot_sources"] = [{"id": ident, "asset": asset, "protocol": "opcua", "records_per_s": -1, "endpoint": "x"} for asset in ("plc1", "gone")]
+    keys = [item["key"] for item in errors(data) if item["key"].startswith("hnai_ot_sources")]
+    assert len(keys) == 3 and all(key.isprintable() and len(key) < 130 for key in keys)
+
+
 @pytest.mark.parametrize("rate", [float("nan"), "1000", -1, True])
 def test_a_rate_that_is_none_sizes_no_buffer(data: dict[str, Any], rate: Any) -> None:
     data["ot_sources"][0]["records_per_s"] = rate

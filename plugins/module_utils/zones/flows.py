@@ -43,6 +43,12 @@ def source_endpoint(site: Site, source: Mapping[str, Any]) -> tuple[str, int]:
     return asset, port if 1 <= port <= 65535 else 0
 
 
+def source_key(source: Mapping[str, Any], index: int) -> str:
+    """A source in a finding, whatever it is called: on one line, and not long."""
+    name = str(source.get("id", source.get("name", index)))
+    return f"hnai_ot_sources[{name if name.isprintable() and len(name) <= 80 else ascii(name)[:80]}]"
+
+
 class _Needs:
     """Collects flows and what could not be resolved."""
 
@@ -101,7 +107,7 @@ class _Needs:
             if source.get("protocol") != protocol:
                 continue
             asset, port = source_endpoint(self.site, source)
-            key = f"hnai_ot_sources[{source.get('id', source.get('name', index))}]"
+            key = source_key(source, index)
             node = self.site.nodes.get(asset)
             if node is None or node.kind != "asset" or not port:
                 remedy = "name an asset of hnai_assets that has this service with a port"

@@ -16,6 +16,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import (
     contract_file,
     needed_flows,
     source_endpoint,
+    source_key,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.zones.law import dial, refused
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import MANAGED_GROUP, Flow, Problem, Service, Site
@@ -372,7 +373,7 @@ def _buffers(site: Site) -> list[Problem]:
     for index, source in enumerate(site.sources):
         told = source.get("records_per_s", 0)
         if told != 0 and not _amount(told):
-            key = f"hnai_ot_sources[{source.get('id', index)}].records_per_s"
+            key = source_key(source, index) + ".records_per_s"
             remedy = "write a number, or leave it out: then the cyclic tags are counted"
             found.append(Problem(site.file("hnai_ot_sources"), key, f"{repr(told)[:80]} is no rate", remedy, "buffer"))
     declared: dict[str, int] = {}
@@ -434,7 +435,7 @@ def _endpoints(site: Site) -> list[Problem]:
     """What the mirror dials is the asset that the conduit leads to; a name that the model does not know is left to who resolves it."""
     file, found = site.file("hnai_ot_sources"), []
     for index, source in enumerate(site.sources):
-        key = f"hnai_ot_sources[{source.get('id', index)}]"
+        key = source_key(source, index)
         name, asset = "host", site.nodes.get(str(source.get("asset")))
         dialled = source.get("host")
         if source.get("protocol") == "opcua" and "endpoint" in source:
