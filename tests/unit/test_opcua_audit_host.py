@@ -17,7 +17,8 @@ from opcua_stand import CLIENT_URI, PLANT, WRITING, Stand, mirrors_host
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_host
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Audit, Options, State
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import RESUME_S, Audit, Options, State
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import USER_ACCESS_LEVEL
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity import Tag
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity_host import Recorder
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
@@ -83,6 +84,29 @@ def test_an_unfinished_audit_goes_on(site: Any, stand: Stand) -> None:
     status, record = audit(site)
     assert record["verdict"] == "claimed" and status["OA18"] == "pass"
     assert not (site[0].state / "plc-1" / "resume.json.gz").exists()
+
+
+def test_what_was_asked_for_a_day_ago_is_asked_for_again(site: Any, stand: Stand) -> None:
+    state = State(site[0].state, "plc-1", True)
+
+    def aged(by_s: float) -> Any:
+        kept = state.read("resume")
+        kept["asked_at"] -= by_s
+        state.write("resume", kept)
+        return kept
+
+    stand.spoil.drop_after = 70
+    audit(site)
+    first = aged(RESUME_S / 2)
+    stand.spoil.drop_after = stand.requests + 5
+    audit(site)
+    assert state.read("resume")["asked_at"] == first["asked_at"], "to go on makes no answer younger"
+    read = next(node for node, rows in first["readings"].items() if node.startswith("ns=%d;" % stand.index) and USER_ACCESS_LEVEL in [row[0] for row in rows])
+    aged(RESUME_S / 2 + 1)
+    stand.spoil.drop_after = 0
+    stand.set(read, USER_ACCESS_LEVEL, 3, ua.VariantType.Byte)
+    _, record = audit(site)
+    assert record["verdict"] == "refuted", "a right that was given meanwhile is seen"
 
 
 def test_what_is_missing_is_named_and_nothing_is_dialled(site: Any, stand: Stand) -> None:

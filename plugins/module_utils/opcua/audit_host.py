@@ -57,6 +57,10 @@ class Options:
     """The sources are about to be deployed: one that the running collector does not know is audited all the same."""
 
 
+RESUME_S = 86400.0
+"""Answers of an unfinished audit that are older than this are asked for again: rights change."""
+
+
 def credential_name(source: str) -> str:
     """Name of the collector's credential for a source's password (see role ot_collector, vars)."""
     return "opcua_%s_password" % source.replace("-", "_").replace(".", "_")
@@ -153,6 +157,9 @@ class Audit:
     def _one(self, source: Mapping[str, Any], policy: Any, share_s: float, sources: Sequence[Mapping[str, Any]]) -> None:
         begin, name = time.monotonic(), str(source["id"])
         state = State(self.places.state, name, self.options.write_state)
+        asked_at, earlier = self._now(), state.read("resume")
+        if not isinstance(earlier, dict) or not 0 <= asked_at - float(earlier.get("asked_at", 0)) <= RESUME_S:
+            earlier = None
         facts = audit_run.Facts()
         pins: dict[str, str] = {}
         try:
@@ -161,7 +168,7 @@ class Audit:
             target = self._target(source)
             self._dial(source, state, self._left(share_s, begin) / 2)
             plan = plan_of(source, self.options, self._left(share_s, begin))
-            facts = asyncio.run(audit_run.gather(self._reader.FastReader(target), plan, time.monotonic, asyncio.sleep, state.read("resume")))
+            facts = asyncio.run(audit_run.gather(self._reader.FastReader(target), plan, time.monotonic, asyncio.sleep, earlier))
             self._logins(source, state, target, facts, self._left(share_s, begin))
         except (AuditError, OSError, ValueError) as error:
             facts.error = str(error)
@@ -169,7 +176,7 @@ class Audit:
         baseline = None if name in self.options.accept_drift else state.read("baseline")
         judge = Judge(self.report, facts, Context(plan, policy, self._now(), pins.get(name, ""), baseline, pins))
         record = self.records[name] = judge.run()
-        self._keep(state, facts, record, baseline is None)
+        self._keep(state, facts, record, baseline is None, float(earlier["asked_at"]) if earlier and facts.resumed else asked_at)
         state.mark("stop", record["verdict"] == REFUTED and source.get("on_refuted") == "stop")
 
     def _dial(self, source: Mapping[str, Any], state: State, patience_s: float) -> None:
@@ -204,7 +211,8 @@ class Audit:
                            timeout=10.0)
             facts.logins[ident] = asyncio.run(audit_logins.attempt(ident, self._reader.Reader(as_whom(target))))
 
-    def _keep(self, state: State, facts: audit_run.Facts, record: Mapping[str, Any], first: bool) -> None:
+    def _keep(self, state: State, facts: audit_run.Facts, record: Mapping[str, Any], first: bool, asked_at: float) -> None:
+        """*asked_at*: when the oldest of the answers was asked for."""
         state.write("last", record)
         if not facts.error:
             state.remove("resume")
@@ -213,7 +221,7 @@ class Audit:
                 at = datetime.fromtimestamp(self._now(), timezone.utc).isoformat(timespec="seconds")
                 state.write("baseline", {"accepted_at": at, "namespaces": facts.result.lines})
         elif facts.memo is not None and facts.error:
-            state.write("resume", facts.memo.dump())
+            state.write("resume", {**facts.memo.dump(), "asked_at": asked_at})
 
     def _pins(self, sources: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """sha256 of the pinned certificate of each source that has one."""
