@@ -39,7 +39,7 @@ JVM = ["java", "-Xms64m", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerial
 RACKS = {1: "hall-a", 2: "hall-a", 3: "hall-b"}
 #: A slow machine is no fault, and neither is a node that a test stops for a while. No more partitions than are needed, and what is copied at once
 #: is little.
-SETTINGS = {"controller.quorum.fetch.timeout.ms": 60000, "broker.session.timeout.ms": 120000, "offsets.topic.num.partitions": 3,
+SETTINGS = {"controller.quorum.fetch.timeout.ms": 60000, "broker.session.timeout.ms": 30000, "offsets.topic.num.partitions": 3,
             "replica.fetch.max.bytes": 16384}
 #: What this stand's clients are and may, as the contracts' filter would give it.
 LEVELS = {"shipper": 3, "reader": 4}
@@ -67,15 +67,14 @@ LEVELS_OF = role("vars/main.yml")["__kafka_releases"]
 RELEASE, OLDER = DEFAULTS["kafka_version"], next(one for one in LEVELS_OF if one != DEFAULTS["kafka_version"])
 
 
-def jars(folder: Path) -> Path:
-    """The jars of the role's release, out of the artifact store; `make lab` put them there."""
+def jars(folder: Path, release: str = RELEASE) -> Path:
+    """The jars of a release, out of the artifact store; what `make lab` did not put there is fetched."""
     store = Store(STORE)
     entry = next(one for one in contracts.load("kafka")["artifacts"] if one["name"] == "kafka")
-    found = build.existing(store, locks.archive(ROLE, "kafka", locks.choose("kafka", entry, RELEASE), locks.RELEASES["13"]))
-    assert found, f"Kafka {RELEASE} is not in {store.root}; remedy: `make lab` once, or HNAI_STORE_DIR"
-    with tarfile.open(store.verified(found["digest"])) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "libs"
+    built = build.ensure(store, locks.archive(ROLE, "kafka", locks.choose("kafka", entry, release), locks.RELEASES["13"]))
+    with tarfile.open(store.verified(built["digest"])) as archive:
+        archive.extractall(folder / release, filter="data")
+    return folder / release / "libs"
 
 
 def _properties(nodes: Mapping[int, str], node: int, ports: Mapping[str, int], folder: Path) -> str:
@@ -259,6 +258,33 @@ class Cluster(Judged):
         self.nodes[node].stop(signal.SIGTERM)
         self.nodes[node].start()
         self.wait()
+
+    @contextlib.contextmanager
+    def stranger(self, node: int) -> Iterator[None]:
+        """At a node's address, with its certificate, one of the release before, which is a cluster by itself; the node is away."""
+        here = self.nodes[node]
+        other = Node(node, here.address, self.folder / "stranger", jars(self.folder, OLDER))
+        shutil.copytree(here.folder, other.folder, ignore=shutil.ignore_patterns("data", "more", "log"))
+        # The same super users: Kafka ends where the one that it takes for its leader does not let it in.
+        other.config.write_text(here.config.read_text(encoding="utf-8").replace(str(here.folder), str(other.folder)), encoding="utf-8")
+        subprocess.run([*JVM, "-cp", f"{other.libs}/*", "kafka.tools.StorageTool", "format", "-t", ids.derive("stand", "stranger"), "-c", str(other.config),
+                        "--standalone"], check=True, capture_output=True, timeout=START_S)
+        here.stop(signal.SIGTERM)
+        other.start()
+        try:
+            until("the stranger is not there", lambda: self._greets(node), START_S)
+            yield
+        finally:
+            other.stop()
+            here.start()
+            self.wait()
+
+    def _greets(self, node: int) -> bool:
+        try:
+            with self.stream(node, "internal"):
+                return True
+        except scram.LoginError:
+            return False
 
     def close(self) -> None:
         """Nothing of it runs on."""

@@ -158,6 +158,13 @@ def no_majority(cluster: Cluster) -> Iterator[None]:
         cluster.wait()
 
 
+@contextmanager
+def an_older_stranger(cluster: Cluster) -> Iterator[None]:
+    """A node of the cluster cannot be too old, it ends by itself; what answers in its place can."""
+    with cluster.stranger(3):
+        yield
+
+
 # -- partitions and copies ------------------------------------------------------------------------------------------------
 def moved(cluster: Cluster, topic: str, wanted: Callable[[list[int]], list[int]], number: int | None = None) -> dict[int, list[int]]:
     """Replicas of a topic's partitions (or of one) are reassigned and there; returns how they stood."""
@@ -252,23 +259,24 @@ def open_doors(cluster: Cluster) -> Iterator[None]:
 
 
 def test_a_silent_node_holds_up_no_door_but_its_own(cluster: Cluster) -> None:
-    """Nobody has given it up yet, and it answers nobody: each node judges its own doors in the time that a host has, and the cluster as it is."""
+    """It answers nobody, and is not given up yet: each node judges its own doors in the time that a host has, and the first one the cluster as it is."""
     with a_stalled_node(cluster):
         leader = cluster.at
         silent = next(node for node in cluster.nodes if node != leader)
-        for node in cluster.nodes:
+        for node in sorted(cluster.nodes, key=lambda one: one != leader):
             cluster.at, begin = node, time.monotonic()
             checks = cluster.judge()
             took_s = time.monotonic() - begin
             doors = {(one["id"], one["subject"]): one["status"] for one in checks if one.get("subject", "others") != "others"}
             bad = said([one for one in checks if (one["id"], one.get("subject")) not in doors], cluster.fine)
-            print(node, f"{took_s:.1f} s", doors, bad)
+            print(node, f"{took_s:.1f} s", set(doors.values()), bad)
             assert took_s < VERDICT_ARGS["deadline"]["default"]
             assert set(doors.values()) == {INCONCLUSIVE if node == silent else PASS} and len(doors) == 12
-            # B8 asks this node; after a while it does not fetch, and falls out of sync.
-            assert bad.keys() - {"Q5", "B4", "B5"} == {"Q3", "Q6", "F3", "L1", "L2", "S8"} | ({"B8"} if node == silent else set())
-            assert not unlike(bad, {"Q3": rf"^fail : voters \[{silent}\]", "Q6": "^fail ", "F3": "^inconclusive ", "S8": "^inconclusive ",
-                                    "L1": f"^inconclusive : broker {silent} ", "L2": f"^inconclusive : broker {silent} "})
+            if node == leader:
+                # Q5: ten seconds.
+                assert bad.keys() - {"Q5"} == {"Q3", "Q6", "F3", "L1", "L2", "S8"}
+                assert not unlike(bad, {"Q3": rf"^fail : voters \[{silent}\]", "Q6": "^fail ", "F3": "^inconclusive ", "S8": "^inconclusive ",
+                                        "L1": f"^inconclusive : broker {silent} ", "L2": f"^inconclusive : broker {silent} "})
 
 
 # -- records --------------------------------------------------------------------------------------------------------------
@@ -280,7 +288,8 @@ def purged(cluster: Cluster) -> Iterator[None]:
     with cluster.admin() as admin:
         def purge() -> None:
             for name in admin.topic_names():
-                while name.startswith(canary.PREFIX):
+                # Not without end: a canary that is ended early leaves its topic.
+                for _again in range(100 if name.startswith(canary.PREFIX) else 0):
                     admin._call(admin._client.delete_records, {TopicPartition(name, number): -1 for number in admin.leaders(name)})
 
         with repeated(purge, 0.05):
@@ -309,6 +318,8 @@ def test_a_fault_of_records_fails_its_own_check_and_passes_after_repair(cluster:
     Fault(no_majority, {"Q4": "^fail"}, may="Q3 Q5 Q6 B4 B5 B6", unknown="F3 L1 L2 S8"),
     # It comes back as a broker that catches up.
     Fault(open_doors, {"S3": "^fail .*no login\nfail .*offers OAUTHBEARER"}, may="B4 B5 B6 Q3 Q5 Q6"),
+    # The node itself is away.
+    Fault(an_older_stranger, {"F3": "^fail .*cannot do what is finalized"}, may="Q3 Q5 Q6 B1 B4 B5 B6"),
 )
 def test_a_fault_fails_its_own_check_and_passes_after_repair(cluster: Cluster, fault: Fault) -> None:
     cluster.at = 1
