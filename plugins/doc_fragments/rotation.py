@@ -9,7 +9,7 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   run_id:
-    description: Name of the run. Of a new one with O(state=prepared), else of the open one.
+    description: Name of the run. Of a new one with C(state=prepared), else of the open one.
     type: str
     default: ""
   fence:

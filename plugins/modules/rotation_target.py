@@ -368,8 +368,8 @@ def main() -> None:
     names = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "required": True, "choices": ["provisioned", "probed", "revoked", "withdrawn", "acknowledged",
-                                                                  "outside"]},
+            "state": {"type": "str", "required": True, "choices": [
+                "provisioned", "probed", "revoked", "withdrawn", "acknowledged", "outside"]},
             "kind": {"type": "str", "choices": ["scram", "scram_pair", "mosquitto", "vmauth", "backend"]},
             "path": {"type": "str", "required": True},
             "fence": {"type": "int", "default": 0},

@@ -175,4 +175,3 @@ def network(stand: Stand) -> Checks:
 )
 def test_a_fault_of_the_network_fails_its_own_check_and_passes_after_repair(stand: Stand, fault: Fault) -> None:
     exercise(Asked(lambda: network(stand)), fault, stand)
-

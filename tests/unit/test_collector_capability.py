@@ -569,9 +569,9 @@ def test_the_model_says_where_it_may_go() -> None:
         return {"match": {"op": "==", "left": left, "right": right}}
 
     rule: list[dict[str, Any]] = [
-            match({"payload": {"protocol": "ip", "field": "saddr"}}, "10.0.3.99"), match({"payload": {"protocol": "ip", "field": "daddr"}}, "10.0.2.11"),
-            match({"meta": {"key": "skuid"}}, 902), match({"payload": {"protocol": "tcp", "field": "dport"}}, 502),
-            match({"ct": {"key": "state"}}, "new"), {"accept": None}]
+        match({"payload": {"protocol": "ip", "field": "saddr"}}, "10.0.3.99"), match({"payload": {"protocol": "ip", "field": "daddr"}}, "10.0.2.11"),
+        match({"meta": {"key": "skuid"}}, 902), match({"payload": {"protocol": "tcp", "field": "dport"}}, 502),
+        match({"ct": {"key": "state"}}, "new"), {"accept": None}]
     for expression, said in ((rule, False), (rule[1:], True)):
         loaded = listing([], more=[{"rule": {"family": "inet", "table": "hnai", "chain": "output", "expr": expression}}])
         more, _less = egress.differences(loaded, wanted, [902], lambda name: None)

@@ -121,8 +121,8 @@ def test_a_client_with_a_twin_logs_in_as_its_secret_says() -> None:
     environment.filters["regex_replace"] = lambda text, pattern, with_: re.sub(pattern, with_, text)
     environment.filters["combine"] = lambda one, *others: {key: value for part in (one, *others) for key, value in part.items()}
     own = load("vars/main.yml")
-    clients = [{"name": "shipper", "path": "t/s", "level": 3, "listener": "l3", "pair": True}, {"name": "w", "path": "t/w", "level": 4, "listener": "l4",
-                                                                                             "pair": False}]
+    clients = [{"name": "shipper", "path": "t/s", "level": 3, "listener": "l3", "pair": True},
+               {"name": "w", "path": "t/w", "level": 4, "listener": "l4", "pair": False}]
     for user, twin in (("shipper", "shipper.b"), ("shipper.b", "shipper")):
         secrets = {"t/s": {"username": user, "password": "p"}, "t/w": {"username": "?", "password": "q", "mechanism": "SCRAM-SHA-256"}}
         given = {"__kafka_clients": clients, "__kafka_visit": {"secrets": secrets}, "kafka_scram_mechanisms": ["SCRAM-SHA-512"],

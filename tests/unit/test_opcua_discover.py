@@ -58,8 +58,9 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 @pytest.fixture
 def site(stand: Stand, tmp_path: Path) -> Iterator[Any]:
     """(places, source, host, now): a mirror's host."""
-    yield from mirrors_host(stand, tmp_path, [{"name": "pressure", "node": STEP + "s=P1.PT", "type": "double", "unit": "degC", "unit_to": "degC"},
-                                            {"name": "lost", "node": STEP + "s=P9", "type": "int", "unit": "", "unit_to": ""}])
+    yield from mirrors_host(stand, tmp_path, [
+        {"name": "pressure", "node": STEP + "s=P1.PT", "type": "double", "unit": "degC", "unit_to": "degC"},
+        {"name": "lost", "node": STEP + "s=P9", "type": "int", "unit": "", "unit_to": ""}])
 
 
 def look(site: Any, write: bool = True) -> Proposal:
