@@ -263,6 +263,13 @@ def test_who_was_forgotten_is_named_with_the_brokers() -> None:
     assert gone.reason == "this broker does not say which users it knows: it is not among the live ones"
 
 
+@pytest.mark.parametrize(("unclean", "topics", "reason"), [
+    ("true", (), "the broker allows it"), ("false", ("ot.raw",), "topic ot.raw allows it"), ("true", ("ot.raw",), "the broker and topic ot.raw allows it"),
+])
+def test_who_allows_an_unclean_election_is_named(unclean: str, topics: tuple[str, ...], reason: str) -> None:
+    assert checks(dataclasses.replace(Fake(), unclean=unclean, unclean_topics=topics))["B8"].reason == reason
+
+
 def test_one_broker_has_nobody_to_compare_with() -> None:
     alone = Fake(brokers=(1,), known=({1: USERS},))
     assert verdicts(alone, expected=dataclasses.replace(EXPECTED, nodes=(1,)))["S8"] == "pass"

@@ -167,6 +167,10 @@ class Admin:
         described = self._describe_topics(None)
         keys = ["min.insync.replicas", "unclean.leader.election.enable"]
         settings = self._configs("TOPIC", [topic["name"] for topic in described], keys)
+        # The library passes over what a broker refuses to say of one topic.
+        unsaid = sorted(topic["name"] for topic in described if not set(keys) <= set(settings.get(topic["name"], {})))
+        if unsaid:
+            raise KafkaError(f"describe_configs: no settings of {', '.join(unsaid[:5])}; deleted meanwhile?")
         partitions = tuple(
             Partition(
                 topic=topic["name"], number=item["partition_index"], leader=item["leader_id"] if item["error_code"] == 0 else -1,
@@ -182,7 +186,9 @@ class Admin:
             brokers={item["broker_id"]: bool(item.get("is_fenced", False)) for item in answer["brokers"]},
             racks={item["broker_id"]: item["rack"] for item in answer["brokers"] if item.get("rack")},
             reassignments=tuple(sorted(f"{key.topic}-{key.partition}" for key in moving)),
-            unclean=tuple(sorted(name for name, found in settings.items() if found[keys[1]]["value"] != "false")), users=known, silent=silent,
+            # What a topic only inherits is its broker's, which B8 asks.
+            unclean=tuple(sorted(name for name, found in settings.items()
+                                 if found[keys[1]]["config_source"] == _TOPIC_SOURCE and found[keys[1]]["value"] != "false")), users=known, silent=silent,
         )
 
     def _describe_topics(self, names: list[str] | None) -> list[dict[str, Any]]:

@@ -324,7 +324,8 @@ class Health:
         c.observed, c.expected = self.source.broker_config(self.want.node, [key]).get(key), "false"
         topics = list(self.samples()[-1].unclean)
         c.evidence = {"topics": topics}
-        c.passed(c.observed == c.expected and not topics, f"topic {', '.join(topics[:5])} allows it" if topics else "the broker allows it")
+        allows = ["the broker"] * (c.observed != c.expected) + [f"topic {', '.join(topics[:5])}"] * bool(topics)
+        c.passed(not allows, f"{' and '.join(allows)} allows it")
 
     def b9(self, c: Check) -> None:
         """Reassignments under way."""
