@@ -266,8 +266,10 @@ def looking(admin: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch
 
 def test_what_a_topic_inherits_is_its_brokers(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
     one, client = looking
-    _looked(client, monkeypatch, {"inherits": {MIN_ISR: ("2", ON_BROKER), UNCLEAN: ("true", ON_BROKER)}, "own": {MIN_ISR: ("3", ON_TOPIC), UNCLEAN: ("true", ON_TOPIC)},
-                                  "safe": {MIN_ISR: ("1", ON_TOPIC), UNCLEAN: ("false", ON_TOPIC)}})
+    _looked(client, monkeypatch, {
+        "inherits": {MIN_ISR: ("2", ON_BROKER), UNCLEAN: ("true", ON_BROKER)},
+        "own": {MIN_ISR: ("3", ON_TOPIC), UNCLEAN: ("true", ON_TOPIC)},
+        "safe": {MIN_ISR: ("1", ON_TOPIC), UNCLEAN: ("false", ON_TOPIC)}})
     seen = one.snapshot()
     assert seen.unclean == ("own",)
     assert [p.min_isr for p in seen.partitions] == [2, 2, 1]

@@ -319,7 +319,8 @@ def test_a_node_that_does_not_say_what_it_can_leaves_f3_open() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [CONFIG.replace("=false", "=true"), CONFIG + "super.users=User:kafka1\n", CONFIG.replace("StandardAuthorizer", "X")],
+    [CONFIG.replace("=false", "=true"), CONFIG + "super.users=User:kafka1\n", CONFIG.replace("StandardAuthorizer", "X"),
+     CONFIG + "allow.everyone.if.no.acl.found : true\n"],
 )
 def test_open_by_default_fails(config: str) -> None:
     assert {name for name, status in verdicts(Fake(), config).items() if status == "fail"} == {"S6"}
