@@ -197,6 +197,7 @@ OFFSETS = partition("__consumer_offsets")
         ({"group": Group("flink-normalise", "Empty", "", (position(due=-1),))}, {"C3"}),
         ({"group": Group("flink-normalise", "Empty", "", (position(committed=100, due=-1),))}, set()),
         ({"group": Group("flink-normalise", "Empty", "", (position(committed=-1),))}, {"C3"}),
+        ({"group": Group("flink-normalise", "Empty", "", (position(committed=101),))}, {"C3"}),
         ({"group": Group("flink-normalise", "Empty", "consumer", (position(),))}, {"C3"}),
         ({"group": Group("flink-normalise", "PreparingRebalance", "consumer", (position(),))}, {"C3"}),
         ({"group": Group("flink-normalise", "Stable", "consumer", (position(),))}, set()),
@@ -282,6 +283,12 @@ def test_what_is_not_there_to_judge_is_skipped_and_says_why() -> None:
     assert {name: check.reason for name, check in found.items() if check.status == "skipped"} == {
         "B7": "there is none yet: nothing was ever committed", "B10": "no rack is declared", "C3": "no group is declared",
         "F4": "no exactly-once is declared"}
+
+
+def test_a_position_beyond_the_end_is_named() -> None:
+    """The log was cut, or the topic made anew: what comes is taken for read."""
+    found = checks(dataclasses.replace(Fake(), group=Group("flink-normalise", "Empty", "", (position(committed=101, due=-1),))))["C3"]
+    assert found.reason == "flink-normalise stands beyond the end of ot.raw-0: records that it has read are gone"
 
 
 def test_one_look_that_was_bad_is_not_lasting() -> None:
