@@ -283,3 +283,36 @@ def test_a_topic_that_is_deleted_while_it_is_looked_at_is_an_answer_and_no_crash
     _looked(client, monkeypatch, {"stays": {MIN_ISR: ("2", ON_TOPIC), UNCLEAN: ("false", ON_BROKER)}, "goes": {}})
     with pytest.raises(KafkaError, match="no settings of goes"):
         one.snapshot()
+
+
+def test_a_setting_that_is_refused_is_said_in_the_brokers_words(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = looking
+    asked: list[tuple[str, Any]] = []
+
+    def answering(what: str, result: str) -> None:
+        def change(topics: list[str], incremental: bool, raise_on_unknown: bool) -> dict[str, Any]:
+            assert incremental and not raise_on_unknown, "what the library does not know raises no error of ours"
+            asked.append((what, topics))
+            return {"topic": {name: result if name == "ot.raw" else "OK" for name in topics}}
+
+        monkeypatch.setattr(client, what, change, raising=False)
+
+    answering("alter_configs", "OK")
+    answering("reset_configs", "OK")
+    one.configure_topics({"ot.raw": {"retention.ms": "5"}}, {"ot.alerts": ["cleanup.policy"]})
+    assert asked == [("alter_configs", ["ot.raw"]), ("reset_configs", ["ot.alerts"])]
+    one.configure_topics({}, {})
+    assert len(asked) == 2
+    for what, change in (("alter_configs", ({"ot.raw": {"retention.msx": "5"}, "ot.alerts": {}}, {})), ("reset_configs", ({}, {"ot.raw": ["x"]}))):
+        answering(what, "[Error 40] InvalidConfigurationError: Unknown topic config name: retention.msx")
+        with pytest.raises(KafkaError, match=r"^kafka_topics: ot.raw: .*Unknown topic config name: retention.msx$"):
+            one.configure_topics(*change)  # type: ignore[arg-type]
+
+
+def test_a_topic_has_as_many_replicas_as_its_poorest_partition(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = looking
+    _looked(client, monkeypatch, {"ot.raw": {MIN_ISR: ("2", ON_TOPIC), UNCLEAN: ("false", ON_BROKER)}})
+    parts = [{"partition_index": number, "replica_nodes": nodes} for number, nodes in enumerate(([1, 2, 3], [2], [3, 1, 2]))]
+    monkeypatch.setattr(client, "describe_topics", lambda names: [{"name": "ot.raw", "error_code": 0, "partitions": parts}])
+    found = one.topics()["ot.raw"]
+    assert (found.partitions, found.replication_factor, found.config) == (3, 1, {MIN_ISR: "2"})
