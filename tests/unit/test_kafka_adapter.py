@@ -233,3 +233,86 @@ def test_a_topic_that_cannot_be_described_is_not_left_out(admin: tuple[adapter.A
         one._describe_topics(None)
     answer.pop()
     assert one._describe_topics(None) == []
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def _looked(client: Client, monkeypatch: pytest.MonkeyPatch, settings: dict[str, dict[str, tuple[str, str]]]) -> None:
+    """A cluster of these topics: topic → setting → (value, where it is set)."""
+    client.answers["quorum"] = {"topics": [{"partitions": [{"leader_id": 1, "leader_epoch": 7, "high_watermark": 9, "observers": [], "current_voters": []}]}]}
+    part = {"partition_index": 0, "error_code": 0, "leader_id": 1, "replica_nodes": [1, 3], "isr_nodes": [1]}
+    monkeypatch.setattr(client, "describe_topics", lambda names: [{"name": name, "error_code": 0, "partitions": [part]} for name in settings], raising=False)
+    monkeypatch.setattr(client, "describe_configs", lambda resources, config_filter: {"topic": {
+        name: {key: {"value": value, "config_source": source} for key, (value, source) in found.items()} for name, found in settings.items()}}, raising=False)
+    monkeypatch.setattr(client, "list_partition_reassignments", dict, raising=False)
+
+
+ON_TOPIC, ON_BROKER = "DYNAMIC_TOPIC_CONFIG", "DYNAMIC_DEFAULT_BROKER_CONFIG"
+MIN_ISR, UNCLEAN = "min.insync.replicas", "unclean.leader.election.enable"
+
+
+@pytest.fixture
+def looking(admin: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> tuple[adapter.Admin, Client]:
+    """What a snapshot needs of the library."""
+    one, client = admin
+    one._errors.for_code = lambda code: LibraryError
+    one._errors.UnknownTopicOrPartitionError = TimedOut
+    one._api.ConfigResource = lambda kind, name, keys: name
+    one._api.ConfigResourceType = {"TOPIC": 2}
+    monkeypatch.setattr(one, "_known", lambda brokers: ({}, {}))
+    return one, client
+
+
+def test_what_a_topic_inherits_is_its_brokers(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = looking
+    _looked(client, monkeypatch, {
+        "inherits": {MIN_ISR: ("2", ON_BROKER), UNCLEAN: ("true", ON_BROKER)},
+        "own": {MIN_ISR: ("3", ON_TOPIC), UNCLEAN: ("true", ON_TOPIC)},
+        "safe": {MIN_ISR: ("1", ON_TOPIC), UNCLEAN: ("false", ON_TOPIC)}})
+    seen = one.snapshot()
+    assert seen.unclean == ("own",)
+    assert [p.min_isr for p in seen.partitions] == [2, 2, 1]
+
+
+def test_a_topic_that_is_deleted_while_it_is_looked_at_is_an_answer_and_no_crash(
+    looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library passes over the error of one topic; whether it went or is only not told, it is not left out."""
+    one, client = looking
+    _looked(client, monkeypatch, {"stays": {MIN_ISR: ("2", ON_TOPIC), UNCLEAN: ("false", ON_BROKER)}, "goes": {}})
+    with pytest.raises(KafkaError, match="no settings of goes"):
+        one.snapshot()
+
+
+def test_a_setting_that_is_refused_is_said_in_the_brokers_words(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = looking
+    asked: list[tuple[str, Any]] = []
+
+    def answering(what: str, result: str) -> None:
+        def change(topics: list[str], incremental: bool, raise_on_unknown: bool) -> dict[str, Any]:
+            assert incremental and not raise_on_unknown, "what the library does not know raises no error of ours"
+            asked.append((what, topics))
+            return {"topic": {name: result if name == "ot.raw" else "OK" for name in topics}}
+
+        monkeypatch.setattr(client, what, change, raising=False)
+
+    answering("alter_configs", "OK")
+    answering("reset_configs", "OK")
+    one.configure_topics({"ot.raw": {"retention.ms": "5"}}, {"ot.alerts": ["cleanup.policy"]})
+    assert asked == [("alter_configs", ["ot.raw"]), ("reset_configs", ["ot.alerts"])]
+    one.configure_topics({}, {})
+    assert len(asked) == 2
+    for what, change in (("alter_configs", ({"ot.raw": {"retention.msx": "5"}, "ot.alerts": {}}, {})), ("reset_configs", ({}, {"ot.raw": ["x"]}))):
+        answering(what, "[Error 40] InvalidConfigurationError: Unknown topic config name: retention.msx")
+        with pytest.raises(KafkaError, match=r"^kafka_topics: ot.raw: .*Unknown topic config name: retention.msx$"):
+            one.configure_topics(*change)  # type: ignore[arg-type]
+
+
+def test_a_topic_has_as_many_replicas_as_its_poorest_partition(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = looking
+    _looked(client, monkeypatch, {"ot.raw": {MIN_ISR: ("2", ON_TOPIC), UNCLEAN: ("false", ON_BROKER)}})
+    parts = [{"partition_index": number, "replica_nodes": nodes} for number, nodes in enumerate(([1, 2, 3], [2], [3, 1, 2]))]
+    monkeypatch.setattr(client, "describe_topics", lambda names: [{"name": "ot.raw", "error_code": 0, "partitions": parts}])
+    found = one.topics()["ot.raw"]
+    assert (found.partitions, found.replication_factor, found.config) == (3, 1, {MIN_ISR: "2"})

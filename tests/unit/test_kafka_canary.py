@@ -232,6 +232,34 @@ def test_it_cleans_up_when_the_pipe_breaks() -> None:
     assert (cluster.topics, cluster.groups) == (["ot.raw"], ["flink-normalise"])
 
 
+class Forgetful(Cluster):
+    """Nobody coordinates groups: neither are positions kept nor groups deleted."""
+
+    def delete_groups(self, names: Sequence[str]) -> None:
+        raise KafkaError("delete_groups: CoordinatorNotAvailableError")
+
+
+def test_a_position_that_is_refused_is_said_of_positions_and_hides_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pipe: Pipe) -> None:
+        raise KafkaError("commit: no")
+
+    monkeypatch.setattr(Pipe, "commit", refuse)
+    found, cluster, _pipes = fly(lambda number: "lose" if number == 50 else "", cluster=Forgetful())
+    assert (found["C1", ""].status, found["C1", ""].reason) == ("fail", "lost 1")
+    assert (found["C2", ""].status, found["C2", ""].reason) == ("fail", "commit: no")
+    assert found["C1", "cleanup"].status == "fail", "its group is still there"
+    assert cluster.topics == ["ot.raw"]
+    assert statuses(fly(cluster=Forgetful())[0])["C1"] == "pass"
+
+
+def test_what_cannot_be_swept_keeps_no_canary_from_flying() -> None:
+    dead = canary.name(NOW - 1, "dead")
+    found, cluster, _pipes = fly(cluster=Forgetful(topics=["ot.raw", dead], groups=[dead]))
+    assert found["C1", ""].status == "pass"
+    assert found["C1", ""].evidence["swept"] == [dead]
+    assert cluster.topics == ["ot.raw"]
+
+
 def test_a_cluster_that_cannot_be_asked_is_inconclusive() -> None:
     def nobody(limit_s: float) -> Cluster:
         raise Unreachable("no broker answers")

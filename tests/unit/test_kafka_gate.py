@@ -148,6 +148,13 @@ def test_a_single_declared_broker_has_no_redundancy_to_keep() -> None:
     assert gate.decide(snapshot, 1, True, gate.Rules((1,))).allowed
 
 
+def test_the_only_voter_that_is_left_of_three_declared_stays() -> None:
+    """Somebody removed the others: without it nobody elects a leader for what it leads."""
+    snapshot = cluster(quorum=Quorum(1, 5, 100, (Voter(1, "d1", 100, NOW, NOW),)))
+    assert gate.decide(snapshot, 1, True, RULES).reasons == ("without node 1 only 0 of 1 voters are caught up, 1 are needed",)
+    assert gate.decide(snapshot, 2, True, RULES).allowed
+
+
 def test_whole_again_needs_every_replica() -> None:
     assert gate.unhealthy(cluster(), RULES) == []
     assert gate.unhealthy(cluster(partitions=(partition(isr=(1, 2)),)), RULES) == ["under-replicated: ot.raw-0"]

@@ -197,6 +197,7 @@ OFFSETS = partition("__consumer_offsets")
         ({"group": Group("flink-normalise", "Empty", "", (position(due=-1),))}, {"C3"}),
         ({"group": Group("flink-normalise", "Empty", "", (position(committed=100, due=-1),))}, set()),
         ({"group": Group("flink-normalise", "Empty", "", (position(committed=-1),))}, {"C3"}),
+        ({"group": Group("flink-normalise", "Empty", "", (position(committed=101),))}, {"C3"}),
         ({"group": Group("flink-normalise", "Empty", "consumer", (position(),))}, {"C3"}),
         ({"group": Group("flink-normalise", "PreparingRebalance", "consumer", (position(),))}, {"C3"}),
         ({"group": Group("flink-normalise", "Stable", "consumer", (position(),))}, set()),
@@ -263,6 +264,13 @@ def test_who_was_forgotten_is_named_with_the_brokers() -> None:
     assert gone.reason == "this broker does not say which users it knows: it is not among the live ones"
 
 
+@pytest.mark.parametrize(("unclean", "topics", "reason"), [
+    ("true", (), "the broker allows it"), ("false", ("ot.raw",), "topic ot.raw allows it"), ("true", ("ot.raw",), "the broker and topic ot.raw allows it"),
+])
+def test_who_allows_an_unclean_election_is_named(unclean: str, topics: tuple[str, ...], reason: str) -> None:
+    assert checks(dataclasses.replace(Fake(), unclean=unclean, unclean_topics=topics))["B8"].reason == reason
+
+
 def test_one_broker_has_nobody_to_compare_with() -> None:
     alone = Fake(brokers=(1,), known=({1: USERS},))
     assert verdicts(alone, expected=dataclasses.replace(EXPECTED, nodes=(1,)))["S8"] == "pass"
@@ -275,6 +283,12 @@ def test_what_is_not_there_to_judge_is_skipped_and_says_why() -> None:
     assert {name: check.reason for name, check in found.items() if check.status == "skipped"} == {
         "B7": "there is none yet: nothing was ever committed", "B10": "no rack is declared", "C3": "no group is declared",
         "F4": "no exactly-once is declared"}
+
+
+def test_a_position_beyond_the_end_is_named() -> None:
+    """The log was cut, or the topic made anew: what comes is taken for read."""
+    found = checks(dataclasses.replace(Fake(), group=Group("flink-normalise", "Empty", "", (position(committed=101, due=-1),))))["C3"]
+    assert found.reason == "flink-normalise stands beyond the end of ot.raw-0: records that it has read are gone"
 
 
 def test_one_look_that_was_bad_is_not_lasting() -> None:
@@ -312,7 +326,8 @@ def test_a_node_that_does_not_say_what_it_can_leaves_f3_open() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [CONFIG.replace("=false", "=true"), CONFIG + "super.users=User:kafka1\n", CONFIG.replace("StandardAuthorizer", "X")],
+    [CONFIG.replace("=false", "=true"), CONFIG + "super.users=User:kafka1\n", CONFIG.replace("StandardAuthorizer", "X"),
+     CONFIG + "allow.everyone.if.no.acl.found : true\n"],
 )
 def test_open_by_default_fails(config: str) -> None:
     assert {name for name, status in verdicts(Fake(), config).items() if status == "fail"} == {"S6"}

@@ -102,8 +102,8 @@ def test_words_of_the_filter_and_of_kafka() -> None:
 
 def test_declared_topics_that_cannot_work_are_all_named() -> None:
     bad = [Topic("ot_raw", 1, 3), Topic("a", 0, 3), Topic("b", 1, 4), Topic("c", 1, 3, {"min.insync.replicas": "3"}),
-           Topic("d", 1, 3, {"unclean.leader.election.enable": "true"}), RAW, RAW]
-    assert len(topics.check(bad, 3)) == 6
+           Topic("d", 1, 3, {"unclean.leader.election.enable": "true"}), Topic("e", 1, 3, {"min.insync.replicas": "two"}), RAW, RAW]
+    assert len(topics.check(bad, 3)) == 7
     assert topics.check([RAW, NORMALISED], 3) == []
 
 

@@ -237,3 +237,18 @@ def test_a_new_disk_joins_a_running_quorum_and_nothing_else(tmp_path: Path) -> N
     assert wanted(tmp_path).initial().count("@") == 3
     declared = tuple(dataclasses.replace(item, directory_id="AAAAAAAAAAAAAAAAAAAJAA") for item in CONTROLLERS)
     assert "kafka_directory_id of kafka1" in storage.refusal(wanted(tmp_path, rejoin=True, controllers=declared), True, lambda: True)
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("a=1\na = 2 \n", {"a": "2"}),
+    ("a=1\na: 2\n", {"a": "2"}),
+    ("a=1\n  a\t2", {"a": "2"}),
+    ("a=1\na \\\n   2", {"a": "2"}),
+    ("# said \\\na=2\n! a=3", {"a": "2"}),
+    ("a=1\na\\=b=2\\\\\nc=x=y:z", {"a": "1", "a=b": "2\\", "c": "x=y:z"}),
+    ("a=1\na=2\\", {"a": "2"}),
+    ("a", {"a": ""}),
+    ("\n \n", {}),
+])
+def test_a_file_of_properties_is_read_as_java_does(text: str, found: dict[str, str]) -> None:
+    assert storage.read_properties(text) == found

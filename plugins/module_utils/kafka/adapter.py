@@ -167,6 +167,10 @@ class Admin:
         described = self._describe_topics(None)
         keys = ["min.insync.replicas", "unclean.leader.election.enable"]
         settings = self._configs("TOPIC", [topic["name"] for topic in described], keys)
+        # The library passes over what a broker refuses to say of one topic.
+        unsaid = sorted(topic["name"] for topic in described if not set(keys) <= set(settings.get(topic["name"], {})))
+        if unsaid:
+            raise KafkaError(f"describe_configs: no settings of {', '.join(unsaid[:5])}; deleted meanwhile?")
         partitions = tuple(
             Partition(
                 topic=topic["name"], number=item["partition_index"], leader=item["leader_id"] if item["error_code"] == 0 else -1,
@@ -182,7 +186,9 @@ class Admin:
             brokers={item["broker_id"]: bool(item.get("is_fenced", False)) for item in answer["brokers"]},
             racks={item["broker_id"]: item["rack"] for item in answer["brokers"] if item.get("rack")},
             reassignments=tuple(sorted(f"{key.topic}-{key.partition}" for key in moving)),
-            unclean=tuple(sorted(name for name, found in settings.items() if found[keys[1]]["value"] != "false")), users=known, silent=silent,
+            # What a topic only inherits is its broker's, which B8 asks.
+            unclean=tuple(sorted(name for name, found in settings.items()
+                                 if found[keys[1]]["config_source"] == _TOPIC_SOURCE and found[keys[1]]["value"] != "false")), users=known, silent=silent,
         )
 
     def _describe_topics(self, names: list[str] | None) -> list[dict[str, Any]]:
@@ -308,12 +314,12 @@ class Admin:
     # -- topics -----------------------------------------------------------------------------------------------------
 
     def topics(self) -> dict[str, Topic]:
-        """What is there; `config` holds only what is set on the topic itself."""
+        """What is there; `config` holds only what is set on the topic itself, `replication_factor` is that of the partition with the fewest replicas."""
         described = self._describe_topics(None)
         configs = self._configs("TOPIC", [topic["name"] for topic in described])
         return {
             topic["name"]: Topic(
-                name=topic["name"], partitions=len(topic["partitions"]), replication_factor=max(len(p["replica_nodes"]) for p in topic["partitions"]),
+                name=topic["name"], partitions=len(topic["partitions"]), replication_factor=min(len(p["replica_nodes"]) for p in topic["partitions"]),
                 config={key: str(item["value"]) for key, item in configs.get(topic["name"], {}).items() if item["config_source"] == _TOPIC_SOURCE},
             )
             for topic in described
@@ -334,14 +340,15 @@ class Admin:
         self._call(self._client.create_partitions, dict(partitions), timeout_ms=self._timeout_ms)
 
     def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]]) -> None:
-        """Set and reset topic-level settings."""
+        """Set and reset topic-level settings. Raises KafkaError with the broker's words: the library gives them back as an answer."""
         kind = self._api.ConfigResourceType["TOPIC"]
-        if wanted:
-            self._call(self._client.alter_configs, [self._api.ConfigResource(kind, name, dict(values)) for name, values in wanted.items()],
-                       incremental=True)
-        if reset:
-            self._call(self._client.reset_configs, [self._api.ConfigResource(kind, name, dict.fromkeys(keys)) for name, keys in reset.items()],
-                       incremental=True)
+        for change, topics in ((self._client.alter_configs, wanted), (self._client.reset_configs, {name: dict.fromkeys(keys) for name, keys in reset.items()})):
+            if topics:
+                answer = self._call(change, [self._api.ConfigResource(kind, name, dict(values)) for name, values in topics.items()],
+                                    incremental=True, raise_on_unknown=False)
+                bad = [f"{name}: {result}" for found in answer.values() for name, result in found.items() if result != "OK"]
+                if bad:
+                    raise KafkaError("kafka_topics: " + "; ".join(bad))
 
     def _refused(self, what: str, results: Iterable[tuple[str, int, str | None]]) -> None:
         bad = [f"{name}: {message or self._errors.for_code(code).__name__}" for name, code, message in results if code]

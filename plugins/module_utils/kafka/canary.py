@@ -7,6 +7,7 @@ the time when it may be taken away, so what a killed canary left is swept by the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -208,16 +209,23 @@ class Canary:
         self._sleep = sleep
         self._token = token
         self._commit_ms: float | None = None
+        self._refused = ""
         self._leaders: dict[int, int] = {}
 
     def sweep(self, admin: Cluster) -> None:
         """Take away what killed canaries left."""
-        topics, groups = expired(admin.topic_names(), self._now()), expired(admin.group_names(), self._now())
-        if groups:
-            admin.delete_groups(groups)
-        if topics:
-            admin.delete_topics(topics)
-        self.swept = sorted({*topics, *groups})
+        self.swept = self._away(admin, expired(admin.topic_names(), self._now()), expired(admin.group_names(), self._now()))
+
+    @staticmethod
+    def _away(admin: Cluster, topics: Sequence[str], groups: Sequence[str]) -> list[str]:
+        """Delete; returns what went. A refusal says nothing of the records: `c1_cleanup` looks for what stayed."""
+        gone: set[str] = set()
+        for delete, names in ((admin.delete_groups, groups), (admin.delete_topics, topics)):
+            with contextlib.suppress(KafkaError):
+                if names:
+                    delete(names)
+                    gone |= set(names)
+        return sorted(gone)
 
     def fly(self) -> None:
         """Send, read and judge; afterwards topic and group are gone whatever happened."""
@@ -232,7 +240,8 @@ class Canary:
                 # Room for taking it away again stays free.
                 self._through(topic, sorted(replicas), max(1.0, 0.6 * (self.report.remaining() or 60.0)))
             finally:
-                self._clean(admin, topic)
+                # Unasked: the broker that is asked may not know yet what another one made.
+                self._away(admin, [topic], [topic])
 
     def _led(self, admin: Cluster, topic: str, partitions: int) -> dict[int, int]:
         """Partition → its leader. The broker that is asked may not know yet what another one made."""
@@ -248,15 +257,14 @@ class Canary:
         try:
             self.account = pump(pipe, self.plan, partitions, limit_s, self._clock)
             begin = self._clock()
-            pipe.commit()
-            self._commit_ms = round(1000.0 * (self._clock() - begin), 2)
+            try:
+                pipe.commit()
+            except KafkaError as error:
+                self._refused = str(error)  # C2; C1 is about the records.
+            else:
+                self._commit_ms = round(1000.0 * (self._clock() - begin), 2)
         finally:
             pipe.close()
-
-    def _clean(self, admin: Cluster, topic: str) -> None:
-        """Unasked: the broker that is asked may not know yet what another one made."""
-        admin.delete_groups([topic])
-        admin.delete_topics([topic])
 
     # -- checks -----------------------------------------------------------------------------------------------------
 
@@ -307,10 +315,12 @@ class Canary:
     def c2(self, c: Check) -> None:
         """Committing a position."""
         c.observed, c.expected = self._commit_ms, f"<= {self.plan.commit_ms:g}"
-        if self._commit_ms is None:
+        if self._refused:
+            c.fail(self._refused)
+        elif self._commit_ms is None:
             c.inconclusive("no position was committed")
-            return
-        c.passed(self._commit_ms <= self.plan.commit_ms)
+        else:
+            c.passed(self._commit_ms <= self.plan.commit_ms)
 
     def run(self) -> None:
         """Every check, in the report."""

@@ -83,6 +83,7 @@ def decide(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) ->
                "before restarting anything")
         return Decision(position, (why,))
     used = serves(snapshot, node, serving)
+    alone = len(rules.expected) == 1  # No redundancy is declared, so there is none to keep.
     quorum = snapshot.quorum
     reasons: list[str] = []
     if quorum.leader_id < 0 and used:
@@ -92,7 +93,7 @@ def decide(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) ->
     behind = [voter for voter in quorum.behind(rules.max_lag_ms) if voter != node]
     if quorum.leader_id >= 0 and is_voter:
         # A voter that is behind decides nothing now, so its restart takes nothing away.
-        if len(quorum.voters) > 1 and len(others_ahead) < quorum.majority and node not in quorum.behind(rules.max_lag_ms):
+        if not alone and len(others_ahead) < quorum.majority and node not in quorum.behind(rules.max_lag_ms):
             reasons.append(f"without node {node} only {len(others_ahead)} of {len(quorum.voters)} voters are caught up, "
                            f"{quorum.majority} are needed")
         elif behind and used:
@@ -108,7 +109,6 @@ def decide(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) ->
     under = [name for name in snapshot.under_min_isr() if name not in set(snapshot.offline())]
     if under:
         reasons.append(f"under min.insync.replicas: {_some(under)}")
-    alone = len(rules.expected) == 1  # No redundancy is declared, so there is none to keep.
     fallen = sorted(p.name for p in snapshot.partitions
                     if node in p.isr and len(p.isr) == p.min_isr and not alone)
     if fallen:

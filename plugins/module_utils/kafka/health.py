@@ -324,7 +324,8 @@ class Health:
         c.observed, c.expected = self.source.broker_config(self.want.node, [key]).get(key), "false"
         topics = list(self.samples()[-1].unclean)
         c.evidence = {"topics": topics}
-        c.passed(c.observed == c.expected and not topics, f"topic {', '.join(topics[:5])} allows it" if topics else "the broker allows it")
+        allows = ["the broker"] * (c.observed != c.expected) + [f"topic {', '.join(topics[:5])}"] * bool(topics)
+        c.passed(not allows, f"{' and '.join(allows)} allows it")
 
     def b9(self, c: Check) -> None:
         """Reassignments under way."""
@@ -404,16 +405,19 @@ class Health:
             return
         found = {group.name: group for group in self.source.groups(self.want.groups, int((self._now() - self.want.max_group_age_s) * 1000))}
         late = {name: sorted(f"{p.topic}-{p.number}" for p in group.positions if p.late) for name, group in found.items()}
+        ahead = {name: sorted(f"{p.topic}-{p.number}" for p in group.positions if p.ahead) for name, group in found.items()}
         # A reader that only stores its position has no members and no protocol: for Kafka it is for ever empty.
         idle = sorted(name for name, group in found.items() if group.state != "Stable" and not (group.state == "Empty" and not group.protocol))
         missing = sorted(set(self.want.groups) - set(found))
         blind = sorted(name for name, group in found.items() if not group.positions)
         c.observed, c.expected = max((p.lag for g in found.values() for p in g.positions), default=None), f"none older than {self.want.max_group_age_s:g} s"
         c.evidence = {"states": {name: group.state for name, group in found.items()}, "missing": missing,
-                      "lag": {name: sum(p.lag for p in group.positions) for name, group in found.items()}, "late": {n: p for n, p in late.items() if p}}
+                      "lag": {name: sum(p.lag for p in group.positions) for name, group in found.items()}, "late": {n: p for n, p in late.items() if p},
+                      "ahead": {n: p for n, p in ahead.items() if p}}
         reasons = [f"group {', '.join(missing)} was never seen"] if missing else []
         reasons += [f"{name} is {found[name].state}" for name in idle]
         reasons += [f"{name} is late in {', '.join(parts[:3])}" for name, parts in late.items() if parts]
+        reasons += [f"{name} stands beyond the end of {', '.join(parts[:3])}: records that it has read are gone" for name, parts in ahead.items() if parts]
         if reasons:
             c.fail("; ".join(reasons))
         elif blind:

@@ -158,6 +158,11 @@ class Position:
         """Whether a record waits that should have been read by now."""
         return max(0, self.committed) < (self.end if self.due < 0 else self.due)
 
+    @property
+    def ahead(self) -> bool:
+        """Whether it has read what the log does not have (any more): the end was asked for after the position."""
+        return self.committed > self.end
+
 
 @dataclass(frozen=True)
 class Group:

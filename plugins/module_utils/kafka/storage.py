@@ -69,10 +69,28 @@ class Wanted:
         return ",".join(f"{item.node_id}@{item.host}:{item.port}:{self.directory(item)}" for item in self.controllers)
 
 
+_PAIR = re.compile(r"((?:\\.|[^\s=:\\])*)\s*[=:]?\s*(.*)")
+
+
 def read_properties(text: str) -> dict[str, str]:
-    """Keys and values of a .properties file without escapes (what Kafka writes in meta.properties)."""
-    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
-    return {key.strip(): value.strip() for key, value in pairs}
+    """Keys and values of a .properties file as Java reads it (java.util.Properties): the last line of a key wins; '=', ':' or a blank ends a key; a backslash
+    takes the next letter as it is, and at the end of a line goes on in the next one. Letters by number (\\u0041) are not known."""
+    found: dict[str, str] = {}
+    begun = ""
+    for line in (*text.splitlines(), ""):
+        line = line.lstrip()
+        if not begun and line.startswith(("#", "!")):
+            continue
+        begun += line
+        if (len(begun) - len(begun.rstrip("\\"))) % 2:
+            begun = begun[:-1]
+            continue
+        match = _PAIR.fullmatch(begun)
+        if match and begun:
+            key, value = (re.sub(r"\\(.)", r"\1", part) for part in match.groups())
+            found[key] = value.rstrip()
+        begun = ""
+    return found
 
 
 def with_log_dir(config: str, log_dir: str) -> str:

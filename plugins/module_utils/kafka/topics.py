@@ -57,7 +57,9 @@ def check(declared: Sequence[Topic], brokers: int) -> list[str]:
         if not 1 <= topic.replication_factor <= brokers:
             problems.append(f"{key}.replication_factor: {topic.replication_factor} with {brokers} brokers; give 1 to {brokers}")
         minimum = topic.config.get("min.insync.replicas")
-        if minimum is not None and int(minimum) >= topic.replication_factor > 1:
+        if minimum is not None and not minimum.isdecimal():
+            problems.append(f"{key}.config.min.insync.replicas: {minimum!r}; give a whole number")
+        elif minimum is not None and int(minimum) >= topic.replication_factor > 1:
             problems.append(f"{key}.config.min.insync.replicas: {minimum} of {topic.replication_factor} replicas would let no broker "
                             "restart; give less than replication_factor")
         if topic.config.get("unclean.leader.election.enable", "false") != "false":
