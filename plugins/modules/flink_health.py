@@ -11,13 +11,17 @@ description:
     healthy when it runs exactly once, all its tasks run, its checkpoints complete and lie on disk, it does not restart, no vertex
     is held up and its event time goes on.
   - H1 the JobManager answers; H2 task managers and slots; H3 each declared job once, and nothing else; H4 checkpoints; H5 restarts;
-    H6 backpressure; H7 watermarks (only statements with event time); H8 exceptions; H9 what a recovery needs (checkpoints on disk, the
-    keeper; ZooKeeper where declared); H10 who reaches it.
+    H6 backpressure; H7 watermarks, neither behind nor ahead of the clock (only statements with event time); H8 exceptions; H9 what a
+    recovery needs (checkpoints on disk, the keeper, the gateway; ZooKeeper where declared); H10 who reaches it.
 options:
   port:
     description: Port of the JobManager's REST interface on loopback.
     type: int
     default: 8081
+  gateway_port:
+    description: Port of the SQL gateway on loopback, by which the keeper submits.
+    type: int
+    default: 8083
   jobs:
     description: Names of the declared jobs.
     type: list
@@ -36,7 +40,7 @@ options:
     type: float
     default: 60.0
   max_watermark_age:
-    description: Seconds that the event time of a job may lie behind the clock.
+    description: Seconds that the event time of a job may lie behind the clock, or ahead of it.
     type: float
     default: 60.0
   recent:
@@ -91,6 +95,7 @@ def main() -> None:
         argument_spec=dict(
             VERDICT_ARGS,
             port=dict(type="int", default=8081),
+            gateway_port=dict(type="int", default=8083),
             jobs=dict(type="list", elements="str", required=True),
             task_managers=dict(type="int", default=1),
             slots_free=dict(type="int", default=0),
@@ -107,7 +112,7 @@ def main() -> None:
         jobs=given["jobs"], task_managers=given["task_managers"], slots_free=given["slots_free"], max_checkpoint_age_s=given["max_checkpoint_age"],
         max_watermark_age_s=given["max_watermark_age"], recent_s=given["recent"], high_availability=given["high_availability"],
     )
-    seen = check_all(report, rest("127.0.0.1", given["port"]), this_host(), expected)
+    seen = check_all(report, rest("127.0.0.1", given["port"]), this_host(given["gateway_port"]), expected)
     finish(module, report, jobs={name: vars(one) for name, one in seen.items()}, leader=report.version)
 
 

@@ -183,7 +183,7 @@ def main() -> None:
     if params["backend"] == "questdb":
         run_questdb(report, params, reader, free_mib=free_mib, **strangers)
     else:
-        run(report, params, reader, backend, free_mib=free_mib, **strangers)
+        run(report, params, reader, backend, local=lambda: Store(Http(params["backend_url"]), timeout=timeout), free_mib=free_mib, **strangers)
     finish(module, report)
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,13 +26,28 @@ from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import FAIL, INCONCLUSIVE, PASS, SKIPPED
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
+from ansible_collections.hnai.platform.plugins.plugin_utils.store import build, locks
+from ansible_collections.hnai.platform.plugins.plugin_utils.store.core import Store
 
 #: Where `make lab` puts artifacts (hnai_store_dir of the lab's inventory).
 STORE = Path(os.environ.get("HNAI_STORE_DIR") or Path.home() / ".cache/hnai/store")
 WORST = (FAIL, INCONCLUSIVE, SKIPPED, PASS)
 Checks = Sequence[Mapping[str, Any]]
 """What a verdict consists of: verdict.Check.as_dict of each."""
-KEPT = Path(__file__).resolve().parents[2] / ".cache/stands"
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / ".cache/stands"
+
+
+def artifact(component: str, release: str, folder: Path) -> Path:
+    """An archive of its component's name, unpacked below a folder; what `make lab` did not put into the store is fetched."""
+    store = Store(STORE)
+    entry = next(one for one in contracts.load(component)["artifacts"] if one["name"] == component)
+    chosen = locks.choose(component, entry, release)
+    built = build.ensure(store, locks.archive(ROOT / "roles" / component, component, chosen, locks.RELEASES["13"]))
+    with tarfile.open(store.verified(built["digest"])) as archive:
+        archive.extractall(folder / release, filter="data")
+    return folder / release
 
 
 def unpacked(manifests: str, packages: str, store: Path = STORE) -> Path:

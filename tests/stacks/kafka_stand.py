@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +23,10 @@ from unittest import mock
 import jinja2
 import yaml
 from plant_view import until
-from stands import STORE, Checks, Judged, ask
+from stands import Checks, Judged, artifact, ask
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter, ids, listeners, scram, storage
 from ansible_collections.hnai.platform.plugins.modules import kafka_canary, kafka_converge, kafka_features, kafka_health
-from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
-from ansible_collections.hnai.platform.plugins.plugin_utils.store import build, locks
-from ansible_collections.hnai.platform.plugins.plugin_utils.store.core import Store
 
 ROLE = Path(__file__).resolve().parents[2] / "roles" / "kafka"
 #: As the unit has it, but small, and for a process that lives for minutes.
@@ -69,12 +65,7 @@ RELEASE, OLDER = DEFAULTS["kafka_version"], next(one for one in LEVELS_OF if one
 
 def jars(folder: Path, release: str = RELEASE) -> Path:
     """The jars of a release, out of the artifact store; what `make lab` did not put there is fetched."""
-    store = Store(STORE)
-    entry = next(one for one in contracts.load("kafka")["artifacts"] if one["name"] == "kafka")
-    built = build.ensure(store, locks.archive(ROLE, "kafka", locks.choose("kafka", entry, release), locks.RELEASES["13"]))
-    with tarfile.open(store.verified(built["digest"])) as archive:
-        archive.extractall(folder / release, filter="data")
-    return folder / release / "libs"
+    return artifact("kafka", release, folder) / "libs"
 
 
 def _properties(nodes: Mapping[int, str], node: int, ports: Mapping[str, int], folder: Path) -> str:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +115,10 @@ class Stand(Judged):
         """As the unit does it."""
         subprocess.run(["kill", "-HUP", (self.loop.directory / "pid").read_text(encoding="ascii").strip()], check=True, timeout=10)
 
-    def reconfigure(self, **changed: Any) -> None:
-        """Other variables of the role, and a restart."""
+    def reconfigure(self, edit: Callable[[str], str] = str, **changed: Any) -> None:
+        """Other variables of the role, or a hand in its file, and a restart."""
         self.given |= changed
-        text = configuration(self.given, self.given["groups"]["openbao"][0], self.loop.directory, self.client.port)
+        text = edit(configuration(self.given, self.given["groups"]["openbao"][0], self.loop.directory, self.client.port))
         (self.loop.directory / "loop.hcl").write_text(text, encoding="utf-8")
         self.loop.restart()
 
@@ -244,6 +244,45 @@ def a_root_token_is_alive(stand: Stand) -> Iterator[None]:
 
 
 @contextmanager
+def nobody_may_look_at_tokens(stand: Stand) -> Iterator[None]:
+    """A root token is alive, and the identity that looks for one was given less."""
+    with stand.root() as token:
+        text = stand.client.call("GET", "sys/policies/acl/hnai-openbao", token=token)["data"]["policy"]
+        stand.client.call("PUT", "sys/policies/acl/hnai-openbao", {"policy": text.replace("lookup-accessor", "look-not")}, token=token)
+        yield
+        stand.converge(token)
+
+
+def another_audit_device(stand: Stand, name: str, *edits: tuple[str, str]) -> AbstractContextManager[None]:
+    """In the place of a declared one: OpenBao refuses to lead where one of the same name is another."""
+    def edit(text: str) -> str:
+        before, declared, after = text.partition(f'audit "file" "{name}" {{')
+        assert declared
+        for old, new in edits:
+            assert old in after
+            after = after.replace(old, new, 1)
+        return f'{before}audit "file" "other" {{{after}'
+
+    return reconfigured(stand, edit)
+
+
+@contextmanager
+def reconfigured(stand: Stand, edit: Callable[[str], str]) -> Iterator[None]:
+    stand.reconfigure(edit)
+    yield
+    stand.reconfigure()
+
+
+def secrets_are_recorded_in_the_clear(stand: Stand) -> AbstractContextManager[None]:
+    return another_audit_device(stand, "primary", ('"0600"', '"0600"\n    log_raw   = "true"'))
+
+
+def an_audit_device_is_a_black_hole(stand: Stand) -> AbstractContextManager[None]:
+    """It is on a file system of its own, and always has room."""
+    return another_audit_device(stand, "second", (stand.given["openbao_audit_devices"][1]["path"], "/dev/null"))
+
+
+@contextmanager
 def secrets_may_be_overwritten_blindly(stand: Stand) -> Iterator[None]:
     with stand.root() as token:
         stand.client.call("POST", stand.spec["kv"] + "/config", {"cas_required": False}, token=token)
@@ -341,6 +380,9 @@ def of(says: str, subject: str = "") -> str:
 
 @faults(
     Fault(a_root_token_is_alive, {"BAO07": of("1")}),
+    Fault(nobody_may_look_at_tokens, {"BAO07": r"\Ainconclusive : \d+ tokens are alive, and openbao could look at none\Z"}),
+    Fault(secrets_are_recorded_in_the_clear, {"BAO05": of(r"in the clear \(log_raw\).*", "other")}),
+    Fault(an_audit_device_is_a_black_hole, {"BAO05": of("not recorded", "other")}),
     Fault(deploy_may_read_secrets, {"BAO10": of("allowed")}),
     Fault(root_is_made_without_a_login, {"BAO11": of("allowed")}),
     Fault(the_authority_ends_soon, {"BAO12": of(r"(169\.\d|170\.0)")}),

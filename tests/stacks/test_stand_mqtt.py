@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of an MQTT broker that the lab cannot have alone: a live view of one source that is old, and a right to read that no file says.
+"""Faults of an MQTT broker that the lab cannot have alone: a live view of one source that is old, or of a time to come, and a right to read that no file says.
 
 A real Mosquitto with the configuration and rules of its role, and a shipper of this test's own. Scenario stand-mqtt.
 """
@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import pytest
 import yaml
 from kit import ROOT, free_port
 from sparkplug_stand import broker_program, certificate, hashed
-from stands import Asked, Fault, Machine, ask, exercise
+from stands import Asked, Fault, Machine, ask, exercise, faults
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, tls_dialler
@@ -38,6 +38,7 @@ ACL = [*CONTRACTS, *DEFAULTS["mosquitto_extra_acl"]]
 CLIENTS = sorted(entry["principal"] for entry in ACL)
 SOURCES = ("plc1", "plc2")
 LIVE_MAX_AGE_S = 5.0
+DAY_TICKS = 864_000_000_000
 #: A broker reads its rules again, and publishes what it counts every ten seconds.
 PATIENCE_S = 60.0
 
@@ -125,10 +126,11 @@ class Broker:
 
 
 class Shipper:
-    """The live view: each second one record a source, retained. *quiet*: sources of which none comes."""
+    """The live view: each second one record a source, retained. *quiet*: sources of which none comes; *ahead*: one whose clock is a day ahead."""
 
     def __init__(self, broker: Broker) -> None:
         self.quiet: frozenset[str] = frozenset()
+        self.ahead = ""
         self.problem: BaseException | None = None
         self._over = threading.Event()
         self._session = broker.session("telegraf-shipper")
@@ -140,7 +142,8 @@ class Shipper:
             with self._session as session:
                 while not self._over.wait(1.0):
                     for source in sorted(set(SOURCES) - self.quiet):
-                        record = {"source": source, "tag": "level", "value": 1.0, "status": 0, "observed_ts": time.time_ns() // 100}
+                        now = time.time_ns() // 100 + (source == self.ahead) * DAY_TICKS
+                        record = {"source": source, "tag": "level", "value": 1.0, "status": 0, "observed_ts": now}
                         code = session.publish(f"ot/{source}/level", json.dumps(record).encode(), 3600, retain=True)
                         # Success, or nobody listens now [v5 3.4.2.1].
                         assert code in (0x00, 0x10), hex(code)
@@ -160,6 +163,15 @@ class Shipper:
             yield
         finally:
             self.quiet = frozenset()
+
+    @contextmanager
+    def of_tomorrow(self, source: str) -> Iterator[None]:
+        """For a day nobody would see that it fell silent."""
+        self.ahead = source
+        try:
+            yield
+        finally:
+            self.ahead = ""
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +203,24 @@ def shipper(broker: Broker) -> Iterator[Shipper]:
         made.stop()
 
 
-def test_a_live_view_that_is_old_fails_its_own_check_and_passes_after_repair(
-    broker: Broker, asked: dict[str, Any], shipper: Shipper, monkeypatch: pytest.MonkeyPatch
+def old(shipper: Shipper) -> AbstractContextManager[None]:
+    return shipper.without("plc2")
+
+
+def of_a_time_to_come(shipper: Shipper) -> AbstractContextManager[None]:
+    return shipper.of_tomorrow("plc2")
+
+
+@faults(Fault(old, {"MQ3": r"\Afail plc2: [\d.]+\Z"}), Fault(of_a_time_to_come, {"MQ3": r"\Afail plc2: a record of a time to come: .*\Z"}))
+def test_a_live_view_that_is_wrong_fails_its_own_check_and_passes_after_repair(
+    broker: Broker, asked: dict[str, Any], shipper: Shipper, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setenv("PATH", f"{broker.home}/bin:{os.environ['PATH']}")
     arguments = asked["arguments"] | {
         "sources": SOURCES, "live_max_age": LIVE_MAX_AGE_S, "password_file": str(broker.home / "run/passwords"),
         "max_queued": DEFAULTS["mosquitto_max_queued_messages"], "max_fill": DEFAULTS["mosquitto_max_fill_percent"]}
     health = Asked(lambda: ask(mqtt_health, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
-    exercise(health, Fault(lambda one: one.without("plc2"), {"MQ3": r"\Afail plc2: [\d.]+\Z"}), shipper)
+    exercise(health, fault, shipper)
 
 
 def test_a_reader_of_what_no_file_gives_him_fails_the_shared_subscription_alone(broker: Broker, asked: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 """What lies in the store against what the server said, and what operators are shown of it: a real OPC UA server, the real VictoriaMetrics.
 
 Between the two a mirror of this test's own, which can be unfaithful in each way that the checks know. It writes what the writer's program
-(roles/telegraf/templates/writer.star.j2) makes of a record: a series of values, a series of statuses. Scenario stand-store.
+(roles/telegraf/templates/writer.star.j2) makes of a record: a series of values, a series of statuses. In front of the store stands vmauth with the role's
+routes. Scenario stand-store.
 """
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import datetime
 import functools
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +35,14 @@ from asyncua import ua
 from kit import ROOT, free_port
 from opcua_stand import CLIENT_URI, PLANT, mirrors_host
 from opcua_stand import Stand as Server
+from plant_view import until
 from stands import Asked, Checks, Fault, Machine, ask, exercise, faults, said, unpacked
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Places
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, StoreError
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store as Client
-from ansible_collections.hnai.platform.plugins.modules import mirror_fidelity, tsdb_freshness
+from ansible_collections.hnai.platform.plugins.modules import mirror_fidelity, tsdb_freshness, tsdb_health
 
 pytestmark = pytest.mark.scenario("stand-store")
 SOURCE = "plc-1"
@@ -81,10 +86,10 @@ def factor(tag: str) -> float:
 
 
 class Tsdb:
-    """VictoriaMetrics with the flags of its role. *without*: those that are lost at the next start."""
+    """VictoriaMetrics with the flags of its role. *without*: those that are lost at the next start; *more*: those that somebody added."""
 
     def __init__(self, home: Path) -> None:
-        self.home, self.port, self.without = home, free_port(), frozenset[str]()
+        self.home, self.port, self.without, self.more = home, free_port(), frozenset[str](), tuple[str, ...]()
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._program = unpacked("deb-victoria-metrics-*.json", "victoria-metrics") / "usr/bin/victoria-metrics"
@@ -107,7 +112,7 @@ class Tsdb:
         """Until it answers."""
         with (self.home / "log").open("ab") as log:
             flags = [one for one in self._flags if one.partition("=")[0] not in self.without]
-            self._process = subprocess.Popen([self._program, *flags], stdout=log, stderr=log)
+            self._process = subprocess.Popen([self._program, *flags, *self.more], stdout=log, stderr=log)
         end = time.monotonic() + 30
         # It answers 401 to who comes while it reads its password.
         while not self._ready():
@@ -217,15 +222,60 @@ class Site:
             self.silent = frozenset()
 
     @contextmanager
-    def without(self, *flags: str) -> Iterator[None]:
-        """The store is started without some of its flags."""
-        self.tsdb.without = frozenset(flags)
+    def started(self, *more: str, without: tuple[str, ...] = ()) -> Iterator[None]:
+        """The store is started with other flags."""
+        self.tsdb.without, self.tsdb.more = frozenset(without), more
         self.tsdb.restart()
         try:
             yield
         finally:
-            self.tsdb.without = frozenset()
+            self.tsdb.without, self.tsdb.more = frozenset(), ()
             self.tsdb.restart()
+
+
+class Door:
+    """vmauth before the store, with the role's routes and its program that makes vmauth's configuration of them."""
+
+    def __init__(self, home: Path, tsdb: Tsdb) -> None:
+        self.home, self.port = home, free_port()
+        role = ROOT / "roles/victoriametrics"
+        values = yaml.safe_load((role / "defaults/main.yml").read_text(encoding="utf-8"))
+        text = (role / "tree/etc/hnai/victoriametrics/routes.json.j2").read_text(encoding="utf-8")
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
+        environment.filters["to_json"] = json.dumps
+        self.routes = json.loads(environment.from_string(text).render(values | {"__victoriametrics_ports": {"backend": tsdb.port}}))
+        program = SourceFileLoader("vmauth_config", str(ROOT / "roles/component/templates/vmauth-config"))
+        self._made = module_from_spec(spec_from_loader(program.name, program))  # type: ignore[arg-type]
+        program.exec_module(self._made)
+        self._write()
+        with (home / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [unpacked("deb-victoria-metrics-*.json", "victoria-metrics") / "usr/bin/vmauth", f"-auth.config={home}/auth.yml",
+                 f"-httpListenAddr=127.0.0.1:{self.port}", f"-httpInternalListenAddr=127.0.0.1:{free_port()}"], stdout=log, stderr=log)
+        self.client = Client(Http(self.url), "dashboard", "dashboard-secret")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def _write(self) -> None:
+        passwords = {user["username"]: [user["username"] + "-secret"] for user in self.routes["users"]}
+        (self.home / "auth.yml").write_text(json.dumps(self._made.build(self.routes, "store-secret", passwords)), encoding="utf-8")
+
+    def lets(self, path: str) -> bool:
+        """Whether the dashboard's request gets to the store."""
+        with contextlib.suppress(StoreError):
+            return b"missing route" not in self.client.send("GET", path)[1]
+        return False
+
+    def reload(self) -> None:
+        """As the unit does."""
+        self._write()
+        self._process.send_signal(signal.SIGHUP)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait(20)
 
 
 @pytest.fixture(scope="module")
@@ -345,4 +395,71 @@ def test_a_store_that_hides_what_it_has_fails_the_operators_view_alone(site: Sit
         site.tsdb.show()
         return ask(tsdb_freshness, arguments, Host=reader["Host"])["checks"]
 
-    exercise(Asked(judge, 30.0), Fault(lambda one: one.without("-search.latencyOffset"), {"FR2": r"^fail plc-1: .*level \((\d+ s|nothing)\)"}), site)
+    exercise(Asked(judge, 30.0), Fault(lambda one: one.started(without=("-search.latencyOffset",)), {"FR2": r"^fail plc-1: .*level \((\d+ s|nothing)\)"}), site)
+
+
+# -- the store itself, and the way in ------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Iterator[Door]:
+    made = Door(tmp_path_factory.mktemp("door"), site.tsdb)
+    try:
+        until("nobody answers at the door", lambda: made.lets("/api/v1/query?query=1"), 30)
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def health(tmp_path_factory: pytest.TempPathFactory, site: Site, door: Door) -> Asked:
+    """Of tsdb_health, as roles/victoriametrics/tasks/verify.yml asks."""
+    machine = Machine(str(tmp_path_factory.mktemp("store-host")))
+    for name, value in (("dashboard", "dashboard-secret"), ("backend", "store-secret")):
+        machine.keep(path_of("victoriametrics", name), value)
+    arguments = {
+        "url": door.url, "credential": {"component": "victoriametrics", "name": "dashboard"}, "backend_url": site.tsdb.url,
+        "backend_credential": {"component": "victoriametrics", "name": "backend"}, "retention": "31d", "storage_path": str(site.tsdb.home),
+        "min_free_mib": 1, "collect": True}
+
+    def judge() -> Checks:
+        site.tsdb.show()
+        return ask(tsdb_health, arguments, Host=lambda: machine)["checks"]
+
+    return Asked(judge, 60.0)
+
+
+@contextmanager
+def the_dashboard_may_call_anything_of_the_api(door: Door) -> Iterator[None]:
+    """Nobody can write by the path that writers have; the series can be deleted, and others made."""
+    (paths,) = [user["paths"] for user in door.routes["users"] if user["username"] == "dashboard"]
+    paths.append("/api/v1/.*")
+    door.reload()
+    until("the door is as before", lambda: door.lets("/api/v1/rules"), 20)
+    yield
+    paths.pop()
+    door.reload()
+    until("the door stays open", lambda: not door.lets("/api/v1/rules"), 20)
+
+
+def the_store_asks_for_no_login(site: Site) -> AbstractContextManager[None]:
+    return site.started(without=("-httpAuth.username", "-httpAuth.password"))
+
+
+def values_are_rounded(site: Site) -> AbstractContextManager[None]:
+    return site.started("-precisionBits=16")
+
+
+def only_some_series_are_kept(site: Site) -> AbstractContextManager[None]:
+    return site.started("-storage.maxDailySeries=2")
+
+
+def test_a_door_that_is_too_wide_fails_its_own_check_and_passes_after_repair(door: Door, health: Asked) -> None:
+    exercise(health, Fault(the_dashboard_may_call_anything_of_the_api, {"VM5": r"\Afail : let in: reader import, reader delete\Z"}), door)
+
+
+@faults(
+    Fault(the_store_asks_for_no_login, {"VM5": r"\Afail : let in: backend without a login\Z"}),
+    Fault(values_are_rounded, {"VM3": r"\Afail : set by somebody else: precisionBits\Z"}),
+    Fault(only_some_series_are_kept, {"VM3": "maxDailySeries", "VM6": r"^fail : \d+"}),
+)
+def test_a_store_that_was_started_otherwise_fails_its_own_check_and_passes_after_repair(site: Site, health: Asked, fault: Fault) -> None:
+    exercise(health, fault, site)

@@ -66,10 +66,15 @@ def cluster(**change: Any) -> dict[str, Any]:
 
 def host(**change: Any) -> Host:
     return Host(**{
-        "unit": lambda _name: "active", "keeper": lambda: {"at": NOW - 2, "trouble": ""}, "memory": lambda _name: {"sql": "WATERMARK FOR t AS t"},
+        "unit": lambda _name: "active", "gateway": lambda _timeout: "2.2.1",
+        "keeper": lambda: {"at": NOW - 2, "trouble": ""}, "memory": lambda _name: {"sql": "WATERMARK FOR t AS t"},
         "complete": lambda path: path == "/c/j/chk-1", "free": lambda _path: (50, 100), "listeners": lambda: [("127.0.0.1", 8081), ("0.0.0.0", 22)],
         **change,
     })  # fmt: skip
+
+
+def refuse() -> str:
+    raise OSError("connection refused")
 
 
 def look(answers: dict[str, Any], on: Host | None = None, **expected: Any) -> Report:
@@ -117,6 +122,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Host | None, dict[str, Any], dict[str, s
     "backpressure": ({PRESSURE: {"status": "ok", "backpressureLevel": "high"}}, None, {}, {"H6": "fail"}),
     "backpressure is never measured": ({PRESSURE: {"status": "deprecated"}}, None, {}, {"H6": "inconclusive"}),
     "event time stands still": ({WATERMARKS: [{"value": str(ms(5))}, {"value": str(ms(90))}]}, None, {}, {"H7": "fail"}),
+    "event time ran ahead": ({WATERMARKS: [{"value": str(ms(-90))}]}, None, {}, {"H7": "fail"}),
     "event time never began": ({WATERMARKS: [{"value": str(NO_WATERMARK)}]}, None, {}, {"H7": "fail"}),
     "nobody knows the event time": ({WATERMARKS: []}, None, {}, {"H7": "inconclusive"}),
     "the JobManager has no metrics of the task manager": ({"/taskmanagers/t/metrics": []}, None, {}, {"H6": "inconclusive", "H7": "inconclusive"}),
@@ -124,6 +130,9 @@ FAULTS: dict[str, tuple[dict[str, Any], Host | None, dict[str, Any], dict[str, s
         {EXCEPTIONS: {"exceptionHistory": {"entries": [{"timestamp": ms(20), "stacktrace": "a\nCaused by: b"}]}}}, None, {}, {"H8": "fail"}),
     "the keeper is down": ({}, host(unit=lambda _name: "failed"), {}, {"H9": "fail"}),
     "the keeper hangs": ({}, host(keeper=lambda: {"at": NOW - 2000}), {}, {"H9": "fail"}),
+    "the keeper can do nothing": ({}, host(keeper=lambda: {"at": NOW - 2, "trouble": "jobs.json is not there"}), {}, {"H9": "fail"}),
+    "the gateway is gone": ({}, host(gateway=lambda _timeout: refuse()), {}, {"H9": "inconclusive"}),
+    "the gateway is of another release": ({}, host(gateway=lambda _timeout: "2.2.0"), {}, {"H9": "fail"}),
     "the checkpoint is not on disk": ({}, host(complete=lambda _path: False), {}, {"H9": "fail"}),
     "checkpoints go with the job": ({CONFIG: {**CONFIGURED, "externalization": {"enabled": True, "delete_on_cancellation": True}}}, None, {}, {"H9": "fail"}),
     "the disk is full": ({}, host(free=lambda _path: (1, 100)), {}, {"H9": "fail"}),
@@ -175,6 +184,11 @@ def test_a_job_that_has_just_started_is_not_judged_by_what_it_cannot_have() -> N
 
 def test_a_statement_without_event_time_has_no_watermark_to_judge() -> None:
     assert "H7" not in verdicts(look(cluster(), host(memory=lambda _name: {"sql": "SELECT 1"})))
+
+
+@pytest.mark.parametrize("sql", ["watermark for t as t", "a INT, WATERMARK\n  FOR t AS t"])
+def test_event_time_is_found_however_it_is_written(sql: str) -> None:
+    assert verdicts(look(cluster(**{WATERMARKS: [{"value": str(ms(90))}]}), host(memory=lambda _name: {"sql": sql})))["H7"] == "fail"
 
 
 def test_zookeeper_is_judged_only_where_the_site_declares_it() -> None:
@@ -270,6 +284,7 @@ def test_the_host_reads_its_own_files(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no JSON object"):
         flink_host.memory("c", str(tmp_path))
     assert not flink_host.complete(str(tmp_path))
+    assert not flink_host.complete(str(tmp_path / "a.json" / "chk-1"))
     (tmp_path / "_metadata").write_text("x")
     assert flink_host.complete(str(tmp_path))
 

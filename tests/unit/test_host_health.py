@@ -151,6 +151,10 @@ def harm_certificate_late(machine: Machine) -> None:
     machine.now += 17 * DAY
 
 
+def harm_certificate_early(machine: Machine) -> None:
+    machine.now -= DAY
+
+
 def harm_second_certificate_of_a_file(machine: Machine) -> None:
     """The chain's second certificate counts too; here the same one, twice, judged when it has 13 days left."""
     machine.certificate.write_text(machine.certificate.read_text() * 2)
@@ -194,6 +198,7 @@ HARMS: list[tuple[Any, str]] = [
     (harm_certificate_missing, "HO7"),
     (harm_certificate_garbled, "HO7"),
     (harm_certificate_late, "HO7"),
+    (harm_certificate_early, "HO7"),
     (harm_second_certificate_of_a_file, "HO7"),
     (harm_ssh_certificate_late, "HO7"),
     (harm_ssh_certificate_garbled, "HO7"),

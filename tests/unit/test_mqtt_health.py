@@ -142,6 +142,12 @@ def test_a_silent_source_is_stale_not_absent() -> None:
     assert broker.judge() == {**WELL, "MQ3plc1": "fail", "MQ3sep1": "fail"}
 
 
+def test_a_record_of_a_time_to_come_hides_how_old_the_others_are() -> None:
+    broker = Broker()
+    broker.messages = [record("plc1", "a", -3600), *broker.messages]
+    assert broker.judge() == {**WELL, "MQ3plc1": "fail"}
+
+
 def test_clients_without_a_password_and_passwords_without_a_client() -> None:
     broker = Broker()
     broker.passwords = "hnai-health:$7$x\n"

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, Point, Store, StoreError, StorePartial
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.health import FLAGS as KNOWN
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.health import run
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
@@ -34,7 +37,8 @@ class Site:
         self.metrics = METRICS
         self.samples: list[Point] = [Point({}, 0.0, 900.0)]
         self.partial = False
-        self.statuses = {"anonymous": 401, "impostor": 401, "reader": 400}
+        self.statuses = {"anonymous": 401, "impostor": 401, "local": 401, "reader": 400}
+        self.words = b'missing route for "/x"'
         self.free = 5000.0
 
     def client(self, who: str) -> Any:
@@ -52,6 +56,9 @@ class Site:
             def status(self, method: str, path: str, body: bytes = b"") -> int:
                 return site.statuses[who]
 
+            def send(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+                return site.statuses[who], site.words
+
         return Client()
 
     def judge(self) -> Report:
@@ -63,6 +70,7 @@ class Site:
             lambda: self.client("backend"),
             lambda: self.client("anonymous"),
             lambda: self.client("impostor"),
+            lambda: self.client("local"),
             lambda: self.free,
         )
         return report
@@ -86,6 +94,8 @@ def test_a_healthy_store_passes_and_shows_no_secret() -> None:
         ("dedup.minScrapeInterval", "0s", ["VM3"]),
         ("influxSkipSingleField", "false", ["VM3"]),
         ("search.latencyOffset", "30s", ["VM3"]),
+        ("precisionBits", "16", ["VM3"]),
+        ("opentsdbListenAddr", ":4242", ["VM3"]),
     ],
 )
 def test_wrong_flags(flag: str, value: str, bad: list[str]) -> None:
@@ -100,11 +110,24 @@ def test_the_default_latency_offset_is_thirty_seconds() -> None:
     assert failed(site.judge()) == ["VM3"]
 
 
-@pytest.mark.parametrize(("who", "status"), [("anonymous", 200), ("anonymous", 204), ("impostor", 200), ("reader", 204), ("reader", 200)])
+@pytest.mark.parametrize(
+    ("who", "status"), [("anonymous", 200), ("anonymous", 204), ("impostor", 200), ("local", 200), ("reader", 204), ("reader", 200)])
 def test_anyone_let_in_fails(who: str, status: int) -> None:
     site = Site()
     site.statuses[who] = status
     assert failed(site.judge()) == ["VM5"]
+
+
+def test_a_refusal_by_the_store_itself_means_that_the_reader_got_to_it() -> None:
+    """VictoriaMetrics 1.112 to a delete_series without a selector, through a route that is too wide."""
+    site = Site()
+    site.words = b"requestURI: /api/v1/admin/tsdb/delete_series; missing `match[]` arg"
+    assert failed(site.judge()) == ["VM5"]
+
+
+def test_the_units_flags_are_those_that_are_known() -> None:
+    unit = (Path(__file__).parents[2] / "roles/victoriametrics/tree/etc/systemd/system/hnai-victoriametrics.service.j2").read_text(encoding="utf-8")
+    assert set(re.findall(r"^  -([\w.]+)", unit, re.MULTILINE)) == KNOWN
 
 
 def test_disk_and_rows() -> None:
@@ -121,7 +144,7 @@ def test_a_store_that_does_not_answer_is_inconclusive() -> None:
         raise StoreError("refused")
 
     report = Report("victoriametrics")
-    run(report, PARAMS, dead, dead, dead, dead, lambda: site.free)
+    run(report, PARAMS, dead, dead, dead, dead, dead, lambda: site.free)
     assert {check.id: check.status for check in report.checks} == {
         "VM1": "inconclusive",
         "VM2": "inconclusive",
@@ -183,7 +206,7 @@ def test_a_store_that_accepts_and_never_answers_is_inconclusive_within_the_deadl
                 return Store(Http(url), "u", "p", lambda: report.timeout(10))
 
             begin = time.monotonic()
-            run(report, PARAMS, client, client, client, client, lambda: 5000.0)
+            run(report, PARAMS, client, client, client, client, client, lambda: 5000.0)
             assert time.monotonic() - begin < 4.0
             assert {check.status for check in report.checks if check.id != "VM4"} == {"inconclusive"}
         drip.set()

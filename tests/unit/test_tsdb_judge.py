@@ -69,6 +69,13 @@ def test_nothing_found_is_stale() -> None:
     assert judged["level"].text() == "sep1/level (nothing)"
 
 
+def test_a_time_to_come_is_no_age() -> None:
+    """A clock that was an hour ahead: its last observation would stay young for an hour after the mirror has stopped."""
+    found = [newest("plc1", "valve:observed_ts", NOW + 3600), newest("plc1", "whp:status", NOW + 1)]
+    judged = {age.tag: age.stale for age in ages(expected(SOURCES), found, NOW, 60, 150)}
+    assert (judged["valve"], judged["whp"]) == (True, False)
+
+
 def test_a_tag_read_on_change_is_judged_by_its_observation_not_by_its_status() -> None:
     found = [newest("plc1", "valve:status", NOW)]
     assert next(age for age in ages(expected(SOURCES), found, NOW, 60, 150) if age.tag == "valve").stale

@@ -22,6 +22,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import Repor
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 PARAMS = {"table": "ot", "retention": "31d", "min_free_mib": 1024, "wal_lag_max": 100, "ingest_window": 60.0}
 
+DOORS = {"pg.enabled": "false", "line.tcp.enabled": "false", "line.udp.enabled": "false", "http.user": "platform"}
+
 
 class Site:
     """A QuestDB behind its way in, as 9.3.4 answers."""
@@ -34,6 +36,7 @@ class Site:
         self.rows, self.free = 900, 5000.0
         self.strangers = {"": 401, "impostor": 401}
         self.open: set[str] = set()
+        self.doors = DOORS
 
     def transport(self, who: str) -> Any:
         def ask(method: str, path: str, _body: bytes, _headers: Mapping[str, str], _timeout: float) -> tuple[int, bytes]:
@@ -56,6 +59,8 @@ class Site:
             return [other] + [["ot", *ttl, *table] for ttl, table in zip(self.ttl, self.table)]
         if "table_columns" in query:
             return self.columns
+        if "SHOW PARAMETERS" in query:
+            return [[name, value] for name, value in self.doors.items() if "'%s'" % name in query]
         if "wal_tables" in query:
             return self.wal
         assert "dateadd('s', -60, now()) AND ts <= now()" in query, "a clock that runs ahead must not hide that nothing comes"
@@ -93,6 +98,10 @@ def test_a_healthy_store_passes() -> None:
         ({"strangers": {"": 401, "impostor": 200}}, {"QD6": "fail"}),
         ({"open": {"write"}}, {"QD6": "fail"}),
         ({"open": {"statement"}}, {"QD6": "fail"}),
+        ({"doors": {**DOORS, "pg.enabled": "true"}}, {"QD6": "fail"}),
+        ({"doors": {**DOORS, "line.tcp.enabled": "true"}}, {"QD6": "fail"}),
+        ({"doors": {**DOORS, "http.user": ""}}, {"QD6": "fail"}),
+        ({"doors": {}}, {"QD6": "inconclusive"}),
         ({"rows": 0}, {"QD7": "fail"}),
         ({"ttl": [], "table": [], "columns": [], "wal": []}, {"QD2": "fail", "QD3": "inconclusive", "QD4": "inconclusive"}),
     ],

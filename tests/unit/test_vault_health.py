@@ -128,8 +128,22 @@ def test_a_login_in_flight_is_not_ended_by_the_look_at_its_token(world: World) -
     (BaoError("POST", "x", 400, ["missing accessor"]), ["BAO03", "BAO04", "BAO07", "BAO09"]),
 ])  # fmt: skip
 def test_a_token_that_ended_meanwhile_is_no_root_token(world: World, answer: BaoError, red: list[str]) -> None:
-    world.bao.answers["auth/token/lookup-accessor"] = answer
+    world.bao.answers["auth/token/accessors"] = {"data": {"keys": ["own", "other"]}}
+    call, world.wait = world.bao.call, lambda _seconds: None
+
+    def gone(method: str, path: str, body: Any = None, token: Any = None, wrap_ttl: Any = None) -> dict[str, Any]:
+        if body == {"accessor": "other"}:
+            raise answer
+        return call(method, path, body, token, wrap_ttl)
+
+    world.bao.call = gone  # type: ignore[method-assign]
     assert [name for name in reds(world.run()) if name in ("BAO03", "BAO04", "BAO07", "BAO09")] == red
+
+
+def test_who_may_not_look_at_tokens_has_seen_no_root_token(world: World) -> None:
+    world.bao.answers["auth/token/lookup-accessor"] = Forbidden("POST", "x", 403, ["permission denied"])
+    checks = world.run()
+    assert reds(checks) == ["BAO07"] and checks["BAO07"]["status"] == "inconclusive"
 
 
 def test_healthy(world: World) -> None:
@@ -141,6 +155,10 @@ def test_healthy(world: World) -> None:
 
 def change(path: str, value: Any) -> Callable[[World], None]:
     return lambda world: world.bao.answers.__setitem__(path, value)
+
+
+def in_the_clear(world: World) -> None:
+    world.bao.answers["sys/audit"]["data"]["b/"]["options"]["log_raw"] = "true"
 
 
 def two_voters(world: World) -> None:
@@ -158,6 +176,7 @@ def one_device(world: World) -> None:
     (lambda world: world.devices.update({"b.log": 1}), ["BAO04"]),
     (one_device, ["BAO04"]),
     (lambda world: world.bao.files["b"].write_text("{}\n"), ["BAO05:b"]),
+    (in_the_clear, ["BAO05:b"]),
     (lambda world: world.free.update({"a.log": 29}), ["BAO06:a"]),
     (change("auth/token/lookup-accessor", {"data": {"accessor": "a1", "policies": ["root"]}}), ["BAO07"]),
     (lambda world: setattr(world, "served", lambda: {
@@ -190,6 +209,11 @@ def test_sealed(world: World) -> None:
     assert checks["BAO01"]["status"] == "fail" and world.result["status"] == "fail" and world.facts["sealed"] is True
     assert {checks[name]["status"] for name in ("BAO03", "BAO04", "BAO07", "BAO09", "BAO10")} == {"inconclusive"}
     assert checks["BAO08"]["status"] == "pass", "what is not the cause stays pass"
+
+
+def test_a_node_without_a_leader_is_not_accused_of_making_root(world: World) -> None:
+    world.bao.answers["sys/generate-root/attempt"] = BaoError("GET", "x", 500, ["local node not active but active cluster node not found"])
+    assert world.run()["BAO11"]["status"] == "inconclusive"
 
 
 def test_without_the_deploy_identity_nothing_behind_a_login_passes(world: World) -> None:

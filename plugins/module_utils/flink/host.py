@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.hnai.platform.plugins.module_utils.flink.health import Host
+from ansible_collections.hnai.platform.plugins.module_utils.flink.health import Host, rest
 
 #: The keeper's memory (roles/flink, jobs.py): <name>.json per job, .keeper of its last look.
 STATE = "/var/lib/hnai/flink/jobs"
@@ -52,7 +52,7 @@ def complete(path: str) -> bool:
     """Whether a checkpoint's _metadata is there and not empty."""
     try:
         return os.stat(os.path.join(path, "_metadata")).st_size > 0
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -91,9 +91,10 @@ def listeners() -> Sequence[tuple[str, int]]:
     return found
 
 
-def this_host(state: str = STATE) -> Host:
-    """The host that the module runs on."""
+def this_host(gateway: int, state: str = STATE) -> Host:
+    """The host that the module runs on. *gateway*: the port of the SQL gateway on loopback."""
     return Host(
-        unit=unit_state, keeper=lambda: read_json(os.path.join(state, ".keeper")), memory=lambda name: memory(name, state), complete=complete, free=free,
+        unit=unit_state, gateway=lambda timeout_s: str(rest("127.0.0.1", gateway)("/v3/info", timeout_s)["version"]),
+        keeper=lambda: read_json(os.path.join(state, ".keeper")), memory=lambda name: memory(name, state), complete=complete, free=free,
         listeners=listeners,
     )

@@ -113,11 +113,12 @@ def rooms(paths: Iterable[str], below: Sequence[str] = (), mounts: str = "") -> 
 
 @dataclass(frozen=True)
 class Paper:
-    """A certificate or a revocation list in a file, and the days it has left; None: it never ends."""
+    """A certificate or a revocation list in a file, and the days it has left; None: it never ends. *early*: it begins only later."""
 
     path: str
     kind: str
     days: float | None
+    early: bool = False
 
 
 def papers(paths: Iterable[Path], now: float) -> tuple[list[Paper], dict[str, str]]:
@@ -127,7 +128,7 @@ def papers(paths: Iterable[Path], now: float) -> tuple[list[Paper], dict[str, st
     for path in sorted(set(paths)):
         try:
             for one in read_pem(path.read_text(encoding="ascii", errors="replace")):
-                found.append(Paper(str(path), one.kind, None if one.end is None else (one.end - now) / 86400.0))
+                found.append(Paper(str(path), one.kind, None if one.end is None else (one.end - now) / 86400.0, one.begin > now))
         except (OSError, X509Error) as error:
             broken[str(path)] = str(error)
     return found, broken
@@ -285,12 +286,14 @@ def _papers(report: Report, want: Wanted, found: Sequence[Paper], broken: Mappin
             explain="for f in /etc/hnai/*/tls/*.pem; do openssl x509 -noout -enddate -in $f; done; ssh-keygen -L -f %s" % ssh_certificate.CERTIFICATE,
         ) as check:
             soon = sorted((one for one in certificates if one.days is not None and one.days < want.min_certificate_days), key=lambda one: one.days or 0.0)
+            early = sorted({one.path for one in certificates if one.early})
             left = [one.days for one in certificates if one.days is not None]
             check.observed = round(min(left), 1) if left else None
             check.evidence = {"days": {one.path: round(one.days or 0.0, 1) for one in sorted(certificates, key=lambda one: -(one.days or 0.0))},
-                              "missing": missing, "unreadable": broken}
-            check.passed(not soon and not missing and not broken, "; ".join(
-                ["%s: %.1f days" % (one.path, one.days or 0.0) for one in soon[:5]] + ["%s is not there" % path for path in missing]
+                              "missing": missing, "unreadable": broken, "not_valid_yet": early}
+            check.passed(not soon and not early and not missing and not broken, "; ".join(
+                ["%s: %.1f days" % (one.path, one.days or 0.0) for one in soon[:5]] + ["%s is not valid yet" % path for path in early]
+                + ["%s is not there" % path for path in missing]
                 + ["%s: %s" % item for item in sorted(broken.items())]))
     lists = [one for one in found if one.kind == "crl"]
     if lists:

@@ -182,9 +182,10 @@ def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
             newest = live.newest.get(source)
             check.observed = None if newest is None else round(now() - newest, 2)
             check.evidence = {"tags": live.tags.get(source, 0), "unreadable_topics": live.broken[:10]}
+            ahead = check.observed is not None and check.observed < -params["live_max_age"]
             check.passed(
-                check.observed is not None and check.observed <= params["live_max_age"],
-                "not one message" if newest is None else "",
+                check.observed is not None and check.observed <= params["live_max_age"] and not ahead,
+                "not one message" if newest is None else "a record of a time to come: nobody knows how old the others are" if ahead else "",
             )
 
     named: set[str] = set()

@@ -26,7 +26,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.tsdb.inventory impor
 
 @dataclass(frozen=True)
 class Age:
-    """How old an expected tag is; *age_s* None: nothing of it was found."""
+    """How old an expected tag is; *age_s* None: nothing of it was found, below 0: its newest time is to come."""
 
     source: str
     tag: str
@@ -35,8 +35,8 @@ class Age:
 
     @property
     def stale(self) -> bool:
-        """Too old, or not there at all."""
-        return self.age_s is None or self.age_s > self.limit_s
+        """Too old, or not there at all; a time that is to come hides how old the others are."""
+        return self.age_s is None or abs(self.age_s) > self.limit_s
 
     def text(self) -> str:
         """For a reason: source/tag and its age."""
