@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 
-from ansible_collections.hnai.platform.plugins.action import openbao_bootstrap, openbao_site
+from ansible_collections.hnai.platform.plugins.action import approle_rotation, openbao_bootstrap, openbao_site, vault_rotate
+from ansible_collections.hnai.platform.plugins.action import openbao_keys as openbao_keys_action
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import fingerprint
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys, openbao_spec
 
@@ -115,8 +116,10 @@ def action(kind: type, args: dict[str, Any], answers: list[dict[str, Any]], chec
     made = kind.__new__(kind)
     made._task = SimpleNamespace(args=args, check_mode=check, async_val=0, _role=None)
     made._supports_check_mode, made._supports_async = True, False
+    made._connection = SimpleNamespace(_play_context=SimpleNamespace(no_log=False))
 
     def execute(module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        assert made._connection._play_context.no_log, "ssh would show the answer at -vvv"
         sent.append(module_args)
         if before:
             before(module_args)
@@ -128,7 +131,7 @@ def action(kind: type, args: dict[str, Any], answers: list[dict[str, Any]], chec
 
 @pytest.fixture(autouse=True)
 def _plain_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (openbao_bootstrap, openbao_site):
+    for module in (openbao_bootstrap, openbao_keys_action, openbao_site, vault_rotate):
         monkeypatch.setattr(module.ActionBase, "run", lambda self, tmp=None, task_vars=None: {})
 
 
@@ -266,3 +269,19 @@ def test_credentials_of_a_controller_without_state(site_args: dict[str, Any], tm
                         [{"changed": False, "identities": {}, "pending": [], "root_ca": ""}])
     made.run(None, {"groups": GROUPS})
     assert sent[0]["site_admin"] == ISSUED["site-admin"] and sent[0]["root_token"] == "" and not (tmp_path / "deploy.json").exists()
+
+
+def test_what_a_rotation_answers_is_not_shown_on_the_way(tmp_path: Path) -> None:
+    """`action` looks at every call of a module."""
+    made, sent = action(vault_rotate.ActionModule, {"state": "prepared"}, [{"secrets": {"new": {"password": "p"}}}])
+    assert made.run()["secrets"] and len(sent) == 1
+    identities = tmp_path / "deploy.json"
+    openbao_keys.store(identities, {"deploy": ISSUED["deploy"], "site_admin": ISSUED["site-admin"]})
+    made, sent = action(approle_rotation.ActionModule, {"path": "approle/deploy", "identities_file": str(identities), "deploy": ISSUED["deploy"]}, [
+        {"step": "issued", "issued": {"role_id": "r", "secret_id": "next"}}, {"step": "closed"}])
+    assert made.run()["step"] == "closed" and len(sent) == 2
+    shares = tmp_path / "init.json"
+    openbao_keys.store(shares, ANSWER)
+    made, sent = action(openbao_keys_action.ActionModule, {"what": "shares", "keys_file": str(shares), "threshold": 2}, [
+        {"step": "issued", "issued": {"keys": ["n"], "keys_base64": ["n"], "verification_nonce": "v"}}, {"step": "in_force"}])
+    assert made.run()["step"] == "in_force" and len(sent) == 2
