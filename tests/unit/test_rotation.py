@@ -227,6 +227,20 @@ def test_the_way_back_waits_for_every_host_that_may_have_the_new_value(store: Kv
     assert run.back_in_force(view, {}, {"old_works": True, "new_refused": True}).last["outcome"] == "rolled back"
 
 
+@pytest.mark.parametrize("document", [
+    None, {}, {"state": "PREPARED", "expected": 7}, {"state": "PREPARED", "run_id": "r1", "lease_until": "soon"}, {"state": ["x"]}, {"acks": {}},
+    {"state": "PREPARED", "acks": ["data1"]}, {"state": "IDLE", "of tomorrow": 1}, {"state": "PREPARED", "run_id": 5},
+])  # fmt: skip
+def test_a_journal_that_a_hand_wrote_or_deleted_is_not_taken_for_a_closed_one(store: KvStore, document: Any) -> None:
+    begin(store)
+    store._api.kept[PATH + "/_rotation"].append(document)  # type: ignore[attr-defined]
+    with pytest.raises(RotationError, match=r"version \d was deleted.*undelete|is no journal of this release"):
+        begin(store, run_id="r2")
+    assert store.read(PATH + "/_next")[0] == 1, "nothing was made"
+    found = verdicts(store, [item()], {}, 1e9)
+    assert found["SI2", PATH] == "inconclusive"
+
+
 def test_a_secret_that_is_not_there_is_not_held(store: KvStore) -> None:
     run = Rotation(store, "telegraf/none", "me", rounds=1)
     with pytest.raises(RotationError, match="no secret to rotate"):

@@ -93,6 +93,10 @@ def fingerprint(path: str, text: str, rounds: int = ROUNDS) -> str:
     return hashlib.pbkdf2_hmac("sha256", text.encode("utf-8"), b"hnai rotation " + path.encode("utf-8"), rounds, 8).hex()
 
 
+#: What a field may be in JSON, by the type that it has here.
+_KINDS: dict[type, tuple[type, ...]] = {str: (str,), int: (int,), float: (int, float), tuple: (list,), dict: (dict,)}
+
+
 @dataclass(frozen=True)
 class View:
     """The journal as it stands. *fence* is its version. Nothing in it is secret."""
@@ -136,12 +140,18 @@ class View:
 
     @classmethod
     def of(cls, path: str, fence: int, data: Mapping[str, Any] | None) -> View:
-        """Out of what was read; unknown keys of a newer release are refused."""
-        given = dict(data or {})
-        unknown = set(given) - set(cls.__dataclass_fields__)
-        if unknown or given.get("state", IDLE) not in STATES:
+        """Out of what was read. Refused are unknown keys of a newer release, and what a hand wrote or took away: nobody knows then what is open."""
+        if fence and data is None:
             raise RotationError(
-                "%s%s is no journal of this release (%s): use the release that wrote it to finish its run" % (path, JOURNAL, ", ".join(sorted(unknown)))
+                "%s%s: version %d was deleted, and with it what a run may have left open. Bring it back (bao kv undelete -versions=%d, "
+                "or bao kv rollback to the version before), then run it again" % (path, JOURNAL, fence, fence)
+            )
+        given, blank = dict(data or {}), vars(cls(path))
+        wrong = [key for key, value in given.items() if not isinstance(value, _KINDS.get(type(blank.get(key)), ()))]
+        if wrong or (fence and given.get("state") not in STATES):
+            raise RotationError(
+                "%s%s is no journal of this release (%s): use the release that wrote it to finish its run, or bring back the version before the one "
+                "that a hand wrote (bao kv rollback)" % (path, JOURNAL, ", ".join(sorted(wrong) or ["state"]))
             )
         return cls(path=path, fence=fence, **dict(given, expected=tuple(given.get("expected", ()))))
 
