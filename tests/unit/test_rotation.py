@@ -227,6 +227,15 @@ def test_the_way_back_waits_for_every_host_that_may_have_the_new_value(store: Kv
     assert run.back_in_force(view, {}, {"old_works": True, "new_refused": True}).last["outcome"] == "rolled back"
 
 
+def test_after_a_compromise_an_open_run_waits_no_longer(store: KvStore) -> None:
+    run, view = published(store, grace_s=1000.0)
+    run.acknowledge(view, {"data1": view.fp_new})
+    assert run.drain(begin(store)[1])[1] == 1000.0
+    view, left = run.drain(begin(store, reason="compromise")[1])
+    assert (view.state, left) == ("DRAINED", 0.0)
+    assert begin(store)[1].reason == "compromise", "the next step of the same run asks for nothing"
+
+
 @pytest.mark.parametrize("document", [
     None, {}, {"state": "PREPARED", "expected": 7}, {"state": "PREPARED", "run_id": "r1", "lease_until": "soon"}, {"state": ["x"]}, {"acks": {}},
     {"state": "PREPARED", "acks": ["data1"]}, {"state": "IDLE", "of tomorrow": 1}, {"state": "PREPARED", "run_id": 5},

@@ -279,7 +279,9 @@ class Rotation:
                     view.state,
                     expired,
                 )
-            view = self._move(view, expected=sorted(expected) if expected else list(view.expected))
+            # A value that is known outside meanwhile waits for no grace time that was granted before.
+            urgent = {"reason": reason} if reason == "compromise" else {}
+            view = self._move(view, expected=sorted(expected) if expected else list(view.expected), **urgent)
             if rollback:
                 return self.turn_back(view)
         else:
