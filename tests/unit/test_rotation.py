@@ -250,6 +250,15 @@ def test_a_journal_that_a_hand_wrote_or_deleted_is_not_taken_for_a_closed_one(st
     assert found["SI2", PATH] == "inconclusive"
 
 
+@pytest.mark.parametrize("secret", [{"password": "p"}, {"username": "x"}, {"username": "x", "password": "p", "mechanism": "PLAIN"}, {"username": "x", "password": 5}])
+def test_what_is_no_secret_is_said_and_not_held(secret: dict[str, Any]) -> None:
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, secret, 0)
+    with pytest.raises(RotationError, match=f"{PATH}: the newest version is no secret of kind scram"):
+        take(bao, clock, state="prepared", run_id="r1")
+    assert not take(bao, clock, state="planned")["rotation"]["open"]
+
+
 def test_a_secret_that_is_not_there_is_not_held(store: KvStore) -> None:
     run = Rotation(store, "telegraf/none", "me", rounds=1)
     with pytest.raises(RotationError, match="no secret to rotate"):
@@ -273,6 +282,7 @@ def test_a_fingerprint_tells_apart_and_gives_nothing_away() -> None:
     assert fingerprint("a", "x", 1) != fingerprint("b", "x", 1) != fingerprint("b", "y", 1)
     assert material({"username": "u", "mechanism": "m", "password": "p"}) == "p"
     assert material({"username": "u", "a": "1", "b": "2"}) == '{"a":"1","b":"2"}'
+    assert material({"username": "u", "password": "p", "note": "whose it is"}) == "p", "consumers live on the password alone"
 
 
 # -- targets ----------------------------------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ class Store(Protocol):
 
 def material(secret: Secret) -> str:
     """What is secret of it, as one text: the password, or everything that is no name."""
+    if "password" in secret:
+        return str(secret["password"])
     hidden = {key: value for key, value in secret.items() if key not in NAMES}
     if len(hidden) == 1:
         return str(next(iter(hidden.values())))
@@ -303,7 +305,11 @@ class Rotation:
         # A value that a killed run left there was never given to any target: the journal never came to name it.
         if next_version:
             self._store.destroy(self._path + NEXT, next_version)
-        made = dict(make(current))
+        try:
+            made = dict(make(current))
+        except RotationError:
+            self._move(view, run_id="", state=IDLE)
+            raise
         for _attempt in range(3):
             try:
                 written = self._store.write(self._path + NEXT, made, next_version)
