@@ -227,6 +227,56 @@ def test_the_way_back_waits_for_every_host_that_may_have_the_new_value(store: Kv
     assert run.back_in_force(view, {}, {"old_works": True, "new_refused": True}).last["outcome"] == "rolled back"
 
 
+def test_the_way_back_does_not_need_the_new_value(store: KvStore) -> None:
+    """The message of a new value that is gone says to roll back, so that must go."""
+    run, view = begin(store)
+    store.destroy(PATH + "/_next", 1)
+    with pytest.raises(RotationError, match=r"is gone\. Roll the run back \(rotate_rollback=r1\)"):
+        run.secrets(view)
+    run, view = begin(store, rollback="r1")
+    old, new = run.secrets(view, lambda current: next_scram(current, lambda: "another"))
+    assert (old["password"], new) == ("old", {"username": "telegraf-writer", "password": "another", "mechanism": "SCRAM-SHA-256"})
+    cluster = Cluster()
+    cluster.kept |= {("telegraf-writer", "SCRAM-SHA-512"): "old", ("telegraf-writer", "SCRAM-SHA-256"): "nobody knows"}
+    proof = scram_target(cluster).withdraw(old, new, view.fence)
+    assert cluster.kept == {("telegraf-writer", "SCRAM-SHA-512"): "old"}, "the place is empty, whatever lay in it"
+    assert not run.back_in_force(view, {}, proof).open
+
+
+def test_the_way_back_from_a_version_that_is_gone(store: KvStore) -> None:
+    run, _view = published(store)
+    store._api.kept[PATH][1] = None  # type: ignore[attr-defined]
+    _run, view = begin(store, rollback="r1")
+    run.restore(view)
+    assert store.read(PATH) == (3, {"username": "telegraf-writer", "password": "old"})
+
+
+def test_the_way_back_from_a_version_of_somebody_else(store: KvStore) -> None:
+    """It is not overwritten; the message says what to do, and that goes."""
+    run, _view = begin(store)
+    store.write(PATH, {"username": "w", "password": "by hand"}, 1)
+    run, view = begin(store, rollback="r1")
+    view = replace(view, state="PROVEN")
+    with pytest.raises(RotationError, match=r"version 2 was written by somebody else .*bao kv rollback -version=1\), then roll the run back"):
+        run.restore(view)
+    store.write(PATH, store.read(PATH, 1)[1] or {}, 2)
+    assert run.restore(view) == view and store.read(PATH)[0] == 3
+
+
+def test_the_old_one_is_not_ended_while_a_hand_wrote_another_version() -> None:
+    bao, clock = Bao(), Clock()
+    kept = KvStore(bao, "t", "hnai")
+    kept.write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    step = take(bao, clock, state="prepared", run_id="r1")
+    held = {"run_id": "r1", "fence": take(bao, clock, state="published", proof=PROOF, run_id="r1", fence=step["rotation"]["fence"])["rotation"]["fence"]}
+    kept.write(PATH, {"username": "telegraf-writer", "password": "by hand"}, 2)
+    with pytest.raises(RotationError, match="version 3 was written by somebody else"):
+        take(bao, clock, state="committed", acks={"data1": fingerprint(PATH, step["secrets"]["new"]["password"])}, **held)
+    kept.write(PATH, step["secrets"]["new"], 3)
+    fence = take(bao, clock, state="prepared")["rotation"]["fence"]
+    assert take(bao, clock, state="committed", run_id="r1", fence=fence)["rotation"]["state"] == "COMMITTED"
+
+
 def test_after_a_compromise_an_open_run_waits_no_longer(store: KvStore) -> None:
     run, view = published(store, grace_s=1000.0)
     run.acknowledge(view, {"data1": view.fp_new})
@@ -622,6 +672,24 @@ def test_back_call_by_call() -> None:
     held["fence"] = given["fence"]
     done = take(bao, clock, state="rolled_back", proof={"old_works": True, "new_refused": True}, **held)["rotation"]
     assert done["last"]["outcome"] == "rolled back" and not done["open"]
+
+
+def test_a_run_that_had_made_nothing_goes_back_without_the_target() -> None:
+    """Killed between its claim and PREPARED: there are no values that a step at the target could take."""
+    tasks = yaml.safe_load((ROOT / "playbooks/rotate/commit.yml").read_text(encoding="utf-8"))[0]["block"]
+    tasks += [inner for task in tasks for inner in task.get("block", [])]
+    at_target = [task for task in tasks if "old" in task.get("hnai.platform.rotation_target", {})]
+    assert len(at_target) == 3
+    assert all("__rotate_begun" in f"{task.get('when')} {task.get('loop')}" for task in at_target)
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    run = Rotation(KvStore(bao, "t", "hnai"), PATH, "me", clock)
+    run._move(run.look(), run_id="r1", kind="scram", started_at=clock())
+    step = take(bao, clock, state="prepared", rollback="r1")
+    assert (step["rotation"]["state"], step["secrets"]) == ("IDLE", {"old": {}, "new": {}})
+    held = {"run_id": "r1", "fence": take(bao, clock, state="restored", run_id="r1", fence=step["rotation"]["fence"])["rotation"]["fence"]}
+    take(bao, clock, state="given_back", **held)
+    assert take(bao, clock, state="rolled_back", **held)["rotation"]["last"]["outcome"] == "rolled back"
 
 
 # -- around it --------------------------------------------------------------------------------------------------------

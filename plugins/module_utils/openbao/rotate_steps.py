@@ -14,7 +14,7 @@ from ..tsdb import rotate as tsdb_rotate
 from . import component, policies, site
 from .client import Api, leave
 from .kv import KvStore
-from .rotation import BACK, DRAINED, IDLE, PROVEN, Rotation, RotationError, View, plan
+from .rotation import BACK, COMMITTED, DRAINED, IDLE, PROVEN, Rotation, RotationError, View, plan
 
 Secret = Mapping[str, Any]
 
@@ -87,7 +87,7 @@ class Steps:
         )  # fmt: skip
         if view.kind != given["kind"]:
             raise RotationError("%s: the open run %s is of kind %s" % (view.path, view.run_id, view.kind))
-        old, new = self._run.secrets(view) if view.state != IDLE else ({}, {})
+        old, new = self._run.secrets(view, make) if view.state != IDLE else ({}, {})
         return {"rotation": public(view), "resumed": before.open, "secrets": {"old": old, "new": new}}
 
     def _published(self) -> dict[str, Any]:
@@ -101,6 +101,8 @@ class Steps:
         view = self._run.acknowledge(self._held(), self._given["acks"]) if self._given["acks"] else self._held()
         if not view.reached(DRAINED):
             view = self._run.drained(self._run.acknowledge(view, {}), self._sleep)
+        if not view.reached(COMMITTED):
+            self._run.newest(view)
         return {"rotation": public(self._run.commit(view))}
 
     def _closed(self) -> dict[str, Any]:

@@ -186,13 +186,19 @@ class Rotation:
         """Fingerprint of a value of this path."""
         return fingerprint(self._path, material(secret), self._rounds)
 
-    def secrets(self, view: View) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(old, new) of an open run. Raises RotationError where one is gone or is not what the journal names."""
-        found = []
+    def secrets(self, view: View, make: Callable[[Secret], Secret] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(old, new) of an open run. Raises RotationError where one is gone or is not what the journal names.
+
+        *make*: on the way back a new value that is gone is replaced by one of the same place at the target, which is all that ending it takes.
+        """
+        found: list[dict[str, Any]] = []
         new = (self._path, view.new_version) if view.new_version else (self._path + NEXT, view.next_version)
         for name, path, version, wanted in (("old", self._path, view.old_version, view.fp_old), ("new", *new, view.fp_new)):
             data = self._store.read(path, version)[1]
             if data is None or self.print_of(data) != wanted:
+                if name == "new" and make and view.direction == BACK:
+                    found.append(dict(make(found[0])))
+                    continue
                 raise RotationError(
                     "run %s: the %s value (%s, version %d) is %s. %s"
                     % (
@@ -201,7 +207,9 @@ class Rotation:
                         path,
                         version,
                         "gone" if data is None else "not the one that the journal names",
-                        "Bring OpenBao's snapshot back" if name == "old" else "Roll the run back (rotate_rollback=%s)" % view.run_id,
+                        "Bring it back: bao kv undelete where it was deleted, a snapshot where it was destroyed"
+                        if name == "old"
+                        else "Roll the run back (rotate_rollback=%s)" % view.run_id,
                     )
                 )
             found.append(data)
@@ -363,8 +371,9 @@ class Rotation:
 
     def _foreign(self, view: View, version: int, expected: int) -> RotationError:
         return RotationError(
-            "%s: version %d was written by somebody else than run %s (expected %d). Who did it stands in the audit log; then put the right "
-            "value back by hand, or roll the run back (rotate_rollback=%s)" % (self._path, version, view.run_id, expected, view.run_id)
+            "%s: version %d was written by somebody else than run %s (expected %d). Who did it stands in the audit log; put the old value back "
+            "on top of it (bao kv rollback -version=%d), then roll the run back (rotate_rollback=%s)"
+            % (self._path, version, view.run_id, expected, view.old_version, view.run_id)
         )
 
     def acknowledge(self, view: View, acks: Mapping[str, str]) -> View:
@@ -405,6 +414,12 @@ class Rotation:
             view = self.drain(view)[0]
         return view
 
+    def newest(self, view: View) -> None:
+        """Raises RotationError where what consumers would read now is not the new value: with the old one ended they would be locked out."""
+        version, present = self._store.read(self._path)
+        if present is None or self.print_of(present) != view.fp_new:
+            raise self._foreign(view, version, view.new_version)
+
     def commit(self, view: View) -> View:
         """COMMITTED: from here on only forward. The target may now end the old credential."""
         self._forward(view)
@@ -441,12 +456,13 @@ class Rotation:
             version, present = self._store.read(self._path)
             if not view.reached(PROVEN) or (version > view.old_version and present is not None and self.print_of(present) == view.fp_old):
                 return view
-            published = version == view.old_version + 1 and present is not None and self.print_of(present) == view.fp_new
-            if version != view.old_version and not published:
+            # A version that somebody deleted or destroyed is nobody's value.
+            ours = present is None or (version == view.old_version + 1 and self.print_of(present) == view.fp_new)
+            if version != view.old_version and not ours:
                 raise self._foreign(view, version, view.old_version + 1)
             old = self._store.read(self._path, view.old_version)[1]
             if old is None:
-                raise RotationError("%s: version %d, the old value, is gone: bring OpenBao's snapshot back" % (self._path, view.old_version))
+                raise RotationError("%s: version %d, the old value, is gone: bring it back (bao kv undelete, or a snapshot)" % (self._path, view.old_version))
             try:
                 self._store.write(self._path, old, version)
             except Conflict:
