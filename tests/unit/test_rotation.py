@@ -741,9 +741,10 @@ def test_readers_out_of_the_audit_log() -> None:
     lines = [
         "torn", entry("hnai/data/a/b", "hnai-telegraf"), entry("hnai/data/a/b", "hnai-evil", error="denied"),
         entry("hnai/data/a/b", "", auth={"display_name": "root"}), entry("hnai/data/a/c", "hnai-x", type="request"),
+        entry("hnai/data/a/b", "hnai-wraps", response={"wrap_info": {"ttl": 60}}), entry("hnai/data/a/b", "hnai-absent", response={"mount_type": "kv"}),
     ]  # fmt: skip
     found, begin = inventory.reads(lines, "hnai")
-    assert sorted(found) == ["a/b"] and sorted(found["a/b"]) == ["hnai-telegraf", "root"]
+    assert sorted(found) == ["a/b"] and sorted(found["a/b"]) == ["hnai-telegraf", "hnai-wraps", "root"]
     assert begin == found["a/b"]["root"]
 
 
@@ -780,6 +781,9 @@ def test_each_cause_turns_its_own_check(store: KvStore) -> None:
     assert verdicts(store, [item()], good, born + 10)["SI2", PATH] == "pass", "a run is under way"
     found = verdicts(store, [item()], good, born + 3600)
     assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("pass", "fail", "pass")
+    for at, status in ((born - 1, "pass"), (born + 1, "fail")):
+        beside = {PATH + "/_next": {"hnai-evil": at, "hnai-rotation": born + 1}}
+        assert verdicts(store, [item()], beside, born + 10)["SI3", PATH] == status, "it knows what the run has made"
 
 
 @pytest.mark.parametrize(
