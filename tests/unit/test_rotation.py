@@ -28,7 +28,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import M
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import successor as next_mqtt
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MqttError, MqttRefused
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import inventory, policies, rotate_steps
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, NotFound
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, NotFound, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.fence import FileFence
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import (
@@ -309,6 +309,28 @@ def test_what_is_no_secret_is_said_and_not_held(secret: dict[str, Any]) -> None:
     with pytest.raises(RotationError, match=f"{PATH}: the newest version is no secret of kind scram"):
         take(bao, clock, state="prepared", run_id="r1")
     assert not take(bao, clock, state="planned")["rotation"]["open"]
+
+
+def test_an_acknowledgement_that_is_lost_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each write in turn: done, and not answered."""
+    for lost in range(1, 14):
+        bao, writes = Bao(), []
+
+        def call(method: str, path: str, *args: Any, bao: Bao = bao, writes: list[str] = writes, lost: int = lost, **more: Any) -> dict[str, Any]:
+            found = Bao.call(bao, method, path, *args, **more)
+            writes += [path] if method == "POST" else []
+            if len(writes) == lost and method == "POST":
+                raise Unreachable("cut")
+            return found
+
+        store = KvStore(bao, "t", "hnai")
+        store.write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+        monkeypatch.setattr(bao, "call", call)
+        run, view = published(store)
+        view = run.close(run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0]), DEAD)
+        assert len(bao.kept[PATH]) == 2 and not view.open
+        assert bao.kept[PATH + "/_next"] == [None], f"a value was left behind ({writes[lost - 1]})"
+    assert len(writes) == 12 and "/destroy/" in writes[-1], "each was lost once, and then none"
 
 
 def test_a_secret_that_is_not_there_is_not_held(store: KvStore) -> None:

@@ -324,7 +324,11 @@ class Rotation:
                 break
             except Conflict:
                 self.held(view.run_id, view.fence)
-                next_version = self._store.read(self._path + NEXT)[0]
+                there, lies = self._store.read(self._path + NEXT)
+                if there == next_version + 1 and lies == made:
+                    written = there  # our own, whose acknowledgement was lost: a second one would leave it behind
+                    break
+                next_version = there
         else:
             raise Lost("%s%s: another controller keeps writing it" % (self._path, NEXT))
         return self._move(
