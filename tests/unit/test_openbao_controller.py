@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +15,7 @@ from ansible.errors import AnsibleActionFail
 
 from ansible_collections.hnai.platform.plugins.action import approle_rotation, openbao_bootstrap, openbao_site, vault_rotate
 from ansible_collections.hnai.platform.plugins.action import openbao_keys as openbao_keys_action
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import files
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import fingerprint
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys, openbao_spec
 
@@ -79,6 +83,24 @@ def test_keys_are_0600_in_0700(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o600 and target.parent.stat().st_mode & 0o777 == 0o700
     assert openbao_keys.load(target) == {"a": 1}
     assert openbao_keys.load(tmp_path / "none") is None
+
+
+def test_a_killed_write_leaves_nothing_for_long(tmp_path: Path) -> None:
+    """SIGKILL before the rename; the next write takes the file over, whatever its mode was, and two at once wait for each other."""
+    target, beside = tmp_path / "init.json", tmp_path / ".init.json.hnai-new"
+    child = os.fork()
+    if not child:
+        files.os.replace = lambda *_paths: os.kill(os.getpid(), signal.SIGKILL)
+        files.write_durably(str(target), b"torn and long enough to be seen")
+    os.waitpid(child, 0)
+    assert beside.exists() and not target.exists()
+    beside.chmod(0o644)
+    openbao_keys.store(target, {"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["init.json"] and target.stat().st_mode & 0o777 == 0o600
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: files.write_durably(str(target), b"%d" % number * 9000), range(8)))
+    assert len(set(target.read_bytes())) == 1 and len(target.read_bytes()) == 9000
+    assert [path.name for path in tmp_path.iterdir()] == ["init.json"]
 
 
 def test_keys_that_others_may_read_are_refused(tmp_path: Path) -> None:
