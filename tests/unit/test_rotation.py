@@ -728,6 +728,13 @@ def test_who_has_ended() -> None:
     assert not action.ended("")
 
 
+def test_a_container_with_the_hosts_name_is_another_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its processes nothing is known here: their numbers are others'."""
+    there = f"{action._machine()}/999999999.5"
+    monkeypatch.setattr(action.os, "readlink", lambda _path: "pid:[4026532999]")
+    assert not action.ended(there)
+
+
 def test_a_pair_of_identities_and_a_default() -> None:
     item = {"path": "t/m", "field": "password", "as": "bridge", "name_field": "username"}
     assert credentials.select([item], {"t/m": {"username": "bridge.b", "password": "p"}}) == {"bridge.b": "p"}
