@@ -315,7 +315,10 @@ def outside(host: Host, given: dict[str, Any]) -> dict[str, Any]:
     done = host.run(["journalctl", "-q", "-o", "cat", "_SYSTEMD_INVOCATION_ID=" + invocation])
     if done.rc:
         raise CannotTell("journalctl: %s" % done.message)
-    sessions = mqtt_rotate.standing(done.text.splitlines(), base(new["username"]))
+    lines = done.text.splitlines()
+    if not any(line.startswith("mosquitto version ") for line in lines):
+        raise CannotTell("the journal of %s does not reach back to its start, so a session that began before is not seen: restart it" % given["unit"])
+    sessions = mqtt_rotate.standing(lines, base(new["username"]))
     users = {user for user, _address in sessions.values()}
     lives = next((secret for secret in (old, new) if users == {secret["username"]}), None)
     return {

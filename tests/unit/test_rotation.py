@@ -1075,6 +1075,17 @@ def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: li
     assert found["sessions"]["new"] == sum("line1.b" in line for line in more)
 
 
+def test_a_journal_that_was_cut_says_nothing_about_older_sessions(tmp_path: Path) -> None:
+    """A client of the line that came before and stays on the old password would not be seen, and be locked out."""
+    class Broker(Root):
+        def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+            return Completed(0, b"abc\n" if argv[0] == "systemctl" else b"New client connected from 1:1 as line1 (p2, c0, k15, u'line1.b').\n", b"")
+
+    given = {"old": {"username": "line1", "password": "o"}, "new": {"username": "line1.b", "password": "n"}, "unit": "u", "path": "mosquitto/line1"}
+    with pytest.raises(CannotTell, match="does not reach back to its start"):
+        rotation_target.outside(Broker(str(tmp_path)), given)
+
+
 # -- the lab's own contracts ------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parents[2]
