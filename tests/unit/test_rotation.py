@@ -2,6 +2,7 @@
 """The parts of a rotation: what stops it, what each kind of target does, the fence, the inventory, the site's list."""
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -9,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,7 +42,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation imp
     fingerprint,
     material,
 )
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell, Target
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell, Refusals, Target
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import BackendAdapter, VmauthAdapter
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import successor as next_vmauth
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import successor_backend as next_backend
@@ -1036,6 +1038,19 @@ def test_the_role_finds_nothing_to_restart_where_the_rotation_did(tmp_path: Path
     unit.renew(host, "x.service")
     assert desired.read_bytes() == unit.manifest(host, ["/etc/secret", "/etc/other"]) != before
     assert not (tmp_path / "etc/hnai/digests/x.service.reload").exists()
+
+
+def test_what_was_ended_does_not_come_back_with_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, synced, path = Root(str(tmp_path)), [], tmp_path / "etc/credstore.encrypted/hnai-mosquitto.x"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"old")
+    monkeypatch.setattr(rotation_target, "sync_directory", lambda folder: synced.append((folder, path.exists())))
+    with contextlib.ExitStack() as stack:
+        module = SimpleNamespace(params={"kind": "mosquitto", "ca_file": "ca.pem", "servers": ["h:1"], "unit": "u", "component": "mosquitto"})
+        adapter: Any = rotation_target.adapter_for(module, host, stack, Refusals())  # type: ignore[arg-type]
+        adapter._remove("x")
+        adapter._remove("x")
+    assert synced == [(str(path.parent), False)]
 
 
 # -- who is no host of the site ---------------------------------------------------------------------------------------
