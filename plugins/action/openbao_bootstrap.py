@@ -28,6 +28,7 @@ class ActionModule(ActionBase):
         """The module's result without any key. Raises AnsibleActionFail naming file and remedy."""
         task_vars = task_vars or {}
         result: dict[str, Any] = super().run(tmp, task_vars)
+        self._connection._play_context.no_log = True  # at -vvv the connection shows what the module answers: key shares and a root token
         args = dict(self._task.args)
         wrong = OWN & set(args)
         if wrong or args.get("state") == "handed_over":

@@ -26,6 +26,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The module's result without any share. Raises AnsibleActionFail naming file and remedy."""
         result: dict[str, Any] = super().run(tmp, task_vars)
+        self._connection._play_context.no_log = True  # at -vvv the connection shows what the module answers: key shares
         args = dict(self._task.args)
         try:
             if args.get("what") == "shares" and not self._task.check_mode:

@@ -41,6 +41,7 @@ class ActionModule(ActionBase):
         """The module's result without any secret. Raises AnsibleActionFail naming file or key, and the remedy."""
         task_vars = task_vars or {}
         result: dict[str, Any] = super().run(tmp, task_vars)
+        self._connection._play_context.no_log = True  # at -vvv the connection shows what the module answers: secret_ids
         args = dict(self._task.args)
         for name in ("keys_file", "identities_file", "root_ca_file"):
             if not args.get(name):

@@ -145,7 +145,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError, sync_directory
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import rotate as kafka_rotate
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
@@ -253,6 +253,7 @@ def adapter_for(module: AnsibleModule, host: Host, stack: contextlib.ExitStack, 
     def remove(name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(host.at(credentials.path_of(component, name)))
+            sync_directory(host.at(credentials.STORE))  # a power cut must not bring back what was ended
 
     def reload() -> None:
         done = host.run(["systemctl", "reload", given["unit"]])
@@ -315,7 +316,10 @@ def outside(host: Host, given: dict[str, Any]) -> dict[str, Any]:
     done = host.run(["journalctl", "-q", "-o", "cat", "_SYSTEMD_INVOCATION_ID=" + invocation])
     if done.rc:
         raise CannotTell("journalctl: %s" % done.message)
-    sessions = mqtt_rotate.standing(done.text.splitlines(), base(new["username"]))
+    lines = done.text.splitlines()
+    if not any(line.startswith("mosquitto version ") for line in lines):
+        raise CannotTell("the journal of %s does not reach back to its start, so a session that began before is not seen: restart it" % given["unit"])
+    sessions = mqtt_rotate.standing(lines, base(new["username"]))
     users = {user for user, _address in sessions.values()}
     lives = next((secret for secret in (old, new) if users == {secret["username"]}), None)
     return {

@@ -125,11 +125,20 @@ def test_decode_errors(status: int, kind: type[BaoError]) -> None:
     with pytest.raises(kind) as caught:
         decode("GET", "p", status, b'{"errors": ["e"]}')
     assert caught.value.status == status and caught.value.errors == ["e"]
+    assert decode_kind(500, b'{"errors": ["local node not active but active cluster node not found"]}') is Sealed
+    assert decode_kind(502, b"<html>Bad Gateway</html>") is BaoError
+
+
+def decode_kind(status: int, raw: bytes) -> type[BaoError]:
+    with pytest.raises(BaoError) as caught:
+        decode("GET", "p", status, raw)
+    return caught.type
 
 
 def test_decode_answers() -> None:
     assert decode("GET", "p", 204, b"") == {}
-    assert decode("GET", "p", 200, b"not json") == {}
+    with pytest.raises(BaoError, match="the answer is no JSON"):
+        decode("POST", "hnai/destroy/x", 200, b"<html>login</html>")
     assert decode("GET", "p", 200, b"[1]") == {"data": [1]}
 
 

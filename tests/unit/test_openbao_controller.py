@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +13,9 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 
-from ansible_collections.hnai.platform.plugins.action import openbao_bootstrap, openbao_site
+from ansible_collections.hnai.platform.plugins.action import approle_rotation, openbao_bootstrap, openbao_site, vault_rotate
+from ansible_collections.hnai.platform.plugins.action import openbao_keys as openbao_keys_action
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import files
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import fingerprint
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys, openbao_spec
 
@@ -80,6 +85,24 @@ def test_keys_are_0600_in_0700(tmp_path: Path) -> None:
     assert openbao_keys.load(tmp_path / "none") is None
 
 
+def test_a_killed_write_leaves_nothing_for_long(tmp_path: Path) -> None:
+    """SIGKILL before the rename; the next write takes the file over, whatever its mode was, and two at once wait for each other."""
+    target, beside = tmp_path / "init.json", tmp_path / ".init.json.hnai-new"
+    child = os.fork()
+    if not child:
+        files.os.replace = lambda *_paths: os.kill(os.getpid(), signal.SIGKILL)
+        files.write_durably(str(target), b"torn and long enough to be seen")
+    os.waitpid(child, 0)
+    assert beside.exists() and not target.exists()
+    beside.chmod(0o644)
+    openbao_keys.store(target, {"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["init.json"] and target.stat().st_mode & 0o777 == 0o600
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: files.write_durably(str(target), b"%d" % number * 9000), range(8)))
+    assert len(set(target.read_bytes())) == 1 and len(target.read_bytes()) == 9000
+    assert [path.name for path in tmp_path.iterdir()] == ["init.json"]
+
+
 def test_keys_that_others_may_read_are_refused(tmp_path: Path) -> None:
     target = tmp_path / "init.json"
     openbao_keys.store(target, {"a": 1})
@@ -115,8 +138,10 @@ def action(kind: type, args: dict[str, Any], answers: list[dict[str, Any]], chec
     made = kind.__new__(kind)
     made._task = SimpleNamespace(args=args, check_mode=check, async_val=0, _role=None)
     made._supports_check_mode, made._supports_async = True, False
+    made._connection = SimpleNamespace(_play_context=SimpleNamespace(no_log=False))
 
     def execute(module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        assert made._connection._play_context.no_log, "ssh would show the answer at -vvv"
         sent.append(module_args)
         if before:
             before(module_args)
@@ -128,7 +153,7 @@ def action(kind: type, args: dict[str, Any], answers: list[dict[str, Any]], chec
 
 @pytest.fixture(autouse=True)
 def _plain_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (openbao_bootstrap, openbao_site):
+    for module in (openbao_bootstrap, openbao_keys_action, openbao_site, vault_rotate):
         monkeypatch.setattr(module.ActionBase, "run", lambda self, tmp=None, task_vars=None: {})
 
 
@@ -266,3 +291,19 @@ def test_credentials_of_a_controller_without_state(site_args: dict[str, Any], tm
                         [{"changed": False, "identities": {}, "pending": [], "root_ca": ""}])
     made.run(None, {"groups": GROUPS})
     assert sent[0]["site_admin"] == ISSUED["site-admin"] and sent[0]["root_token"] == "" and not (tmp_path / "deploy.json").exists()
+
+
+def test_what_a_rotation_answers_is_not_shown_on_the_way(tmp_path: Path) -> None:
+    """`action` looks at every call of a module."""
+    made, sent = action(vault_rotate.ActionModule, {"state": "prepared"}, [{"secrets": {"new": {"password": "p"}}}])
+    assert made.run()["secrets"] and len(sent) == 1
+    identities = tmp_path / "deploy.json"
+    openbao_keys.store(identities, {"deploy": ISSUED["deploy"], "site_admin": ISSUED["site-admin"]})
+    made, sent = action(approle_rotation.ActionModule, {"path": "approle/deploy", "identities_file": str(identities), "deploy": ISSUED["deploy"]}, [
+        {"step": "issued", "issued": {"role_id": "r", "secret_id": "next"}}, {"step": "closed"}])
+    assert made.run()["step"] == "closed" and len(sent) == 2
+    shares = tmp_path / "init.json"
+    openbao_keys.store(shares, ANSWER)
+    made, sent = action(openbao_keys_action.ActionModule, {"what": "shares", "keys_file": str(shares), "threshold": 2}, [
+        {"step": "issued", "issued": {"keys": ["n"], "keys_base64": ["n"], "verification_nonce": "v"}}, {"step": "in_force"}])
+    assert made.run()["step"] == "in_force" and len(sent) == 2

@@ -2,6 +2,7 @@
 """The parts of a rotation: what stops it, what each kind of target does, the fence, the inventory, the site's list."""
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -9,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +30,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import M
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import successor as next_mqtt
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MqttError, MqttRefused
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import inventory, policies, rotate_steps
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, NotFound
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, NotFound, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.fence import FileFence
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import (
@@ -40,7 +42,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation imp
     fingerprint,
     material,
 )
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell, Target
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell, Refusals, Target
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import BackendAdapter, VmauthAdapter
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import successor as next_vmauth
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import successor_backend as next_backend
@@ -227,6 +229,112 @@ def test_the_way_back_waits_for_every_host_that_may_have_the_new_value(store: Kv
     assert run.back_in_force(view, {}, {"old_works": True, "new_refused": True}).last["outcome"] == "rolled back"
 
 
+def test_the_way_back_does_not_need_the_new_value(store: KvStore) -> None:
+    """The message of a new value that is gone says to roll back, so that must go."""
+    run, view = begin(store)
+    store.destroy(PATH + "/_next", 1)
+    with pytest.raises(RotationError, match=r"is gone\. Roll the run back \(rotate_rollback=r1\)"):
+        run.secrets(view)
+    run, view = begin(store, rollback="r1")
+    old, new = run.secrets(view, lambda current: next_scram(current, lambda: "another"))
+    assert (old["password"], new) == ("old", {"username": "telegraf-writer", "password": "another", "mechanism": "SCRAM-SHA-256"})
+    cluster = Cluster()
+    cluster.kept |= {("telegraf-writer", "SCRAM-SHA-512"): "old", ("telegraf-writer", "SCRAM-SHA-256"): "nobody knows"}
+    proof = scram_target(cluster).withdraw(old, new, view.fence)
+    assert cluster.kept == {("telegraf-writer", "SCRAM-SHA-512"): "old"}, "the place is empty, whatever lay in it"
+    assert not run.back_in_force(view, {}, proof).open
+
+
+def test_the_way_back_from_a_version_that_is_gone(store: KvStore) -> None:
+    run, _view = published(store)
+    store._api.kept[PATH][1] = None  # type: ignore[attr-defined]
+    _run, view = begin(store, rollback="r1")
+    run.restore(view)
+    assert store.read(PATH) == (3, {"username": "telegraf-writer", "password": "old"})
+
+
+def test_the_way_back_from_a_version_of_somebody_else(store: KvStore) -> None:
+    """It is not overwritten; the message says what to do, and that goes."""
+    run, _view = begin(store)
+    store.write(PATH, {"username": "w", "password": "by hand"}, 1)
+    run, view = begin(store, rollback="r1")
+    view = replace(view, state="PROVEN")
+    with pytest.raises(RotationError, match=r"version 2 was written by somebody else .*bao kv rollback -version=1\), then roll the run back"):
+        run.restore(view)
+    store.write(PATH, store.read(PATH, 1)[1] or {}, 2)
+    assert run.restore(view) == view and store.read(PATH)[0] == 3
+
+
+def test_the_old_one_is_not_ended_while_a_hand_wrote_another_version() -> None:
+    bao, clock = Bao(), Clock()
+    kept = KvStore(bao, "t", "hnai")
+    kept.write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    step = take(bao, clock, state="prepared", run_id="r1")
+    held = {"run_id": "r1", "fence": take(bao, clock, state="published", proof=PROOF, run_id="r1", fence=step["rotation"]["fence"])["rotation"]["fence"]}
+    kept.write(PATH, {"username": "telegraf-writer", "password": "by hand"}, 2)
+    with pytest.raises(RotationError, match="version 3 was written by somebody else"):
+        take(bao, clock, state="committed", acks={"data1": fingerprint(PATH, step["secrets"]["new"]["password"])}, **held)
+    kept.write(PATH, step["secrets"]["new"], 3)
+    fence = take(bao, clock, state="prepared")["rotation"]["fence"]
+    assert take(bao, clock, state="committed", run_id="r1", fence=fence)["rotation"]["state"] == "COMMITTED"
+
+
+def test_after_a_compromise_an_open_run_waits_no_longer(store: KvStore) -> None:
+    run, view = published(store, grace_s=1000.0)
+    run.acknowledge(view, {"data1": view.fp_new})
+    assert run.drain(begin(store)[1])[1] == 1000.0
+    view, left = run.drain(begin(store, reason="compromise")[1])
+    assert (view.state, left) == ("DRAINED", 0.0)
+    assert begin(store)[1].reason == "compromise", "the next step of the same run asks for nothing"
+
+
+@pytest.mark.parametrize("document", [
+    None, {}, {"state": "PREPARED", "expected": 7}, {"state": "PREPARED", "run_id": "r1", "lease_until": "soon"}, {"state": ["x"]}, {"acks": {}},
+    {"state": "PREPARED", "acks": ["data1"]}, {"state": "IDLE", "of tomorrow": 1}, {"state": "PREPARED", "run_id": 5},
+])  # fmt: skip
+def test_a_journal_that_a_hand_wrote_or_deleted_is_not_taken_for_a_closed_one(store: KvStore, document: Any) -> None:
+    begin(store)
+    store._api.kept[PATH + "/_rotation"].append(document)  # type: ignore[attr-defined]
+    with pytest.raises(RotationError, match=r"version \d was deleted.*undelete|is no journal of this release"):
+        begin(store, run_id="r2")
+    assert store.read(PATH + "/_next")[0] == 1, "nothing was made"
+    found = verdicts(store, [item()], {}, 1e9)
+    assert found["SI2", PATH] == "inconclusive"
+
+
+@pytest.mark.parametrize("secret", [
+    {"password": "p"}, {"username": "x"}, {"username": "x", "password": "p", "mechanism": "PLAIN"}, {"username": "x", "password": 5},
+])  # fmt: skip
+def test_what_is_no_secret_is_said_and_not_held(secret: dict[str, Any]) -> None:
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, secret, 0)
+    with pytest.raises(RotationError, match=f"{PATH}: the newest version is no secret of kind scram"):
+        take(bao, clock, state="prepared", run_id="r1")
+    assert not take(bao, clock, state="planned")["rotation"]["open"]
+
+
+def test_an_acknowledgement_that_is_lost_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each write in turn: done, and not answered."""
+    for lost in range(1, 15):
+        bao, writes = Bao(), []
+
+        def call(method: str, path: str, *args: Any, bao: Bao = bao, writes: list[str] = writes, lost: int = lost, **more: Any) -> dict[str, Any]:
+            found = Bao.call(bao, method, path, *args, **more)
+            writes += [path] if method == "POST" else []
+            if len(writes) == lost and method == "POST":
+                raise Unreachable("cut")
+            return found
+
+        store = KvStore(bao, "t", "hnai")
+        store.write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+        monkeypatch.setattr(bao, "call", call)
+        run, view = published(store)
+        view = run.close(run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0]), DEAD)
+        assert len(bao.kept[PATH]) == 2 and not view.open
+        assert bao.kept[PATH + "/_next"] == [None], f"a value was left behind ({writes[lost - 1]})"
+    assert len(writes) == 13 and "/destroy/" in writes[-1], "each was lost once, and then none"
+
+
 def test_a_secret_that_is_not_there_is_not_held(store: KvStore) -> None:
     run = Rotation(store, "telegraf/none", "me", rounds=1)
     with pytest.raises(RotationError, match="no secret to rotate"):
@@ -250,6 +358,7 @@ def test_a_fingerprint_tells_apart_and_gives_nothing_away() -> None:
     assert fingerprint("a", "x", 1) != fingerprint("b", "x", 1) != fingerprint("b", "y", 1)
     assert material({"username": "u", "mechanism": "m", "password": "p"}) == "p"
     assert material({"username": "u", "a": "1", "b": "2"}) == '{"a":"1","b":"2"}'
+    assert material({"username": "u", "password": "p", "note": "whose it is"}) == "p", "consumers live on the password alone"
 
 
 # -- targets ----------------------------------------------------------------------------------------------------------
@@ -591,6 +700,24 @@ def test_back_call_by_call() -> None:
     assert done["last"]["outcome"] == "rolled back" and not done["open"]
 
 
+def test_a_run_that_had_made_nothing_goes_back_without_the_target() -> None:
+    """Killed between its claim and PREPARED: there are no values that a step at the target could take."""
+    tasks = yaml.safe_load((ROOT / "playbooks/rotate/commit.yml").read_text(encoding="utf-8"))[0]["block"]
+    tasks += [inner for task in tasks for inner in task.get("block", [])]
+    at_target = [task for task in tasks if "old" in task.get("hnai.platform.rotation_target", {})]
+    assert len(at_target) == 3
+    assert all("__rotate_begun" in f"{task.get('when')} {task.get('loop')}" for task in at_target)
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    run = Rotation(KvStore(bao, "t", "hnai"), PATH, "me", clock)
+    run._move(run.look(), run_id="r1", kind="scram", started_at=clock())
+    step = take(bao, clock, state="prepared", rollback="r1")
+    assert (step["rotation"]["state"], step["secrets"]) == ("IDLE", {"old": {}, "new": {}})
+    held = {"run_id": "r1", "fence": take(bao, clock, state="restored", run_id="r1", fence=step["rotation"]["fence"])["rotation"]["fence"]}
+    take(bao, clock, state="given_back", **held)
+    assert take(bao, clock, state="rolled_back", **held)["rotation"]["last"]["outcome"] == "rolled back"
+
+
 # -- around it --------------------------------------------------------------------------------------------------------
 
 
@@ -601,6 +728,13 @@ def test_who_has_ended() -> None:
     assert action.ended(f"{action._machine()}/999999999.5")
     assert not action.ended("another-controller/999999999.5")
     assert not action.ended("")
+
+
+def test_a_container_with_the_hosts_name_is_another_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its processes nothing is known here: their numbers are others'."""
+    there = f"{action._machine()}/999999999.5"
+    monkeypatch.setattr(action.os, "readlink", lambda _path: "pid:[4026532999]")
+    assert not action.ended(there)
 
 
 def test_a_pair_of_identities_and_a_default() -> None:
@@ -638,9 +772,10 @@ def test_readers_out_of_the_audit_log() -> None:
     lines = [
         "torn", entry("hnai/data/a/b", "hnai-telegraf"), entry("hnai/data/a/b", "hnai-evil", error="denied"),
         entry("hnai/data/a/b", "", auth={"display_name": "root"}), entry("hnai/data/a/c", "hnai-x", type="request"),
+        entry("hnai/data/a/b", "hnai-wraps", response={"wrap_info": {"ttl": 60}}), entry("hnai/data/a/b", "hnai-absent", response={"mount_type": "kv"}),
     ]  # fmt: skip
     found, begin = inventory.reads(lines, "hnai")
-    assert sorted(found) == ["a/b"] and sorted(found["a/b"]) == ["hnai-telegraf", "root"]
+    assert sorted(found) == ["a/b"] and sorted(found["a/b"]) == ["hnai-telegraf", "hnai-wraps", "root"]
     assert begin == found["a/b"]["root"]
 
 
@@ -677,6 +812,9 @@ def test_each_cause_turns_its_own_check(store: KvStore) -> None:
     assert verdicts(store, [item()], good, born + 10)["SI2", PATH] == "pass", "a run is under way"
     found = verdicts(store, [item()], good, born + 3600)
     assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("pass", "fail", "pass")
+    for at, status in ((born - 1, "pass"), (born + 1, "fail")):
+        beside = {PATH + "/_next": {"hnai-evil": at, "hnai-rotation": born + 1}}
+        assert verdicts(store, [item()], beside, born + 10)["SI3", PATH] == status, "it knows what the run has made"
 
 
 @pytest.mark.parametrize(
@@ -902,6 +1040,19 @@ def test_the_role_finds_nothing_to_restart_where_the_rotation_did(tmp_path: Path
     assert not (tmp_path / "etc/hnai/digests/x.service.reload").exists()
 
 
+def test_what_was_ended_does_not_come_back_with_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, synced, path = Root(str(tmp_path)), [], tmp_path / "etc/credstore.encrypted/hnai-mosquitto.x"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"old")
+    monkeypatch.setattr(rotation_target, "sync_directory", lambda folder: synced.append((folder, path.exists())))
+    with contextlib.ExitStack() as stack:
+        module = SimpleNamespace(params={"kind": "mosquitto", "ca_file": "ca.pem", "servers": ["h:1"], "unit": "u", "component": "mosquitto"})
+        adapter: Any = rotation_target.adapter_for(module, host, stack, Refusals())  # type: ignore[arg-type]
+        adapter._remove("x")
+        adapter._remove("x")
+    assert synced == [(str(path.parent), False)]
+
+
 # -- who is no host of the site ---------------------------------------------------------------------------------------
 LOG = """mosquitto version 2.0.11 running
 New client connected from 10.77.2.11:4001 as line1 (p2, c0, k15, u'line1').
@@ -937,6 +1088,17 @@ def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: li
     wanted = {"old": fingerprint("mosquitto/line1", "o"), "new": fingerprint("mosquitto/line1", "n"), "": ""}
     assert found["fingerprint"] == wanted[lives]
     assert found["sessions"]["new"] == sum("line1.b" in line for line in more)
+
+
+def test_a_journal_that_was_cut_says_nothing_about_older_sessions(tmp_path: Path) -> None:
+    """A client of the line that came before and stays on the old password would not be seen, and be locked out."""
+    class Broker(Root):
+        def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+            return Completed(0, b"abc\n" if argv[0] == "systemctl" else b"New client connected from 1:1 as line1 (p2, c0, k15, u'line1.b').\n", b"")
+
+    given = {"old": {"username": "line1", "password": "o"}, "new": {"username": "line1.b", "password": "n"}, "unit": "u", "path": "mosquitto/line1"}
+    with pytest.raises(CannotTell, match="does not reach back to its start"):
+        rotation_target.outside(Broker(str(tmp_path)), given)
 
 
 # -- the lab's own contracts ------------------------------------------------------------------------------------------

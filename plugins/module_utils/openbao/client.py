@@ -179,7 +179,9 @@ def decode(method: str, path: str, status: int, raw: bytes) -> dict[str, Any]:
     """The answer as a dict, or the error that *status* means."""
     try:
         data = json.loads(raw) if raw else {}
-    except ValueError:
+    except ValueError as error:
+        if status < 300:
+            raise BaoError(method, path, status, ["the answer is no JSON: something else than OpenBao gave it"]) from error
         data = {}
     if not isinstance(data, dict):
         data = {"data": data}
@@ -187,6 +189,8 @@ def decode(method: str, path: str, status: int, raw: bytes) -> dict[str, Any]:
         return data
     errors = [" ".join(str(item).split()) for item in data.get("errors") or []]
     kind = {403: Forbidden, 404: NotFound, 503: Sealed}.get(status, BaoError)
+    if status == 500 and "active cluster node not found" in " ".join(errors):
+        kind = Sealed  # unsealed, and nobody leads yet
     raise kind(method, path, status, errors)
 
 

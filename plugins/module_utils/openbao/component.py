@@ -20,11 +20,14 @@ class VisitError(Exception):
 
 
 def _explain(error: BaoError, what: str, remedy: str) -> VisitError:
+    """*remedy* is that of a refusal; a server that cannot answer has another one."""
     if isinstance(error, Sealed):
         return VisitError(
             "OpenBao is sealed or has no active node, nothing was changed; remedy: run playbooks/components/openbao.yml where the controller has the keys, "
             "else the key holders unseal it (docs/openbao-ceremony.md); then run again"
         )
+    if error.status == 429 or error.status >= 500:
+        remedy = "OpenBao could not answer, which says nothing about rights: its log (journalctl -u hnai-openbao) says why; then run again"
     if "expiration of the CA" in str(error):
         remedy = "The intermediate authority ends before the certificate would: playbooks/rotate.yml -e rotate_secret=pki/intermediate (docs/rotation.md)"
     return VisitError("%s: %s. %s" % (what, error, remedy))

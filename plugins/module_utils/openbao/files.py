@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-import tempfile
+
+from ..hostfiles import temporary_name
 
 
 def sync_directory(path: str) -> None:
@@ -16,10 +19,23 @@ def sync_directory(path: str) -> None:
         os.close(handle)
 
 
+def _own(temporary: str) -> int:
+    """A descriptor of *temporary*, empty, that no other process writes; what a killed one left there is taken over."""
+    while True:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(temporary), os.fstat(handle)):
+                os.ftruncate(handle, 0)
+                return handle
+        os.close(handle)  # the one that held it has put it in place
+
+
 def write_durably(path: str, data: bytes, mode: int = 0o600, uid: int = -1, gid: int = -1) -> None:
     """Replace *path* in one step; when this returns, content and name are on the disk. Raises OSError."""
     directory = os.path.dirname(path)
-    handle, temporary = tempfile.mkstemp(dir=directory, prefix="." + os.path.basename(path) + ".")
+    temporary = temporary_name(path)
+    handle = _own(temporary)
     try:
         with os.fdopen(handle, "wb") as stream:
             os.fchmod(stream.fileno(), mode)

@@ -11,7 +11,7 @@ from ..verdict import Report
 from . import policies, site
 from .kv import KvStore
 from .rotate_approle import KIND, Living
-from .rotation import JOURNAL, View
+from .rotation import JOURNAL, NEXT, View
 
 #: Identities that may read any secret: rotating is reading.
 ALWAYS = (policies.PREFIX + policies.ROTATION,)
@@ -34,7 +34,9 @@ def reads(lines: Iterable[str], mount: str) -> tuple[dict[str, dict[str, float]]
             path = entry["request"]["path"]
             if entry.get("error") or not path.startswith(prefix) or entry["request"]["operation"] != "read":
                 continue
-            if not (entry.get("response") or {}).get("data"):
+            # A wrapped answer is a read too: whoever unwraps it is not asked for a right to the secret.
+            answer = entry.get("response") or {}
+            if not (answer.get("data") or answer.get("wrap_info")):
                 continue
             auth = entry.get("auth") or {}
             reader = str((auth.get("metadata") or {}).get("role_name") or auth.get("display_name") or "(no identity)")
@@ -74,7 +76,7 @@ def describe(
         "path": item["path"], "kind": item["kind"] or item["secret_kind"], "version": version, "consumers": list(item["readers"]),
         "written": written or None, "age_s": round(now - written) if written else None, "max_age_s": max_age_s, "alive": alive,
         "rotation": view.state if view.open else "", "run_id": view.run_id, "lease_until": view.lease_until,
-        "last_rotation": last.get("at"), "last_outcome": last.get("outcome", ""),
+        "began": view.started_at or last.get("started_at"), "last_rotation": last.get("at"), "last_outcome": last.get("outcome", ""),
         "last_proof": {key: value for key, value in (last.get("proof") or {}).items() if isinstance(value, bool)},
         "last_reader": newest, "last_read": seen.get(newest), "rotates": bool(item["kind"]), "why": item["why"],
     }  # fmt: skip
@@ -133,10 +135,11 @@ def judge(
             if unread:
                 check.inconclusive("the audit log cannot be read: %s" % unread)
             else:
-                strangers = set(seen) - {policies.PREFIX + name for name in item["readers"]} - set(ALWAYS)
-                # What somebody read before this version was written opens nothing any more.
-                since = row.get("written") or 0.0
-                check.observed = sorted(name for name in strangers if seen[name] >= since)
+                following = log.get(item["path"] + NEXT, {})
+                strangers = (set(seen) | set(following)) - {policies.PREFIX + name for name in item["readers"]} - set(ALWAYS)
+                # What somebody read before this version was written opens nothing any more; before that it lay beside the secret, since its run began.
+                since, began = row.get("written") or 0.0, row.get("began") or 0.0
+                check.observed = sorted(name for name in strangers if seen.get(name, -1.0) >= since or following.get(name, -1.0) >= began)
                 check.evidence = {"readers": {name: seen[name] for name in sorted(seen)}, "log_begins": begin,
                                   "read an older version": sorted(strangers - set(check.observed))}
                 check.passed(not check.observed)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .client import Api, BaoError, NotFound
+from .client import Api, BaoError, NotFound, Unreachable
 from .rotation import Conflict
 from .site import instant
 
@@ -59,7 +59,7 @@ class KvStore:
         """The new version. Raises Conflict where the newest version is not *cas*."""
         body = {"options": {"cas": cas}, "data": dict(data)}
         try:
-            return int(self._api.call("POST", "%s/data/%s" % (self._mount, path), body, token=self._token)["data"]["version"])
+            return int(self._surely("%s/data/%s" % (self._mount, path), body)["data"]["version"])
         except BaoError as error:
             if error.status == 400 and "check-and-set parameter did not match" in " ".join(error.errors):
                 raise Conflict(path) from error
@@ -68,4 +68,11 @@ class KvStore:
     def destroy(self, path: str, version: int) -> None:
         """That version's data is gone for good."""
         if version:
-            self._api.call("POST", "%s/destroy/%s" % (self._mount, path), {"versions": [version]}, token=self._token)
+            self._surely("%s/destroy/%s" % (self._mount, path), {"versions": [version]})
+
+    def _surely(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Once more where no answer came: by check-and-set, or by version, what was done already is not done twice, and Conflict says so."""
+        try:
+            return self._api.call("POST", path, body, token=self._token)
+        except Unreachable:
+            return self._api.call("POST", path, body, token=self._token)

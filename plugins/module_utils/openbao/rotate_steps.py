@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ..kafka import rotate as kafka_rotate
@@ -13,7 +14,7 @@ from ..tsdb import rotate as tsdb_rotate
 from . import component, policies, site
 from .client import Api, leave
 from .kv import KvStore
-from .rotation import BACK, DRAINED, IDLE, PROVEN, Rotation, RotationError, View, plan
+from .rotation import BACK, COMMITTED, DRAINED, IDLE, PROVEN, Rotation, RotationError, View, plan
 
 Secret = Mapping[str, Any]
 
@@ -28,6 +29,16 @@ KINDS: dict[str, Callable[[Secret, Callable[[], str]], dict[str, Any]]] = {
 #: Old and new are not valid at the same time: the target changes over in one restart.
 WITHOUT_OVERLAP = ("backend",)
 STATES = ("planned", "prepared", "published", "committed", "closed", "restored", "given_back", "rolled_back")
+
+
+def following(path: str, kind: str, current: Secret) -> dict[str, Any]:
+    """The next value. Raises RotationError for a current one that a hand made into none."""
+    try:
+        if not all(isinstance(current[key], str) for key in ("username", "password")):
+            raise KeyError("username, password")
+        return KINDS[kind](current, site.password)
+    except KeyError as error:
+        raise RotationError("%s: the newest version is no secret of kind %s (%s): put it right by hand, nothing was changed" % (path, kind, error)) from error
 
 
 def public(view: View) -> dict[str, Any]:
@@ -70,13 +81,13 @@ class Steps:
     def _prepared(self) -> dict[str, Any]:
         given = self._given
         before = self._run.look()
+        make = partial(following, given["path"], given["kind"])
         view = self._run.begin(
-            given["kind"], lambda current: KINDS[given["kind"]](current, site.password), given["run_id"], given["reason"], given["expected"],
-            given["grace"], given["dead"], given["resume"], given["rollback"],
+            given["kind"], make, given["run_id"], given["reason"], given["expected"], given["grace"], given["dead"], given["resume"], given["rollback"],
         )  # fmt: skip
         if view.kind != given["kind"]:
             raise RotationError("%s: the open run %s is of kind %s" % (view.path, view.run_id, view.kind))
-        old, new = self._run.secrets(view) if view.state != IDLE else ({}, {})
+        old, new = self._run.secrets(view, make) if view.state != IDLE else ({}, {})
         return {"rotation": public(view), "resumed": before.open, "secrets": {"old": old, "new": new}}
 
     def _published(self) -> dict[str, Any]:
@@ -90,6 +101,8 @@ class Steps:
         view = self._run.acknowledge(self._held(), self._given["acks"]) if self._given["acks"] else self._held()
         if not view.reached(DRAINED):
             view = self._run.drained(self._run.acknowledge(view, {}), self._sleep)
+        if not view.reached(COMMITTED):
+            self._run.newest(view)
         return {"rotation": public(self._run.commit(view))}
 
     def _closed(self) -> dict[str, Any]:

@@ -82,6 +82,8 @@ class Store(Protocol):
 
 def material(secret: Secret) -> str:
     """What is secret of it, as one text: the password, or everything that is no name."""
+    if "password" in secret:
+        return str(secret["password"])
     hidden = {key: value for key, value in secret.items() if key not in NAMES}
     if len(hidden) == 1:
         return str(next(iter(hidden.values())))
@@ -91,6 +93,10 @@ def material(secret: Secret) -> str:
 def fingerprint(path: str, text: str, rounds: int = ROUNDS) -> str:
     """16 hex digits that tell two values of a path apart and give none of them away."""
     return hashlib.pbkdf2_hmac("sha256", text.encode("utf-8"), b"hnai rotation " + path.encode("utf-8"), rounds, 8).hex()
+
+
+#: What a field may be in JSON, by the type that it has here.
+_KINDS: dict[type, tuple[type, ...]] = {str: (str,), int: (int,), float: (int, float), tuple: (list,), dict: (dict,)}
 
 
 @dataclass(frozen=True)
@@ -136,12 +142,18 @@ class View:
 
     @classmethod
     def of(cls, path: str, fence: int, data: Mapping[str, Any] | None) -> View:
-        """Out of what was read; unknown keys of a newer release are refused."""
-        given = dict(data or {})
-        unknown = set(given) - set(cls.__dataclass_fields__)
-        if unknown or given.get("state", IDLE) not in STATES:
+        """Out of what was read. Refused are unknown keys of a newer release, and what a hand wrote or took away: nobody knows then what is open."""
+        if fence and data is None:
             raise RotationError(
-                "%s%s is no journal of this release (%s): use the release that wrote it to finish its run" % (path, JOURNAL, ", ".join(sorted(unknown)))
+                "%s%s: version %d was deleted, and with it what a run may have left open. Bring it back (bao kv undelete -versions=%d, "
+                "or bao kv rollback to the version before), then run it again" % (path, JOURNAL, fence, fence)
+            )
+        given, blank = dict(data or {}), vars(cls(path))
+        wrong = [key for key, value in given.items() if not isinstance(value, _KINDS.get(type(blank.get(key)), ()))]
+        if wrong or (fence and given.get("state") not in STATES):
+            raise RotationError(
+                "%s%s is no journal of this release (%s): use the release that wrote it to finish its run, or bring back the version before the one "
+                "that a hand wrote (bao kv rollback)" % (path, JOURNAL, ", ".join(sorted(wrong) or ["state"]))
             )
         return cls(path=path, fence=fence, **dict(given, expected=tuple(given.get("expected", ()))))
 
@@ -174,13 +186,19 @@ class Rotation:
         """Fingerprint of a value of this path."""
         return fingerprint(self._path, material(secret), self._rounds)
 
-    def secrets(self, view: View) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(old, new) of an open run. Raises RotationError where one is gone or is not what the journal names."""
-        found = []
+    def secrets(self, view: View, make: Callable[[Secret], Secret] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(old, new) of an open run. Raises RotationError where one is gone or is not what the journal names.
+
+        *make*: on the way back a new value that is gone is replaced by one of the same place at the target, which is all that ending it takes.
+        """
+        found: list[dict[str, Any]] = []
         new = (self._path, view.new_version) if view.new_version else (self._path + NEXT, view.next_version)
         for name, path, version, wanted in (("old", self._path, view.old_version, view.fp_old), ("new", *new, view.fp_new)):
             data = self._store.read(path, version)[1]
             if data is None or self.print_of(data) != wanted:
+                if name == "new" and make and view.direction == BACK:
+                    found.append(dict(make(found[0])))
+                    continue
                 raise RotationError(
                     "run %s: the %s value (%s, version %d) is %s. %s"
                     % (
@@ -189,7 +207,9 @@ class Rotation:
                         path,
                         version,
                         "gone" if data is None else "not the one that the journal names",
-                        "Bring OpenBao's snapshot back" if name == "old" else "Roll the run back (rotate_rollback=%s)" % view.run_id,
+                        "Bring it back: bao kv undelete where it was deleted, a snapshot where it was destroyed"
+                        if name == "old"
+                        else "Roll the run back (rotate_rollback=%s)" % view.run_id,
                     )
                 )
             found.append(data)
@@ -269,7 +289,9 @@ class Rotation:
                     view.state,
                     expired,
                 )
-            view = self._move(view, expected=sorted(expected) if expected else list(view.expected))
+            # A value that is known outside meanwhile waits for no grace time that was granted before.
+            urgent = {"reason": reason} if reason == "compromise" else {}
+            view = self._move(view, expected=sorted(expected) if expected else list(view.expected), **urgent)
             if rollback:
                 return self.turn_back(view)
         else:
@@ -291,14 +313,22 @@ class Rotation:
         # A value that a killed run left there was never given to any target: the journal never came to name it.
         if next_version:
             self._store.destroy(self._path + NEXT, next_version)
-        made = dict(make(current))
+        try:
+            made = dict(make(current))
+        except RotationError:
+            self._move(view, run_id="", state=IDLE)
+            raise
         for _attempt in range(3):
             try:
                 written = self._store.write(self._path + NEXT, made, next_version)
                 break
             except Conflict:
                 self.held(view.run_id, view.fence)
-                next_version = self._store.read(self._path + NEXT)[0]
+                there, lies = self._store.read(self._path + NEXT)
+                if there == next_version + 1 and lies == made:
+                    written = there  # our own, whose acknowledgement was lost: a second one would leave it behind
+                    break
+                next_version = there
         else:
             raise Lost("%s%s: another controller keeps writing it" % (self._path, NEXT))
         return self._move(
@@ -345,8 +375,9 @@ class Rotation:
 
     def _foreign(self, view: View, version: int, expected: int) -> RotationError:
         return RotationError(
-            "%s: version %d was written by somebody else than run %s (expected %d). Who did it stands in the audit log; then put the right "
-            "value back by hand, or roll the run back (rotate_rollback=%s)" % (self._path, version, view.run_id, expected, view.run_id)
+            "%s: version %d was written by somebody else than run %s (expected %d). Who did it stands in the audit log; put the old value back "
+            "on top of it (bao kv rollback -version=%d), then roll the run back (rotate_rollback=%s)"
+            % (self._path, version, view.run_id, expected, view.old_version, view.run_id)
         )
 
     def acknowledge(self, view: View, acks: Mapping[str, str]) -> View:
@@ -387,6 +418,12 @@ class Rotation:
             view = self.drain(view)[0]
         return view
 
+    def newest(self, view: View) -> None:
+        """Raises RotationError where what consumers would read now is not the new value: with the old one ended they would be locked out."""
+        version, present = self._store.read(self._path)
+        if present is None or self.print_of(present) != view.fp_new:
+            raise self._foreign(view, version, view.new_version)
+
     def commit(self, view: View) -> View:
         """COMMITTED: from here on only forward. The target may now end the old credential."""
         self._forward(view)
@@ -423,12 +460,13 @@ class Rotation:
             version, present = self._store.read(self._path)
             if not view.reached(PROVEN) or (version > view.old_version and present is not None and self.print_of(present) == view.fp_old):
                 return view
-            published = version == view.old_version + 1 and present is not None and self.print_of(present) == view.fp_new
-            if version != view.old_version and not published:
+            # A version that somebody deleted or destroyed is nobody's value.
+            ours = present is None or (version == view.old_version + 1 and self.print_of(present) == view.fp_new)
+            if version != view.old_version and not ours:
                 raise self._foreign(view, version, view.old_version + 1)
             old = self._store.read(self._path, view.old_version)[1]
             if old is None:
-                raise RotationError("%s: version %d, the old value, is gone: bring OpenBao's snapshot back" % (self._path, view.old_version))
+                raise RotationError("%s: version %d, the old value, is gone: bring it back (bao kv undelete, or a snapshot)" % (self._path, view.old_version))
             try:
                 self._store.write(self._path, old, version)
             except Conflict:

@@ -117,10 +117,11 @@ class Target:
         # Never end the one before the other is known to work: that would be the outage.
         if not self._until(alive, True):
             raise RotationError("the credential that is to stay does not work at the target: nothing was ended there")
-        changed = self._adapter.works(dead)
-        if changed:
-            if self._adapter.shares_place(dead, alive):
-                raise RotationError("both values are accepted in one place: the target is not what the adapter takes it for")
+        changed, shared = self._adapter.works(dead), self._adapter.shares_place(dead, alive)
+        if changed and shared:
+            raise RotationError("both values are accepted in one place: the target is not what the adapter takes it for")
+        if not shared:
+            # Also where it is refused: what lies in its place then is a value that a hand put there, or one that nobody knows any more.
             self._adapter.drop(dead)
         return self._until(dead, False), self._adapter.works(alive), changed
 
