@@ -10,6 +10,7 @@ import yaml
 from ansible.template import Templar, trust_as_template
 
 from ansible_collections.hnai.platform.plugins.action.host_verdicts import questions
+from ansible_collections.hnai.platform.plugins.action.site_validate import PARTS
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import record
 
@@ -109,3 +110,11 @@ def test_the_judge_runs_under_the_tag_of_every_component() -> None:
     assert tags(PLAYS[-1]) == {"verify", *CHECKED, *record.SCOPES}
     assert PLAYS[-1].get("strategy", "linear") == "linear", "run_once needs it"
     assert "hnai.platform.verdict_report" in PLAYS[-1]["tasks"][0]
+
+
+def test_validate_knows_every_tag_of_the_site() -> None:
+    plays = [play for path in (ROOT / "playbooks" / "components").glob("*.yml") for play in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    imports = [tag for one in yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text(encoding="utf-8")) for tag in one.get("tags", [])]
+    borne = {tag for play in plays for item in (play, *play["tasks"]) for tag in item.get("tags", [])} | set(imports)
+    assert borne <= {*PARTS, *record.SCOPES, *CONTRACTS}
+    assert {*PARTS} - {"validate"} <= borne
