@@ -82,6 +82,10 @@ class CallbackModule(CallbackBase):
         self._display.display("\n" + table(plan))
         if self.file:
             path = Path(self.file).expanduser()
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.write_text(json.dumps(plan, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            self._display.display(f"\nAs JSON: {path}")
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.write_text(json.dumps(plan, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            except OSError as error:
+                self._display.error(f"{path}: {error.strerror}: the plan was not written\nremedy: -e plan_file=FILE names one that you may write", wrap_text=False)
+            else:
+                self._display.display(f"\nAs JSON: {path}")

@@ -14,11 +14,14 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import needed_flows
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
-from ansible_collections.hnai.platform.plugins.plugin_utils import observed
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, observed
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
-from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, zones
+from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, record, zones
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect, options, plain, twice, written
 from ansible_collections.hnai.platform.plugins.plugin_utils.written import problems as mistakes
+
+#: Tags of the site's plays beside those of components.
+PARTS = ("config", "install", "restart", "validate", "verify")
 
 
 def text(problems: list[dict[str, Any]]) -> str:
@@ -58,6 +61,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"today {args['today']!r} is not YYYY-MM-DD") from error
         exported: list[str] = []
         try:
+            self._unheard([*(task_vars.get("ansible_run_tags") or ()), *(task_vars.get("ansible_skip_tags") or ())])
             data = collect(task_vars["hostvars"], task_vars["groups"])
             add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
             site = Site.from_dict(data)
@@ -103,6 +107,14 @@ class ActionModule(ActionBase):
                 self._display.display(f"!!! {problem['key']}: {problem['message']}", color="red")
         return result
 
+    def _unheard(self, tags: list[str]) -> None:
+        """Warn of tags that nothing of ours bears: a playbook that imports us may have its own, and a misspelt one would do nothing and end well."""
+        known = {"all", "always", "tagged", "untagged", *PARTS, *record.SCOPES, *contracts.all()}
+        strange = [tag for tag in tags if tag not in known]
+        if strange:
+            parts = ", ".join(sorted(known - {"all", "always", "tagged", "untagged"}))
+            self._display.warning(f"--tags {', '.join(strange)}: nothing of hnai.platform bears it, so it chooses nothing there; there are {parts}")
+
     def _export(self, site: Site, today: datetime.date, args: dict[str, Any], task_vars: dict[str, Any]) -> list[str]:
         """Writes drawing, evidence and the tables for other firewalls; nothing in check mode. Returns the paths."""
         if self._task.check_mode:
@@ -119,7 +131,7 @@ class ActionModule(ActionBase):
                 (folder / name).write_text(content, encoding="utf-8")
                 written.append(str(folder / name))
         except OSError as error:
-            raise AnsibleActionFail(f"export {args['export']!r} cannot be written: {error}; name a folder that you may write to") from error
+            raise ValueError(f"export {args['export']!r} cannot be written: {error.strerror}; name a folder that you may write to") from error
         return written
 
     @staticmethod
@@ -128,7 +140,7 @@ class ActionModule(ActionBase):
         names = ("firewall_mode", "firewall_approved_by", "firewall_cut_flows")
         hosts = [node.name for node in site.managed()]
         state = next((str(hostvars[host]["hnai_state_dir"]) for host in hosts if "hnai_state_dir" in hostvars[host]), "")
-        record = observed.read(str(Path(state).expanduser() / "firewall/observed.json")) if state else {}
-        seen = [host for host in record.get("hosts") or {} if host in hosts]
+        found = observed.read(str(Path(state).expanduser() / "firewall/observed.json")) if state else {}
+        seen = [host for host in found.get("hosts") or {} if host in hosts]
         wanted = {host: {name: plain(hostvars[host][name]) for name in names if name in hostvars[host]} for host in seen}
-        return observed.problems(site, record, wanted)
+        return observed.problems(site, found, wanted)

@@ -17,9 +17,10 @@ options:
     description:
       - V(components) as described. V(certificates) gives the certificate files that the components of this host must have,
         V(exposure) one dictionary of its units and the worst sandbox score that their contracts allow, V(full) the components
-        that have more to judge with C(profile=full), in their role's C(tasks/verify_full.yml).
+        that have more to judge with C(profile=full), in their role's C(tasks/verify_full.yml), V(tags) what of C(--tags) a verdict can be
+        made of, on any host.
     required: false
-    choices: [components, full, certificates, exposure]
+    choices: [components, full, certificates, exposure, tags]
 """
 
 EXAMPLES = r"""
@@ -61,8 +62,10 @@ class LookupModule(LookupBase):
             return list(record.certificates(known, groups))
         if what == "exposure":
             return [record.exposure(known, groups)]
+        if what == "tags":
+            return sorted({*record.SCOPES, *(name for name, contract in known.items() if record.visited(contract))})
         if what not in ("components", "full"):
-            raise AnsibleError(f"hnai.platform.checked: {what!r}; use components, full, certificates or exposure")
+            raise AnsibleError(f"hnai.platform.checked: {what!r}; use components, full, certificates, exposure or tags")
         chosen = record.selected(known, list(variables.get("ansible_run_tags") or ["all"]), list(variables.get("ansible_skip_tags") or []))
         names = list(record.checked(known, groups, chosen))
         if what == "full":

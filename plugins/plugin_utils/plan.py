@@ -59,13 +59,18 @@ def below(path: str, patterns: Iterable[str]) -> bool:
 
 
 def gather(events: Iterable[Event]) -> dict[str, Any]:
-    """The plan: {format, hosts, restarts, not_predicted, failed, complete}. Lists are in the order of the run; everything is plain JSON."""
+    """The plan: {format, hosts, restarts, not_predicted, failed, looked, complete}. Lists are in the order of the run; everything is plain JSON.
+    `looked`: whether a task of a component ran, or anything failed or would change."""
     hosts: dict[str, _Host] = {}
     restarts: list[dict[str, Any]] = []
     missing: list[dict[str, str]] = []
     failed: list[dict[str, str]] = []
     gates: dict[tuple[str, str], list[str]] = {}
+    looked = False
     for event in events:
+        # Arguments of a role are validated whatever the tags are.
+        own = event.component and not event.module.endswith(".validate_argument_spec")
+        looked = looked or bool(own or event.result.get("changed") or event.state in ("failed", "unreachable"))
         where = {"host": event.host, "component": event.component, "task": event.task}
         if event.state in ("failed", "unreachable"):
             failed.append({**where, "why": f"{event.state}: {event.result.get('msg') or 'no message'}"})
@@ -96,7 +101,8 @@ def gather(events: Iterable[Event]) -> dict[str, Any]:
         for name, host in sorted(hosts.items())
         if host.files or host.others
     }
-    return {"format": FORMAT, "hosts": shown, "restarts": restarts, "not_predicted": missing, "failed": failed, "complete": not failed}
+    return {"format": FORMAT, "hosts": shown, "restarts": restarts, "not_predicted": missing, "failed": failed, "looked": looked,
+            "complete": looked and not failed}
 
 
 def _arguments(event: Event) -> Mapping[str, Any]:
@@ -201,8 +207,11 @@ def table(plan: Mapping[str, Any]) -> str:
         lines.append(host)
         lines += [f"  {item['action']:8} {item['path']}  ({item['component']})" for item in found["files"]]
         lines += [f"  {'':8} {item['what']}  ({item['component']})" for item in found["others"]]
+    if not plan["looked"]:
+        lines.append("NOTHING WAS LOOKED AT, so nothing is known: no task bears these --tags, or --limit names no host of theirs.")
+        return "\n".join(lines)
     if not plan["hosts"]:
-        lines.append("No file, package or object differs.")
+        lines.append("No file, package or object differs." if plan["complete"] else "No change is known; what failed was not looked at.")
     lines.append("")
     if plan["restarts"]:
         lines.append("Restarts and reloads, in this order:")
@@ -212,7 +221,7 @@ def table(plan: Mapping[str, Any]) -> str:
             because = f"; because of {', '.join(item['causes'][:3])}" if item["causes"] else ""
             lines.append(f"  {item['turn']:3}. {item['host']}: {item['unit']} {item['action']}, {how}{gate}{because}")
     else:
-        lines.append("No unit restarts or reloads.")
+        lines.append("No unit restarts or reloads." if plan["complete"] else "No restart or reload is known.")
     for title, key in (("Cannot be predicted:", "not_predicted"), ("FAILED, so the plan is not complete:", "failed")):
         if plan[key]:
             lines += ["", title, *(f"  {item['host']}: {item['task']}: {item['why']}" for item in plan[key])]

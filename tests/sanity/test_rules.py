@@ -147,3 +147,12 @@ def test_ansible_cfg_names_no_connection() -> None:
     assert not re.search(r"remote_user|private_key|ssh_common_args|ssh_extra_args|ProxyJump|interpreter_python|vault_password", config)
     # Only how connections are kept, as Ansible's own default.
     assert re.findall(r"^ssh_args *= *(.*)$", config, re.M) == ["-o ControlMaster=auto -o ControlPersist=60s"]
+
+
+def test_every_play_is_linear_whatever_the_site_has_by_default() -> None:
+    """run_once, any_errors_fatal and with them every gate hold in that strategy alone: under ``strategy = free`` in somebody's ansible.cfg, rotate_access
+    would take the old key from the hosts although one has not taken the new one."""
+    names = [name for name in FILES if re.fullmatch(r"playbooks/(?!lab/).*\.yml", name) and not name.endswith(".meta.yml")]
+    plays = [(name, play) for name in names for play in yaml.safe_load(text_of(name)) if "hosts" in play]
+    assert len(plays) > 50
+    assert not [f"{name}: {play['name']}" for name, play in plays if play.get("strategy") != "linear"]

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.template import Templar, trust_as_template
 
 from ansible_collections.hnai.platform.plugins.action.host_verdicts import questions
+from ansible_collections.hnai.platform.plugins.action.site_validate import PARTS
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import record
 
@@ -34,10 +36,22 @@ def play(name: str) -> dict[str, Any]:
     return found
 
 
+def tags(one: dict[str, Any], skipped: tuple[str, ...] = ()) -> set[str]:
+    """The tags of a play in a run with ``--skip-tags``, as Ansible evaluates them."""
+    templar = Templar(variables={"ansible_skip_tags": skipped})
+    known, *templates = one["tags"]
+    return {known}.union(*(templar.template(trust_as_template(text)) for text in templates))
+
+
+def test_what_is_skipped_takes_no_play_with_it() -> None:
+    for name in ("Collect the verdicts", "Collect what only a full verdict judges", "Judge"):
+        assert tags(play(name), ("kafka",)) == {"verify", *CHECKED, *record.SCOPES} - {"kafka"}
+
+
 def test_the_play_asks_every_host_and_has_the_tag_of_every_component() -> None:
     collect = play("Collect the verdicts")
     assert collect["hosts"].split("{{")[0] == "managed"
-    assert set(collect["tags"]) == {"verify", *CHECKED, *record.SCOPES}
+    assert tags(collect) == {"verify", *CHECKED, *record.SCOPES}
     assert collect["ignore_unreachable"] is True
     assert collect["vars"] == {"verify_profile": "{{ profile | default('quick') }}"}
     (visit,) = collect["tasks"]
@@ -49,7 +63,7 @@ def test_a_full_verdict_judges_more_and_once_for_a_cluster() -> None:
     assert "profile | default('quick') != 'full'" in full["hosts"] and full["hosts"].startswith("managed")
     assert full.get("strategy", "linear") == "linear", "run_once needs it"
     assert full["vars"] == {"verify_profile": "full"}
-    assert set(full["tags"]) == {"verify", *CHECKED, *record.SCOPES}
+    assert tags(full) == {"verify", *CHECKED, *record.SCOPES}
     (include,) = full["tasks"]
     assert include["loop"] == "{{ query('hnai.platform.checked', 'full') }}"
     tasks = yaml.safe_load((ROOT / "playbooks" / include["ansible.builtin.include_tasks"]["file"]).read_text(encoding="utf-8"))
@@ -93,6 +107,14 @@ def test_the_role_registers_what_the_judge_reads(name: str) -> None:
 
 
 def test_the_judge_runs_under_the_tag_of_every_component() -> None:
-    assert set(PLAYS[-1]["tags"]) == {"verify", *CHECKED, *record.SCOPES}
+    assert tags(PLAYS[-1]) == {"verify", *CHECKED, *record.SCOPES}
     assert PLAYS[-1].get("strategy", "linear") == "linear", "run_once needs it"
     assert "hnai.platform.verdict_report" in PLAYS[-1]["tasks"][0]
+
+
+def test_validate_knows_every_tag_of_the_site() -> None:
+    plays = [play for path in (ROOT / "playbooks" / "components").glob("*.yml") for play in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    imports = [tag for one in yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text(encoding="utf-8")) for tag in one.get("tags", [])]
+    borne = {tag for play in plays for item in (play, *play["tasks"]) for tag in item.get("tags", [])} | set(imports)
+    assert borne <= {*PARTS, *record.SCOPES, *CONTRACTS}
+    assert {*PARTS} - {"validate"} <= borne

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rotation of the certificate authorities against a model: kills, lost answers, late messages, several controllers, ordinary runs in between.
 
-A controller makes the calls that playbooks/rotate/authority.yml makes. After every operation the invariants are looked at:
+A controller makes the calls that playbooks/parts/rotate/authority.yml makes. After every operation the invariants are looked at:
 
 * every client's bundle accepts what every listener serves, and what would be signed now: no instant of outage;
 * nothing that is served was issued by an authority that is on a revocation list;

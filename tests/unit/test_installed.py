@@ -76,3 +76,13 @@ def test_it_runs_through_ansible_runner_in_a_private_directory(installed: Path, 
     found = [event["event_data"]["res"] for event in result.events if event["event"] == "runner_on_ok" and "Validate the site" in event["event_data"]["task"]]
     assert found
     assert found[0]["errors"] == []
+
+
+def test_each_verb_is_found_by_its_name(installed: Path, tmp_path: Path) -> None:
+    """A folder of a verb's name beside its playbook is what Ansible would take for it."""
+    shutil.copytree(ROOT / "inventories/lab", tmp_path / "site")
+    verbs = sorted(path.name.removesuffix(".meta.yml") for path in (ROOT / "playbooks").glob("*.meta.yml"))
+    command = [TOOLS / "ansible-playbook", "-i", "site/hosts.yml", "--list-tasks", *(f"hnai.platform.{verb}" for verb in verbs)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path / "home", installed), capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.rpartition("/")[2] for line in done.stdout.splitlines() if line.startswith("playbook: ")] == [f"{verb}.yml" for verb in verbs]

@@ -123,7 +123,21 @@ def test_what_cannot_be_told_is_said_and_a_failure_makes_the_plan_incomplete() -
     assert [item["host"] for item in plan["failed"]] == ["g"]
     assert not plan["complete"]
     assert "FAILED" in table(plan)
-    assert "No unit restarts" in table(gather([]))
+
+
+def test_a_plan_of_nothing_is_no_plan_without_changes() -> None:
+    spec = Event("kafka1", "Kafka", "Validating arguments", "ansible.builtin.validate_argument_spec", "kafka", {"changed": False})
+    model = Event("localhost", "Site model", "Validate the site", "hnai.platform.site_validate", "", {"changed": False})
+    plan = gather([model, spec])
+    assert not plan["looked"] and not plan["complete"]
+    assert "NOTHING WAS LOOKED AT" in table(plan) and "No file" not in table(plan) and "No unit" not in table(plan)
+    refused = Event("localhost", "Site model", "Validate the site", "hnai.platform.site_validate", "", {"msg": "refused"}, state="failed")
+    assert "FAILED, so the plan is not complete:\n  localhost: Validate the site: failed: refused" in table(gather([refused]))
+    plan = gather([model, spec, event("kafka1", "unit", {"msg": "no"}, state="unreachable")])
+    assert plan["looked"] and not plan["complete"]
+    assert "No file, package" not in table(plan) and "No unit" not in table(plan)
+    plan = gather([model, spec, event("kafka1", "config_tree", {"changed": False})])
+    assert plan["complete"] and "No file, package or object differs." in table(plan) and "No unit restarts" in table(plan)
 
 
 def test_below() -> None:
@@ -181,6 +195,10 @@ def test_the_callback_hears_a_plan_and_nothing_else(tmp_path: Path) -> None:
     assert "Plan: what a run" in said["plan.yml"]
     assert "Plan: what a run" not in said["other.yml"]
     plan = json.loads((tmp_path / "out/plan.json").read_text(encoding="utf-8"))
+    (tmp_path / "out/plan.json").unlink()
+    (tmp_path / "out/plan.json").mkdir()
+    again = subprocess.run([*command[:-1], str(tmp_path / "plan.yml")], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600, check=False)
+    assert f"{tmp_path}/out/plan.json: Is a directory: the plan was not written" in again.stderr and "remedy: -e plan_file=" in again.stderr
     assert [item["path"] for item in plan["hosts"]["localhost"]["files"]] == [str(tmp_path / name) for name in "ab"]
     assert [item["task"] for item in plan["not_predicted"]] == ["Command"]
     assert not list(tmp_path.glob("[abc]"))

@@ -71,6 +71,15 @@ def test_a_host_that_observed_does_not_enforce_before_its_flows_are_explained(tm
     assert error["remedy"] and error["file"]
 
 
+def test_a_tag_that_nothing_bears_and_an_export_that_cannot_be_written_are_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, _found, output = run(ROOT / "inventories/lab/hosts.yml", tmp_path, "--tags", "kafka,kafak", f"-evalidate_export={tmp_path}/file/out")
+    text = " ".join(output.split())
+    assert "--tags kafak: nothing of hnai.platform bears it" in text, output
+    assert code != 0 and f"export '{tmp_path}/file/out' cannot be written: Not a directory; name a folder that you may write to" in text, output
+    assert "(templates)" not in output
+
+
 def test_everything_wrong_with_a_site_in_one_run(lab: Path, tmp_path: Path) -> None:
     variables = lab / "group_vars/all"
 

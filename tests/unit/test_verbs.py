@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs as an operator runs them: what would do nothing, or a part in silence, is refused before a host is contacted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAB = "inventories/lab/hosts.yml"
+
+
+def run(tmp_path: Path, verb: str, *more: str, inventory: str = LAB) -> tuple[int, str]:
+    """(exit code, output)."""
+    environment = {**os.environ, "HNAI_STATE_DIR": str(tmp_path), "ANSIBLE_NOCOLOR": "1"}
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), str(ROOT / f"playbooks/{verb}.yml"), "-i", inventory, *more]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--tags", "kafka,kafak"], "kafak: nothing is judged by that; --tags and --skip-tags take canary, flink, host, kafka"),
+        (["--skip-tags", "verify"], "verify: nothing is judged by that"),
+        (["--limit", "plc1"], "the group managed has no host here"),
+    ],
+)
+def test_a_run_that_would_judge_nothing_is_refused(tmp_path: Path, given: list[str], said: str) -> None:
+    code, output = run(tmp_path, "verify", *given)
+    assert code != 0 and said in output, output
+    assert not (tmp_path / "verdicts").exists()
+
+
+def test_an_inventory_without_managed_hosts_is_refused(tmp_path: Path) -> None:
+    code, output = run(tmp_path, "verify", inventory="somewhere,")
+    assert code != 0 and "the group managed has no host here" in output, output
+
+
+def test_a_check_is_explained_under_the_tag_of_its_component(tmp_path: Path) -> None:
+    code, output = run(tmp_path, "verify", "--tags", "kafka", "-e", "explain=Q1")
+    assert code == 0 and "no record yet says what was seen" in output, output
+
+
+@pytest.mark.parametrize(("verb", "given"), [("rotate", "--limit=kafka1"), ("rotate", "--skip-tags=rotate"), ("decommission", "--tags=kafka")])
+def test_a_verb_of_the_whole_site_refuses_a_part_of_it(tmp_path: Path, verb: str, given: str) -> None:
+    code, output = run(tmp_path, verb, given)
+    assert code != 0 and "leave out --limit, --tags and --skip-tags" in output, output
