@@ -112,7 +112,7 @@ options:
   quotas:
     description:
       - Quotas by user, C(<default>) for every user without its own. Keys are C(producer_byte_rate) and C(consumer_byte_rate) (bytes per second and broker),
-        C(request_percentage) and C(controller_mutation_rate). What is not declared is removed.
+        C(request_percentage) and C(controller_mutation_rate). What is not declared is removed, also what is set for a client id or an address.
     type: dict
     default: {}
   principal_levels:

@@ -381,6 +381,21 @@ def test_quotas_that_are_refused(declared: dict[str, dict[str, float]], word: st
     assert quotas.check({"flink": {"producer_byte_rate": 1.0}, "<default>": {"request_percentage": 1.0}}, ["flink"], ["kafka1"]) == []
 
 
+@pytest.mark.parametrize("entity", [
+    [("user", "flink")], [("user", None)], [("user", "ip=x")], [("user", "a"), ("client-id", "b=c,%")], [("client-id", None)], [("ip", "fe80::1")],
+], ids=str)
+def test_whose_quota_it_is_has_one_text(entity: quotas.Entity) -> None:
+    assert list(quotas.entity_of(quotas.text_of(entity))) == entity
+
+
+def test_a_quota_of_anything_but_a_user_goes() -> None:
+    found = quotas.plan({"flink": {"producer_byte_rate": 5.0}}, {"flink": {"producer_byte_rate": 5.0}, "client-id=telegraf": {"producer_byte_rate": 1.0}})
+    assert found.changes == [("client-id=telegraf", "producer_byte_rate", None)]
+    assert found.before == ["quota client-id=telegraf producer_byte_rate=1"]
+    (problem,) = quotas.check({"client-id=telegraf": {"producer_byte_rate": 1.0}}, ["flink"], [])
+    assert "no such user" in problem
+
+
 class Wire:
     """Keeps a request and gives one answer (layouts: DescribeClientQuotas v0, AlterClientQuotas v0)."""
 
@@ -422,15 +437,19 @@ def test_users_of_the_broker_at_the_other_end_on_the_wire() -> None:
 
 
 def test_quotas_on_the_wire() -> None:
-    entries = [("flink", {"consumer_byte_rate": 1.5}), (None, {"request_percentage": 2.0})]
+    entries = [([("user", "flink")], {"consumer_byte_rate": 1.5}), ([("user", None)], {"request_percentage": 2.0}),
+               ([("user", "flink"), ("client-id", "a, b")], {"producer_byte_rate": 1.0}), ([("ip", None)], {"connection_creation_rate": 1.0})]
     answer = struct.pack(">ih", 0, 0) + _string(None) + struct.pack(">i", len(entries))
-    for user, values in entries:
-        answer += struct.pack(">i", 1) + _string("user") + _string(user) + struct.pack(">i", len(values))
+    for entity, values in entries:
+        answer += struct.pack(">i", len(entity)) + b"".join(_string(kind) + _string(name) for kind, name in entity) + struct.pack(">i", len(values))
         for key, value in values.items():
             answer += _string(key) + struct.pack(">d", value)
     wire = Wire(answer)
-    assert quotas.describe(wire) == {"flink": {"consumer_byte_rate": 1.5}, "<default>": {"request_percentage": 2.0}}
+    assert quotas.describe(wire) == {
+        "flink": {"consumer_byte_rate": 1.5}, "<default>": {"request_percentage": 2.0}, "user=flink,client-id=a%2C%20b": {"producer_byte_rate": 1.0},
+        "ip=<default>": {"connection_creation_rate": 1.0}}
     assert struct.unpack_from(">hh", wire.sent) == (48, 0)
+    assert wire.sent[8 + 6:] == bytes(5), "whatever it is of"
     with pytest.raises(KafkaError, match="error 31 no"):
         quotas.describe(Wire(struct.pack(">ih", 0, 31) + _string("no") + struct.pack(">i", -1)))
 
@@ -440,6 +459,10 @@ def test_quotas_on_the_wire() -> None:
     assert wire.sent[8 + 6:] == (
         struct.pack(">ii", 1, 1) + _string("user") + _string("flink") + struct.pack(">i", 2)
         + _string("consumer_byte_rate") + struct.pack(">d", 1.5) + b"\x00" + _string("request_percentage") + struct.pack(">d", 0.0) + b"\x01" + b"\x00")
+    wire = Wire(good)
+    quotas.alter(wire, [("user=flink,client-id=a%2C%20b", "producer_byte_rate", None)])
+    assert wire.sent[8 + 6:] == (struct.pack(">ii", 1, 2) + _string("user") + _string("flink") + _string("client-id") + _string("a, b") + struct.pack(">i", 1)
+                                 + _string("producer_byte_rate") + struct.pack(">d", 0.0) + b"\x01" + b"\x00")
     bad = struct.pack(">ii", 0, 1) + struct.pack(">h", 42) + _string("no such key") + struct.pack(">i", 1) + _string("user") + _string(None)
     with pytest.raises(KafkaError, match="<default>: no such key"):
         quotas.alter(Wire(bad), [("<default>", "x", 1.0)])

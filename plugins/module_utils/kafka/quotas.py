@@ -1,28 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quotas of SCRAM users as data: exactly the declared ones are in the cluster.
 
+A quota of a user's client, of a client whoever it is, or of an address is declared nowhere, and goes like any other that is not: Kafka takes the one
+that says most, and the user's own would count for nothing.
+
 The client library has no such request, so the two are spoken here. Sources: DescribeClientQuotas v0, AlterClientQuotas v0 (KIP-546).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote, unquote
 
 from .scram import LoginError, Stream, call
 from .state import KafkaError
 from .wire import Reader, text
 
 _DESCRIBE, _ALTER = 48, 49
-_ANY = 2
 #: Bytes per second, per broker; percent of the request threads, per broker; partition changes per second, per cluster.
 KEYS = ("producer_byte_rate", "consumer_byte_rate", "request_percentage", "controller_mutation_rate")
 #: How Kafka's own tools name the quota of every user that has none of its own.
 DEFAULT = "<default>"
 
-#: user → key → value
+#: Kind (user, client-id, ip) and name of each part; None is the default of its kind.
+Entity = Sequence[tuple[str, "str | None"]]
+#: user, or text of another entity → key → value
 Quotas = dict[str, dict[str, float]]
+
+
+def text_of(entity: Entity) -> str:
+    """A user's own name; else each kind with its name.
+
+    >>> text_of([("user", "flink")]), text_of([("user", "flink"), ("client-id", None)]), text_of([("ip", "10.0.0.1")])
+    ('flink', 'user=flink,client-id=<default>', 'ip=10.0.0.1')
+    """
+    names = {kind: DEFAULT if name is None else name for kind, name in entity}
+    if names.keys() == {"user"} and "=" not in names["user"]:
+        return names["user"]
+    return ",".join(f"{kind}={DEFAULT if name is None else quote(name, safe='')}" for kind, name in entity)
+
+
+def entity_of(text: str) -> Entity:
+    """The inverse of `text_of`."""
+    pairs = (part.partition("=")[::2] for part in (text if "=" in text else f"user={text}").split(","))
+    return [(kind, None if name == DEFAULT else unquote(name)) for kind, name in pairs]
 
 
 @dataclass
@@ -73,8 +96,9 @@ def plan(declared: Mapping[str, Mapping[str, float]], present: Mapping[str, Mapp
 
 
 def describe(stream: Stream) -> Quotas:
-    """Every quota of a user. Raises KafkaError; LoginError when the answer makes no sense."""
-    body = struct.pack(">i", 1) + text("user") + struct.pack(">b", _ANY) + text(None) + b"\x01"
+    """Every quota. Raises KafkaError; LoginError when the answer makes no sense."""
+    # No part is asked for, and none is excluded.
+    body = struct.pack(">i", 0) + b"\x00"
     try:
         reader = Reader(call(stream, _DESCRIBE, 0, 1, body))
         reader.number(">i")
@@ -83,13 +107,12 @@ def describe(stream: Stream) -> Quotas:
             raise KafkaError(f"describe_client_quotas: error {code} {message or ''}".rstrip())
         found: Quotas = {}
         for _entry in range(max(0, reader.number(">i"))):
-            names = [(reader.text(), reader.text()) for _part in range(reader.number(">i"))]
+            entity = [(reader.text() or "", reader.text()) for _part in range(reader.number(">i"))]
             values = {}
             for _value in range(reader.number(">i")):
                 key = reader.text() or ""
                 values[key] = reader.double()
-            user = dict(names).get("user")
-            found[DEFAULT if user is None else user] = values
+            found[text_of(entity)] = values
         return found
     except (IndexError, UnicodeDecodeError) as error:
         raise LoginError("the answer to DescribeClientQuotas is malformed") from error
@@ -102,7 +125,8 @@ def alter(stream: Stream, changes: Iterable[tuple[str, str, float | None]]) -> N
         by_user.setdefault(user, []).append((key, value))
     body = struct.pack(">i", len(by_user))
     for user, ops in by_user.items():
-        body += struct.pack(">i", 1) + text("user") + text(None if user == DEFAULT else user) + struct.pack(">i", len(ops))
+        entity = entity_of(user)
+        body += struct.pack(">i", len(entity)) + b"".join(text(kind) + text(name) for kind, name in entity) + struct.pack(">i", len(ops))
         for key, value in ops:
             body += text(key) + struct.pack(">db", value if value is not None else 0.0, value is None)
     body += b"\x00"
@@ -112,9 +136,9 @@ def alter(stream: Stream, changes: Iterable[tuple[str, str, float | None]]) -> N
         bad = []
         for _entry in range(reader.number(">i")):
             code, message = reader.number(">h"), reader.text()
-            names = [(reader.text(), reader.text()) for _part in range(reader.number(">i"))]
+            entity = [(reader.text() or "", reader.text()) for _part in range(reader.number(">i"))]
             if code:
-                bad.append(f"{dict(names).get('user') or DEFAULT}: {message or code}")
+                bad.append(f"{text_of(entity)}: {message or code}")
     except (IndexError, UnicodeDecodeError) as error:
         raise LoginError("the answer to AlterClientQuotas is malformed") from error
     if bad:
