@@ -89,7 +89,7 @@ def test_a_host_that_restarts_while_others_are_loaded_is_no_proof(lab: Lab) -> N
         _run, checks = run.result()
     found = bad(checks)
     assert not [key for key, text in found.items() if not text.startswith("inconclusive")], found
-    assert {("ZC5", "kafka3"), ("ZC6", "")} <= set(found), found
+    assert ("ZC5", "kafka3") in found, found
     up(lab, "kafka3", KAFKA)
     _run, checks = verify(lab)
     assert bad(checks) == {}
@@ -117,7 +117,7 @@ def test_a_host_that_is_away_is_no_proof(lab: Lab) -> None:
         assert checks["ZC2", "l4 → l35"]["status"] == "inconclusive"
     finally:
         _set_link(veth, "up")
-        lab.run("kafka3", "true", timeout=120)
+        up(lab, "kafka3", KAFKA)
 
 
 def _set_link(veth: str, state: str) -> None:
