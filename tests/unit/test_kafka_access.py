@@ -136,6 +136,9 @@ def test_verdicts() -> None:
     assert (generous.status, generous.observed) == ("fail", {"too_much": ["read topic ot.raw"], "missing": []})
     missing = judged(access.Result(WRITE, ALLOWED, DENIED, 29))
     assert (missing.status, missing.observed) == ("fail", {"too_much": [], "missing": ["write topic ot.raw"]})
+    many = judged(RIGHT, *(access.Result(Rule("topic", name, operation), DENIED, ALLOWED, 0)
+                           for name in ("a", "b") for operation in ("describe", "read", "write")), access.Result(ADMIN, DENIED, ALLOWED, 0))
+    assert many.reason == "may too much: alter_configs cluster, write topic a, write topic b and 4 more"
     assert judged(RIGHT, access.Result(READ, DENIED, UNKNOWN, 3)).status == "inconclusive"
     assert judged(access.Result(READ, DENIED, DENIED, 29)).status == "inconclusive"
     assert judged().status == "inconclusive"

@@ -28,6 +28,8 @@ _NOT_THERE = 3
 ALLOWED, DENIED, UNKNOWN = "allowed", "denied", "unknown"
 #: An offset that no log reaches.
 _FAR = 1 << 62
+#: What may be done with a right: the worst first, because a text names few.
+_WORST = ("alter_configs", "write", "read", "describe")
 #: Rights that carry Describe with them (AclAuthorizer, KIP-11).
 _DESCRIBING = ("read", "write", "delete", "alter", "describe", "all")
 
@@ -171,13 +173,15 @@ def judge(c: Check, found: list[Result] | None) -> None:
         return
     wrong = [one for one in found if one.actual != one.expected and one.actual != UNKNOWN]
     open_ = [one for one in found if one.actual == UNKNOWN]
-    generous = sorted(str(one.rule) for one in wrong if one.actual == ALLOWED)
-    missing = sorted(str(one.rule) for one in wrong if one.actual == DENIED)
+    wrong.sort(key=lambda one: (_WORST.index(one.rule.operation), one.rule))
+    generous = [str(one.rule) for one in wrong if one.actual == ALLOWED]
+    missing = [str(one.rule) for one in wrong if one.actual == DENIED]
     c.observed, c.expected = {"too_much": generous, "missing": missing}, {"too_much": [], "missing": []}
     c.evidence = {"allowed": sorted(str(one.rule) for one in found if one.actual == ALLOWED), "asked": len(found),
                   "denied": sorted(str(one.rule) for one in found if one.actual == DENIED), "codes": {str(one.rule): one.code for one in found}}
     if wrong:
-        c.fail("; ".join(f"{what}: {', '.join(names[:3])}" for what, names in (("may too much", generous), ("may not", missing)) if names))
+        c.fail("; ".join(f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+                         for what, names in (("may too much", generous), ("may not", missing)) if names))
     elif open_:
         c.inconclusive(f"no topic to ask about: {', '.join(str(one.rule) for one in open_[:3])}")
     elif not found or not any(one.actual == ALLOWED for one in found):
