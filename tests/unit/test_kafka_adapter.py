@@ -285,6 +285,21 @@ def test_a_topic_that_is_deleted_while_it_is_looked_at_is_an_answer_and_no_crash
         one.snapshot()
 
 
+def test_what_holds_over_a_brokers_file_and_no_answer_is_none(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = looking
+    one._api.ConfigResourceType = {"BROKER": 4}
+    said = {"log.retention.ms": {"value": "5", "config_source": ON_BROKER}, "max.connections": {"value": "7", "config_source": "DYNAMIC_BROKER_CONFIG"},
+            "own": {"value": None, "config_source": "DYNAMIC_BROKER_CONFIG"}, "node.id": {"value": "1", "config_source": "STATIC_BROKER_CONFIG"},
+            "num.io.threads": {"value": "8", "config_source": "DEFAULT_CONFIG"}}
+    answer: dict[str, Any] = {"broker": {"1": said}}
+    monkeypatch.setattr(client, "describe_configs", lambda resources, config_filter: answer, raising=False)
+    assert one.set_over_file(1) == {"log.retention.ms": "5", "max.connections": "7", "own": ""}
+    answer["broker"] = {"1": {}}
+    for ask in (lambda: one.set_over_file(1), lambda: one.broker_config(1, [UNCLEAN])):
+        with pytest.raises(KafkaError, match="no settings of 1"):
+            ask()
+
+
 def test_a_setting_that_is_refused_is_said_in_the_brokers_words(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
     one, client = looking
     asked: list[tuple[str, Any]] = []

@@ -25,13 +25,14 @@ from test_kafka_scram import Broker
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter, health, listeners, scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import Group, KafkaError, Partition, Position, Quorum, Snapshot, Unreachable, Voter
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.topics import Topic
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import ANCHOR
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 
 NOW = 1_800_000_000_000
 CONFIG = ("authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nallow.everyone.if.no.acl.found=false\n"
           "super.users=User:kafka1;User:kafka2;User:kafka3\ncontroller.quorum.bootstrap.servers=kafka1:9093\n")
-CLUSTER_IDS = ("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "F1", "F2", "F3", "F4", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "L1", "L2", "C3",
+CLUSTER_IDS = ("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "F1", "F2", "F3", "F4", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "B11", "L1", "L2", "C3",
                "S5", "S6", "S7", "S8")
 DECLARED = (Acl("User:telegraf-shipper", "topic", "ot.raw", "write"), Acl("User:flink", "topic", "ot.raw", "read"))
 
@@ -57,6 +58,7 @@ def known(**changes: set[tuple[str, str]] | None) -> dict[int, set[tuple[str, st
     return {number: one for number, one in found.items() if one is not None}
 
 
+RAW = Topic("ot.raw", 3, 3, {"min.insync.replicas": "2"})
 READS = Group("flink-normalise", "Empty", "", (position(),))
 
 
@@ -74,6 +76,8 @@ class Fake:
     moving: tuple[str, ...] = ()
     unclean: str = "false"
     unclean_topics: tuple[str, ...] = ()
+    topic: Topic | None = RAW
+    over: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"min.insync.replicas": "1"})
     racks: Mapping[int, str] = dataclasses.field(default_factory=lambda: {1: "a", 2: "b", 3: "c"})
     finalized: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"metadata.version": 30, "kraft.version": 1, "transaction.version": 2})
     can: Mapping[str, tuple[int, int]] = dataclasses.field(
@@ -115,6 +119,12 @@ class Fake:
     def broker_config(self, node: int, keys: Sequence[str]) -> dict[str, str]:
         return dict.fromkeys(keys, self.unclean)
 
+    def set_over_file(self, node: int) -> dict[str, str]:
+        return dict(self.over)
+
+    def topics(self, names: Sequence[str]) -> dict[str, Topic]:
+        return {self.topic.name: self.topic} if self.topic and self.topic.name in names else {}
+
     def acls(self) -> list[Acl]:
         return list(self.entries)
 
@@ -127,7 +137,7 @@ class Fake:
 
 EXPECTED = health.Expected(
     "kafka1", 1, (1, 2, 3), ("kafka1", "kafka2", "kafka3"), {"telegraf-shipper": 3, "flink": 4}, {"metadata.version": 30, "transaction.version": 2},
-    frozenset(DECLARED), ("ot.raw",), {"flink-normalise": ("ot.raw",)}, ("kafka1:9091", "kafka1:9093"))
+    frozenset(DECLARED), (RAW,), {"flink-normalise": ("ot.raw",)}, ("kafka1:9091", "kafka1:9093"))
 
 
 def local(fake: Fake, config: str = CONFIG, ports: Sequence[int] = ()) -> health.Local:
@@ -184,6 +194,16 @@ OFFSETS = partition("__consumer_offsets")
         ({"moving": ("ot.raw-0",)}, {"B9"}),
         ({"racks": {1: "a", 2: "b"}}, {"B10"}),
         ({"partitions": (partition(isr=(1, 2), replicas=(1, 2)), OFFSETS), "racks": {1: "a", 2: "a", 3: "b"}}, {"B10"}),
+        ({"topic": dataclasses.replace(RAW, partitions=1)}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, partitions=4)}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, replication_factor=1)}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, replication_factor=5)}, set()),
+        ({"topic": dataclasses.replace(RAW, config={"min.insync.replicas": "1"})}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, config={})}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, config={**RAW.config, "retention.ms": "1000"})}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, config={**RAW.config, "unclean.leader.election.enable": "true"})}, set()),
+        ({"over": {"log.retention.ms": "1000"}}, {"B11"}),
+        ({"over": {"unclean.leader.election.enable": "true"}}, set()),
         ({"free": 5}, {"L1"}),
         ({"dir_error": 56}, {"L1"}),
         ({"cordoned": True}, {"L1"}),
@@ -205,6 +225,8 @@ OFFSETS = partition("__consumer_offsets")
         ({"entries": (*DECLARED, Acl("User:flink", "topic", "ot.raw", "write"))}, {"S5"}),
         ({"entries": ()}, {"S5"}),
         ({"scram": ("kafka2",)}, {"S7"}),
+        ({"scram": ("flink", "eve")}, {"S7"}),
+        ({"scram": ("flink", ANCHOR)}, set()),
         ({"known": (known(b1=SHA256),)}, {"S8"}),
         ({"known": (known(b1=set()),)}, {"S8"}),
         ({"known": (known(b1=SHA256, b2=None),), "silent": ({2: "timed out"},)}, {"S8"}),
@@ -237,6 +259,7 @@ def test_a_reader_of_level_3_fails_even_if_somebody_declared_it(entry: Acl) -> N
         ({"dir_brokers": (1, 3)}, {"L1", "L2"}),
         ({"finalized": {}}, {"F3"}),
         ({"scram": ()}, {"S7"}),
+        ({"topic": None}, {"B11"}),
         ({"group": Group("flink-normalise", "Stable", "consumer")}, {"C3"}),
         ({"known": (known(b1=None),), "silent": ({1: "timed out"},)}, {"S8"}),
         ({"known": (known(b1=None),)}, {"S8"}),
@@ -271,6 +294,16 @@ def test_who_allows_an_unclean_election_is_named(unclean: str, topics: tuple[str
     assert checks(dataclasses.replace(Fake(), unclean=unclean, unclean_topics=topics))["B8"].reason == reason
 
 
+def test_what_is_not_as_declared_is_named() -> None:
+    changed = dataclasses.replace(RAW, replication_factor=1, config={"retention.ms": "1000"})
+    found = checks(dataclasses.replace(Fake(), topic=changed, over={"log.retention.ms": "5", "own": ""}, scram=("kafka2", "eve")))
+    assert found["B11"].reason == (
+        "ot.raw replication_factor 1 instead of 3; ot.raw min.insync.replicas not set instead of 2; ot.raw retention.ms 1000, which nobody declared; "
+        "broker 1 log.retention.ms 5 over its file; broker 1 own (not told) over its file")
+    assert found["S7"].reason == "kafka2 has the name of a broker; eve is declared by nobody"
+    assert checks(dataclasses.replace(Fake(), scram=("eve",)), expected=dataclasses.replace(EXPECTED, levels={}))["S7"].status == "pass"
+
+
 def test_one_broker_has_nobody_to_compare_with() -> None:
     alone = Fake(brokers=(1,), known=({1: USERS},))
     assert verdicts(alone, expected=dataclasses.replace(EXPECTED, nodes=(1,)))["S8"] == "pass"
@@ -278,10 +311,10 @@ def test_one_broker_has_nobody_to_compare_with() -> None:
 
 
 def test_what_is_not_there_to_judge_is_skipped_and_says_why() -> None:
-    none = dataclasses.replace(EXPECTED, groups={}, features={"metadata.version": 30})
+    none = dataclasses.replace(EXPECTED, groups={}, topics=(), features={"metadata.version": 30})
     found = checks(dataclasses.replace(Fake(), racks={}, partitions=(partition(),)), expected=none)
     assert {name: check.reason for name, check in found.items() if check.status == "skipped"} == {
-        "B7": "there is none yet: nothing was ever committed", "B10": "no rack is declared", "C3": "no group is declared",
+        "B7": "there is none yet: nothing was ever committed", "B10": "no rack is declared", "B11": "no topic is declared", "C3": "no group is declared",
         "F4": "no exactly-once is declared"}
 
 

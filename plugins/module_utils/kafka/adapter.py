@@ -38,6 +38,7 @@ _ASK_S = 2.0
 _STEPS = 3
 #: Of the sources of a setting: what is set on the topic itself.
 _TOPIC_SOURCE = "DYNAMIC_TOPIC_CONFIG"
+_BROKER_SOURCES = ("DYNAMIC_BROKER_CONFIG", "DYNAMIC_DEFAULT_BROKER_CONFIG")
 
 
 @dataclass(frozen=True)
@@ -167,10 +168,6 @@ class Admin:
         described = self._describe_topics(None)
         keys = ["min.insync.replicas", "unclean.leader.election.enable"]
         settings = self._configs("TOPIC", [topic["name"] for topic in described], keys)
-        # The library passes over what a broker refuses to say of one topic.
-        unsaid = sorted(topic["name"] for topic in described if not set(keys) <= set(settings.get(topic["name"], {})))
-        if unsaid:
-            raise KafkaError(f"describe_configs: no settings of {', '.join(unsaid[:5])}; deleted meanwhile?")
         partitions = tuple(
             Partition(
                 topic=topic["name"], number=item["partition_index"], leader=item["leader_id"] if item["error_code"] == 0 else -1,
@@ -202,17 +199,28 @@ class Admin:
             found.append(topic)
         return found
 
-    def _configs(self, kind: str, names: Iterable[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, dict[str, Any]]]:
+    def _configs(self, kind: str, names: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, dict[str, Any]]]:
         resources = [self._api.ConfigResource(self._api.ConfigResourceType[kind], name, dict.fromkeys(keys) if keys else None) for name in names]
         if not resources:
             return {}
         answer = self._call(self._client.describe_configs, resources, config_filter="all")
-        return {name: dict(values) for found in answer.values() for name, values in found.items()}
+        found = {name: dict(values) for one in answer.values() for name, values in one.items()}
+        # The library passes over what a broker refuses to say of one topic or broker.
+        unsaid = sorted(name for name in names if not set(keys or ()) <= set(found.get(name, {})) or not found.get(name))
+        if unsaid:
+            raise KafkaError(f"describe_configs: no settings of {', '.join(unsaid[:5])}; deleted meanwhile?")
+        return found
 
     def broker_config(self, node: int, keys: Sequence[str]) -> dict[str, str]:
         """Effective settings of one broker. The authorizer's (super.users, ...) are not among those that Kafka tells."""
         found = self._configs("BROKER", [str(node)], keys)
-        return {key: str(item["value"]) for key, item in found.get(str(node), {}).items()}
+        return {key: str(item["value"]) for key, item in found[str(node)].items()}
+
+    def set_over_file(self, node: int) -> dict[str, str]:
+        """Settings of one broker that were made in the cluster, for it or for all of them, and hold over those of its file. Of one that Kafka does not know,
+        or keeps secret, the value is not told: ''."""
+        found = self._configs("BROKER", [str(node)])
+        return {key: str(item["value"] or "") for key, item in found[str(node)].items() if item["config_source"] in _BROKER_SOURCES}
 
     def features(self) -> dict[str, tuple[int, int]]:
         """Feature → (finalized level, highest level that this broker supports)."""
@@ -313,14 +321,15 @@ class Admin:
 
     # -- topics -----------------------------------------------------------------------------------------------------
 
-    def topics(self) -> dict[str, Topic]:
-        """What is there; `config` holds only what is set on the topic itself, `replication_factor` is that of the partition with the fewest replicas."""
-        described = self._describe_topics(None)
+    def topics(self, names: Sequence[str] | None = None) -> dict[str, Topic]:
+        """What is there, of *names* or at all; `config` holds only what is set on the topic itself, `replication_factor` is that of the partition with the
+        fewest replicas."""
+        described = self._describe_topics(None if names is None else list(names))
         configs = self._configs("TOPIC", [topic["name"] for topic in described])
         return {
             topic["name"]: Topic(
                 name=topic["name"], partitions=len(topic["partitions"]), replication_factor=min(len(p["replica_nodes"]) for p in topic["partitions"]),
-                config={key: str(item["value"]) for key, item in configs.get(topic["name"], {}).items() if item["config_source"] == _TOPIC_SOURCE},
+                config={key: str(item["value"]) for key, item in configs[topic["name"]].items() if item["config_source"] == _TOPIC_SOURCE},
             )
             for topic in described
         }
