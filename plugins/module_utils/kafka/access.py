@@ -68,12 +68,14 @@ class Result:
 
 
 def matrix(acls: Iterable[Acl], principal: str, topics: Sequence[str], groups: Sequence[str]) -> dict[Rule, str]:
-    """Every right on every name → allowed or denied, as the declared ACLs say. Deny beats allow, as in Kafka."""
+    """Every right on every name → allowed or denied, as the declared ACLs say. Deny beats allow, as in Kafka. Left out is what hangs on the address
+    that somebody asks from: here it is a broker's."""
     rules = [Rule("topic", topic, operation) for topic in topics for operation in ("write", "read", "describe")]
     rules += [Rule("group", group, "read") for group in groups]
     rules.append(Rule("cluster", "", "alter_configs"))
     own = [acl for acl in acls if acl.principal in (f"User:{principal}", "User:*")]
-    return {rule: ALLOWED if _granted(own, rule) else DENIED for rule in rules}
+    anywhere = [acl for acl in own if acl.host == "*"]
+    return {rule: ALLOWED if _granted(own, rule) else DENIED for rule in rules if _granted(own, rule) == _granted(anywhere, rule)}
 
 
 def _granted(acls: Iterable[Acl], rule: Rule) -> bool:
