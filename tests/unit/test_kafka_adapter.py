@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
 
@@ -233,6 +234,16 @@ def test_a_topic_that_cannot_be_described_is_not_left_out(admin: tuple[adapter.A
         one._describe_topics(None)
     answer.pop()
     assert one._describe_topics(None) == []
+
+
+def test_an_acl_that_is_refused_is_named(admin: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = admin
+    good, bad = Acl("User:flink", "topic", "ot.raw", "read"), Acl("User:flink", "topic", "ot.raw", "idempotent_write")
+    monkeypatch.setattr(one, "_entry", lambda acl, kind, pattern: [acl])
+    monkeypatch.setattr(client, "create_acls", lambda entries: {"succeeded": entries[:1], "failed": [LibraryError for _each in entries[1:]]}, raising=False)
+    one.create_acls([good])
+    with pytest.raises(KafkaError, match=r"^create_acls: acl allow User:flink idempotent_write on topic literal ot.raw: LibraryError$"):
+        one.create_acls([good, bad])
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------

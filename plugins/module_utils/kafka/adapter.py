@@ -455,10 +455,13 @@ class Admin:
         )
 
     def create_acls(self, acls: Sequence[Acl]) -> None:
-        """Add entries."""
-        answer = self._call(self._client.create_acls, [self._entry(acl, "ACL", "ResourcePattern") for acl in acls])
+        """Add entries. Raises KafkaError naming those that are refused; the others are there then."""
+        entries = [self._entry(acl, "ACL", "ResourcePattern") for acl in acls]
+        answer = self._call(self._client.create_acls, entries)
         if answer["failed"]:
-            raise KafkaError("create_acls: " + ", ".join(error.__name__ for error in answer["failed"]))
+            # The library says which went well, and of the others only the errors.
+            refused = [str(acl) for acl, entry in zip(acls, entries) if not any(entry is one for one in answer["succeeded"])]
+            raise KafkaError("create_acls: " + ", ".join(f"{acl}: {error.__name__}" for acl, error in zip(refused, answer["failed"])))
 
     def delete_acls(self, acls: Sequence[Acl]) -> None:
         """Remove exactly these entries."""
