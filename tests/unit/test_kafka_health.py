@@ -294,6 +294,11 @@ def test_who_allows_an_unclean_election_is_named(unclean: str, topics: tuple[str
     assert checks(dataclasses.replace(Fake(), unclean=unclean, unclean_topics=topics))["B8"].reason == reason
 
 
+def test_partitions_are_named() -> None:
+    found = checks(dataclasses.replace(Fake(), partitions=(partition(leader=2), OFFSETS), moving=("ot.raw-0", "ot.raw-2")))
+    assert (found["B6"].reason, found["B9"].reason) == ("ot.raw-0", "ot.raw-0, ot.raw-2")
+
+
 def test_what_is_not_as_declared_is_named() -> None:
     changed = dataclasses.replace(RAW, replication_factor=1, config={"retention.ms": "1000"})
     found = checks(dataclasses.replace(Fake(), topic=changed, over={"log.retention.ms": "5", "own": ""}, scram=("kafka2", "eve")))

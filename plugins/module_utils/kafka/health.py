@@ -312,7 +312,7 @@ class Health:
             return
         c.observed, c.expected = round(100.0 * len(off) / len(partitions), 1), f"< {self.want.max_imbalance_pct:g}"
         c.evidence = {"partitions": off[:50], "of": len(partitions)}
-        c.passed(c.observed < self.want.max_imbalance_pct)
+        c.passed(c.observed < self.want.max_imbalance_pct, ", ".join(off[:5]))
 
     def b7(self, c: Check) -> None:
         """Kafka's own topics are replicated like ours."""
@@ -338,7 +338,7 @@ class Health:
         """Reassignments under way."""
         c.observed, c.expected = len(self.samples()[-1].reassignments), 0
         c.evidence = {"partitions": list(self.samples()[-1].reassignments)[:50]}
-        c.passed(c.observed == 0)
+        c.passed(c.observed == 0, ", ".join(self.samples()[-1].reassignments[:5]))
 
     def b10(self, c: Check) -> None:
         """Replicas of one partition stand in as many racks as there are."""
