@@ -180,6 +180,7 @@ OFFSETS = partition("__consumer_offsets")
         ({"fenced": (2,)}, {"B1"}),
         ({"brokers": (1, 3), "dir_brokers": (1, 3)}, {"B1"}),
         ({"brokers": (1, 2, 3, 4), "dir_brokers": (1, 2, 3, 4), "racks": {1: "a", 2: "b", 3: "c", 4: "a"}}, {"B1", "Q5"}),
+        ({"brokers": (1, 2, 3, 4), "fenced": (4,), "voters": (1, 2, 3, 4)}, {"B1", "Q2"}),
         ({"partitions": (partition(leader=-1), OFFSETS)}, {"B2"}),
         ({"partitions": (OFFSETS,)}, {"B2"}),
         ({"partitions": (partition(isr=(1,)), OFFSETS)}, {"B3", "B5"}),
@@ -292,6 +293,11 @@ def test_who_was_forgotten_is_named_with_the_brokers() -> None:
 ])
 def test_who_allows_an_unclean_election_is_named(unclean: str, topics: tuple[str, ...], reason: str) -> None:
     assert checks(dataclasses.replace(Fake(), unclean=unclean, unclean_topics=topics))["B8"].reason == reason
+
+
+def test_brokers_that_are_missing_or_strange_are_named() -> None:
+    found = checks(dataclasses.replace(Fake(), brokers=(1, 3, 4), fenced=(4,), dir_brokers=(1, 3)))
+    assert found["B1"].reason == "broker 2 is not there; broker 4 is declared by nobody"
 
 
 def test_partitions_are_named() -> None:
@@ -674,14 +680,15 @@ class Listed:
 
 
 def test_who_is_silent_is_not_asked_by_the_library(pki: Path, mute_port: int, right_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would wait for ever; a node that bootstrap does not name is not known to be silent."""
+    """It would wait for ever, or give up; also of a broker that nobody declared and the cluster names."""
     asked: list[object] = []
+    silent, answers, stranger = Listed(1, "localhost", mute_port), Listed(2, "localhost", right_port), Listed(3, "localhost", 1)
+    nodes = [silent, answers, stranger]
 
     class Library:
         def __init__(self, bootstrap_servers: list[str], **_settings: object) -> None:
             asked.append(bootstrap_servers)
             self._controller_id = None
-            nodes = [Listed(1, "localhost", mute_port), Listed(2, "localhost", right_port), Listed(3, "elsewhere", 9091)]
             self._manager = types.SimpleNamespace(cluster=types.SimpleNamespace(brokers=lambda: nodes))
 
         def get_broker_version_data(self, node: int) -> None:
@@ -696,12 +703,13 @@ def test_who_is_silent_is_not_asked_by_the_library(pki: Path, mute_port: int, ri
     both = (f"localhost:{mute_port}", f"localhost:{right_port}")
     admin = adapter.Admin(adapter.Connection(both, *dataclasses.astuple(files(pki))), 1.0)
     admin.log_dirs()
-    assert asked == [[both[1]], 2, [2, 3]]
+    assert asked == [[both[1]], 2, [2]]
     assert admin._client._controller_id == 2
     asked.clear()
-    for bootstrap in (both[:1], both[1:]):
-        adapter.Admin(adapter.Connection(bootstrap, *dataclasses.astuple(files(pki))), 1.0).log_dirs()
-    assert asked == [[both[0]], None, [both[1]], None], "who answers is the library's to find out when nobody does yet, or everybody does"
+    for nodes[:], expected in (([answers, stranger], [[both[1]], 2, [2]]), ([answers], [[both[1]], None])):
+        adapter.Admin(adapter.Connection(both[1:], *dataclasses.astuple(files(pki))), 1.0).log_dirs()
+        assert asked == expected, "who answers is the library's to find out when everybody does"
+        asked.clear()
 
 
 def test_a_half_open_kafka_refuses_nothing(pki: Path, mute_port: int) -> None:

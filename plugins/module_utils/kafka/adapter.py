@@ -117,9 +117,12 @@ class Admin:
                               f"the first one: {said[connection.bootstrap[0]]}") from error
         #: Nodes that are asked for what only they know; None: all.
         self._asked: list[int] | None = None
+        nodes = {f"{node.host}:{node.port}": node.node_id for node in self._client._manager.cluster.brokers()}
+        # So it does of a broker that nobody declared.
+        said |= at_once.ask(greet, [address for address in nodes if address not in said], _STEPS * limit_s)
+        there = [address for address, answer in said.items() if not isinstance(answer, Exception)]
         if there and len(there) < len(said):
-            nodes = {f"{node.host}:{node.port}": node.node_id for node in self._client._manager.cluster.brokers()}
-            self._asked = [node for address, node in nodes.items() if address in there or address not in said]
+            self._asked = [node for address, node in nodes.items() if address in there]
             # The one to which it is connected is the one that it likes; every broker passes on what is for the controller (KIP-590).
             for node in [nodes[address] for address in there if address in nodes][:1]:
                 self._client._controller_id = node

@@ -270,7 +270,10 @@ class Health:
         c.observed, c.expected = sorted(last.live()), sorted(self.want.nodes)
         c.evidence = {"fenced": sorted(n for n, fenced in last.brokers.items() if fenced)}
         missing = sorted(set(self.want.nodes) - last.live())
-        c.passed(c.observed == c.expected, f"broker {', '.join(map(str, missing))} is not there" if missing else "a broker that nobody declared")
+        # Also one that is fenced takes the metadata log.
+        strange = sorted(set(last.brokers) - set(self.want.nodes))
+        c.passed(not missing and not strange, "; ".join(f"broker {', '.join(map(str, found))} {what}" for found, what in (
+            (missing, "is not there"), (strange, "is declared by nobody")) if found))
 
     def _partitions(self, c: Check, names: Callable[[Snapshot], list[str]]) -> None:
         both = [set(names(s)) for s in self.samples()]
