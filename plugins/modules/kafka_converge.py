@@ -209,17 +209,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, gate, scram, site
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, gate, scram, site, topics
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Snapshot, Unreachable
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.topics import Topic
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing
-
-
-def _text(value: object) -> str:
-    """As Kafka writes a setting."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def declared(given: dict[str, Any]) -> site.Declared:
@@ -230,8 +224,7 @@ def declared(given: dict[str, Any]) -> site.Declared:
             if one in quotas and other:
                 quotas.setdefault(other, quotas[one])
     return site.Declared(
-        topics=tuple(Topic(name=t["name"], partitions=t["partitions"], replication_factor=t["replication_factor"], owner_level=t["owner_level"],
-                           config={str(key): _text(value) for key, value in (t["config"] or {}).items()}) for t in given["topics"]),
+        topics=topics.parse(given["topics"]),
         users=tuple(User(name=u["name"], password=u["password"], mechanisms=tuple(u["mechanisms"]), iterations=u["iterations"],
                          twin=u["twin"]) for u in given["users"]),
         acls=tuple(acls.parse(given["acls"], "acls")),

@@ -14,9 +14,10 @@ description:
   - Quorum (Q1 leader, Q2 voters and their directories, Q3 caught up by time, Q4 log advances, Q5 brokers take it, Q6 tolerance), features (F1 levels
     of the release, F2 kraft.version fits the configuration, F3 every node can do what is finalized, F4 transaction.version), brokers and partitions
     (B1 registered, B2 offline, B3 under min.insync.replicas, B4 without reserve, B5 under-replicated, B6 leaders elsewhere, B7 internal topics,
-    B8 unclean election, B9 reassignments, B10 racks), log directories (L1 online, writable, room, L2 stuck copies), consumers (C3), and security
+    B8 unclean election, B9 reassignments, B10 racks,
+    B11 topics as declared and no setting over a broker's file), log directories (L1 online, writable, room, L2 stuck copies), consumers (C3), and security
     (S1 TLS, S2 no client without certificate, S3 wrong password refused, S4 nothing without TLS and no undeclared port, S5 exactly the declared ACLs
-    and no reader of level 3 or below, S6 deny by default, S7 no client with a broker's name, S8 this broker knows every
+    and no reader of level 3 or below, S6 deny by default, S7 no client with a broker's name or undeclared, S8 this broker knows every
     user that another one knows, and the anchor).
 options:
   node_id:
@@ -68,9 +69,9 @@ options:
     type: list
     elements: dict
   topics:
-    description: Names of the declared topics.
+    description: Declared topics, as those of M(hnai.platform.kafka_converge).
     type: list
-    elements: str
+    elements: dict
     default: []
   groups:
     description: Consumer groups that must keep up, as name to list of the topics that it may read.
@@ -136,7 +137,8 @@ EXAMPLES = r"""
     super_users: [kafka1, kafka2, kafka3]
     bootstrap: [kafka1:9091, kafka2:9091, kafka3:9091]
     controllers: [kafka1:9093, kafka2:9093, kafka3:9093]
-    topics: [ot.raw]
+    topics:
+      - {name: ot.raw, partitions: 3, replication_factor: 3, config: {min.insync.replicas: 2}}
     groups: {telegraf-writer: [ot.raw]}
     listeners:
       - {name: internal, port: 9091, mutual: true}
@@ -164,7 +166,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, listeners
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, listeners, topics
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.health import Expected, Health, Local
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.listeners import Files, Listener
@@ -197,7 +199,7 @@ def main() -> None:
             listeners={"type": "list", "elements": "dict", "required": True, "options": {
                 "name": {"type": "str", "required": True}, "port": {"type": "int", "required": True}, "mutual": {"type": "bool", "required": True}}},
             acls={"type": "list", "elements": "dict"},
-            topics={"type": "list", "elements": "str", "default": []},
+            topics={"type": "list", "elements": "dict", "default": []},
             groups={"type": "dict", "default": {}},
             controllers={"type": "list", "elements": "str", "default": []},
             min_insync_replicas={"type": "int", "default": 2},
@@ -225,7 +227,7 @@ def main() -> None:
         host=given["host"], node=given["node_id"], nodes=tuple(given["expected_nodes"]), supers=tuple(given["super_users"]),
         levels={str(name): float(level) for name, level in given["principal_levels"].items()},
         features={str(name): int(level) for name, level in given["features"].items()},
-        acls=declared, topics=tuple(given["topics"]), groups={str(name): tuple(topics) for name, topics in given["groups"].items()},
+        acls=declared, topics=topics.parse(given["topics"]), groups={str(name): tuple(may_read) for name, may_read in given["groups"].items()},
         addresses=(*given["bootstrap"], *given["controllers"]), min_isr=given["min_insync_replicas"], max_group_age_s=given["max_group_age_s"],
         max_imbalance_pct=given["max_imbalance_pct"],
         max_lag_ms=given["max_voter_lag_ms"], min_free_pct=given["min_free_pct"], min_cert_days=given["min_cert_days"],

@@ -26,7 +26,7 @@ TOPIC = "hnai.test.two-replicas"
 #: What a broker that is away brings about everywhere.
 AWAY = frozenset({"B1", "B4", "B5", "B6", "Q3", "Q5", "Q6"})
 #: What cannot be asked of a broker that is away.
-OPEN = frozenset({"F3", "L1", "L2", "C3", "B8", "S8"})
+OPEN = frozenset({"F3", "L1", "L2", "C3", "B8", "B11", "S8"})
 Found = dict[tuple[str, str, str], str]
 
 

@@ -230,7 +230,7 @@ def fault(make: Callable[[Lab], AbstractContextManager[None]], component: str, m
         # It was away for the restart.
         fault(a_store_repeats, "victoriametrics", "VM3", "VM1 VM8 FR1 FR2 FR3"),
         # It comes back as a broker that catches up.
-        fault(a_broker_is_open_by_default, "kafka", "S6", "Q1 Q2 Q3 Q4 Q5 Q6 F1 F2 F3 F4 B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 L1 L2 C2 C3"),
+        fault(a_broker_is_open_by_default, "kafka", "S6", "Q1 Q2 Q3 Q4 Q5 Q6 F1 F2 F3 F4 B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 B11 L1 L2 C2 C3"),
         # Who is not there says nothing of the rest.
         fault(the_jobmanager_is_down, "flink", "H1", "H2 H3 H4 H5 H6 H7 H8 H9 H10"),
         fault(the_broker_lets_everybody_in, "mosquitto", "MQ2", "MQ6 MQ8 MQ9 MA0 MA1 MA4"),

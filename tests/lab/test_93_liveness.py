@@ -101,7 +101,7 @@ def a_task_manager_was_killed(lab: Lab) -> Iterator[None]:
         fault(the_dashboard_may_write, "victoriametrics", "VM5"),
         fault(a_certificate_that_ends_too_soon, "openbao", "BAO08", extra=MORE_DAYS_THAN_LEFT),
         # It comes back as a broker that catches up.
-        fault(a_broker_asks_for_no_certificate, "kafka", "S2", "Q1 Q2 Q3 Q4 Q5 Q6 F1 F2 F3 F4 B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 L1 L2 C2 C3"),
+        fault(a_broker_asks_for_no_certificate, "kafka", "S2", "Q1 Q2 Q3 Q4 Q5 Q6 F1 F2 F3 F4 B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 B11 L1 L2 C2 C3"),
         fault(a_task_manager_was_killed, "flink", "H5 H8", "H2 H3 H4 H6 H7 H9"),
     ],
 )

@@ -58,6 +58,9 @@ def role(name: str) -> dict[str, Any]:
 
 DEFAULTS = role("defaults/main.yml")
 LISTENERS = role("vars/main.yml")["__kafka_listeners"]
+#: As the role's __kafka_topics.
+TOPICS = [{"replication_factor": DEFAULTS["kafka_replication_factor"], "config": {"min.insync.replicas": DEFAULTS["kafka_min_insync_replicas"]}, **topic}
+          for topic in DEFAULTS["kafka_topics"]]
 LEVELS_OF = role("vars/main.yml")["__kafka_releases"]
 #: What runs, and the release before, at whose levels the cluster is formatted.
 RELEASE, OLDER = DEFAULTS["kafka_version"], next(one for one in LEVELS_OF if one != DEFAULTS["kafka_version"])
@@ -325,11 +328,9 @@ class Cluster(Judged):
 
     def converge(self) -> None:
         """tasks/site.yml."""
-        settings = {"min.insync.replicas": DEFAULTS["kafka_min_insync_replicas"]}
-        topics = [{"replication_factor": DEFAULTS["kafka_replication_factor"], "config": settings, **topic} for topic in DEFAULTS["kafka_topics"]]
         users = [{"name": name, "password": password, "mechanisms": DEFAULTS["kafka_scram_mechanisms"]} for name, password in self.users.items()]
         self._answer(kafka_converge, 1, {
-            "login_address": f"{self.nodes[1].address}:{self.ports['l3']}", "super_users": [one.address for one in self.nodes.values()], "topics": topics,
+            "login_address": f"{self.nodes[1].address}:{self.ports['l3']}", "super_users": [one.address for one in self.nodes.values()], "topics": TOPICS,
             "users": users, "acls": ACLS, "principal_levels": LEVELS, "timeout": DEFAULTS["kafka_ready_timeout_s"]})
 
     def raise_levels(self) -> None:
@@ -346,7 +347,7 @@ class Cluster(Judged):
             "super_users": [one.address for one in self.nodes.values()], "features": LEVELS_OF[self.declared],
             "listeners": [{**one, "port": self.ports[one["name"]]} for one in LISTENERS],
             "controllers": [f"{one.address}:{self.ports['controller']}" for one in self.nodes.values()], "acls": ACLS,
-            "topics": [topic["name"] for topic in DEFAULTS["kafka_topics"]], "groups": {}, "min_insync_replicas": DEFAULTS["kafka_min_insync_replicas"],
+            "topics": TOPICS, "groups": {}, "min_insync_replicas": DEFAULTS["kafka_min_insync_replicas"],
             "log_dir": str(self.nodes[node].folder / "data"), "config_file": str(self.nodes[node].config), "version": RELEASE, "collect": True, **TIMES,
             "max_group_age_s": DEFAULTS["kafka_max_group_age_s"], "max_voter_lag_ms": DEFAULTS["kafka_max_voter_lag_ms"]})["checks"]
 

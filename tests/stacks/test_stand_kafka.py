@@ -200,6 +200,16 @@ def offsets_on_one_disk(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
+def a_copy_less(cluster: Cluster) -> Iterator[None]:
+    """One partition of a declared topic has one replica: all of it is in sync, and nothing is under min.insync.replicas."""
+    was = moved(cluster, "ot.raw", lambda nodes: nodes[:1], 1)
+    try:
+        yield
+    finally:
+        moved(cluster, "ot.raw", lambda nodes: was[1], 1)
+
+
+@contextmanager
 def topic(cluster: Cluster, replicas: list[int]) -> Iterator[None]:
     """A topic that stands where it is told to."""
     with cluster.admin() as admin:
@@ -310,8 +320,10 @@ def test_a_fault_of_records_fails_its_own_check_and_passes_after_repair(cluster:
     Fault(elections, {"Q1": "^fail .*the leader changed"}, may="Q3 Q4 Q5 Q6"),
     Fault(leaders_elsewhere, {"B6": "^fail"}),
     Fault(offsets_on_one_disk, {"B7": f"^fail .*{OFFSETS}"}),
+    Fault(a_copy_less, {"B11": r"^fail .*: ot\.raw replication_factor 1 instead of 3$"}),
     Fault(one_rack, {"B10": f"^fail .*{TOPIC}"}),
-    Fault(a_stuck_copy, {"L2": f"^fail .*{TOPIC}"}),
+    # The byte a second is set in the cluster.
+    Fault(a_stuck_copy, {"L2": f"^fail .*{TOPIC}"}, may="B11"),
     # Who stands still is behind, and what is asked of it stays open.
     Fault(a_stalled_node, {"Q5": "^fail .*does not fetch"}, may="Q3 Q6 B1 B4 B5 B6", unknown="F3 L1 L2 S8"),
     # Nobody acknowledges what the leader writes.

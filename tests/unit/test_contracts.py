@@ -83,7 +83,8 @@ PROGRAMS = [
     ("roles/flink/tree/usr/local/lib/hnai/flink/jobs.py", r'GATEWAY = "http://127.0.0.1:(\d+)"', "flink", "gateway"),
     ("plugins/modules/flink_park.py", r'JOBMANAGER = health.rest\("127.0.0.1", (\d+)\)', "flink", "rest"),
     ("plugins/modules/flink_park.py", r'GATEWAY = health.rest\("127.0.0.1", (\d+)\)', "flink", "gateway"),
-    ("plugins/modules/flink_health.py", r'port=dict\(type="int", default=(\d+)\)', "flink", "rest"),
+    ("plugins/modules/flink_health.py", r' port=dict\(type="int", default=(\d+)\)', "flink", "rest"),
+    ("plugins/modules/flink_health.py", r'gateway_port=dict\(type="int", default=(\d+)\)', "flink", "gateway"),
     ("plugins/module_utils/openbao/client.py", r'"default": "https://127.0.0.1:(\d+)"', "openbao", "api"),
     ("plugins/modules/openbao_bootstrap.py", r'"default": "https://127.0.0.1:(\d+)"', "openbao", "api"),
 ]  # fmt: skip

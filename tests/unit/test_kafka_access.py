@@ -121,6 +121,15 @@ def test_what_the_declared_acls_allow(acls: list[Acl], allowed: set[Rule]) -> No
     assert {rule for rule, what in found.items() if what == ALLOWED} == allowed
 
 
+def test_a_right_that_hangs_on_an_address_is_not_asked_for_from_another() -> None:
+    here = Acl("User:shipper", "topic", "ot.raw", "write", host="10.0.0.9")
+    assert READ in access.matrix([here], "shipper", ["ot.raw"], []) and WRITE not in access.matrix([here], "shipper", ["ot.raw"], [])
+    everywhere = Acl("User:shipper", "topic", "ot.raw", "write")
+    assert access.matrix([here, everywhere], "shipper", ["ot.raw"], [])[WRITE] == ALLOWED
+    denied = Acl("User:shipper", "topic", "ot.raw", "write", permission="deny", host="10.0.0.9")
+    assert WRITE not in access.matrix([denied, everywhere], "shipper", ["ot.raw"], [])
+
+
 def judged(*results: access.Result) -> Check:
     check = Check("S5", "x")
     access.judge(check, list(results))
@@ -136,6 +145,9 @@ def test_verdicts() -> None:
     assert (generous.status, generous.observed) == ("fail", {"too_much": ["read topic ot.raw"], "missing": []})
     missing = judged(access.Result(WRITE, ALLOWED, DENIED, 29))
     assert (missing.status, missing.observed) == ("fail", {"too_much": [], "missing": ["write topic ot.raw"]})
+    many = judged(RIGHT, *(access.Result(Rule("topic", name, operation), DENIED, ALLOWED, 0)
+                           for name in ("a", "b") for operation in ("describe", "read", "write")), access.Result(ADMIN, DENIED, ALLOWED, 0))
+    assert many.reason == "may too much: alter_configs cluster, write topic a, write topic b and 4 more"
     assert judged(RIGHT, access.Result(READ, DENIED, UNKNOWN, 3)).status == "inconclusive"
     assert judged(access.Result(READ, DENIED, DENIED, 29)).status == "inconclusive"
     assert judged().status == "inconclusive"

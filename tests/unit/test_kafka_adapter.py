@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
 
@@ -235,6 +236,16 @@ def test_a_topic_that_cannot_be_described_is_not_left_out(admin: tuple[adapter.A
     assert one._describe_topics(None) == []
 
 
+def test_an_acl_that_is_refused_is_named(admin: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = admin
+    good, bad = Acl("User:flink", "topic", "ot.raw", "read"), Acl("User:flink", "topic", "ot.raw", "idempotent_write")
+    monkeypatch.setattr(one, "_entry", lambda acl, kind, pattern: [acl])
+    monkeypatch.setattr(client, "create_acls", lambda entries: {"succeeded": entries[:1], "failed": [LibraryError for _each in entries[1:]]}, raising=False)
+    one.create_acls([good])
+    with pytest.raises(KafkaError, match=r"^create_acls: acl allow User:flink idempotent_write on topic literal ot.raw: LibraryError$"):
+        one.create_acls([good, bad])
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +294,21 @@ def test_a_topic_that_is_deleted_while_it_is_looked_at_is_an_answer_and_no_crash
     _looked(client, monkeypatch, {"stays": {MIN_ISR: ("2", ON_TOPIC), UNCLEAN: ("false", ON_BROKER)}, "goes": {}})
     with pytest.raises(KafkaError, match="no settings of goes"):
         one.snapshot()
+
+
+def test_what_holds_over_a_brokers_file_and_no_answer_is_none(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, client = looking
+    one._api.ConfigResourceType = {"BROKER": 4}
+    said = {"log.retention.ms": {"value": "5", "config_source": ON_BROKER}, "max.connections": {"value": "7", "config_source": "DYNAMIC_BROKER_CONFIG"},
+            "own": {"value": None, "config_source": "DYNAMIC_BROKER_CONFIG"}, "node.id": {"value": "1", "config_source": "STATIC_BROKER_CONFIG"},
+            "num.io.threads": {"value": "8", "config_source": "DEFAULT_CONFIG"}}
+    answer: dict[str, Any] = {"broker": {"1": said}}
+    monkeypatch.setattr(client, "describe_configs", lambda resources, config_filter: answer, raising=False)
+    assert one.set_over_file(1) == {"log.retention.ms": "5", "max.connections": "7", "own": ""}
+    answer["broker"] = {"1": {}}
+    for ask in (lambda: one.set_over_file(1), lambda: one.broker_config(1, [UNCLEAN])):
+        with pytest.raises(KafkaError, match="no settings of 1"):
+            ask()
 
 
 def test_a_setting_that_is_refused_is_said_in_the_brokers_words(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,13 +25,14 @@ from test_kafka_scram import Broker
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter, health, listeners, scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import Group, KafkaError, Partition, Position, Quorum, Snapshot, Unreachable, Voter
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.topics import Topic
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import ANCHOR
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 
 NOW = 1_800_000_000_000
 CONFIG = ("authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nallow.everyone.if.no.acl.found=false\n"
           "super.users=User:kafka1;User:kafka2;User:kafka3\ncontroller.quorum.bootstrap.servers=kafka1:9093\n")
-CLUSTER_IDS = ("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "F1", "F2", "F3", "F4", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "L1", "L2", "C3",
+CLUSTER_IDS = ("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "F1", "F2", "F3", "F4", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "B11", "L1", "L2", "C3",
                "S5", "S6", "S7", "S8")
 DECLARED = (Acl("User:telegraf-shipper", "topic", "ot.raw", "write"), Acl("User:flink", "topic", "ot.raw", "read"))
 
@@ -57,6 +58,7 @@ def known(**changes: set[tuple[str, str]] | None) -> dict[int, set[tuple[str, st
     return {number: one for number, one in found.items() if one is not None}
 
 
+RAW = Topic("ot.raw", 3, 3, {"min.insync.replicas": "2"})
 READS = Group("flink-normalise", "Empty", "", (position(),))
 
 
@@ -74,6 +76,8 @@ class Fake:
     moving: tuple[str, ...] = ()
     unclean: str = "false"
     unclean_topics: tuple[str, ...] = ()
+    topic: Topic | None = RAW
+    over: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"min.insync.replicas": "1"})
     racks: Mapping[int, str] = dataclasses.field(default_factory=lambda: {1: "a", 2: "b", 3: "c"})
     finalized: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"metadata.version": 30, "kraft.version": 1, "transaction.version": 2})
     can: Mapping[str, tuple[int, int]] = dataclasses.field(
@@ -115,6 +119,12 @@ class Fake:
     def broker_config(self, node: int, keys: Sequence[str]) -> dict[str, str]:
         return dict.fromkeys(keys, self.unclean)
 
+    def set_over_file(self, node: int) -> dict[str, str]:
+        return dict(self.over)
+
+    def topics(self, names: Sequence[str]) -> dict[str, Topic]:
+        return {self.topic.name: self.topic} if self.topic and self.topic.name in names else {}
+
     def acls(self) -> list[Acl]:
         return list(self.entries)
 
@@ -127,7 +137,7 @@ class Fake:
 
 EXPECTED = health.Expected(
     "kafka1", 1, (1, 2, 3), ("kafka1", "kafka2", "kafka3"), {"telegraf-shipper": 3, "flink": 4}, {"metadata.version": 30, "transaction.version": 2},
-    frozenset(DECLARED), ("ot.raw",), {"flink-normalise": ("ot.raw",)}, ("kafka1:9091", "kafka1:9093"))
+    frozenset(DECLARED), (RAW,), {"flink-normalise": ("ot.raw",)}, ("kafka1:9091", "kafka1:9093"))
 
 
 def local(fake: Fake, config: str = CONFIG, ports: Sequence[int] = ()) -> health.Local:
@@ -170,6 +180,7 @@ OFFSETS = partition("__consumer_offsets")
         ({"fenced": (2,)}, {"B1"}),
         ({"brokers": (1, 3), "dir_brokers": (1, 3)}, {"B1"}),
         ({"brokers": (1, 2, 3, 4), "dir_brokers": (1, 2, 3, 4), "racks": {1: "a", 2: "b", 3: "c", 4: "a"}}, {"B1", "Q5"}),
+        ({"brokers": (1, 2, 3, 4), "fenced": (4,), "voters": (1, 2, 3, 4)}, {"B1", "Q2"}),
         ({"partitions": (partition(leader=-1), OFFSETS)}, {"B2"}),
         ({"partitions": (OFFSETS,)}, {"B2"}),
         ({"partitions": (partition(isr=(1,)), OFFSETS)}, {"B3", "B5"}),
@@ -184,6 +195,16 @@ OFFSETS = partition("__consumer_offsets")
         ({"moving": ("ot.raw-0",)}, {"B9"}),
         ({"racks": {1: "a", 2: "b"}}, {"B10"}),
         ({"partitions": (partition(isr=(1, 2), replicas=(1, 2)), OFFSETS), "racks": {1: "a", 2: "a", 3: "b"}}, {"B10"}),
+        ({"topic": dataclasses.replace(RAW, partitions=1)}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, partitions=4)}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, replication_factor=1)}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, replication_factor=5)}, set()),
+        ({"topic": dataclasses.replace(RAW, config={"min.insync.replicas": "1"})}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, config={})}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, config={**RAW.config, "retention.ms": "1000"})}, {"B11"}),
+        ({"topic": dataclasses.replace(RAW, config={**RAW.config, "unclean.leader.election.enable": "true"})}, set()),
+        ({"over": {"log.retention.ms": "1000"}}, {"B11"}),
+        ({"over": {"unclean.leader.election.enable": "true"}}, set()),
         ({"free": 5}, {"L1"}),
         ({"dir_error": 56}, {"L1"}),
         ({"cordoned": True}, {"L1"}),
@@ -205,6 +226,8 @@ OFFSETS = partition("__consumer_offsets")
         ({"entries": (*DECLARED, Acl("User:flink", "topic", "ot.raw", "write"))}, {"S5"}),
         ({"entries": ()}, {"S5"}),
         ({"scram": ("kafka2",)}, {"S7"}),
+        ({"scram": ("flink", "eve")}, {"S7"}),
+        ({"scram": ("flink", ANCHOR)}, set()),
         ({"known": (known(b1=SHA256),)}, {"S8"}),
         ({"known": (known(b1=set()),)}, {"S8"}),
         ({"known": (known(b1=SHA256, b2=None),), "silent": ({2: "timed out"},)}, {"S8"}),
@@ -237,6 +260,7 @@ def test_a_reader_of_level_3_fails_even_if_somebody_declared_it(entry: Acl) -> N
         ({"dir_brokers": (1, 3)}, {"L1", "L2"}),
         ({"finalized": {}}, {"F3"}),
         ({"scram": ()}, {"S7"}),
+        ({"topic": None}, {"B11"}),
         ({"group": Group("flink-normalise", "Stable", "consumer")}, {"C3"}),
         ({"known": (known(b1=None),), "silent": ({1: "timed out"},)}, {"S8"}),
         ({"known": (known(b1=None),)}, {"S8"}),
@@ -271,6 +295,26 @@ def test_who_allows_an_unclean_election_is_named(unclean: str, topics: tuple[str
     assert checks(dataclasses.replace(Fake(), unclean=unclean, unclean_topics=topics))["B8"].reason == reason
 
 
+def test_brokers_that_are_missing_or_strange_are_named() -> None:
+    found = checks(dataclasses.replace(Fake(), brokers=(1, 3, 4), fenced=(4,), dir_brokers=(1, 3)))
+    assert found["B1"].reason == "broker 2 is not there; broker 4 is declared by nobody"
+
+
+def test_partitions_are_named() -> None:
+    found = checks(dataclasses.replace(Fake(), partitions=(partition(leader=2), OFFSETS), moving=("ot.raw-0", "ot.raw-2")))
+    assert (found["B6"].reason, found["B9"].reason) == ("ot.raw-0", "ot.raw-0, ot.raw-2")
+
+
+def test_what_is_not_as_declared_is_named() -> None:
+    changed = dataclasses.replace(RAW, replication_factor=1, config={"retention.ms": "1000"})
+    found = checks(dataclasses.replace(Fake(), topic=changed, over={"log.retention.ms": "5", "own": ""}, scram=("kafka2", "eve")))
+    assert found["B11"].reason == (
+        "ot.raw replication_factor 1 instead of 3; ot.raw min.insync.replicas not set instead of 2; ot.raw retention.ms 1000, which nobody declared; "
+        "broker 1 log.retention.ms 5 over its file; broker 1 own (not told) over its file")
+    assert found["S7"].reason == "kafka2 has the name of a broker; eve is declared by nobody"
+    assert checks(dataclasses.replace(Fake(), scram=("eve",)), expected=dataclasses.replace(EXPECTED, levels={}))["S7"].status == "pass"
+
+
 def test_one_broker_has_nobody_to_compare_with() -> None:
     alone = Fake(brokers=(1,), known=({1: USERS},))
     assert verdicts(alone, expected=dataclasses.replace(EXPECTED, nodes=(1,)))["S8"] == "pass"
@@ -278,10 +322,10 @@ def test_one_broker_has_nobody_to_compare_with() -> None:
 
 
 def test_what_is_not_there_to_judge_is_skipped_and_says_why() -> None:
-    none = dataclasses.replace(EXPECTED, groups={}, features={"metadata.version": 30})
+    none = dataclasses.replace(EXPECTED, groups={}, topics=(), features={"metadata.version": 30})
     found = checks(dataclasses.replace(Fake(), racks={}, partitions=(partition(),)), expected=none)
     assert {name: check.reason for name, check in found.items() if check.status == "skipped"} == {
-        "B7": "there is none yet: nothing was ever committed", "B10": "no rack is declared", "C3": "no group is declared",
+        "B7": "there is none yet: nothing was ever committed", "B10": "no rack is declared", "B11": "no topic is declared", "C3": "no group is declared",
         "F4": "no exactly-once is declared"}
 
 
@@ -636,14 +680,15 @@ class Listed:
 
 
 def test_who_is_silent_is_not_asked_by_the_library(pki: Path, mute_port: int, right_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would wait for ever; a node that bootstrap does not name is not known to be silent."""
+    """It would wait for ever, or give up; also of a broker that nobody declared and the cluster names."""
     asked: list[object] = []
+    silent, answers, stranger = Listed(1, "localhost", mute_port), Listed(2, "localhost", right_port), Listed(3, "localhost", 1)
+    nodes = [silent, answers, stranger]
 
     class Library:
         def __init__(self, bootstrap_servers: list[str], **_settings: object) -> None:
             asked.append(bootstrap_servers)
             self._controller_id = None
-            nodes = [Listed(1, "localhost", mute_port), Listed(2, "localhost", right_port), Listed(3, "elsewhere", 9091)]
             self._manager = types.SimpleNamespace(cluster=types.SimpleNamespace(brokers=lambda: nodes))
 
         def get_broker_version_data(self, node: int) -> None:
@@ -658,12 +703,13 @@ def test_who_is_silent_is_not_asked_by_the_library(pki: Path, mute_port: int, ri
     both = (f"localhost:{mute_port}", f"localhost:{right_port}")
     admin = adapter.Admin(adapter.Connection(both, *dataclasses.astuple(files(pki))), 1.0)
     admin.log_dirs()
-    assert asked == [[both[1]], 2, [2, 3]]
+    assert asked == [[both[1]], 2, [2]]
     assert admin._client._controller_id == 2
     asked.clear()
-    for bootstrap in (both[:1], both[1:]):
-        adapter.Admin(adapter.Connection(bootstrap, *dataclasses.astuple(files(pki))), 1.0).log_dirs()
-    assert asked == [[both[0]], None, [both[1]], None], "who answers is the library's to find out when nobody does yet, or everybody does"
+    for nodes[:], expected in (([answers, stranger], [[both[1]], 2, [2]]), ([answers], [[both[1]], None])):
+        adapter.Admin(adapter.Connection(both[1:], *dataclasses.astuple(files(pki))), 1.0).log_dirs()
+        assert asked == expected, "who answers is the library's to find out when everybody does"
+        asked.clear()
 
 
 def test_a_half_open_kafka_refuses_nothing(pki: Path, mute_port: int) -> None:

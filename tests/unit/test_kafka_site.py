@@ -363,6 +363,8 @@ def test_quotas_are_exactly_the_declared_ones() -> None:
         ("flink", "request_percentage", 50.0), ("gone", "request_percentage", None)]
     assert found.before == ["quota flink consumer_byte_rate=7", "quota flink producer_byte_rate=3", "quota gone request_percentage=1"]
     assert not quotas.plan(declared, declared).changed
+    near = quotas.plan({"flink": {"consumer_byte_rate": 10485760.0}}, {"flink": {"consumer_byte_rate": 10485761.0}})
+    assert (near.before, near.after) == (["quota flink consumer_byte_rate=10485761"], ["quota flink consumer_byte_rate=10485760"])
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ _NOT_THERE = 3
 ALLOWED, DENIED, UNKNOWN = "allowed", "denied", "unknown"
 #: An offset that no log reaches.
 _FAR = 1 << 62
+#: What may be done with a right: the worst first, because a text names few.
+_WORST = ("alter_configs", "write", "read", "describe")
 #: Rights that carry Describe with them (AclAuthorizer, KIP-11).
 _DESCRIBING = ("read", "write", "delete", "alter", "describe", "all")
 
@@ -66,12 +68,14 @@ class Result:
 
 
 def matrix(acls: Iterable[Acl], principal: str, topics: Sequence[str], groups: Sequence[str]) -> dict[Rule, str]:
-    """Every right on every name → allowed or denied, as the declared ACLs say. Deny beats allow, as in Kafka."""
+    """Every right on every name → allowed or denied, as the declared ACLs say. Deny beats allow, as in Kafka. Left out is what hangs on the address
+    that somebody asks from: here it is a broker's."""
     rules = [Rule("topic", topic, operation) for topic in topics for operation in ("write", "read", "describe")]
     rules += [Rule("group", group, "read") for group in groups]
     rules.append(Rule("cluster", "", "alter_configs"))
     own = [acl for acl in acls if acl.principal in (f"User:{principal}", "User:*")]
-    return {rule: ALLOWED if _granted(own, rule) else DENIED for rule in rules}
+    anywhere = [acl for acl in own if acl.host == "*"]
+    return {rule: ALLOWED if _granted(own, rule) else DENIED for rule in rules if _granted(own, rule) == _granted(anywhere, rule)}
 
 
 def _granted(acls: Iterable[Acl], rule: Rule) -> bool:
@@ -171,13 +175,15 @@ def judge(c: Check, found: list[Result] | None) -> None:
         return
     wrong = [one for one in found if one.actual != one.expected and one.actual != UNKNOWN]
     open_ = [one for one in found if one.actual == UNKNOWN]
-    generous = sorted(str(one.rule) for one in wrong if one.actual == ALLOWED)
-    missing = sorted(str(one.rule) for one in wrong if one.actual == DENIED)
+    wrong.sort(key=lambda one: (_WORST.index(one.rule.operation), one.rule))
+    generous = [str(one.rule) for one in wrong if one.actual == ALLOWED]
+    missing = [str(one.rule) for one in wrong if one.actual == DENIED]
     c.observed, c.expected = {"too_much": generous, "missing": missing}, {"too_much": [], "missing": []}
     c.evidence = {"allowed": sorted(str(one.rule) for one in found if one.actual == ALLOWED), "asked": len(found),
                   "denied": sorted(str(one.rule) for one in found if one.actual == DENIED), "codes": {str(one.rule): one.code for one in found}}
     if wrong:
-        c.fail("; ".join(f"{what}: {', '.join(names[:3])}" for what, names in (("may too much", generous), ("may not", missing)) if names))
+        c.fail("; ".join(f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+                         for what, names in (("may too much", generous), ("may not", missing)) if names))
     elif open_:
         c.inconclusive(f"no topic to ask about: {', '.join(str(one.rule) for one in open_[:3])}")
     elif not found or not any(one.actual == ALLOWED for one in found):

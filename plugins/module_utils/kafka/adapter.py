@@ -38,6 +38,7 @@ _ASK_S = 2.0
 _STEPS = 3
 #: Of the sources of a setting: what is set on the topic itself.
 _TOPIC_SOURCE = "DYNAMIC_TOPIC_CONFIG"
+_BROKER_SOURCES = ("DYNAMIC_BROKER_CONFIG", "DYNAMIC_DEFAULT_BROKER_CONFIG")
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,12 @@ class Admin:
                               f"the first one: {said[connection.bootstrap[0]]}") from error
         #: Nodes that are asked for what only they know; None: all.
         self._asked: list[int] | None = None
+        nodes = {f"{node.host}:{node.port}": node.node_id for node in self._client._manager.cluster.brokers()}
+        # So it does of a broker that nobody declared.
+        said |= at_once.ask(greet, [address for address in nodes if address not in said], _STEPS * limit_s)
+        there = [address for address, answer in said.items() if not isinstance(answer, Exception)]
         if there and len(there) < len(said):
-            nodes = {f"{node.host}:{node.port}": node.node_id for node in self._client._manager.cluster.brokers()}
-            self._asked = [node for address, node in nodes.items() if address in there or address not in said]
+            self._asked = [node for address, node in nodes.items() if address in there]
             # The one to which it is connected is the one that it likes; every broker passes on what is for the controller (KIP-590).
             for node in [nodes[address] for address in there if address in nodes][:1]:
                 self._client._controller_id = node
@@ -167,10 +171,6 @@ class Admin:
         described = self._describe_topics(None)
         keys = ["min.insync.replicas", "unclean.leader.election.enable"]
         settings = self._configs("TOPIC", [topic["name"] for topic in described], keys)
-        # The library passes over what a broker refuses to say of one topic.
-        unsaid = sorted(topic["name"] for topic in described if not set(keys) <= set(settings.get(topic["name"], {})))
-        if unsaid:
-            raise KafkaError(f"describe_configs: no settings of {', '.join(unsaid[:5])}; deleted meanwhile?")
         partitions = tuple(
             Partition(
                 topic=topic["name"], number=item["partition_index"], leader=item["leader_id"] if item["error_code"] == 0 else -1,
@@ -202,17 +202,28 @@ class Admin:
             found.append(topic)
         return found
 
-    def _configs(self, kind: str, names: Iterable[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, dict[str, Any]]]:
+    def _configs(self, kind: str, names: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, dict[str, Any]]]:
         resources = [self._api.ConfigResource(self._api.ConfigResourceType[kind], name, dict.fromkeys(keys) if keys else None) for name in names]
         if not resources:
             return {}
         answer = self._call(self._client.describe_configs, resources, config_filter="all")
-        return {name: dict(values) for found in answer.values() for name, values in found.items()}
+        found = {name: dict(values) for one in answer.values() for name, values in one.items()}
+        # The library passes over what a broker refuses to say of one topic or broker.
+        unsaid = sorted(name for name in names if not set(keys or ()) <= set(found.get(name, {})) or not found.get(name))
+        if unsaid:
+            raise KafkaError(f"describe_configs: no settings of {', '.join(unsaid[:5])}; deleted meanwhile?")
+        return found
 
     def broker_config(self, node: int, keys: Sequence[str]) -> dict[str, str]:
         """Effective settings of one broker. The authorizer's (super.users, ...) are not among those that Kafka tells."""
         found = self._configs("BROKER", [str(node)], keys)
-        return {key: str(item["value"]) for key, item in found.get(str(node), {}).items()}
+        return {key: str(item["value"]) for key, item in found[str(node)].items()}
+
+    def set_over_file(self, node: int) -> dict[str, str]:
+        """Settings of one broker that were made in the cluster, for it or for all of them, and hold over those of its file. Of one that Kafka does not know,
+        or keeps secret, the value is not told: ''."""
+        found = self._configs("BROKER", [str(node)])
+        return {key: str(item["value"] or "") for key, item in found[str(node)].items() if item["config_source"] in _BROKER_SOURCES}
 
     def features(self) -> dict[str, tuple[int, int]]:
         """Feature → (finalized level, highest level that this broker supports)."""
@@ -313,14 +324,15 @@ class Admin:
 
     # -- topics -----------------------------------------------------------------------------------------------------
 
-    def topics(self) -> dict[str, Topic]:
-        """What is there; `config` holds only what is set on the topic itself, `replication_factor` is that of the partition with the fewest replicas."""
-        described = self._describe_topics(None)
+    def topics(self, names: Sequence[str] | None = None) -> dict[str, Topic]:
+        """What is there, of *names* or at all; `config` holds only what is set on the topic itself, `replication_factor` is that of the partition with the
+        fewest replicas."""
+        described = self._describe_topics(None if names is None else list(names))
         configs = self._configs("TOPIC", [topic["name"] for topic in described])
         return {
             topic["name"]: Topic(
                 name=topic["name"], partitions=len(topic["partitions"]), replication_factor=min(len(p["replica_nodes"]) for p in topic["partitions"]),
-                config={key: str(item["value"]) for key, item in configs.get(topic["name"], {}).items() if item["config_source"] == _TOPIC_SOURCE},
+                config={key: str(item["value"]) for key, item in configs[topic["name"]].items() if item["config_source"] == _TOPIC_SOURCE},
             )
             for topic in described
         }
@@ -446,10 +458,13 @@ class Admin:
         )
 
     def create_acls(self, acls: Sequence[Acl]) -> None:
-        """Add entries."""
-        answer = self._call(self._client.create_acls, [self._entry(acl, "ACL", "ResourcePattern") for acl in acls])
+        """Add entries. Raises KafkaError naming those that are refused; the others are there then."""
+        entries = [self._entry(acl, "ACL", "ResourcePattern") for acl in acls]
+        answer = self._call(self._client.create_acls, entries)
         if answer["failed"]:
-            raise KafkaError("create_acls: " + ", ".join(error.__name__ for error in answer["failed"]))
+            # The library says which went well, and of the others only the errors.
+            refused = [str(acl) for acl, entry in zip(acls, entries) if not any(entry is one for one in answer["succeeded"])]
+            raise KafkaError("create_acls: " + ", ".join(f"{acl}: {error.__name__}" for acl, error in zip(refused, answer["failed"])))
 
     def delete_acls(self, acls: Sequence[Acl]) -> None:
         """Remove exactly these entries."""

@@ -20,9 +20,12 @@ from .listeners import Files, Listener, refuses_anonymous, refuses_plaintext, re
 from .scram import MECHANISMS, OpenDoor
 from .state import Group, KafkaError, Snapshot, Unreachable
 from .storage import read_properties
+from .topics import Topic, differences
 from .users import ANCHOR
 
 _DAY_S = 86400.0
+#: Settings that are made in the cluster: by Kafka itself when it is formatted (B7 is about it), and one that B8 is about.
+_TOLD_ELSEWHERE = frozenset({"min.insync.replicas", "unclean.leader.election.enable"})
 _KRAFT, _TRANSACTION = "kraft.version", "transaction.version"
 
 
@@ -36,6 +39,10 @@ class Source(Protocol):
     def log_dirs(self) -> list[dict[str, Any]]: ...
 
     def broker_config(self, node: int, keys: Sequence[str]) -> dict[str, str]: ...
+
+    def set_over_file(self, node: int) -> dict[str, str]: ...
+
+    def topics(self, names: Sequence[str]) -> dict[str, Topic]: ...
 
     def acls(self) -> list[Acl]: ...
 
@@ -69,7 +76,7 @@ class Expected:
     levels: Mapping[str, float] = field(default_factory=dict)
     features: Mapping[str, int] = field(default_factory=dict)
     acls: frozenset[Acl] | None = None
-    topics: tuple[str, ...] = ()
+    topics: tuple[Topic, ...] = ()
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
     min_isr: int = 2
@@ -263,7 +270,10 @@ class Health:
         c.observed, c.expected = sorted(last.live()), sorted(self.want.nodes)
         c.evidence = {"fenced": sorted(n for n, fenced in last.brokers.items() if fenced)}
         missing = sorted(set(self.want.nodes) - last.live())
-        c.passed(c.observed == c.expected, f"broker {', '.join(map(str, missing))} is not there" if missing else "a broker that nobody declared")
+        # Also one that is fenced takes the metadata log.
+        strange = sorted(set(last.brokers) - set(self.want.nodes))
+        c.passed(not missing and not strange, "; ".join(f"broker {', '.join(map(str, found))} {what}" for found, what in (
+            (missing, "is not there"), (strange, "is declared by nobody")) if found))
 
     def _partitions(self, c: Check, names: Callable[[Snapshot], list[str]]) -> None:
         both = [set(names(s)) for s in self.samples()]
@@ -278,7 +288,7 @@ class Health:
     def b2(self, c: Check) -> None:
         """Offline partitions; a declared topic that is not there has none that is online."""
         self._partitions(c, Snapshot.offline)
-        missing = sorted(set(self.want.topics) - {p.topic for p in self.samples()[-1].partitions})
+        missing = sorted({topic.name for topic in self.want.topics} - {p.topic for p in self.samples()[-1].partitions})
         if missing:
             c.evidence["missing_topics"] = missing
             c.fail(f"declared topic {', '.join(missing[:5])} is not there")
@@ -305,7 +315,7 @@ class Health:
             return
         c.observed, c.expected = round(100.0 * len(off) / len(partitions), 1), f"< {self.want.max_imbalance_pct:g}"
         c.evidence = {"partitions": off[:50], "of": len(partitions)}
-        c.passed(c.observed < self.want.max_imbalance_pct)
+        c.passed(c.observed < self.want.max_imbalance_pct, ", ".join(off[:5]))
 
     def b7(self, c: Check) -> None:
         """Kafka's own topics are replicated like ours."""
@@ -331,7 +341,7 @@ class Health:
         """Reassignments under way."""
         c.observed, c.expected = len(self.samples()[-1].reassignments), 0
         c.evidence = {"partitions": list(self.samples()[-1].reassignments)[:50]}
-        c.passed(c.observed == 0)
+        c.passed(c.observed == 0, ", ".join(self.samples()[-1].reassignments[:5]))
 
     def b10(self, c: Check) -> None:
         """Replicas of one partition stand in as many racks as there are."""
@@ -346,6 +356,20 @@ class Health:
         c.observed, c.expected = len(narrow), 0
         c.evidence = {"racks": dict(last.racks), "without_rack": without, "partitions": narrow[:50]}
         c.passed(not narrow and not without, f"broker {', '.join(map(str, without))} has no rack" if without else ", ".join(narrow[:5]))
+
+    def b11(self, c: Check) -> None:
+        """Declared topics are as declared, and this broker's file is not overridden in the cluster. A topic that is not there is B2's."""
+        if not self.want.topics:
+            c.skip("no topic is declared")
+            return
+        over = {key: value for key, value in self.source.set_over_file(self.want.node).items() if key not in _TOLD_ELSEWHERE}
+        present = self.source.topics([topic.name for topic in self.want.topics])
+        found = [*differences(self.want.topics, present), *(f"broker {self.want.node} {key} {over[key] or '(not told)'} over its file" for key in sorted(over))]
+        c.observed, c.expected, c.evidence = len(found), 0, {"differences": found[:50], "topics": sorted(present)}
+        if not present and not found:
+            c.inconclusive("none of the declared topics is there")
+            return
+        c.passed(not found, "; ".join(found[:5]))
 
     # -- log directories --------------------------------------------------------------------------------------------
 
@@ -439,14 +463,17 @@ class Health:
             ("reads from level 3 or below", readers), ("missing", missing), ("not declared", surplus)) if found))
 
     def s7(self, c: Check) -> None:
-        """No client has the name of a broker."""
+        """No client has the name of a broker, and none is there that nobody declared."""
         users = self.source.users()
         both = sorted(set(users) & set(self.want.supers))
-        c.observed, c.expected, c.evidence = len(both), 0, {"users": sorted(users), "brokers": list(self.want.supers)}
+        strange = sorted(set(users) - {*self.want.levels, *self.want.supers, ANCHOR}) if self.want.levels else []
+        c.observed, c.expected = len(both) + len(strange), 0
+        c.evidence = {"users": sorted(users), "brokers": list(self.want.supers), "undeclared": strange}
         if self.want.levels and not users:
             c.inconclusive("the cluster names no user, although some are declared")
             return
-        c.passed(not both, ", ".join(both))
+        c.passed(not both and not strange, "; ".join(f"{', '.join(names[:5])} {what}" for names, what in (
+            (both, "has the name of a broker"), (strange, "is declared by nobody")) if names))
 
     def s8(self, c: Check) -> None:
         """This broker knows whom the others know, and the anchor that keeps them at a restart (users.py)."""
@@ -577,6 +604,9 @@ class Health:
                   hint="wait for it, or cancel it"), self.b9),
             (spec("B10", "replicas are spread over the racks", unit="partitions", controls=["SR 7.1"], explain=topics_tool,
                   hint="reassign those partitions"), self.b10),
+            (spec("B11", "topics and brokers are as declared", unit="differences", controls=["SR 7.6", "SR 3.1"],
+                  explain=topics_tool + "; kafka-configs.sh --describe --entity-type topics, and brokers",
+                  hint="run the kafka play: it sets the topics; reassign missing replicas; kafka-configs.sh --delete-config on the broker"), self.b11),
             (spec("L1", "log directories are online and have room", unit="% free", controls=["SR 7.2"], explain="kafka-log-dirs.sh --describe",
                   hint="shorten retention or enlarge the file system"), self.l1),
             (spec("L2", "copies between log directories come nearer", unit="partitions", controls=["SR 7.2"],
@@ -587,8 +617,8 @@ class Health:
                   explain="kafka-acls.sh --list", hint="run the kafka play: it adds what is missing and removes what is not declared"), self.s5),
             (spec("S6", "deny by default, super users as declared", controls=["SR 2.1"], explain="grep -E 'allow.everyone|super.users' server.properties",
                   hint="run the kafka play"), self.s6),
-            (spec("S7", "no client has a broker's name", unit="users", controls=["SR 1.1"], explain="kafka-configs.sh --describe --entity-type users",
-                  hint="delete that SCRAM user"), self.s7),
+            (spec("S7", "no client has a broker's name or is undeclared", unit="users", controls=["SR 1.1"],
+                  explain="kafka-configs.sh --describe --entity-type users", hint="run the kafka play: it deletes who is not declared; who made it?"), self.s7),
             (spec("S8", "this broker knows every user that the cluster has", unit="users", controls=["SR 1.1", "SR 7.1"],
                   explain="kafka-configs.sh --command-config admin.properties --bootstrap-server HOST:9091 --describe --entity-type users, on each broker",
                   hint="run the kafka play before any broker restarts: it writes the declared users and the anchor again"), self.s8),

@@ -89,9 +89,9 @@ def plan(declared: Mapping[str, Mapping[str, float]], present: Mapping[str, Mapp
                 continue
             result.changes.append((user, key, want.get(key)))
             if key in have:
-                result.before.append(f"quota {user} {key}={have[key]:g}")
+                result.before.append(f"quota {user} {key}={have[key]:.15g}")
             if key in want:
-                result.after.append(f"quota {user} {key}={want[key]:g}")
+                result.after.append(f"quota {user} {key}={want[key]:.15g}")
     return result
 
 

@@ -8,9 +8,12 @@ moves or loses data: deleting a topic, shrinking it, changing its replication fa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+#: Not compared with what is declared: check B8 is about it.
+_UNCLEAN = "unclean.leader.election.enable"
 NAME = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,247}[a-z0-9])?$")
 
 
@@ -23,6 +26,15 @@ class Topic:
     replication_factor: int
     config: Mapping[str, str] = field(default_factory=dict)
     owner_level: float = 0
+
+
+def parse(entries: Iterable[Mapping[str, Any]]) -> tuple[Topic, ...]:
+    """Topics from their data {name, partitions, replication_factor, config, owner_level}; settings become text as Kafka writes it."""
+    return tuple(
+        Topic(name=str(one["name"]), partitions=int(one["partitions"]), replication_factor=int(one["replication_factor"]),
+              config={str(key): str(value).lower() if isinstance(value, bool) else str(value) for key, value in (one.get("config") or {}).items()},
+              owner_level=one.get("owner_level") or 0)
+        for one in entries)
 
 
 @dataclass
@@ -62,10 +74,24 @@ def check(declared: Sequence[Topic], brokers: int) -> list[str]:
         elif minimum is not None and int(minimum) >= topic.replication_factor > 1:
             problems.append(f"{key}.config.min.insync.replicas: {minimum} of {topic.replication_factor} replicas would let no broker "
                             "restart; give less than replication_factor")
-        if topic.config.get("unclean.leader.election.enable", "false") != "false":
+        if topic.config.get(_UNCLEAN, "false") != "false":
             problems.append(f"{key}.config.unclean.leader.election.enable: loses acknowledged records; remove it")
     problems += [f"kafka_topics[{name}]: is there twice; remove one" for name in sorted({n for n in names if names.count(n) > 1})]
     return problems
+
+
+def differences(declared: Iterable[Topic], present: Mapping[str, Topic]) -> list[str]:
+    """In what the topics that are there are not as declared, each as text. More replicas are no finding: that is how they are moved."""
+    found: list[str] = []
+    for topic in sorted((one for one in declared if one.name in present), key=lambda one: one.name):
+        now = present[topic.name]
+        pairs: dict[str, tuple[object, object]] = {
+            "partitions": (now.partitions, topic.partitions),
+            "replication_factor": (min(now.replication_factor, topic.replication_factor), topic.replication_factor)}
+        pairs |= {key: (now.config.get(key), topic.config.get(key)) for key in sorted({*now.config, *topic.config} - {_UNCLEAN})}
+        found += [f"{topic.name} {key} {have}, which nobody declared" if want is None else f"{topic.name} {key} {have or 'not set'} instead of {want}"
+                  for key, (have, want) in pairs.items() if have != want]
+    return found
 
 
 def _line(topic: Topic) -> str:
