@@ -12,10 +12,11 @@ version_added: "0.1.0"
 author: hnai.platform maintainers (@hnai)
 description:
   - Runs on the broker's host. MQ1 an identity logs in over TLS. MQ2 an anonymous client and a wrong password (once) are
-    refused.
+    refused, and no listener takes a password in the clear.
   - MQ3 per source, the newest retained record is young. MQ4 every declared client has an entry in the password file.
     MQ5 the broker dropped nothing.
-  - MQ6 every client of the site is connected. MQ7 what waits for clients fits its queue. MQ8 per client, the broker refuses
+  - MQ6 every client of the site is connected. MQ7 what waits for clients fits its queue, which is as long as declared and outlives
+    the broker. MQ8 per client, the broker refuses
     what the ACL does not give it. MQ9 the bridge to Kafka loses nothing and is not behind.
   - What MQ8 publishes (MQTT 5, not retained, expiring after a second, below C(hnai-health/) and C(ot/hnai-health/)) is delivered
     to nobody unless the broker's ACL is off.
@@ -29,6 +30,10 @@ options:
     description: The broker's password file.
     type: path
     default: /run/hnai-mosquitto/passwords
+  config:
+    description: The broker's configuration.
+    type: path
+    default: /etc/hnai/mosquitto/mosquitto.conf
   sources:
     description: Sources that the live view must show.
     type: list
@@ -143,6 +148,7 @@ def main() -> None:
             **MQTT_ARGS,
             clients={"type": "list", "elements": "str", "required": True},
             password_file={"type": "path", "default": "/run/hnai-mosquitto/passwords", "no_log": False},
+            config={"type": "path", "default": "/etc/hnai/mosquitto/mosquitto.conf"},
             sources={"type": "list", "elements": "str", "default": []},
             live_max_age={"type": "float", "default": 30.0},
             quiet={"type": "float", "default": 0.4},
@@ -192,7 +198,8 @@ def main() -> None:
     run(report, params, Sources(
         login=broker.login, password=broker.password, password_file=lambda: text(params["password_file"]),
         counters=lambda: text(params["bridge_counters"]), dropping=dropping,
-        peers=lambda: peers([text("/proc/net/tcp"), text("/proc/net/tcp6")], params["port"]), now=time.time,
+        peers=lambda: peers([text("/proc/net/tcp"), text("/proc/net/tcp6")], params["port"]),
+        config=lambda: text(params["config"]), now=time.time,
     ))
     finish(module, report)
 

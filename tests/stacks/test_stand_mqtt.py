@@ -218,7 +218,8 @@ def test_a_live_view_that_is_wrong_fails_its_own_check_and_passes_after_repair(
     monkeypatch.setenv("PATH", f"{broker.home}/bin:{os.environ['PATH']}")
     arguments = asked["arguments"] | {
         "sources": SOURCES, "live_max_age": LIVE_MAX_AGE_S, "password_file": str(broker.home / "run/passwords"),
-        "max_queued": DEFAULTS["mosquitto_max_queued_messages"], "max_fill": DEFAULTS["mosquitto_max_fill_percent"]}
+        "max_queued": DEFAULTS["mosquitto_max_queued_messages"], "max_fill": DEFAULTS["mosquitto_max_fill_percent"],
+        "config": str(broker.home / "mosquitto.conf")}
     health = Asked(lambda: ask(mqtt_health, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
     exercise(health, fault, shipper)
 

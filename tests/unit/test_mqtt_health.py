@@ -44,6 +44,8 @@ PARAMS = {
     "bridge_max_latency": 5.0,
 }
 
+CONFIG = "listener 8883\ncertfile /x/cert.pem\nlistener 1884 127.0.0.1\nlistener 0 /run/x\npersistence true\nmax_queued_messages 1000\n"
+
 
 def counters(last: float = 0.0, step: int = 50, **fields: float) -> str:
     """Counters of a bridge, every 10 s for two minutes; *fields* are those of the newest line."""
@@ -79,6 +81,7 @@ class Broker:
         self.dropping: list[str] = []
         self.peers = ["10.0.0.1", "10.0.0.2", "127.0.0.1", "fd00::1"]
         self.passwords = "hnai-health:$7$x\nline1:$7$y\n"
+        self.config = CONFIG
         self.tried: list[tuple[str, str]] = []
 
     @contextmanager
@@ -114,7 +117,7 @@ class Broker:
     def judge(self) -> dict[str, str]:
         report = Report("mosquitto")
         run(report, PARAMS, Sources(self.login, lambda *_: "right", lambda: self.passwords, lambda: self.counters,
-                                    lambda: self.dropping, lambda: self.peers, lambda: NOW))
+                                    lambda: self.dropping, lambda: self.peers, lambda: self.config, lambda: NOW))
         self.checks = {check.id + check.subject: check for check in report.checks}
         return {check.id + check.subject: check.status for check in report.checks}
 
@@ -134,6 +137,19 @@ def test_a_stranger_who_is_let_in_fails(stranger: tuple[str, str]) -> None:
     broker = Broker()
     broker.logins.add(stranger)
     assert broker.judge() == {**WELL, "MQ2": "fail"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "ident"),
+    [
+        ("listener 1884 127.0.0.1", "listener 1884", "MQ2"), ("certfile /x/cert.pem", "", "MQ2"), ("messages 1000", "messages 999", "MQ7"),
+        ("max_queued_messages 1000", "max_queued_messages 5", "MQ7"), ("persistence true", "", "MQ7"), ("persistence true", "persistence false", "MQ7"),
+    ],
+)
+def test_a_configuration_that_keeps_less_or_hides_nothing(old: str, new: str, ident: str) -> None:
+    broker = Broker()
+    broker.config = CONFIG.replace(old, new)
+    assert broker.judge() == {**WELL, ident: "fail"}
 
 
 def test_a_silent_source_is_stale_not_absent() -> None:
