@@ -79,7 +79,7 @@ class Stand(Judged):
 
     home: Path
     jobs: list[str] = field(default_factory=lambda: ["clock"])
-    patience_s = 150.0
+    patience_s = 240.0
     settles = True
 
     def __post_init__(self) -> None:
@@ -127,6 +127,7 @@ class Stand(Judged):
         self.plant.start()
         until("Flink is not there", self._there, START_S)
         self.keep()
+        until("the job is not whole", lambda: self.checkpoints("clock"), START_S, 2)
         return self
 
     def start(self, part: str) -> None:
@@ -460,3 +461,19 @@ def test_a_fault_fails_its_own_check_and_passes_after_repair(stand: Stand, fault
 )
 def test_who_never_answers_is_known_to_nobody_and_passes_after_repair(stand: Stand, fault: Fault) -> None:
     exercise(Asked(stand.judge, stand.patience_s), fault, stand)
+
+
+def test_a_changed_statement_goes_on_from_a_savepoint_that_another_release_can_read(stand: Stand) -> None:
+    """And the verdict has nothing to say about it."""
+    old = stand.alive("clock")[0]["jid"]
+    stand.declare("clock", CLOCK.format(events=stand.plant.folder, share=50))
+
+    def upgraded() -> dict[str, Any]:
+        last = stand.memory("clock")["last"] or {}
+        return last if last.get("result") == "upgraded" else {}
+
+    last = until("it is not upgraded", upgraded, 180)
+    told = stand.ask(f"/jobs/{old}/checkpoints")["latest"]["savepoint"]
+    assert (last["way"], last["previous"], f"file:{last['savepoint']}") == ("savepoint", old, told["external_path"])
+    assert told["savepointFormat"] == "CANONICAL"
+    stand.verdict("it is not well", stand.bad)
