@@ -117,7 +117,7 @@ class Stand(Judged):
                 environment.filters["to_json"] = json.dumps
                 text = environment.from_string(text).render({**VALUES, "flink_jobs": self.jobs, "__flink_ports": self.ports})
             for there, here in (("/etc/hnai/flink", "etc"), ("/var/lib/hnai/flink", "state"), (f"/opt/hnai/flink/{VALUES['flink_version']}", release)):
-                text = text.replace(there, f"{self.home}/{here}" if isinstance(here, str) else str(here))
+                text = text.replace(there, str(self.home / here))
             for name in ("rest", "gateway"):
                 text = text.replace(f"127.0.0.1:{PORTS[name]}", f"127.0.0.1:{self.ports[name]}")
             (self.home / target).write_text(text, encoding="utf-8")
@@ -125,7 +125,7 @@ class Stand(Judged):
         for part in ("jobmanager", "gateway", "taskmanager"):
             self.start(part)
         self.plant.start()
-        until("Flink is not there", self._there, START_S)
+        self.wait()
         self.keep()
         until("the job is not whole", lambda: self.checkpoints("clock"), START_S, 2)
         return self
@@ -151,6 +151,10 @@ class Stand(Judged):
     def _listen(self, pipe: Any) -> None:
         while self.listening.wait() and os.read(pipe.fileno(), 4096):
             pass
+
+    def wait(self) -> None:
+        """Until every part answers; seldom asked, they need the time for themselves."""
+        until("Flink is not there", self._there, START_S, 2)
 
     def _there(self) -> bool:
         dead = [part for part, process in self.processes.items() if process.poll() is not None]
@@ -236,7 +240,7 @@ class Stand(Judged):
         """As its unit does after a kill."""
         self.kill(part)
         self.start(part)
-        until(f"{part} is not there", self._there, START_S)
+        self.wait()
 
     @contextmanager
     def frozen(self, part: str) -> Iterator[None]:
@@ -435,6 +439,7 @@ def the_task_manager_was_killed(stand: Stand) -> Iterator[None]:
         yield
     finally:
         stand.start("taskmanager")
+        stand.wait()
 
 
 @faults(
