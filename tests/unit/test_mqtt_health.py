@@ -79,6 +79,7 @@ class Broker:
         self.delivered: list[Message] = []
         self.counters = counters()
         self.dropping: list[str] = []
+        self.ousting = ["Client line1 already connected, closing old connection."] * 2
         self.peers = ["10.0.0.1", "10.0.0.2", "127.0.0.1", "fd00::1"]
         self.passwords = "hnai-health:$7$x\nline1:$7$y\n"
         self.config = CONFIG
@@ -117,7 +118,7 @@ class Broker:
     def judge(self) -> dict[str, str]:
         report = Report("mosquitto")
         run(report, PARAMS, Sources(self.login, lambda *_: "right", lambda: self.passwords, lambda: self.counters,
-                                    lambda: self.dropping, lambda: self.peers, lambda: self.config, lambda: NOW))
+                                    lambda: self.dropping, lambda: self.ousting, lambda: self.peers, lambda: self.config, lambda: NOW))
         self.checks = {check.id + check.subject: check for check in report.checks}
         return {check.id + check.subject: check.status for check in report.checks}
 
@@ -208,6 +209,13 @@ def test_a_client_that_is_away_is_missed_at_its_host(peers: list[str], short: st
     broker.peers = peers
     assert broker.judge() == {**WELL, "MQ6": "fail"}
     assert broker.checks["MQ6"].reason == short
+
+
+def test_two_programs_with_one_client_id_throw_each_other_out() -> None:
+    broker = Broker()
+    broker.ousting *= 2
+    assert broker.judge() == {**WELL, "MQ6": "fail"}
+    assert broker.checks["MQ6"].reason.startswith("line1 was taken over 4 times in 300 s")
 
 
 def test_connections_as_the_kernel_lists_them() -> None:

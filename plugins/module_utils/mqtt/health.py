@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ UPTIME = "$SYS/broker/uptime"
 
 STORED = "$SYS/broker/store/messages/count"
 ARRIVING = "$SYS/broker/load/publish/received/1min"
+OUSTING = "already connected, closing old connection"
+OUSTED_S, OUSTED = 300, 3
+"""Two programs with one client id throw each other out as fast as they come back; who lost its line comes back once."""
+
 DENY = "hnai-health/deny"
 LIVE_DENY = "ot/hnai-health/deny"
 """Nobody's topics. The second one lies where the live view would show it."""
@@ -55,14 +60,15 @@ class Login(Protocol):
 class Sources:
     """Where the checks look. *password* gives the health identity's, or that of another client; *password_file* and *counters*
     the text of the broker's file and of the bridge's; *dropping* the lines of the broker's journal that name a client whose
-    messages were dropped since the broker started; *peers* the addresses from which connections to the listener are open; *config* the
-    text of mosquitto.conf."""
+    messages were dropped since the broker started, *ousting* those of the last OUSTED_S that name one whose session another took over; *peers*
+    the addresses from which connections to the listener are open; *config* the text of mosquitto.conf."""
 
     login: Login
     password: Callable[..., str]
     password_file: Callable[[], str]
     counters: Callable[[], str]
     dropping: Callable[[], Sequence[str]]
+    ousting: Callable[[], Sequence[str]]
     peers: Callable[[], Sequence[str]]
     config: Callable[[], str]
     now: Callable[[], float]
@@ -256,7 +262,7 @@ def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
             explain="ss -tn state established sport = :%d" % params["port"],
             controls=["SR 7.1"],
         ) as check:
-            _connected(check, wanted, where.peers())
+            _connected(check, wanted, where.peers(), where.ousting())
 
     if params["max_queued"]:
         with report.check(
@@ -303,13 +309,16 @@ def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
             _bridge(check, params, where)
 
 
-def _connected(check: Check, wanted: Sequence[tuple[str, tuple[str, ...], list[str]]], peers: Sequence[str]) -> None:
+def _connected(check: Check, wanted: Sequence[tuple[str, tuple[str, ...], list[str]]], peers: Sequence[str], ousting: Sequence[str]) -> None:
     """The broker does not tell who is connected; the kernel tells from where. A connection more hides one that is missing."""
     open_from = {host: sum(peer in addresses for peer in peers) for host, addresses, _clients in wanted}
     short = [(host, clients) for host, _addresses, clients in wanted if open_from[host] < len(clients)]
+    ousted = Tally(line.partition("Client ")[2].partition(" " + OUSTING)[0] for line in ousting)
+    fought = ["%s was taken over %d times in %d s: two programs have one client id" % (*one, OUSTED_S) for one in ousted.most_common() if one[1] >= OUSTED]
     check.observed = len(short)
-    check.evidence = {"connections": open_from, "clients": {host: clients for host, _addresses, clients in wanted}}
-    check.passed(not short, "; ".join("%s holds %d of %d connections (%s)" % (h, open_from[h], len(c), ", ".join(c)) for h, c in short))
+    check.evidence = {"connections": open_from, "clients": {host: clients for host, _addresses, clients in wanted}, "taken_over": dict(ousted)}
+    missing = ["%s holds %d of %d connections (%s)" % (h, open_from[h], len(c), ", ".join(c)) for h, c in short]
+    check.passed(not short and not fought, "; ".join(missing + fought))
 
 
 def _queues(check: Check, params: Mapping[str, Any], live: View | None, less: str) -> None:
