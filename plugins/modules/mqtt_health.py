@@ -12,11 +12,12 @@ version_added: "0.1.0"
 author: hnai.platform maintainers (@hnai)
 description:
   - Runs on the broker's host. MQ1 an identity logs in over TLS. MQ2 an anonymous client and a wrong password (once) are
-    refused.
+    refused, and no listener takes a password in the clear.
   - MQ3 per source, the newest retained record is young. MQ4 every declared client has an entry in the password file.
     MQ5 the broker dropped nothing.
-  - MQ6 every client of the site is connected. MQ7 what waits for clients fits its queue. MQ8 per client, the broker refuses
-    what the ACL does not give it. MQ9 the bridge to Kafka loses nothing and is not behind.
+  - MQ6 every client of the site is connected, and is not thrown out again and again by another with its client id. MQ7 what waits
+    for clients fits its queue, which is as long as declared and outlives the broker. MQ8 per client, the broker refuses what the ACL
+    does not give it. MQ9 the bridge to Kafka loses nothing and is not behind.
   - What MQ8 publishes (MQTT 5, not retained, expiring after a second, below C(hnai-health/) and C(ot/hnai-health/)) is delivered
     to nobody unless the broker's ACL is off.
 options:
@@ -29,6 +30,10 @@ options:
     description: The broker's password file.
     type: path
     default: /run/hnai-mosquitto/passwords
+  config:
+    description: The broker's configuration.
+    type: path
+    default: /etc/hnai/mosquitto/mosquitto.conf
   sources:
     description: Sources that the live view must show.
     type: list
@@ -130,7 +135,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import MQTT_ARGS, Broker, peers, settled
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import Sources, run
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import OUSTED_S, OUSTING, Sources, run
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -143,6 +148,7 @@ def main() -> None:
             **MQTT_ARGS,
             clients={"type": "list", "elements": "str", "required": True},
             password_file={"type": "path", "default": "/run/hnai-mosquitto/passwords", "no_log": False},
+            config={"type": "path", "default": "/etc/hnai/mosquitto/mosquitto.conf"},
             sources={"type": "list", "elements": "str", "default": []},
             live_max_age={"type": "float", "default": 30.0},
             quiet={"type": "float", "default": 0.4},
@@ -179,11 +185,12 @@ def main() -> None:
     def command(*argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(list(argv), capture_output=True, text=True, timeout=report.timeout(10), check=False)
 
-    def dropping() -> list[str]:
+    def journal(words: str, *more: str) -> list[str]:
+        """The broker's lines with these words since it started."""
         since = command("systemctl", "show", "--property=InvocationID", "--value", params["unit"]).stdout.strip()
         if not since:
             raise OSError("%s does not run, so nobody knows since when" % params["unit"])
-        found = command("journalctl", "-q", "-o", "cat", "-n", "20", "-g", "messages are being dropped", "_SYSTEMD_INVOCATION_ID=" + since)
+        found = command("journalctl", "-q", "-o", "cat", "-g", words, *more, "_SYSTEMD_INVOCATION_ID=" + since)
         # 1 without a word: no such line.
         if found.returncode and found.stderr.strip():
             raise OSError("journalctl: " + found.stderr.strip())
@@ -191,8 +198,10 @@ def main() -> None:
 
     run(report, params, Sources(
         login=broker.login, password=broker.password, password_file=lambda: text(params["password_file"]),
-        counters=lambda: text(params["bridge_counters"]), dropping=dropping,
-        peers=lambda: peers([text("/proc/net/tcp"), text("/proc/net/tcp6")], params["port"]), now=time.time,
+        counters=lambda: text(params["bridge_counters"]), dropping=lambda: journal("messages are being dropped", "-n", "20"),
+        ousting=lambda: journal(OUSTING, "-n", "500", "--since=-%ds" % OUSTED_S),
+        peers=lambda: peers([text("/proc/net/tcp"), text("/proc/net/tcp6")], params["port"]),
+        config=lambda: text(params["config"]), now=time.time,
     ))
     finish(module, report)
 

@@ -59,6 +59,11 @@ options:
     description: Days that the authority which issues certificates must still be valid.
     type: float
     default: 180
+  paths:
+    description: Secrets of the site, relative to the KV mount, of which the deploy identity may read none. It is asked for a version that none has.
+    type: list
+    elements: str
+    default: []
   pki:
     description: Mount of the authority that issues certificates.
     type: str
@@ -127,6 +132,7 @@ def main() -> None:
             min_free_mib={"type": "int", "default": 4096},
             min_days={"type": "float", "default": 14},
             min_ca_days={"type": "float", "default": 180},
+            paths={"type": "list", "elements": "str", "default": []},
             pki={"type": "str", "default": "pki_int"},
         ),
         supports_check_mode=True,
@@ -152,6 +158,7 @@ def main() -> None:
             ca_days=given["min_ca_days"],
             kv=given["kv"],
             pki=given["pki"],
+            secrets=given["paths"],
         ),
         health.Host(served=lambda: served_certificate(client.host, client.port, given["ca_file"], report.timeout(5)), serial_on_disk=serial_on_disk),
     )

@@ -129,7 +129,8 @@ def queue_drops(lab: Lab) -> None:
         lab.python(host, AWAY, "telegraf-bridge", "begin")
         try:
             until("nothing is dropped", lambda: judged(lab, "mosquitto")["MQ5"] == "fail", 60, 2)
-            assert bad(judged(lab, "mosquitto")) <= {"MQ5"}
+            # Three are fewer than declared.
+            assert bad(judged(lab, "mosquitto")) <= {"MQ5", "MQ7"}
         finally:
             lab.python(host, AWAY, "telegraf-bridge", "end")
     well(lab, "mosquitto", 90)

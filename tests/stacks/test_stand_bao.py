@@ -301,6 +301,15 @@ def deploy_may_read_secrets(stand: Stand) -> Iterator[None]:
 
 
 @contextmanager
+def deploy_may_read_secrets_of_one_component(stand: Stand) -> Iterator[None]:
+    with stand.root() as token:
+        stand.allow("deploy", f"{stand.spec['kv']}/data/{SECRET}", token)
+    yield
+    with stand.root() as token:
+        stand.converge(token)
+
+
+@contextmanager
 def root_is_made_without_a_login(stand: Stand) -> Iterator[None]:
     stand.reconfigure(openbao_generate_root=True)
     yield
@@ -383,7 +392,8 @@ def of(says: str, subject: str = "") -> str:
     Fault(nobody_may_look_at_tokens, {"BAO07": r"\Ainconclusive : \d+ tokens are alive, and openbao could look at none\Z"}),
     Fault(secrets_are_recorded_in_the_clear, {"BAO05": of(r"in the clear \(log_raw\).*", "other")}),
     Fault(an_audit_device_is_a_black_hole, {"BAO05": of("not recorded", "other")}),
-    Fault(deploy_may_read_secrets, {"BAO10": of("allowed")}),
+    Fault(deploy_may_read_secrets, {"BAO10": of("allowed: openbao/hnai-canary, .*")}),
+    Fault(deploy_may_read_secrets_of_one_component, {"BAO10": of(f"allowed: {SECRET}")}),
     Fault(root_is_made_without_a_login, {"BAO11": of("allowed")}),
     Fault(the_authority_ends_soon, {"BAO12": of(r"(169\.\d|170\.0)")}),
     Fault(secrets_may_be_overwritten_blindly, {"BAO09": of("False")}),

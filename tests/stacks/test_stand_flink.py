@@ -79,7 +79,7 @@ class Stand(Judged):
 
     home: Path
     jobs: list[str] = field(default_factory=lambda: ["clock"])
-    patience_s = 150.0
+    patience_s = 240.0
     settles = True
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class Stand(Judged):
                 environment.filters["to_json"] = json.dumps
                 text = environment.from_string(text).render({**VALUES, "flink_jobs": self.jobs, "__flink_ports": self.ports})
             for there, here in (("/etc/hnai/flink", "etc"), ("/var/lib/hnai/flink", "state"), (f"/opt/hnai/flink/{VALUES['flink_version']}", release)):
-                text = text.replace(there, f"{self.home}/{here}" if isinstance(here, str) else str(here))
+                text = text.replace(there, str(self.home / here))
             for name in ("rest", "gateway"):
                 text = text.replace(f"127.0.0.1:{PORTS[name]}", f"127.0.0.1:{self.ports[name]}")
             (self.home / target).write_text(text, encoding="utf-8")
@@ -125,8 +125,9 @@ class Stand(Judged):
         for part in ("jobmanager", "gateway", "taskmanager"):
             self.start(part)
         self.plant.start()
-        until("Flink is not there", self._there, START_S)
+        self.wait()
         self.keep()
+        until("the job is not whole", lambda: self.checkpoints("clock"), START_S, 2)
         return self
 
     def start(self, part: str) -> None:
@@ -150,6 +151,10 @@ class Stand(Judged):
     def _listen(self, pipe: Any) -> None:
         while self.listening.wait() and os.read(pipe.fileno(), 4096):
             pass
+
+    def wait(self) -> None:
+        """Until every part answers; seldom asked, they need the time for themselves."""
+        until("Flink is not there", self._there, START_S, 2)
 
     def _there(self) -> bool:
         dead = [part for part, process in self.processes.items() if process.poll() is not None]
@@ -235,7 +240,7 @@ class Stand(Judged):
         """As its unit does after a kill."""
         self.kill(part)
         self.start(part)
-        until(f"{part} is not there", self._there, START_S)
+        self.wait()
 
     @contextmanager
     def frozen(self, part: str) -> Iterator[None]:
@@ -434,6 +439,7 @@ def the_task_manager_was_killed(stand: Stand) -> Iterator[None]:
         yield
     finally:
         stand.start("taskmanager")
+        stand.wait()
 
 
 @faults(
@@ -460,3 +466,19 @@ def test_a_fault_fails_its_own_check_and_passes_after_repair(stand: Stand, fault
 )
 def test_who_never_answers_is_known_to_nobody_and_passes_after_repair(stand: Stand, fault: Fault) -> None:
     exercise(Asked(stand.judge, stand.patience_s), fault, stand)
+
+
+def test_a_changed_statement_goes_on_from_a_savepoint_that_another_release_can_read(stand: Stand) -> None:
+    """And the verdict has nothing to say about it."""
+    old = stand.alive("clock")[0]["jid"]
+    stand.declare("clock", CLOCK.format(events=stand.plant.folder, share=50))
+
+    def upgraded() -> dict[str, Any]:
+        last = stand.memory("clock")["last"] or {}
+        return last if last.get("result") == "upgraded" else {}
+
+    last = until("it is not upgraded", upgraded, 180)
+    told = stand.ask(f"/jobs/{old}/checkpoints")["latest"]["savepoint"]
+    assert (last["way"], last["previous"], f"file:{last['savepoint']}") == ("savepoint", old, told["external_path"])
+    assert told["savepointFormat"] == "CANONICAL"
+    stand.verdict("it is not well", stand.bad)

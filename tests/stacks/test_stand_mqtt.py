@@ -26,7 +26,7 @@ from sparkplug_stand import broker_program, certificate, hashed
 from stands import Asked, Fault, Machine, ask, exercise, faults
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, tls_dialler
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, MqttError, tls_dialler
 from ansible_collections.hnai.platform.plugins.modules import mqtt_acl_audit, mqtt_health
 
 pytestmark = pytest.mark.scenario("stand-mqtt")
@@ -58,7 +58,7 @@ class Broker:
         user = "\nuser root\n" if os.getuid() == 0 else ""
         (home / "mosquitto.conf").write_text(self._rendered("mosquitto.conf.j2") + user, encoding="utf-8")
         # As journalctl does, grep ends with 1 and says nothing where there is no such line.
-        for name, text in (("systemctl", "echo 1"), ("journalctl", f"grep -F 'messages are being dropped' '{home}/log'")):
+        for name, text in (("systemctl", "echo 1"), ("journalctl", f'while [ "$1" != -g ]; do shift; done; grep -F "$2" {home}/log')):
             program = home / "bin" / name
             program.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
             program.chmod(0o755)
@@ -104,6 +104,17 @@ class Broker:
         dial = tls_dialler("127.0.0.1", self.port, str(self.home / "tls/cert.pem"), lambda: 20.0)
         return Client(dial, f"test-{client}", client, self.passwords[client], lambda: 20.0, version=5)
 
+    @contextmanager
+    def with_one_client_id(self, client: str) -> Iterator[None]:
+        """Two programs of one client have one id: whoever comes throws the other out. Five minutes later the journal has nothing of it."""
+        with contextlib.ExitStack() as stack:
+            for _turn in range(4):
+                one = stack.enter_context(contextlib.ExitStack())
+                one.enter_context(contextlib.suppress(MqttError))
+                one.enter_context(self.session(client))
+            yield
+        os.truncate(self.home / "log", 0)
+
     def lets_read(self, client: str, topic: str) -> bool:
         """Whether this client gets what the health check's identity publishes."""
         with self.session("hnai-health") as health, self.session(client) as reader:
@@ -130,7 +141,7 @@ class Shipper:
 
     def __init__(self, broker: Broker) -> None:
         self.quiet: frozenset[str] = frozenset()
-        self.ahead = ""
+        self.ahead, self.broker = "", broker
         self.problem: BaseException | None = None
         self._over = threading.Event()
         self._session = broker.session("telegraf-shipper")
@@ -211,14 +222,24 @@ def of_a_time_to_come(shipper: Shipper) -> AbstractContextManager[None]:
     return shipper.of_tomorrow("plc2")
 
 
-@faults(Fault(old, {"MQ3": r"\Afail plc2: [\d.]+\Z"}), Fault(of_a_time_to_come, {"MQ3": r"\Afail plc2: a record of a time to come: .*\Z"}))
+def two_programs_with_one_client_id(shipper: Shipper) -> AbstractContextManager[None]:
+    return shipper.broker.with_one_client_id("line1")
+
+
+@faults(
+    Fault(old, {"MQ3": r"\Afail plc2: [\d.]+\Z"}),
+    Fault(of_a_time_to_come, {"MQ3": r"\Afail plc2: a record of a time to come: .*\Z"}),
+    Fault(two_programs_with_one_client_id, {"MQ6": r"\Afail : test-line1 was taken over 3 times in 300 s: two programs have one client id\Z"}),
+)
 def test_a_live_view_that_is_wrong_fails_its_own_check_and_passes_after_repair(
     broker: Broker, asked: dict[str, Any], shipper: Shipper, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setenv("PATH", f"{broker.home}/bin:{os.environ['PATH']}")
+    standing = [entry | {"hosts": {"edge": ["127.0.0.1"]}} if entry["principal"] == "telegraf-shipper" else entry for entry in ACL]
     arguments = asked["arguments"] | {
-        "sources": SOURCES, "live_max_age": LIVE_MAX_AGE_S, "password_file": str(broker.home / "run/passwords"),
-        "max_queued": DEFAULTS["mosquitto_max_queued_messages"], "max_fill": DEFAULTS["mosquitto_max_fill_percent"]}
+        "acl": standing, "sources": SOURCES, "live_max_age": LIVE_MAX_AGE_S, "password_file": str(broker.home / "run/passwords"),
+        "max_queued": DEFAULTS["mosquitto_max_queued_messages"], "max_fill": DEFAULTS["mosquitto_max_fill_percent"],
+        "config": str(broker.home / "mosquitto.conf")}
     health = Asked(lambda: ask(mqtt_health, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
     exercise(health, fault, shipper)
 

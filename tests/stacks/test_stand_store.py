@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.machinery import SourceFileLoader
@@ -147,8 +147,13 @@ class Tsdb:
             lines.append(f"{one.tag}:status,source={SOURCE} value={float(one.status)} {one.at}")
             if one.value is not None:
                 lines.append(f"{one.tag},source={SOURCE} value={one.value!r} {one.at}")
+        self.post(lines)
+
+    def post(self, lines: Iterable[str]) -> None:
+        """Line protocol, times in ms."""
+        text = "\n".join(lines)
         with self._lock:
-            status, body = self.client.send("POST", "/write?precision=ms", "\n".join(lines).encode()) if lines else (204, b"")
+            status, body = self.client.send("POST", "/write?precision=ms", text.encode()) if text else (204, b"")
         assert status == 204, body
 
     def show(self) -> None:
@@ -387,15 +392,36 @@ def test_a_server_that_says_nothing_proves_nothing(site: Site, fidelity: Asked) 
     exercise(fidelity, Fault(lambda one: one.standing_still("level"), must), site)
 
 
-def test_a_store_that_hides_what_it_has_fails_the_operators_view_alone(site: Site, reader: dict[str, Any]) -> None:
-    """The flag is lost: by default VictoriaMetrics leaves the last half minute out."""
+@pytest.fixture(scope="module")
+def ages(site: Site, reader: dict[str, Any]) -> Asked:
+    """Of tsdb_freshness."""
     arguments = reader["arguments"] | {"sources": [{"id": SOURCE, "tags": TAGS}], "cyclic_max_age": MAX_AGE_S}
 
     def judge() -> Checks:
         site.tsdb.show()
         return ask(tsdb_freshness, arguments, Host=reader["Host"])["checks"]
 
-    exercise(Asked(judge, 30.0), Fault(lambda one: one.started(without=("-search.latencyOffset",)), {"FR2": r"^fail plc-1: .*level \((\d+ s|nothing)\)"}), site)
+    return Asked(judge, 60.0)
+
+
+def test_a_store_that_hides_what_it_has_fails_the_operators_view_alone(site: Site, ages: Asked) -> None:
+    """The flag is lost: by default VictoriaMetrics leaves the last half minute out."""
+    must = {"FR2": r"^fail plc-1: .*level \((\d+ s|nothing)\)"}
+    exercise(ages, Fault(lambda one: one.started(without=("-search.latencyOffset",)), must), site)
+
+
+@contextmanager
+def a_namesake_lives(site: Site) -> Iterator[None]:
+    """A tag is silent, and somebody writes one of the same name and source, with one label more."""
+    with site.standing_still("level"):
+        now = time.time_ns() // 1_000_000
+        site.tsdb.post(f"level:status,source={SOURCE},job=x value=0 {now + 1000 * second}" for second in range(120))
+        yield
+
+
+def test_a_namesake_of_a_silent_tag_is_no_sign_of_life(site: Site, ages: Asked) -> None:
+    stale = r"\Afail plc-1: stale: plc-1/level \(\d+ s\)\Z"
+    exercise(ages, Fault(a_namesake_lives, {"FR1": stale, "FR2": stale}), site)
 
 
 # -- the store itself, and the way in ------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_a_broker_that_never_answers(server: int, ca_file: str) -> None:
     broker = Broker(params, lambda: report.timeout(5), FileHost())
     begin = time.monotonic()
     judge_broker(report, params, Sources(
-        broker.login, lambda *_: "password", lambda: "hnai-health:x\nline1:x\n", str, list, list, time.time))
+        broker.login, lambda *_: "password", lambda: "hnai-health:x\nline1:x\n", str, list, list, list, str, time.time))
     assert {check.id for check in report.checks} == {"MQ1", "MQ2", "MQ3", "MQ4", "MQ5", "MQ7", "MQ8"}
     ended(report, begin, {"MQ4"})
 

@@ -44,6 +44,8 @@ PARAMS = {
     "bridge_max_latency": 5.0,
 }
 
+CONFIG = "listener 8883\ncertfile /x/cert.pem\nlistener 1884 127.0.0.1\nlistener 0 /run/x\npersistence true\nmax_queued_messages 1000\n"
+
 
 def counters(last: float = 0.0, step: int = 50, **fields: float) -> str:
     """Counters of a bridge, every 10 s for two minutes; *fields* are those of the newest line."""
@@ -77,8 +79,10 @@ class Broker:
         self.delivered: list[Message] = []
         self.counters = counters()
         self.dropping: list[str] = []
+        self.ousting = ["Client line1 already connected, closing old connection."] * 2
         self.peers = ["10.0.0.1", "10.0.0.2", "127.0.0.1", "fd00::1"]
         self.passwords = "hnai-health:$7$x\nline1:$7$y\n"
+        self.config = CONFIG
         self.tried: list[tuple[str, str]] = []
 
     @contextmanager
@@ -114,7 +118,7 @@ class Broker:
     def judge(self) -> dict[str, str]:
         report = Report("mosquitto")
         run(report, PARAMS, Sources(self.login, lambda *_: "right", lambda: self.passwords, lambda: self.counters,
-                                    lambda: self.dropping, lambda: self.peers, lambda: NOW))
+                                    lambda: self.dropping, lambda: self.ousting, lambda: self.peers, lambda: self.config, lambda: NOW))
         self.checks = {check.id + check.subject: check for check in report.checks}
         return {check.id + check.subject: check.status for check in report.checks}
 
@@ -134,6 +138,19 @@ def test_a_stranger_who_is_let_in_fails(stranger: tuple[str, str]) -> None:
     broker = Broker()
     broker.logins.add(stranger)
     assert broker.judge() == {**WELL, "MQ2": "fail"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "ident"),
+    [
+        ("listener 1884 127.0.0.1", "listener 1884", "MQ2"), ("certfile /x/cert.pem", "", "MQ2"), ("messages 1000", "messages 999", "MQ7"),
+        ("max_queued_messages 1000", "max_queued_messages 5", "MQ7"), ("persistence true", "", "MQ7"), ("persistence true", "persistence false", "MQ7"),
+    ],
+)
+def test_a_configuration_that_keeps_less_or_hides_nothing(old: str, new: str, ident: str) -> None:
+    broker = Broker()
+    broker.config = CONFIG.replace(old, new)
+    assert broker.judge() == {**WELL, ident: "fail"}
 
 
 def test_a_silent_source_is_stale_not_absent() -> None:
@@ -192,6 +209,13 @@ def test_a_client_that_is_away_is_missed_at_its_host(peers: list[str], short: st
     broker.peers = peers
     assert broker.judge() == {**WELL, "MQ6": "fail"}
     assert broker.checks["MQ6"].reason == short
+
+
+def test_two_programs_with_one_client_id_throw_each_other_out() -> None:
+    broker = Broker()
+    broker.ousting *= 2
+    assert broker.judge() == {**WELL, "MQ6": "fail"}
+    assert broker.checks["MQ6"].reason.startswith("line1 was taken over 4 times in 300 s")
 
 
 def test_connections_as_the_kernel_lists_them() -> None:

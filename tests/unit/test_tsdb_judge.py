@@ -76,6 +76,11 @@ def test_a_time_to_come_is_no_age() -> None:
     assert (judged["valve"], judged["whp"]) == (True, False)
 
 
+def test_a_namesake_of_somebody_else_is_no_sign_of_life() -> None:
+    found = [newest("plc1", "whp:status", NOW - 500), Point({"__name__": "whp:status", "source": "plc1", "job": "x"}, NOW, NOW - 1)]
+    assert next(age for age in ages(expected(SOURCES), found, NOW, 60, 150) if age.tag == "whp").age_s == 500
+
+
 def test_a_tag_read_on_change_is_judged_by_its_observation_not_by_its_status() -> None:
     found = [newest("plc1", "valve:status", NOW)]
     assert next(age for age in ages(expected(SOURCES), found, NOW, 60, 150) if age.tag == "valve").stale
@@ -192,6 +197,20 @@ def test_what_was_written_again_is_told_apart_from_what_a_reader_gets() -> None:
     canary_checks.run(report, PARAMS, lambda: store, lambda: ring(150), lambda: NOW)
     (check,) = [check for check in report.checks if check.id == "CN3"]
     assert (check.status, check.evidence["duplicates"], check.evidence["n"], check.evidence["written"]) == ("pass", 0, 130, 160)
+
+
+def test_the_canary_of_somebody_else_is_not_ours() -> None:
+    """It has the same name and source, comes first, and is whole."""
+    class Joined(FakeStore):
+        def export(self, selector: str, start: float, end: float, raw: bool = False) -> list[Samples]:
+            whole = stream(range(130))
+            return [] if "hop" in selector else [Samples({**whole.labels, "job": "x"}, whole.times, whole.values), stream([*range(60), *range(70, 130)])]
+
+    report = Report("canary")
+    store: Any = Joined()
+    canary_checks.run(report, PARAMS, lambda: store, lambda: ring(150), lambda: NOW)
+    (check,) = [check for check in report.checks if check.id == "CN3"]
+    assert (check.status, check.evidence["lost"], check.evidence["written"]) == ("fail", 10, 120)
 
 
 @pytest.mark.parametrize(

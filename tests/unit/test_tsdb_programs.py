@@ -54,7 +54,8 @@ def test_an_observation_says_what_was_shown_or_why_not(observer: ModuleType) -> 
 
 
 def test_the_answer_of_the_store(observer: ModuleType) -> None:
-    body = json.dumps({"status": "success", "data": {"result": [{"metric": {"source": "plc1"}, "value": [10, "9.25"]}]}})
+    series = [{"metric": {"source": "plc1"}, "value": [10, "9.25"]}, {"metric": {"source": "plc1", "job": "another's"}, "value": [10, "10"]}]
+    body = json.dumps({"status": "success", "data": {"result": series}})
     assert observer.newest(body) == {"plc1": 9.25}
     with pytest.raises(ValueError):
         observer.newest(json.dumps({"status": "error"}))

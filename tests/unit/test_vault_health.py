@@ -276,6 +276,17 @@ def test_an_authority_that_is_not_told_is_inconclusive(world: World) -> None:
     assert world.run()["BAO12"]["status"] == "inconclusive"
 
 
+@pytest.mark.parametrize(("answer", "status"), [
+    (Forbidden("GET", "x", 403, []), "pass"), (NotFound("GET", "x", 404, []), "fail"), (Unreachable("late"), "inconclusive"),
+])  # fmt: skip
+def test_the_deploy_identity_is_tried_on_every_secret_of_the_site(world: World, answer: Exception, status: str) -> None:
+    """A policy that was widened for one component does not reach OpenBao's own path."""
+    world.want = health.Wanted(version="2.7.2", secrets=["kafka/broker"])
+    world.bao.answers["hnai/data/kafka/broker?version=%d" % health.NO_VERSION] = answer
+    check = world.run()["BAO10"]
+    assert check["status"] == status and (status != "fail" or check["reason"] == "allowed: kafka/broker")
+
+
 def test_versions() -> None:
     assert health.version_tuple("v2.7.2+x") == health.version_tuple("2.7.2") == (2, 7, 2)
     assert health.version_tuple("") == () and health.pem_serial("serial=0AB1\n") == "0ab1" and health.pem_serial("x") == ""

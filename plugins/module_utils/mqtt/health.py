@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ UPTIME = "$SYS/broker/uptime"
 
 STORED = "$SYS/broker/store/messages/count"
 ARRIVING = "$SYS/broker/load/publish/received/1min"
+OUSTING = "already connected, closing old connection"
+OUSTED_S, OUSTED = 300, 3
+"""Two programs with one client id throw each other out as fast as they come back; who lost its line comes back once."""
+
 DENY = "hnai-health/deny"
 LIVE_DENY = "ot/hnai-health/deny"
 """Nobody's topics. The second one lies where the live view would show it."""
@@ -55,14 +60,17 @@ class Login(Protocol):
 class Sources:
     """Where the checks look. *password* gives the health identity's, or that of another client; *password_file* and *counters*
     the text of the broker's file and of the bridge's; *dropping* the lines of the broker's journal that name a client whose
-    messages were dropped since the broker started; *peers* the addresses from which connections to the listener are open."""
+    messages were dropped since the broker started, *ousting* those of the last OUSTED_S that name one whose session another took over; *peers*
+    the addresses from which connections to the listener are open; *config* the text of mosquitto.conf."""
 
     login: Login
     password: Callable[..., str]
     password_file: Callable[[], str]
     counters: Callable[[], str]
     dropping: Callable[[], Sequence[str]]
+    ousting: Callable[[], Sequence[str]]
     peers: Callable[[], Sequence[str]]
+    config: Callable[[], str]
     now: Callable[[], float]
 
 
@@ -97,6 +105,32 @@ def view(messages: Iterable[Message]) -> View:
             topics.add(message.topic)
             result.tags[source] = result.tags.get(source, 0) + 1
     return result
+
+
+def in_the_clear(config: str) -> list[str]:
+    """Listeners of a mosquitto.conf on which passwords are not encrypted, but those that only this host reaches.
+
+    >>> in_the_clear("listener 8883\\ncertfile x\\nlistener 1883\\nlistener 1884 127.0.0.1")
+    ['listener 1883']
+    """
+    secured: dict[str, bool] = {}
+    current = ""
+    for line in config.splitlines():
+        key, _blank, value = line.strip().partition(" ")
+        if key == "listener":
+            current = "listener %s" % " ".join(value.split())
+            secured[current] = value.split()[0] == "0" or value.split()[1:2] in (["127.0.0.1"], ["::1"], ["localhost"])
+        elif key in ("certfile", "psk_hint") and current:
+            secured[current] = True
+    return [name for name, enough in secured.items() if not enough]
+
+
+def kept(config: str, declared: int) -> str:
+    """Why a client that is away would not get as much as is declared, by mosquitto.conf; "" where it would."""
+    told = {key: value.strip() for key, _blank, value in (line.strip().partition(" ") for line in config.splitlines())}
+    if int(told.get("max_queued_messages", "1000")) != declared:
+        return "the broker keeps %s a client, declared are %d" % (told.get("max_queued_messages", "1000 (as delivered)"), declared)
+    return "" if told.get("persistence", "false").lower() in ("true", "1") else "what waits does not outlive the broker: persistence is off"
 
 
 def refused(login: Login, username: str, password: str) -> str:
@@ -159,13 +193,14 @@ def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
     with report.check(
         "MQ2",
         "strangers are refused",
-        expected="refused, refused",
+        expected="refused, refused, TLS on every listener",
         controls=["SR 1.1", "SR 1.2"],
         explain="mosquitto_pub --cafile ca.pem -p 8883 -t x -m x",
     ) as check:
         answers = [refused(login, "", ""), refused(login, params["username"], "not-the-password")]
         check.observed = "anonymous %s, wrong password %s" % tuple(answers)
-        check.passed(all(answer.startswith("refused") for answer in answers))
+        clear = in_the_clear(where.config())
+        check.passed(all(answer.startswith("refused") for answer in answers) and not clear, "passwords in the clear: %s" % ", ".join(clear) if clear else "")
 
     for source in params["sources"]:
         with report.check(
@@ -227,7 +262,7 @@ def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
             explain="ss -tn state established sport = :%d" % params["port"],
             controls=["SR 7.1"],
         ) as check:
-            _connected(check, wanted, where.peers())
+            _connected(check, wanted, where.peers(), where.ousting())
 
     if params["max_queued"]:
         with report.check(
@@ -239,7 +274,7 @@ def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
             explain="mosquitto_sub … -t '%s' -W 12" % STORED,
             controls=["SR 7.2"],
         ) as check:
-            _queues(check, params, live)
+            _queues(check, params, live, kept(where.config(), params["max_queued"]))
 
     if params["acl"]:
         rights = {entry["principal"]: entry for entry in params["acl"]}
@@ -274,16 +309,19 @@ def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
             _bridge(check, params, where)
 
 
-def _connected(check: Check, wanted: Sequence[tuple[str, tuple[str, ...], list[str]]], peers: Sequence[str]) -> None:
+def _connected(check: Check, wanted: Sequence[tuple[str, tuple[str, ...], list[str]]], peers: Sequence[str], ousting: Sequence[str]) -> None:
     """The broker does not tell who is connected; the kernel tells from where. A connection more hides one that is missing."""
     open_from = {host: sum(peer in addresses for peer in peers) for host, addresses, _clients in wanted}
     short = [(host, clients) for host, _addresses, clients in wanted if open_from[host] < len(clients)]
+    ousted = Tally(line.partition("Client ")[2].partition(" " + OUSTING)[0] for line in ousting)
+    fought = ["%s was taken over %d times in %d s: two programs have one client id" % (*one, OUSTED_S) for one in ousted.most_common() if one[1] >= OUSTED]
     check.observed = len(short)
-    check.evidence = {"connections": open_from, "clients": {host: clients for host, _addresses, clients in wanted}}
-    check.passed(not short, "; ".join("%s holds %d of %d connections (%s)" % (h, open_from[h], len(c), ", ".join(c)) for h, c in short))
+    check.evidence = {"connections": open_from, "clients": {host: clients for host, _addresses, clients in wanted}, "taken_over": dict(ousted)}
+    missing = ["%s holds %d of %d connections (%s)" % (h, open_from[h], len(c), ", ".join(c)) for h, c in short]
+    check.passed(not short and not fought, "; ".join(missing + fought))
 
 
-def _queues(check: Check, params: Mapping[str, Any], live: View | None) -> None:
+def _queues(check: Check, params: Mapping[str, Any], live: View | None, less: str) -> None:
     stored, rate = _number(live, STORED, "-1"), _number(live, ARRIVING, "0") / 60.0
     # What is retained is stored too, and we have just read it; the rest waits for somebody.
     check.observed = None if stored < 0 or live is None else max(0, int(stored) - live.retained)
@@ -295,7 +333,7 @@ def _queues(check: Check, params: Mapping[str, Any], live: View | None) -> None:
         "full_in_s_at_this_rate": round(max(0.0, params["max_queued"] - waiting) / rate, 1) if rate else None,
         "stored": "did not change in the last minute" if stored < 0 else int(stored),
     }
-    check.passed(waiting < params["max_queued"] * params["max_fill"] / 100.0)
+    check.passed(waiting < params["max_queued"] * params["max_fill"] / 100.0 and not less, less)
 
 
 def _refuses(

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +24,13 @@ MAX_ACCESSORS = 500
 #: Seconds between the list of accessors and the look at one. A login writes its token before its lease, and a look at a token without
 #: lease revokes it (OpenBao 2.7.2, internal/vault/token_store.go, lookupInternal): without the pause a verdict can end the login of somebody else.
 LOGIN_S = 2.0
+#: A version that no secret has: who may read is told that it is not there, and nobody's value leaves the store.
+NO_VERSION = 999_999_999
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is expected. Fractions 0..1, times in days. Space is enough when ``free`` or ``free_mib`` is there."""
+    """What is expected. Fractions 0..1, times in days. Space is enough when ``free`` or ``free_mib`` is there. ``secrets``: paths below ``kv``."""
 
     version: str = ""
     voters: int = 1
@@ -39,6 +41,7 @@ class Wanted:
     ca_days: float = 180.0
     kv: str = "hnai"
     pki: str = "pki_int"
+    secrets: Sequence[str] = ()
 
 
 @dataclass
@@ -319,17 +322,22 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
     ) as check:
         if logged_in(check):
             token = str(login(api, policies.IDENTITY_AUTH, deploy["role_id"], deploy["secret_id"])["client_token"])
+            allowed = []
             try:
-                api.call("GET", "%s/data/%s/hnai-canary" % (want.kv, policies.SELF), token=token)
-                check.observed = "allowed"
-            except NotFound:
-                # Nothing lies there: whoever is told so may read what does.
-                check.observed = "allowed"
-            except Forbidden:
-                check.observed = "refused (403)"
+                for path in ("%s/hnai-canary" % policies.SELF, *("%s?version=%d" % (secret, NO_VERSION) for secret in want.secrets)):
+                    try:
+                        api.call("GET", "%s/data/%s" % (want.kv, path), token=token)
+                        allowed.append(path)
+                    except NotFound:
+                        # Nothing lies there: whoever is told so may read what does.
+                        allowed.append(path)
+                    except Forbidden:
+                        continue
             finally:
                 leave(api, token)
-            check.passed(check.observed == "refused (403)")
+            check.observed = "allowed" if allowed else "refused (403)"
+            check.evidence = {"tried": 1 + len(want.secrets), "allowed": [path.partition("?")[0] for path in allowed]}
+            check.passed(not allowed, "allowed: %s" % ", ".join(check.evidence["allowed"][:5]))
     with report.check(
         "BAO11",
         "root is not made without a login",

@@ -11,6 +11,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.stats import complet
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.inventory import Canary, canaries
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.judge import (
+    OURS,
     Completeness,
     Observation,
     completeness,
@@ -153,9 +154,11 @@ def _completeness(
 ) -> Completeness:
     selector = '%s{source="%s"}' % (canary.tag, canary.source)
     client = store()
-    found = client.export(selector, start, end - params["settle"])
+    found, raw = (
+        [one for one in client.export(selector, start, end - params["settle"], raw=raw) if OURS.issuperset(one.labels)] for raw in (False, True)
+    )
     account = completeness(found[0] if found else None)
-    written = sum(len(one.times) for one in client.export(selector, start, end - params["settle"], raw=True))
+    written = sum(len(one.times) for one in raw)
     check.evidence = {
         "n": account.n,
         "lost": account.lost,

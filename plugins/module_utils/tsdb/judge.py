@@ -23,6 +23,9 @@ from ansible_collections.hnai.platform.plugins.module_utils.stats import (
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Point, Samples
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.inventory import Expected
 
+OURS = frozenset(("__name__", "source"))
+"""Labels of a series that the writer makes. A namesake with one more is somebody else's, and says nothing about ours."""
+
 
 @dataclass(frozen=True)
 class Age:
@@ -47,6 +50,8 @@ def ages(wanted: Iterable[Expected], newest: Iterable[Point], now: float, cyclic
     """The age of each expected tag. *newest*: of each series the time (s) of its last sample as value; of several the newest counts."""
     found: dict[tuple[str, str], float] = {}
     for point in newest:
+        if not OURS.issuperset(point.labels):
+            continue
         series = (point.source, point.name)
         found[series] = max(point.value, found.get(series, point.value))
     result = []
