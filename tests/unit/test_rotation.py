@@ -313,6 +313,16 @@ def test_what_is_no_secret_is_said_and_not_held(secret: dict[str, Any]) -> None:
     assert not take(bao, clock, state="planned")["rotation"]["open"]
 
 
+def test_killed_when_it_closes_it_leaves_no_second_copy_of_the_value_in_force(store: KvStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, view = published(store)
+    view = run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0])
+    monkeypatch.setattr(run, "_move", lambda *_given, **_more: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception, match="killed"):
+        run.close(view, DEAD)
+    assert store.read(PATH + "/_next") == (1, None)
+    assert begin(store)[0].secrets(view)[1]["password"] == "fresh", "the next run goes on without it"
+
+
 def test_an_acknowledgement_that_is_lost_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each write in turn: done, and not answered."""
     for lost in range(1, 15):
@@ -332,7 +342,7 @@ def test_an_acknowledgement_that_is_lost_costs_nothing(monkeypatch: pytest.Monke
         view = run.close(run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0]), DEAD)
         assert len(bao.kept[PATH]) == 2 and not view.open
         assert bao.kept[PATH + "/_next"] == [None], f"a value was left behind ({writes[lost - 1]})"
-    assert len(writes) == 13 and "/destroy/" in writes[-1], "each was lost once, and then none"
+    assert len(writes) == 13 and "/destroy/" in writes[-2], "each was lost once, and then none"
 
 
 def test_a_secret_that_is_not_there_is_not_held(store: KvStore) -> None:
