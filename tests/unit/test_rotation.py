@@ -26,6 +26,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor as next_scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor_pair as next_user
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import LoginError
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter, standing
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import successor as next_mqtt
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MqttError, MqttRefused
@@ -382,6 +383,10 @@ class Cluster:
         self.wrong = 0
         self.slow: dict[str, int] = {}
         self.rights: list[Acl] = []
+        self.reauth = {1: 900.0, 2: 900.0}
+
+    def reauth_s(self) -> dict[int, float]:
+        return self.reauth
 
     def acls(self) -> list[Acl]:
         return self.rights
@@ -431,6 +436,18 @@ def test_scram_overlaps_by_mechanism_and_ends_by_it() -> None:
     assert cluster.kept == {("telegraf-writer", "SCRAM-SHA-256"): "fresh"}
     assert target.revoke(OLD, NEW, 2)["changed"] is False
     assert next_scram(NEW, lambda: "x")["mechanism"] == "SCRAM-SHA-512"
+
+
+def test_scram_says_how_long_a_session_of_somebody_else_lives_and_when_it_lives_for_ever() -> None:
+    """Seen on 4.3.1: the session goes on after its credential is gone, until the broker asks again."""
+    cluster = Cluster()
+    cluster.alter_users([(User("telegraf-writer", "fresh", ("SCRAM-SHA-256",)), "SCRAM-SHA-256")], [])
+    adapter = ScramAdapter(cluster, ("k1:9095",), cluster.login)
+    proof = Target(adapter, Free(), patience_s=0).revoke(OLD, NEW, 1)
+    assert proof["no_old_session"] and adapter.others_end_s == 900.0
+    cluster.reauth[2] = 0.0
+    proof = Target(adapter, Free(), patience_s=0).revoke(OLD, NEW, 1)
+    assert not proof["no_old_session"] and proof["sessions"] == ["any of telegraf-writer at broker 2: its connections.max.reauth.ms is 0"]
 
 
 def test_scram_waits_until_the_brokers_agree_and_says_when_they_do_not() -> None:
