@@ -297,6 +297,8 @@ def test_what_a_rotation_answers_is_not_shown_on_the_way(tmp_path: Path) -> None
     """`action` looks at every call of a module."""
     made, sent = action(vault_rotate.ActionModule, {"state": "prepared"}, [{"secrets": {"new": {"password": "p"}}}])
     assert made.run()["secrets"] and len(sent) == 1
+    made, _sent = action(vault_rotate.ActionModule, {"state": "prepared"}, [{"failed": True, "exception": "ValueError: p"}])
+    assert made.run() == {"failed": True, "msg": vault_rotate.BROKEN}
     identities = tmp_path / "deploy.json"
     openbao_keys.store(identities, {"deploy": ISSUED["deploy"], "site_admin": ISSUED["site-admin"]})
     made, sent = action(approle_rotation.ActionModule, {"path": "approle/deploy", "identities_file": str(identities), "deploy": ISSUED["deploy"]}, [

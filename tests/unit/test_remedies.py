@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleConnectionFailure
 
+from ansible_collections.hnai.platform.plugins.action import rotation_target
 from ansible_collections.hnai.platform.plugins.action.openbao_component import ActionModule
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, atomic_write
-from ansible_collections.hnai.platform.plugins.plugin_utils.openly import shown
+from ansible_collections.hnai.platform.plugins.plugin_utils.openly import Openly, shown
 from ansible_collections.hnai.platform.plugins.plugin_utils.remedies import KINDS, Said, told
 from ansible_collections.hnai.platform.plugins.plugin_utils.store.core import refused, remedy_for
 
@@ -141,6 +142,13 @@ def test_a_result_stays_hidden_and_a_refusal_is_shown_alone() -> None:
     assert (result["failed"], result["msg"]) == (True, "OpenBao is sealed")
     assert "s3cret" not in str(result)
     assert task.no_log is False
+
+
+def test_the_passwords_of_a_rotation_stay_hidden_where_its_module_breaks() -> None:
+    """With no_log alone Ansible shows the text of the exception."""
+    assert issubclass(rotation_target.ActionModule, Openly) and rotation_target.ActionModule.module == "hnai.platform.rotation_target"
+    made, _task = action({"failed": True, "exception": "ValueError: s3cret"})
+    assert "s3cret" not in str(made.run(task_vars={}))
 
 
 def test_a_host_that_is_away_is_shown() -> None:
