@@ -48,7 +48,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import B
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import successor as next_vmauth
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import successor_backend as next_backend
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
-from ansible_collections.hnai.platform.plugins.modules import rotation_target
+from ansible_collections.hnai.platform.plugins.modules import rotation_target, secret_inventory
 
 PATH = "telegraf/kafka_writer"
 
@@ -804,6 +804,20 @@ def test_readers_out_of_the_audit_log() -> None:
     found, begin = inventory.reads(lines, "hnai")
     assert sorted(found) == ["a/b"] and sorted(found["a/b"]) == ["hnai-telegraf", "hnai-wraps", "root"]
     assert begin == found["a/b"]["root"]
+
+
+def test_a_log_that_was_just_renamed_is_read_on(tmp_path: Path) -> None:
+    """Else a stranger is forgotten with the first entry of the new file."""
+    log = tmp_path / "audit.log"
+    with pytest.raises(FileNotFoundError):
+        secret_inventory.tail(str(log), 100)
+    (tmp_path / "audit.log.2").write_text("a\nb\n")
+    (tmp_path / "audit.log.1").write_text("c\nd\n")
+    assert secret_inventory.tail(str(log), 100) == ["a", "b", "c", "d"], "the new one is not there yet"
+    log.write_text("e\n")
+    assert secret_inventory.tail(str(log), 100) == ["a", "b", "c", "d", "e"]
+    assert secret_inventory.tail(str(log), 5) == ["", "d", "e"], "a log may begin torn"
+    assert secret_inventory.tail(str(log), 2) == ["e"]
 
 
 def item(path: str = PATH, **more: Any) -> dict[str, Any]:
