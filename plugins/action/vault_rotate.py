@@ -10,6 +10,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.hnai.platform.plugins.plugin_utils.unseen import unseen
+
 NAME = "hnai.platform.vault_rotate"
 BROKEN = "the module did not come to an end; what it said is hidden, because it may hold secrets"
 
@@ -51,7 +53,7 @@ class ByOwner(ActionBase):
 
     def _as_owner(self, name: str, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """The module's result; where a run of this controller that was killed holds the journal, once more as its successor."""
-        self._connection._play_context.no_log = True  # at -vvv the connection shows what the module answers: values, a secret_id
+        unseen(self._connection)
         args = {**args, "owner": me(), "dead": []}
         found = self._execute_module(module_name=name, module_args=args, task_vars=task_vars)
         holder = (found.get("busy") or {}).get("owner", "")

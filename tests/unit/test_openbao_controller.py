@@ -138,10 +138,11 @@ def action(kind: type, args: dict[str, Any], answers: list[dict[str, Any]], chec
     made = kind.__new__(kind)
     made._task = SimpleNamespace(args=args, check_mode=check, async_val=0, _role=None)
     made._supports_check_mode, made._supports_async = True, False
-    made._connection = SimpleNamespace(_play_context=SimpleNamespace(no_log=False))
+    made._connection = SimpleNamespace(_play_context=SimpleNamespace(no_log=False), always_pipeline_modules=False)
 
     def execute(module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         assert made._connection._play_context.no_log, "ssh would show the answer at -vvv"
+        assert made._connection.always_pipeline_modules, "the arguments would lie in a file of the host"
         sent.append(module_args)
         if before:
             before(module_args)

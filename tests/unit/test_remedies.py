@@ -122,9 +122,10 @@ def test_the_controllers_own_disk_is_named(number: int, remedy: str) -> None:
 def action(found: Any) -> tuple[ActionModule, SimpleNamespace]:
     """The action, with a module that answers *found* or raises it; and its task."""
     task = SimpleNamespace(args={}, async_val=0, no_log=True, check_mode=False, diff=False, environment=None, _role=None, action="x", delegate_to=None)
-    made = ActionModule(task, SimpleNamespace(_shell=SimpleNamespace(tmpdir=None)), SimpleNamespace(), None, None, None)
+    made = ActionModule(task, SimpleNamespace(_shell=SimpleNamespace(tmpdir=None), _play_context=SimpleNamespace()), SimpleNamespace(), None, None, None)
 
     def module(**_arguments: Any) -> Any:
+        assert made._connection._play_context.no_log and made._connection.always_pipeline_modules, "seen on its way"
         if isinstance(found, Exception):
             raise found
         return found
