@@ -12,6 +12,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import fingerprint
 from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
+from ansible_collections.hnai.platform.plugins.plugin_utils.unseen import unseen
 
 NAME = "hnai.platform.openbao_bootstrap"
 #: What the action decides itself; a playbook that sets them is mistaken.
@@ -28,7 +29,7 @@ class ActionModule(ActionBase):
         """The module's result without any key. Raises AnsibleActionFail naming file and remedy."""
         task_vars = task_vars or {}
         result: dict[str, Any] = super().run(tmp, task_vars)
-        self._connection._play_context.no_log = True  # at -vvv the connection shows what the module answers: key shares and a root token
+        unseen(self._connection)
         args = dict(self._task.args)
         wrong = OWN & set(args)
         if wrong or args.get("state") == "handed_over":

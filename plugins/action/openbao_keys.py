@@ -12,6 +12,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.files import remove_durably
 from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
+from ansible_collections.hnai.platform.plugins.plugin_utils.unseen import unseen
 
 NAME = "hnai.platform.openbao_keys"
 NEXT = "shares.next.json"
@@ -26,7 +27,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The module's result without any share. Raises AnsibleActionFail naming file and remedy."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        self._connection._play_context.no_log = True  # at -vvv the connection shows what the module answers: key shares
+        unseen(self._connection)
         args = dict(self._task.args)
         try:
             if args.get("what") == "shares" and not self._task.check_mode:

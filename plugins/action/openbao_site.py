@@ -11,6 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys, openbao_spec
+from ansible_collections.hnai.platform.plugins.plugin_utils.unseen import unseen
 
 NAME = "hnai.platform.openbao_site"
 #: Settings of the spec, as options of the module with their defaults.
@@ -41,7 +42,7 @@ class ActionModule(ActionBase):
         """The module's result without any secret. Raises AnsibleActionFail naming file or key, and the remedy."""
         task_vars = task_vars or {}
         result: dict[str, Any] = super().run(tmp, task_vars)
-        self._connection._play_context.no_log = True  # at -vvv the connection shows what the module answers: secret_ids
+        unseen(self._connection)
         args = dict(self._task.args)
         for name in ("keys_file", "identities_file", "root_ca_file"):
             if not args.get(name):

@@ -10,7 +10,10 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.hnai.platform.plugins.plugin_utils.unseen import unseen
+
 NAME = "hnai.platform.vault_rotate"
+BROKEN = "the module did not come to an end; what it said is hidden, because it may hold secrets"
 
 
 def _machine() -> str:
@@ -50,12 +53,15 @@ class ByOwner(ActionBase):
 
     def _as_owner(self, name: str, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """The module's result; where a run of this controller that was killed holds the journal, once more as its successor."""
-        self._connection._play_context.no_log = True  # at -vvv the connection shows what the module answers: values, a secret_id
+        unseen(self._connection)
         args = {**args, "owner": me(), "dead": []}
         found = self._execute_module(module_name=name, module_args=args, task_vars=task_vars)
         holder = (found.get("busy") or {}).get("owner", "")
         if holder and ended(holder):
             found = self._execute_module(module_name=name, module_args={**args, "dead": [holder]}, task_vars=task_vars)
+        if found.get("failed"):
+            # Of a module that broke Ansible shows the exception's text, whatever no_log says.
+            found = {**{key: value for key, value in found.items() if key != "exception"}, "msg": found.get("msg") or BROKEN}
         return dict(found)
 
 

@@ -109,7 +109,8 @@ RETURN = r"""
 proof:
   description: >-
     What was seen, as V(true) or V(false). By state C(new_works), C(wrong_refused), C(old_works), C(old_refused), C(new_refused),
-    C(no_old_session). No value. C(pause_s): how long a store was away.
+    C(no_old_session). No value. C(pause_s): how long a store was away. C(others_end_s): seconds until a session ends at the latest that was opened
+    with the old credential by somebody who is no consumer.
   returned: not with O(state=acknowledged) and O(state=outside)
   type: dict
 refusals:
@@ -362,8 +363,8 @@ def act(module: AnsibleModule, host: Host, refusals: Refusals) -> dict[str, Any]
         target = Target(adapter, fence.FileFence(host, given["path"]), given["timeout"])
         step = {"provisioned": target.provision, "revoked": target.revoke, "withdrawn": target.withdraw}[state]
         proof = step(old, new, given["fence"])
-        pause_s = getattr(adapter, "pause_s", None)
-        return proof if pause_s is None else dict(proof, pause_s=round(pause_s, 1))
+        seconds = {name: getattr(adapter, name, None) for name in ("pause_s", "others_end_s")}
+        return dict(proof, **{name: round(value, 1) for name, value in seconds.items() if value is not None})
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ version_added: "0.1.0"
 author: hnai.platform maintainers (@hnai)
 description:
   - Runs on the OpenBao host, logged in as C(hnai-rotation). SI1 no secret is older than its contract's C(max_age). SI2 no rotation was left
-    open. SI3 nobody read a secret whom its contract does not name; the readers come from the newest part of the audit log.
+    open. SI3 nobody read a secret whom its contract does not name; the readers come from the newest part of the audit log, renamed files included.
   - Beside O(secrets) it lists the run's own identities, C(deploy) and C(site-admin) - the newest secret_id that is alive, which is too old in the last
     third of its life. Their values lie in no KV, so SI3 leaves them out.
   - Reads values of no secret.
@@ -32,7 +32,7 @@ options:
     type: path
     default: /var/lib/hnai/openbao/audit/audit.log
   audit_mib:
-    description: How much of its end is read.
+    description: How much of its end is read, over the files that it was renamed to.
     type: int
     default: 64
 """
@@ -63,6 +63,8 @@ inventory:
   elements: dict
 """
 
+import itertools
+import os
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -75,11 +77,20 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDI
 
 
 def tail(path: str, size: int) -> list[str]:
-    """The last *size* bytes of a file, as lines."""
-    with open(path, "rb") as stream:
-        stream.seek(0, 2)
-        stream.seek(max(0, stream.tell() - size))
-        return stream.read().decode("utf-8", "replace").splitlines()
+    """The last *size* bytes of a log as lines, over the files that it was renamed to (path.1 is the newest). Raises OSError where there is none."""
+    found = b""
+    for number in itertools.count():
+        name = "%s.%d" % (path, number) if number else path
+        there = os.path.exists(name)
+        if number == 0 and not there and os.path.exists(path + ".1"):
+            continue  # renamed a moment ago; the server opens the new one later
+        if (number and not there) or len(found) >= size:
+            break
+        with open(name, "rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - (size - len(found))))
+            found = stream.read(size) + found
+    return found.decode("utf-8", "replace").splitlines()
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.plugin_utils.remedies import FULL
+from ansible_collections.hnai.platform.plugins.plugin_utils.unseen import unseen
 
 _HIDDEN = "the module did not come to an end; what it said is hidden, because it may hold secrets"
 
@@ -37,6 +38,7 @@ class Openly(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The module's result, or why it refuses."""
         result: dict[str, Any] = super().run(tmp, task_vars)
+        unseen(self._connection)
         try:
             found = dict(self._execute_module(module_name=self.module, task_vars=task_vars))
         except AnsibleConnectionFailure:

@@ -380,6 +380,9 @@ def a_stranger_reads_a_secret(stand: Stand) -> Iterator[None]:
     sizes = stand.loop.directory / "audit-rotate"
     sizes.write_text("".join(f"1 2 {device['path']}\n" for device in stand.given["openbao_audit_devices"]), encoding="utf-8")
     subprocess.run(["sh", ROLE / "tree/usr/local/lib/hnai/openbao/rotate-audit", sizes, stand.loop.directory / "pid"], check=True, timeout=20)
+    # What was renamed is read too: its keeper has taken it away.
+    for device in stand.given["openbao_audit_devices"]:
+        Path(device["path"] + ".1").unlink()
 
 
 def of(says: str, subject: str = "") -> str:

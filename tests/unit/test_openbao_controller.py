@@ -138,10 +138,11 @@ def action(kind: type, args: dict[str, Any], answers: list[dict[str, Any]], chec
     made = kind.__new__(kind)
     made._task = SimpleNamespace(args=args, check_mode=check, async_val=0, _role=None)
     made._supports_check_mode, made._supports_async = True, False
-    made._connection = SimpleNamespace(_play_context=SimpleNamespace(no_log=False))
+    made._connection = SimpleNamespace(_play_context=SimpleNamespace(no_log=False), always_pipeline_modules=False)
 
     def execute(module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         assert made._connection._play_context.no_log, "ssh would show the answer at -vvv"
+        assert made._connection.always_pipeline_modules, "the arguments would lie in a file of the host"
         sent.append(module_args)
         if before:
             before(module_args)
@@ -297,6 +298,8 @@ def test_what_a_rotation_answers_is_not_shown_on_the_way(tmp_path: Path) -> None
     """`action` looks at every call of a module."""
     made, sent = action(vault_rotate.ActionModule, {"state": "prepared"}, [{"secrets": {"new": {"password": "p"}}}])
     assert made.run()["secrets"] and len(sent) == 1
+    made, _sent = action(vault_rotate.ActionModule, {"state": "prepared"}, [{"failed": True, "exception": "ValueError: p"}])
+    assert made.run() == {"failed": True, "msg": vault_rotate.BROKEN}
     identities = tmp_path / "deploy.json"
     openbao_keys.store(identities, {"deploy": ISSUED["deploy"], "site_admin": ISSUED["site-admin"]})
     made, sent = action(approle_rotation.ActionModule, {"path": "approle/deploy", "identities_file": str(identities), "deploy": ISSUED["deploy"]}, [

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleConnectionFailure
 
+from ansible_collections.hnai.platform.plugins.action import rotation_target
 from ansible_collections.hnai.platform.plugins.action.openbao_component import ActionModule
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, atomic_write
-from ansible_collections.hnai.platform.plugins.plugin_utils.openly import shown
+from ansible_collections.hnai.platform.plugins.plugin_utils.openly import Openly, shown
 from ansible_collections.hnai.platform.plugins.plugin_utils.remedies import KINDS, Said, told
 from ansible_collections.hnai.platform.plugins.plugin_utils.store.core import refused, remedy_for
 
@@ -121,9 +122,10 @@ def test_the_controllers_own_disk_is_named(number: int, remedy: str) -> None:
 def action(found: Any) -> tuple[ActionModule, SimpleNamespace]:
     """The action, with a module that answers *found* or raises it; and its task."""
     task = SimpleNamespace(args={}, async_val=0, no_log=True, check_mode=False, diff=False, environment=None, _role=None, action="x", delegate_to=None)
-    made = ActionModule(task, SimpleNamespace(_shell=SimpleNamespace(tmpdir=None)), SimpleNamespace(), None, None, None)
+    made = ActionModule(task, SimpleNamespace(_shell=SimpleNamespace(tmpdir=None), _play_context=SimpleNamespace()), SimpleNamespace(), None, None, None)
 
     def module(**_arguments: Any) -> Any:
+        assert made._connection._play_context.no_log and made._connection.always_pipeline_modules, "seen on its way"
         if isinstance(found, Exception):
             raise found
         return found
@@ -141,6 +143,13 @@ def test_a_result_stays_hidden_and_a_refusal_is_shown_alone() -> None:
     assert (result["failed"], result["msg"]) == (True, "OpenBao is sealed")
     assert "s3cret" not in str(result)
     assert task.no_log is False
+
+
+def test_the_passwords_of_a_rotation_stay_hidden_where_its_module_breaks() -> None:
+    """With no_log alone Ansible shows the text of the exception."""
+    assert issubclass(rotation_target.ActionModule, Openly) and rotation_target.ActionModule.module == "hnai.platform.rotation_target"
+    made, _task = action({"failed": True, "exception": "ValueError: s3cret"})
+    assert "s3cret" not in str(made.run(task_vars={}))
 
 
 def test_a_host_that_is_away_is_shown() -> None:

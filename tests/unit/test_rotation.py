@@ -26,6 +26,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor as next_scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor_pair as next_user
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import LoginError
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter, standing
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import successor as next_mqtt
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MqttError, MqttRefused
@@ -47,7 +48,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import B
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import successor as next_vmauth
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import successor_backend as next_backend
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
-from ansible_collections.hnai.platform.plugins.modules import rotation_target
+from ansible_collections.hnai.platform.plugins.modules import rotation_target, secret_inventory
 
 PATH = "telegraf/kafka_writer"
 
@@ -313,6 +314,16 @@ def test_what_is_no_secret_is_said_and_not_held(secret: dict[str, Any]) -> None:
     assert not take(bao, clock, state="planned")["rotation"]["open"]
 
 
+def test_killed_when_it_closes_it_leaves_no_second_copy_of_the_value_in_force(store: KvStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, view = published(store)
+    view = run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0])
+    monkeypatch.setattr(run, "_move", lambda *_given, **_more: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception, match="killed"):
+        run.close(view, DEAD)
+    assert store.read(PATH + "/_next") == (1, None)
+    assert begin(store)[0].secrets(view)[1]["password"] == "fresh", "the next run goes on without it"
+
+
 def test_an_acknowledgement_that_is_lost_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each write in turn: done, and not answered."""
     for lost in range(1, 15):
@@ -332,7 +343,7 @@ def test_an_acknowledgement_that_is_lost_costs_nothing(monkeypatch: pytest.Monke
         view = run.close(run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0]), DEAD)
         assert len(bao.kept[PATH]) == 2 and not view.open
         assert bao.kept[PATH + "/_next"] == [None], f"a value was left behind ({writes[lost - 1]})"
-    assert len(writes) == 13 and "/destroy/" in writes[-1], "each was lost once, and then none"
+    assert len(writes) == 13 and "/destroy/" in writes[-2], "each was lost once, and then none"
 
 
 def test_a_secret_that_is_not_there_is_not_held(store: KvStore) -> None:
@@ -372,6 +383,10 @@ class Cluster:
         self.wrong = 0
         self.slow: dict[str, int] = {}
         self.rights: list[Acl] = []
+        self.reauth = {1: 900.0, 2: 900.0}
+
+    def reauth_s(self) -> dict[int, float]:
+        return self.reauth
 
     def acls(self) -> list[Acl]:
         return self.rights
@@ -421,6 +436,18 @@ def test_scram_overlaps_by_mechanism_and_ends_by_it() -> None:
     assert cluster.kept == {("telegraf-writer", "SCRAM-SHA-256"): "fresh"}
     assert target.revoke(OLD, NEW, 2)["changed"] is False
     assert next_scram(NEW, lambda: "x")["mechanism"] == "SCRAM-SHA-512"
+
+
+def test_scram_says_how_long_a_session_of_somebody_else_lives_and_when_it_lives_for_ever() -> None:
+    """Seen on 4.3.1: the session goes on after its credential is gone, until the broker asks again."""
+    cluster = Cluster()
+    cluster.alter_users([(User("telegraf-writer", "fresh", ("SCRAM-SHA-256",)), "SCRAM-SHA-256")], [])
+    adapter = ScramAdapter(cluster, ("k1:9095",), cluster.login)
+    proof = Target(adapter, Free(), patience_s=0).revoke(OLD, NEW, 1)
+    assert proof["no_old_session"] and adapter.others_end_s == 900.0
+    cluster.reauth[2] = 0.0
+    proof = Target(adapter, Free(), patience_s=0).revoke(OLD, NEW, 1)
+    assert not proof["no_old_session"] and proof["sessions"] == ["any of telegraf-writer at broker 2: its connections.max.reauth.ms is 0"]
 
 
 def test_scram_waits_until_the_brokers_agree_and_says_when_they_do_not() -> None:
@@ -777,6 +804,20 @@ def test_readers_out_of_the_audit_log() -> None:
     found, begin = inventory.reads(lines, "hnai")
     assert sorted(found) == ["a/b"] and sorted(found["a/b"]) == ["hnai-telegraf", "hnai-wraps", "root"]
     assert begin == found["a/b"]["root"]
+
+
+def test_a_log_that_was_just_renamed_is_read_on(tmp_path: Path) -> None:
+    """Else a stranger is forgotten with the first entry of the new file."""
+    log = tmp_path / "audit.log"
+    with pytest.raises(FileNotFoundError):
+        secret_inventory.tail(str(log), 100)
+    (tmp_path / "audit.log.2").write_text("a\nb\n")
+    (tmp_path / "audit.log.1").write_text("c\nd\n")
+    assert secret_inventory.tail(str(log), 100) == ["a", "b", "c", "d"], "the new one is not there yet"
+    log.write_text("e\n")
+    assert secret_inventory.tail(str(log), 100) == ["a", "b", "c", "d", "e"]
+    assert secret_inventory.tail(str(log), 5) == ["", "d", "e"], "a log may begin torn"
+    assert secret_inventory.tail(str(log), 2) == ["e"]
 
 
 def item(path: str = PATH, **more: Any) -> dict[str, Any]:

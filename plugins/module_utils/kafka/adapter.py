@@ -289,6 +289,11 @@ class Admin:
         """Brokers that are there and not fenced."""
         return sorted(node for node, fenced in self.cluster()[1].items() if not fenced)
 
+    def reauth_s(self) -> dict[int, float]:
+        """{broker: seconds after which a session must show its credential again}; 0: never (KIP-368). Raises KafkaError."""
+        key = "connections.max.reauth.ms"
+        return {node: int(self.broker_config(node, [key]).get(key, "0")) / 1000 for node in self.broker_ids()}
+
     def topic_names(self) -> list[str]:
         """Every topic."""
         return sorted(self._call(self._client.list_topics))

@@ -38,6 +38,8 @@ class Cluster(Protocol):
 
     def acls(self) -> Sequence[Acl]: ...
 
+    def reauth_s(self) -> Mapping[int, float]: ...
+
     def alter_users(self, upsert: Sequence[tuple[User, str]], delete: Sequence[tuple[str, str]]) -> None: ...
 
 
@@ -83,6 +85,8 @@ class ScramAdapter:
         self._agree_s = agree_s
         self._clock = clock
         self._sleep = sleep
+        #: Until when a session of somebody who is no consumer may live on, in seconds from now; None before `sessions` was asked.
+        self.others_end_s: float | None = None
 
     def works(self, secret: Secret) -> bool:
         """All brokers accept, or all refuse. Metadata reaches them one after the other: mixed answers are asked again."""
@@ -127,5 +131,10 @@ class ScramAdapter:
         return dict(secret, password=secrets.token_urlsafe(24))
 
     def sessions(self, secret: Secret) -> list[str]:
-        """None by the word of the consumers, which were restarted after the publication; the broker does not tell what a session used."""
-        return []
+        """None by the word of the consumers, which were restarted after the publication; the broker does not tell what a session used.
+
+        Any other ends when the broker asks it again (others_end_s); where a broker never does, it lives.
+        """
+        limits = self._cluster.reauth_s()
+        self.others_end_s = max(limits.values(), default=0.0)
+        return ["any of %s at broker %d: its connections.max.reauth.ms is 0" % (secret["username"], node) for node, s in sorted(limits.items()) if not s]

@@ -35,20 +35,20 @@ def write_durably(path: str, data: bytes, mode: int = 0o600, uid: int = -1, gid:
     """Replace *path* in one step; when this returns, content and name are on the disk. Raises OSError."""
     directory = os.path.dirname(path)
     temporary = temporary_name(path)
-    handle = _own(temporary)
-    try:
-        with os.fdopen(handle, "wb") as stream:
+    # Held until the new file is in place: only then is the next writer let in.
+    with os.fdopen(_own(temporary), "wb") as stream:
+        try:
             os.fchmod(stream.fileno(), mode)
             if uid != -1 or gid != -1:
                 os.fchown(stream.fileno(), uid, gid)
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
     sync_directory(directory)
 
 

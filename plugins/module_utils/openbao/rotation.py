@@ -438,6 +438,8 @@ class Rotation:
             raise RotationError(
                 "%s: run %s is COMMITTED but not done: %s. Run it again; it goes on from here" % (self._path, view.run_id, ", ".join(missing))
             )
+        # Since PUBLISHED it is a second copy of the value in force: gone before nobody looks for it any more.
+        self._store.destroy(self._path + NEXT, view.next_version)
         return self._finish(view, "rotated", view.new_version, view.fp_new, proof)
 
     # -- rolling back -------------------------------------------------------------------------------------------------
@@ -483,7 +485,10 @@ class Rotation:
         missing = [key for key in ("old_works", "new_refused") if view.reached(PREPARED) and proof.get(key) is not True]
         if missing:
             raise RotationError("%s: run %s is not rolled back yet: %s. Run it again" % (self._path, view.run_id, ", ".join(missing)))
-        return self._finish(view, "rolled back", self._store.read(self._path)[0], view.fp_old, proof)
+        done = self._finish(view, "rolled back", self._store.read(self._path)[0], view.fp_old, proof)
+        # Last: until the journal is closed a resumed run may need it. Killed here, the next rotation does it; the value is in force nowhere.
+        self._store.destroy(self._path + NEXT, view.next_version)
+        return done
 
     def given_back(self, view: View, acks: Mapping[str, str]) -> View:
         """Rollback: hosts that live on the old value again. Raises RotationError naming who is missing; only then may the target drop the new one."""
@@ -504,10 +509,7 @@ class Rotation:
             "run_id": view.run_id, "outcome": outcome, "at": self._now(), "started_at": view.started_at, "version": version,
             "fingerprint": print_, "reason": view.reason, "kind": view.kind, "proof": dict(view.proof, **proof),
         }  # fmt: skip
-        done = self._move(view, run_id="", state=IDLE, direction=FORWARD, acks={}, proof={}, expected=[], last=last)
-        # Last: until the journal is closed a resumed run may need it. Killed here, the next rotation does it.
-        self._store.destroy(self._path + NEXT, view.next_version)
-        return done
+        return self._move(view, run_id="", state=IDLE, direction=FORWARD, acks={}, proof={}, expected=[], last=last)
 
     # -- guards -------------------------------------------------------------------------------------------------------
     def _forward(self, view: View) -> None:
