@@ -38,6 +38,7 @@ FAILED = {
     "cp: error writing '/etc/x': Disk quota exceeded": "a file system of this host is full",
     "Failed to create temporary directory. In some cases, you may have been able to authenticate": "no temporary directory",
     "[Errno 30] Read-only file system: '/etc/x'": "is read-only",
+    "Task failed: Timed out after 180 second(s).": "took the connection and did not answer in time",
 }
 
 
@@ -102,6 +103,8 @@ def test_each_remedy_can_be_filled_in() -> None:
         ("Could not find artifact a:b:jar:1 in central", "copy the store"),
         ("OSError: [Errno 28] No space left on device", "make room where /s lies"),
         ("[Errno 122] Disk quota exceeded: '/s/tmp/x'", "make room where /s lies"),
+        ("E: The repository is not signed. NOSPLIT (does the network require authentication?)", "configure one that does"),
+        ("go: reading the module: invalid character '<' looking for beginning of value", "configure one that does"),
         ("something else", "read /s/l.log"),
     ],
 )

@@ -47,7 +47,9 @@ class StoreError(Exception):
 _OTHER = re.compile(r"do not match the hashes|hash ?sum\s+mismatch|checksum (mismatch|validation failed)", re.IGNORECASE)
 _ABSENT = re.compile(
     r"no matching distribution|could not find|not found|unable to locate|could not resolve|name resolution|unreachable|timed out|"
-    r"connection (refused|reset)|cannot access|failed to fetch",
+    r"connection (refused|reset)|cannot access|failed to fetch|"
+    # A proxy that answers with a page of its own.
+    r"network require authentication|invalid character '<'|not a valid zip file|is not a zip file",
     re.IGNORECASE,
 )
 
