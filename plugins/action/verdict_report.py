@@ -189,7 +189,8 @@ class ActionModule(ActionBase):
             written = "" if checking else str(archive.write(folder, built, arrived.raw))
         except OSError as error:
             # What was found is shown all the same.
-            lost = f"controller: {error.filename or folder}: {error.strerror}: the verdict above is not kept; remedy: `df -h {folder}`, or another hnai_state_dir"
+            why = f"{error.filename or folder}: {error.strerror}"
+            lost = f"controller: {why}: the verdict above is not kept; remedy: `df -h {folder}`, or another hnai_state_dir"
         self._print(built, written, lost)
         result: dict[str, Any] = {
             "changed": False,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,3 +176,19 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"\[Errno 28\] No space left on device: '/etc/x'"):
         atomic_write(Full(str(tmp_path)), "/etc/x", b"a", 0o644, 0, 0)
     assert list((tmp_path / "etc").iterdir()) == []
+
+
+# -- the callback ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("when", "read"), [("start", []), ("demand", ["hosts.yml"])])
+def test_an_inventory_that_ansible_has_read_already_is_not_read_again(when: str, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(__file__).parents[2] / "playbooks" / "callback_plugins" / "hnai_remedies.py"
+    spec = importlib.util.spec_from_file_location("hnai_remedies", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    seen: list[str] = []
+    monkeypatch.setattr(module, "unreadable", lambda sources: seen.extend(sources) or [])
+    monkeypatch.setattr(module, "context", SimpleNamespace(CLIARGS={"inventory": ("hosts.yml",)}))
+    monkeypatch.setattr(module.C, "RUN_VARS_PLUGINS", when, raising=False)
+    module.CallbackModule().v2_playbook_on_start(None)
+    assert seen == read
