@@ -113,6 +113,12 @@ def test_a_client_that_failed_leaves_a_remedy(said: str, remedy: str) -> None:
     assert remedy in remedy_for(said, Path("/s"), Path("/s/l.log"))
 
 
+def test_a_client_that_could_not_even_write_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert remedy_for("", tmp_path, tmp_path / "l.log") == f"read {tmp_path}/l.log"
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=8192, used=8192, free=0))
+    assert f"make room where {tmp_path} lies" in remedy_for("", tmp_path, tmp_path / "l.log")
+
+
 @pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EACCES, "must be able to write")])
 def test_the_controllers_own_disk_is_named(number: int, remedy: str) -> None:
     said = str(refused(OSError(number, os.strerror(number), "/s/tmp/x"), Path("/s")))

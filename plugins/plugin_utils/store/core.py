@@ -54,9 +54,17 @@ _ABSENT = re.compile(
 )
 
 
+def _is_full(root: Path) -> bool:
+    """Whether nothing can be written there any more: then a client's last words are missing too."""
+    try:
+        return shutil.disk_usage(root).free < CHUNK
+    except OSError:
+        return False
+
+
 def remedy_for(said: str, root: Path, log: Path) -> str:
     """What to do about a client that failed with these words."""
-    if FULL.search(said):
+    if FULL.search(said) or _is_full(root):
         return f"the controller's disk is full: make room where {root} lies (`df -h {root} /tmp`), or name another hnai_store_dir"
     if _OTHER.search(said):
         return "refused. Find out why what came differs from the lock file before you run `make lock`"
