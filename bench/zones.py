@@ -83,7 +83,8 @@ def _conduits(data: dict[str, Any], members: list[list[str]], number: int) -> No
         name = f"c{index:05}"
         if index % 4 == 0:
             # A collector reads a device of the plant.
-            device, collector = members[0][index % len(members[0])], members[2][index % len(members[2])]
+            again, place = divmod(index // 4, len(members[0]))
+            device, collector = members[0][place], members[2][(place + again) % len(members[2])]
             data["ot_sources"].append({"id": name, "asset": device, "protocol": "opcua"})
             service = {"proto": "tcp", "port": 4840, "app": "opcua", "ops": ["read", "subscribe"]}
             _approve(data, {"host": collector}, {"asset": device}, service, needed_by="the mirror")

@@ -86,6 +86,7 @@ class CallbackModule(CallbackBase):
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path.write_text(json.dumps(plan, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             except OSError as error:
-                self._display.error(f"{path}: {error.strerror}: the plan was not written\nremedy: -e plan_file=FILE names one that you may write", wrap_text=False)
+                remedy = "-e plan_file=FILE names one that you may write"
+                self._display.error(f"{path}: {error.strerror}: the plan was not written\nremedy: {remedy}", wrap_text=False)
             else:
                 self._display.display(f"\nAs JSON: {path}")

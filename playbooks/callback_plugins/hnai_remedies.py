@@ -35,7 +35,10 @@ class CallbackModule(CallbackBase):
         self.heard: list[Said] = []
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        """Of a file of variables that it cannot read Ansible says what is wrong, but not where, and ends."""
+        """Of a file of variables that it cannot read Ansible says what is wrong, but not where, and ends. Where it reads them with the inventory, it
+        has ended before this."""
+        if C.RUN_VARS_PLUGINS == "start":
+            return
         for problem in unreadable(context.CLIARGS.get("inventory") or C.DEFAULT_HOST_LIST or ()):
             self._display.error(f"{problem.file}: {problem.key}: {problem.message}\nremedy: {problem.remedy}", wrap_text=False)
 

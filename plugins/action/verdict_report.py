@@ -114,6 +114,8 @@ class ActionModule(ActionBase):
         except FileNotFoundError as error:
             if not id:
                 raise AnsibleActionFail(str(error.args[0])) from error
+        except ValueError as error:
+            raise AnsibleActionFail(str(error)) from error
         if id:
             try:
                 told = table.explain(newest, id, checks.by_id(checks.load(ROOT)))
@@ -182,8 +184,14 @@ class ActionModule(ActionBase):
             zones=model,
         )
         checking = bool(self._task.check_mode)
-        written = "" if checking else str(archive.write(folder, built, arrived.raw))
-        self._print(built, written)
+        written, lost = "", ""
+        try:
+            written = "" if checking else str(archive.write(folder, built, arrived.raw))
+        except OSError as error:
+            # What was found is shown all the same.
+            why = f"{error.filename or folder}: {error.strerror}"
+            lost = f"controller: {why}: the verdict above is not kept; remedy: `df -h {folder}`, or another hnai_state_dir"
+        self._print(built, written, lost)
         result: dict[str, Any] = {
             "changed": False,
             "verdict": judgement.verdict,
@@ -198,6 +206,8 @@ class ActionModule(ActionBase):
         if judgement.failed and not checking and not (late and args["closing"]):
             result["failed"] = True
             result["msg"] = judgement.summary()
+        if lost:
+            result.update(failed=True, msg=f"{lost}. {judgement.summary()}")
         return result
 
     @staticmethod
@@ -222,7 +232,7 @@ class ActionModule(ActionBase):
         return zones.view(site, now, archive.proven(folder, zones.verdicts_of(verdicts)))
 
     @staticmethod
-    def _print(built: dict[str, Any], written: str) -> None:
+    def _print(built: dict[str, Any], written: str, lost: str = "") -> None:
         width = max(100, min(shutil.get_terminal_size((160, 50)).columns, 200))
         display.display("")
         for text, colour in table.lines(built, width):
@@ -236,5 +246,5 @@ class ActionModule(ActionBase):
         display.display(f"{built['profile']} profile; {age}")
         if written:
             display.display(f"record  {written}/record.json\nreport  {written}/report.html\njunit   {written}/junit.xml\n")
-        else:
+        elif not lost:
             display.display("check mode: nothing was written, and the verdict does not fail the run\n")

@@ -54,6 +54,11 @@ KINDS = (
         "`df -h /tmp ~` on the host (full or read-only), then ansible_remote_tmp",
     ),
     _kind(
+        r"^(task failed: )?timed out after \d+ second",
+        "the host took the connection and did not answer in time",
+        "it is wedged or far too slow: load, memory and disks at its console; `ssh -vv {host}` by the same way shows where it stops",
+    ),
+    _kind(
         r"host key verification failed|remote host identification has changed|no .* host key is known",
         "the host shows an SSH key that is not the known one",
         "compare its fingerprint at the console (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`); only then renew the line in known_hosts",

@@ -7,6 +7,7 @@ Values that are templates are left to the roles. Pure: what Ansible read in, fin
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections import Counter
@@ -41,15 +42,30 @@ _WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "modbus": {"table": ("holding", "input"), "word_order": ("big", "little")},
 }
 _TAG_WORDS = {"kind": ("cyclic", "on_change"), "mode": ("poll", "subscribe")}
+#: Keys of a source and of a tag that something reads, of whichever protocol: another one would be passed over in silence.
+_SOURCE_KEYS = frozenset((
+    "id", "name", "asset", "protocol", "tags", "canary", "records_per_s", "limits", "endpoint", "policy", "mode", "server_certificate_file",
+    "server_certificate_next_file", "application_uri", "identity", "publishing_ms", "keepalive_count", "lifetime_count", "silent_keepalives",
+    "session_timeout_s", "request_timeout_s", "connect_timeout_s", "channel_lifetime_s", "repeat_s", "retry_s", "audit", "on_refuted", "host", "port",
+    "unit", "table", "word_order", "filter", "poll_ms", "timeout_s", "gap_registers", "topic", "group", "node", "keepalive_s",
+))  # fmt: skip
+_TAG_KEYS = frozenset((
+    "name", "type", "unit", "unit_to", "kind", "codes", "path", "node", "mode", "sampling_ms", "queue", "address", "encoding", "scale", "nan_is_bad",
+    "metric", "device", "description",
+))  # fmt: skip
+#: Options that are a size of memory as a JVM takes it, and what such a size looks like.
+_SIZED = re.compile(r"_(heap|memory)$")
+_SIZE = re.compile(r"[1-9][0-9]*[kKmMgG]?")
 #: Numbers of a tag and the least that each may be.
 _NUMBERS = {"sampling_ms": 1, "queue": 1}
 _MARKS = ("{{", "{%", "{#")
 
 
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
-             file: Callable[[str], str]) -> list[Problem]:
-    """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set."""
-    found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file)]
+             file: Callable[[str], str], needed: Mapping[str, str] | None = None) -> list[Problem]:
+    """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set.
+    *needed*: topics of Kafka that somebody reads or writes, and who."""
+    found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, needed or {})]
     first = next(iter(variables.values()), {})
     return [*found, *_sources(first.get("hnai_ot_sources"), file("hnai_ot_sources"))]
 
@@ -88,6 +104,8 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
         kind, choices = option.get("type", "str"), option.get("choices")
         remedy = f"one of: {', '.join(map(str, choices))}" if choices else f"write {_SCALARS[kind][1] if kind in _SCALARS else f'a {kind}'}"
         yield key, complaint, remedy
+    elif _SIZED.search(key) and not _SIZE.fullmatch(str(value)):
+        yield key, f"{repr(value)[:60]} is no size of memory", "write a number with k, m or g behind it, such as 512m"
     elif option.get("type") == "list" and option.get("elements") and isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from _inside({**option, "type": option["elements"], "elements": None}, f"{key}[{index}]", item)
@@ -144,8 +162,8 @@ def _own(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any],
 
 
 def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
-            file: Callable[[str], str]) -> Iterator[Problem]:
-    """Topics that the brokers would refuse, or that forget what the declared outage needs."""
+            file: Callable[[str], str], needed: Mapping[str, str]) -> Iterator[Problem]:
+    """Topics that the brokers would refuse, that forget what the declared outage needs, or that somebody needs and nobody declares."""
     hosts = [host for host in groups.get("kafka") or () if host in variables]
     if not hosts or "kafka_topics" not in options:
         return
@@ -153,6 +171,10 @@ def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Ma
     told, replicas, minimum = (variables[hosts[0]].get(name, options[name].get("default")) for name in names)
     listed = [one for one in told if isinstance(one, Mapping)] if isinstance(told, (list, tuple)) else []
     declared = []
+    names_of = {str(one.get("name")) for one in listed}
+    for topic, who in sorted(needed.items()) if not is_template(told) else ():
+        if topic not in names_of:
+            yield Problem(file(names[0]), f"kafka_topics[{_shown(topic)}]", f"is missing, and {who} needs it", "declare the topic", "option")
     for one in listed:
         given = one.get("config")
         config: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
@@ -206,6 +228,7 @@ def _sources(sources: Any, file: str) -> Iterator[Problem]:
             yield Problem(file, f"hnai_ot_sources[{_shown(ident)}].id", f"is used {times} times", "give each source an id of its own", "source")
     for source in known:
         key = f"hnai_ot_sources[{_shown(source.get('id'))}]"
+        yield from _unread(file, key, source, _SOURCE_KEYS)
         yield from _one_of(file, f"{key}.protocol", source.get("protocol"), PROTOCOLS)
         yield from _like(file, f"{key}.id", source.get("id"), SOURCE)
         for word, allowed in _WORDS.get(str(source.get("protocol")), {}).items():
@@ -213,6 +236,9 @@ def _sources(sources: Any, file: str) -> Iterator[Problem]:
         reached = _REACHED.get(str(source.get("protocol")))
         if reached and not source.get(reached):
             yield Problem(file, f"{key}.{reached}", "is missing", "say where the source is reached", "source")
+        port = source.get("port", 1)
+        if not is_template(port) and not (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536):
+            yield Problem(file, f"{key}.port", f"{repr(port)[:60]} is not one port", "write a number from 1 to 65535, without quotes", "source")
         tags = source.get("tags")
         if not is_template(tags) and not (isinstance(tags, (list, tuple)) and tags and all(isinstance(tag, Mapping) for tag in tags)):
             yield Problem(file, f"{key}.tags", f"{repr(tags)[:60]} is no list of tags", "write what is mirrored: a list of {name, type, …}", "source")
@@ -225,8 +251,15 @@ def _sources(sources: Any, file: str) -> Iterator[Problem]:
             if times > 1:
                 message = f"this name is used {times} times: two tags would be one series"
                 yield Problem(file, f"{key}.tags[{_shown(name)}]", message, "name each tag once", "source")
+        nodes: dict[str, str] = {}
+        for tag in listed if source.get("protocol") == "opcua" else ():
+            node, name = tag.get("node"), _shown(tag.get("name"))
+            if isinstance(node, str) and not is_template(node) and nodes.setdefault(node, name) != name:
+                message = f"is the node of {nodes[node]} too: one value would be two series, and one of them by mistake"
+                yield Problem(file, f"{key}.tags[{name}].node", message, "correct the node, or take one of the two tags out", "source")
         for tag in listed:
             inside = f"{key}.tags[{_shown(tag.get('name'))}]"
+            yield from _unread(file, inside, tag, _TAG_KEYS)
             yield from _one_of(file, f"{inside}.type", tag.get("type"), TYPES)
             yield from _like(file, f"{inside}.name", tag.get("name"), NAME)
             for word, allowed in _TAG_WORDS.items():
@@ -237,6 +270,13 @@ def _sources(sources: Any, file: str) -> Iterator[Problem]:
                     yield Problem(file, f"{inside}.{field}", f"{repr(value)[:60]} cannot be", f"write a number from {least}", "source")
             if source.get("protocol") == "modbus":
                 yield from _one_of(file, f"{inside}.encoding", tag.get("encoding", "uint16"), ENCODINGS)
+
+
+def _unread(file: str, key: str, given: Mapping[str, Any], known: frozenset[str]) -> Iterator[Problem]:
+    for name in sorted(set(map(str, given)) - known):
+        near = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean {near[0]}? correct it or remove it" if near else "remove it"
+        yield Problem(file, f"{key}.{_shown(name)}", "is a key that nothing reads", remedy, "source")
 
 
 def _like(file: str, key: str, value: Any, pattern: re.Pattern[str]) -> Iterator[Problem]:

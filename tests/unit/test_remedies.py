@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,7 @@ FAILED = {
     "cp: error writing '/etc/x': Disk quota exceeded": "a file system of this host is full",
     "Failed to create temporary directory. In some cases, you may have been able to authenticate": "no temporary directory",
     "[Errno 30] Read-only file system: '/etc/x'": "is read-only",
+    "Task failed: Timed out after 180 second(s).": "took the connection and did not answer in time",
 }
 
 
@@ -103,11 +105,19 @@ def test_each_remedy_can_be_filled_in() -> None:
         ("Could not find artifact a:b:jar:1 in central", "copy the store"),
         ("OSError: [Errno 28] No space left on device", "make room where /s lies"),
         ("[Errno 122] Disk quota exceeded: '/s/tmp/x'", "make room where /s lies"),
+        ("E: The repository is not signed. NOSPLIT (does the network require authentication?)", "configure one that does"),
+        ("go: reading the module: invalid character '<' looking for beginning of value", "configure one that does"),
         ("something else", "read /s/l.log"),
     ],
 )
 def test_a_client_that_failed_leaves_a_remedy(said: str, remedy: str) -> None:
     assert remedy in remedy_for(said, Path("/s"), Path("/s/l.log"))
+
+
+def test_a_client_that_could_not_even_write_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert remedy_for("", tmp_path, tmp_path / "l.log") == f"read {tmp_path}/l.log"
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=8192, used=8192, free=0))
+    assert f"make room where {tmp_path} lies" in remedy_for("", tmp_path, tmp_path / "l.log")
 
 
 @pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EACCES, "must be able to write")])
@@ -181,3 +191,19 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"\[Errno 28\] No space left on device: '/etc/x'"):
         atomic_write(Full(str(tmp_path)), "/etc/x", b"a", 0o644, 0, 0)
     assert list((tmp_path / "etc").iterdir()) == []
+
+
+# -- the callback ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("when", "read"), [("start", []), ("demand", ["hosts.yml"])])
+def test_an_inventory_that_ansible_has_read_already_is_not_read_again(when: str, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(__file__).parents[2] / "playbooks" / "callback_plugins" / "hnai_remedies.py"
+    spec = importlib.util.spec_from_file_location("hnai_remedies", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    seen: list[str] = []
+    monkeypatch.setattr(module, "unreadable", lambda sources: seen.extend(sources) or [])
+    monkeypatch.setattr(module, "context", SimpleNamespace(CLIARGS={"inventory": ("hosts.yml",)}))
+    monkeypatch.setattr(module.C, "RUN_VARS_PLUGINS", when, raising=False)
+    module.CallbackModule().v2_playbook_on_start(None)
+    assert seen == read

@@ -2,6 +2,7 @@
 """The judgement of a whole site, and its views."""
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -432,6 +433,34 @@ def test_write_is_whole_private_and_verifiable(tmp_path: Path) -> None:
 
 
 WHOLE = {"covers": {"whole_site": True}}
+
+
+def test_a_name_that_is_no_unicode_ends_no_verdict(tmp_path: Path) -> None:
+    odd = b"caf\xe9.pem".decode("utf-8", "surrogateescape")
+    one = built(result("host", check("HO1", "fail", reason=odd, subject=odd, evidence={odd: odd})))
+    run = archive.write(tmp_path, one, {("host", "kafka1"): {"names.txt": odd}})
+    assert json.loads((run / "record.json").read_text(encoding="utf-8"))["problems"][0]["reason"] == odd
+    assert "caf\\udce9.pem" in (run / "report.html").read_text(encoding="utf-8")
+    assert 'subject="caf?.pem"' in (run / "metrics.prom").read_text(encoding="utf-8")
+    ET.fromstring((run / "junit.xml").read_bytes())
+
+
+def test_a_full_disk_leaves_no_half_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_given: Any) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        archive.write(tmp_path, built(result("kafka", check("K1"))), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    run = archive.write(tmp_path, built(result("kafka", check("K1"))), {})
+    for text in ('{"run_id": ', "[]"):
+        (run / "record.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"{re.escape(str(run))}/record.json: is no record.*; remove its folder"):
+            archive.latest(tmp_path)
 
 
 def test_every_verdict_has_raw_evidence_with_its_sum(tmp_path: Path) -> None:

@@ -217,6 +217,14 @@ def test_check_mode_writes_nothing_and_does_not_fail(site: Site) -> None:
     assert "VERDICT fail" in output
 
 
+def test_a_verdict_that_cannot_be_kept_is_shown_and_fails(site: Site) -> None:
+    site.verdicts.write_text("a file where the folder should be")
+    code, output = site.run({"one": {"says": "pass"}})
+    assert code == 2 and "VERDICT pass" in output, output
+    assert f"controller: {site.verdicts}: File exists: the verdict above is not kept; remedy: `df -h {site.verdicts}`" in output
+    assert "check mode" not in output
+
+
 def test_an_old_full_verdict_fails_the_quick_one(site: Site) -> None:
     code, output = site.run({"a1": {"says": "pass"}}, "-e", "full_max_age=3600")
     assert code == 2

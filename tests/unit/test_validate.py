@@ -125,6 +125,44 @@ def test_every_conduit_of_the_fixture_is_needed(data: dict[str, Any], removed: s
     assert errors(data)
 
 
+def test_a_flow_that_two_conduits_approve_has_two_ends(data: dict[str, Any]) -> None:
+    data["conduits"].append({**conduit(data, "C-401"), "id": "C-999"})
+    assert [(item["key"], item["invariant"]) for item in errors(data)] == [("hnai_conduits[C-999]", "twice")]
+
+
+def test_a_group_that_looks_like_one_that_nobody_is_in(data: dict[str, Any]) -> None:
+    data["groups"]["mosquito"] = ["edge1"]
+    assert errors(data) == []
+    data["groups"]["mosquitto"] = []
+    assert "did you mean" not in str(errors(data))
+    (found,) = [item for item in errors(data) if item["key"] == "groups.mosquito"]
+    assert found["message"] == "places nothing; nobody is in mosquitto"
+    assert found["remedy"].startswith("rename it to mosquitto")
+
+
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [("assets", "hnai_assets.plc1.servces"), ("slo", "hnai_slo.hops.to_kafka.servces")],
+)
+def test_a_key_that_nothing_reads(data: dict[str, Any], part: str, key: str) -> None:
+    (data["assets"]["plc1"] if part == "assets" else data["slo"]["hops"]["to_kafka"])["servces"] = 1
+    (found,) = errors(data)
+    assert found["key"] == key and "not part of the format" in found["message"]
+
+
+def test_numbers_in_quotes_are_numbers(data: dict[str, Any]) -> None:
+    data["zones"]["l35"]["level"] = "3.5"
+    data["zones"]["l3"]["level"] = "3"
+    data["assets"]["plc1"]["services"]["opcua"]["port"] = "4840"
+    for item in data["conduits"]:
+        if "port" in item["service"]:
+            item["service"]["port"] = str(item["service"]["port"])
+    assert validate(data, TODAY) == []
+    for wrong in ("3.7", "three", "", "-3", "3 "):
+        data["zones"]["l3"]["level"] = wrong
+        assert any(item["key"] == "hnai_zones.l3.level" for item in errors(data)), wrong
+
+
 def test_a_conduit_that_nothing_needs(data: dict[str, Any]) -> None:
     service = {"proto": "tcp", "port": 8200}
     data["conduits"].append({"id": "C-901", "from": {"host": "data1"}, "to": {"host": "sec1"}, "service": service, **APPROVED})
@@ -141,7 +179,10 @@ def test_wider_than_needed_is_a_warning(data: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("release", "words"),
-    [("13", ""), ("12", "Debian 13 only"), ("11", "'11' is no release"), (13, "13 is no release"), (None, "is missing"), ({"a": 1}, "is no release")],
+    [
+        ("13", ""), (13, ""), ("12", "Debian 13 only"), (12, "Debian 13 only"), ("11", "'11' is no release"), (True, "True is no release"),
+        (None, "is missing"), ({"a": 1}, "is no release"),
+    ],
 )
 def test_a_component_stands_on_a_debian_that_it_is_made_for(data: dict[str, Any], release: Any, words: str) -> None:
     versions = {"name": "store", "type": "deb", "version": {"13": "1.*"}, "packages": ["store"]}

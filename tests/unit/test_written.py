@@ -25,6 +25,7 @@ OPTIONS = {
     "x_list": {"type": "list"},
     "x_map": {"type": "dict"},
     "x_secret": {"type": "int", "no_log": True},
+    "x_heap": {"type": "str"},
 }
 
 
@@ -37,6 +38,9 @@ def judged(variables: dict[str, dict[str, Any]], groups: dict[str, list[str]] | 
 
 GOOD: list[dict[str, Any]] = [
     {"x_number": 1, "x_share": 0.5, "x_on": True, "x_mode": "observe", "x_list": [1], "x_map": {"a": 1}},
+    {"x_heap": "512m"},
+    {"x_heap": 536870912},
+    {"x_heap": "{{ a }}m"},
     {"x_number": "7", "x_share": "1", "x_on": "yes", "x_list": "a,b"},
     {"x_number": "{{ a }}", "x_on": "{% if a %}yes{% endif %}", "x_mode": "{{ mode }}", "x_map": "{{ everything }}", "x_list": "{{ all }}"},
     {"x_number": None, "x_map": None, "unknown": [1]},
@@ -56,6 +60,8 @@ def test_what_a_role_would_take_is_taken(variables: dict[str, Any]) -> None:
         ("x_number", 1.5, "1.5 is not a whole number", "a whole number"),
         ("x_number", [1], "[1] is no int", "a whole number"),
         ("x_share", "much", "'much' is not a number", "a number"),
+        ("x_heap", "lots", "'lots' is no size of memory", "such as 512m"),
+        ("x_heap", "1.5g", "'1.5g' is no size of memory", "such as 512m"),
         ("x_on", "perhaps", "'perhaps' is not true or false", "true or false"),
         ("x_mode", "enforced", "'enforced' is unknown", "one of: enforce, observe"),
         ("x_list", {"a": 1}, "{'a': 1} is no list", "a list"),
@@ -149,6 +155,14 @@ def source(**more: Any) -> dict[str, Any]:
         ([source(tags=[{"name": "t", "type": "int", "sampling_ms": 0}])], "hnai_ot_sources[s].tags[t].sampling_ms", "0 cannot be"),
         ([source(tags=[{"name": "t", "type": "int", "sampling_ms": "500"}])], "hnai_ot_sources[s].tags[t].sampling_ms", "'500' cannot be"),
         ([source(tags=[{"name": "t", "type": "int", "kind": "Cyclic"}])], "hnai_ot_sources[s].tags[t].kind", "'Cyclic' is unknown"),
+        ([source(port="502")], "hnai_ot_sources[s].port", "'502' is not one port"),
+        ([source(on_refused="stop")], "hnai_ot_sources[s].on_refused", "nothing reads"),
+        ([source(tags=[{"name": "t", "type": "int", "unitto": "kPa"}])], "hnai_ot_sources[s].tags[t].unitto", "nothing reads"),
+        (
+            [source(protocol="opcua", tags=[{"name": name, "type": "int", "node": "nsu=urn:x;s=A"} for name in ("t", "u")])],
+            "hnai_ot_sources[s].tags[u].node",
+            "is the node of t too",
+        ),
         ([source(protocol="mqqt")], "hnai_ot_sources[s].protocol", "'mqqt' is unknown"),
         ([source(tags=[{"name": "t", "type": "float", "encoding": "float32"}] * 2)], "hnai_ot_sources[s].tags[t]", "two tags would be one series"),
         ([source(tags=[{"name": "t", "type": "real"}])], "hnai_ot_sources[s].tags[t].type", "'real' is unknown"),
@@ -159,6 +173,15 @@ def test_mistakes_in_sources(sources: list[Any], key: str, message: str) -> None
     found = judged({"a": {"hnai_ot_sources": sources}})
     assert list(found) == [key]
     assert message in found[key][0]
+
+
+def test_a_topic_that_somebody_needs_is_declared() -> None:
+    told = {"kafka_topics": [{"name": "ot.raw", "partitions": 3}]}
+    known = {"kafka_topics": {"type": "list"}, "kafka_replication_factor": {"default": 1}, "kafka_min_insync_replicas": {"default": 1}}
+    for missing in ("", "ot.alerts"):
+        needed = {"ot.raw": "shipper", **({missing: "flink"} if missing else {})}
+        found = written.problems({"k1": told}, known, {"kafka": ["k1"]}, lambda name: f"file of {name}", needed)
+        assert [(one.key, one.message) for one in found] == ([("kafka_topics[ot.alerts]", "is missing, and flink needs it")] if missing else [])
 
 
 def test_an_encoding_is_asked_of_modbus_alone() -> None:

@@ -84,6 +84,17 @@ def kafka_acls(site: Site) -> list[dict[str, str]]:
     return sorted(unique.values(), key=lambda acl: tuple(acl[key] for key in ("principal", "resource_type", "name", "operation")))
 
 
+def needed_topics(site: Site) -> dict[str, str]:
+    """Topics of Kafka that an identity reads or writes by its whole name → who it is."""
+    found: dict[str, str] = {}
+    for principal, _hosts, connect, _file, _key in clients(site, "kafka"):
+        topics = connect.get("topics") or {}
+        for name in [*(topics.get("write") or []), *(topics.get("read") or [])]:
+            if not name.endswith("*"):
+                found.setdefault(name, principal)
+    return found
+
+
 def _listed(site: Site, host: str, variable: str) -> list[Any]:
     """A host's variable that must be a list; what is none has no entries (`unreadable` says so)."""
     value = site.value(host, variable)

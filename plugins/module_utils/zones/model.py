@@ -90,6 +90,7 @@ _CONDUIT_KEYS = frozenset(
     ("id", "from", "to", "service", "kind", "data_direction", "owner", "reason", "expires", "sr", "limits", "needed_by", "uid", "source_address")
 )
 _ZONE_KEYS = frozenset(("level", "cidrs", "side", "island", "purpose"))
+_ASSET_KEYS = frozenset(("zone", "addresses", "interfaces", "dual_homed", "role", "canary", "services", "connects", "purpose"))
 #: The rules of every host say these in their comments; a conduit of that name could not be told from them.
 _ID = re.compile(r"^(?!drop-|invalid-|spoof-)[A-Za-z][A-Za-z0-9._-]{0,31}\Z")
 _SR = re.compile(r"^SR [1-7]\.[0-9]{1,2}( RE ?[0-9])?\Z")
@@ -306,7 +307,8 @@ class Site:
             else:
                 self.problem("inventory", name, "has no variables", "give it hnai_zone and hnai_addresses")
         self.vars: dict[str, dict[str, Any]] = {name: _keyed(host.get("vars")) for name, host in hosts.items()}
-        self.debian: dict[str, Any] = {name: host["debian"] for name, host in hosts.items() if "debian" in host}
+        # Unquoted, YAML has made a number of it.
+        self.debian: dict[str, Any] = {name: _texted(host["debian"]) for name, host in hosts.items() if "debian" in host}
         self.defaults: dict[str, Any] = self._map(data, "defaults", "")
         self.slo: dict[str, Any] = self._map(data, "slo", "hnai_slo")
         self.sources: list[dict[str, Any]] = self._maps(data, "ot_sources", "hnai_ot_sources", "write id, asset, protocol")
@@ -451,7 +453,7 @@ class Site:
             for extra in sorted(set(map(str, zone)) - _ZONE_KEYS - TRANSLATION):
                 # A misspelt `island` would open what it was meant to close.
                 self.problem("hnai_zones", f"{key}.{extra}", "is not part of the format", "remove it or use one of: " + ", ".join(sorted(_ZONE_KEYS)))
-            level = zone.get("level")
+            level = _numbered(zone.get("level"))
             if isinstance(level, bool) or not isinstance(level, (int, float)) or level not in LEVELS:
                 self.problem("hnai_zones", f"{key}.level", f"{_short(level)} is not a level", "write a number: 0, 1, 2, 3, 4 or 5, and 3.5 for the IDMZ", "I1")
                 continue
@@ -626,6 +628,8 @@ class Site:
                 self.problem("hnai_assets", f"hnai_assets.{_short(name)}", "is no plain name", "use letters, digits, dot, dash and underscore")
                 continue
             self._translated("hnai_assets", key, asset)
+            for extra in sorted(set(map(str, asset)) - _ASSET_KEYS - TRANSLATION):
+                self.problem("hnai_assets", f"{key}.{extra}", "is not part of the format", "remove it or use one of: " + ", ".join(sorted(_ASSET_KEYS)))
             zone = self.zones.get(str(asset.get("zone") or ""))
             if zone is None:
                 self.problem(
@@ -656,7 +660,7 @@ class Site:
             return {}
         for name, service in sorted(_keyed(data).items()):
             if isinstance(service, Mapping) and service.get("proto") in ("tcp", "udp") and _port(service.get("port")) is not None:
-                found[name] = _keyed(service)
+                found[name] = {**_keyed(service), "port": _port(service["port"])}
             else:
                 self.problem("hnai_assets", f"{key}.services.{name}", f"{_short(service)} is not one port", "write {proto: tcp, port: 4840}", "I5")
         return found
@@ -978,7 +982,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def _numbered(value: Any) -> Any:
+    """A number that stands in quotes is one; anything else as it is."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}(\.[0-9])?", value):
+        return float(value) if "." in value else int(value)
+    return value
+
+
+def _texted(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _port(value: Any) -> int | None:
+    value = _numbered(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535 else None
 
 

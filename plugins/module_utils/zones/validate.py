@@ -19,7 +19,15 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import (
     source_key,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.zones.law import dial, refused
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import MANAGED_GROUP, Flow, Problem, Service, Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import (
+    JUMP_GROUP,
+    MANAGED_GROUP,
+    ROUTER_GROUP,
+    Flow,
+    Problem,
+    Service,
+    Site,
+)
 
 #: Variables with our prefix that belong to no single role.
 SITE_VARIABLES = frozenset(
@@ -58,6 +66,7 @@ HEARING = "ot_collector_sparkplug"
 RELEASES = ("12", "13")
 #: Of hnai_slo beside its hops: the most that each may be.
 _SLO = {"freshness_p95_s": 86400.0, "completeness": 1.0, "window_s": 86400.0}
+_HOP = frozenset(("outage_s", "records_per_s", "record_bytes", "sources"))
 _SECONDS = {"milliseconds": 0.001, "seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 _BYTES = {"bytes": 1, "mebibytes": 1024 * 1024}
 
@@ -82,6 +91,8 @@ def judge(site: Site, data: Mapping[str, Any], today: datetime.date) -> list[Pro
     found += forbidden
     found += _missing(site, flows)
     found += _stale(site, flows, {problem.key for problem in forbidden})
+    found += _approved_twice(site)
+    found += _misplaced(site)
     found += _boundaries(site)
     found += _unaudited(site)
     found += expiry(site, today)
@@ -154,6 +165,38 @@ def _stale(site: Site, flows: Iterable[Flow], forbidden: set[str]) -> list[Probl
                     "warning",
                 )
             )
+    return found
+
+
+def _approved_twice(site: Site) -> list[Problem]:
+    """Two conduits between the same ends for one service: what they approve ends with neither of them, and has the limits of both. Ends of other
+    names may share a host: each is somebody's need."""
+    found: list[Problem] = []
+    first: dict[tuple[Any, ...], str] = {}
+    for conduit in site.conduits:
+        same = (conduit.ends, conduit.service.proto, conduit.service.port, conduit.uid, conduit.source_address)
+        other = first.setdefault(same, conduit.id)
+        if other != conduit.id:
+            message = f"approves what {other} approves: {conduit.service.text} from {conduit.ends[0]} to {conduit.ends[1]}"
+            remedy = "leave one of the two: one flow has one owner and one end"
+            found.append(Problem(site.file("hnai_conduits"), f"hnai_conduits[{conduit.id}]", message, remedy, "twice"))
+    return found
+
+
+def _misplaced(site: Site) -> list[Problem]:
+    """Groups that look like one that places something, where nobody is in that one: a misspelt name places nothing, in silence."""
+    named = {str(contract.get("placement", name)): name for name, contract in site.contracts.items()}
+    for name, contract in site.contracts.items():
+        for part in (*contract.get("listens", []), *contract.get("connects", []), *contract.get("buffers", [])):
+            named.setdefault(str(part.get("group") or name), name)
+    known = {*named, MANAGED_GROUP, JUMP_GROUP, ROUTER_GROUP}
+    absent = sorted(name for name in known if not site.groups.get(name))
+    found = []
+    for group, members in sorted(site.groups.items()):
+        near = difflib.get_close_matches(group, absent, n=1, cutoff=0.8) if members and group not in known else []
+        if near:
+            remedy = f"rename it to {near[0]}, or to something that cannot be taken for it"
+            found.append(Problem("inventory", f"groups.{group}", f"places nothing; nobody is in {near[0]}", remedy, "name"))
     return found
 
 
@@ -390,6 +433,9 @@ def _buffers(site: Site) -> list[Problem]:
                     found += _too_small(site, host, component, buffer, hop)
     for name, hop in sorted(hops.items(), key=str):
         key = f"hnai_slo.hops.{name if str(name).isprintable() else ascii(name)}"
+        for extra in sorted(set(map(str, hop)) - _HOP) if isinstance(hop, Mapping) else ():
+            remedy = "remove it or use one of: " + ", ".join(sorted(_HOP))
+            found.append(Problem(file, f"{key}.{ascii(extra)[1:-1][:80]}", "is not part of the format", remedy, "buffer"))
         if not _hop_complete(hop):
             found.append(Problem(file, key, "is incomplete", "write {outage_s, records_per_s, record_bytes}, numbers > 0", "buffer"))
         elif name not in declared:

@@ -2,6 +2,7 @@
 """Verdicts on disk: a folder a run, ``latest`` pointing at the newest, everything listed with its sha256."""
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import html, junit, metrics
+from ansible_collections.hnai.platform.plugins.plugin_utils.report.record import SCHEMA
 
 KEEP = 100
 FULL = "full.json"
@@ -20,6 +22,9 @@ FULL = "full.json"
 
 CONDUITS = "conduits.json"
 """When each conduit was last proven, and how: {id: {verdict, at}}. Most runs do not ask."""
+
+ODD = "backslashreplace"
+"""What is no Unicode text (a file name of a host that is no UTF-8) is written so, and ends no verdict."""
 
 METRICS = "hnai.prom"
 """The metrics of the newest run that covered the whole site, for a textfile collector: a run of one part never hides the others."""
@@ -86,16 +91,22 @@ def proven(folder: Path, new: Mapping[str, Mapping[str, str]]) -> dict[str, dict
 
 
 def latest(folder: Path) -> dict[str, Any]:
-    """The newest record. Raises FileNotFoundError where there is none."""
+    """The newest record. Raises FileNotFoundError where there is none, ValueError where it is damaged."""
     found = records(folder)
     if not found:
         raise FileNotFoundError(f"{folder} holds no verdict yet: run ansible-playbook hnai.platform.verify")
-    return dict(json.loads(found[-1].read_text(encoding="utf-8")))
+    try:
+        newest = json.loads(found[-1].read_text(encoding="utf-8"))
+        if not isinstance(newest, dict) or newest.get("schema") != SCHEMA:
+            raise ValueError("another format")
+    except ValueError as error:
+        raise ValueError(f"{found[-1]}: is no record ({error}); remove its folder: the one before is shown then, or verify makes another") from error
+    return newest
 
 
 def _evidence(verdict: Mapping[str, Any]) -> bytes:
     """One verdict as its module gave it."""
-    return (json.dumps(verdict, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    return (json.dumps(verdict, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", ODD)
 
 
 def _raw_files(record: dict[str, Any], raw: Mapping[tuple[str, str], Mapping[str, str]]) -> dict[str, bytes]:
@@ -103,7 +114,7 @@ def _raw_files(record: dict[str, Any], raw: Mapping[tuple[str, str], Mapping[str
     files: dict[str, bytes] = {}
     for (component, host), texts in sorted(raw.items()):
         for file_name, text in sorted(texts.items()):
-            files[f"raw/{_safe(host)}/{_safe(component)}/{_safe(file_name)}"] = text.encode("utf-8")
+            files[f"raw/{_safe(host)}/{_safe(component)}/{_safe(file_name)}"] = text.encode("utf-8", ODD)
     for verdict in record["verdicts"]:
         below = f"raw/{_safe(verdict['host'])}/{_safe(verdict['component'])}"
         name = _safe(str(verdict.get("module") or "verdict").rpartition(".")[2] or "verdict")
@@ -144,22 +155,25 @@ def write(folder: Path, record: dict[str, Any], raw: Mapping[tuple[str, str], Ma
     work.mkdir(mode=0o700)
     files = _raw_files(record, raw)
     record["manifest"] = [_entry(path, content) for path, content in sorted(files.items())]
-    files["record.json"] = (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
-    files["report.html"] = html.render(record).encode("utf-8")
+    files["record.json"] = (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", ODD)
+    files["report.html"] = html.render(record).encode("utf-8", ODD)
     files["junit.xml"] = junit.render(record)
     files["metrics.prom"] = metrics.render(record)
     files["SHA256SUMS"] = "".join(
         f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sorted(files.items())
     ).encode("utf-8")
-    for path, content in files.items():
-        target = work / path
-        for parent in reversed(target.relative_to(work).parents):
-            (work / parent).mkdir(exist_ok=True, mode=0o700)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-    final = folder / name
-    work.rename(final)
+    with contextlib.ExitStack() as leaving:
+        # On a full disk the half of it would be there for ever.
+        leaving.callback(shutil.rmtree, work, ignore_errors=True)
+        for path, content in files.items():
+            target = work / path
+            for parent in reversed(target.relative_to(work).parents):
+                (work / parent).mkdir(exist_ok=True, mode=0o700)
+            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+        final = folder / name
+        work.rename(final)
     link = folder / f".latest-{name}"
     link.unlink(missing_ok=True)
     link.symlink_to(name)

@@ -81,4 +81,4 @@ def render(record: Mapping[str, Any]) -> bytes:
         for label_values, value in series[name]:
             inner = ",".join(f'{key}="{_escape(str(item))}"' for key, item in label_values.items())
             lines.append(f"{name}{{{inner}}} {value:.17g}")
-    return ("\n".join(lines) + "\n").encode("utf-8")
+    return ("\n".join(lines) + "\n").encode("utf-8", "replace")

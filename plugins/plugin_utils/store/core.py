@@ -47,14 +47,24 @@ class StoreError(Exception):
 _OTHER = re.compile(r"do not match the hashes|hash ?sum\s+mismatch|checksum (mismatch|validation failed)", re.IGNORECASE)
 _ABSENT = re.compile(
     r"no matching distribution|could not find|not found|unable to locate|could not resolve|name resolution|unreachable|timed out|"
-    r"connection (refused|reset)|cannot access|failed to fetch",
+    r"connection (refused|reset)|cannot access|failed to fetch|"
+    # A proxy that answers with a page of its own.
+    r"network require authentication|invalid character '<'|not a valid zip file|is not a zip file",
     re.IGNORECASE,
 )
 
 
+def _is_full(root: Path) -> bool:
+    """Whether nothing can be written there any more: then a client's last words are missing too."""
+    try:
+        return shutil.disk_usage(root).free < CHUNK
+    except OSError:
+        return False
+
+
 def remedy_for(said: str, root: Path, log: Path) -> str:
     """What to do about a client that failed with these words."""
-    if FULL.search(said):
+    if FULL.search(said) or _is_full(root):
         return f"the controller's disk is full: make room where {root} lies (`df -h {root} /tmp`), or name another hnai_store_dir"
     if _OTHER.search(said):
         return "refused. Find out why what came differs from the lock file before you run `make lock`"
