@@ -439,6 +439,17 @@ def test_visit_with_a_dead_deploy_identity(ready: Controller) -> None:
         component.visit(ready.bao, "kafka", {"role_id": "id-of-deploy", "secret_id": "old"}, [])
 
 
+@pytest.mark.parametrize("status", [429, 500, 502])
+def test_a_server_that_cannot_answer_has_refused_nobody(status: int) -> None:
+    class Tired:
+        def call(self, method: str, path: str, *_more: Any, **_named: Any) -> dict[str, Any]:
+            raise BaoError(method, path, status, [])
+
+    with pytest.raises(component.VisitError, match="says nothing about rights") as caught:
+        component.enter(Tired(), "kafka", {"role_id": "r", "secret_id": "s"})
+    assert "hnai_openbao_deploy" not in str(caught.value)
+
+
 def test_visit_to_a_secret_that_is_not_granted(ready: Controller) -> None:
     ready.bao.refuse["hnai/data/kafka"] = Forbidden
     with pytest.raises(component.VisitError, match=r"not granted to telegraf.*readers"):

@@ -296,7 +296,7 @@ def test_after_a_compromise_an_open_run_waits_no_longer(store: KvStore) -> None:
 def test_a_journal_that_a_hand_wrote_or_deleted_is_not_taken_for_a_closed_one(store: KvStore, document: Any) -> None:
     begin(store)
     store._api.kept[PATH + "/_rotation"].append(document)  # type: ignore[attr-defined]
-    with pytest.raises(RotationError, match=r"version \d was deleted.*undelete|is no journal of this release"):
+    with pytest.raises(RotationError, match="is no journal of this release" if document is not None else r"version \d was deleted.*undelete"):
         begin(store, run_id="r2")
     assert store.read(PATH + "/_next")[0] == 1, "nothing was made"
     found = verdicts(store, [item()], {}, 1e9)
