@@ -21,7 +21,7 @@ import yaml
 from ansible.errors import AnsibleError
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import CONTROL_VARIABLE, EXTRA_VARIABLE, MQTT_VARIABLE
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, numbered
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 
 _SITE = {
@@ -163,6 +163,9 @@ def _collect(
     data: dict[str, Any] = {key: _evaluated(site, name, name, broken) if name in site else None for key, name in _SITE.items()}
     if isinstance(data["ot_sources"], list):
         data["ot_sources"] = [_source(source) if isinstance(source, dict) else source for source in data["ot_sources"]]
+    for zone in data["zones"].values() if isinstance(data["zones"], dict) else ():
+        if isinstance(zone, dict) and "level" in zone:
+            zone["level"] = numbered(zone["level"])  # for the templates that read the model
     wanted = _wanted(known)
     hosts: dict[str, Any] = {}
     for host in managed:

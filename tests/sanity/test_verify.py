@@ -118,3 +118,11 @@ def test_validate_knows_every_tag_of_the_site() -> None:
     borne = {tag for play in plays for item in (play, *play["tasks"]) for tag in item.get("tags", [])} | set(imports)
     assert borne <= {*PARTS, *record.SCOPES, *CONTRACTS}
     assert {*PARTS} - {"validate"} <= borne
+
+
+def test_what_first_asks_a_host_has_a_deadline() -> None:
+    """OpenSSH has none behind the banner."""
+    first = yaml.safe_load((ROOT / "roles" / "host" / "tasks" / "main.yml").read_text(encoding="utf-8"))[0]
+    (visit,) = play("Collect the verdicts")["tasks"]
+    assert first["timeout"] > 0
+    assert visit["timeout"] == "{{ 0 if profile | default('quick') == 'full' or 'ot' in ansible_run_tags else 240 }}"

@@ -158,7 +158,7 @@ def test_numbers_in_quotes_are_numbers(data: dict[str, Any]) -> None:
         if "port" in item["service"]:
             item["service"]["port"] = str(item["service"]["port"])
     assert validate(data, TODAY) == []
-    for wrong in ("3.7", "three", "", "-3", "3 "):
+    for wrong in ("3.7", "2.0", "three", "", "-3", "3 "):
         data["zones"]["l3"]["level"] = wrong
         assert any(item["key"] == "hnai_zones.l3.level" for item in errors(data)), wrong
 

@@ -140,6 +140,13 @@ def test_what_cannot_be_evaluated_is_one_problem_among_others(root: Path) -> Non
     assert "hnai_slo" in {key for _file, key, _message in found}
 
 
+def test_a_level_in_quotes_is_a_number_for_who_reads_the_model(root: Path) -> None:
+    zones = {"a": {"level": "3"}, "b": {"level": "3.5"}, "c": {"level": "three"}, "d": None}
+    hostvars = {name: {**variables, "hnai_zones": zones} for name, variables in HOSTVARS.items()}
+    found = site.collect(hostvars, GROUPS, root)["zones"]
+    assert [found[name]["level"] for name in "abc"] == [3, 3.5, "three"]
+
+
 def test_rates_follow_from_the_tags(root: Path) -> None:
     rates = {source["id"]: source["records_per_s"] for source in site.collect(HOSTVARS, GROUPS, root)["ot_sources"]}
     assert rates == {"plc1": 6.0, "m": 2.0}

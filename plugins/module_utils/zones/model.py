@@ -453,7 +453,7 @@ class Site:
             for extra in sorted(set(map(str, zone)) - _ZONE_KEYS - TRANSLATION):
                 # A misspelt `island` would open what it was meant to close.
                 self.problem("hnai_zones", f"{key}.{extra}", "is not part of the format", "remove it or use one of: " + ", ".join(sorted(_ZONE_KEYS)))
-            level = _numbered(zone.get("level"))
+            level = numbered(zone.get("level"))
             if isinstance(level, bool) or not isinstance(level, (int, float)) or level not in LEVELS:
                 self.problem("hnai_zones", f"{key}.level", f"{_short(level)} is not a level", "write a number: 0, 1, 2, 3, 4 or 5, and 3.5 for the IDMZ", "I1")
                 continue
@@ -982,9 +982,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _numbered(value: Any) -> Any:
+def numbered(value: Any) -> Any:
     """A number that stands in quotes is one; anything else as it is."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}(\.[0-9])?", value):
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}|3\.5", value):
         return float(value) if "." in value else int(value)
     return value
 
@@ -994,7 +994,7 @@ def _texted(value: Any) -> Any:
 
 
 def _port(value: Any) -> int | None:
-    value = _numbered(value)
+    value = numbered(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535 else None
 
 
