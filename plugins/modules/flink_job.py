@@ -169,7 +169,7 @@ def present(module: AnsibleModule, name: str) -> dict[str, Any]:
     digest = plan.digest or job.digest(sql, known.get("session") or {})
     # A rejection of before counts again only where it is not meant to be tried once more.
     found = job.wait(
-        lambda: host.memory(name), host.this_host().keeper, digest, given["timeout"], time.monotonic, time.sleep, since if plan.way == "rejected" else 0.0,
+        lambda: host.memory(name), host.keeper, digest, given["timeout"], time.monotonic, time.sleep, since if plan.way == "rejected" else 0.0,
         plan.job_id if plan.gone else "",
     )
     result.update(way=found.way, why=found.why or plan.why, job_id=found.job_id, previous_job_id=found.previous_job_id, savepoint=found.savepoint,

@@ -125,7 +125,7 @@ def park(module: AnsibleModule) -> dict[str, Any]:
         if time.monotonic() >= end:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(WISH)
-            said = host.this_host().keeper().get("trouble") or "no trouble"
+            said = host.keeper().get("trouble") or "no trouble"
             raise job.JobError("%s not stopped after %.0f s, the jobs go on; the keeper says: %s" % (", ".join(waits), given["timeout"], said))
         time.sleep(2.0)
 

@@ -91,10 +91,15 @@ def listeners() -> Sequence[tuple[str, int]]:
     return found
 
 
+def keeper(state: str = STATE) -> dict[str, Any]:
+    """What the keeper says of itself. Raises OSError."""
+    return read_json(os.path.join(state, ".keeper"))
+
+
 def this_host(gateway: int, state: str = STATE) -> Host:
     """The host that the module runs on. *gateway*: the port of the SQL gateway on loopback."""
     return Host(
         unit=unit_state, gateway=lambda timeout_s: str(rest("127.0.0.1", gateway)("/v3/info", timeout_s)["version"]),
-        keeper=lambda: read_json(os.path.join(state, ".keeper")), memory=lambda name: memory(name, state), complete=complete, free=free,
+        keeper=lambda: keeper(state), memory=lambda name: memory(name, state), complete=complete, free=free,
         listeners=listeners,
     )
