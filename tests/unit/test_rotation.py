@@ -729,7 +729,7 @@ def test_back_call_by_call() -> None:
 
 def test_a_run_that_had_made_nothing_goes_back_without_the_target() -> None:
     """Killed between its claim and PREPARED: there are no values that a step at the target could take."""
-    tasks = yaml.safe_load((ROOT / "playbooks/rotate/commit.yml").read_text(encoding="utf-8"))[0]["block"]
+    tasks = yaml.safe_load((ROOT / "playbooks/parts/rotate/commit.yml").read_text(encoding="utf-8"))[0]["block"]
     tasks += [inner for task in tasks for inner in task.get("block", [])]
     at_target = [task for task in tasks if "old" in task.get("hnai.platform.rotation_target", {})]
     assert len(at_target) == 3
