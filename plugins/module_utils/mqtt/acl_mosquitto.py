@@ -174,20 +174,27 @@ class Config:
     listeners: int = 0
 
 
-def _truth(value: str) -> bool:
+def truth(value: str) -> bool:
+    """Whether mosquitto.conf means yes."""
     return value.strip().lower() in ("true", "1")
 
 
-def parse_conf(text: str, name: str) -> Config:
-    """The settings that have a say in rights."""
+def directives(text: str) -> list[tuple[int, str, str, str]]:
+    """The settings of a mosquitto.conf as they stand: (number of the line, key, value, line)."""
     entries: list[tuple[int, str, str, str]] = []
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()
         if line and not line.startswith("#"):
             key, _blank, value = line.partition(" ")
             entries.append((number, key, value.strip(), line))
+    return entries
+
+
+def parse_conf(text: str, name: str) -> Config:
+    """The settings that have a say in rights."""
+    entries = directives(text)
     config = Config()
-    apart = any(key == "per_listener_settings" and _truth(value) for _n, key, value, _l in entries)
+    apart = any(key == "per_listener_settings" and truth(value) for _n, key, value, _l in entries)
     current = Security("the broker")
     # Without a `listener` line there is one, on the loopback.
     config.scopes.append(current)
@@ -215,17 +222,17 @@ def parse_conf(text: str, name: str) -> Config:
         elif key == "password_file":
             current.password_file = value
         elif key == "allow_anonymous":
-            current.allow_anonymous = _truth(value)
+            current.allow_anonymous = truth(value)
         elif key in ("plugin", "auth_plugin", "global_plugin"):
             current.plugins.append((value, {}))
         elif key.startswith(("plugin_opt_", "auth_opt_")) and current.plugins:
             current.plugins[-1][1][key.split("_opt_", 1)[1]] = value
-        elif key in ("use_identity_as_username", "use_subject_as_username") and _truth(value):
+        elif key in ("use_identity_as_username", "use_subject_as_username") and truth(value):
             current.other_users = "certificates name the users (%s: %s)" % (where, key)
         elif key in ("psk_file", "use_identity_as_username", "use_subject_as_username"):
             current.other_users = current.other_users or ("keys name the users (%s)" % where if key == "psk_file" else "")
         elif key == "use_username_as_clientid":
-            current.username_is_client_id = _truth(value)
+            current.username_is_client_id = truth(value)
         elif key not in HARMLESS and not (bridge is not None and key in BRIDGE):
             config.unknown.append("%s: %s: its effect on rights is not modelled" % (where, line))
     if apart and config.listeners:

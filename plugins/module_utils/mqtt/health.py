@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_model import base
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_mosquitto import directives, truth
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Message, MqttError, MqttRefused
 from ansible_collections.hnai.platform.plugins.module_utils.telegraf import COUNTERS_EVERY_S, Counter, flow, parse
@@ -115,8 +116,7 @@ def in_the_clear(config: str) -> list[str]:
     """
     secured: dict[str, bool] = {}
     current = ""
-    for line in config.splitlines():
-        key, _blank, value = line.strip().partition(" ")
+    for _number, key, value, _line in directives(config):
         if key == "listener":
             current = "listener %s" % " ".join(value.split())
             secured[current] = value.split()[0] == "0" or value.split()[1:2] in (["127.0.0.1"], ["::1"], ["localhost"])
@@ -127,10 +127,10 @@ def in_the_clear(config: str) -> list[str]:
 
 def kept(config: str, declared: int) -> str:
     """Why a client that is away would not get as much as is declared, by mosquitto.conf; "" where it would."""
-    told = {key: value.strip() for key, _blank, value in (line.strip().partition(" ") for line in config.splitlines())}
+    told = {key: value for _number, key, value, _line in directives(config)}
     if int(told.get("max_queued_messages", "1000")) != declared:
         return "the broker keeps %s a client, declared are %d" % (told.get("max_queued_messages", "1000 (as delivered)"), declared)
-    return "" if told.get("persistence", "false").lower() in ("true", "1") else "what waits does not outlive the broker: persistence is off"
+    return "" if truth(told.get("persistence", "false")) else "what waits does not outlive the broker: persistence is off"
 
 
 def refused(login: Login, username: str, password: str) -> str:
