@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ansible_collections.hnai.platform.plugins.plugin_utils.plan import Event, below, gather, table
 
 ROOT = Path(__file__).parents[2]
@@ -176,13 +178,17 @@ def test_the_callback_hears_a_plan_and_nothing_else(tmp_path: Path) -> None:
             "hosts": "localhost",
             "connection": "local",
             "gather_facts": False,
+            "vars": next(play["vars"] for play in yaml.safe_load((ROOT / "playbooks/plan.yml").read_text("utf-8")) if "vars" in play),
             "tasks": [
                 {"name": "Where", "ansible.builtin.set_stats": {"data": {"hnai_plan_file": str(tmp_path / "out/plan.json")}}},
                 {"name": "Write", "ansible.builtin.file": {"path": str(tmp_path / "{{ item }}"), "state": "touch", "mode": "0600"}, "loop": ["a", "b"]},
+                # Its result names no file: the arguments do.
+                {"name": "Line", "ansible.builtin.lineinfile": {"path": str(tmp_path / "line"), "line": "x"}},
                 {"name": "Command", "ansible.builtin.command": {"argv": ["touch", str(tmp_path / "c")]}},
             ],
         }
     ]
+    (tmp_path / "line").touch()
     for name in ("plan.yml", "other.yml"):
         (tmp_path / name).write_text(json.dumps(plays), encoding="utf-8")
     variables = environment(tmp_path)
@@ -199,6 +205,6 @@ def test_the_callback_hears_a_plan_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "out/plan.json").mkdir()
     again = subprocess.run([*command[:-1], str(tmp_path / "plan.yml")], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600, check=False)
     assert f"{tmp_path}/out/plan.json: Is a directory: the plan was not written" in again.stderr and "remedy: -e plan_file=" in again.stderr
-    assert [item["path"] for item in plan["hosts"]["localhost"]["files"]] == [str(tmp_path / name) for name in "ab"]
+    assert [item["path"] for item in plan["hosts"]["localhost"]["files"]] == [str(tmp_path / name) for name in ("a", "b", "line")]
     assert [item["task"] for item in plan["not_predicted"]] == ["Command"]
     assert not list(tmp_path.glob("[abc]"))
