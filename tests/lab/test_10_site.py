@@ -25,3 +25,9 @@ def test_one_tag_on_one_host_works_alone(lab: Lab) -> None:
     run = lab.play("site.yml", "--skip-tags", "verify", "--tags", "kafka", "--limit", lab.groups["kafka"][1])
     assert run.rc == 0, run.stdout[-3000:]
     assert run.changed() == []
+
+
+def test_the_run_ends_with_the_verdict(lab: Lab) -> None:
+    run = lab.play("site.yml", "--tags", "verify")
+    assert run.rc == 0, run.stdout[-3000:]
+    assert "Judge all verdicts" in run.stdout

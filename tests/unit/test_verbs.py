@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).parents[2]
 LAB = "inventories/lab/hosts.yml"
@@ -50,3 +53,25 @@ def test_a_check_is_explained_under_the_tag_of_its_component(tmp_path: Path) -> 
 def test_a_verb_of_the_whole_site_refuses_a_part_of_it(tmp_path: Path, verb: str, given: str) -> None:
     code, output = run(tmp_path, verb, given)
     assert code != 0 and "leave out --limit, --tags and --skip-tags" in output, output
+
+
+@pytest.mark.parametrize(
+    ("starts", "closing", "begun", "restarted"),
+    [
+        ({"a": ["@100", "", "@300"], "b": ["@200"]}, True, 250, True),
+        ({"a": ["@100", "", "@300"], "b": ["@200"]}, True, 400, False),
+        ({"a": ["@100", "", "@300"], "b": ["@200"]}, False, 250, False),
+        ({}, True, 250, False),
+    ],
+)
+def test_the_closing_verdict_waits_for_what_the_run_started(starts: dict[str, list[str]], closing: bool, begun: float, restarted: bool) -> None:
+    plays = yaml.safe_load((ROOT / "playbooks/verify.yml").read_text("utf-8"))
+    told = next(play["vars"] for play in plays if "__verify_last_start" in play.get("vars", {}))
+    known = {
+        "groups": {"managed": ["a", "b", "away"]},
+        "hostvars": {host: {"verify_starts": {"stdout_lines": starts[host]}} if host in starts else {} for host in ("a", "b", "away")},
+        "verify_closing": closing,
+        "hnai_run_started": begun,
+        **{name: trust_as_template(text) for name, text in told.items()},
+    }
+    assert Templar(DataLoader(), variables=known).template(trust_as_template("{{ __verify_restarted }}")) is restarted
