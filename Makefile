@@ -57,15 +57,17 @@ verify: setup ## the verdict of a running site: make verify ARGS='-e profile=ful
 	@ansible-playbook -i $(INVENTORY) playbooks/verify.yml $(ARGS)
 
 bench: setup ## what runs and verdicts cost, also on 1000 hosts, our checks and artifacts against the products' own and Ansible's tools; fails over the budgets
-	@python bench/zones.py
-	@python scripts/bench.py --inventory $(INVENTORY)
-	@python bench/health.py --inventory $(INVENTORY)
-	@python bench/verify.py --inventory $(INVENTORY)
-	@python bench/push.py --inventory $(INVENTORY)
-	@if [ -n "$$HNAI_BENCH_PEER" ]; then python bench/peer.py --inventory $(INVENTORY); else echo "peer: not measured, HNAI_BENCH_PEER names no checkout"; fi
 	@scripts/preflight stacks
-	@python bench/opcua_audit.py
-	@python bench/scale.py
+	@over=; measure() { echo "== $$1"; python "$$@" || over="$$over $$1"; }; \
+	measure bench/zones.py; \
+	measure scripts/bench.py --inventory $(INVENTORY); \
+	measure bench/health.py --inventory $(INVENTORY); \
+	measure bench/verify.py --inventory $(INVENTORY); \
+	measure bench/push.py --inventory $(INVENTORY); \
+	if [ -n "$$HNAI_BENCH_PEER" ]; then measure bench/peer.py --inventory $(INVENTORY); else echo "peer: not measured, HNAI_BENCH_PEER names no checkout"; fi; \
+	measure bench/opcua_audit.py; \
+	measure bench/scale.py; \
+	[ -z "$$over" ] || { echo "over a budget, or not measured:$$over" >&2; exit 1; }
 
 lock: setup ## renew requirements*.txt and the artifact locks from the newest releases that the pins allow
 	@scripts/lock
