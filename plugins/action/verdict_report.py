@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible import __version__ as ansible_version
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
@@ -45,7 +44,7 @@ def collection_version(root: Path) -> str:
     """``hnai.platform 0.1.0`` of a checkout or an installed collection."""
     for name, path in (("MANIFEST.json", ("collection_info", "version")), ("galaxy.yml", ("version",))):
         try:
-            value = yaml.safe_load((root / name).read_text(encoding="utf-8"))
+            value = contracts.parsed(root / name)
         except OSError:
             continue
         for key in path:
@@ -86,7 +85,7 @@ def registered(root: Path, component: str) -> tuple[str, ...]:
     """Verdict variables that the component's tasks/verify.yml (or verify_<scope>.yml) registers; none where there is no such file."""
     tasks = root / "roles" / component / "tasks"
     paths = [path for path in (tasks / "verify.yml", *(tasks / f"verify_{scope}.yml" for scope in record.SCOPES)) if path.is_file()]
-    return record.registered(yaml.safe_load(paths[0].read_text(encoding="utf-8")), component) if paths else ()
+    return record.registered(contracts.parsed(paths[0]), component) if paths else ()
 
 
 class ActionModule(ActionBase):

@@ -24,13 +24,14 @@ from typing import Any
 
 import yaml
 
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
+
 COLLECTION_ROOT = Path(__file__).resolve().parents[2]
 SEVERITIES = ("critical", "warning", "info")
 SITE = "site"
 MISSING = "V-COMPONENT"
 _KEYS = {"severity", "title", "meaning", "action", "repeat"}
 _ID = re.compile(r"^([A-Z]+[0-9]+|V-[A-Za-z]+)$")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class RegisterError(Exception):
@@ -63,7 +64,7 @@ class Section:
 
 def _section(path: Path, component: str, shown: str) -> Section:
     try:
-        data = _Loader(path.read_text(encoding="utf-8")).get_single_data()
+        data = contracts.parsed(path)
     except yaml.YAMLError as error:
         raise RegisterError(f"{shown}: is not YAML: {error}") from error
     if not isinstance(data, Mapping) or set(data) - {"heading", "order", "about", "checks"} or not isinstance(data.get("checks"), Mapping):

@@ -40,6 +40,11 @@ class ContractError(Exception):
         super().__init__("\n".join(f"{p['file']}: {p['key']}: {p['message']}; remedy: {p['remedy']}" for p in problems))
 
 
+def parsed(path: Path) -> Any:
+    """The content of a YAML (or JSON) file of this collection. Raises OSError, yaml.YAMLError."""
+    return _Loader(path.read_text(encoding="utf-8")).get_single_data()
+
+
 def check_schema(value: Any, schema: Mapping[str, Any], key: str = "") -> list[tuple[str, str, str]]:
     """All violations as (key, message, remedy); [] if `value` fits `schema`.
 
@@ -114,7 +119,7 @@ def _load(path: Path, shown: str, component: str, mtime_ns: int) -> str:
         return ContractError([{"file": shown, "key": key, "message": message, "remedy": remedy}])
 
     try:
-        data = _Loader(path.read_text(encoding="utf-8")).get_single_data()
+        data = parsed(path)
     except yaml.YAMLError as error:
         raise fail("(file)", f"is not YAML: {error}", "correct the syntax") from error
     problems = [
