@@ -213,7 +213,7 @@ def test_contradictions() -> None:
 def test_what_others_may_do_is_no_finding() -> None:
     assert not checks(2, {17: 3, 18: 1, 6: 0x20, 7: 0})
     assert audit_rules.informs({17: 3, 18: 1, 6: 0x20, 7: 0}) == {
-        "writable_by_others": True, "attributes_writable_by_others": True, "restricted": False}
+        "writable_by_others": True, "attributes_writable_by_others": True, "signing_required": False, "encryption_required": False}
 
 
 # -- verdict ------------------------------------------------------------------------------------------
@@ -466,6 +466,14 @@ def test_vulnerable_versions() -> None:
     assert not audit_cve.match(["open62541"], "1.5.7") and audit_cve.known(["NodeOPCUA-Server", "", ""])
     assert not audit_cve.match(["open62541"], "") and not audit_cve.known(["SIMATIC"])
     assert len(audit_cve.match(["NodeOPCUA"], "2.9.1")) == 3
+
+
+@pytest.mark.parametrize(("text", "version"), [
+    ("1.2.4", (1, 2, 4)), ("v1.2", (1, 2)), ("open62541 1.2.4", (1, 2, 4)), ("open62541-1.2.4", (1, 2, 4)), ("2.9.1-beta.3", (2, 9, 1)),
+    ("asyncua==0.9.95", (0, 9, 95)), ("open62541", ()), ("", ()),
+])
+def test_a_version_behind_a_name_that_has_digits(text: str, version: tuple[int, ...]) -> None:
+    assert audit_cve.version_of(text) == version
 
 
 def test_the_checks_are_the_21_and_each_has_a_row_in_the_runbook() -> None:

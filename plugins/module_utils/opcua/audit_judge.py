@@ -273,7 +273,7 @@ class Judge:
                      if policy_name(one.policy) in DEPRECATED and one.mode != "None")
         # A token without a policy is OA3's.
         bad += sorted("%s %s/%s: token %s with %s" % (one.url, policy_name(one.policy), one.mode, token.id, policy_name(token.policy))
-                      for one in self.facts.opened.endpoints for token in one.tokens
+                      for one in self.facts.opened.offered() for token in one.tokens
                       if token.kind != "anonymous" and policy_name(token.policy) in DEPRECATED - {"None"})
         check.observed = len(bad)
         check.evidence.update(policies=sorted(seen), unsupported_by_auditor=sorted(seen - DEPRECATED - MODERN))
@@ -282,17 +282,17 @@ class Judge:
     def _tokens(self, check: Check) -> None:
         if not self._opened(check) or self.facts.opened is None:
             return
-        bad = [text for one in self.facts.opened.endpoints for text in clear_password(one)]
+        bad = [text for one in self.facts.opened.offered() for text in clear_password(one)]
         check.observed = len(bad)
         check.evidence["tokens"] = sorted({"%s/%s: %s %s" % (policy_name(one.policy), one.mode, token.kind, policy_name(token.policy) or "(as endpoint)")
-                                           for one in self.facts.opened.endpoints for token in one.tokens})
+                                           for one in self.facts.opened.offered() for token in one.tokens})
         self._settle(check, bad)
 
     def _anonymous(self, check: Check) -> None:
         if not self._opened(check) or self.facts.opened is None:
             return
         offered = sorted({"%s %s/%s offers Anonymous" % (one.url, policy_name(one.policy), one.mode)
-                          for one in self.facts.opened.endpoints for token in one.tokens if token.kind == "anonymous"})
+                          for one in self.facts.opened.offered() for token in one.tokens if token.kind == "anonymous"})
         check.observed = "offered" if offered else "not offered"
         if offered:
             self._settle(check, offered)
@@ -378,14 +378,16 @@ class Judge:
         if not self._walked(check) or self.facts.opened is None:
             return
         weaker = sorted("%s %s/%s" % (one.url, policy_name(one.policy), one.mode) for one in self.facts.opened.endpoints if one.mode != "SignAndEncrypt")
-        check.observed = self.facts.result.counts["restricted"]
+        # A restriction that a signature satisfies keeps nobody out of an endpoint that signs.
+        signed = any(one.mode == "Sign" for one in self.facts.opened.endpoints)
+        check.observed = self.facts.result.counts["encryption_required" if signed else "signing_required"]
         check.evidence["weaker_endpoints"] = weaker
         if not weaker:
             check.passed(True)
-        elif self.facts.result.counts["restricted"]:
+        elif check.observed:
             check.skip("nodes declare restrictions; a read over the weaker endpoint would show them: %s" % NOT_AUTHORISED)
         else:
-            self._settle(check, ["%d weaker endpoints, and no node declares a restriction" % len(weaker)])
+            self._settle(check, ["%d weaker endpoints, and no node declares a restriction that keeps them out" % len(weaker)])
 
     def _auditing(self, check: Check) -> None:
         if not self._opened(check):
@@ -504,8 +506,8 @@ class Judge:
             "excused_total": len(self.excused),
             "exceptions": [one.as_dict() for one in context.policy.waivers],
             "coverage": {**self._coverage_record(), "informative": {
-                name: result.counts[name] for name in ("writable_by_others", "attributes_writable_by_others", "restricted", "vanished",
-                                                       "remote_references", "dangerous")}},
+                name: result.counts[name] for name in ("writable_by_others", "attributes_writable_by_others", "signing_required", "encryption_required",
+                                                       "vanished", "remote_references", "dangerous")}},
             "namespaces": {uri: {"nodes": len(lines), "sha256": namespace_hash(lines)} for uri, lines in sorted(result.lines.items())},
             "load": facts.load, "build_info": {name: facts.values.get(name) for name in ("manufacturer", "product", "product_uri", "version", "build")},
         }

@@ -177,6 +177,11 @@ class Opened:
     session_name: str = ""
     session_timeout_s: float = 0.0
 
+    def offered(self) -> list[Endpoint]:
+        """The endpoints, and once more those of which CreateSession tells other tokens than GetEndpoints did."""
+        told = {(one.mode, one.policy): set(one.tokens) for one in self.endpoints}
+        return [*self.endpoints, *(one for one in self.session_endpoints if not set(one.tokens) <= told.get((one.mode, one.policy), set()))]
+
 
 class Channel(Protocol):
     """One connection with one session. Every method may raise LinkLost, BadAnswer, TooMany, Busy."""
