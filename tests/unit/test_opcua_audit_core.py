@@ -233,8 +233,10 @@ def certificate(**change: Any) -> Certificate:
 
 @pytest.mark.parametrize(("change", "words"), [
     ({}, ""), ({"not_before": 2e5}, "not valid yet"), ({"not_after": 9e4}, "has expired"), ({"not_after": 1e5 + 20 * 86400}, "expires in 20 days"),
-    ({"key_bits": 1024}, "1024 bits"), ({"signature_hash": "sha1"}, "sha1"), ({"uris": ("urn:y",)}, "urn:y"), ({"uris": ()}, "missing"),
+    ({"key_bits": 1024}, "1024 bits"), ({"key_type": "EC", "key_bits": 192}, "192 bits"), ({"key_type": "EC", "key_bits": 256}, ""),
+    ({"signature_hash": "sha1"}, "sha1"), ({"uris": ("urn:y",)}, "urn:y"), ({"uris": ()}, "missing"),
     ({"key_usage": ("key_encipherment",)}, "digitalSignature"), ({"extended": ("clientAuth",)}, "serverAuth"),
+    ({"extended": ("anyExtendedKeyUsage",)}, ""),
 ])
 def test_certificates(change: dict[str, Any], words: str) -> None:
     found = audit_judge.certificate_problems(certificate(**change), 1e5, 30.0, "urn:x", "serverAuth")

@@ -24,6 +24,8 @@ SERVICES = ("Write", "Call", "HistoryUpdate", "AddNodes", "AddReferences", "Dele
 _NONE = "http://opcfoundation.org/UA/SecurityPolicy#None"
 DEPRECATED = {"None", "Basic128Rsa15", "Basic256"}
 MODERN = {"Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss"}
+WEAK_BELOW = {"RSA": 2048, "EC": 256}
+"""Bits of a key, by its kind."""
 DAY_S = 86400.0
 SHOWN = 20
 NOT_AUTHORISED = "not authorised: intrusive, needs a token for this endpoint and a window"
@@ -107,15 +109,15 @@ def certificate_problems(certificate: Certificate, now: float, warn_days: float,
         found.append("it has expired")
     elif certificate.not_after - now < warn_days * DAY_S:
         found.append("it expires in %.0f days" % ((certificate.not_after - now) / DAY_S))
-    if certificate.key_type == "RSA" and certificate.key_bits < 2048:
-        found.append("its RSA key has only %d bits" % certificate.key_bits)
+    if certificate.key_bits < WEAK_BELOW.get(certificate.key_type, 0):
+        found.append("its %s key has only %d bits" % (certificate.key_type, certificate.key_bits))
     if certificate.signature_hash in ("sha1", "md5"):
         found.append("it is signed with %s" % certificate.signature_hash)
     if application_uri and application_uri not in certificate.uris:
         found.append("its ApplicationUri is %s, %s was expected" % (", ".join(certificate.uris) or "missing", application_uri))
     if certificate.key_usage and "digital_signature" not in certificate.key_usage:
         found.append("its key usage has no digitalSignature")
-    if certificate.extended and usage not in certificate.extended:
+    if certificate.extended and not {usage, "anyExtendedKeyUsage"} & set(certificate.extended):
         found.append("its extended key usage has no %s" % usage)
     return found
 

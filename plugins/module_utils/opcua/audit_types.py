@@ -160,6 +160,7 @@ class Certificate:
     key_usage: tuple[str, ...] = ()
     extended: tuple[str, ...] = ()
     chain: int = 1
+    key_sha256: str = ""
 
     @property
     def self_signed(self) -> bool:
