@@ -299,6 +299,7 @@ def walked(**change: Any) -> audit_walk.Result:
     ({"endpoints": [endpoint(token=TokenPolicy("c", "certificate", POLICY + "Basic256"))]}, {"OA2"}),
     ({"endpoints": [endpoint(token=TokenPolicy("u", "username", POLICY + "None"))]}, set()),
     ({"endpoints": [endpoint("Sign", token=TokenPolicy("u", "username", POLICY + "None"))]}, {"OA3", "OA14"}),
+    ({"endpoints": [endpoint("Sign", token=TokenPolicy("j", "issued", POLICY + "None"))]}, {"OA3", "OA14"}),
     ({"endpoints": [endpoint(token=TokenPolicy("a", "anonymous", ""))]}, {"OA4"}),
     ({"server": certificate(sha256="b")}, {"OA6"}),
     ({"server": certificate(key_bits=1024)}, {"OA6"}),

@@ -35,6 +35,7 @@ URI = "urn:plant"
 TABLE = ("http://opcfoundation.org/UA/", "urn:server", URI)
 POLICY = "http://opcfoundation.org/UA/SecurityPolicy#"
 ORGANIZES, HAS_COMPONENT, HAS_PROPERTY, GENERATES_EVENT = 35, 47, 46, 41
+HAS_SUBTYPE, HAS_TYPE_DEFINITION = 45, 40
 ABSENT, DENIED = Reading(BAD_ATTRIBUTE_ID_INVALID), Reading(0x801F0000)
 PLANT, WRITABLE = "ns=2;s=Plant", {17: 3, 18: 3}
 OBSERVER, AUTHENTICATED = "ns=0;i=15668", "ns=0;i=15656"
@@ -56,7 +57,7 @@ class Ground:
         self.log: list[tuple[float, int]] = []
         for number, node_class, above in ((84, 1, 0), (85, 1, 84), (86, 1, 84), (88, 1, 86), (58, 8, 88), (2253, 1, 85), (11715, 1, 2253)):
             self.add("ns=0;i=%d" % number, node_class, "ns=0;i=%d" % above if above else "", ORGANIZES, name="n%d" % number)
-        for number, above in ((33, 0), (34, 33), (35, 33), (46, 34), (47, 34)):
+        for number, above in ((33, 0), (34, 33), (35, 33), (45, 34), (46, 34), (47, 34)):
             self.add("ns=0;i=%d" % number, 32, "ns=0;i=%d" % above if above else "", 45)
         for number, value in ((2255, list(table)), (2259, 0), (2994, True)):
             self.add("ns=0;i=%d" % number, VARIABLE, "", set={VALUE: value})
@@ -230,6 +231,19 @@ def test_a_method_of_an_object_is_callable_also_in_a_folder_of_types_and_if_a_ty
     facts, _, record = audited(ground)
     assert {one["node"] for one in record["findings"]} == {"nsu=urn:plant;s=plain", "nsu=urn:plant;s=shared"}
     assert facts.result.nodes["Method"] == 3
+
+
+def test_a_subtype_of_what_messages_are_written_by_is_one_of_them() -> None:
+    ground = Ground()
+    ground.add("ns=0;i=15111", 8, "ns=0;i=58", HAS_SUBTYPE)
+    ground.add("ns=2;s=Type", 8, "ns=0;i=15111", HAS_SUBTYPE)
+    ground.add("ns=2;s=Other", 8, "ns=0;i=58", HAS_SUBTYPE)
+    ground.link(ground.add("ns=2;s=a", OBJECT), HAS_TYPE_DEFINITION, "ns=2;s=Other")
+    ground.link(ground.add("ns=2;s=declaration", OBJECT, "ns=2;s=Other"), HAS_TYPE_DEFINITION, "ns=2;s=Type")
+    assert audited(ground)[1]["OA17"] == "pass"
+    ground.link(ground.add("ns=2;s=b", OBJECT), HAS_TYPE_DEFINITION, "ns=2;s=Type")
+    facts, statuses, _ = audited(ground)
+    assert statuses["OA17"] == "fail" and facts.result.subscribed_data_sets == ["nsu=urn:plant;s=b"]
 
 
 # -- roles -----------------------------------------------------------------------------------------------

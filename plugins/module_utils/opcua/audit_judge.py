@@ -123,11 +123,11 @@ def certificate_problems(certificate: Certificate, now: float, warn_days: float,
 
 
 def clear_password(endpoint: Endpoint) -> list[str]:
-    """Token policies of *endpoint* that would send a password in clear."""
+    """Token policies of *endpoint* that would send a password, or a token that is as good, in clear."""
     found = []
     for token in endpoint.tokens:
         effective = token.policy or endpoint.policy
-        if token.kind == "username" and policy_name(effective) == "None" and endpoint.mode != "SignAndEncrypt":
+        if token.kind in ("username", "issued") and policy_name(effective) == "None" and endpoint.mode != "SignAndEncrypt":
             found.append("%s %s/%s: token %s" % (endpoint.url, policy_name(endpoint.policy), endpoint.mode, token.id))
     return found
 

@@ -244,6 +244,7 @@ class Walk:
         self._tag_nodes: dict[Any, str] = {}
         self._gone_nodes: set[Any] = set()
         self._untold: list[tuple[Any, bool, Any]] = []
+        self._typed: dict[Any, Any] = {}
         self._cut: set[Any] = set()
         self.result = Result()
 
@@ -440,6 +441,7 @@ class Walk:
         await self._attributes([one for one, known in self.seen.items() if not known.read])
         await self._defaults()
         self._of_our_roles()
+        self._subtyped()
 
     async def _unlinked(self) -> None:
         """What only a reference that is not hierarchical leads to, and everything below it."""
@@ -488,8 +490,11 @@ class Walk:
                 for reference in references:
                     if self._take(node, reference, region, leave):
                         following.append(reference.node)
-                    elif reference.reference_type == HAS_TYPE_DEFINITION and self._channel.text(reference.node) in rules.SUBSCRIBED_DATA_SETS:
-                        self.seen[node].type_definition, dull = self._channel.text(reference.node), False
+                    elif reference.reference_type == HAS_TYPE_DEFINITION:
+                        if self._channel.text(reference.node) in rules.SUBSCRIBED_DATA_SETS:
+                            self.seen[node].type_definition, dull = self._channel.text(reference.node), False
+                        elif region != rules.TYPES:
+                            self._typed.setdefault(reference.node, node)
                 self._leaf(references, dull and len(following) == before)
             await self._attributes(level)
             level = following
@@ -664,7 +669,8 @@ class Walk:
             known.region = rules.UNLINKED
         harmless = known.node_class == METHOD and rules.harmless_method(known.name, known.namespace, self.names.index(text))
         weighed = self._weigh(known, attributes, readings, harmless)
-        result.statuses.update(weighed.statuses)
+        if weighed.statuses:
+            result.statuses.update(weighed.statuses)
         if weighed.gone:
             if node in self._tag_nodes:
                 result.missing_tags.append(self._tag_nodes[node])
@@ -690,7 +696,8 @@ class Walk:
             result.without_own_roles[uri, known.node_class] += 1
         elif USER_ROLE_PERMISSIONS not in weighed.values and known.region != rules.TYPES:
             self._untold.append((node, harmless, weighed.values[ROLE_PERMISSIONS]))
-        self._notable(node, known, weighed.values)
+        if known.node_class == METHOD or known.type_definition:
+            self._notable(node, known, weighed.values)
         if not known.dynamic:
             lines = result.lines.get(uri)
             if lines is None:
@@ -709,6 +716,15 @@ class Walk:
             executable = bool(values.get(USER_EXECUTABLE))
             self.result.counts["dangerous executable"] += executable
             note(self.result.dangerous.setdefault(group, []), "%s%s" % (self.path(node), " (executable for us)" if executable else ""))
+
+    def _subtyped(self) -> None:
+        """Somebody's own subtypes of what writes variables out of messages; of each one object is named."""
+        for kind, example in self._typed.items():
+            while kind in self.seen:
+                kind = self.seen[kind].parent
+                if kind is not None and self._channel.text(kind) in rules.SUBSCRIBED_DATA_SETS:
+                    note(self.result.subscribed_data_sets, self.stable(example))
+                    break
 
     # -- tag map, namespaces ------------------------------------------------------------------------------
     async def _declared(self) -> None:
