@@ -147,9 +147,13 @@ class Running:
         return int(self.plan["port"])
 
     def record(self) -> Counter[str]:
-        """What the server itself wrote down, service by service; empty where the stack cannot."""
-        path = Path(self.plan["record"])
-        return Counter(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Counter()
+        """What the server itself wrote down, service by service; empty where the stack cannot. It may write the end of a session down a moment later."""
+        path, end = Path(self.plan["record"]), time.monotonic() + 10.0
+        while True:
+            found = Counter(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Counter()
+            if found["CloseSession"] == found["CreateSession"] or time.monotonic() > end:
+                return found
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager

@@ -70,14 +70,20 @@ class Plot:
     plan: dict[str, Any]
     expected: dict[str, set[str]] = field(default_factory=dict)
     _number: int = 0
+    _opaque: set[str] = field(default_factory=set)
 
     def node(self, node_class: int, parent: str, reference: int = HAS_COMPONENT, kind: str = "", namespace: int = 2, **more: Any) -> str:
         """Adds a node; its id is of a random kind."""
         self._number += 1
         kind = kind or self.rng.choice("issgb")
         name = self.rng.choice(("Pumpe", "Füllstand", "温度", "🛢 Tank", "a;b=c", "x/y.z", "Δp")) + str(self._number)
+        # node-opcua keeps such ids by their text: two that are no UTF-8 would be one node there.
+        opaque = self.rng.randbytes(5)
+        while opaque.decode("utf-8", "replace") in self._opaque:
+            opaque = self.rng.randbytes(5)
+        self._opaque.add(opaque.decode("utf-8", "replace"))
         value = {"i": str(self.rng.choice((0, 10_000, 62_000, 4_000_000_000)) + self._number), "s": name,
-                 "g": str(uuid.UUID(int=self.rng.getrandbits(128))), "b": base64.b64encode(self.rng.randbytes(5)).decode()}[kind]
+                 "g": str(uuid.UUID(int=self.rng.getrandbits(128))), "b": base64.b64encode(opaque).decode()}[kind]
         text = "ns=%d;%s=%s" % (namespace, kind, value)
         self.plan["nodes"].append({"id": text, "class": node_class, "name": name, "parent": parent, "reference": reference, "set": {}, **more})
         return text

@@ -209,12 +209,19 @@ PLANTS: list[tuple[str, str, Any, str, str]] = [
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\ntopic = 'spBv1.0/g'\nlayout = 'field'\n"), "publishes to spBv1.0/g/#", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\ntopic = '${TOPIC}'\n"), "its topic is made of variables", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[processors.novelty]]\n"), "processors.novelty", ""),
+    ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.sql]]\ndata_source_name = 'u@tcp(plc1:502)/x'\n"), "does not say where", ""),
+    ("CA2", "fail", lambda s: s.conf.write_text(CONF + "[[outputs.http]]\nurl = 'http://localhost/'\nhttp_proxy_url = 'http://plc1:502'\n"),
+     "plc1 port 502, which no conduit names", ""),
+    ("CA2", "fail", lambda s: s.conf.write_text(CONF + "[[outputs.file]]\nfiles = ['stdout', '/run/../dev/ttyS0']\n"), "device /run/../dev/ttyS0", ""),
     ("CA2", "inconclusive", lambda s: s.process(100, 1, [str(s.binary), "--config", str(s.conf)], s.binary, age_s=60), "changed after", "CA3"),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[broken"), "cannot be read", "CA3"),
     ("CA2", "inconclusive", lambda s: s.process(100, 1, [str(s.binary), "--config", "http://x/y"], s.binary), "over the network", "CA3"),
     ("CA2", "inconclusive", lambda s: s.process(100, 1, [str(s.binary)], s.binary), "name no configuration file", "CA3"),
     ("CA3", "fail", lambda s: s.conf.write_text(CONF + "[[inputs.execd]]\ncommand = ['/bin/sh']\n"), "inputs.execd in", ""),
     ("CA3", "fail", lambda s: s.conf.write_text(CONF + "[[processors.execd]]\ncommand = %s\n" % json.dumps(COMMAND)), "processors.execd in", ""),
+    ("CA3", "fail", lambda s: s.conf.write_text(CONF + "[[inputs.ping]]\nmethod = 'exec'\nbinary = '/tmp/mbwrite'\n"), "executes /tmp/mbwrite", ""),
+    ("CA3", "fail", lambda s: s.conf.write_text(CONF + "[[inputs.execd]]\ncommand = %s\nenvironment = ['LD_PRELOAD=/x.so']\n" % json.dumps(COMMAND)),
+     "variables of its own", ""),
     ("CA3", "fail", lambda s: (s.process(102, 101, ["/bin/sh", "-c", "x"], Path("/bin/sh")), s.connect(102, [])), "process 102 below it: /bin/sh -c x", ""),
     ("CA4", "fail", lambda s: (s.program / "__main__.py").write_text("write()\n"), "not what was deployed", ""),
     ("CA4", "fail", lambda s: (s.program / "extra.py").write_text(""), "extra.py was not deployed", ""),
@@ -437,10 +444,29 @@ def red(path: Path, *nodes: dict[str, Any]) -> foreign.Findings:
     ({"type": "function", "func": "context.global.net.connect(502)"}, 1, 0), ({"type": "function", "func": "global . get(`nodes7`)"}, 1, 0),
     ({"type": "function", "func": "this['constructor']['constructor']('x')"}, 1, 0), ({"type": "function", "func": "prefetch(global.get('network'))"}, 0, 0),
     ({"type": "function", "func": "fetch('http://plc/set')"}, 1, 0),
+    ({"type": "file", "filename": "/var/log/x"}, 0, 0), ({"type": "file", "filename": "/dev/ttyS0"}, 1, 0),
 ])
 def test_node_red(tmp_path: Path, node: dict[str, Any], writes: int, unknown: int) -> None:
     found = red(tmp_path / "flows.json", node)
     assert (len(found.writes), len(found.unknown), found.seen) == (writes, unknown, 2), (found.writes, found.unknown)
+
+
+@pytest.mark.parametrize(("before", "unknown"), [
+    ([{"type": "inject", "props": [{"p": "payload"}, {"p": "topic", "vt": "str"}], "payloadType": "date"}], 0),
+    ([{"type": "inject", "payloadType": "json", "payload": '{"x": "write"}'}], 1),
+    ([{"type": "inject", "props": [{"p": "action", "v": "write", "vt": "str"}]}], 1),
+    ([{"type": "inject"}, {"type": "OpcUa-Item"}], 0),
+    ([{"type": "mqtt in"}, {"type": "OpcUa-Item"}], 1),
+    ([{"type": "function", "func": "msg.action = x; return msg;"}], 1),
+    ([{"type": "subflow", "in": [{"wires": [{"id": "n1"}]}]}], 1),
+    ([{"type": "group", "nodes": ["n1"]}], 0),
+])
+def test_a_message_may_tell_a_client_of_node_red_to_write(tmp_path: Path, before: list[dict[str, Any]], unknown: int) -> None:
+    """Its own action is only what it does when the message says none."""
+    last = len(before)
+    chain = [{"wires": [["n%d" % (number + 1)]], **one} if one["type"] not in ("subflow", "group") else one for number, one in enumerate(before)]
+    found = red(tmp_path / "flows.json", *chain, {"type": "OpcUa-Client", "action": "read", "wires": [[]], "id": "n%d" % last})
+    assert (len(found.writes), len(found.unknown)) == (0, unknown), found
 
 
 def nifi(path: Path, *processors: dict[str, Any]) -> foreign.Findings:

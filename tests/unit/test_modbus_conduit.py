@@ -125,10 +125,25 @@ def test_one_function_more_is_refuted_and_named(tmp_path: Path, monkeypatch: pyt
     assert statuses["MF1"] == "pass" and "fail" not in [statuses[one] for one in ("MF5", "MF6", "MF7")]
 
 
+def test_a_function_that_passes_for_one_unit_only_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = filter_server.judge
+    monkeypatch.setattr(filter_server, "judge",
+                        lambda frame, allow: passing(frame.pdu, frame.unit) if (frame.unit, frame.pdu[0]) == (9, 16) else real(frame, allow))
+    monkeypatch.setattr(conduit_host.conduit, "probes", lambda rights, rng: list(conduit.functions(rights)))
+    with canary() as one:
+        made = Stand(tmp_path, one, [*FEW, {**FEW[0], "unit": 9}])
+        try:
+            statuses, report, _ = made.audit()
+        finally:
+            made.thread.close()
+    assert statuses["MF4"] == "fail" and "unit 9, function 16," in reason(report, "MF4") and "and" not in reason(report, "MF4").split("(unit 9")[1]
+
+
 @pytest.mark.parametrize(("change", "ident"), [
     # An address beyond the last one, another unit, trailing bytes that are cut off instead of refused.
     (lambda frame: core.Ask(1, 4, 33, 1) if frame.pdu[:3] == b"\4\0\x21" else None, "MF7"),
     (lambda frame: passing(frame.pdu, frame.unit) if frame.unit == 200 else None, "MF7"),
+    (lambda frame: passing(frame.pdu, frame.unit) if frame.unit == 200 and frame.pdu[0] == 6 else None, "MF7"),
     (lambda frame: passing(frame.pdu, frame.unit) if len(frame.pdu) > 17 and frame.pdu[0] == 4 else None, "MF6"),
     (lambda frame: core.Ask(1, 4, 4, 4) if frame.pdu[0] == 4 and len(frame.pdu) == 6 else None, "MF9"),
 ])

@@ -213,7 +213,7 @@ def test_contradictions() -> None:
 def test_what_others_may_do_is_no_finding() -> None:
     assert not checks(2, {17: 3, 18: 1, 6: 0x20, 7: 0})
     assert audit_rules.informs({17: 3, 18: 1, 6: 0x20, 7: 0}) == {
-        "writable_by_others": True, "attributes_writable_by_others": True, "restricted": False}
+        "writable_by_others": True, "attributes_writable_by_others": True, "signing_required": False, "encryption_required": False}
 
 
 # -- verdict ------------------------------------------------------------------------------------------
@@ -233,8 +233,10 @@ def certificate(**change: Any) -> Certificate:
 
 @pytest.mark.parametrize(("change", "words"), [
     ({}, ""), ({"not_before": 2e5}, "not valid yet"), ({"not_after": 9e4}, "has expired"), ({"not_after": 1e5 + 20 * 86400}, "expires in 20 days"),
-    ({"key_bits": 1024}, "1024 bits"), ({"signature_hash": "sha1"}, "sha1"), ({"uris": ("urn:y",)}, "urn:y"), ({"uris": ()}, "missing"),
+    ({"key_bits": 1024}, "1024 bits"), ({"key_type": "EC", "key_bits": 192}, "192 bits"), ({"key_type": "EC", "key_bits": 256}, ""),
+    ({"signature_hash": "sha1"}, "sha1"), ({"uris": ("urn:y",)}, "urn:y"), ({"uris": ()}, "missing"),
     ({"key_usage": ("key_encipherment",)}, "digitalSignature"), ({"extended": ("clientAuth",)}, "serverAuth"),
+    ({"extended": ("anyExtendedKeyUsage",)}, ""),
 ])
 def test_certificates(change: dict[str, Any], words: str) -> None:
     found = audit_judge.certificate_problems(certificate(**change), 1e5, 30.0, "urn:x", "serverAuth")
@@ -297,6 +299,7 @@ def walked(**change: Any) -> audit_walk.Result:
     ({"endpoints": [endpoint(token=TokenPolicy("c", "certificate", POLICY + "Basic256"))]}, {"OA2"}),
     ({"endpoints": [endpoint(token=TokenPolicy("u", "username", POLICY + "None"))]}, set()),
     ({"endpoints": [endpoint("Sign", token=TokenPolicy("u", "username", POLICY + "None"))]}, {"OA3", "OA14"}),
+    ({"endpoints": [endpoint("Sign", token=TokenPolicy("j", "issued", POLICY + "None"))]}, {"OA3", "OA14"}),
     ({"endpoints": [endpoint(token=TokenPolicy("a", "anonymous", ""))]}, {"OA4"}),
     ({"server": certificate(sha256="b")}, {"OA6"}),
     ({"server": certificate(key_bits=1024)}, {"OA6"}),
@@ -466,6 +469,14 @@ def test_vulnerable_versions() -> None:
     assert not audit_cve.match(["open62541"], "1.5.7") and audit_cve.known(["NodeOPCUA-Server", "", ""])
     assert not audit_cve.match(["open62541"], "") and not audit_cve.known(["SIMATIC"])
     assert len(audit_cve.match(["NodeOPCUA"], "2.9.1")) == 3
+
+
+@pytest.mark.parametrize(("text", "version"), [
+    ("1.2.4", (1, 2, 4)), ("v1.2", (1, 2)), ("open62541 1.2.4", (1, 2, 4)), ("open62541-1.2.4", (1, 2, 4)), ("2.9.1-beta.3", (2, 9, 1)),
+    ("asyncua==0.9.95", (0, 9, 95)), ("open62541", ()), ("", ()),
+])
+def test_a_version_behind_a_name_that_has_digits(text: str, version: tuple[int, ...]) -> None:
+    assert audit_cve.version_of(text) == version
 
 
 def test_the_checks_are_the_21_and_each_has_a_row_in_the_runbook() -> None:

@@ -211,6 +211,11 @@ def test_a_refuted_source_that_says_stop_is_marked(site: Any, stand: Stand) -> N
     assert not mark.exists(), "check mode leaves nothing"
     audit(site)
     assert mark.exists()
+    kept = site[0].status.read_text()
+    site[0].status.unlink()
+    _, record = audit(site)
+    assert record["verdict"] == "inconclusive" and mark.exists(), "nobody said that the right was taken away"
+    site[0].status.write_text(kept)
     stand.set("ns=%d;s=n7_4" % stand.index, 18, 1, ua.VariantType.Byte)
     _, record = audit(site)
     assert record["verdict"] == "claimed" and not mark.exists()

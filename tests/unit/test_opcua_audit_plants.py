@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -26,11 +27,15 @@ from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types im
     Opened,
     Reading,
     Reference,
+    TokenPolicy,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
 URI = "urn:plant"
+TABLE = ("http://opcfoundation.org/UA/", "urn:server", URI)
+POLICY = "http://opcfoundation.org/UA/SecurityPolicy#"
 ORGANIZES, HAS_COMPONENT, HAS_PROPERTY, GENERATES_EVENT = 35, 47, 46, 41
+HAS_SUBTYPE, HAS_TYPE_DEFINITION = 45, 40
 ABSENT, DENIED = Reading(BAD_ATTRIBUTE_ID_INVALID), Reading(0x801F0000)
 PLANT, WRITABLE = "ns=2;s=Plant", {17: 3, 18: 3}
 OBSERVER, AUTHENTICATED = "ns=0;i=15668", "ns=0;i=15656"
@@ -40,7 +45,10 @@ READ, READ_WRITE = 0x21, 0x61
 class Ground:
     """Implements ``audit_types.Channel``; nodes are texts. ``log``: (moment, operations) of each request."""
 
-    def __init__(self, most: int = 1000) -> None:
+    def __init__(self, most: int = 1000, table: Sequence[str] = TABLE) -> None:
+        self.table = table
+        self.endpoints = [Endpoint("opc.tcp://x", "SignAndEncrypt", POLICY + "Basic256Sha256", "urn:x", "a", ())]
+        self.session_endpoints: list[Endpoint] | None = None
         self.nodes: dict[str, tuple[int, str, dict[int, Any]]] = {}
         self.links: dict[str, list[tuple[int, str, int]]] = {}
         self.browse_status: dict[str, int] = {}
@@ -49,9 +57,9 @@ class Ground:
         self.log: list[tuple[float, int]] = []
         for number, node_class, above in ((84, 1, 0), (85, 1, 84), (86, 1, 84), (88, 1, 86), (58, 8, 88), (2253, 1, 85), (11715, 1, 2253)):
             self.add("ns=0;i=%d" % number, node_class, "ns=0;i=%d" % above if above else "", ORGANIZES, name="n%d" % number)
-        for number, above in ((33, 0), (34, 33), (35, 33), (46, 34), (47, 34)):
+        for number, above in ((33, 0), (34, 33), (35, 33), (45, 34), (46, 34), (47, 34)):
             self.add("ns=0;i=%d" % number, 32, "ns=0;i=%d" % above if above else "", 45)
-        for number, value in ((2255, ["http://opcfoundation.org/UA/", "urn:server", URI]), (2259, 0), (2994, True)):
+        for number, value in ((2255, list(table)), (2259, 0), (2994, True)):
             self.add("ns=0;i=%d" % number, VARIABLE, "", set={VALUE: value})
         self.add(PLANT, OBJECT, "ns=0;i=85", ORGANIZES)
 
@@ -63,19 +71,24 @@ class Ground:
             self.link(above, kind, node, announced)
         return node
 
+    def metadata(self, above: str = "ns=0;i=11715", **values: Any) -> None:
+        """NamespaceMetadata of the plant, with these properties."""
+        self.add("ns=2;s=meta", OBJECT, above)
+        for name, value in {"NamespaceUri": URI, **values}.items():
+            self.add("ns=2;s=" + name, VARIABLE, "ns=2;s=meta", HAS_PROPERTY, name, set={VALUE: value})
+
     def link(self, source: str, kind: int, target: str, announced: int = 0) -> None:
         self.links.setdefault(source, []).append((kind, target, announced or self.nodes[target][0]))
 
     # -- Channel ------------------------------------------------------------------------------------------
     async def open(self) -> Opened:
-        one = Endpoint("opc.tcp://x", "SignAndEncrypt", "http://opcfoundation.org/UA/SecurityPolicy#Basic256Sha256", "urn:x", "a", ())
-        return Opened([one], [one])
+        return Opened(self.endpoints, self.endpoints if self.session_endpoints is None else self.session_endpoints)
 
     async def close(self) -> None:
         return None
 
     def know(self, table: Sequence[str]) -> None:
-        assert table[2] == URI
+        assert table == list(self.table)
 
     def node(self, text: str) -> str:
         return text
@@ -180,9 +193,7 @@ def test_references_that_may_be_incomplete_are_truncated(most: int) -> None:
 @pytest.mark.parametrize("value", [DENIED, Reading(UNCERTAIN, []), [5]])
 def test_defaults_of_a_namespace_that_cannot_be_read_are_a_hole(value: Any) -> None:
     ground = Ground()
-    ground.add("ns=2;s=meta", OBJECT, "ns=0;i=11715")
-    ground.add("ns=2;s=uri", VARIABLE, "ns=2;s=meta", HAS_PROPERTY, "NamespaceUri", set={VALUE: URI})
-    ground.add("ns=2;s=default", VARIABLE, "ns=2;s=meta", HAS_PROPERTY, "DefaultUserRolePermissions", set={VALUE: value})
+    ground.metadata(DefaultUserRolePermissions=value)
     _, _, record = audited(ground)
     assert record["verdict"] == "inconclusive" and "DefaultUserRolePermissions" in record["coverage"]["unread"][0]
 
@@ -190,10 +201,8 @@ def test_defaults_of_a_namespace_that_cannot_be_read_are_a_hole(value: Any) -> N
 # -- places ----------------------------------------------------------------------------------------------
 def test_defaults_of_a_namespace_count_wherever_else_its_object_stands() -> None:
     ground = Ground()
-    ground.add("ns=2;s=meta", OBJECT, "ns=0;i=85", ORGANIZES)
+    ground.metadata("ns=0;i=85", DefaultUserRolePermissions=[(OBSERVER, READ_WRITE)])
     ground.link("ns=0;i=11715", HAS_COMPONENT, "ns=2;s=meta")
-    ground.add("ns=2;s=uri", VARIABLE, "ns=2;s=meta", HAS_PROPERTY, "NamespaceUri", set={VALUE: URI})
-    ground.add("ns=2;s=default", VARIABLE, "ns=2;s=meta", HAS_PROPERTY, "DefaultUserRolePermissions", set={VALUE: [(OBSERVER, READ_WRITE)]})
     _, statuses, record = audited(ground)
     assert statuses["OA12"] == "fail" and record["findings"][0]["node"] == "nsu=urn:plant;s=meta"
 
@@ -224,6 +233,19 @@ def test_a_method_of_an_object_is_callable_also_in_a_folder_of_types_and_if_a_ty
     assert facts.result.nodes["Method"] == 3
 
 
+def test_a_subtype_of_what_messages_are_written_by_is_one_of_them() -> None:
+    ground = Ground()
+    ground.add("ns=0;i=15111", 8, "ns=0;i=58", HAS_SUBTYPE)
+    ground.add("ns=2;s=Type", 8, "ns=0;i=15111", HAS_SUBTYPE)
+    ground.add("ns=2;s=Other", 8, "ns=0;i=58", HAS_SUBTYPE)
+    ground.link(ground.add("ns=2;s=a", OBJECT), HAS_TYPE_DEFINITION, "ns=2;s=Other")
+    ground.link(ground.add("ns=2;s=declaration", OBJECT, "ns=2;s=Other"), HAS_TYPE_DEFINITION, "ns=2;s=Type")
+    assert audited(ground)[1]["OA17"] == "pass"
+    ground.link(ground.add("ns=2;s=b", OBJECT), HAS_TYPE_DEFINITION, "ns=2;s=Type")
+    facts, statuses, _ = audited(ground)
+    assert statuses["OA17"] == "fail" and facts.result.subscribed_data_sets == ["nsu=urn:plant;s=b"]
+
+
 # -- roles -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("everybodys", "mine", "kinds"), [
     ([(OBSERVER, READ), ("ns=0;i=16036", READ_WRITE)], [(OBSERVER, READ)], set()),
@@ -242,6 +264,35 @@ def test_permissions_of_our_roles_are_everybodys(everybodys: list[Any], mine: li
     assert {(one.check, one.kind) for one in facts.result.findings} == kinds
 
 
+@pytest.mark.parametrize(("defaults", "status"), [
+    ({"DefaultRolePermissions": [("ns=0;i=15644", READ_WRITE)]}, "fail"),
+    ({"DefaultRolePermissions": [("ns=0;i=16036", READ_WRITE), (AUTHENTICATED, READ)]}, "pass"),
+    ({"DefaultRolePermissions": [(OBSERVER, READ_WRITE)]}, "fail"),
+    ({"DefaultRolePermissions": [(OBSERVER, READ_WRITE)], "DefaultUserRolePermissions": [(OBSERVER, READ)]}, "pass"),
+    ({"DefaultUserRolePermissions": [(OBSERVER, READ_WRITE)]}, "fail"),
+])
+def test_what_a_namespace_grants_counts_for_nodes_without_rights_of_their_own(defaults: dict[str, Any], status: str) -> None:
+    """That we are an Observer, another node tells."""
+    ground = Ground()
+    ground.add("ns=2;s=a", VARIABLE)
+    ground.add("ns=2;s=told", VARIABLE, set={25: [(OBSERVER, READ)]})
+    ground.metadata(**defaults)
+    assert audited(ground)[1]["OA12"] == status
+    for node, (_, _, given) in ground.nodes.items():
+        if node.startswith("ns=2;"):
+            given.setdefault(25 if node == "ns=2;s=told" else 24, [(OBSERVER, READ)])
+    assert audited(ground)[1]["OA12"] == "pass"
+
+
+def test_a_role_that_another_node_told_is_ours_everywhere() -> None:
+    ground = Ground()
+    ground.add("ns=2;s=a", VARIABLE, set={24: [(OBSERVER, READ), (OBSERVER, READ_WRITE)]})
+    assert audited(ground)[1]["OA12"] == "pass"
+    ground.add("ns=2;s=z", VARIABLE, set={25: [(OBSERVER, READ)]})
+    _, statuses, record = audited(ground)
+    assert statuses["OA12"] == "fail" and [one["node"] for one in record["findings"]] == ["nsu=urn:plant;s=a"]
+
+
 @pytest.mark.parametrize("node_class", [OBJECT, VIEW])
 def test_history_of_events_is_history(node_class: int) -> None:
     ground = Ground()
@@ -254,9 +305,69 @@ def test_a_restriction_of_the_standards_objects_protects_no_plant() -> None:
     ground.add("ns=0;i=12637", OBJECT, "ns=0;i=2253", set={26: 3})
     ground.add("ns=0;i=3706", OBJECT, "ns=0;i=2253")
     ground.add("ns=1;i=5", VARIABLE, "ns=0;i=3706", set={26: 3})
-    assert audited(ground)[0].result.counts["restricted"] == 0
+    assert audited(ground)[0].result.counts["encryption_required"] == 0
     ground.add("ns=2;s=a", VARIABLE, set={26: 3})
-    assert audited(ground)[0].result.counts["restricted"] == 1
+    assert audited(ground)[0].result.counts["encryption_required"] == 1
+
+
+@pytest.mark.parametrize(("mode", "restriction", "status"), [
+    ("Sign", 0, "fail"), ("Sign", 1, "fail"), ("Sign", 2, "skipped"), ("Sign", 4, "fail"), ("Sign", 8, "fail"),
+    ("None", 1, "skipped"), ("None", 2, "skipped"), ("None", 4, "fail"),
+])
+@pytest.mark.parametrize("by_default", [False, True])
+def test_only_a_restriction_that_keeps_the_weaker_endpoint_out_is_one(mode: str, restriction: int, status: str, by_default: bool) -> None:
+    """At a node, or for a whole namespace."""
+    ground = Ground()
+    sound = ground.endpoints[0]
+    ground.endpoints.append(replace(sound, mode=mode))
+    ground.add("ns=2;s=a", VARIABLE, set={} if by_default else {26: restriction})
+    if by_default:
+        ground.metadata(DefaultAccessRestrictions=restriction)
+    assert audited(ground)[1]["OA14"] == status
+
+
+# -- endpoints -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("token", "check"), [
+    (TokenPolicy("a", "anonymous", ""), "OA4"), (TokenPolicy("u", "username", POLICY + "None"), "OA3"),
+    (TokenPolicy("u", "username", POLICY + "Basic256"), "OA2"),
+])
+def test_a_token_that_only_the_session_tells_of_counts(token: TokenPolicy, check: str) -> None:
+    """A list without tokens, as some servers give it here, is none of others."""
+    ground = Ground()
+    ground.endpoints[:] = [replace(ground.endpoints[0], mode="Sign", tokens=(TokenPolicy("u", "username", ""),))]
+    ground.session_endpoints = [replace(ground.endpoints[0], tokens=())]
+    before = audited(ground)[1]
+    ground.session_endpoints = [replace(ground.endpoints[0], tokens=(*ground.endpoints[0].tokens, token))]
+    after = audited(ground)[1]
+    assert {id for id in before if before[id] != after[id]} == {check} and after[check] == "fail"
+
+
+# -- drift -----------------------------------------------------------------------------------------------
+def lines(ground: Ground) -> dict[str, dict[str, str]]:
+    return audited(ground)[0].result.lines
+
+
+def test_roles_of_the_plant_are_the_same_after_a_restart() -> None:
+    """In whatever order, and with another index of their namespace."""
+    found = []
+    for table, rows in ((TABLE, [("ns=2;s=Viewer", READ), (OBSERVER, READ)]), ((*TABLE[:2], "urn:new", URI), [(OBSERVER, READ), ("ns=3;s=Viewer", READ)])):
+        ground = Ground(table=table)
+        ground.add("ns=%d;s=a" % table.index(URI), VARIABLE, "ns=0;i=85", set={25: rows})
+        found.append(lines(ground)[URI]["nsu=urn:plant;s=a"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("place", ["ns=0;i=3706", "ns=0;i=2290", "ns=0;i=2289"])
+def test_what_clients_have_open_is_no_drift_and_may_go(place: str) -> None:
+    ground = Ground()
+    ground.add(place, VARIABLE, "ns=0;i=2253")
+    before = lines(ground)
+    ground.add("ns=1;i=9", VARIABLE, place, set=WRITABLE)
+    facts, statuses, _ = audited(ground)
+    assert facts.result.lines == before and statuses["OA8"] == "fail"
+    del ground.nodes["ns=1;i=9"]
+    ground.nodes["ns=1;i=9"] = VARIABLE, "", {attribute: Reading(BAD_NODE_ID_UNKNOWN) for attribute in (2, 6, 7, 17, 18, 24, 25, 26, 27)}
+    assert audited(ground)[0].complete
 
 
 # -- load ------------------------------------------------------------------------------------------------

@@ -90,6 +90,20 @@ def test_everything_that_a_server_says_of_its_variables(site: Any, stand: Stand)
     assert not look(site).differs, "what was taken over differs in nothing"
 
 
+def test_another_way_to_a_tag_renames_nothing(site: Any, stand: Stand) -> None:
+    """Not even a shorter one: a folder of favourites."""
+    site[1]["tags"] = look(site).tags
+    objects, pressure = stand.server.nodes.objects, ua.NodeId("P1.PT", stand.index)
+    organizes = ua.NodeId(ua.ObjectIds.Organizes)
+    stand.call(objects.add_reference(pressure, organizes))
+    try:
+        assert not look(site).differs
+    finally:
+        stand.call(objects.delete_reference(pressure, organizes))
+    site[1]["tags"] = [{**tag, "path": ["gone", *tag["path"][1:]]} if tag["name"] == "pressure" else tag for tag in site[1]["tags"]]
+    assert look(site).gone == ["pressure"], "a path that leads nowhere keeps nothing"
+
+
 def test_a_miserly_server_is_read_to_the_end(site: Any, stand: Stand) -> None:
     whole = look(site)
     stand.services.clear()

@@ -16,6 +16,7 @@ from trust_ca import Authority, weak
 from trust_stand import NAMES, Site, crl, der, odd, present, servers
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_host, trust_judge
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import Certificate
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.trust import Crypto, Outcome, Statement
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
@@ -155,6 +156,18 @@ def test_one_certificate_at_two_servers(site: Site) -> None:
     assert found["OT6"][0] == "fail" and "plc1 and plc2" in found["OT6"][1] and found["OT3:plc2"][0] == "fail"
 
 
+def test_one_key_in_two_certificates_is_shared_too() -> None:
+    def judged(*keys: str) -> trust_judge.Check:
+        report = Report("x", deadline_s=None)
+        certificates = [Certificate("sha%d" % number, "", "", "", 0.0, 9e9, "RSA", 2048, "sha256", key_sha256=key) for number, key in enumerate(keys)]
+        found = [trust_judge.Server("plc%d" % number, one, pins=[one.sha256]) for number, one in enumerate(certificates)]
+        trust_judge.servers(report, found, trust_judge.Context(1.0))
+        return next(check for check in report.checks if check.id == "OT6")
+
+    assert judged("a", "b").status == judged("", "").status == "pass"
+    assert judged("a", "b", "a").reason == "plc0 and plc2: the same key in different certificates (a)"
+
+
 def test_a_server_that_says_nothing_is_no_pass(site: Site) -> None:
     site.entries[0]["endpoint"] = "opc.tcp://127.0.0.1:9/"
     found = site.found()
@@ -179,7 +192,7 @@ def test_our_own_certificate(site: Site, tmp_path: Path) -> None:
     assert site.found()["OT1"][0] == "inconclusive"
 
 
-@pytest.mark.parametrize(("age_h", "left_h", "status"), [(10, 62, "pass"), (60, 12, "fail"), (80, -8, "fail")])
+@pytest.mark.parametrize(("age_h", "left_h", "status"), [(10, 62, "pass"), (60, 12, "fail"), (80, -8, "fail"), (-5, 72, "fail")])
 def test_revocation_lists_grow_old(age_h: float, left_h: float, status: str) -> None:
     report, now = Report("x", deadline_s=None), time.time()
     trust_judge.lists(report, trust_judge.Context(now, lists={"site": crl(now, age_h, left_h), "none": "-----BEGIN X509 CRL-----"}))

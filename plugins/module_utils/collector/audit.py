@@ -225,6 +225,9 @@ class Audit:
                 try:
                     bad += ["%s sends to %s port %d, which no conduit names" % (plugin.text, name, port) for name, port in plugin.targets()
                             if not all((address, port) in allowed for address in self._named(name))]
+                except telegraf.CannotTell as error:
+                    unknown.append(str(error))
+                try:
                     for pattern in self.options.patterns if plugin.name == "outputs.mqtt" else ():
                         topics = plugin.topics()
                         if mqtt_overlap(pattern, topics):
@@ -253,10 +256,13 @@ class Audit:
         bad, unknown = [], []
         declared = list(self.options.command)
         for plugin in one.loaded.plugins if one.loaded else ():
+            bad += ["%s executes %s" % (plugin.text, program) for program in plugin.programs]
             if plugin.kind == telegraf.EXECUTES:
                 try:
                     if plugin.name != "inputs.execd" or not declared or plugin.command != declared:
                         bad.append("%s executes %s" % (plugin.text, " ".join(plugin.command)))
+                    elif plugin.settings.get("environment"):
+                        bad.append("%s executes it with variables of its own: %s" % (plugin.text, plugin.settings["environment"]))
                 except telegraf.CannotTell as error:
                     unknown.append(str(error))
         bad += ["process %d below it: %s" % (child.pid, " ".join(child.argv) or child.exe) for child in one.children if list(child.argv) != declared]

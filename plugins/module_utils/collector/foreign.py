@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .telegraf import is_device
+
 LIMIT = 64 * 1024 * 1024
 """Most bytes of a flow, unpacked."""
 
@@ -88,6 +90,11 @@ _RED_WRITES = {
 }
 _RED_READING = frozenset({"read", "browse", "subscribe", "unsubscribe", "deletesubscribtion", "deletesubscription", "events", "info", "monitor", "readmultiple",
                           "connect", "disconnect", "reconnect"})
+#: What may stand before an OpcUa-Client without putting another action into its message; of these, what could all the same.
+_RED_PLAIN = frozenset({"inject", "OpcUa-Item", "OpcUa-Client", "delay", "junction"})
+_RED_FREE = re.compile(r'action|"(?:json|jsonata|flow|global|env|msg)"')
+_RED_NAMING = frozenset({"group", "catch", "status", "complete"})
+"""They name other nodes and send them nothing."""
 #: A function that reaches beyond its message.
 _MODULES = r"(?:process|require|child_process|fs|net|os|dgram|tls|axios|jsmodbus|modbus-serial|node-?opcua|nodes7)\b"
 _RED_REACHES = re.compile(
@@ -95,6 +102,22 @@ _RED_REACHES = re.compile(
     r"Function\s*\(|\bconstructor\b|\bfetch\s*\(|\bWebSocket\b" % _MODULES)
 _RED_MESSAGES = ("birthTopic", "closeTopic", "willTopic")
 """What a broker's configuration publishes by itself."""
+
+
+def _free_action(nodes: Sequence[Mapping[str, Any]], client: Mapping[str, Any]) -> str:
+    """Which node before an OpcUa-Client may tell it another action than its own (msg.action, payload.action: 102-opcuaclient.js); empty: none."""
+    met, queue = {client.get("id")}, [client.get("id")]
+    while queue:
+        name = json.dumps(queue.pop())
+        for node in nodes:
+            if node.get("id") in met or node["type"] in _RED_NAMING or name not in json.dumps(node):
+                continue
+            plain = {key: value for key, value in node.items() if key != "action"} if node["type"] == "OpcUa-Client" else node
+            if node["type"] not in _RED_PLAIN or _RED_FREE.search(json.dumps(plain)):
+                return "%s %s" % (node["type"], node.get("id"))
+            met.add(node.get("id"))
+            queue.append(node.get("id"))
+    return ""
 
 
 def node_red(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, str], bool]) -> Findings:
@@ -123,11 +146,17 @@ def node_red(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, 
                 found.writes.append("%s: action %s" % (where, action))
             elif action not in _RED_READING:
                 found.unknown.append("%s: action %r" % (where, action))
+            else:
+                free = _free_action(nodes, node)
+                if free:
+                    found.unknown.append("%s: a message of %s may say another action than %s" % (where, free, action))
         elif kind == "function":
             text = "\n".join(str(node.get(key) or "") for key in ("func", "initialize", "finalize"))
             libs = [str(one.get("module")) for one in node.get("libs") or [] if isinstance(one, Mapping)]
             if libs or _RED_REACHES.search(text):
                 found.writes.append("%s reaches beyond its message: %s" % (where, ", ".join(libs) or "require, process or code made at run time"))
+        elif kind == "file" and is_device(str(node.get("filename") or "")):
+            found.writes.append("%s writes to the device %s" % (where, node["filename"]))
         elif kind == "mqtt out":
             topic = str(node.get("topic") or "")
             if topic:

@@ -7,6 +7,7 @@ not name is *unknown*: nobody said that it cannot write, so a verdict that meets
 from __future__ import annotations
 
 import importlib
+import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,9 +49,11 @@ PLUGINS = _table(
 )
 KINDS = ("inputs", "outputs", "processors", "aggregators", "secretstores")
 _OTHER = frozenset({"agent", "global_tags", "tags"})
-#: Keys in which a plugin is told where it sends, and the port that a URL without one means.
-_TARGETS = ("servers", "brokers", "urls", "url", "server", "address", "endpoint", "addresses")
+#: Keys in which a plugin is told where it sends, proxies and the like too, and the port that a URL without one means.
+_TARGETS = re.compile(r"(?:^|_)(?:servers?|brokers|urls?|address(?:es)?|endpoints?)$")
 _PORTS = {"https": 443, "http": 80, "ssl": 8883, "tls": 8883, "mqtts": 8883, "mqtt": 1883, "tcp": 0}
+#: Settings of reading plugins that name a program.
+_PROGRAMS = {"inputs.ping": ("binary",), "inputs.smart": ("path", "path_smartctl", "path_nvme")}
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
 _TEMPLATE = re.compile(r"\{\{.*?\}\}", re.S)
 
@@ -87,11 +90,17 @@ class Plugin:
             raise CannotTell("%s: its command is made of variables" % self.text)
         return words
 
+    @property
+    def programs(self) -> list[str]:
+        """What it executes although its kind is to read."""
+        return [str(self.settings[key]) for key in _PROGRAMS.get(self.name, ()) if self.settings.get(key)]
+
     def targets(self) -> list[tuple[str, int]]:
-        """(host, port) of each server that it is told. Raises CannotTell."""
+        """(host, port) of each server that it is told. Raises CannotTell, also where it is told none that is understood."""
         found = []
-        for key in _TARGETS:
-            given = self.settings.get(key, [])
+        for key, given in self.settings.items():
+            if not _TARGETS.search(key):
+                continue
             for one in given if isinstance(given, list) else [given]:
                 text = str(one)
                 if _VARIABLE.search(text):
@@ -101,6 +110,8 @@ class Plugin:
                     found.append((where.hostname or "", where.port or _PORTS.get(where.scheme, 0)))
                 except ValueError:
                     raise CannotTell("%s: %s %r is no address" % (self.text, key, text)) from None
+        if not found:
+            raise CannotTell("%s does not say where it sends" % self.text)
         return found
 
     def topics(self) -> str:
@@ -207,12 +218,21 @@ def scripts(plugins: Iterable[Plugin]) -> Iterator[Path]:
             yield Path(str(script))
 
 
+def is_device(path: str) -> bool:
+    """Whether what is written to *path* may leave by a serial line or the like."""
+    plain = posixpath.normpath(path)
+    return plain.startswith("/dev/") and plain not in ("/dev/null", "/dev/stdout", "/dev/stderr")
+
+
 def able(plugin: Plugin) -> str:
     """Why a loaded plugin could write to a plant by itself; empty: it could not, or the caller must look at what it is told."""
     if plugin.kind == WRITES:
         return "%s writes to what it is pointed at" % plugin.text
     if plugin.kind == OPENS:
         return "%s opens a port: what comes in by it is not ours" % plugin.text
+    devices = [one for one in plugin.settings.get("files") or [] if plugin.name == "outputs.file" and is_device(str(one))]
+    if devices:
+        return "%s writes to the device %s" % (plugin.text, ", ".join(devices))
     if plugin.name == "inputs.http" and str(plugin.settings.get("method", "GET")).upper() not in ("GET", "HEAD"):
         return "%s sends %s requests" % (plugin.text, plugin.settings["method"])
     return ""

@@ -92,18 +92,19 @@ class Rights:
 
 
 def functions(rights: Rights) -> Iterator[Probe]:
-    """Every function code there is, once with the body that a device would obey."""
-    unit = min(rights.units)
-    for code in range(256):
-        bodies = [BODIES.get(code, b"\0\0\0\1")]
-        if code == 43:
-            bodies.append(b"\x0e\1\0")
-        if code == 8:
-            bodies.append(b"\0\4\0\0")
-        for body in bodies:
-            pdu = bytes((code,)) + body
-            must = (Must(unit, pdu),) if rights.allows(unit, pdu) else ()
-            yield Probe(FUNCTIONS, "function %d, %s" % (code, body.hex() or "no body"), (adu(unit, pdu),), must)
+    """Every function code there is, once with the body that a device would obey; those that change something at each unit."""
+    lowest = min(rights.units)
+    for unit in sorted(rights.units):
+        for code in range(256) if unit == lowest else sorted(BODIES):
+            bodies = [BODIES.get(code, b"\0\0\0\1")]
+            if code == 43:
+                bodies.append(b"\x0e\1\0")
+            if code == 8:
+                bodies.append(b"\0\4\0\0")
+            for body in bodies:
+                pdu = bytes((code,)) + body
+                must = (Must(unit, pdu),) if rights.allows(unit, pdu) else ()
+                yield Probe(FUNCTIONS, "unit %d, function %d, %s" % (unit, code, body.hex() or "no body"), (adu(unit, pdu),), must)
 
 
 def segments(rights: Rights, rng: random.Random) -> Iterator[Probe]:
@@ -159,7 +160,7 @@ def others(rights: Rights) -> Iterator[Probe]:
     plain = struct.pack(">BHH", function, found[0][0], 1)
     for other in range(256):
         if other not in rights.units:
-            yield Probe(RIGHTS, "unit %d" % other, (adu(other, plain),))
+            yield Probe(RIGHTS, "unit %d, a read and a write" % other, (adu(other, plain) + adu(other, WRITE),), (), 2)
     for (unit, function), spans in sorted(rights.spans.items()):
         most = 2000 if function < 3 else 125
         wanted = [(0, 0), (0, 65535), (65535, 2), (spans[0][0], most + 1) if spans else (0, most + 1)]
@@ -280,8 +281,8 @@ def compare(sent: Sequence[Probe], got: Sequence[Sequence[bytes]], record: Recor
         if not rights.allows(unit, pdu):
             last = awaited[at - 1][0] if at else 0
             until = awaited[at][0] if at < len(awaited) else len(sent) - 1
-            near = [index for index in range(last, until + 1) if index not in culprits and bytes((unit,)) + pdu in b"".join(sent[index].chunks)]
-            index = near[0] if near else last
+            near = [index for index in range(last, until + 1) if bytes((unit,)) + pdu in b"".join(sent[index].chunks)]
+            index = next((one for one in near if one not in culprits), near[0] if near else last)
             culprits.add(index)
             findings.passed.setdefault(sent[index].check, []).append("unit %d, %s arrived (%s)" % (unit, pdu.hex(), sent[index].name))
             continue

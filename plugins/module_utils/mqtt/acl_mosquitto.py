@@ -36,7 +36,7 @@ address addresses bridge_attempt_unsubscribe bridge_bind_address bridge_cafile b
 bridge_require_ocsp bridge_max_packet_size bridge_max_topic_alias bridge_outgoing_retain bridge_protocol_version bridge_psk bridge_identity
 bridge_tls_version bridge_alpn cleansession clientid local_cleansession local_clientid local_password local_username keepalive_interval
 idle_timeout notifications notification_topic notifications_local_only remote_clientid remote_password remote_username restart_timeout round_robin
-start_type threshold try_private password username bridge_tcp_keepalive bridge_tcp_user_timeout
+start_type threshold topic try_private password username bridge_tcp_keepalive bridge_tcp_user_timeout
 """
 
 HARMLESS, BRIDGE = frozenset(_HARMLESS.split()), frozenset(_BRIDGE.split())
@@ -157,19 +157,11 @@ class Security:
 
 
 @dataclass
-class Bridge:
-    """A `connection`: what it takes in is published here past every ACL. *topics*: local filters with their place."""
-
-    name: str
-    topics: list[tuple[str, str, str]] = field(default_factory=list)
-
-
-@dataclass
 class Config:
-    """mosquitto.conf."""
+    """mosquitto.conf. *bridges*: (name, place, line) of each `connection`."""
 
     scopes: list[Security] = field(default_factory=list)
-    bridges: list[Bridge] = field(default_factory=list)
+    bridges: list[tuple[str, str, str]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     listeners: int = 0
 
@@ -198,7 +190,6 @@ def parse_conf(text: str, name: str) -> Config:
     current = Security("the broker")
     # Without a `listener` line there is one, on the loopback.
     config.scopes.append(current)
-    bridge: Bridge | None = None
     for number, key, value, line in entries:
         where = "%s:%d" % (name, number)
         if key == "listener":
@@ -207,16 +198,7 @@ def parse_conf(text: str, name: str) -> Config:
                 current = Security("listener %s" % value)
                 config.scopes.append(current)
         if key == "connection":
-            bridge = Bridge(value)
-            config.bridges.append(bridge)
-        elif key == "topic" and bridge is not None:
-            words = line.split()[1:] + [""] * 5
-            direction = words[1] or "out"
-            if direction not in ("out", "in", "both"):
-                config.unknown.append("%s: %s: direction of a bridge's topic" % (where, line))
-            elif direction != "out":
-                prefix = "" if words[3] in ("", '""') else words[3]
-                bridge.topics.append((prefix + ("" if words[0] == '""' else words[0]), where, line))
+            config.bridges.append((value, where, line))
         elif key == "acl_file":
             current.acl_file = value
         elif key == "password_file":
@@ -233,7 +215,7 @@ def parse_conf(text: str, name: str) -> Config:
             current.other_users = current.other_users or ("keys name the users (%s)" % where if key == "psk_file" else "")
         elif key == "use_username_as_clientid":
             current.username_is_client_id = truth(value)
-        elif key not in HARMLESS and not (bridge is not None and key in BRIDGE):
+        elif key not in HARMLESS and not (config.bridges and key in BRIDGE):
             config.unknown.append("%s: %s: its effect on rights is not modelled" % (where, line))
     if apart and config.listeners:
         config.scopes.pop(0)
@@ -415,10 +397,8 @@ def load(path: str, read: Callable[[str], str], declared: Iterable[str] = ()) ->
     policy.unknown += config.unknown
     for scope in config.scopes:
         _scope(policy, scope, read, declared, path)
-    for bridge in config.bridges:
-        who = "(bridge %s)" % bridge.name
-        for topic, where, line in bridge.topics:
-            policy.identity(who).rules.append(Rule(True, WRITE, topic, where, line))
-        if bridge.topics:
-            policy.open_doors.append("%s: what the bridge %s takes in is published past the ACL" % (path, bridge.name))
+    for name, where, line in config.bridges:
+        # Whatever its `topic` lines say: 2.0.11 publishes what the other broker sends over it, asked for or not.
+        policy.identity("(bridge %s)" % name).rules.append(Rule(True, WRITE, "#", where, line))
+        policy.open_doors.append("%s: what comes over the bridge %s is published past the ACL" % (where, name))
     return policy

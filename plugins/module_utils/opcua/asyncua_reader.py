@@ -30,7 +30,7 @@ try:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 except ImportError as error:
     MISSING: str = str(error)
@@ -239,7 +239,8 @@ def describe(data: bytes) -> Certificate:
             subject=cert.subject.rfc4514_string(), issuer=cert.issuer.rfc4514_string(),
             not_before=cert.not_valid_before_utc.timestamp(), not_after=cert.not_valid_after_utc.timestamp(), key_type=kind,
             key_bits=int(getattr(key, "key_size", 0)), signature_hash=algorithm.name if algorithm else "none", uris=uris, names=names,
-            key_usage=usage, extended=extended, chain=2 if len(data) > length else 1)
+            key_usage=usage, extended=extended, chain=2 if len(data) > length else 1,
+            key_sha256=hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest())
     except (ValueError, IndexError) as error:
         raise BadAnswer("a certificate of the server cannot be read: %s" % error) from error
 

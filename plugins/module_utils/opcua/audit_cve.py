@@ -35,8 +35,8 @@ TABLE: tuple[Entry, ...] = (
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """Leading numbers of a version; empty when it has none."""
-    match = re.search(r"\d+(?:\.\d+)*", text)
+    """Numbers of a version; empty when it has none. A product's name before it may have digits of its own: ``open62541 1.2.4``."""
+    match = re.search(r"(?:(?<![a-z\d.])|(?<=\bv))\d+(?:\.\d+)*", text, re.IGNORECASE)
     return tuple(int(part) for part in match.group(0).split(".")) if match else ()
 
 

@@ -23,7 +23,7 @@ from ..credentials import decrypt
 from ..hostfiles import Host
 from ..verdict import Report
 from . import audit_gate, audit_logins, audit_run
-from .audit_judge import REFUTED, Context, Judge
+from .audit_judge import REFUTED, UNKNOWN, Context, Judge
 from .audit_policy import parse
 from .audit_types import NO_ASYNCUA, AuditError
 from .collector import StatusError, decode
@@ -177,7 +177,9 @@ class Audit:
         judge = Judge(self.report, facts, Context(plan, policy, self._now(), pins.get(name, ""), baseline, pins))
         record = self.records[name] = judge.run()
         self._keep(state, facts, record, baseline is None, float(earlier["asked_at"]) if earlier and facts.resumed else asked_at)
-        state.mark("stop", record["verdict"] == REFUTED and source.get("on_refuted") == "stop")
+        if record["verdict"] != UNKNOWN:
+            # What was refuted stays so until an audit says otherwise: one that could not ask takes no mark away.
+            state.mark("stop", record["verdict"] == REFUTED and source.get("on_refuted") == "stop")
 
     def _dial(self, source: Mapping[str, Any], state: State, patience_s: float) -> None:
         """Our turn at the conduit: the collector comes first, at each of our connections. Raises AuditError."""

@@ -24,6 +24,8 @@ SERVICES = ("Write", "Call", "HistoryUpdate", "AddNodes", "AddReferences", "Dele
 _NONE = "http://opcfoundation.org/UA/SecurityPolicy#None"
 DEPRECATED = {"None", "Basic128Rsa15", "Basic256"}
 MODERN = {"Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss"}
+WEAK_BELOW = {"RSA": 2048, "EC": 256}
+"""Bits of a key, by its kind."""
 DAY_S = 86400.0
 SHOWN = 20
 NOT_AUTHORISED = "not authorised: intrusive, needs a token for this endpoint and a window"
@@ -107,25 +109,25 @@ def certificate_problems(certificate: Certificate, now: float, warn_days: float,
         found.append("it has expired")
     elif certificate.not_after - now < warn_days * DAY_S:
         found.append("it expires in %.0f days" % ((certificate.not_after - now) / DAY_S))
-    if certificate.key_type == "RSA" and certificate.key_bits < 2048:
-        found.append("its RSA key has only %d bits" % certificate.key_bits)
+    if certificate.key_bits < WEAK_BELOW.get(certificate.key_type, 0):
+        found.append("its %s key has only %d bits" % (certificate.key_type, certificate.key_bits))
     if certificate.signature_hash in ("sha1", "md5"):
         found.append("it is signed with %s" % certificate.signature_hash)
     if application_uri and application_uri not in certificate.uris:
         found.append("its ApplicationUri is %s, %s was expected" % (", ".join(certificate.uris) or "missing", application_uri))
     if certificate.key_usage and "digital_signature" not in certificate.key_usage:
         found.append("its key usage has no digitalSignature")
-    if certificate.extended and usage not in certificate.extended:
+    if certificate.extended and not {usage, "anyExtendedKeyUsage"} & set(certificate.extended):
         found.append("its extended key usage has no %s" % usage)
     return found
 
 
 def clear_password(endpoint: Endpoint) -> list[str]:
-    """Token policies of *endpoint* that would send a password in clear."""
+    """Token policies of *endpoint* that would send a password, or a token that is as good, in clear."""
     found = []
     for token in endpoint.tokens:
         effective = token.policy or endpoint.policy
-        if token.kind == "username" and policy_name(effective) == "None" and endpoint.mode != "SignAndEncrypt":
+        if token.kind in ("username", "issued") and policy_name(effective) == "None" and endpoint.mode != "SignAndEncrypt":
             found.append("%s %s/%s: token %s" % (endpoint.url, policy_name(endpoint.policy), endpoint.mode, token.id))
     return found
 
@@ -273,7 +275,7 @@ class Judge:
                      if policy_name(one.policy) in DEPRECATED and one.mode != "None")
         # A token without a policy is OA3's.
         bad += sorted("%s %s/%s: token %s with %s" % (one.url, policy_name(one.policy), one.mode, token.id, policy_name(token.policy))
-                      for one in self.facts.opened.endpoints for token in one.tokens
+                      for one in self.facts.opened.offered() for token in one.tokens
                       if token.kind != "anonymous" and policy_name(token.policy) in DEPRECATED - {"None"})
         check.observed = len(bad)
         check.evidence.update(policies=sorted(seen), unsupported_by_auditor=sorted(seen - DEPRECATED - MODERN))
@@ -282,17 +284,17 @@ class Judge:
     def _tokens(self, check: Check) -> None:
         if not self._opened(check) or self.facts.opened is None:
             return
-        bad = [text for one in self.facts.opened.endpoints for text in clear_password(one)]
+        bad = [text for one in self.facts.opened.offered() for text in clear_password(one)]
         check.observed = len(bad)
         check.evidence["tokens"] = sorted({"%s/%s: %s %s" % (policy_name(one.policy), one.mode, token.kind, policy_name(token.policy) or "(as endpoint)")
-                                           for one in self.facts.opened.endpoints for token in one.tokens})
+                                           for one in self.facts.opened.offered() for token in one.tokens})
         self._settle(check, bad)
 
     def _anonymous(self, check: Check) -> None:
         if not self._opened(check) or self.facts.opened is None:
             return
         offered = sorted({"%s %s/%s offers Anonymous" % (one.url, policy_name(one.policy), one.mode)
-                          for one in self.facts.opened.endpoints for token in one.tokens if token.kind == "anonymous"})
+                          for one in self.facts.opened.offered() for token in one.tokens if token.kind == "anonymous"})
         check.observed = "offered" if offered else "not offered"
         if offered:
             self._settle(check, offered)
@@ -378,14 +380,16 @@ class Judge:
         if not self._walked(check) or self.facts.opened is None:
             return
         weaker = sorted("%s %s/%s" % (one.url, policy_name(one.policy), one.mode) for one in self.facts.opened.endpoints if one.mode != "SignAndEncrypt")
-        check.observed = self.facts.result.counts["restricted"]
+        # A restriction that a signature satisfies keeps nobody out of an endpoint that signs.
+        signed = any(one.mode == "Sign" for one in self.facts.opened.endpoints)
+        check.observed = self.facts.result.counts["encryption_required" if signed else "signing_required"]
         check.evidence["weaker_endpoints"] = weaker
         if not weaker:
             check.passed(True)
-        elif self.facts.result.counts["restricted"]:
+        elif check.observed:
             check.skip("nodes declare restrictions; a read over the weaker endpoint would show them: %s" % NOT_AUTHORISED)
         else:
-            self._settle(check, ["%d weaker endpoints, and no node declares a restriction" % len(weaker)])
+            self._settle(check, ["%d weaker endpoints, and no node declares a restriction that keeps them out" % len(weaker)])
 
     def _auditing(self, check: Check) -> None:
         if not self._opened(check):
@@ -504,8 +508,8 @@ class Judge:
             "excused_total": len(self.excused),
             "exceptions": [one.as_dict() for one in context.policy.waivers],
             "coverage": {**self._coverage_record(), "informative": {
-                name: result.counts[name] for name in ("writable_by_others", "attributes_writable_by_others", "restricted", "vanished",
-                                                       "remote_references", "dangerous")}},
+                name: result.counts[name] for name in ("writable_by_others", "attributes_writable_by_others", "signing_required", "encryption_required",
+                                                       "vanished", "remote_references", "dangerous")}},
             "namespaces": {uri: {"nodes": len(lines), "sha256": namespace_hash(lines)} for uri, lines in sorted(result.lines.items())},
             "load": facts.load, "build_info": {name: facts.values.get(name) for name in ("manufacturer", "product", "product_uri", "version", "build")},
         }

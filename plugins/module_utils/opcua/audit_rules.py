@@ -65,6 +65,9 @@ HARMLESS_ROLES = frozenset({"Anonymous", "AuthenticatedUser", "Observer", "Trust
 HARMLESS_METHODS = frozenset({"GetMonitoredItems", "ResendData", "ConditionRefresh", "ConditionRefresh2", "SetSubscriptionDurable"})
 """Of namespace 0: they change the caller's own subscriptions, nothing else."""
 
+SIGNING_REQUIRED, ENCRYPTION_REQUIRED = 1, 2
+"""Bits of AccessRestrictionsType (OPC 10000-3, 8.56)."""
+
 GRANT, LIE, INFO = "grant", "lie", "info"
 INSTANCE, TYPES, UNLINKED, DECLARED = "instance", "types", "unlinked", "declared"
 """Where a node was found: below Objects and Views; only below Types; only by a reference that is not hierarchical; only in the tag map."""
@@ -219,5 +222,11 @@ def informs(values: Mapping[int, Any]) -> dict[str, bool]:
     return {
         "writable_by_others": bool(level and bits(level, ACCESS_BITS)) and not bits(values.get(USER_ACCESS_LEVEL) or 0, ACCESS_BITS),
         "attributes_writable_by_others": bool(write_mask) and not values.get(USER_WRITE_MASK),
-        "restricted": bool(values.get(ACCESS_RESTRICTIONS)),
+        **restrictions(values.get(ACCESS_RESTRICTIONS)),
     }
+
+
+def restrictions(value: Any) -> dict[str, bool]:
+    """Which channels AccessRestrictions keep out: those without a signature, those without encryption. SessionRequired keeps out none of them."""
+    bits_set = value if isinstance(value, int) else 0
+    return {"signing_required": bool(bits_set & (SIGNING_REQUIRED | ENCRYPTION_REQUIRED)), "encryption_required": bool(bits_set & ENCRYPTION_REQUIRED)}

@@ -160,6 +160,7 @@ class Certificate:
     key_usage: tuple[str, ...] = ()
     extended: tuple[str, ...] = ()
     chain: int = 1
+    key_sha256: str = ""
 
     @property
     def self_signed(self) -> bool:
@@ -176,6 +177,11 @@ class Opened:
     client: Certificate | None = None
     session_name: str = ""
     session_timeout_s: float = 0.0
+
+    def offered(self) -> list[Endpoint]:
+        """The endpoints, and once more those of which CreateSession tells other tokens than GetEndpoints did."""
+        told = {(one.mode, one.policy): set(one.tokens) for one in self.endpoints}
+        return [*self.endpoints, *(one for one in self.session_endpoints if not set(one.tokens) <= told.get((one.mode, one.policy), set()))]
 
 
 class Channel(Protocol):

@@ -46,6 +46,8 @@ from .audit_types import (
 
 HIERARCHICAL, HAS_TYPE_DEFINITION, HAS_SUBTYPE = "ns=0;i=33", "ns=0;i=40", "ns=0;i=45"
 ROOT, TYPES_FOLDER, NAMESPACES, SESSIONS = "ns=0;i=84", "ns=0;i=86", "ns=0;i=11715", "ns=0;i=3706"
+OPEN_NOW = (SESSIONS, "ns=0;i=2290", "ns=0;i=2289")
+"""Below them stands what clients have open now: diagnostics of sessions, of subscriptions, of sampling intervals."""
 DEFINING = frozenset({8, 16, 32, 64})
 """Node classes of types."""
 MAX_NODES = 1_000_000
@@ -75,7 +77,7 @@ class Weighed:
 
     __slots__ = ("findings", "gone", "informs", "line", "pairs", "problems", "statuses", "values")
 
-    def __init__(self, got: Mapping[int, Reading], node_class: int, harmless: bool, region: str) -> None:
+    def __init__(self, got: Mapping[int, Reading], node_class: int, harmless: bool, region: str, names: Names) -> None:
         mandatory = rules.MANDATORY.get(node_class, rules.MANDATORY_EVERYWHERE)
         values: dict[int, Any] = {}
         self.problems: list[str] = [] if node_class in CLASSES and node_class else ["NodeClass %d is none" % node_class]
@@ -102,8 +104,14 @@ class Weighed:
         self.findings = rules.judge(node_class, values, harmless, region)
         self.informs = [name for name, true in rules.informs(values).items() if true]
         self.pairs: Any = values.get(USER_ROLE_PERMISSIONS)
-        kept = ["%d=%s" % (key, value) for key, value in sorted(values.items()) if key != ROLE_PERMISSIONS]
+        kept = ["%d=%s" % (key, _lasting(value, names) if key == USER_ROLE_PERMISSIONS else value)
+                for key, value in sorted(values.items()) if key != ROLE_PERMISSIONS]
         self.line = hashlib.sha256(("%d|%s" % (node_class, "|".join(kept))).encode()).hexdigest()[:16]
+
+
+def _lasting(pairs: Sequence[tuple[str, int]], names: Names) -> list[tuple[str, int]]:
+    """Roles and permissions as they are after a restart too: no order, and the plant's own roles by URI."""
+    return sorted((role if role.startswith("ns=0;") else names.stable(role), permission) for role, permission in pairs)
 
 
 @dataclass
@@ -230,10 +238,13 @@ class Walk:
         self._kept: list[Sequence[Reference]] = []
         self._weighed: dict[Any, Weighed] = {}
         self._sessions, self._namespaces = channel.node(SESSIONS), channel.node(NAMESPACES)
+        self._open_now = {channel.node(one) for one in OPEN_NOW}
         self._last: tuple[Any, ...] = ()
         self._metadata: list[Any] = []
         self._tag_nodes: dict[Any, str] = {}
         self._gone_nodes: set[Any] = set()
+        self._untold: list[tuple[Any, bool, Any]] = []
+        self._typed: dict[Any, Any] = {}
         self._cut: set[Any] = set()
         self.result = Result()
 
@@ -379,7 +390,7 @@ class Walk:
         note(self.result.truncated, "%s: %s" % (self.stable(node), why))
 
     def _gone(self, node: Any) -> None:
-        """The server does not have it: sessions come and go below SessionsDiagnosticsSummary; anything else is a hole."""
+        """The server does not have it: what clients have open now comes and goes; anything else is a hole."""
         if node in self._gone_nodes:
             return
         self._gone_nodes.add(node)
@@ -429,6 +440,8 @@ class Walk:
         await self._unlinked()
         await self._attributes([one for one, known in self.seen.items() if not known.read])
         await self._defaults()
+        self._of_our_roles()
+        self._subtyped()
 
     async def _unlinked(self) -> None:
         """What only a reference that is not hierarchical leads to, and everything below it."""
@@ -477,8 +490,11 @@ class Walk:
                 for reference in references:
                     if self._take(node, reference, region, leave):
                         following.append(reference.node)
-                    elif reference.reference_type == HAS_TYPE_DEFINITION and self._channel.text(reference.node) in rules.SUBSCRIBED_DATA_SETS:
-                        self.seen[node].type_definition, dull = self._channel.text(reference.node), False
+                    elif reference.reference_type == HAS_TYPE_DEFINITION:
+                        if self._channel.text(reference.node) in rules.SUBSCRIBED_DATA_SETS:
+                            self.seen[node].type_definition, dull = self._channel.text(reference.node), False
+                        elif region != rules.TYPES:
+                            self._typed.setdefault(reference.node, node)
                 self._leaf(references, dull and len(following) == before)
             await self._attributes(level)
             level = following
@@ -505,7 +521,8 @@ class Walk:
         if target in leave or known is not None:
             return False
         above = self.seen[node]
-        self.seen[target] = Node(reference.node_class, reference.name, reference.namespace, region, node, above.dynamic or target == self._sessions)
+        dynamic = above.dynamic or target == self._sessions or node in self._open_now
+        self.seen[target] = Node(reference.node_class, reference.name, reference.namespace, region, node, dynamic)
         return True
 
     def _of_type(self, node: Any) -> bool:
@@ -638,11 +655,11 @@ class Walk:
             found = self._weighed.get(key)
         except TypeError:
             # Roles are lists.
-            return Weighed(dict(zip(attributes, readings)), known.node_class, harmless, known.region)
+            return Weighed(dict(zip(attributes, readings)), known.node_class, harmless, known.region, self.names)
         if found is None:
             if len(self._weighed) >= WEIGHED:
                 self._weighed.clear()
-            found = self._weighed[key] = Weighed(dict(zip(attributes, readings)), known.node_class, harmless, known.region)
+            found = self._weighed[key] = Weighed(dict(zip(attributes, readings)), known.node_class, harmless, known.region, self.names)
         self._last = (readings, attributes, known.node_class, harmless, known.region, found)
         return found
 
@@ -652,7 +669,8 @@ class Walk:
             known.region = rules.UNLINKED
         harmless = known.node_class == METHOD and rules.harmless_method(known.name, known.namespace, self.names.index(text))
         weighed = self._weigh(known, attributes, readings, harmless)
-        result.statuses.update(weighed.statuses)
+        if weighed.statuses:
+            result.statuses.update(weighed.statuses)
         if weighed.gone:
             if node in self._tag_nodes:
                 result.missing_tags.append(self._tag_nodes[node])
@@ -669,14 +687,17 @@ class Walk:
             self._add(finding.check, finding.kind, node, finding.what)
         for name in weighed.informs:
             # Many servers restrict objects of the standard and the diagnostics of sessions; what is asked is whether the plant's are.
-            result.counts[name] += name != "restricted" or (self.names.index(text) != 0 and not known.dynamic)
+            result.counts[name] += not name.endswith("_required") or (self.names.index(text) != 0 and not known.dynamic)
         uri, stable = self.names.both(text)
         if weighed.pairs:
             result.told_roles += 1
             result.roles.update(role for role, _ in weighed.pairs)
-        else:
+        elif not weighed.values.get(ROLE_PERMISSIONS):
             result.without_own_roles[uri, known.node_class] += 1
-        self._notable(node, known, weighed.values)
+        elif USER_ROLE_PERMISSIONS not in weighed.values and known.region != rules.TYPES:
+            self._untold.append((node, harmless, weighed.values[ROLE_PERMISSIONS]))
+        if known.node_class == METHOD or known.type_definition:
+            self._notable(node, known, weighed.values)
         if not known.dynamic:
             lines = result.lines.get(uri)
             if lines is None:
@@ -695,6 +716,15 @@ class Walk:
             executable = bool(values.get(USER_EXECUTABLE))
             self.result.counts["dangerous executable"] += executable
             note(self.result.dangerous.setdefault(group, []), "%s%s" % (self.path(node), " (executable for us)" if executable else ""))
+
+    def _subtyped(self) -> None:
+        """Somebody's own subtypes of what writes variables out of messages; of each one object is named."""
+        for kind, example in self._typed.items():
+            while kind in self.seen:
+                kind = self.seen[kind].parent
+                if kind is not None and self._channel.text(kind) in rules.SUBSCRIBED_DATA_SETS:
+                    note(self.result.subscribed_data_sets, self.stable(example))
+                    break
 
     # -- tag map, namespaces ------------------------------------------------------------------------------
     async def _declared(self) -> None:
@@ -748,20 +778,44 @@ class Walk:
                     note(self.result.unread, "%s: Value 0x%08X (%s)" % (self.stable(node), reading.status, name))
             if not reading.status & BAD and reading.value is not None:
                 by_parent.setdefault(parent, {})[name] = reading.value
+        told: list[tuple[Any, str, dict[str, Any]]] = []
         for parent, values in by_parent.items():
             uri = str(values.pop("NamespaceUri", "") or self.seen[parent].name)
             self.result.metadata[uri] = values
+            told.append((parent, uri, values))
+            if uri != self.names.table[0]:
+                for name, true in rules.restrictions(values.get("DefaultAccessRestrictions")).items():
+                    self.result.counts[name] += true * len(self.result.lines.get(uri, ()))
             pairs = values.get("DefaultUserRolePermissions") or []
+            if pairs and rules.fits(USER_ROLE_PERMISSIONS, pairs):
+                self.result.told_roles += 1
+                self.result.roles.update(role for role, _ in pairs)
+        for one in told:
+            self._by_default(*one)
+
+    def _by_default(self, metadata: Any, uri: str, values: Mapping[str, Any]) -> None:
+        """What a namespace grants to those of its nodes that have no rights of their own (OPC 10000-5, 6.3.13; both lists are optional)."""
+        for name, ours in (("DefaultUserRolePermissions", None), ("DefaultRolePermissions", rules.EVERYBODYS | self.result.roles)):
+            pairs = values.get(name)
             if not pairs or not rules.fits(USER_ROLE_PERMISSIONS, pairs):
                 continue
-            self.result.told_roles += 1
-            self.result.roles.update(role for role, _ in pairs)
-            union = rules.permissions(pairs)
+            union = rules.permissions([one for one in pairs if ours is None or one[0] in ours])
             for (namespace, node_class), count in sorted(self.result.without_own_roles.items()):
                 rights = rules.granted(union, node_class, False)
                 if namespace == uri and count and rights:
-                    self._add("OA12", rules.GRANT, parent, "DefaultUserRolePermissions of %s grant %s to %d nodes of class %s" % (
-                        uri, ", ".join(rights), count, rules_class(node_class)))
+                    self._add("OA12", rules.GRANT, metadata, "%s of %s grant %s to %d nodes of class %s" % (
+                        name, uri, ", ".join(rights), count, rules_class(node_class)))
+            return
+
+    def _of_our_roles(self) -> None:
+        """Nodes that tell what each role may and not what ours may: by the roles that others told. What everybody may was judged there."""
+        for node, harmless, pairs in self._untold:
+            known = self.seen[node]
+            for role, permission in sorted(rules.by_role(pairs).items()):
+                rights = rules.granted(permission, known.node_class, harmless) if role in self.result.roles - rules.EVERYBODYS else []
+                if rights:
+                    self._add("OA12", rules.GRANT, node, "RolePermissions grant %s to %s, a role of ours, and no UserRolePermissions are told" % (
+                        ", ".join(rights), rules.ROLES.get(role, role)))
 
     def _finish(self) -> None:
         self.result.operations = self._governor.budget.total

@@ -40,7 +40,7 @@ class Discover(Audit):
         surveys: list[Survey] = []
 
         def walker(*args: Any) -> Survey:
-            surveys.append(Survey(*args))
+            surveys.append(Survey(*args, declared=[tuple(map(str, tag["path"])) for tag in source.get("tags") or () if tag.get("path")]))
             return surveys[-1]
 
         facts = asyncio.run(audit_run.gather(self._reader.FastReader(target), plan, time.monotonic, asyncio.sleep, walker=walker))

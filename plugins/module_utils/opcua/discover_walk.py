@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looks for Variables below Objects, on the rails of the audit's walk: Browse and Read only, budget, BrowseNext to the end.
 
-Level by level; a node that several ways lead to has the shortest path, of several the first in the order of their text, so that the answer's order does not
-matter. The Server object and everything in namespace 0 is left alone, properties are read as what they say about their Variable. Variables below
-Variables are Variables like any other.
+Level by level; a node that several ways lead to has the path that a tag declares; else the shortest, of several the first in the order of their text, so that
+the answer's order does not matter. The Server object and everything in namespace 0 is left alone, properties are read as what they say about their Variable.
+Variables below Variables are Variables like any other.
 """
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ _MANDATORY = frozenset({DATA_TYPE, VALUE_RANK, USER_ACCESS_LEVEL})
 
 
 class Survey(Walk):
-    """One look; ``variables`` afterwards. *tags* is not used: what is declared is compared later."""
+    """One look; ``variables`` afterwards. *tags* is not used: what is declared is compared later. *declared*: paths that tags have."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, declared: Sequence[tuple[str, ...]] = (), **options: Any) -> None:
         super().__init__(*args, **options)
+        self._declared_paths = declared
+        self._ways: dict[Any, list[tuple[str, Any]]] = {}
         self.variables: list[Variable] = []
         self._classes: dict[Any, int] = {}
         self._paths: dict[Any, tuple[str, ...]] = {}
@@ -41,6 +43,7 @@ class Survey(Walk):
         node = self._channel.node
         await self._hierarchy(node(HIERARCHICAL))
         await self._places(node(OBJECTS))
+        self._keep_declared(node(OBJECTS))
         places = [one for one, known in self.seen.items() if known.node_class == VARIABLE]
         await self._read_all([(one, attribute) for one in places for attribute in _ATTRIBUTES])
         await self._find_types({str(self._value(one, DATA_TYPE)) for one in places if self._value(one, DATA_TYPE)})
@@ -66,15 +69,26 @@ class Survey(Walk):
                         continue
                     text = self._channel.text(reference.node)
                     if (reference.remote or reference.reference_type not in self._hierarchical or reference.node_class not in (OBJECT, VARIABLE)
-                            or text == SERVER or reference.node in self.seen or (reference.node_class == VARIABLE and self.names.index(text) == 0)):
+                            or text == SERVER or (reference.node_class == VARIABLE and self.names.index(text) == 0)):
                         continue
                     step = self._step(reference.namespace, reference.name)
+                    self._ways.setdefault(parent, []).append((step, reference.node))
+                    if reference.node in self.seen:
+                        continue
                     below[reference.node] = min(below.get(reference.node, (*path, step)), (*path, step))
                     self._classes[reference.node] = reference.node_class
             for one, path in below.items():
                 self.seen[one] = Node(self._classes[one], path[-1], 0, rules.INSTANCE, None)
                 self._paths[one] = path
             level = below
+
+    def _keep_declared(self, top: Any) -> None:
+        """A path that still leads to a node stays its path, whatever shorter one was made beside it."""
+        for path in self._declared_paths:
+            nodes = {top}
+            for step in path:
+                nodes = {below for one in nodes for name, below in self._ways.get(one, ()) if name == step}
+            self._paths.update(dict.fromkeys(nodes - {top}, path))
 
     def _step(self, namespace: int, name: str) -> str:
         if namespace == 0:

@@ -134,8 +134,17 @@ def _shared(report: Report, found: Sequence[Server]) -> None:
             users.setdefault(sha, set()).add(one.source)
     check.observed = {sha: sorted(names) for sha, names in users.items() if len(names) > 1}
     unknown = [one.source for one in found if one.presented is None]
-    if check.observed:
-        check.fail("; ".join("%s: the same certificate (%s)" % (" and ".join(names), sha[:16]) for sha, names in sorted(check.observed.items())))
+    keys: dict[str, dict[str, str]] = {}
+    for one in found:
+        if one.presented is not None and one.presented.key_sha256:
+            keys.setdefault(one.presented.key_sha256, {})[one.source] = one.presented.sha256
+    # Who has the key of one of them speaks for all; where the certificate is the same too, that is said.
+    shared = {key: sorted(names) for key, names in keys.items() if len(set(names.values())) > 1}
+    problems = ["%s: the same certificate (%s)" % (" and ".join(names), sha[:16]) for sha, names in sorted(check.observed.items())]
+    problems += ["%s: the same key in different certificates (%s)" % (" and ".join(names), key[:16]) for key, names in sorted(shared.items())]
+    check.observed = {**check.observed, **shared}
+    if problems:
+        check.fail("; ".join(problems))
     elif unknown:
         check.inconclusive("%s could not be asked" % ", ".join(unknown))
     else:
@@ -154,6 +163,8 @@ def lists(report: Report, context: Context) -> None:
         check.observed = {"age_h": round((context.now - one.begin) / 3600, 1), "left_h": None if one.end is None else round((one.end - context.now) / 3600, 1)}
         if one.end is None:
             check.inconclusive("it does not say when the next one comes")
+        elif context.now < one.begin:
+            check.fail("it begins in %.0f h: until then it is none" % ((one.begin - context.now) / 3600))
         elif context.now >= one.end:
             check.fail("it ended %.0f h ago: servers that obey it refuse everybody" % ((context.now - one.end) / 3600))
         else:
