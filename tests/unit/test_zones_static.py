@@ -359,6 +359,58 @@ def test_a_limit_of_a_conduit_refuses_what_is_over_it() -> None:
     assert [one.where.handle for one in found.foreign] == [900]
 
 
+def _moved(rule: dict[str, Any], first: str) -> None:
+    """The statement of that kind before all others of the rule."""
+    rule["expr"].sort(key=lambda one: first not in one)
+
+
+@pytest.mark.parametrize(("comment", "kind"), [("C-101 new_per_minute", "limit"), ("C-101 connections", "ct count")])
+def test_a_limit_that_others_spend_is_none_of_the_conduits(comment: str, kind: str) -> None:
+    """Asked before its addresses, or for a port more, a limit refuses the conduit because somebody else knocks."""
+
+    def changed_first(change: Callable[[dict[str, Any]], None]) -> findings.Judgement:
+        listed = items("router")
+        rule = next(one["rule"] for one in listed if "rule" in one and one["rule"].get("comment") == comment)
+        change(rule)
+        return judge("router", listed)
+
+    def wider(rule: dict[str, Any]) -> None:
+        port = next(one["match"] for one in rule["expr"] if "match" in one and one["match"]["left"].get("payload", {}).get("field") == "dport")
+        port["right"] = {"set": [port["right"], 4444]}
+
+    assert not changed_first(lambda _rule: None).all
+    for change in (lambda rule: _moved(rule, kind), wider):
+        assert [one.where.comment for one in changed_first(change).foreign] == [comment]
+
+
+def test_a_counter_before_what_its_rule_asks_for_is_not_the_conduits() -> None:
+    listed = items("edge1")
+    for one in listed:
+        if "rule" in one and one["rule"].get("comment") == "C-002":
+            _moved(one["rule"], "counter")
+    assert {one.kind for one in judge("edge1", listed).all} == {"uncounted"}
+
+
+#: What a declared table does to packets that no conduit carries any more. Each was seen to end connections.
+REWRITTEN: dict[str, Items] = {
+    "another MAC address": other("egress", [{"mangle": {"key": {"payload": {"protocol": "ether", "field": "daddr"}}, "value": "02:00:00:00:00:01"}}],
+                                 family="netdev", device="eth0"),
+    "one hop left": other("prerouting", [{"mangle": {"key": {"payload": {"protocol": "ip", "field": "ttl"}}, "value": 1}}], prio=-150),
+    "a flag of TCP": other("postrouting", [{"mangle": {"key": {"payload": {"protocol": "tcp", "field": "flags"}}, "value": "rst"}}]),
+    "a length": other("postrouting", [{"mangle": {"key": {"payload": {"protocol": "ip", "field": "length"}}, "value": 20}}]),
+    "a state that ends after a second": other("prerouting", [{"ct timeout": "short"}]),
+}
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_a_header_that_somebody_rewrites_leaves_the_judgement_open(name: str) -> None:
+    family = REWRITTEN[name][0]["table"]["family"]
+    found = judge("edge1", [*items("edge1"), *REWRITTEN[name]], declared=[family + " other"])
+    assert found.unknown and any(one.kind == "missing" and not one.sure for one in found.rules)
+    marked = other("postrouting", [{"mangle": {"key": {"payload": {"protocol": "ip", "field": "dscp"}}, "value": "cs1"}}])
+    assert not judge("edge1", [*items("edge1"), *marked], declared=["inet other"]).all
+
+
 def test_antispoofing_has_no_budget() -> None:
     found = judge("router", [*items("router"), ours("antispoof", meta("iifname", "l3"), SLOW, {"counter": None}, DROP, comment="spoof-l3")])
     assert [one.where.handle for one in found.foreign] == [900]

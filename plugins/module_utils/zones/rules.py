@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones import observe
-from ansible_collections.hnai.platform.plugins.module_utils.zones.boxes import Box, Cube, minus, names, within
+from ansible_collections.hnai.platform.plugins.module_utils.zones.boxes import Box, Cube, minus, names, numbers, within
 from ansible_collections.hnai.platform.plugins.module_utils.zones.dimensions import PATHS
 from ansible_collections.hnai.platform.plugins.module_utils.zones.expectation import LIVE, TABLE, crossings, wanted
 from ansible_collections.hnai.platform.plugins.module_utils.zones.findings import OBSERVED, Finding, Judgement
@@ -263,7 +263,7 @@ class _Family:
                 if comment in self.ids and not parts:
                     self._shadowed(outcome, rule)
             else:
-                self.seen[rule.where] = self._known(chain, rule, verbs, outcome.path)
+                self.seen[rule.where] = self.seen.get(rule.where, True) and self._known(chain, rule, verbs, outcome.path)
 
     def _shadowed(self, outcome: Outcome, rule: Rule) -> None:
         if self.machine.concerns(rule):
@@ -279,12 +279,21 @@ class _Family:
         if comment == "invalid-%s" % way:
             return rule.counted and asked == [_INVALID] and verbs == ({"drop"} if self._mode(chain) == "enforce" else set())
         if path == "forward" and comment in {"%s %s" % (ident, limit) for ident in self.ids for limit in L2_LIMITS}:
-            return rule.counted and bool(metered) and all(map(_over, metered)) and self._refuses(chain, rule, "limits")
+            over = len(metered) == 1 and asked[-1] is metered[0] and _over(metered[0])
+            return rule.counted and over and self._one_budget(rule, comment.split()[0]) and self._refuses(chain, rule, "limits")
         if self._hook(chain):
             zones = self.boundaries[chain.where.chain]["zones"]
             return rule.counted and not metered and comment in {"spoof-%s" % zone for zone in zones} and self._refuses(chain, rule, "spoof")
         targets = {"antispoof", *(self.boundaries if path == "forward" else ())}
         return [act.verb for act in _acts(rule)] == ["jump"] and _acts(rule)[0].target in targets and not comment
+
+    def _one_budget(self, rule: Rule, ident: str) -> bool:
+        """Does only one target of the conduit spend what the rule allows? What comes by before a limit is asked spends it, be it refused or not."""
+        firsts = [one.cube for one in self.wanted if one.path == "forward" and one.id == ident and one.must and one.may]
+        limits = {name for cube in firsts for name in cube if name == "connections" or name.startswith("rate")}
+        each = [{**cube, "daddr": numbers(target)} for cube in firsts for target in cube["daddr"].numbers]
+        cubes = [self.classes.cube({name: values for name, values in cube.items() if name not in limits}) for cube in each]
+        return any(not minus(self.machine.asked(rule), [cube]) for cube in cubes if cube is not None)
 
     def _refuses(self, chain: Chain, rule: Rule, place: str) -> bool:
         """Does the rule drop, or write down where the host, or the boundary, observes?"""

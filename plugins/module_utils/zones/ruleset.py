@@ -18,7 +18,9 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.program import
 
 _BITS = frozenset(("tcp flags", "ct status"))
 _TRANSPORTS = {"tcp": 6, "udp": 17, "sctp": 132, "dccp": 33, "udplite": 136}
-_INERT = frozenset(("counter", "log", "comment", "last", "set", "map", "secmark", "ct timeout", "meta nftrace"))
+_INERT = frozenset(("counter", "log", "comment", "last", "set", "map", "secmark", "meta nftrace"))
+#: Header fields that a network may change under way: the packet still arrives.
+_CARRIED = frozenset(("dscp", "ecn", "flowlabel"))
 #: What the packet's socket says; a packet may have none, and then no comparison holds.
 _OF_SOCKET = frozenset(("skuid", "skgid", "cgroup"))
 #: What else conntrack says needs a connection.
@@ -130,7 +132,9 @@ class _Reader:
         rule = Rule(self.where, [])
         for statement in body.get("expr", []):
             try:
-                rule.counted = rule.counted or (isinstance(statement, Mapping) and "counter" in statement)
+                if isinstance(statement, Mapping) and statement.keys() & {"counter", "match", "limit", "ct count"}:
+                    # Before what a rule asks for, a counter counts everything that comes by.
+                    rule.counted = "counter" in statement
                 rule.fills += tuple((str(one["op"]), str(one["set"]).lstrip("@")) for name, one in _pairs(statement) if name == "set" and "set" in one)
                 rule.steps += self._statement(statement)
             except (_NotUnderstood, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -199,8 +203,8 @@ class _Reader:
         _needs, dimension = self._left(key)
         if dimension == "meta nftrace":
             return [Act("edit", _short({"mangle": body}))]
-        if not isinstance(value, (int, str)) or dimension == "ct zone":
-            # In another zone the packets of one connection may not find each other.
+        if not isinstance(value, (int, str)) or dimension == "ct zone" or (rewritten and rewritten["field"] not in _CARRIED):
+            # In another zone the packets of one connection may not find each other; with another length, lifetime or MAC address none may arrive.
             raise _NotUnderstood(_short({"mangle": body}))
         return [Act("set", _short({"mangle": body}), dimension, self._values(dimension, value))]
 
