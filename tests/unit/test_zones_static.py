@@ -727,6 +727,7 @@ class Machine:
             *({"type": "local", "dst": one, "table": "local"} for one in ("127.0.0.0/8", "10.0.3.11", "::1", "fd00:3::11", "fe80::1")),
             {"type": "multicast", "dst": "ff00::/8", "table": "local"},
         ]
+        self.proxied: Items = []
         self.broken: set[str] = set()
 
     def read(self, argv: Sequence[str], timeout_s: float) -> str:
@@ -742,6 +743,8 @@ class Machine:
             return json.dumps(self.links)
         if words == "ip -j route show table all":
             return json.dumps(self.table)
+        if words == "ip -j neigh show proxy":
+            return json.dumps(self.proxied)
         if words.startswith("ip -j route get "):
             return self.route(argv[-1])
         if argv[0] == "ip" and argv[3:] == ("rule", "show"):
@@ -845,6 +848,11 @@ CHECKS: list[tuple[str, str, Callable[[Machine], Any], str, set[str]]] = [
     ("ZS6", "fail", lambda m: m.table.append({"type": "local", "dst": "default", "table": "7"}), "packets to default are taken", set()),
     ("ZS6", "fail", lambda m: setattr(m, "settings", m.settings + "/proc/sys/net/mpls/conf/eth0/input:1\n"), "labelled packets", set()),
     ("ZS6", "fail", lambda m: setattr(m, "settings", m.settings + "/proc/sys/net/ipv6/conf/eth0/seg6_enabled:1\n"), "which way they go", set()),
+    ("ZS6", "fail", lambda m: m.table.append({"dst": "10.0.35.11", "tos": "0x10", "gateway": "10.0.3.66", "dev": "eth0"}), "with tos 0x10", set()),
+    ("ZS6", "fail", lambda m: m.table.append({"dst": "fd00:35::11", "from": "fd00:3::11", "gateway": "fd00:3::66"}), "with from fd00", set()),
+    ("ZS6", "fail", lambda m: m.table.append({"dst": "default", "nexthops": [{"gateway": "10.0.3.254"}, {"gateway": "10.0.3.66"}]}), "several ways", set()),
+    ("ZS6", "fail", lambda m: m.proxied.append({"dst": "10.0.3.99", "dev": "eth0", "proxy": None}), "answers for 10.0.3.99 on eth0", set()),
+    ("ZS4", "fail", lambda m: plant(m, lambda found: [*found, chain("antispoof", type="filter", hook="prerouting", prio=0)]), "chain antispoof", set()),
     ("ZS6", "inconclusive", lambda m: setattr(m, "settings", ""), "does not say whether it forwards", set()),
 ]
 

@@ -398,7 +398,7 @@ def _tables(
         if chain.where.chain in writes.chains and not chain.hook:
             _writes_down(chain, writes.chains[chain.where.chain], found)
             continue
-        if chain.where.chain not in ({chain.hook} if chain.hook in PATHS else {"antispoof", *boundaries}):
+        if chain.where.chain not in ({chain.hook}.intersection(PATHS) if chain.hook else {"antispoof", *boundaries}):
             found.add(found.foreign, Finding("foreign_rule", "", 0, chain.where, "a chain of our table that no model has"))
             continue
         if chain.hook and (chain.type, chain.priority, chain.devices) != ("filter", 0, ()):
