@@ -899,16 +899,43 @@ def observing(host: str) -> Items:
             way = one["rule"].get("comment", "").removeprefix("drop-")
             jump = [{"jump": {"target": "observed_%s" % way}}] if way in observe.PLACES else []
             one["rule"]["expr"] = [more for each in one["rule"]["expr"] for more in (jump if each == DROP else [each])]
-    kept = [line.split()[1] for line in observe.sets(observe.PLACES)]
-    found += [named("set", name, type="ipv4_addr", flags=["dynamic", "timeout"]) for name in kept]
+    kept = [(line.split()[1], int(line.split("timeout ")[1].split("d;")[0])) for line in observe.sets(observe.PLACES)]
+    found += [named("set", name, type="ipv4_addr", flags=["timeout"], size=observe.SIZE, timeout=days * 86400) for name, days in kept]
     for place in observe.PLACES:
         found.append(chain("observed_%s" % place))
         for rule in observe.chain(place):
-            fills = [{"set": {"op": how, "elem": {}, "set": name}} for how, name in re.findall(r"(add|update) (@\S+)", rule)]
+            fills = [
+                {"set": {"op": how, "elem": {"concat": [KEYS[one] for one in key.split(" . ")]}, "set": name}}
+                for how, name, key in re.findall(r"(add|update) (@\S+) \{ (.*?) \}", rule)
+            ]
+            asks = [asked for words, asked in ASKS.items() if rule.startswith(words)]
             comment = "observed-full-%s" % place if "counter" in rule else ""
             more = [{"counter": {}}] if comment else [{"return": None}] if rule.endswith("return") else []
-            found.append(ours("observed_%s" % place, *fills, *more, comment=comment, handle=len(found)))
+            found.append(ours("observed_%s" % place, *asks, *fills, *more, comment=comment, handle=len(found)))
     return found
+
+
+#: As nft lists what observe.py writes.
+KEYS: dict[str, dict[str, Any]] = {
+    **{"%s %s" % (of, end): {"payload": {"protocol": of, "field": end}} for of in ("ip", "ip6") for end in ("saddr", "daddr")},
+    **{"th %s" % end: {"payload": {"protocol": "th", "field": end}} for end in ("sport", "dport")},
+    **{"meta %s" % key: {"meta": {"key": key}} for key in ("l4proto", "skuid")},
+}
+ASKS = {
+    "tcp flags": match({"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, ["syn", "ack"]]}, "syn", "!="),
+    "meta l4proto {": meta("l4proto", {"set": ["tcp", "udp"]}),
+    "meta l4proto !=": meta("l4proto", {"set": ["tcp", "udp"]}, "!="),
+}
+
+
+def in_observed(change: Callable[[dict[str, Any]], None], chain: str = "observed_in") -> Callable[[Items], Items]:
+    """The rule that writes down who began, changed."""
+
+    def run(found: Items) -> Items:
+        change(next(one["rule"] for one in found if one.get("rule", {}).get("chain") == chain and "@observed_first4" in json.dumps(one)))
+        return found
+
+    return run
 
 
 def test_observe_is_open_and_still_names_what_is_cut() -> None:
@@ -931,6 +958,13 @@ def test_observe_is_open_and_still_names_what_is_cut() -> None:
         (lambda found: [*found, named("set", "mine", type="ipv4_addr")], "mine"),
         (lambda found: [*found, chain("observed_more")], "observed_more"),
         (changed('"observed_in"}', '"observed_out"}'), "drop-in"),
+        (in_observed(lambda rule: rule["expr"].insert(0, payload("ip", "saddr", "10.0.9.11"))), "observed_first4_in"),
+        (in_observed(lambda rule: rule["expr"].insert(1, SLOW)), "observed_first4_in"),
+        (in_observed(lambda rule: rule["expr"][0]["match"].update(right="tcp")), "observed_first4_in"),
+        (in_observed(lambda rule: rule["expr"][1]["set"]["elem"]["concat"].__setitem__(1, KEYS["ip saddr"])), "observed_first4_in"),
+        (in_observed(lambda rule: rule["expr"][1]["set"].update(stmt=[SLOW])), "observed_first4_in"),
+        (changed('"timeout": 2592000', '"timeout": 1', 1), "a set of our table"),
+        (changed('"size": 16384', '"size": 1', 1), "a set of our table"),
     ],
 )
 def test_what_an_observing_host_does_not_write_down_is_named(change: Callable[[Items], Items], words: str) -> None:

@@ -63,26 +63,17 @@ def judge(
     return found
 
 
-#: Of a rule that writes down: (the sets it adds to, how it ends, comment).
-_Written = tuple[tuple[tuple[str, str], ...], str, str]
-
-
 class _Writing(NamedTuple):
-    """What a ruleset in `observe` has beside the rules, to write down what it would drop: the sets, and the rules of each chain."""
+    """What a ruleset in `observe` has beside the rules, to write down what it would drop: the sets and how long they keep how much, and each chain."""
 
-    sets: frozenset[str]
-    chains: dict[str, list[_Written]]
+    sets: dict[str, str]
+    chains: dict[str, list[str]]
 
 
 def _writing(where: Sequence[str]) -> _Writing:
-    kept = frozenset(line.split()[1] for line in observe.sets(where))
-    chains: dict[str, list[_Written]] = {}
-    for place in where:
-        for rule in observe.chain(place):
-            comment = re.search(r'comment "([^"]*)"', rule)
-            written = (tuple(re.findall(r"(add|update) @(\S+)", rule)), "return" if rule.endswith("return") else "", comment[1] if comment else "")
-            chains.setdefault("observed_%s" % place, []).append(written)
-    return _Writing(kept, chains)
+    told = [re.match(r"  set (\S+) .*size (\d+);.* timeout (\d+)d;", line) for line in observe.sets(where)]
+    kept = {one[1]: "size %s timeout %d" % (one[2], int(one[3]) * 86400) for one in told if one}
+    return _Writing(kept, {"observed_%s" % place: list(observe.chain(place)) for place in where})
 
 
 class _Family:
@@ -387,8 +378,8 @@ def _tables(
         found.add(found.foreign, Finding("foreign_table", "", 0, Where(family, table), "is not ours; it %s" % does))
     if TABLE in first.dormant:
         found.add(found.around, Finding("bypass", "", 0, Where(*TABLE), "our table is dormant: it is there and does nothing"))
-    for kind, where in first.others:
-        if (where.family, where.table) == TABLE and not (kind == "set" and where.chain in writes.sets):
+    for kind, where, keeps in first.others:
+        if (where.family, where.table) == TABLE and not (kind == "set" and writes.sets.get(where.chain) == keeps):
             found.add(found.foreign, Finding("foreign_rule", "", 0, where, "a %s of our table that no model has" % kind))
     for chain in first.chains.values():
         place = (chain.where.family, chain.where.table)
@@ -409,14 +400,14 @@ def _tables(
                 found.add(found.foreign, Finding("foreign_rule", chain.hook, 0, rule.where, "a rule of our table that no model has"))
 
 
-def _writes_down(chain: Chain, expected: Sequence[_Written], found: Judgement) -> None:
+def _writes_down(chain: Chain, expected: Sequence[str], found: Judgement) -> None:
     """Is nothing forgotten that a host in `observe` has to write down? Otherwise `enforce` cuts what nobody saw."""
-    listed = [(rule.fills, " ".join(sorted(_verbs(rule))), rule.where.comment) for rule in chain.rules]
+    listed = [rule.text for rule in chain.rules]
     for rule, one in zip(chain.rules, listed):
         if one not in expected:
             found.add(found.foreign, Finding("foreign_rule", "", 0, rule.where, "a rule of our table that no model has"))
     if [one for one in listed if one in expected] != list(expected):
-        gone = sorted({name for one in expected if one not in listed for _how, name in one[0]}) or ["its rules stand in another order"]
+        gone = sorted({name for one in expected if one not in listed for name in re.findall(r" @(\S+)", one)}) or ["its rules stand in another order"]
         text = "does not write down all that enforce would cut: %s" % ", ".join(gone)
         found.add(found.foreign, Finding("foreign_rule", "", 0, chain.where, text))
 

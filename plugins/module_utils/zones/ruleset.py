@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.boxes import Cube, RulesetError, Values, names, numbers
@@ -120,7 +120,7 @@ class _Reader:
                 self.changing.add(key)
         elif kind not in ("flowtable", "counter", "quota", "limit", "secmark", "synproxy", "ct helper", "ct timeout", "ct expectation"):
             self._unknown(where, "an object of kind %s" % kind)
-        self.program.others.append((kind, where))
+        self.program.others.append((kind, where, "size %s timeout %s" % (body.get("size"), body.get("timeout"))))
 
     # -- rules
 
@@ -129,13 +129,12 @@ class _Reader:
         chain = self.program.chains.get((body["family"], body["table"], body["chain"]))
         if chain is None:
             raise RulesetError("%s is a rule of a chain that is not listed" % self.where.text)
-        rule = Rule(self.where, [])
+        rule = Rule(self.where, [], text=_written(body) if self.where.chain.startswith("observed_") else "")
         for statement in body.get("expr", []):
             try:
                 if isinstance(statement, Mapping) and statement.keys() & {"counter", "match", "limit", "ct count"}:
                     # Before what a rule asks for, a counter counts everything that comes by.
                     rule.counted = "counter" in statement
-                rule.fills += tuple((str(one["op"]), str(one["set"]).lstrip("@")) for name, one in _pairs(statement) if name == "set" and "set" in one)
                 rule.steps += self._statement(statement)
             except (_NotUnderstood, KeyError, TypeError, ValueError, AttributeError) as error:
                 doubt = self._unknown(self.where, str(error) if isinstance(error, _NotUnderstood) else statement)
@@ -435,8 +434,35 @@ class _Reader:
         return table[one]
 
 
-def _pairs(statement: Any) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    return [(name, one) for name, one in statement.items() if isinstance(one, Mapping)] if isinstance(statement, Mapping) else []
+def _written(body: Mapping[str, Any]) -> str:
+    """A rule that writes flows down, in the words of observe.py; what they do not have stands there as JSON."""
+    words = []
+    for statement in body.get("expr", []):
+        try:
+            words.append(_said(statement))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            words.append(json.dumps(statement, sort_keys=True))
+    return " ".join([*words, *(['comment "%s"' % body["comment"]] if body.get("comment") else [])])
+
+
+def _said(statement: Mapping[str, Any]) -> str:
+    ((verb, body),) = statement.items()
+    if verb in ("counter", "return"):
+        return str(verb)
+    if verb == "set" and set(body) == {"op", "elem", "set"}:
+        return "%s %s { %s }" % (body["op"], body["set"], " . ".join(map(_asked, body["elem"]["concat"])))
+    right = "{ %s }" % ", ".join(sorted(body["right"]["set"])) if isinstance(body["right"], Mapping) else str(body["right"])
+    return " ".join((_asked(body["left"]), *({"==": (), "!=": ("!=",)}[body["op"]]), right))
+
+
+def _asked(left: Mapping[str, Any]) -> str:
+    ((kind, body),) = left.items()
+    if kind == "&":
+        flags = body[1]["|"] if isinstance(body[1], Mapping) else body[1]
+        return "%s & (%s)" % (_asked(body[0]), " | ".join(flags))
+    if kind == "meta":
+        return "meta %s" % body["key"]
+    return "%s %s" % ("th" if body["field"] in ("sport", "dport") else body["protocol"], body["field"])
 
 
 def _list(value: Any) -> list[Any]:
