@@ -411,6 +411,20 @@ def test_a_header_that_somebody_rewrites_leaves_the_judgement_open(name: str) ->
     assert not judge("edge1", [*items("edge1"), *marked], declared=["inet other"]).all
 
 
+@pytest.mark.parametrize("asks", [SLOW, {"quota": {"val": 100, "val_unit": "mbytes", "inv": True}}, {"ct count": {"val": 100, "inv": True}}])
+def test_a_set_whose_elements_have_a_budget_refuses_for_nobody_knows_whom(asks: dict[str, Any]) -> None:
+    """A declared table seems to drop what a rule of ours lets through. Each was seen to let a connection through."""
+    place = {"family": "inet", "table": "other"}
+    for entry in ({"elem": {"val": "10.0.4.12", **asks}}, "10.0.4.12"):
+        told = {"set": {**place, "name": "s", "handle": 7, "type": "ipv4_addr", "elem": [entry], "stmt": [asks] if entry == "10.0.4.12" else []}}
+        drops = other("input", [meta("iifname", "lo", "!="), payload("ip", "saddr", "@s"), DPORT, DROP], prio=-10)
+        way = ours("input", payload("ip", "saddr", "10.0.4.12"), DPORT, ct("state", "new"), {"counter": None}, ACCEPT, comment="C-002")
+        found = judge("edge1", first([*items("edge1"), told, *drops], way), declared=["inet other"])
+        assert found.unknown and any(one.kind == "extra" and not one.sure for one in found.rules)
+        told["set"].update(elem=["10.0.4.12"], stmt=[{"counter": None}])
+        assert not judge("edge1", first([*items("edge1"), told, *drops], way), declared=["inet other"]).unknown
+
+
 def test_antispoofing_has_no_budget() -> None:
     found = judge("router", [*items("router"), ours("antispoof", meta("iifname", "l3"), SLOW, {"counter": None}, DROP, comment="spoof-l3")])
     assert [one.where.handle for one in found.foreign] == [900]

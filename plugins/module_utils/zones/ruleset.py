@@ -116,7 +116,7 @@ class _Reader:
         if kind in ("set", "map"):
             key = (where.family, where.table, where.chain)
             self.sets[key] = body
-            if "dynamic" in _list(body.get("flags") or ()):
+            if "dynamic" in _list(body.get("flags") or ()) or _budgets(body):
                 self.changing.add(key)
         elif kind not in ("flowtable", "counter", "quota", "limit", "secmark", "synproxy", "ct helper", "ct timeout", "ct expectation"):
             self._unknown(where, "an object of kind %s" % kind)
@@ -473,6 +473,13 @@ def _items(right: Any) -> list[Any]:
     if isinstance(right, Mapping) and set(right) == {"set"}:
         return _list(right["set"])
     return _list(right)
+
+
+def _budgets(body: Mapping[str, Any]) -> bool:
+    """Has each element of a set a limit, a quota or a count of connections? What is beyond it is as if it were not in the set."""
+    entries = (one[0] if isinstance(one, list) else one for one in _list(body.get("elem") or ()))
+    own = {key for one in entries if isinstance(one, Mapping) and "elem" in one for key in one["elem"]}
+    return bool({*own, *(key for one in body.get("stmt") or () for key in one)} - {"val", "timeout", "expires", "comment", "counter", "last"})
 
 
 def _element(one: Any) -> Any:
