@@ -18,6 +18,7 @@ sys.path.insert(0, str(UNIT))
 from namespaces import lacks
 from zones_stand import Stand
 
+from ansible_collections.hnai.platform.plugins.module_utils.zones import matrix
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
 
 pytestmark = pytest.mark.scenario("zones-stand")
@@ -38,6 +39,13 @@ def _busy(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
+
+
+def beside_devices(site: Site, host: str) -> set[tuple[str, str]]:
+    """What else fails when a host's own rules are open: from a router to the device beside it nobody of ours stands behind them."""
+    zones = {leg.zone for leg in site.nodes[host].interfaces}
+    devices = [node for node in site.nodes.values() if node.kind == "asset" and matrix.canary(site, node)]
+    return {("ZC2", f"{node.zone} → {node.zone}") for node in devices if node.zone in zones}
 
 
 def test_no_false_result_in_many_runs(stand: Stand) -> None:
@@ -65,6 +73,6 @@ def test_hosts_and_router_opened_in_turn(stand: Stand) -> None:
             stand.nft(host, "insert rule inet hnai output udp dport 9 accept\ninsert rule inet hnai output tcp dport 8429 accept")
             report = stand.verify(timeout=2.5)
             failed = {(check.id, check.subject) for check in report.checks if check.status == "fail"}
-            assert failed == {("ZC5", host)}, (host, failed)
+            assert failed == {("ZC5", host), *beside_devices(stand.site, host)}, (host, failed)
         finally:
             stand.load([host])

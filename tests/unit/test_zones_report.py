@@ -22,7 +22,7 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.report import archiv
 
 FIXTURE = yaml.safe_load((Path(__file__).parent / "fixtures/site/site.yml").read_text(encoding="utf-8"))
 TODAY = datetime.date(2030, 12, 10)
-EVIL = 'x"><script>alert(1)</script> & \'|` =1+1'
+EVIL = 'x"><script>alert(1)</script> & \'|` =1+1 [a](javascript:1)'
 EXTERNAL = {"plant": {"between": ["l2", "l3"], "enforced_by": "external", "owner": "plant network", "reason": "their firewall"}}
 
 
@@ -119,6 +119,7 @@ def test_what_people_write_is_never_markup(data: dict[str, Any]) -> None:
     rows = list(csv.DictReader(io.StringIO(written["external.csv"])))
     assert rows and all(not value.startswith("=") for row in rows for value in row.values())
     assert all(len(re.findall(r"(?<!\\)\|", line)) == len(zones.TABLE) + 1 for line in written["external.md"].splitlines())
+    assert not re.search(r"(?<!\\)\[", written["external.md"])
     assert "src=" not in written["zones.html"] and "href=" not in written["zones.html"] and "url(" not in written["zones.html"]
 
 
@@ -161,6 +162,9 @@ def test_a_boundary_of_others_has_no_rules_of_ours_and_a_table_for_its_owner(dat
     assert [(row["id"], row["direction"], row["from_addresses"], row["to_addresses"], row["proto"], row["port"]) for row in rows] == [
         ("C-101", "l3 → l2", "10.0.3.11", "10.0.2.11", "tcp", "4840"), ("C-101", "l3 → l2", "fd00:3::11", "fd00:2::11", "tcp", "4840"),
         ("C-103", "l2 → l3", "10.0.2.11", "10.0.3.11", "tcp", "8883"), ("C-103", "l2 → l3", "fd00:2::11", "fd00:3::11", "tcp", "8883"),
+    ]
+    assert [(row["answers"], row["limits"]) for row in rows[::2]] == [
+        ("l2 → l3, established", "connections 2, new_per_minute 6"), ("l3 → l2, established", "connections 4, new_per_minute 12"),
     ]
     assert {row["owner"] for row in rows} == {"automation"} and {row["expires"] for row in rows} == {"2030-12-31"}
     for name in ("csv", "json", "md"):

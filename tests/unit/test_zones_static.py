@@ -359,6 +359,72 @@ def test_a_limit_of_a_conduit_refuses_what_is_over_it() -> None:
     assert [one.where.handle for one in found.foreign] == [900]
 
 
+def _moved(rule: dict[str, Any], first: str) -> None:
+    """The statement of that kind before all others of the rule."""
+    rule["expr"].sort(key=lambda one: first not in one)
+
+
+@pytest.mark.parametrize(("comment", "kind"), [("C-101 new_per_minute", "limit"), ("C-101 connections", "ct count")])
+def test_a_limit_that_others_spend_is_none_of_the_conduits(comment: str, kind: str) -> None:
+    """Asked before its addresses, or for a port more, a limit refuses the conduit because somebody else knocks."""
+
+    def changed_first(change: Callable[[dict[str, Any]], None]) -> findings.Judgement:
+        listed = items("router")
+        rule = next(one["rule"] for one in listed if "rule" in one and one["rule"].get("comment") == comment)
+        change(rule)
+        return judge("router", listed)
+
+    def wider(rule: dict[str, Any]) -> None:
+        port = next(one["match"] for one in rule["expr"] if "match" in one and one["match"]["left"].get("payload", {}).get("field") == "dport")
+        port["right"] = {"set": [port["right"], 4444]}
+
+    assert not changed_first(lambda _rule: None).all
+    for change in (lambda rule: _moved(rule, kind), wider):
+        assert [one.where.comment for one in changed_first(change).foreign] == [comment]
+
+
+def test_a_counter_before_what_its_rule_asks_for_is_not_the_conduits() -> None:
+    listed = items("edge1")
+    for one in listed:
+        if "rule" in one and one["rule"].get("comment") == "C-002":
+            _moved(one["rule"], "counter")
+    assert {one.kind for one in judge("edge1", listed).all} == {"uncounted"}
+
+
+#: What a declared table does to packets that no conduit carries any more. Each was seen to end connections.
+REWRITTEN: dict[str, Items] = {
+    "another MAC address": other("egress", [{"mangle": {"key": {"payload": {"protocol": "ether", "field": "daddr"}}, "value": "02:00:00:00:00:01"}}],
+                                 family="netdev", device="eth0"),
+    "one hop left": other("prerouting", [{"mangle": {"key": {"payload": {"protocol": "ip", "field": "ttl"}}, "value": 1}}], prio=-150),
+    "a flag of TCP": other("postrouting", [{"mangle": {"key": {"payload": {"protocol": "tcp", "field": "flags"}}, "value": "rst"}}]),
+    "a length": other("postrouting", [{"mangle": {"key": {"payload": {"protocol": "ip", "field": "length"}}, "value": 20}}]),
+    "a state that ends after a second": other("prerouting", [{"ct timeout": "short"}]),
+}
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_a_header_that_somebody_rewrites_leaves_the_judgement_open(name: str) -> None:
+    family = REWRITTEN[name][0]["table"]["family"]
+    found = judge("edge1", [*items("edge1"), *REWRITTEN[name]], declared=[family + " other"])
+    assert found.unknown and any(one.kind == "missing" and not one.sure for one in found.rules)
+    marked = other("postrouting", [{"mangle": {"key": {"payload": {"protocol": "ip", "field": "dscp"}}, "value": "cs1"}}])
+    assert not judge("edge1", [*items("edge1"), *marked], declared=["inet other"]).all
+
+
+@pytest.mark.parametrize("asks", [SLOW, {"quota": {"val": 100, "val_unit": "mbytes", "inv": True}}, {"ct count": {"val": 100, "inv": True}}])
+def test_a_set_whose_elements_have_a_budget_refuses_for_nobody_knows_whom(asks: dict[str, Any]) -> None:
+    """A declared table seems to drop what a rule of ours lets through. Each was seen to let a connection through."""
+    place = {"family": "inet", "table": "other"}
+    for entry in ({"elem": {"val": "10.0.4.12", **asks}}, "10.0.4.12"):
+        told = {"set": {**place, "name": "s", "handle": 7, "type": "ipv4_addr", "elem": [entry], "stmt": [asks] if entry == "10.0.4.12" else []}}
+        drops = other("input", [meta("iifname", "lo", "!="), payload("ip", "saddr", "@s"), DPORT, DROP], prio=-10)
+        way = ours("input", payload("ip", "saddr", "10.0.4.12"), DPORT, ct("state", "new"), {"counter": None}, ACCEPT, comment="C-002")
+        found = judge("edge1", first([*items("edge1"), told, *drops], way), declared=["inet other"])
+        assert found.unknown and any(one.kind == "extra" and not one.sure for one in found.rules)
+        told["set"].update(elem=["10.0.4.12"], stmt=[{"counter": None}])
+        assert not judge("edge1", first([*items("edge1"), told, *drops], way), declared=["inet other"]).unknown
+
+
 def test_antispoofing_has_no_budget() -> None:
     found = judge("router", [*items("router"), ours("antispoof", meta("iifname", "l3"), SLOW, {"counter": None}, DROP, comment="spoof-l3")])
     assert [one.where.handle for one in found.foreign] == [900]
@@ -675,6 +741,7 @@ class Machine:
             *({"type": "local", "dst": one, "table": "local"} for one in ("127.0.0.0/8", "10.0.3.11", "::1", "fd00:3::11", "fe80::1")),
             {"type": "multicast", "dst": "ff00::/8", "table": "local"},
         ]
+        self.proxied: Items = []
         self.broken: set[str] = set()
 
     def read(self, argv: Sequence[str], timeout_s: float) -> str:
@@ -690,6 +757,8 @@ class Machine:
             return json.dumps(self.links)
         if words == "ip -j route show table all":
             return json.dumps(self.table)
+        if words == "ip -j neigh show proxy":
+            return json.dumps(self.proxied)
         if words.startswith("ip -j route get "):
             return self.route(argv[-1])
         if argv[0] == "ip" and argv[3:] == ("rule", "show"):
@@ -793,6 +862,11 @@ CHECKS: list[tuple[str, str, Callable[[Machine], Any], str, set[str]]] = [
     ("ZS6", "fail", lambda m: m.table.append({"type": "local", "dst": "default", "table": "7"}), "packets to default are taken", set()),
     ("ZS6", "fail", lambda m: setattr(m, "settings", m.settings + "/proc/sys/net/mpls/conf/eth0/input:1\n"), "labelled packets", set()),
     ("ZS6", "fail", lambda m: setattr(m, "settings", m.settings + "/proc/sys/net/ipv6/conf/eth0/seg6_enabled:1\n"), "which way they go", set()),
+    ("ZS6", "fail", lambda m: m.table.append({"dst": "10.0.35.11", "tos": "0x10", "gateway": "10.0.3.66", "dev": "eth0"}), "with tos 0x10", set()),
+    ("ZS6", "fail", lambda m: m.table.append({"dst": "fd00:35::11", "from": "fd00:3::11", "gateway": "fd00:3::66"}), "with from fd00", set()),
+    ("ZS6", "fail", lambda m: m.table.append({"dst": "default", "nexthops": [{"gateway": "10.0.3.254"}, {"gateway": "10.0.3.66"}]}), "several ways", set()),
+    ("ZS6", "fail", lambda m: m.proxied.append({"dst": "10.0.3.99", "dev": "eth0", "proxy": None}), "answers for 10.0.3.99 on eth0", set()),
+    ("ZS4", "fail", lambda m: plant(m, lambda found: [*found, chain("antispoof", type="filter", hook="prerouting", prio=0)]), "chain antispoof", set()),
     ("ZS6", "inconclusive", lambda m: setattr(m, "settings", ""), "does not say whether it forwards", set()),
 ]
 
@@ -839,16 +913,43 @@ def observing(host: str) -> Items:
             way = one["rule"].get("comment", "").removeprefix("drop-")
             jump = [{"jump": {"target": "observed_%s" % way}}] if way in observe.PLACES else []
             one["rule"]["expr"] = [more for each in one["rule"]["expr"] for more in (jump if each == DROP else [each])]
-    kept = [line.split()[1] for line in observe.sets(observe.PLACES)]
-    found += [named("set", name, type="ipv4_addr", flags=["dynamic", "timeout"]) for name in kept]
+    kept = [(line.split()[1], int(line.split("timeout ")[1].split("d;")[0])) for line in observe.sets(observe.PLACES)]
+    found += [named("set", name, type="ipv4_addr", flags=["timeout"], size=observe.SIZE, timeout=days * 86400) for name, days in kept]
     for place in observe.PLACES:
         found.append(chain("observed_%s" % place))
         for rule in observe.chain(place):
-            fills = [{"set": {"op": how, "elem": {}, "set": name}} for how, name in re.findall(r"(add|update) (@\S+)", rule)]
+            fills = [
+                {"set": {"op": how, "elem": {"concat": [KEYS[one] for one in key.split(" . ")]}, "set": name}}
+                for how, name, key in re.findall(r"(add|update) (@\S+) \{ (.*?) \}", rule)
+            ]
+            asks = [asked for words, asked in ASKS.items() if rule.startswith(words)]
             comment = "observed-full-%s" % place if "counter" in rule else ""
             more = [{"counter": {}}] if comment else [{"return": None}] if rule.endswith("return") else []
-            found.append(ours("observed_%s" % place, *fills, *more, comment=comment, handle=len(found)))
+            found.append(ours("observed_%s" % place, *asks, *fills, *more, comment=comment, handle=len(found)))
     return found
+
+
+#: As nft lists what observe.py writes.
+KEYS: dict[str, dict[str, Any]] = {
+    **{"%s %s" % (of, end): {"payload": {"protocol": of, "field": end}} for of in ("ip", "ip6") for end in ("saddr", "daddr")},
+    **{"th %s" % end: {"payload": {"protocol": "th", "field": end}} for end in ("sport", "dport")},
+    **{"meta %s" % key: {"meta": {"key": key}} for key in ("l4proto", "skuid")},
+}
+ASKS = {
+    "tcp flags": match({"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, ["syn", "ack"]]}, "syn", "!="),
+    "meta l4proto {": meta("l4proto", {"set": ["tcp", "udp"]}),
+    "meta l4proto !=": meta("l4proto", {"set": ["tcp", "udp"]}, "!="),
+}
+
+
+def in_observed(change: Callable[[dict[str, Any]], None], chain: str = "observed_in") -> Callable[[Items], Items]:
+    """The rule that writes down who began, changed."""
+
+    def run(found: Items) -> Items:
+        change(next(one["rule"] for one in found if one.get("rule", {}).get("chain") == chain and "@observed_first4" in json.dumps(one)))
+        return found
+
+    return run
 
 
 def test_observe_is_open_and_still_names_what_is_cut() -> None:
@@ -871,6 +972,13 @@ def test_observe_is_open_and_still_names_what_is_cut() -> None:
         (lambda found: [*found, named("set", "mine", type="ipv4_addr")], "mine"),
         (lambda found: [*found, chain("observed_more")], "observed_more"),
         (changed('"observed_in"}', '"observed_out"}'), "drop-in"),
+        (in_observed(lambda rule: rule["expr"].insert(0, payload("ip", "saddr", "10.0.9.11"))), "observed_first4_in"),
+        (in_observed(lambda rule: rule["expr"].insert(1, SLOW)), "observed_first4_in"),
+        (in_observed(lambda rule: rule["expr"][0]["match"].update(right="tcp")), "observed_first4_in"),
+        (in_observed(lambda rule: rule["expr"][1]["set"]["elem"]["concat"].__setitem__(1, KEYS["ip saddr"])), "observed_first4_in"),
+        (in_observed(lambda rule: rule["expr"][1]["set"].update(stmt=[SLOW])), "observed_first4_in"),
+        (changed('"timeout": 2592000', '"timeout": 1', 1), "a set of our table"),
+        (changed('"size": 16384', '"size": 1', 1), "a set of our table"),
     ],
 )
 def test_what_an_observing_host_does_not_write_down_is_named(change: Callable[[Items], Items], words: str) -> None:

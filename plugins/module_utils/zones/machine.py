@@ -85,6 +85,14 @@ class Machine:
         """Can any packet of this version match the rule?"""
         return bool(self._ready[id(rule)])
 
+    def asked(self, rule: Rule) -> list[Box]:
+        """What a rule asks for, whatever stands before it."""
+        parts = [Part(self.classes.full)] if self._ready[id(rule)] else []
+        for kind, body in self._ready[id(rule)]:
+            if kind == "match":
+                parts, _others = self._matching(parts, body, ())
+        return [part.box for part in parts]
+
     def alone(self, rules: Sequence[Rule], boxes: Sequence[Box]) -> list[Box]:
         """What of `boxes` these rules alone would not accept."""
         place = Chain(Where("", "", ""), rules=list(rules))

@@ -74,12 +74,12 @@ class Choice(NamedTuple):
 
 @dataclass
 class Rule:
-    """One rule; `steps` in order; `counted`: it has a counter; `fills`: the sets that it adds to, (operation, name)."""
+    """One rule; `steps` in order; `counted`: it has a counter of what it acts on; `text`: as observe.py writes it, where it adds to sets."""
 
     where: Where
     steps: list[Step]
     counted: bool = False
-    fills: tuple[tuple[str, str], ...] = ()
+    text: str = ""
 
 
 @dataclass
@@ -103,8 +103,8 @@ class Program:
     chains: dict[tuple[str, str, str], Chain] = field(default_factory=dict)
     tables: list[tuple[str, str]] = field(default_factory=list)
     unknown: list[Unknown] = field(default_factory=list)
-    others: list[tuple[str, Where]] = field(default_factory=list)
-    """Sets, maps, flowtables and named objects: (kind, where)."""
+    others: list[tuple[str, Where, str]] = field(default_factory=list)
+    """Sets, maps, flowtables and named objects: (kind, where, how many elements and how many seconds it keeps them)."""
     dormant: set[tuple[str, str]] = field(default_factory=set)
     """Tables that are there and do nothing. Not every nft says so in JSON: see `dormant`."""
 

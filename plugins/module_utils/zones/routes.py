@@ -162,12 +162,26 @@ def strange_rules(text: str) -> list[str]:
         raise CannotTell("ip does not say which rules there are: %s" % error) from None
 
 
-def strange_routes(text: str, found: Links) -> list[str]:
-    """Routes of ``ip -j route show table all`` that lead past the rules, or make another's address the host's own. Raises CannotTell."""
+def proxied(text: str) -> list[str]:
+    """Entries of ``ip -j neigh show proxy``: addresses that the host answers for, whatever its switches say. Raises CannotTell."""
+    try:
+        return ["the host answers for %s on %s, which is not its own (ip neigh show proxy)" % (one["dst"], one["dev"]) for one in json.loads(text or "[]")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CannotTell("ip does not say for whom the host answers: %s" % error) from None
+
+
+def strange_routes(text: str, found: Links, expected: Mapping[str, Any]) -> list[str]:
+    """Routes of ``ip -j route show table all`` that lead past the rules, make another's address the host's own, or are for some packets alone, so that
+    ``ip route get`` need not meet them. Raises CannotTell."""
     wrong = []
+    routers = {gateway for peer in expected["peers"] for gateway in peer["gateway"]}
     try:
         for one in json.loads(text or "[]"):
             dst = str(one.get("dst"))
+            wrong += ["the route to %s is for packets with %s %s alone" % (dst, key, one[key]) for key in ("tos", "from") if key in one]
+            ways = {str(each.get("gateway") or each.get("dev")) for each in one.get("nexthops") or ()}
+            if ways - routers:
+                wrong.append("packets to %s go by several ways: %s" % (dst, ", ".join(sorted(ways))))
             kinds = [str(each["encap"]) for each in (one, *(one.get("nexthops") or ())) if each.get("encap")]
             wrong += ["the route to %s wraps or unwraps packets (%s): what is inside passes no chain" % (dst, kind) for kind in kinds]
             # "default" of either version: nobody's address.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones import observe
-from ansible_collections.hnai.platform.plugins.module_utils.zones.boxes import Box, Cube, minus, names, within
+from ansible_collections.hnai.platform.plugins.module_utils.zones.boxes import Box, Cube, minus, names, numbers, within
 from ansible_collections.hnai.platform.plugins.module_utils.zones.dimensions import PATHS
 from ansible_collections.hnai.platform.plugins.module_utils.zones.expectation import LIVE, TABLE, crossings, wanted
 from ansible_collections.hnai.platform.plugins.module_utils.zones.findings import OBSERVED, Finding, Judgement
@@ -63,26 +63,17 @@ def judge(
     return found
 
 
-#: Of a rule that writes down: (the sets it adds to, how it ends, comment).
-_Written = tuple[tuple[tuple[str, str], ...], str, str]
-
-
 class _Writing(NamedTuple):
-    """What a ruleset in `observe` has beside the rules, to write down what it would drop: the sets, and the rules of each chain."""
+    """What a ruleset in `observe` has beside the rules, to write down what it would drop: the sets and how long they keep how much, and each chain."""
 
-    sets: frozenset[str]
-    chains: dict[str, list[_Written]]
+    sets: dict[str, str]
+    chains: dict[str, list[str]]
 
 
 def _writing(where: Sequence[str]) -> _Writing:
-    kept = frozenset(line.split()[1] for line in observe.sets(where))
-    chains: dict[str, list[_Written]] = {}
-    for place in where:
-        for rule in observe.chain(place):
-            comment = re.search(r'comment "([^"]*)"', rule)
-            written = (tuple(re.findall(r"(add|update) @(\S+)", rule)), "return" if rule.endswith("return") else "", comment[1] if comment else "")
-            chains.setdefault("observed_%s" % place, []).append(written)
-    return _Writing(kept, chains)
+    told = [re.match(r"  set (\S+) .*size (\d+);.* timeout (\d+)d;", line) for line in observe.sets(where)]
+    kept = {one[1]: "size %s timeout %d" % (one[2], int(one[3]) * 86400) for one in told if one}
+    return _Writing(kept, {"observed_%s" % place: list(observe.chain(place)) for place in where})
 
 
 class _Family:
@@ -263,7 +254,7 @@ class _Family:
                 if comment in self.ids and not parts:
                     self._shadowed(outcome, rule)
             else:
-                self.seen[rule.where] = self._known(chain, rule, verbs, outcome.path)
+                self.seen[rule.where] = self.seen.get(rule.where, True) and self._known(chain, rule, verbs, outcome.path)
 
     def _shadowed(self, outcome: Outcome, rule: Rule) -> None:
         if self.machine.concerns(rule):
@@ -279,12 +270,21 @@ class _Family:
         if comment == "invalid-%s" % way:
             return rule.counted and asked == [_INVALID] and verbs == ({"drop"} if self._mode(chain) == "enforce" else set())
         if path == "forward" and comment in {"%s %s" % (ident, limit) for ident in self.ids for limit in L2_LIMITS}:
-            return rule.counted and bool(metered) and all(map(_over, metered)) and self._refuses(chain, rule, "limits")
+            over = len(metered) == 1 and asked[-1] is metered[0] and _over(metered[0])
+            return rule.counted and over and self._one_budget(rule, comment.split()[0]) and self._refuses(chain, rule, "limits")
         if self._hook(chain):
             zones = self.boundaries[chain.where.chain]["zones"]
             return rule.counted and not metered and comment in {"spoof-%s" % zone for zone in zones} and self._refuses(chain, rule, "spoof")
         targets = {"antispoof", *(self.boundaries if path == "forward" else ())}
         return [act.verb for act in _acts(rule)] == ["jump"] and _acts(rule)[0].target in targets and not comment
+
+    def _one_budget(self, rule: Rule, ident: str) -> bool:
+        """Does only one target of the conduit spend what the rule allows? What comes by before a limit is asked spends it, be it refused or not."""
+        firsts = [one.cube for one in self.wanted if one.path == "forward" and one.id == ident and one.must and one.may]
+        limits = {name for cube in firsts for name in cube if name == "connections" or name.startswith("rate")}
+        each = [{**cube, "daddr": numbers(target)} for cube in firsts for target in cube["daddr"].numbers]
+        cubes = [self.classes.cube({name: values for name, values in cube.items() if name not in limits}) for cube in each]
+        return any(not minus(self.machine.asked(rule), [cube]) for cube in cubes if cube is not None)
 
     def _refuses(self, chain: Chain, rule: Rule, place: str) -> bool:
         """Does the rule drop, or write down where the host, or the boundary, observes?"""
@@ -378,8 +378,8 @@ def _tables(
         found.add(found.foreign, Finding("foreign_table", "", 0, Where(family, table), "is not ours; it %s" % does))
     if TABLE in first.dormant:
         found.add(found.around, Finding("bypass", "", 0, Where(*TABLE), "our table is dormant: it is there and does nothing"))
-    for kind, where in first.others:
-        if (where.family, where.table) == TABLE and not (kind == "set" and where.chain in writes.sets):
+    for kind, where, keeps in first.others:
+        if (where.family, where.table) == TABLE and not (kind == "set" and writes.sets.get(where.chain) == keeps):
             found.add(found.foreign, Finding("foreign_rule", "", 0, where, "a %s of our table that no model has" % kind))
     for chain in first.chains.values():
         place = (chain.where.family, chain.where.table)
@@ -389,7 +389,7 @@ def _tables(
         if chain.where.chain in writes.chains and not chain.hook:
             _writes_down(chain, writes.chains[chain.where.chain], found)
             continue
-        if chain.where.chain not in ({chain.hook} if chain.hook in PATHS else {"antispoof", *boundaries}):
+        if chain.where.chain not in ({chain.hook}.intersection(PATHS) if chain.hook else {"antispoof", *boundaries}):
             found.add(found.foreign, Finding("foreign_rule", "", 0, chain.where, "a chain of our table that no model has"))
             continue
         if chain.hook and (chain.type, chain.priority, chain.devices) != ("filter", 0, ()):
@@ -400,14 +400,14 @@ def _tables(
                 found.add(found.foreign, Finding("foreign_rule", chain.hook, 0, rule.where, "a rule of our table that no model has"))
 
 
-def _writes_down(chain: Chain, expected: Sequence[_Written], found: Judgement) -> None:
+def _writes_down(chain: Chain, expected: Sequence[str], found: Judgement) -> None:
     """Is nothing forgotten that a host in `observe` has to write down? Otherwise `enforce` cuts what nobody saw."""
-    listed = [(rule.fills, " ".join(sorted(_verbs(rule))), rule.where.comment) for rule in chain.rules]
+    listed = [rule.text for rule in chain.rules]
     for rule, one in zip(chain.rules, listed):
         if one not in expected:
             found.add(found.foreign, Finding("foreign_rule", "", 0, rule.where, "a rule of our table that no model has"))
     if [one for one in listed if one in expected] != list(expected):
-        gone = sorted({name for one in expected if one not in listed for _how, name in one[0]}) or ["its rules stand in another order"]
+        gone = sorted({name for one in expected if one not in listed for name in re.findall(r" @(\S+)", one)}) or ["its rules stand in another order"]
         text = "does not write down all that enforce would cut: %s" % ", ".join(gone)
         found.add(found.foreign, Finding("foreign_rule", "", 0, chain.where, text))
 

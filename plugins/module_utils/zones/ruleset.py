@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.boxes import Cube, RulesetError, Values, names, numbers
@@ -18,7 +18,9 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.program import
 
 _BITS = frozenset(("tcp flags", "ct status"))
 _TRANSPORTS = {"tcp": 6, "udp": 17, "sctp": 132, "dccp": 33, "udplite": 136}
-_INERT = frozenset(("counter", "log", "comment", "last", "set", "map", "secmark", "ct timeout", "meta nftrace"))
+_INERT = frozenset(("counter", "log", "comment", "last", "set", "map", "secmark", "meta nftrace"))
+#: Header fields that a network may change under way: the packet still arrives.
+_CARRIED = frozenset(("dscp", "ecn", "flowlabel"))
 #: What the packet's socket says; a packet may have none, and then no comparison holds.
 _OF_SOCKET = frozenset(("skuid", "skgid", "cgroup"))
 #: What else conntrack says needs a connection.
@@ -114,11 +116,11 @@ class _Reader:
         if kind in ("set", "map"):
             key = (where.family, where.table, where.chain)
             self.sets[key] = body
-            if "dynamic" in _list(body.get("flags") or ()):
+            if "dynamic" in _list(body.get("flags") or ()) or _budgets(body):
                 self.changing.add(key)
         elif kind not in ("flowtable", "counter", "quota", "limit", "secmark", "synproxy", "ct helper", "ct timeout", "ct expectation"):
             self._unknown(where, "an object of kind %s" % kind)
-        self.program.others.append((kind, where))
+        self.program.others.append((kind, where, "size %s timeout %s" % (body.get("size"), body.get("timeout"))))
 
     # -- rules
 
@@ -127,11 +129,12 @@ class _Reader:
         chain = self.program.chains.get((body["family"], body["table"], body["chain"]))
         if chain is None:
             raise RulesetError("%s is a rule of a chain that is not listed" % self.where.text)
-        rule = Rule(self.where, [])
+        rule = Rule(self.where, [], text=_written(body) if self.where.chain.startswith("observed_") else "")
         for statement in body.get("expr", []):
             try:
-                rule.counted = rule.counted or (isinstance(statement, Mapping) and "counter" in statement)
-                rule.fills += tuple((str(one["op"]), str(one["set"]).lstrip("@")) for name, one in _pairs(statement) if name == "set" and "set" in one)
+                if isinstance(statement, Mapping) and statement.keys() & {"counter", "match", "limit", "ct count"}:
+                    # Before what a rule asks for, a counter counts everything that comes by.
+                    rule.counted = "counter" in statement
                 rule.steps += self._statement(statement)
             except (_NotUnderstood, KeyError, TypeError, ValueError, AttributeError) as error:
                 doubt = self._unknown(self.where, str(error) if isinstance(error, _NotUnderstood) else statement)
@@ -199,8 +202,8 @@ class _Reader:
         _needs, dimension = self._left(key)
         if dimension == "meta nftrace":
             return [Act("edit", _short({"mangle": body}))]
-        if not isinstance(value, (int, str)) or dimension == "ct zone":
-            # In another zone the packets of one connection may not find each other.
+        if not isinstance(value, (int, str)) or dimension == "ct zone" or (rewritten and rewritten["field"] not in _CARRIED):
+            # In another zone the packets of one connection may not find each other; with another length, lifetime or MAC address none may arrive.
             raise _NotUnderstood(_short({"mangle": body}))
         return [Act("set", _short({"mangle": body}), dimension, self._values(dimension, value))]
 
@@ -431,8 +434,35 @@ class _Reader:
         return table[one]
 
 
-def _pairs(statement: Any) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    return [(name, one) for name, one in statement.items() if isinstance(one, Mapping)] if isinstance(statement, Mapping) else []
+def _written(body: Mapping[str, Any]) -> str:
+    """A rule that writes flows down, in the words of observe.py; what they do not have stands there as JSON."""
+    words = []
+    for statement in body.get("expr", []):
+        try:
+            words.append(_said(statement))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            words.append(json.dumps(statement, sort_keys=True))
+    return " ".join([*words, *(['comment "%s"' % body["comment"]] if body.get("comment") else [])])
+
+
+def _said(statement: Mapping[str, Any]) -> str:
+    ((verb, body),) = statement.items()
+    if verb in ("counter", "return"):
+        return str(verb)
+    if verb == "set" and set(body) == {"op", "elem", "set"}:
+        return "%s %s { %s }" % (body["op"], body["set"], " . ".join(map(_asked, body["elem"]["concat"])))
+    right = "{ %s }" % ", ".join(sorted(body["right"]["set"])) if isinstance(body["right"], Mapping) else str(body["right"])
+    return " ".join((_asked(body["left"]), *({"==": (), "!=": ("!=",)}[body["op"]]), right))
+
+
+def _asked(left: Mapping[str, Any]) -> str:
+    ((kind, body),) = left.items()
+    if kind == "&":
+        flags = body[1]["|"] if isinstance(body[1], Mapping) else body[1]
+        return "%s & (%s)" % (_asked(body[0]), " | ".join(flags))
+    if kind == "meta":
+        return "meta %s" % body["key"]
+    return "%s %s" % ("th" if body["field"] in ("sport", "dport") else body["protocol"], body["field"])
 
 
 def _list(value: Any) -> list[Any]:
@@ -443,6 +473,13 @@ def _items(right: Any) -> list[Any]:
     if isinstance(right, Mapping) and set(right) == {"set"}:
         return _list(right["set"])
     return _list(right)
+
+
+def _budgets(body: Mapping[str, Any]) -> bool:
+    """Has each element of a set a limit, a quota or a count of connections? What is beyond it is as if it were not in the set."""
+    entries = (one[0] if isinstance(one, list) else one for one in _list(body.get("elem") or ()))
+    own = {key for one in entries if isinstance(one, Mapping) and "elem" in one for key in one["elem"]}
+    return bool({*own, *(key for one in body.get("stmt") or () for key in one)} - {"val", "timeout", "expires", "comment", "counter", "last"})
 
 
 def _element(one: Any) -> Any:

@@ -31,6 +31,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.routes import 
     Links,
     forwarding,
     links,
+    proxied,
     routed,
     settings,
     standing,
@@ -272,7 +273,7 @@ class _Checks:
                 rewrites = any(
                     " -j %s" % verb in rule
                     for rule in rules
-                    for verb in ("DNAT", "SNAT", "MASQUERADE", "REDIRECT", "TPROXY", "NFQUEUE", "NOTRACK", "CT", "TEE")
+                    for verb in ("DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "TPROXY", "NFQUEUE", "NOTRACK", "CT", "TEE")
                 )
                 yield Finding(
                     "legacy",
@@ -313,7 +314,8 @@ class _Checks:
                 "a rule of its own leads some packets elsewhere (ip %s rule): %s" % (family, one)
                 for one in strange_rules(self.read("ip", family, "-j", "rule", "show"))
             ]
-        wrong += strange_routes(self.read("ip", "-j", "route", "show", "table", "all"), self.links)
+        wrong += strange_routes(self.read("ip", "-j", "route", "show", "table", "all"), self.links, self.expected)
+        wrong += proxied(self.read("ip", "-j", "neigh", "show", "proxy"))
         check.observed = len(wrong)
         check.evidence = {"addresses": dict(sorted(self.links.holders.items())), "peers": len(self.expected["peers"]), "wrong": wrong}
         check.passed(not wrong, "; ".join(wrong[:_SHOWN]) + ("; and %d more" % (len(wrong) - _SHOWN) if len(wrong) > _SHOWN else ""))

@@ -15,7 +15,7 @@ from html import escape
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import FAIL, INCONCLUSIVE, PASS, SKIPPED
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Conduit, Site, Zone
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import L2_LIMITS, Conduit, Site, Zone
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import glass
 from ansible_collections.hnai.platform.plugins.plugin_utils.report.table import host_names, shorten
 
@@ -376,13 +376,16 @@ def page(found: Mapping[str, Any], style: str, title: str) -> str:
 
 # -- the table for the owner of another firewall
 
-TABLE = ("id", "boundary", "from", "from_addresses", "to", "to_addresses", "proto", "port", "direction", "data_direction", "reason", "owner", "expires")
+TABLE = (
+    "id", "boundary", "from", "from_addresses", "to", "to_addresses", "proto", "port", "direction", "answers", "limits", "data_direction", "reason", "owner",
+    "expires",
+)  # fmt: skip
 
 
 def external(site: Site) -> list[dict[str, str]]:
     """What the owners of the boundaries that are not ours must allow, and nothing else: one line for each conduit, boundary, way and family.
 
-    `direction`: from which zone to which the connection is opened; answers go back by state.
+    `direction`: from which zone to which the connection is opened; `answers` go back by state alone. `limits`: for each target; nobody else holds them there.
     """
     found = []
     for conduit in site.conduits:
@@ -394,6 +397,8 @@ def external(site: Site) -> list[dict[str, str]]:
             boundary = site.external(here, there)
             if boundary is None:
                 continue
+            plant = min(site.zones[here].level, site.zones[there].level) <= 2
+            limits = {**(L2_LIMITS if plant else {}), **conduit.limits}
             for version in (4, 6):
                 ends = [
                     sorted({
@@ -406,8 +411,9 @@ def external(site: Site) -> list[dict[str, str]]:
                     found.append({
                         "id": conduit.id, "boundary": boundary.id, "from": conduit.ends[0], "from_addresses": " ".join(ends[0]), "to": conduit.ends[1],
                         "to_addresses": " ".join(ends[1]), "proto": conduit.service.proto, "port": str(conduit.service.port),
-                        "direction": f"{here} → {there}", "data_direction": conduit.direction, "reason": conduit.reason, "owner": conduit.owner,
-                        "expires": conduit.expires.isoformat(),
+                        "direction": f"{here} → {there}", "answers": f"{there} → {here}, established",
+                        "limits": ", ".join(f"{name} {most}" for name, most in sorted(limits.items())), "data_direction": conduit.direction,
+                        "reason": conduit.reason, "owner": conduit.owner, "expires": conduit.expires.isoformat(),
                     })
     return found
 
@@ -425,7 +431,7 @@ def external_csv(rows: Sequence[Mapping[str, str]]) -> str:
 def external_markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """For a ticket."""
     lines = ["| " + " | ".join(TABLE) + " |", "|" + "---|" * len(TABLE)]
-    lines += ["| " + " | ".join(" ".join(re.sub(r"([|\\`<])", r"\\\1", row[key]).split()) for key in TABLE) + " |" for row in rows]
+    lines += ["| " + " | ".join(" ".join(re.sub(r"([|\\`<\[])", r"\\\1", row[key]).split()) for key in TABLE) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
