@@ -67,6 +67,10 @@ def test_line_carries_the_json_escaped_and_the_source_time_in_ns() -> None:
         (3, "enum", 0, (3, 0)),
         (2.5, "int", 0, (None, record.BAD_TYPE_MISMATCH)),
         ("x", "string", 0, ("x", 0)),
+        ("20 \udcb0C", "string", 0, (None, record.BAD_DECODING_ERROR)),  # a byte of Latin-1, as asyncua decodes it
+        ("x" * (record.MAX_TEXT - 2), "string", 0, ("x" * (record.MAX_TEXT - 2), 0)),
+        ("x" * (record.MAX_TEXT - 1), "string", 0, (None, record.BAD_ENCODING_LIMITS_EXCEEDED)),
+        ("\x00" * (record.MAX_TEXT // 6 + 1), "string", 0, (None, record.BAD_ENCODING_LIMITS_EXCEEDED)),
         ("x", "double", 0, (None, record.BAD_TYPE_MISMATCH)),
         (None, "double", 0, (None, record.BAD_TYPE_MISMATCH)),
     ],
@@ -75,6 +79,15 @@ def test_fit(value: Any, kind: str, status: int, expected: tuple[Any, int]) -> N
     fitted = record.fit(value, kind, status)
     assert fitted == expected
     assert type(fitted[0]) is type(expected[0])
+
+
+@pytest.mark.parametrize("ticks", [1 - 116_444_736_000_000_000, 2**63 - 1 - 116_444_736_000_000_000])
+def test_the_time_of_a_line_stays_in_its_64_bits_and_the_record_keeps_the_true_one(ticks: int) -> None:
+    """OPC UA's times go from 1601 to 9999; Telegraf throws a line away whose ns are more than an int64."""
+    line = record.Record("s", "t", 1.0, "double", 0, ticks, None, 1, "source").line().decode()
+    assert abs(int(line.rsplit(" ", 1)[1])) < 2**63 - 1
+    assert ticks * 100 != int(line.rsplit(" ", 1)[1])
+    assert '"source_ts\\":%d' % ticks in line
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -421,6 +434,9 @@ def test_configuration_with_defaults() -> None:
         ({"session_timeout_s": 1200}, ["session_timeout_s", "60"]),
         ({"lifetime_count": 20}, ["lifetime_count", "3 x keepalive_count"]),
         ({"tags": [{"name": "p p", "node": "nsu=urn:a;s=b", "type": "double"}]}, ["tags[0].name"]),
+        ({"tags": [{"name": "p\n", "node": "nsu=urn:a;s=b", "type": "double"}]}, ["tags[0].name"]),
+        *(({"tags": [{"name": "p", "node": "nsu=urn:a;%s" % node, "type": "double"}]}, ["tags[0].node", words]) for node, words in (
+            ("i=Pump", "number"), ("i=4294967296", "number"), ("g=1234", "GUID"), ("b=?", "base64"))),
         ({"tags": [{"name": "p", "node": "s=b", "type": "double"}]}, ["tags[0].node", "nsu="]),
         ({"tags": [{"name": "p", "node": "nsu=urn:a;s=b", "type": "decimal"}]}, ["tags[0].type"]),
         ({"tags": [{"name": "p", "node": "nsu=urn:a;s=b", "type": "int"}] * 2}, ["p", "twice"]),
