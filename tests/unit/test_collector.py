@@ -247,6 +247,21 @@ def test_polling_an_unchanged_value_is_silent_until_the_repeat_is_due() -> None:
     assert [r.repeat for r in out] == [False, True]
 
 
+def test_a_polled_tag_is_known_up_to_its_own_last_read_also_by_the_next_process() -> None:
+    """That another tag of the source was heard later says nothing of one that is read every minute."""
+    one, out, clock = make()
+    read = clock.now
+    one.polled("valve", True, 0, read - S, read)
+    clock.sleep(30)
+    one.heard()
+    one.lost("link_lost")
+    assert out[-1].gap == {"from": read, "to": None, "reason": "link_lost"}
+    again, told, later = make(one.memory(), one.alive)
+    again.sample("valve", False, 0, later.now + 60 * S)
+    assert told[0].gap is not None
+    assert told[0].gap["from"] == read
+
+
 def test_sample_without_any_time_says_that_the_time_is_ours() -> None:
     one, out, clock = make()
     one.sample("p", 1.0, 0, None)

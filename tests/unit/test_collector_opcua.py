@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -39,12 +40,15 @@ class FakeChannel:
     """Plays a server. *script* are the notifications to publish; then silence."""
 
     def __init__(self, namespaces: list[str], limit: int = 0, told: tuple[int, int] = (0, 0), missing: frozenset[str] = frozenset(),
-                 script: tuple[Notification, ...] = (), fails: Callable[[], Exception | None] = lambda: None, queue: int = 10) -> None:
+                 script: tuple[Notification | Exception, ...] = (), fails: Callable[[], Exception | None] = lambda: None, queue: int = 10) -> None:
         self.table, self.limit, self.told, self.missing, self.script, self.queue = namespaces, limit, told, missing, list(script), queue
         self.fails = fails
         self.calls: list[list[str]] = []
         self.acknowledged: list[int] = []
-        self.aborted = False
+        self.aborted = self.closed = False
+        self.at_most = 9
+        self.waiting = 0
+        self.read_nodes: list[str] = []
 
     async def open(self) -> None:
         error = self.fails()
@@ -55,7 +59,7 @@ class FakeChannel:
         self.aborted = True
 
     async def close(self, timeout_s: float) -> None:
-        self.aborted = True
+        self.closed = self.aborted = True
 
     def node(self, index: int, kind: str, identifier: str) -> str:
         return "%d:%s=%s" % (index, kind, identifier)
@@ -77,12 +81,21 @@ class FakeChannel:
 
     async def publish(self, acknowledge: Any) -> Notification:
         self.acknowledged.extend(acknowledge)
+        self.waiting += 1
+        if self.waiting > self.at_most:
+            self.waiting -= 1
+            raise ua_channel.TooManyPublishRequests("too many")
         if self.script:
-            return self.script.pop(0)
+            self.waiting -= 1
+            following = self.script.pop(0)
+            if isinstance(following, Exception):
+                raise following
+            return following
         await asyncio.Event().wait()
         raise AssertionError
 
     async def read(self, nodes: Any) -> list[Value]:
+        self.read_nodes.extend(nodes)
         return [Value(1.0, 0, T0, T0) for _ in nodes]
 
 
@@ -231,6 +244,66 @@ def test_sequence_jump_is_a_gap_and_order_is_kept() -> None:
     assert state.losses == 0
     assert [r.value for r in out if r.gap is None] == [1.0, 2.0, 4.0]
     assert [r.gap for r in out if r.gap][-1] == {"from": T0 + 2, "to": T0 + 4, "reason": "sequence_jump"}
+
+
+def test_after_a_jump_what_changes_seldom_is_read_once_and_its_gap_closes() -> None:
+    one = source(2, silent_keepalives=30)
+    one = dataclasses.replace(one, tags=(one.tags[0], dataclasses.replace(one.tags[1], cyclic=False)))
+    channel = FakeChannel(["0", "urn:plant"], script=(data(1, (0, 1.0, 1), (1, 1.0, 0)), data(3, (0, 3.0, 3))))
+    out, _, _, _ = run(one, [channel], 1.5)
+    assert channel.read_nodes == ["1:s=N1"]
+    (closed,) = [r.gap for r in out if r.tag == "t1" and r.gap and r.gap["to"]]
+    assert (closed["reason"], closed["lost"]) == ("sequence_jump", 0)
+
+
+def test_a_server_that_takes_fewer_publish_requests_gets_fewer() -> None:
+    channel = FakeChannel(["0", "urn:plant"])
+    channel.at_most = 1
+    _, state, _, _ = run(source(), [channel], 0.2)
+    assert (state.losses, channel.waiting) == (0, 1)
+    channel.at_most = 0
+    _, state, _, _ = run(source(), [channel], 0.2)
+    assert "too many" in state.detail
+
+
+def test_a_session_that_still_hears_us_is_closed_and_not_left_behind() -> None:
+    broken = FakeChannel(["0", "urn:plant"], script=(data(1, (0, 1.0, 1)), LinkError("BadNoSubscription")))
+    _, state, _, _ = run(source(), [broken, FakeChannel(["0", "urn:plant"])], 0.2)
+    assert (broken.closed, state.losses) == (True, 1)
+    silent = FakeChannel(["0", "urn:plant"])
+    run(source(), [silent], 0.6)
+    assert (silent.closed, silent.aborted) == (False, True)
+
+
+def test_tags_of_a_server_that_was_never_reached_have_a_status() -> None:
+    out, _, _, _ = run(source(), [FakeChannel([], fails=lambda: LinkError("no answer in time"))], 0.2)
+    assert {(r.tag, r.status, r.value) for r in out} == {("t%d" % n, record.BAD_NO_COMMUNICATION, None) for n in range(3)}
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_a_gap_of_what_changes_seldom_begins_by_the_servers_clock_before_what_it_may_not_have_sampled(more: bool) -> None:
+    """A server 6 h behind, sampling every 1000 ms: a change just before its last word may still have lain in it."""
+    behind = T0 - 6 * 3600 * record.TICKS_PER_S
+    first = Notification(1, behind, [(0, Value(1.0, 0, behind - record.TICKS_PER_S * 60, behind))], None, False)
+    last = Notification(2, behind + record.TICKS_PER_S * 5, [], None, more)
+    one = source(1)
+    one = dataclasses.replace(one, tags=(dataclasses.replace(one.tags[0], cyclic=False),))
+    out, _, _, _ = run(one, [FakeChannel(["0", "urn:plant"], script=(first, last))], 0.6)
+    (gap,) = [r.gap for r in out if r.gap]
+    assert gap["from"] == behind + (-1 if more else 4) * record.TICKS_PER_S
+
+
+def test_the_end_of_a_token_is_by_our_clock() -> None:
+    async def go() -> None:
+        protocol = ua_channel._Protocol(1.0)
+        answer = ua.OpenSecureChannelResult()
+        answer.SecurityToken.CreatedAt -= datetime.timedelta(hours=6)
+        answer.ServerNonce = b""
+        protocol._connection.set_channel(answer, ua.SecurityTokenRequestType.Issue, b"")
+        age = datetime.datetime.now(datetime.timezone.utc) - protocol._connection.security_token.CreatedAt
+        assert abs(age.total_seconds()) < 60
+
+    asyncio.run(go())
 
 
 def test_keep_alive_carries_the_next_number() -> None:

@@ -71,6 +71,14 @@ class IdentityRejected(Refused):
         self.code = code
 
 
+class Silent(LinkError):
+    """Nothing is heard: a farewell would not be heard either."""
+
+
+class TooManyPublishRequests(LinkError):
+    """The server takes fewer at once than it was given; it answers the oldest so (OPC 10000-4, Publish)."""
+
+
 class TooManyOperations(Exception):
     """The request asks for more than the server does in one call."""
 
@@ -158,6 +166,17 @@ def check_reading(request: Any) -> None:
 
 class _Protocol(UASocketProtocol):
     """The socket; the last place before bytes are made."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        plain = self._connection.set_channel
+
+        def set_channel(params: Any, *rest: Any) -> None:
+            # asyncua compares the end of a token with our clock: the server's may be hours behind, and each renewal would end the connection.
+            params.SecurityToken.CreatedAt = datetime.now(timezone.utc)
+            plain(params, *rest)
+
+        self._connection.set_channel = set_channel
 
     def _send_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         check_reading(request)
@@ -331,6 +350,8 @@ class Channel:
         except ua.UaStatusCodeError as error:
             if error.code == ua.StatusCodes.BadTooManyOperations:
                 raise TooManyOperations from error
+            if error.code == ua.StatusCodes.BadTooManyPublishRequests:
+                raise TooManyPublishRequests(str(_link_error(error))) from error
             raise _link_error(error) from error
         except Forbidden:
             raise
