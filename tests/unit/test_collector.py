@@ -2,6 +2,7 @@
 """Core of the OT collector: records, what follows from samples and losses, pacing, the way out, registers, configuration."""
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import struct
@@ -545,26 +546,75 @@ def test_history_changes_nothing_of_what_is_known_about_now() -> None:
     assert one.counters.samples == 4
 
 
-def test_what_is_settled_is_written_or_told_as_dropped() -> None:
+def reached(one: outlet.Outlet, count: int) -> int:
+    """What was taken, waited for *count*."""
+    deadline = time.monotonic() + 5
+    while one.taken() < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return one.taken()
+
+
+def test_what_is_taken_is_out_of_the_pipe_or_told_as_dropped() -> None:
     gate, writing = threading.Event(), threading.Event()
+    pipe: list[int] = []
 
     def write(data: bytes) -> None:
         writing.set()
         assert gate.wait(5)
+        pipe.append(len(data))
 
-    one = outlet.Outlet(write, 3)
+    one = outlet.Outlet(write, 3, unread=lambda: sum(pipe))
     one.put(sample("a", 1))
     one.start()
     assert writing.wait(5)
     for at in range(2, 8):
         one.put(sample("a", at))
-    assert (one.put_total, one.settled, one.dropped_total) == (7, 0, 3)
+    assert (one.put_total, one.taken(), one.dropped_total) == (7, 0, 3)
     gate.set()
     deadline = time.monotonic() + 5
-    while one.settled < 7 and time.monotonic() < deadline:
+    while one.sent < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert one.settled == 7 and one.sent == 4
+    assert one.taken() == 0  # dropped, and nobody was told
+    assert one.take_dropped()
+    assert one.taken() == 0  # all in the pipe
+    del pipe[0]
+    assert reached(one, 4) == 4  # the first, and what was dropped while it was written
+    pipe.clear()
+    assert reached(one, 7) == 7
     assert one.close(1)
+
+
+def test_what_did_not_leave_is_not_remembered_as_told(tmp_path: Path) -> None:
+    """The pipe is blocked, the process ends: the next run's gap begins at the last record that somebody read."""
+    raw = raw_config()
+    raw.update(state_file=str(tmp_path / "state"), status_file=str(tmp_path / "status"))
+    raw["sources"] = [{"id": "mb", "protocol": "modbus", "host": "x", "word_order": "big", "tags": [
+        {"name": "p", "address": 0, "encoding": "uint16", "type": "int"}]}]
+    unread = [0]
+    way = outlet.Outlet(lambda data: None, 100, unread=lambda: unread[0])
+    program = main.Program(config.parse(raw, "f"), way, asyncio.Event())
+    way.start()
+
+    def left() -> Any:
+        program.leave()
+        return json.loads((tmp_path / "state").read_text(encoding="utf-8"))["sources"]["mb"]["tags"].get("p")
+
+    assert left() is None
+    program.streams["mb"].sample("p", 1, 0, 1000)
+    program.remember()
+    assert reached(way, 1) == 1
+    program.remember()
+    unread[0] = 1
+    program.streams["mb"].sample("p", 2, 0, 2000)
+    program.remember()
+    deadline = time.monotonic() + 5
+    while way.sent < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    program.remember()
+    assert left() == [1000, 0]
+    unread[0] = 0
+    assert left() == [2000, 0]
+    assert way.close(1)
 
 
 def raw_node(**changes: Any) -> dict[str, Any]:
