@@ -156,6 +156,23 @@ def test_times_keep_their_100_ns() -> None:
     assert ua_channel._ticks(ua_binary.Primitives.DateTime.unpack(Buffer(bytes(8)))) is None
 
 
+def test_a_structure_that_cannot_be_decoded_costs_itself_and_a_notification_does_not_vanish() -> None:
+    from asyncua.common.utils import Buffer
+    from asyncua.ua import ua_binary
+
+    def coded(kind: int, body: bytes, length: int | None = None) -> Buffer:
+        size = len(body) if length is None else length
+        return Buffer(ua_binary.nodeid_to_binary(ua.NodeId(kind)) + b"\x01" + size.to_bytes(4, "little") + body + b"rest")
+
+    broken = coded(ua.ObjectIds.Range_Encoding_DefaultBinary, b"\x01\x02\x03")
+    assert isinstance(ua_channel._unpack_structure(broken), ua.ExtensionObject)
+    assert broken.read(4) == b"rest"
+    for whole in (coded(ua.ObjectIds.DataChangeNotification_Encoding_DefaultBinary, b"\x01"), coded(ua.ObjectIds.Range_Encoding_DefaultBinary, b"", 99)):
+        with pytest.raises(Exception, match="Not enough data"):
+            ua_channel._unpack_structure(whole)
+    assert ua_binary.extensionobject_from_binary is ua_channel._unpack_structure
+
+
 def test_index_comes_from_todays_namespace_table() -> None:
     channel = FakeChannel(["http://opcfoundation.org/UA/", "urn:server", "urn:foreign", "urn:plant"])
     run(source(), [channel], 0.15)

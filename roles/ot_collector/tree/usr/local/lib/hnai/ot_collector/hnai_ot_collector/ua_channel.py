@@ -148,6 +148,24 @@ def _unpack_moment(data: Any) -> _Moment:
 
 
 ua_binary._DateTime.unpack = staticmethod(_unpack_moment)
+_plain_structure = ua_binary.extensionobject_from_binary
+_NOTIFICATIONS = (ua.DataChangeNotification, ua.StatusChangeNotification, ua.EventNotificationList)
+
+
+def _unpack_structure(data: Any) -> Any:
+    """A structure in a value, of another version than asyncua knows, costs its own tag: it has no value here anyway. A notification is needed whole."""
+    again = data.copy()
+    try:
+        return _plain_structure(data)
+    except Exception:
+        kind = ua_binary.nodeid_from_binary(again)
+        length = ua_binary.Primitives.Int32.unpack(again) if again.read(1)[0] & 1 else -1
+        if not 0 <= length <= len(again) or ua.extension_objects_by_typeid.get(kind) in _NOTIFICATIONS:
+            raise
+        return ua.ExtensionObject(TypeId=kind)
+
+
+ua_binary.extensionobject_from_binary = _unpack_structure
 
 
 def _ticks(moment: Any) -> int | None:
