@@ -40,9 +40,10 @@ class FakeChannel:
     """Plays a server. *script* are the notifications to publish; then silence."""
 
     def __init__(self, namespaces: list[str], limit: int = 0, told: tuple[int, int] = (0, 0), missing: frozenset[str] = frozenset(),
-                 script: tuple[Notification | Exception, ...] = (), fails: Callable[[], Exception | None] = lambda: None, queue: int = 10) -> None:
+                 script: tuple[Notification | Exception, ...] = (), fails: Callable[[], Exception | None] = lambda: None, queue: int = 10,
+                 sampling_ms: float = 100.0) -> None:
         self.table, self.limit, self.told, self.missing, self.script, self.queue = namespaces, limit, told, missing, list(script), queue
-        self.fails = fails
+        self.fails, self.sampling_ms = fails, sampling_ms
         self.calls: list[list[str]] = []
         self.acknowledged: list[int] = []
         self.aborted = self.closed = False
@@ -77,7 +78,7 @@ class FakeChannel:
         if self.limit and len(items) > self.limit:
             raise TooManyOperations
         self.calls.append([item.node for item in items])
-        return [ItemResult(0x80340000 if item.node in self.missing else 0, self.queue, 100.0) for item in items]
+        return [ItemResult(0x80340000 if item.node in self.missing else 0, self.queue, self.sampling_ms) for item in items]
 
     async def publish(self, acknowledge: Any) -> Notification:
         self.acknowledged.extend(acknowledge)
@@ -209,6 +210,13 @@ def test_calls_are_halved_when_the_server_only_complains() -> None:
 def test_a_shorter_queue_is_named() -> None:
     _, state, _, _ = run(source(), [FakeChannel(["0", "urn:plant"], queue=1)], 0.15)
     assert state.small_queues == {"t0": 1, "t1": 1, "t2": 1}
+
+
+def test_slower_sampling_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    run(source(1), [FakeChannel(["0", "urn:plant"], sampling_ms=1000.0)], 0.15)
+    assert "samples every" not in caplog.text
+    run(source(1), [FakeChannel(["0", "urn:plant"], sampling_ms=5000.0, script=(LinkError("once more"),))], 1.5)
+    assert caplog.text.count("t0: the server samples every 5000 ms, 1000 were asked for") == 1
 
 
 def test_two_identical_rejections_are_the_last() -> None:

@@ -72,6 +72,7 @@ class OpcuaCollector:
         self._items_per_call = source.limits.items_per_call
         self._reads_per_call = source.limits.reads_per_call
         self._queue_warned: set[int] = set()
+        self._sampling_warned: set[int] = set()
         self._stopping = False
 
     # -- the loop -----------------------------------------------------------------------------------------
@@ -227,6 +228,7 @@ class OpcuaCollector:
                     continue
                 self._item_works(index)
                 self._check_queue(index, self.source.tags[index], result.queue)
+                self._check_sampling(index, self.source.tags[index], result.sampling_ms)
 
     def _check_queue(self, index: int, tag: OpcuaTag, revised: int) -> None:
         if revised >= tag.queue:
@@ -237,6 +239,12 @@ class OpcuaCollector:
             self._queue_warned.add(index)
             self._log.warning("W! %s/%s: the server queues %d values, %d were asked for: an outage beyond that is a gap",
                               self.source.id, tag.name, revised, tag.queue)
+
+    def _check_sampling(self, index: int, tag: OpcuaTag, revised_ms: float) -> None:
+        if revised_ms > tag.sampling_ms and index not in self._sampling_warned:
+            self._sampling_warned.add(index)
+            self._log.warning("W! %s/%s: the server samples every %g ms, %g were asked for: what changes in between is not seen",
+                              self.source.id, tag.name, revised_ms, tag.sampling_ms)
 
     async def _maintain(self, channel: Channel, subscribed: list[int], polled: list[int]) -> None:
         """Create the items, retry what failed, poll what is polled, repeat what is quiet."""

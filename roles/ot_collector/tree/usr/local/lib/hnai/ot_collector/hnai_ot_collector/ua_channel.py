@@ -32,6 +32,7 @@ from . import dial
 from .config import OpcuaSource
 
 log = logging.getLogger("hnai")
+SESSION_S = 60
 FILETIME_EPOCH = 116444736000000000
 """Ticks from 1601-01-01Z to 1970-01-01Z."""
 READING = frozenset({
@@ -318,6 +319,9 @@ class Channel:
                 raise IdentityRejected(error.code, "%s (0x%08X) for user %s" % (
                     error.__class__.__name__, error.code, source.username or "(anonymous)")) from error
             raise
+        if client.session_timeout > 1000 * SESSION_S:
+            log.warning("W! %s: the server keeps a session that is lost for %d s, %d were asked for: kills of the collector may use its sessions up",
+                        source.id, client.session_timeout // 1000, source.session_timeout_s)
         self._ua.protocol.timeout = source.request_timeout_s
         self._renew = asyncio.create_task(self._renew_channel())
 
