@@ -2,6 +2,7 @@
 """Core of the OT collector: records, what follows from samples and losses, pacing, the way out, registers, configuration."""
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import struct
@@ -67,6 +68,10 @@ def test_line_carries_the_json_escaped_and_the_source_time_in_ns() -> None:
         (3, "enum", 0, (3, 0)),
         (2.5, "int", 0, (None, record.BAD_TYPE_MISMATCH)),
         ("x", "string", 0, ("x", 0)),
+        ("20 \udcb0C", "string", 0, (None, record.BAD_DECODING_ERROR)),  # a byte of Latin-1, as asyncua decodes it
+        ("x" * (record.MAX_TEXT - 2), "string", 0, ("x" * (record.MAX_TEXT - 2), 0)),
+        ("x" * (record.MAX_TEXT - 1), "string", 0, (None, record.BAD_ENCODING_LIMITS_EXCEEDED)),
+        ("\x00" * (record.MAX_TEXT // 6 + 1), "string", 0, (None, record.BAD_ENCODING_LIMITS_EXCEEDED)),
         ("x", "double", 0, (None, record.BAD_TYPE_MISMATCH)),
         (None, "double", 0, (None, record.BAD_TYPE_MISMATCH)),
     ],
@@ -75,6 +80,15 @@ def test_fit(value: Any, kind: str, status: int, expected: tuple[Any, int]) -> N
     fitted = record.fit(value, kind, status)
     assert fitted == expected
     assert type(fitted[0]) is type(expected[0])
+
+
+@pytest.mark.parametrize("ticks", [1 - 116_444_736_000_000_000, 2**63 - 1 - 116_444_736_000_000_000])
+def test_the_time_of_a_line_stays_in_its_64_bits_and_the_record_keeps_the_true_one(ticks: int) -> None:
+    """OPC UA's times go from 1601 to 9999; Telegraf throws a line away whose ns are more than an int64."""
+    line = record.Record("s", "t", 1.0, "double", 0, ticks, None, 1, "source").line().decode()
+    assert abs(int(line.rsplit(" ", 1)[1])) < 2**63 - 1
+    assert ticks * 100 != int(line.rsplit(" ", 1)[1])
+    assert '"source_ts\\":%d' % ticks in line
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -232,6 +246,21 @@ def test_polling_an_unchanged_value_is_silent_until_the_repeat_is_due() -> None:
         one.polled("p", 1.0, 0, moment)
         clock.sleep(1)
     assert [r.repeat for r in out] == [False, True]
+
+
+def test_a_polled_tag_is_known_up_to_its_own_last_read_also_by_the_next_process() -> None:
+    """That another tag of the source was heard later says nothing of one that is read every minute."""
+    one, out, clock = make()
+    read = clock.now
+    one.polled("valve", True, 0, read - S, read)
+    clock.sleep(30)
+    one.heard()
+    one.lost("link_lost")
+    assert out[-1].gap == {"from": read, "to": None, "reason": "link_lost"}
+    again, told, later = make(one.memory(), one.alive)
+    again.sample("valve", False, 0, later.now + 60 * S)
+    assert told[0].gap is not None
+    assert told[0].gap["from"] == read
 
 
 def test_sample_without_any_time_says_that_the_time_is_ours() -> None:
@@ -421,6 +450,9 @@ def test_configuration_with_defaults() -> None:
         ({"session_timeout_s": 1200}, ["session_timeout_s", "60"]),
         ({"lifetime_count": 20}, ["lifetime_count", "3 x keepalive_count"]),
         ({"tags": [{"name": "p p", "node": "nsu=urn:a;s=b", "type": "double"}]}, ["tags[0].name"]),
+        ({"tags": [{"name": "p\n", "node": "nsu=urn:a;s=b", "type": "double"}]}, ["tags[0].name"]),
+        *(({"tags": [{"name": "p", "node": "nsu=urn:a;%s" % node, "type": "double"}]}, ["tags[0].node", words]) for node, words in (
+            ("i=Pump", "number"), ("i=4294967296", "number"), ("g=1234", "GUID"), ("b=?", "base64"))),
         ({"tags": [{"name": "p", "node": "s=b", "type": "double"}]}, ["tags[0].node", "nsu="]),
         ({"tags": [{"name": "p", "node": "nsu=urn:a;s=b", "type": "decimal"}]}, ["tags[0].type"]),
         ({"tags": [{"name": "p", "node": "nsu=urn:a;s=b", "type": "int"}] * 2}, ["p", "twice"]),
@@ -514,26 +546,75 @@ def test_history_changes_nothing_of_what_is_known_about_now() -> None:
     assert one.counters.samples == 4
 
 
-def test_what_is_settled_is_written_or_told_as_dropped() -> None:
+def reached(one: outlet.Outlet, count: int) -> int:
+    """What was taken, waited for *count*."""
+    deadline = time.monotonic() + 5
+    while one.taken() < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return one.taken()
+
+
+def test_what_is_taken_is_out_of_the_pipe_or_told_as_dropped() -> None:
     gate, writing = threading.Event(), threading.Event()
+    pipe: list[int] = []
 
     def write(data: bytes) -> None:
         writing.set()
         assert gate.wait(5)
+        pipe.append(len(data))
 
-    one = outlet.Outlet(write, 3)
+    one = outlet.Outlet(write, 3, unread=lambda: sum(pipe))
     one.put(sample("a", 1))
     one.start()
     assert writing.wait(5)
     for at in range(2, 8):
         one.put(sample("a", at))
-    assert (one.put_total, one.settled, one.dropped_total) == (7, 0, 3)
+    assert (one.put_total, one.taken(), one.dropped_total) == (7, 0, 3)
     gate.set()
     deadline = time.monotonic() + 5
-    while one.settled < 7 and time.monotonic() < deadline:
+    while one.sent < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert one.settled == 7 and one.sent == 4
+    assert one.taken() == 0  # dropped, and nobody was told
+    assert one.take_dropped()
+    assert one.taken() == 0  # all in the pipe
+    del pipe[0]
+    assert reached(one, 4) == 4  # the first, and what was dropped while it was written
+    pipe.clear()
+    assert reached(one, 7) == 7
     assert one.close(1)
+
+
+def test_what_did_not_leave_is_not_remembered_as_told(tmp_path: Path) -> None:
+    """The pipe is blocked, the process ends: the next run's gap begins at the last record that somebody read."""
+    raw = raw_config()
+    raw.update(state_file=str(tmp_path / "state"), status_file=str(tmp_path / "status"))
+    raw["sources"] = [{"id": "mb", "protocol": "modbus", "host": "x", "word_order": "big", "tags": [
+        {"name": "p", "address": 0, "encoding": "uint16", "type": "int"}]}]
+    unread = [0]
+    way = outlet.Outlet(lambda data: None, 100, unread=lambda: unread[0])
+    program = main.Program(config.parse(raw, "f"), way, asyncio.Event())
+    way.start()
+
+    def left() -> Any:
+        program.leave()
+        return json.loads((tmp_path / "state").read_text(encoding="utf-8"))["sources"]["mb"]["tags"].get("p")
+
+    assert left() is None
+    program.streams["mb"].sample("p", 1, 0, 1000)
+    program.remember()
+    assert reached(way, 1) == 1
+    program.remember()
+    unread[0] = 1
+    program.streams["mb"].sample("p", 2, 0, 2000)
+    program.remember()
+    deadline = time.monotonic() + 5
+    while way.sent < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    program.remember()
+    assert left() == [1000, 0]
+    unread[0] = 0
+    assert left() == [2000, 0]
+    assert way.close(1)
 
 
 def raw_node(**changes: Any) -> dict[str, Any]:

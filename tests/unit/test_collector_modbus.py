@@ -117,6 +117,38 @@ def test_no_reply_is_a_timeout_and_twice_a_new_connection() -> None:
     assert out[-1].value in (1.5, 7)
 
 
+@pytest.mark.parametrize(("reply", "registers"), [
+    (b"\x04\x04\x00\x01\x00\x02", [1, 2]),
+    (b"\x03\x04\x00\x01\x00\x02", []),          # of the other table
+    (b"\x04\x02\x00\x01", []),                  # shorter
+    (b"\x04\x06\x00\x01\x00\x02\x00\x03", []),  # longer
+])
+def test_a_reply_to_something_else_is_no_value(reply: bytes, registers: list[int]) -> None:
+    """pymodbus matches transaction and unit; function and length are ours to look at."""
+    async def answer(reader: Any, writer: Any) -> None:
+        asked = await reader.readexactly(12)
+        writer.write(asked[:4] + struct.pack(">HB", len(reply) + 1, asked[6]) + reply)
+        await writer.drain()
+
+    async def go() -> tuple[list[int], int]:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        channel = mb_channel.ModbusChannel(source(TWO, host="127.0.0.1", port=server.sockets[0].getsockname()[1]))
+        try:
+            await channel.open()
+            return await channel.read(0, 2)
+        finally:
+            channel.close()
+            server.close()
+
+    assert asyncio.run(go()) == (registers, 0)
+
+
+def test_what_is_no_answer_is_bad_and_named() -> None:
+    out, state, _ = run(source(TWO), [FakeDevice(lambda address, count: ([], 0))], 0.12)
+    assert {r.status for r in out} == {0x80050000}
+    assert state.failed == {"a": 0x80050000, "b": 0x80050000}
+
+
 def test_a_device_that_refuses_has_a_status() -> None:
     out, state, _ = run(source(TWO), [FakeDevice(None)], 0.1)
     assert {(r.tag, r.status) for r in out} == {("a", record.BAD_NO_COMMUNICATION), ("b", record.BAD_NO_COMMUNICATION)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -39,12 +40,16 @@ class FakeChannel:
     """Plays a server. *script* are the notifications to publish; then silence."""
 
     def __init__(self, namespaces: list[str], limit: int = 0, told: tuple[int, int] = (0, 0), missing: frozenset[str] = frozenset(),
-                 script: tuple[Notification, ...] = (), fails: Callable[[], Exception | None] = lambda: None, queue: int = 10) -> None:
+                 script: tuple[Notification | Exception, ...] = (), fails: Callable[[], Exception | None] = lambda: None, queue: int = 10,
+                 sampling_ms: float = 100.0) -> None:
         self.table, self.limit, self.told, self.missing, self.script, self.queue = namespaces, limit, told, missing, list(script), queue
-        self.fails = fails
+        self.fails, self.sampling_ms = fails, sampling_ms
         self.calls: list[list[str]] = []
         self.acknowledged: list[int] = []
-        self.aborted = False
+        self.aborted = self.closed = False
+        self.at_most = 9
+        self.waiting = 0
+        self.read_nodes: list[str] = []
 
     async def open(self) -> None:
         error = self.fails()
@@ -55,7 +60,7 @@ class FakeChannel:
         self.aborted = True
 
     async def close(self, timeout_s: float) -> None:
-        self.aborted = True
+        self.closed = self.aborted = True
 
     def node(self, index: int, kind: str, identifier: str) -> str:
         return "%d:%s=%s" % (index, kind, identifier)
@@ -73,16 +78,25 @@ class FakeChannel:
         if self.limit and len(items) > self.limit:
             raise TooManyOperations
         self.calls.append([item.node for item in items])
-        return [ItemResult(0x80340000 if item.node in self.missing else 0, self.queue, 100.0) for item in items]
+        return [ItemResult(0x80340000 if item.node in self.missing else 0, self.queue, self.sampling_ms) for item in items]
 
     async def publish(self, acknowledge: Any) -> Notification:
         self.acknowledged.extend(acknowledge)
+        self.waiting += 1
+        if self.waiting > self.at_most:
+            self.waiting -= 1
+            raise ua_channel.TooManyPublishRequests("too many")
         if self.script:
-            return self.script.pop(0)
+            self.waiting -= 1
+            following = self.script.pop(0)
+            if isinstance(following, Exception):
+                raise following
+            return following
         await asyncio.Event().wait()
         raise AssertionError
 
     async def read(self, nodes: Any) -> list[Value]:
+        self.read_nodes.extend(nodes)
         return [Value(1.0, 0, T0, T0) for _ in nodes]
 
 
@@ -143,6 +157,23 @@ def test_times_keep_their_100_ns() -> None:
     assert ua_channel._ticks(ua_binary.Primitives.DateTime.unpack(Buffer(bytes(8)))) is None
 
 
+def test_a_structure_that_cannot_be_decoded_costs_itself_and_a_notification_does_not_vanish() -> None:
+    from asyncua.common.utils import Buffer
+    from asyncua.ua import ua_binary
+
+    def coded(kind: int, body: bytes, length: int | None = None) -> Buffer:
+        size = len(body) if length is None else length
+        return Buffer(ua_binary.nodeid_to_binary(ua.NodeId(kind)) + b"\x01" + size.to_bytes(4, "little") + body + b"rest")
+
+    broken = coded(ua.ObjectIds.Range_Encoding_DefaultBinary, b"\x01\x02\x03")
+    assert isinstance(ua_channel._unpack_structure(broken), ua.ExtensionObject)
+    assert broken.read(4) == b"rest"
+    for whole in (coded(ua.ObjectIds.DataChangeNotification_Encoding_DefaultBinary, b"\x01"), coded(ua.ObjectIds.Range_Encoding_DefaultBinary, b"", 99)):
+        with pytest.raises(Exception, match="Not enough data"):
+            ua_channel._unpack_structure(whole)
+    assert ua_binary.extensionobject_from_binary is ua_channel._unpack_structure
+
+
 def test_index_comes_from_todays_namespace_table() -> None:
     channel = FakeChannel(["http://opcfoundation.org/UA/", "urn:server", "urn:foreign", "urn:plant"])
     run(source(), [channel], 0.15)
@@ -179,6 +210,13 @@ def test_calls_are_halved_when_the_server_only_complains() -> None:
 def test_a_shorter_queue_is_named() -> None:
     _, state, _, _ = run(source(), [FakeChannel(["0", "urn:plant"], queue=1)], 0.15)
     assert state.small_queues == {"t0": 1, "t1": 1, "t2": 1}
+
+
+def test_slower_sampling_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    run(source(1), [FakeChannel(["0", "urn:plant"], sampling_ms=1000.0)], 0.15)
+    assert "samples every" not in caplog.text
+    run(source(1), [FakeChannel(["0", "urn:plant"], sampling_ms=5000.0, script=(LinkError("once more"),))], 1.5)
+    assert caplog.text.count("t0: the server samples every 5000 ms, 1000 were asked for") == 1
 
 
 def test_two_identical_rejections_are_the_last() -> None:
@@ -231,6 +269,66 @@ def test_sequence_jump_is_a_gap_and_order_is_kept() -> None:
     assert state.losses == 0
     assert [r.value for r in out if r.gap is None] == [1.0, 2.0, 4.0]
     assert [r.gap for r in out if r.gap][-1] == {"from": T0 + 2, "to": T0 + 4, "reason": "sequence_jump"}
+
+
+def test_after_a_jump_what_changes_seldom_is_read_once_and_its_gap_closes() -> None:
+    one = source(2, silent_keepalives=30)
+    one = dataclasses.replace(one, tags=(one.tags[0], dataclasses.replace(one.tags[1], cyclic=False)))
+    channel = FakeChannel(["0", "urn:plant"], script=(data(1, (0, 1.0, 1), (1, 1.0, 0)), data(3, (0, 3.0, 3))))
+    out, _, _, _ = run(one, [channel], 1.5)
+    assert channel.read_nodes == ["1:s=N1"]
+    (closed,) = [r.gap for r in out if r.tag == "t1" and r.gap and r.gap["to"]]
+    assert (closed["reason"], closed["lost"]) == ("sequence_jump", 0)
+
+
+def test_a_server_that_takes_fewer_publish_requests_gets_fewer() -> None:
+    channel = FakeChannel(["0", "urn:plant"])
+    channel.at_most = 1
+    _, state, _, _ = run(source(), [channel], 0.2)
+    assert (state.losses, channel.waiting) == (0, 1)
+    channel.at_most = 0
+    _, state, _, _ = run(source(), [channel], 0.2)
+    assert "too many" in state.detail
+
+
+def test_a_session_that_still_hears_us_is_closed_and_not_left_behind() -> None:
+    broken = FakeChannel(["0", "urn:plant"], script=(data(1, (0, 1.0, 1)), LinkError("BadNoSubscription")))
+    _, state, _, _ = run(source(), [broken, FakeChannel(["0", "urn:plant"])], 0.2)
+    assert (broken.closed, state.losses) == (True, 1)
+    silent = FakeChannel(["0", "urn:plant"])
+    run(source(), [silent], 0.6)
+    assert (silent.closed, silent.aborted) == (False, True)
+
+
+def test_tags_of_a_server_that_was_never_reached_have_a_status() -> None:
+    out, _, _, _ = run(source(), [FakeChannel([], fails=lambda: LinkError("no answer in time"))], 0.2)
+    assert {(r.tag, r.status, r.value) for r in out} == {("t%d" % n, record.BAD_NO_COMMUNICATION, None) for n in range(3)}
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_a_gap_of_what_changes_seldom_begins_by_the_servers_clock_before_what_it_may_not_have_sampled(more: bool) -> None:
+    """A server 6 h behind, sampling every 1000 ms: a change just before its last word may still have lain in it."""
+    behind = T0 - 6 * 3600 * record.TICKS_PER_S
+    first = Notification(1, behind, [(0, Value(1.0, 0, behind - record.TICKS_PER_S * 60, behind))], None, False)
+    last = Notification(2, behind + record.TICKS_PER_S * 5, [], None, more)
+    one = source(1)
+    one = dataclasses.replace(one, tags=(dataclasses.replace(one.tags[0], cyclic=False),))
+    out, _, _, _ = run(one, [FakeChannel(["0", "urn:plant"], script=(first, last))], 0.6)
+    (gap,) = [r.gap for r in out if r.gap]
+    assert gap["from"] == behind + (-1 if more else 4) * record.TICKS_PER_S
+
+
+def test_the_end_of_a_token_is_by_our_clock() -> None:
+    async def go() -> None:
+        protocol = ua_channel._Protocol(1.0)
+        answer = ua.OpenSecureChannelResult()
+        answer.SecurityToken.CreatedAt -= datetime.timedelta(hours=6)
+        answer.ServerNonce = b""
+        protocol._connection.set_channel(answer, ua.SecurityTokenRequestType.Issue, b"")
+        age = datetime.datetime.now(datetime.timezone.utc) - protocol._connection.security_token.CreatedAt
+        assert abs(age.total_seconds()) < 60
+
+    asyncio.run(go())
 
 
 def test_keep_alive_carries_the_next_number() -> None:

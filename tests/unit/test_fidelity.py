@@ -56,6 +56,31 @@ def test_each_way_of_being_unfaithful(plant: Any, counts: tuple[int, int, int, i
     assert all("plc1/pressure at 1" in text for text in found.missing + found.extra + found.values + found.statuses)
 
 
+@pytest.mark.parametrize(("number", "stored", "tag", "same"), [
+    (5e-10, 0.0, Tag("leak", "n", 1000.0), False),                       # a leak rate, not nothing
+    (5e-10, 5e-10 * (1 + 1e-12), Tag("leak", "n", 1000.0), True),
+    (0.0, 0.0, Tag("leak", "n", 1000.0), True),
+    (32.0, 1e-14, Tag("degF", "n", 1000.0, 5 / 9, -160 / 9), True),      # what is left of 17.8 - 17.8
+    (32.0, 1e-7, Tag("degF", "n", 1000.0, 5 / 9, -160 / 9), False),
+])
+def test_the_tolerance_is_of_what_the_conversion_adds_up(number: float, stored: float, tag: Tag, same: bool) -> None:
+    recording = Recording(0, 20_000, {tag.name: [[at, number, 0] for at in range(0, 20_000, 1000)]}, pause_ms=100.0)
+    series = dict.fromkeys(range(0, 20_000, 1000), stored)
+    found = join(recording, [tag], {tag.name: series, tag.name + ":status": dict.fromkeys(series, 0.0)}, "plc1")
+    assert found.joined and bool(found.values) is not same
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_has_no_number_is_bad_in_the_store_and_that_is_faithful(value: float) -> None:
+    recording, stored = faithful()
+    recording.samples["pressure"][10][1] = value
+    assert join(recording, [PRESSURE], stored, "plc1").values
+    del stored["pressure"][110_000]
+    stored["pressure:status"][110_000] = float(fidelity.BAD_OUT_OF_RANGE)
+    found = join(recording, [PRESSURE], stored, "plc1")
+    assert not (found.values or found.statuses)
+
+
 def test_what_a_slow_recorder_did_not_see_is_not_held_against_the_store() -> None:
     recording, stored = faithful()
     stored["pressure:status"][110_500] = 0.0

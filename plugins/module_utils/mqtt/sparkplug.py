@@ -33,7 +33,6 @@ MAX_PAYLOAD = 1 << 20
 MAX_METRICS = 10_000
 MAX_PROPERTIES = 1_000
 MAX_NAME = 1_024
-MAX_TEXT = 65_536
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _INT, _LONGVALUE, _FLOAT, _DOUBLE, _BOOLEAN, _TEXT = 10, 11, 12, 13, 14, 15
 _OTHER = (16, 17, 18, 19)
@@ -141,12 +140,10 @@ def fields(data: bytes) -> Iterator[tuple[int, int, Wire]]:
 
 
 def _text(content: Wire, limit: int, what: str) -> str:
+    """Bytes that are no UTF-8 become lone surrogates, which whoever uses the text sees: one of them must not cost the message its other metrics."""
     if isinstance(content, int) or len(content) > limit:
         raise SparkplugError("%s of more than %d bytes" % (what, limit))
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise SparkplugError("%s is no UTF-8" % what) from error
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _signed(value: int, bits: int) -> int:
@@ -192,7 +189,7 @@ def _metric(data: bytes) -> Metric:
         elif number == _DOUBLE and wire == _FIXED64 and isinstance(content, bytes):
             given.update(value=struct.unpack("<d", content)[0], wire=number)
         elif number == _TEXT and wire == _BYTES:
-            given.update(value=_text(content, MAX_TEXT, "a text"), wire=number)
+            given.update(value=_text(content, MAX_PAYLOAD, "a text"), wire=number)
         elif number in _OTHER and wire == _BYTES:
             given.update(value=None, wire=number)
     keys, values = properties

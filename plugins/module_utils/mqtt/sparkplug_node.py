@@ -201,7 +201,7 @@ class Node:
             payload = decode(data)
         except SparkplugError:
             self.counts.malformed += 1
-            return []
+            return self._unclear(device) if kind in ("NBIRTH", "DBIRTH") else []
         if payload.seq is not None and digest in self._recent:
             self.counts.duplicates += 1
             return []
@@ -258,6 +258,16 @@ class Node:
             one.alive = False
             one.metrics, one.aliases = {}, {}
 
+    def _unclear(self, device: str = "") -> list[Event]:
+        """Nobody can say which birth is in force: an alias that the next one gives away again would put a value under another's name."""
+        names = self._names(device or None)
+        if not device:
+            self._forget()
+        elif device in self.devices:
+            self.births_changed = True
+            self.devices[device] = Device()
+        return [Lost("birth_unclear", names)]
+
     def _not_known(self, what: str, count: int) -> None:
         self.counts.unknown += count
         if what in self.unknown or len(self.unknown) < NAMES_SHOWN:
@@ -275,7 +285,9 @@ class Node:
         same = node is not None and node.alive and bdseq == self.bdseq
         if same and node is not None and payload.timestamp is not None and node.born is not None and payload.timestamp < node.born:
             self.counts.late += 1
-            return []
+            # Overtaken by the one that is known, or its clock was set back and it is the newer one.
+            born = self._born(payload)
+            return [] if (born.metrics, born.aliases) == (node.metrics, node.aliases) else self._unclear()
         events: list[Event] = []
         if node is not None and node.alive and not same:
             events.append(Lost("node_restart", self._names()))

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BAD = 0x80000000
+BAD_OUT_OF_RANGE = 0x803C0000
+"""What the record says of a NaN or an infinity, which have no place in it."""
 TOLERANCE = 1e-9
-"""Relative: a unit's conversion is one multiplication and one addition in float64."""
+"""Of the larger of what a unit's conversion adds up: one multiplication and one addition in float64."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ async def record(read: Callable[[list[str]], Awaitable[list[tuple[int | None, An
     return result
 
 
-def _same(found: float, expected: float) -> bool:
-    return math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+def _same(found: float, number: float, tag: Tag) -> bool:
+    return abs(found - (number * tag.scale + tag.offset)) <= TOLERANCE * max(abs(number * tag.scale), abs(tag.offset))
 
 
 def _number(value: Any) -> float | None:
@@ -120,6 +122,8 @@ def join(recording: Recording, tags: Iterable[Tag], stored: Mapping[str, Mapping
         found.gaps_ms[tag.name] = {"server": _longest(inside), "store": _longest(sorted(at for at in statuses if first <= at <= last))}
         for at in inside:
             value, status = seen[at]
+            if not status & BAD and isinstance(value, float) and not math.isfinite(value):
+                value, status = None, BAD_OUT_OF_RANGE
             where = "%s/%s at %d" % (source, tag.name, at)
             if at not in statuses:
                 found.missing.append("%s (status 0x%08X)" % (where, status))
@@ -135,7 +139,7 @@ def join(recording: Recording, tags: Iterable[Tag], stored: Mapping[str, Mapping
             expected = number * tag.scale + tag.offset
             if at not in values:
                 found.values.append("%s: %r has no value in the store" % (where, expected))
-            elif not _same(values[at], expected):
+            elif not _same(values[at], number, tag):
                 found.values.append("%s: the server said %r, which is %r, the store holds %r" % (where, value, expected, values[at]))
         for at in sorted(statuses):
             if first <= at <= last and at not in seen:

@@ -2,8 +2,10 @@
 """Configuration: read, checked, typed. Errors name file and key."""
 from __future__ import annotations
 
+import base64
 import json
 import re
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ SOURCE = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_-]*$")
 NODE = re.compile(r"^(?:nsu=(?P<uri>[^;]+);)?(?P<kind>[sigb])=(?P<id>.+)$")
 SEGMENT = re.compile(r"^[^/+#\x00]+$")
 """One level of an MQTT topic, without a wildcard."""
+_IDENTIFIERS = {"i": "number below 2^32", "s": "text", "g": "GUID", "b": "base64"}
 WIDTHS = {"float32": 2, "float64": 4, "uint16": 1, "int16": 1, "uint32": 2, "int32": 2}
 
 
@@ -204,7 +207,7 @@ class _Reader:
         return value
 
     def match(self, key: str, pattern: re.Pattern[str]) -> re.Match[str]:
-        found = pattern.match(self.text(key))
+        found = pattern.fullmatch(self.text(key))
         if found is None:
             self._raise(key, "is %r, must look like %s" % (self._raw[key], pattern.pattern))
         return found
@@ -237,6 +240,18 @@ def _limits(reader: _Reader) -> Limits:
     return limits
 
 
+def _identifies(kind: str, identifier: str) -> bool:
+    """Whether *identifier* can be one of its *kind*: found here it costs a deployment, at the server the whole source."""
+    try:
+        if kind == "i":
+            return identifier.isascii() and identifier.isdigit() and int(identifier) < 1 << 32
+        if kind == "g":
+            return str(uuid.UUID(identifier)) == identifier.lower()
+        return kind != "b" or bool(base64.b64decode(identifier, validate=True))
+    except ValueError:
+        return False
+
+
 def _opcua(reader: _Reader, source_id: str) -> OpcuaSource:
     tags = []
     for raw in reader.children("tags"):
@@ -244,6 +259,8 @@ def _opcua(reader: _Reader, source_id: str) -> OpcuaSource:
         node = raw.match("node", NODE)
         if not node.group("uri") and node.group("kind") != "i":
             raw._raise("node", "needs nsu=<namespace URI>;")
+        if not _identifies(node.group("kind"), node.group("id")):
+            raw._raise("node", "is %r: what follows %s= is no %s" % (node.group(0), node.group("kind"), _IDENTIFIERS[node.group("kind")]))
         tags.append(OpcuaTag(
             name=name, uri=node.group("uri") or "", kind=node.group("kind"), identifier=node.group("id"),
             type=raw.text("type", None, TYPES), cyclic=raw.text("kind", "cyclic", ("cyclic", "on_change")) == "cyclic",

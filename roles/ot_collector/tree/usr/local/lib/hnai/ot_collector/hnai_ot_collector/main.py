@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import json
 import logging
 import os
 import signal
 import stat
+import struct
 import sys
+import termios
 import time
 from functools import partial
 from pathlib import Path
@@ -25,6 +28,7 @@ VERSION = "1.0.0"
 STATE_EVERY_S = 5
 CLOSE_S = 2.0
 FLUSH_S = 2.0
+READ_S = 0.5
 log = logging.getLogger("hnai")
 
 if TYPE_CHECKING:
@@ -95,6 +99,7 @@ class Program:
         self.locks: dict[str, Lock] = {}
         self.collectors: list[OpcuaCollector | ModbusCollector | SparkplugCollector] = []
         self.nodes: list[SparkplugCollector] = []
+        self._pending: tuple[int, dict[str, Any]] | None = None
         state = read_state(config.state_file)
         same_start = bool(self.invocation) and state.get("invocation") == self.invocation
         for source in config.sources:
@@ -128,6 +133,7 @@ class Program:
                 from .modbus import ModbusCollector
 
                 self.collectors.append(ModbusCollector(source, stream, health, log))
+        self._sure = self._memory()
 
     def emit(self, record: Record) -> None:
         """The way out of every record."""
@@ -149,13 +155,28 @@ class Program:
                        "dropped": self.outlet.dropped_total, "blocked_s": round(self.outlet.blocked_s(), 3)},
         }
 
+    def _memory(self) -> dict[str, Any]:
+        return {source_id: {"tags": stream.memory(), "alive": stream.alive} for source_id, stream in self.streams.items()}
+
+    def remember(self) -> None:
+        """What is still on its way out dies with us, so only what the reader of the pipe has taken counts as told to it: the next gap begins there."""
+        if self._pending is None:
+            self._pending = self.outlet.put_total, self._memory()
+        elif self.outlet.taken() >= self._pending[0]:
+            self._sure, self._pending = self._pending[1], None
+
+    def leave(self) -> None:
+        """The last word, when the way out is closed."""
+        if self.outlet.taken() >= self.outlet.put_total:
+            self._sure = self._memory()
+        self.save_state()
+
     def save_state(self) -> None:
         """Leave what the next run must know."""
         sources = {}
-        for source_id, stream in self.streams.items():
+        for source_id, known in self._sure.items():
             lock = self.locks.get(source_id)
-            sources[source_id] = {"tags": stream.memory(), "alive": stream.alive,
-                                  "lock": [lock.rejections, lock.code] if lock else [0, 0]}
+            sources[source_id] = {**known, "lock": [lock.rejections, lock.code] if lock else [0, 0]}
         write_json(self.config.state_file, {"invocation": self.invocation, "sources": sources})
 
     async def _tick(self) -> None:
@@ -164,6 +185,8 @@ class Program:
         while True:
             for (source_id, tag), lost in self.outlet.take_dropped().items():
                 self.streams[source_id].dropped(tag, lost.start, lost.end, lost.count)
+                self._pending = None
+            self.remember()
             for node in self.nodes:
                 node.tick()
             try:
@@ -189,7 +212,6 @@ class Program:
         for task in [told, *work]:
             task.cancel()
         await asyncio.gather(told, *work, return_exceptions=True)
-        self.save_state()
         for task in done - {told}:
             task.result()
 
@@ -212,6 +234,14 @@ def _write_all(data: bytes) -> None:
         view = view[os.write(1, view):]
 
 
+def _unread() -> int:
+    """Bytes in the pipe that Telegraf has not read; 0 where our output is no pipe."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(1, termios.FIONREAD, bytes(4)))[0])
+    except OSError:
+        return 0
+
+
 async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -219,7 +249,7 @@ async def _serve(config: Config) -> int:
     def broken() -> None:
         loop.call_soon_threadsafe(stop.set)
 
-    outlet = Outlet(_write_all, config.queue_records, broken)
+    outlet = Outlet(_write_all, config.queue_records, broken, _unread)
     program = Program(config, outlet, stop)
     outlet.start()
 
@@ -238,7 +268,14 @@ async def _serve(config: Config) -> int:
     finally:
         eof.cancel()
         if not outlet.close(FLUSH_S):
-            log.error("E! %d records were not written", outlet.depth)
+            log.error("E! %d records were not written: the next run tells a gap", outlet.depth)
+        deadline = time.monotonic() + READ_S
+        while not outlet.broken and _unread() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        try:
+            program.leave()
+        except OSError as error:
+            log.error("E! cannot write %s: %s", config.state_file, error)
     return 1 if outlet.broken else 0
 
 

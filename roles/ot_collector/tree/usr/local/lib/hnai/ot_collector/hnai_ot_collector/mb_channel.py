@@ -60,9 +60,9 @@ class ModbusChannel:
             raise NoLink("connection to %s refused or no answer" % host)
 
     async def read(self, address: int, count: int) -> tuple[list[int], int]:
-        """Registers and exception code (0 = none). Raises NoReply or NoLink."""
+        """Registers (none where the reply is not of this request) and exception code (0 = none). Raises NoReply or NoLink."""
         source = self._source
-        function = self._client.read_input_registers if source.table == "input" else self._client.read_holding_registers
+        function, code = (self._client.read_input_registers, 4) if source.table == "input" else (self._client.read_holding_registers, 3)
         if not self._client.connected:
             raise NoLink("the device closed the connection")
         try:
@@ -77,6 +77,9 @@ class ModbusChannel:
             raise NoLink(str(error)) from error
         if reply.isError():
             return [], int(getattr(reply, "exception_code", 4) or 4)
+        if reply.function_code != code or len(reply.registers) != count:
+            # pymodbus goes by the transaction alone: what was not asked for is no value of anybody's.
+            return [], 0
         return list(reply.registers), 0
 
     def close(self) -> None:

@@ -109,10 +109,11 @@ class ModbusCollector:
                               block.address, block.address + block.count - 1, len(block.tags))
             return split(block)
         for tag in block.tags:
-            if code:
+            if code or not registers:
                 value, status = None, exception_status(code)
                 if tag.name not in self.health.failed:
-                    self._log.warning("W! %s/%s: register %d: exception %d", self.source.id, tag.name, tag.address, code)
+                    self._log.warning("W! %s/%s: register %d: %s", self.source.id, tag.name, tag.address,
+                                      "exception %d" % code if code else "the reply is not of this request")
                 self.health.failed[tag.name] = status
             else:
                 value, status = decode(tag, registers, block.address, self.source.word_order)

@@ -14,14 +14,15 @@ from typing import Any
 from .config import OpcuaSource, OpcuaTag
 from .health import Health
 from .pace import Pacer
-from .record import BAD_NODE_ID_UNKNOWN, is_bad
+from .record import BAD_NO_COMMUNICATION, BAD_NODE_ID_UNKNOWN, TICKS_PER_MS, is_bad
 from .stream import Stream
-from .ua_channel import Channel, IdentityRejected, Item, LinkError, Notification, Refused, TooManyOperations, Value
+from .ua_channel import Channel, IdentityRejected, Item, LinkError, Notification, Refused, Silent, TooManyOperations, TooManyPublishRequests, Value
 
 LOCK_AFTER = 2
 """Identical identity rejections after which a person is needed."""
 IN_FLIGHT = 3
-"""Publish requests that wait at the server."""
+"""Publish requests that wait at the server, or as many as it takes."""
+CLOSE_S = 1.0
 
 
 class Lock:
@@ -63,10 +64,15 @@ class OpcuaCollector:
         self._names = [tag.name for tag in source.tags]
         self._failed: dict[int, int] = {}
         self._sequence: int | None = None
+        self._in_flight = IN_FLIGHT
+        self._reread: list[int] = []
+        # What changed may lie in the server, not sampled yet, for so long.
+        self._unsampled = int(max([tag.sampling_ms for tag in source.tags if not (tag.cyclic or tag.poll)], default=0) * TICKS_PER_MS)
         self._silence_s = source.silence_s
         self._items_per_call = source.limits.items_per_call
         self._reads_per_call = source.limits.reads_per_call
         self._queue_warned: set[int] = set()
+        self._sampling_warned: set[int] = set()
         self._stopping = False
 
     # -- the loop -----------------------------------------------------------------------------------------
@@ -106,7 +112,7 @@ class OpcuaCollector:
             self._pacer.failed(refused=True)
             return
         self._channel = channel
-        refused = False
+        refused = silent = False
         try:
             await channel.open()
             self.lock.accepted()
@@ -122,14 +128,19 @@ class OpcuaCollector:
             health.detail, refused = str(error), True
             self._log.error("E! %s: refused: %s", source.id, error)
         except (LinkError, TooManyOperations) as error:
-            health.detail = str(error) or type(error).__name__
+            health.detail, silent = str(error) or type(error).__name__, isinstance(error, Silent)
             self._log.warning("W! %s: link lost or not made: %s", source.id, health.detail)
         finally:
             self._channel = None
-            channel.abort()
             if health.state == "connected":
                 self.stream.lost("collector_stop" if self._stopping else "link_lost")
                 health.lost()
+                if not silent and not self._stopping:
+                    # An abandoned session lives on at the server until its time-out: a few attempts would take all that a PLC has.
+                    await channel.close(CLOSE_S)
+            channel.abort()
+            if not self._stopping:
+                self.stream.unheard(BAD_NO_COMMUNICATION)
         self._pacer.failed(refused)
 
     async def stop(self, timeout_s: float) -> None:
@@ -145,7 +156,7 @@ class OpcuaCollector:
         self._reads_per_call = min(source.limits.reads_per_call, reads or source.limits.reads_per_call)
         self._items_per_call = min(source.limits.items_per_call, items or source.limits.items_per_call)
         self.health.limits = {"reads_per_call": self._reads_per_call, "items_per_call": self._items_per_call}
-        self._failed, self._sequence = {}, None
+        self._failed, self._sequence, self._reread = {}, None, []
         jobs: list[Awaitable[None]] = []
         subscribed = [index for index, tag in enumerate(source.tags) if not tag.poll]
         polled = [index for index, tag in enumerate(source.tags) if tag.poll]
@@ -217,6 +228,7 @@ class OpcuaCollector:
                     continue
                 self._item_works(index)
                 self._check_queue(index, self.source.tags[index], result.queue)
+                self._check_sampling(index, self.source.tags[index], result.sampling_ms)
 
     def _check_queue(self, index: int, tag: OpcuaTag, revised: int) -> None:
         if revised >= tag.queue:
@@ -227,6 +239,12 @@ class OpcuaCollector:
             self._queue_warned.add(index)
             self._log.warning("W! %s/%s: the server queues %d values, %d were asked for: an outage beyond that is a gap",
                               self.source.id, tag.name, revised, tag.queue)
+
+    def _check_sampling(self, index: int, tag: OpcuaTag, revised_ms: float) -> None:
+        if revised_ms > tag.sampling_ms and index not in self._sampling_warned:
+            self._sampling_warned.add(index)
+            self._log.warning("W! %s/%s: the server samples every %g ms, %g were asked for: what changes in between is not seen",
+                              self.source.id, tag.name, revised_ms, tag.sampling_ms)
 
     async def _maintain(self, channel: Channel, subscribed: list[int], polled: list[int]) -> None:
         """Create the items, retry what failed, poll what is polled, repeat what is quiet."""
@@ -253,6 +271,9 @@ class OpcuaCollector:
                     await self._monitor(channel, {index: found[index] for index in again if index in found})
                 if not polled and not subscribed:
                     await channel.operation_limits()
+            # No quicker than the budget; the rest in a second.
+            ready, self._reread = self._reread[:int(source.limits.reads_per_second) or 1], self._reread[int(source.limits.reads_per_second) or 1:]
+            await self._poll(channel, [index for index in ready if index in nodes], nodes)
             self.stream.repeats()
             wake = min([retry_at, now + 1.0, *(due[index] for index in polled if index in nodes)])
             await asyncio.sleep(max(0.01, wake - time.monotonic()))
@@ -272,7 +293,6 @@ class OpcuaCollector:
                 todo.extendleft(reversed(batch))
                 continue
             self.health.heard()
-            self.stream.heard()
             for index, value in zip(batch, values):
                 self._polled(index, value)
 
@@ -290,15 +310,21 @@ class OpcuaCollector:
         acknowledge: list[int] = []
         try:
             while True:
-                while len(waiting) < IN_FLIGHT:
+                while len(waiting) < self._in_flight:
                     waiting.append(asyncio.create_task(channel.publish(acknowledge)))
                     acknowledge = []
                 first = waiting.popleft()
                 try:
                     async with asyncio.timeout(self._silence_s):
                         notification = await first
+                except TooManyPublishRequests:
+                    if self._in_flight == 1:
+                        raise
+                    self._in_flight -= 1
+                    self._log.warning("W! %s: the server takes %d publish requests at once", self.source.id, self._in_flight)
+                    continue
                 except TimeoutError as error:
-                    raise LinkError("nothing published for %.1f s" % self._silence_s) from error
+                    raise Silent("nothing published for %.1f s" % self._silence_s) from error
                 if not notification.keep_alive:
                     acknowledge.append(notification.sequence)
                 self._take(notification)
@@ -312,10 +338,14 @@ class OpcuaCollector:
         if expected is not None and number != expected:
             self._log.warning("W! %s: notification %d instead of %d: samples are missing", self.source.id, number, expected)
             self.stream.lost("sequence_jump", [tag.name for tag in self.source.tags if not tag.poll])
+            # What changes seldom would stay a gap until it does: it is read once. A cyclic tag speaks soon.
+            self._reread = [index for index, tag in enumerate(self.source.tags) if not (tag.poll or tag.cyclic)]
         # A keep-alive carries the number that the next notification will have.
         self._sequence = number if notification.keep_alive else (number % 0xFFFFFFFF) + 1
         self.health.heard()
-        self.stream.heard()
+        if not notification.more:
+            # By the clock that stamps the samples, which may be hours off ours.
+            self.stream.heard((notification.server_time or self.stream.now()) - self._unsampled)
         if notification.server_time is not None:
             self.health.clock(notification.server_time)
         for handle, value in notification.values:

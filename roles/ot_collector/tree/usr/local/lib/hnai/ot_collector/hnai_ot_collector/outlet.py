@@ -3,7 +3,7 @@
 
 A pipe that nobody reads blocks the thread, never the sessions. When the queue is full the oldest record goes, and per tag
 it is remembered what went: from and to (exclusive bounds, ticks) and how many, for a gap record once the pipe flows.
-A source that acknowledges waits until ``settled`` has reached what ``put_total`` was: then its records are written, or told as dropped.
+Who acknowledges or remembers waits until ``taken`` has reached what ``put_total`` was: then its records are out of the pipe, or told as dropped.
 """
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ class Dropped:
 
 
 class Outlet:
-    """*write* takes bytes and may block; it raises OSError when the reader is gone."""
+    """*write* takes bytes and may block; it raises OSError when the reader is gone. *unread*: bytes of them that nobody has read yet."""
 
-    def __init__(self, write: Callable[[bytes], object], limit: int, on_broken: Callable[[], None] = lambda: None) -> None:
-        self._write, self._limit, self._on_broken = write, limit, on_broken
+    def __init__(self, write: Callable[[bytes], object], limit: int, on_broken: Callable[[], None] = lambda: None,
+                 unread: Callable[[], int] = lambda: 0) -> None:
+        self._write, self._limit, self._on_broken, self._unread = write, limit, on_broken, unread
         self._queue: deque[tuple[Record, bytes]] = deque()
         self.put_total = 0
         self._dropped_while_busy = 0
-        self.settled = 0
+        self._settled = self._taken = self._bytes = 0
+        self._in_pipe: deque[tuple[int, int]] = deque()
         self._ready = threading.Condition()
         self._dropped: dict[tuple[str, str], Dropped] = {}
         self._closing = False
@@ -89,6 +91,15 @@ class Outlet:
             taken, self._dropped = self._dropped, {}
             return taken
 
+    def taken(self) -> int:
+        """How many of ``put_total`` the reader has taken out of the pipe; stands still while something dropped is not told."""
+        with self._ready:
+            if not self._dropped:
+                read = self._bytes - self._unread()
+                while self._in_pipe and self._in_pipe[0][1] <= read:
+                    self._taken = self._in_pipe.popleft()[0]
+            return self._taken
+
     def _run(self) -> None:
         while True:
             with self._ready:
@@ -109,8 +120,10 @@ class Outlet:
             self.sent += len(lines)
             with self._ready:
                 # What was dropped meanwhile came after what was being written.
-                self.settled += len(lines) + self._dropped_while_busy
+                self._settled += len(lines) + self._dropped_while_busy
                 self._dropped_while_busy = 0
+                self._bytes += sum(map(len, lines))
+                self._in_pipe.append((self._settled, self._bytes))
 
     def close(self, timeout_s: float) -> bool:
         """Write what waits and stop; False when that took longer than *timeout_s*."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Sparkplug B edge node behind the site's broker: a session that only listens.
 
-The records of a message are written to the pipe, then what it said is remembered on disk (`Memory`), then it is acknowledged: a kill
+The records of a message are taken out of the pipe, then what it said is remembered on disk (`Memory`), then it is acknowledged: a kill
 between two of these loses nothing, the broker sends the message again; at worst its samples are told twice. The program has no packet
 that publishes (`subscriber`), so no birth can be asked for; `sparkplug_node` says what follows from that.
 """
@@ -224,7 +224,7 @@ class SparkplugCollector:
         if not self._unacknowledged:
             return
         target = self.outlet.put_total
-        while self.outlet.settled < target:
+        while self.outlet.taken() < target:
             await asyncio.sleep(SETTLE_S)
         self.save()
         for identifier in self._unacknowledged:

@@ -39,6 +39,8 @@ class TagState:
     emitted: int = 0
     failure: int | None = None
     gap: Gap | None = None
+    alive: int | None = None
+    """Of a polled tag: when it was read last; the others have the stream's."""
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Counters:
 
 
 class Stream:
-    """Records of one source, numbered. *known* is ``{tag: [source_ts, status]}`` of an earlier run."""
+    """Records of one source, numbered. *known* is the ``memory`` of an earlier run."""
 
     def __init__(
         self, source: str, tags: Iterable[tuple[str, str, bool]], emit: Callable[[Record], None], clock: Callable[[], int],
@@ -71,6 +73,7 @@ class Stream:
             state = self.tags.get(name)
             if state is not None:
                 state.source_ts, state.status = int(last[0]), int(last[1])
+                state.alive = int(last[2]) if len(last) > 2 else None
                 state.gap = Gap(self._gap_start(state), "collector_restart")
 
     def now(self) -> int:
@@ -85,7 +88,7 @@ class Stream:
 
     def _gap_start(self, state: TagState) -> int:
         last = state.source_ts or 0
-        return last if state.cyclic and last else max(last, self.alive or 0)
+        return last if state.cyclic and last else max(last, state.alive or self.alive or 0)
 
     def _gap(self, name: str, state: TagState, start: int, end: int | None, reason: str, **more: Any) -> None:
         counters = self.counters
@@ -100,7 +103,7 @@ class Stream:
 
     # -- what happens -------------------------------------------------------------------------------------
     def heard(self, now: int | None = None) -> None:
-        """The source answered: what did not change has not changed."""
+        """The source answered: what did not change until then has not changed. *now* is of the clock that stamps its samples."""
         self.alive = self._clock() if now is None else now
 
     def sample(self, name: str, value: Any, status: int, source_ts: int | None, server_ts: int | None = None,
@@ -136,6 +139,7 @@ class Stream:
     def polled(self, name: str, value: Any, status: int, source_ts: int | None, server_ts: int | None = None) -> None:
         """A value that was read: what is unchanged is repeated only every ``repeat_s``."""
         state = self.tags[name]
+        state.alive = self._clock() if server_ts is None else server_ts
         fitted, code = fit(value, state.type, status)
         same = source_ts is not None and state.source_ts == source_ts and state.has_value and (
             state.value == fitted and state.status == code)
@@ -153,6 +157,12 @@ class Stream:
         if state.gap is None and state.source_ts is not None:
             state.gap = Gap(self._gap_start(state), "not_readable")
         self._record(name, state, value=None, status=status, source_ts=now, server_ts=None, ts_origin="collector", repeat=again)
+
+    def unheard(self, status: int) -> None:
+        """The source cannot be asked: of a tag without data there is no gap to tell, so its status says it."""
+        for name, state in self.tags.items():
+            if state.source_ts is None:
+                self.failure(name, status)
 
     def lost(self, reason: str, names: Iterable[str] | None = None) -> None:
         """Nothing is heard any more (or something was skipped): announce a gap of every tag that had data."""
@@ -198,8 +208,8 @@ class Stream:
                              server_ts=state.server_ts, ts_origin=state.origin, repeat=True)
 
     def memory(self) -> dict[str, list[int]]:
-        """What the next run must know: ``{tag: [source_ts, status]}``."""
-        return {name: [state.source_ts, state.status] for name, state in self.tags.items()
+        """What the next run must know: ``{tag: [source_ts, status]}``, and of a polled one when it was read last."""
+        return {name: [state.source_ts, state.status] + ([] if state.alive is None else [state.alive]) for name, state in self.tags.items()
                 if state.source_ts is not None and state.status is not None}
 
     def whole_memory(self) -> dict[str, Any]:

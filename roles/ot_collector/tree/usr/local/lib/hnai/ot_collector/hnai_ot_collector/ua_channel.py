@@ -32,6 +32,7 @@ from . import dial
 from .config import OpcuaSource
 
 log = logging.getLogger("hnai")
+SESSION_S = 60
 FILETIME_EPOCH = 116444736000000000
 """Ticks from 1601-01-01Z to 1970-01-01Z."""
 READING = frozenset({
@@ -69,6 +70,14 @@ class IdentityRejected(Refused):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+
+class Silent(LinkError):
+    """Nothing is heard: a farewell would not be heard either."""
+
+
+class TooManyPublishRequests(LinkError):
+    """The server takes fewer at once than it was given; it answers the oldest so (OPC 10000-4, Publish)."""
 
 
 class TooManyOperations(Exception):
@@ -140,6 +149,24 @@ def _unpack_moment(data: Any) -> _Moment:
 
 
 ua_binary._DateTime.unpack = staticmethod(_unpack_moment)
+_plain_structure = ua_binary.extensionobject_from_binary
+_NOTIFICATIONS = (ua.DataChangeNotification, ua.StatusChangeNotification, ua.EventNotificationList)
+
+
+def _unpack_structure(data: Any) -> Any:
+    """A structure in a value, of another version than asyncua knows, costs its own tag: it has no value here anyway. A notification is needed whole."""
+    again = data.copy()
+    try:
+        return _plain_structure(data)
+    except Exception:
+        kind = ua_binary.nodeid_from_binary(again)
+        length = ua_binary.Primitives.Int32.unpack(again) if again.read(1)[0] & 1 else -1
+        if not 0 <= length <= len(again) or ua.extension_objects_by_typeid.get(kind) in _NOTIFICATIONS:
+            raise
+        return ua.ExtensionObject(TypeId=kind)
+
+
+ua_binary.extensionobject_from_binary = _unpack_structure
 
 
 def _ticks(moment: Any) -> int | None:
@@ -158,6 +185,17 @@ def check_reading(request: Any) -> None:
 
 class _Protocol(UASocketProtocol):
     """The socket; the last place before bytes are made."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        plain = self._connection.set_channel
+
+        def set_channel(params: Any, *rest: Any) -> None:
+            # asyncua compares the end of a token with our clock: the server's may be hours behind, and each renewal would end the connection.
+            params.SecurityToken.CreatedAt = datetime.now(timezone.utc)
+            plain(params, *rest)
+
+        self._connection.set_channel = set_channel
 
     def _send_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         check_reading(request)
@@ -281,6 +319,9 @@ class Channel:
                 raise IdentityRejected(error.code, "%s (0x%08X) for user %s" % (
                     error.__class__.__name__, error.code, source.username or "(anonymous)")) from error
             raise
+        if client.session_timeout > 1000 * SESSION_S:
+            log.warning("W! %s: the server keeps a session that is lost for %d s, %d were asked for: kills of the collector may use its sessions up",
+                        source.id, client.session_timeout // 1000, source.session_timeout_s)
         self._ua.protocol.timeout = source.request_timeout_s
         self._renew = asyncio.create_task(self._renew_channel())
 
@@ -331,6 +372,8 @@ class Channel:
         except ua.UaStatusCodeError as error:
             if error.code == ua.StatusCodes.BadTooManyOperations:
                 raise TooManyOperations from error
+            if error.code == ua.StatusCodes.BadTooManyPublishRequests:
+                raise TooManyPublishRequests(str(_link_error(error))) from error
             raise _link_error(error) from error
         except Forbidden:
             raise
