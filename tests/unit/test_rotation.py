@@ -29,7 +29,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import L
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter, standing
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import successor as next_mqtt
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MqttError, MqttRefused
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MqttError, MqttRefused, connect_packet
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import inventory, policies, rotate_steps
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, NotFound, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.fence import FileFence
@@ -533,6 +533,49 @@ def test_mosquitto_takes_turns_and_proves_with_a_session_of_its_own(ends: bool) 
     proof = target.revoke(old, new, 2)
     assert proof["old_refused"] and proof["no_old_session"] is ends
     assert broker.loaded == {"telegraf-bridge.b": "fresh"}
+
+
+def test_a_value_that_no_login_can_carry_is_refused_before_anything_is_written() -> None:
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-bridge", "password": "ä" * 35000}, 0)
+    with pytest.raises(RotationError, match=r"is no secret of kind mosquitto .*password has 70000 bytes, MQTT carries 65535.*nothing was changed"):
+        take(bao, clock, state="prepared", kind="mosquitto", run_id="r1")
+    assert f"{PATH}/_next" not in bao.kept
+    assert not take(bao, clock, state="planned")["rotation"]["open"]
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_an_open_run_with_such_a_value_ends_and_goes_back(back: bool) -> None:
+    broker, clock = Broker(), Clock()
+
+    def login(name: str, word: str) -> Any:
+        connect_packet("hnai-x", name, word)
+        return broker.login(name, word)
+
+    def put(name: str, value: str) -> None:
+        broker.stored[name] = value
+
+    target = Target(MosquittoAdapter(login, put, lambda name: broker.stored.pop(name, None) and None, broker.reload), Free(), 2, clock, clock.sleep)
+    old, new = {"username": "telegraf-bridge", "password": "x" * 65536}, {"username": "telegraf-bridge.b", "password": "fresh"}
+    assert target.provision(old, new, 1) == {"new_works": True, "wrong_refused": True, "old_works": False, "changed": True}
+    if back:
+        assert target.withdraw(old, new, 2) == {"new_refused": True, "old_works": False, "old_impossible": True, "changed": True}
+        assert broker.loaded == {"telegraf-bridge": "old"}
+    else:
+        proof = target.revoke(old, new, 2)
+        assert proof["old_refused"] and proof["new_works"] and proof["no_old_session"]
+        assert broker.loaded == {"telegraf-bridge.b": "fresh"}
+
+
+def test_the_journal_closes_on_the_way_back_to_a_value_that_no_login_can_carry() -> None:
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    take(bao, clock, state="prepared", run_id="r1")
+    back = take(bao, clock, state="prepared", rollback="r1")["rotation"]
+    gone = {"new_refused": True, "old_works": False}
+    with pytest.raises(RotationError, match="not rolled back yet: old_works"):
+        take(bao, clock, state="rolled_back", run_id="r1", fence=back["fence"], proof=gone)
+    assert not take(bao, clock, state="rolled_back", run_id="r1", fence=back["fence"], proof={**gone, "old_impossible": True})["rotation"]["open"]
 
 
 def test_mosquitto_that_does_not_answer_is_not_a_refusal() -> None:

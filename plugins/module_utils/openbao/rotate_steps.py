@@ -37,7 +37,7 @@ def following(path: str, kind: str, current: Secret) -> dict[str, Any]:
         if not all(isinstance(current[key], str) for key in ("username", "password")):
             raise KeyError("username, password")
         return KINDS[kind](current, site.password)
-    except KeyError as error:
+    except (KeyError, ValueError) as error:
         raise RotationError("%s: the newest version is no secret of kind %s (%s): put it right by hand, nothing was changed" % (path, kind, error)) from error
 
 
