@@ -56,7 +56,7 @@ class Steps:
         self._given = given
         self._now = now
         self._sleep = sleep
-        self._store = KvStore(api, token, given["kv"])
+        self._store = KvStore(api, token, given["kv"], now)
         self._run = Rotation(self._store, given["path"], given["owner"], now)
 
     def take(self) -> dict[str, Any]:
