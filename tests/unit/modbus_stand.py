@@ -47,7 +47,7 @@ class Canary:
     """The canary and what it wrote down."""
 
     def __init__(self) -> None:
-        self._servers = CANARY.start(("127.0.0.1", 0), ("127.0.0.1", 0))
+        self._servers = CANARY.start(("127.0.0.1", 0), ("127.0.0.1", 0), poll_s=0.02)
         self.port: int = self._servers[0].server_address[1]
         self.record_port: int = self._servers[1].server_address[1]
 
