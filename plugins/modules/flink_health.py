@@ -111,6 +111,7 @@ def main() -> None:
     expected = Expected(
         jobs=given["jobs"], task_managers=given["task_managers"], slots_free=given["slots_free"], max_checkpoint_age_s=given["max_checkpoint_age"],
         max_watermark_age_s=given["max_watermark_age"], recent_s=given["recent"], high_availability=given["high_availability"],
+        rest=given["port"], gateway=given["gateway_port"],
     )
     seen = check_all(report, rest("127.0.0.1", given["port"]), this_host(given["gateway_port"]), expected)
     finish(module, report, jobs={name: vars(one) for name, one in seen.items()}, leader=report.version)

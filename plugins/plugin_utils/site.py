@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import functools
 import hashlib
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -289,17 +291,28 @@ def _files_of(sources: Iterable[str]) -> Iterator[tuple[Path, bool]]:
 
 def unreadable(sources: Iterable[str]) -> list[Problem]:
     """Files of an inventory that Ansible cannot take: it says what is wrong, but not always where."""
-    return [one for _file, one in _composed(sources) if isinstance(one, Problem)]
+    return list(_form(tuple(map(os.path.abspath, sources)))[0])
 
 
 def twice(sources: Iterable[str]) -> list[Problem]:
     """Keys that stand twice in a map: Ansible takes the last, and warns."""
-    return [
-        Problem(file, key, f"stands in line {first} and in line {second}: only the last would count", "take one of them out", "format")
-        for file, root in _composed(sources)
-        if isinstance(root, yaml.Node)
-        for key, first, second in _twice(root, "", set())
-    ]
+    return list(_form(tuple(map(os.path.abspath, sources)))[1])
+
+
+@functools.lru_cache(maxsize=1)
+def _form(sources: tuple[str, ...]) -> tuple[list[Problem], list[Problem]]:
+    """(what cannot be read, what stands twice). The callback asks before Ansible's workers are forked, validate in one of them: read once for both."""
+    bad: list[Problem] = []
+    double: list[Problem] = []
+    for file, root in _composed(sources):
+        if isinstance(root, Problem):
+            bad.append(root)
+        else:
+            double += [
+                Problem(file, key, f"stands in line {first} and in line {second}: only the last would count", "take one of them out", "format")
+                for key, first, second in _twice(root, "", set())
+            ]
+    return bad, double
 
 
 def _composed(sources: Iterable[str]) -> Iterator[tuple[str, Any]]:

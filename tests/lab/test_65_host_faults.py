@@ -75,6 +75,16 @@ def a_unit_failed(lab: Lab) -> Iterator[None]:
         lab.run(where(lab, "host"), "systemctl", "reset-failed", "hnai-test-fails.service")
 
 
+@contextmanager
+def a_unit_ends_again_and_again(lab: Lab) -> Iterator[None]:
+    policy = ("--property=Restart=always", "--property=RestartSec=5", "--property=StartLimitIntervalSec=0")
+    lab.run(where(lab, "host"), "systemd-run", "--unit=hnai-test-loops", *policy, "/bin/false")
+    try:
+        yield
+    finally:
+        systemctl(lab, where(lab, "host"), "stop", "hnai-test-loops.service")
+
+
 def a_restart_is_left_over(lab: Lab) -> AbstractContextManager[None]:
     return edited(lab, where(lab, "host"), "/etc/hnai/digests/chrony.service.restart", "'0' * 64 + t[64:]", "true")
 
@@ -213,6 +223,7 @@ def fault(make: Callable[[Lab], AbstractContextManager[None]], component: str, m
     "one",
     [
         fault(a_unit_failed, "host", "HO1"),
+        fault(a_unit_ends_again_and_again, "host", "HO1"),
         fault(a_restart_is_left_over, "host", "HO2"),
         fault(time_comes_from_nobody, "host", "HO4"),
         fault(a_kernel_setting_differs, "host", "HO5"),

@@ -2,12 +2,14 @@
 """Every component that claims a health check is really checked by playbooks/verify.yml."""
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible.template import Templar, trust_as_template
 
 from ansible_collections.hnai.platform.plugins.action.host_verdicts import questions
 from ansible_collections.hnai.platform.plugins.action.site_validate import PARTS
@@ -36,22 +38,28 @@ def play(name: str) -> dict[str, Any]:
     return found
 
 
-def tags(one: dict[str, Any], skipped: tuple[str, ...] = ()) -> set[str]:
-    """The tags of a play in a run with ``--skip-tags``, as Ansible evaluates them."""
-    templar = Templar(variables={"ansible_skip_tags": skipped})
-    known, *templates = one["tags"]
-    return {known}.union(*(templar.template(trust_as_template(text)) for text in templates))
-
-
 def test_what_is_skipped_takes_no_play_with_it() -> None:
-    for name in ("Collect the verdicts", "Collect what only a full verdict judges", "Judge"):
-        assert tags(play(name), ("kafka",)) == {"verify", *CHECKED, *record.SCOPES} - {"kafka"}
+    """As Ansible says it: each play that judges bears the tag of every component but those that are skipped."""
+    tool = Path(sys.executable).with_name("ansible-playbook")
+    command = [tool, "playbooks/verify.yml", "-i", "inventories/lab/hosts.yml", "--list-tags", "--skip-tags=kafka"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    shown = re.findall(r"play #\d+ \(\S+\): ([^\t]+)\t.*\n +TASK TAGS: \[(.*)\]", re.sub(r"(, )?\{\{.*?\}\}", "", done.stdout))
+    every = {"verify", *CHECKED, *record.SCOPES} - {"kafka"}
+    assert {name: set(tags.split(", ")) for name, tags in shown} == {
+        "Arguments": {"always"},
+        "Say how a check is repeated": every,
+        "Look for what this run started": {"verify"},
+        "Wait for a whole window of the canary": every,
+        "Collect the verdicts": every,
+        "Collect what only a full verdict judges": every,
+        "Try who reaches whom": {"verify", "zones"},
+        "Judge": every,
+    }
 
 
-def test_the_play_asks_every_host_and_has_the_tag_of_every_component() -> None:
+def test_the_play_asks_every_host() -> None:
     collect = play("Collect the verdicts")
     assert collect["hosts"].split("{{")[0] == "managed"
-    assert tags(collect) == {"verify", *CHECKED, *record.SCOPES}
     assert collect["ignore_unreachable"] is True
     assert collect["vars"] == {"verify_profile": "{{ profile | default('quick') }}"}
     (visit,) = collect["tasks"]
@@ -63,7 +71,6 @@ def test_a_full_verdict_judges_more_and_once_for_a_cluster() -> None:
     assert "profile | default('quick') != 'full'" in full["hosts"] and full["hosts"].startswith("managed")
     assert full.get("strategy", "linear") == "linear", "run_once needs it"
     assert full["vars"] == {"verify_profile": "full"}
-    assert tags(full) == {"verify", *CHECKED, *record.SCOPES}
     (include,) = full["tasks"]
     assert include["loop"] == "{{ query('hnai.platform.checked', 'full') }}"
     tasks = yaml.safe_load((ROOT / "playbooks" / include["ansible.builtin.include_tasks"]["file"]).read_text(encoding="utf-8"))
@@ -106,8 +113,7 @@ def test_the_role_registers_what_the_judge_reads(name: str) -> None:
         assert (ROOT / "plugins" / "modules" / (module.rsplit(".", 1)[1] + ".py")).is_file()
 
 
-def test_the_judge_runs_under_the_tag_of_every_component() -> None:
-    assert tags(PLAYS[-1]) == {"verify", *CHECKED, *record.SCOPES}
+def test_the_judge_comes_last() -> None:
     assert PLAYS[-1].get("strategy", "linear") == "linear", "run_once needs it"
     assert "hnai.platform.verdict_report" in PLAYS[-1]["tasks"][0]
 

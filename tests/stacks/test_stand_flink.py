@@ -200,7 +200,7 @@ class Stand(Judged):
     def _host(self, gateway: int) -> Host:
         """The role's, with the places and ports of this stand."""
         real = flink_host.this_host(gateway, str(self.home / "state/jobs"))
-        contract = {port: PORTS[name] for name, port in self.ports.items()}
+        contract = {port: port if name in ("rest", "gateway") else PORTS[name] for name, port in self.ports.items()}
         return replace(
             real, unit=lambda _name: "active" if self.processes["keeper"].poll() is None else "failed",
             free=lambda path: real.free(path.replace("/var/lib/hnai/flink", f"{self.home}/state")),

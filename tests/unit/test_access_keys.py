@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import base64
-import os
 import stat
 from pathlib import Path
 
 import pytest
+from own_files import KeptOwners
 
 from ansible_collections.hnai.platform.plugins.module_utils.host.keys import OPERATORS, Door, parse, wanted_keys
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError, Outcome
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import HostError, Outcome
 
 HOME = "/home/run"
 PATH = f"{HOME}/.ssh/authorized_keys"
@@ -25,32 +25,18 @@ def line(seed: int, comment: str = "", options: str = "") -> str:
 OURS, STRAY, OTHER = line(1, "the run"), line(2, "somebody"), line(3)
 
 
-class Machine(Host):
-    """A temporary root; owners are as they were asked last."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(str(root))
-        self.owners: dict[int, tuple[int, int]] = {}
-
-    def chown(self, target: int | str, uid: int, gid: int) -> None:
-        self.owners[os.stat(target).st_ino] = (uid, gid)
-
-    def owner(self, info: os.stat_result) -> tuple[int, int]:
-        return self.owners.get(info.st_ino, (0, 0))
-
-
 @pytest.fixture
-def host(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def host(tmp_path: Path) -> KeptOwners:
+    return KeptOwners(str(tmp_path))
 
 
-def converge(host: Machine, *keys: str, check: bool = False) -> Outcome:
+def converge(host: KeptOwners, *keys: str, check: bool = False) -> Outcome:
     door = Door(host, check)
     door.user("run", HOME, 900, 901, keys)
     return door.outcome
 
 
-def put(host: Machine, path: str, *lines: str) -> Path:
+def put(host: KeptOwners, path: str, *lines: str) -> Path:
     target = Path(host.at(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text("".join(one + "\n" for one in lines))
@@ -58,7 +44,7 @@ def put(host: Machine, path: str, *lines: str) -> Path:
     return target
 
 
-def test_an_added_key_is_named_and_goes(host: Machine) -> None:
+def test_an_added_key_is_named_and_goes(host: KeptOwners) -> None:
     target = put(host, PATH, "# by hand", OURS, STRAY)
     host.owners[target.stat().st_ino] = (900, 901)
     predicted = converge(host, OURS, check=True)
@@ -73,7 +59,7 @@ def test_an_added_key_is_named_and_goes(host: Machine) -> None:
     assert not converge(host, OURS).changed
 
 
-def test_comments_and_order_are_nobodys_drift(host: Machine) -> None:
+def test_comments_and_order_are_nobodys_drift(host: KeptOwners) -> None:
     target = put(host, PATH, "", "# by hand", line(3, "another comment"), OURS)
     host.owners[target.stat().st_ino] = (900, 901)
     assert not converge(host, OURS, OTHER).changed
@@ -81,7 +67,7 @@ def test_comments_and_order_are_nobodys_drift(host: Machine) -> None:
 
 
 @pytest.mark.parametrize("spoil", ["missing", "options", "mode", "owner", "twice"])
-def test_other_drift(host: Machine, spoil: str) -> None:
+def test_other_drift(host: KeptOwners, spoil: str) -> None:
     lines = {"missing": [OTHER], "options": [line(1, options='command="/bin/sh"'), OTHER], "twice": [OURS, OURS, OTHER]}.get(spoil, [OURS, OTHER])
     target = put(host, PATH, *lines)
     host.owners[target.stat().st_ino] = (7, 7) if spoil == "owner" else (900, 901)
@@ -92,7 +78,7 @@ def test_other_drift(host: Machine, spoil: str) -> None:
     assert not converge(host, OURS, OTHER).changed
 
 
-def test_a_run_does_not_shut_itself_out(host: Machine) -> None:
+def test_a_run_does_not_shut_itself_out(host: KeptOwners) -> None:
     target = put(host, PATH, STRAY)
     for check in (True, False):
         with pytest.raises(HostError, match="shut itself out") as refused:
@@ -101,7 +87,7 @@ def test_a_run_does_not_shut_itself_out(host: Machine) -> None:
     assert target.read_text() == STRAY + "\n"
 
 
-def test_who_comes_in_by_another_way_gets_the_file(host: Machine) -> None:
+def test_who_comes_in_by_another_way_gets_the_file(host: KeptOwners) -> None:
     assert converge(host, OURS, check=True).changed
     assert not Path(host.at(HOME)).exists()
     assert converge(host, OURS).changed
@@ -109,7 +95,7 @@ def test_who_comes_in_by_another_way_gets_the_file(host: Machine) -> None:
     assert not converge(host, OURS).changed
 
 
-def test_a_link_is_not_followed(host: Machine, tmp_path: Path) -> None:
+def test_a_link_is_not_followed(host: KeptOwners, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     Path(host.at(HOME)).mkdir(parents=True)
     Path(host.at(f"{HOME}/.ssh")).symlink_to(tmp_path / "elsewhere")
@@ -124,7 +110,7 @@ def test_what_is_no_key_is_refused(text: str) -> None:
         wanted_keys([text])
 
 
-def test_key_files_of_nobody_go_and_those_of_operators_stay(host: Machine) -> None:
+def test_key_files_of_nobody_go_and_those_of_operators_stay(host: KeptOwners) -> None:
     for name in ("alice", "root"):
         put(host, f"{OPERATORS}/{name}", STRAY)
     predicted = Door(host, check=True)
@@ -137,4 +123,4 @@ def test_key_files_of_nobody_go_and_those_of_operators_stay(host: Machine) -> No
     again = Door(host)
     again.operators(["alice"])
     assert not again.outcome.changed
-    Door(Machine(Path(host.at("/nowhere")))).operators([])
+    Door(KeptOwners(Path(host.at("/nowhere")))).operators([])

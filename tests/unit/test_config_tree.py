@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from own_files import KeptOwners
 
 from ansible_collections.hnai.platform.plugins.module_utils import config_tree as core
 from ansible_collections.hnai.platform.plugins.module_utils.config_tree import Directory, Entry, Outcome, Tree, Validator
@@ -26,14 +27,13 @@ class Killed(BaseException):
     """The run was killed at this point."""
 
 
-class Machine(Host):
-    """A host below a temporary root. Owners are kept by inode; `fuse` counts down to a kill before the next side effect."""
+class Machine(KeptOwners):
+    """A host below a temporary root; `fuse` counts down to a kill before the next side effect."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(str(root))
         self.users = {"root": 0}
         self.groups = {"root": 0}
-        self.owners: dict[int, tuple[int, int]] = {}
         self.commands: list[list[str]] = []
         self.fuse: int | None = None
         self.stale_units = False
@@ -53,10 +53,7 @@ class Machine(Host):
 
     def chown(self, target: int | str, uid: int, gid: int) -> None:
         self.burn()
-        self.owners[os.stat(target).st_ino] = (uid, gid)
-
-    def owner(self, info: os.stat_result) -> tuple[int, int]:
-        return self.owners.get(info.st_ino, (0, 0))
+        super().chown(target, uid, gid)
 
     def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         if argv[:2] == ["systemctl", "show"]:

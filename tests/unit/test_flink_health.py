@@ -2,6 +2,7 @@
 """Flink's verdict is about tasks, checkpoints and progress: each cause turns its own check, and no other but its consequences."""
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -103,6 +104,13 @@ def test_all_well() -> None:
     report = look(cluster())
     assert verdicts(report) == WHOLE
     assert report.version == "2.2.1"
+
+
+def test_what_is_repeated_by_hand_goes_where_the_check_went() -> None:
+    report = look(cluster(), host(listeners=lambda: [("127.0.0.1", 18081)]), rest=18081, gateway=18083)
+    assert verdicts(report) == WHOLE
+    said = " ".join(f"{check.hint} {check.explain}" for check in report.checks)
+    assert set(re.findall(r"curl -s '?http://127.0.0.1:(\d+)/(v3/info)?", said)) == {("18081", ""), ("18083", "v3/info")}
 
 
 FAULTS: dict[str, tuple[dict[str, Any], Host | None, dict[str, Any], dict[str, str]]] = {

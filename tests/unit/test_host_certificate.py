@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from own_files import KeptOwners
 
 from ansible_collections.hnai.platform.plugins.module_utils.host_certificate import Certificate, Outcome, Wanted
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
@@ -24,25 +25,18 @@ def openssl(*argv: str, stdin: str = "") -> str:
     return subprocess.run(["openssl", *argv], input=stdin, capture_output=True, text=True, check=True).stdout
 
 
-class Machine(Host):
+class Machine(KeptOwners):
     """A temporary root with a group hnai-x; the owner of every file is what was asked last."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(str(root))
         self.groups = {"root": 0, "hnai-x": 900}
-        self.owners: dict[int, tuple[int, int]] = {}
 
     def uid(self, name: str) -> int | None:
         return 0 if name == "root" else None
 
     def gid(self, name: str) -> int | None:
         return self.groups.get(name)
-
-    def chown(self, target: int | str, uid: int, gid: int) -> None:
-        self.owners[os.stat(target).st_ino] = (uid, gid)
-
-    def owner(self, info: os.stat_result) -> tuple[int, int]:
-        return self.owners.get(info.st_ino, (0, 0))
 
 
 class Pki:

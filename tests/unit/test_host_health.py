@@ -17,6 +17,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.host.health import (
     Room,
     Wanted,
     check_all,
+    looping,
     offset_s,
     pending,
     rooms,
@@ -81,6 +82,15 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+UPTIME_S = 1_000_000.0
+
+
+def shown(unit: str, state: str, sub: str, restarts: int, up_s: float) -> str:
+    """A unit as ``systemctl show`` gives it; one that was never up has 0 for the moment."""
+    entered = int((UPTIME_S - up_s) * 1e6)
+    return f"NRestarts={restarts}\nId={unit}\nActiveState={state}\nSubState={sub}\nActiveEnterTimestampMonotonic={entered}\n"
+
+
 class Machine:
     """A healthy host below a folder; a test harms one thing."""
 
@@ -96,6 +106,7 @@ class Machine:
         (base / "etc/kafka/tls/key.pem").write_text("no certificate and none of ours to judge")
         self.authority = authority
         self.now = time.time()
+        self.shown = shown("x.service", "active", "running", 0, 5.0)
         self.failed, self.tracking, self.audit = "", TRACKING, "Operation not permitted"
         self.auditctl = {"-s": "enabled 1\npid 77\nlost 0\n", "-l": "-w /etc/sudoers -p wa -k hnai-sudo\n"}
         self.security = "\u2192 Overall exposure level for hnai-a.service: 2.1 OK\n"
@@ -104,7 +115,7 @@ class Machine:
     def run(self, argv: Sequence[str], timeout_s: float) -> str:
         assert timeout_s > 0
         if argv[0] == "systemctl":
-            return self.failed
+            return self.shown if argv[1] == "show" else self.failed
         if argv[0] == "chronyc":
             return self.tracking
         if argv[0] == "/usr/sbin/auditctl":
@@ -117,6 +128,7 @@ class Machine:
         place = Host(
             run=self.run, digests=self.base / "digests", running=(self.base / "run",), proc=self.base / "proc", mounts=self.base / "mounts",
             etc=self.base / "etc", ssh=self.base / "ssh-cert.pub", data=(str(self.base),), now=lambda: self.now, audit=lambda: self.audit,
+            uptime=lambda: UPTIME_S,
         )
         check_all(report, self.want, place)
         self.checks = {check.id: check for check in report.checks}
@@ -191,6 +203,7 @@ def harm_ssh_certificate_garbled(machine: Machine) -> None:
 
 HARMS: list[tuple[Any, str]] = [
     (lambda m: setattr(m, "failed", "x.service loaded failed failed\n"), "HO1"),
+    (lambda m: setattr(m, "shown", shown("x.service", "activating", "auto-restart", 9, 4.0)), "HO1"),
     (lambda m: (m.base / "run/a.service.restart").write_text("0"), "HO2"),
     (lambda m: setattr(m, "tracking", TRACKING.replace(",jump1,11,", ",,0,")), "HO4"),
     (lambda m: setattr(m, "tracking", TRACKING.replace(",jump1,", ",10.9.9.9,")), "HO4"),
@@ -210,6 +223,33 @@ def test_each_cause_fails_its_own_check(machine: Machine, harm: Any, ident: str)
     harm(machine)
     assert machine.judge() == {**WELL, ident: "fail"}
     assert machine.checks[ident].reason
+
+
+@pytest.mark.parametrize(
+    ("unit", "said"),
+    [
+        # systemd 252 and 254 on, waiting; the first end of all; up again only just; a start that does not come to its end.
+        (("activating", "auto-restart", 0, 3.0), "ended by itself and waits for its next start (0 before)"),
+        (("activating", "auto-restart-queued", 7, 3.0), "ended by itself and waits for its next start (7 before)"),
+        (("active", "running", 3, 119.0), "ended by itself 3 times, up for 119 s"),
+        (("activating", "start", 3, UPTIME_S), "ended by itself 3 times, is being started"),
+        # Restarted by an operator; once long ago; often, long ago; once just now; stopped by an operator after a loop; a timer's program at work.
+        (("active", "running", 0, 1.0), ""),
+        (("active", "running", 1, 900_000.0), ""),
+        (("active", "running", 99, 121.0), ""),
+        (("active", "running", 2, 5.0), ""),
+        (("inactive", "dead", 99, 5.0), ""),
+        (("activating", "start", 0, UPTIME_S), ""),
+    ],
+)
+def test_a_unit_that_ends_again_and_again_is_seen_at_any_moment_of_its_loop(unit: tuple[str, str, int, float], said: str) -> None:
+    text = shown("well.service", "active", "running", 0, 9.0) + "\n" + shown("x.service", *unit)
+    assert looping(text, UPTIME_S) == ({"x.service": said} if said else {})
+
+
+def test_an_answer_without_a_unit_is_inconclusive(machine: Machine) -> None:
+    machine.shown = "\n"
+    assert machine.judge() == {**WELL, "HO1": "inconclusive"} and "shows no service" in machine.checks["HO1"].reason
 
 
 @pytest.mark.parametrize("room", [Room("/var", 9.0, 90.0, 5), Room("/var", 90.0, 9.0, 5000)])

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import yaml
 
 from ansible_collections.hnai.platform.plugins.plugin_utils.plan import Event, below, gather, table
@@ -170,7 +173,7 @@ def test_a_run_without_check_mode_begins_nothing(tmp_path: Path) -> None:
     assert "Plan: what a run" not in done.stdout
 
 
-def test_the_callback_hears_a_plan_and_nothing_else(tmp_path: Path) -> None:
+def test_the_callback_hears_a_plan(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "playbooks/callback_plugins", tmp_path / "callback_plugins")
     plays = [
         {
@@ -189,22 +192,40 @@ def test_the_callback_hears_a_plan_and_nothing_else(tmp_path: Path) -> None:
         }
     ]
     (tmp_path / "line").touch()
-    for name in ("plan.yml", "other.yml"):
-        (tmp_path / name).write_text(json.dumps(plays), encoding="utf-8")
-    variables = environment(tmp_path)
-    said = {}
-    for name in ("plan.yml", "other.yml"):
-        command = [PLAYBOOK, "-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}", "--check", str(tmp_path / name)]
-        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        said[name] = done.stdout
-    assert "Plan: what a run" in said["plan.yml"]
-    assert "Plan: what a run" not in said["other.yml"]
+    (tmp_path / "plan.yml").write_text(json.dumps(plays), encoding="utf-8")
+    command = [PLAYBOOK, "-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}", "--check", str(tmp_path / "plan.yml")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Plan: what a run" in done.stdout
     plan = json.loads((tmp_path / "out/plan.json").read_text(encoding="utf-8"))
-    (tmp_path / "out/plan.json").unlink()
-    (tmp_path / "out/plan.json").mkdir()
-    again = subprocess.run([*command[:-1], str(tmp_path / "plan.yml")], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600, check=False)
-    assert f"{tmp_path}/out/plan.json: Is a directory: the plan was not written" in again.stderr and "remedy: -e plan_file=" in again.stderr
     assert [item["path"] for item in plan["hosts"]["localhost"]["files"]] == [str(tmp_path / name) for name in ("a", "b", "line")]
     assert [item["task"] for item in plan["not_predicted"]] == ["Command"]
     assert not list(tmp_path.glob("[abc]"))
+
+
+@pytest.fixture
+def callback(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The callback in this process, in a run in check mode; what it says lies in `said`."""
+    spec = importlib.util.spec_from_file_location("hnai_plan", ROOT / "playbooks/callback_plugins/hnai_plan.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "context", SimpleNamespace(CLIARGS={"check": True}))
+    made = module.CallbackModule()
+    made.said = []
+    made._display = SimpleNamespace(display=made.said.append, error=lambda text, wrap_text: made.said.append(text))
+    return made
+
+
+def test_the_callback_hears_no_other_run(callback: Any) -> None:
+    for name, deaf in (("/x/plan.yml", False), ("/x/other.yml", True)):
+        callback.v2_playbook_on_start(SimpleNamespace(_file_name=name))
+        assert callback.disabled is deaf
+
+
+def test_a_plan_that_cannot_be_written_is_shown_and_says_why(callback: Any, tmp_path: Path) -> None:
+    callback.file = str(tmp_path)
+    callback.v2_playbook_on_stats(None)
+    shown, error = callback.said
+    assert "Plan: what a run" in shown
+    assert f"{tmp_path}: Is a directory: the plan was not written" in error and "remedy: -e plan_file=" in error

@@ -412,6 +412,43 @@ def test_nothing_in_a_record_becomes_markup(text: str, value: Any) -> None:
     assert "img" not in parser.tags
 
 
+#: What a module that is broken, or a host that is somebody else's, may put where a check or its evidence belongs.
+HOSTILE = "<img src=x onerror=alert(1)>\"'>\udce9\x00"
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.sampled_from([HOSTILE, HOSTILE * 2000, "", 10**400, -1]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "seconds", "nodes", "text", "p50", "bound", "check", HOSTILE]), inner),
+    max_leaves=5,
+)
+PARTS = ("percentiles", "series", "hops", "ladder", "scope", "holds_for", "coverage", "not_tested", "excused", "exceptions_expired", "statistics", "age_s")
+FIELDS = {**dict.fromkeys((*check(), "reason", "explain", "subject"), ANYTHING),
+          "evidence": ANYTHING | st.dictionaries(st.sampled_from(PARTS), ANYTHING | st.lists(ANYTHING) | st.lists(st.lists(st.floats() | st.integers())))}
+RESULTS = st.dictionaries(st.sampled_from(("component", "version", "module", "started_at", "ended_at", "raw")), ANYTHING)
+
+
+@given(RESULTS, st.lists(ANYTHING | st.fixed_dictionaries({}, optional=FIELDS), max_size=3))
+def test_what_no_module_should_say_is_inconclusive_and_ends_no_verdict(more: dict[str, Any], checks: list[Any]) -> None:
+    arrived = record.collect({"kafka1": {"kafka_verdict": {**more, "checks": checks}}}, CONTRACTS)
+    ours = built(*arrived.verdicts)
+    record.describe(record.judge(arrived.verdicts), arrived.verdicts, REGISTER)
+    statuses = [one["status"] for one in ours["verdicts"][0]["checks"]]
+    known = [one.get("status") if isinstance(one, dict) else None for one in checks]
+    assert statuses == [one if one in record.STATUSES else "inconclusive" for one in known]
+    json.dumps(ours, allow_nan=False)
+    parser = Page()
+    parser.feed(html.render(ours))
+    assert not {"img", "script"} & set(parser.tags)
+    ET.fromstring(junit.render(ours))
+    metrics.render(ours)
+    assert all(len(text) <= 120 for text, _colour in table.lines(ours, 120))
+    for ident in {one["id"] for one in ours["verdicts"][0]["checks"]}:
+        table.explain(ours, ident, REGISTER)
+
+
+@pytest.mark.parametrize("series", [[[]], [[1.0]], [7], 7, "no series", {"a": 1}, [[1.0, float("nan")], [2.0, None], [3.0, 4.0]]])
+def test_what_is_no_series_is_not_drawn(series: Any) -> None:
+    assert html.timeline(series, None, "s", "t") == ""
+
+
 # -- on disk ----------------------------------------------------------------------------------------------
 def test_write_is_whole_private_and_verifiable(tmp_path: Path) -> None:
     folder = tmp_path / "verdicts"

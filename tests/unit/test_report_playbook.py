@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""host_verdicts and verdict_report in real runs: a component that is broken, one that hangs, one that is not reached and one that is well."""
+"""host_verdicts and verdict_report: in two real runs a component that is broken, one that hangs, one that is not reached and one that is well; the judge's
+own cases in this process, on what such a visit brings."""
 from __future__ import annotations
 
 import json
@@ -9,10 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleActionFail
+
+from ansible_collections.hnai.platform.plugins.action import verdict_report
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,11 +86,6 @@ PLAYBOOK = """
         path: "{{ verdicts }}"
         site: test
         environment: lab
-        expected_skips: "{{ skips | default([]) }}"
-        full_max_age: "{{ full_max_age | default(0) }}"
-        closing: "{{ closing | default(false) }}"
-        explain: "{{ explain | default(omit) }}"
-        show: "{{ show | default(false) }}"
       run_once: true
 """
 
@@ -199,40 +199,87 @@ def test_each_host_is_judged_by_itself_and_named(site: Site) -> None:
     assert "geheim-4711" not in output, "arguments are in no log"
 
 
-def test_every_module_broken_is_still_judged_and_a_limit_judges_only_its_host(site: Site) -> None:
-    hosts = {"a1": {"says": "crash"}, "a2": {"says": "no"}, "a3": {"says": "pass"}}
-    code, output = site.run(hosts, "--limit", "a1")
-    assert code == 2, output
-    assert site.record()["verdict"] == "inconclusive"
-    code, output = site.run(hosts, "--limit", "a3", "-e", '{"skips": ["A9"]}')
-    assert code == 0, output
-    assert statuses(site.record()) == {("a3", "A1"): "pass"}
+class Judge:
+    """verdict_report in this process, on one visit to each host."""
+
+    class Hostvars(dict[str, Any]):
+        """As Ansible's: what is written, without evaluating it."""
+
+        raw_get = dict.__getitem__
+
+    def __init__(self, base: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.verdicts = base / "verdicts"
+        self.said: list[str] = []
+        monkeypatch.setattr(verdict_report, "ROOT", root)
+        monkeypatch.setattr(verdict_report.display, "display", lambda text, **_colour: self.said.append(str(text)))
+        monkeypatch.setenv("COLUMNS", "160")
+
+    def run(self, says: dict[str, str], *, limit: str = "", check: bool = False, model: dict[str, Any] | None = None, **args: Any) -> tuple[bool, str]:
+        """(whether the task fails, what it says). *says*: what the module finds on each host; "crash": that it broke."""
+        hosts = self.Hostvars()
+        for host, found in says.items():
+            one = {"id": "A1", "title": "alpha works", "status": "pass" if found == "pass" else "fail", "observed": found, "expected": "pass",
+                   "reason": "" if found == "pass" else "alpha says so", "explain": "alpha --check", "evidence": {}}  # fmt: skip
+            visit = {"verdicts": {"alpha_verdict": {"component": "alpha", "checks": [one]}, "alpha_verdict__again": {"skipped": True}}}
+            if found == "crash":
+                visit = {"verdicts": {}, "broken": {"alpha_verdict": "the module itself is broken"}}
+            hosts[host] = {**(model or {}), "hnai_addresses": {"v4": f"10.0.3.{len(hosts) + 5}"}, **({"hnai_verdicts": visit} if limit in ("", host) else {})}
+        task = SimpleNamespace(args={"path": str(self.verdicts), "site": "test", "environment": "lab", **args}, async_val=0, check_mode=check)
+        connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir=None))
+        action = verdict_report.ActionModule(task, connection, SimpleNamespace(), None, None, None)
+        self.said.clear()
+        groups = {name: list(says) for name in ("all", "managed", "alpha")}
+        try:
+            result = action.run(None, {"hostvars": hosts, "groups": groups, "ansible_play_hosts_all": [limit] if limit else list(says)})
+        except AnsibleActionFail as error:
+            return True, str(error)
+        return bool(result.get("failed")), "\n".join([*self.said, str(result.get("msg", ""))])
+
+    def record(self) -> dict[str, Any]:
+        return json.loads((self.verdicts / "latest" / "record.json").read_text())
+
+
+@pytest.fixture
+def judge(tmp_path: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    return Judge(tmp_path, collections / "ansible_collections/hnai/platform", monkeypatch)
+
+
+def test_every_module_broken_is_still_judged_and_a_limit_judges_only_its_host(judge: Judge) -> None:
+    hosts = {"a1": "crash", "a2": "no", "a3": "pass"}
+    failed, output = judge.run(hosts, limit="a1")
+    assert failed, output
+    assert judge.record()["verdict"] == "inconclusive"
+    failed, output = judge.run(hosts, limit="a3", expected_skips=["A9"])
+    assert not failed, output
+    assert statuses(judge.record()) == {("a3", "A1"): "pass"}
     assert "notice" not in output
 
 
-def test_check_mode_writes_nothing_and_does_not_fail(site: Site) -> None:
-    code, output = site.run({"a1": {"says": "no"}}, "--check")
-    assert code == 0, output
-    assert not site.verdicts.exists()
-    assert "VERDICT fail" in output
+def test_check_mode_writes_nothing_and_does_not_fail(judge: Judge) -> None:
+    failed, output = judge.run({"a1": "no"}, check=True)
+    assert not failed, output
+    assert not judge.verdicts.exists()
+    assert "VERDICT fail" in output and "check mode: nothing was written" in output
 
 
-def test_a_verdict_that_cannot_be_kept_is_shown_and_fails(site: Site) -> None:
-    site.verdicts.write_text("a file where the folder should be")
-    code, output = site.run({"one": {"says": "pass"}})
-    assert code == 2 and "VERDICT pass" in output, output
-    assert f"controller: {site.verdicts}: File exists: the verdict above is not kept; remedy: `df -h {site.verdicts}`" in output
+def test_a_verdict_that_cannot_be_kept_is_shown_and_fails(judge: Judge) -> None:
+    judge.verdicts.write_text("a file where the folder should be")
+    failed, output = judge.run({"one": "pass"})
+    assert failed and "VERDICT pass" in output, output
+    assert f"controller: {judge.verdicts}: File exists: the verdict above is not kept; remedy: `df -h {judge.verdicts}`" in output
     assert "check mode" not in output
 
 
-def test_an_old_full_verdict_fails_the_quick_one(site: Site) -> None:
-    code, output = site.run({"a1": {"says": "pass"}}, "-e", "full_max_age=3600")
-    assert code == 2
+def test_an_old_full_verdict_fails_the_quick_one(judge: Judge) -> None:
+    failed, output = judge.run({"a1": "pass"}, full_max_age=3600)
+    assert failed
     assert "was never made" in output
-    assert site.record()["problems"][0]["id"] == "V-full"
+    assert judge.record()["problems"][0]["id"] == "V-full"
+    assert not judge.run({"a1": "pass"}, profile="full", full_max_age=3600)[0]
+    assert not judge.run({"a1": "pass"}, full_max_age=3600)[0]
 
 
-def test_an_end_in_the_model_is_red_and_fails_no_run_of_the_site_by_itself(site: Site) -> None:
+def test_an_end_in_the_model_is_red_and_fails_no_run_of_the_site_by_itself(judge: Judge) -> None:
     """What has expired and what break-glass let through stand in the record, in the table and above the drawing."""
     way = {"from": {"host": "a1"}, "to": {"host": "a2"}, "service": {"proto": "tcp", "port": 7000}, "data_direction": "up", "owner": "x", "reason": "y"}
     glass = [{"id": "C-2", "owner": "shift lead", "reason": "nobody signs", "since": "2020-01-01", "hours": 8}]
@@ -240,38 +287,36 @@ def test_an_end_in_the_model_is_red_and_fails_no_run_of_the_site_by_itself(site:
         "hnai_zones": {"l3": {"level": 3, "cidrs": ["10.0.3.0/24"]}}, "hnai_zone": "l3", "hnai_break_glass": glass,
         "hnai_conduits": [{**way, "id": "C-1", "expires": "2020-01-01"}, {**way, "id": "C-2", "expires": "2999-01-01"}],
     }
-    hosts = {name: {"says": "pass", **model, "hnai_addresses": {"v4": f"10.0.3.{index}"}} for index, name in enumerate(("a1", "a2"), 5)}
-    code, output = site.run(hosts, "-e", "closing=true")
-    assert code == 0, output
-    record = site.record()
+    failed, output = judge.run({"a1": "pass", "a2": "pass"}, model=model, closing=True)
+    assert not failed, output
+    record = judge.record()
     assert record["verdict"] == "fail"
     assert [(one["id"], one["subject"], one["severity"]) for one in record["problems"]] == [("V-glass", "C-2", "critical"), ("V-expiry", "C-1", "warning")]
     assert "VERDICT fail" in output and "BREAK-GLASS: shift lead lets C-2 through" in output
     assert [one["id"] for one in record["zones"]["conduits"]] == ["C-1", "C-2"]
-    page = (site.verdicts / "latest" / "report.html").read_text(encoding="utf-8")
+    page = (judge.verdicts / "latest" / "report.html").read_text(encoding="utf-8")
     assert page.index("<h2>BREAK-GLASS") < page.index("<svg xmlns") < page.index('class="ev"')
-    hosts["a1"]["says"] = "no"
-    code, output = site.run(hosts, "-e", "closing=true")
-    assert code == 2, "what is wrong with the site itself still fails its run"
-    hosts["a1"]["says"] = "pass"
-    code, output = site.run(hosts)
-    assert code == 2, output
+    failed, output = judge.run({"a1": "no", "a2": "pass"}, model=model, closing=True)
+    assert failed, "what is wrong with the site itself still fails its run"
+    failed, output = judge.run({"a1": "pass", "a2": "pass"}, model=model)
+    assert failed, output
 
 
-def test_explain_and_show_read_the_newest_record(site: Site) -> None:
-    code, output = site.run({"a1": {"says": "pass"}}, "-e", "explain=A1", "--tags", "alpha")
-    assert code == 0, output
+def test_explain_and_show_read_the_newest_record(judge: Judge) -> None:
+    well = {"a1": "pass"}
+    failed, output = judge.run(well, explain="A1")
+    assert not failed, output
     assert "alpha means A1" in output and "alpha --again" in output and "no record yet" in output
-    code, output = site.run({"a1": {"says": "pass"}}, "-e", "show=true")
-    assert code == 2
+    failed, output = judge.run(well, show=True)
+    assert failed
     assert "holds no verdict yet" in output
-    site.run({"a1": {"says": "pass"}})
-    code, output = site.run({"a1": {"says": "pass"}}, "-e", "explain=A1")
-    assert code == 0, output
+    judge.run(well)
+    failed, output = judge.run(well, explain="A1")
+    assert not failed, output
     assert "alpha --check" in output
-    code, output = site.run({"a1": {"says": "pass"}}, "-e", "explain=A2")
-    assert code == 2
+    failed, output = judge.run(well, explain="A2")
+    assert failed
     assert "no check A2; the nearest: A9, A1" in output or "no check A2; the nearest: A1, A9" in output
-    code, output = site.run({"a1": {"says": "pass"}}, "-e", "show=true")
-    assert code == 0, output
+    failed, output = judge.run(well, show=True)
+    assert not failed, output
     assert "VERDICT pass: 1 pass" in output

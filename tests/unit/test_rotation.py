@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
+from own_files import OwnFiles
 
 from ansible_collections.hnai.platform.plugins.action import vault_rotate as action
 from ansible_collections.hnai.platform.plugins.filter.rotation import leaves, rotations
 from ansible_collections.hnai.platform.plugins.module_utils import credentials, unit
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host, HostError
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter, password_of
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor as next_scram
@@ -29,7 +30,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import L
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter, standing
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import successor as next_mqtt
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MqttError, MqttRefused
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MqttError, MqttRefused, connect_packet
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import inventory, policies, rotate_steps
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, NotFound, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.fence import FileFence
@@ -535,6 +536,49 @@ def test_mosquitto_takes_turns_and_proves_with_a_session_of_its_own(ends: bool) 
     assert broker.loaded == {"telegraf-bridge.b": "fresh"}
 
 
+def test_a_value_that_no_login_can_carry_is_refused_before_anything_is_written() -> None:
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-bridge", "password": "ä" * 35000}, 0)
+    with pytest.raises(RotationError, match=r"is no secret of kind mosquitto .*password has 70000 bytes, MQTT carries 65535.*nothing was changed"):
+        take(bao, clock, state="prepared", kind="mosquitto", run_id="r1")
+    assert f"{PATH}/_next" not in bao.kept
+    assert not take(bao, clock, state="planned")["rotation"]["open"]
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_an_open_run_with_such_a_value_ends_and_goes_back(back: bool) -> None:
+    broker, clock = Broker(), Clock()
+
+    def login(name: str, word: str) -> Any:
+        connect_packet("hnai-x", name, word)
+        return broker.login(name, word)
+
+    def put(name: str, value: str) -> None:
+        broker.stored[name] = value
+
+    target = Target(MosquittoAdapter(login, put, lambda name: broker.stored.pop(name, None) and None, broker.reload), Free(), 2, clock, clock.sleep)
+    old, new = {"username": "telegraf-bridge", "password": "x" * 65536}, {"username": "telegraf-bridge.b", "password": "fresh"}
+    assert target.provision(old, new, 1) == {"new_works": True, "wrong_refused": True, "old_works": False, "changed": True}
+    if back:
+        assert target.withdraw(old, new, 2) == {"new_refused": True, "old_works": False, "old_impossible": True, "changed": True}
+        assert broker.loaded == {"telegraf-bridge": "old"}
+    else:
+        proof = target.revoke(old, new, 2)
+        assert proof["old_refused"] and proof["new_works"] and proof["no_old_session"]
+        assert broker.loaded == {"telegraf-bridge.b": "fresh"}
+
+
+def test_the_journal_closes_on_the_way_back_to_a_value_that_no_login_can_carry() -> None:
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    take(bao, clock, state="prepared", run_id="r1")
+    back = take(bao, clock, state="prepared", rollback="r1")["rotation"]
+    gone = {"new_refused": True, "old_works": False}
+    with pytest.raises(RotationError, match="not rolled back yet: old_works"):
+        take(bao, clock, state="rolled_back", run_id="r1", fence=back["fence"], proof=gone)
+    assert not take(bao, clock, state="rolled_back", run_id="r1", fence=back["fence"], proof={**gone, "old_impossible": True})["rotation"]["open"]
+
+
 def test_mosquitto_that_does_not_answer_is_not_a_refusal() -> None:
     def login(_name: str, _word: str) -> Any:
         raise MqttError("closed")
@@ -638,22 +682,14 @@ def test_vmauth_that_does_not_say_what_is_in_flight_has_proven_nothing() -> None
         server.target(clock).revoke(DASH, new, 2)
 
 
-class Root(Host):
-    def chown(self, target: int | str, uid: int, gid: int) -> None:
-        return
-
-    def owner(self, info: os.stat_result) -> tuple[int, int]:
-        return 0, 0
-
-
 def test_the_fence_only_rises_and_outlives_the_process(tmp_path: Path) -> None:
-    assert FileFence(Root(str(tmp_path)), PATH).pass_(7)
-    again = FileFence(Root(str(tmp_path)), PATH)
+    assert FileFence(OwnFiles(str(tmp_path)), PATH).pass_(7)
+    again = FileFence(OwnFiles(str(tmp_path)), PATH)
     assert again.pass_(7) and not again.pass_(6) and again.pass_(8)
-    assert FileFence(Root(str(tmp_path)), "telegraf/other").pass_(1)
+    assert FileFence(OwnFiles(str(tmp_path)), "telegraf/other").pass_(1)
     (tmp_path / "var/lib/hnai/rotation/telegraf+kafka_writer").write_text("x")
     with pytest.raises(HostError, match="no number"):
-        FileFence(Root(str(tmp_path)), PATH).pass_(9)
+        FileFence(OwnFiles(str(tmp_path)), PATH).pass_(9)
 
 
 # -- the module's steps -----------------------------------------------------------------------------------------------
@@ -1065,7 +1101,7 @@ def test_a_store_that_does_not_come_back_is_no_refusal() -> None:
 
 
 def test_the_role_finds_nothing_to_restart_where_the_rotation_did(tmp_path: Path) -> None:
-    host = Root(tmp_path)
+    host = OwnFiles(tmp_path)
     (tmp_path / "etc/hnai/digests").mkdir(parents=True)
     secret, other = tmp_path / "etc/secret", tmp_path / "etc/other"
     for file in (secret, other):
@@ -1082,7 +1118,7 @@ def test_the_role_finds_nothing_to_restart_where_the_rotation_did(tmp_path: Path
 
 
 def test_what_was_ended_does_not_come_back_with_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    host, synced, path = Root(str(tmp_path)), [], tmp_path / "etc/credstore.encrypted/hnai-mosquitto.x"
+    host, synced, path = OwnFiles(str(tmp_path)), [], tmp_path / "etc/credstore.encrypted/hnai-mosquitto.x"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"old")
     monkeypatch.setattr(rotation_target, "sync_directory", lambda folder: synced.append((folder, path.exists())))
@@ -1120,7 +1156,7 @@ def test_which_of_its_pair_a_line_lives_on_stands_in_the_brokers_log() -> None:
     (["Client %s has exceeded timeout, disconnecting." % one for one in ("line1", "line1-sparkplug")], ""),
 ])
 def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: list[str], lives: str) -> None:
-    class Broker(Root):
+    class Broker(OwnFiles):
         def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
             return Completed(0, b"abc\n" if argv[0] == "systemctl" else "\n".join([*LOG.splitlines(), *more]).encode(), b"")
 
@@ -1133,7 +1169,7 @@ def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: li
 
 def test_a_journal_that_was_cut_says_nothing_about_older_sessions(tmp_path: Path) -> None:
     """A client of the line that came before and stays on the old password would not be seen, and be locked out."""
-    class Broker(Root):
+    class Broker(OwnFiles):
         def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
             return Completed(0, b"abc\n" if argv[0] == "systemctl" else b"New client connected from 1:1 as line1 (p2, c0, k15, u'line1.b').\n", b"")
 

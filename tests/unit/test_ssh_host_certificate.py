@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
+from own_files import OwnFiles
 
 from ansible_collections.hnai.platform.plugins.action import ssh_host_proof
 from ansible_collections.hnai.platform.plugins.filter.rotation import host_addresses
 from ansible_collections.hnai.platform.plugins.module_utils.host import ssh_certificate
 from ansible_collections.hnai.platform.plugins.module_utils.host.ssh_certificate import CERTIFICATE, DROP_IN, JOURNAL, CertificateError, HostCertificate, parse
-from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host, HostError
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, HostError
 from ansible_collections.hnai.platform.plugins.plugin_utils.ssh_access import AccessError
 from ansible_collections.hnai.platform.plugins.plugin_utils.ssh_trust import ca_line, served, with_ca
 
@@ -46,7 +47,7 @@ def signed(ca: Path, public: Path, serial: int = 7, names: list[str] | None = No
     return public.with_name("asked-cert.pub").read_text(encoding="utf-8").strip()
 
 
-class Machine(Host):
+class Machine(OwnFiles):
     """A host in a directory. *told*: what sshd -t says."""
 
     def __init__(self, root: Path) -> None:
@@ -57,9 +58,6 @@ class Machine(Host):
     def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         self.ran.append(" ".join(argv))
         return self.told if argv[-1] == "-t" else Completed(0, b"", b"")
-
-    def chown(self, target: int | str, uid: int, gid: int) -> None:
-        return
 
 
 @pytest.fixture

@@ -91,7 +91,8 @@ def test_collects_inventory_variables_of_managed_hosts(root: Path) -> None:
     assert "observer" not in str(data)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     files = {
         "hosts.yml": "all: {hosts: {a: null}}\n",
         "group_vars/all/good.yml": "a: &x {b: 1}\nc: {<<: *x, b: 2}\nd: !vault |\n  $ANSIBLE_VAULT\n",
@@ -112,6 +113,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert found["tabs.yml"][0] == "line 3" and "spaces" in found["tabs.yml"][2]
     assert found["a.yml"][1] == "is no map of variables"
     assert all(all(one) for one in found.values())
+    monkeypatch.setattr(site, "_composed", lambda _sources: pytest.fail("each file is read once in a run"))
+    sources[0] = "hosts.yml"
     double = {(Path(one.file).name, one.key): one.message for one in site.twice(sources)}
     assert {key: text.partition(":")[0] for key, text in double.items()} == {
         ("inner.yml", "a[0].b"): "stands in line 2 and in line 3",

@@ -43,7 +43,14 @@ class Expected:
     recent_s: float = 300.0
     settle_s: float = 60.0
     high_availability: bool = False
-    ports: Sequence[int] = (8081, 8083, 6121, 6122, 6123, 6124, 6125, 6126)
+    rest: int = 8081
+    gateway: int = 8083
+    inner: Sequence[int] = (6121, 6122, 6123, 6124, 6125, 6126)
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All that may be reached from this host only."""
+        return (self.rest, self.gateway, *self.inner)
 
 
 @dataclass(frozen=True)
@@ -106,13 +113,17 @@ class _Judge:
     def get(self, path: str) -> Any:
         return self._get(path, self.report.timeout(10.0))
 
+    def curl(self, path: str, port: int = 0) -> str:
+        """How a person asks the same; of the JobManager where no *port* is given."""
+        return "curl -s 'http://127.0.0.1:%d%s'" % (port or self.expected.rest, path)
+
     # -- the cluster --------------------------------------------------------------------------------------
     def leader(self) -> Mapping[str, Any] | None:
         """H1. /overview is answered by the leader only; without it nothing else can be asked."""
         overview: Mapping[str, Any] | None = None
         with self.report.check(
             "H1", "the JobManager answers", expected="an answer with jobs and slots", hint="journalctl -u hnai-flink-jobmanager",
-            explain="curl -s http://127.0.0.1:8081/overview",
+            explain=self.curl("/overview"),
         ) as check:
             overview = self.get("/overview")
             self.jobs = self.get("/jobs/overview")["jobs"]
@@ -127,7 +138,7 @@ class _Judge:
         want = self.expected
         with self.report.check(
             "H2", "task managers registered, slots in reserve", expected=want.task_managers, unit="task managers",
-            hint="journalctl -u hnai-flink-taskmanager", explain="curl -s http://127.0.0.1:8081/overview",
+            hint="journalctl -u hnai-flink-taskmanager", explain=self.curl("/overview"),
         ) as check:
             check.observed = overview["taskmanagers"]
             check.evidence = {"slots-total": overview.get("slots-total"), "slots-available": overview["slots-available"], "reserve": want.slots_free}
@@ -141,7 +152,7 @@ class _Judge:
         """H3 for what nobody declared."""
         with self.report.check(
             "H3", "only declared jobs run", expected=sorted(self.expected.jobs), subject="undeclared", hint="journalctl -u hnai-flink-jobs",
-            explain="curl -s http://127.0.0.1:8081/jobs/overview",
+            explain=self.curl("/jobs/overview"),
         ) as check:
             check.observed = sorted({job["name"] for job in self.jobs or [] if job["state"] not in GONE})
             check.passed(set(check.observed) <= set(self.expected.jobs))
@@ -153,7 +164,7 @@ class _Judge:
         alive = sorted((job for job in jobs if job["name"] == name and job["state"] not in GONE), key=lambda job: job["start-time"])
         with self.report.check(
             "H3", "job %s runs, exactly once" % name, expected="1 RUNNING, all tasks running", subject=name,
-            hint="journalctl -u hnai-flink-jobs says what keeps it from running", explain="curl -s http://127.0.0.1:8081/jobs/overview",
+            hint="journalctl -u hnai-flink-jobs says what keeps it from running", explain=self.curl("/jobs/overview"),
         ) as check:
             check.evidence = {"jobs": [dict(job) for job in jobs if job["name"] == name][:5]}
             check.observed = ", ".join("%s %d/%d tasks" % (job["state"], job["tasks"]["running"], job["tasks"]["total"]) for job in alive) or "none"
@@ -172,7 +183,7 @@ class _Judge:
         with self.report.check(
             "H4", "job %s: checkpoints complete" % name, expected=want.max_checkpoint_age_s, unit="s since the newest", subject=name,
             hint="look at /jobs/%s/exceptions and at the disk below /var/lib/hnai/flink/checkpoints" % job_id,
-            explain="curl -s http://127.0.0.1:8081/jobs/%s/checkpoints" % job_id,
+            explain=self.curl("/jobs/%s/checkpoints" % job_id),
         ) as check:
             try:
                 config = self.get("/jobs/%s/checkpoints/config" % job_id)
@@ -215,8 +226,8 @@ class _Judge:
         job_id = job["jid"]
         with self.report.check(
             "H5", "job %s: no restart of late" % name, expected=0, unit="restarts since it was submitted", subject=name,
-            hint="curl -s http://127.0.0.1:8081/jobs/%s/exceptions" % job_id,
-            explain="curl -s 'http://127.0.0.1:8081/jobs/%s/metrics?get=numRestarts'" % job_id,
+            hint=self.curl("/jobs/%s/exceptions" % job_id),
+            explain=self.curl("/jobs/%s/metrics?get=numRestarts" % job_id),
         ) as check:
             restarts = self.metric(job_id, "numRestarts")
             if restarts is None:
@@ -231,7 +242,7 @@ class _Judge:
         job_id = job["jid"]
         with self.report.check(
             "H8", "job %s: no exception of late" % name, expected=0, unit="exceptions", subject=name,
-            hint="curl -s http://127.0.0.1:8081/jobs/%s/exceptions" % job_id, explain="curl -s http://127.0.0.1:8081/jobs/%s/exceptions" % job_id,
+            hint=self.curl("/jobs/%s/exceptions" % job_id), explain=self.curl("/jobs/%s/exceptions" % job_id),
         ) as check:
             entries = self.get("/jobs/%s/exceptions" % job_id)["exceptionHistory"]["entries"]
             fresh = [one for one in entries if one["timestamp"] >= (self.now() - self.expected.recent_s) * 1000.0]
@@ -245,7 +256,7 @@ class _Judge:
         with self.report.check(
             "H6", "job %s: no vertex is held up" % name, expected="high on none", subject=name,
             hint="the vertex after the one that is held up is too slow: sink away, or not enough processors",
-            explain="curl -s http://127.0.0.1:8081%s" % base % "<vertex>",
+            explain=self.curl(base % "<vertex>"),
         ) as check:
             levels: dict[str, str] = {}
             running = [one for one in vertices if one["status"] == "RUNNING"]
@@ -271,7 +282,7 @@ class _Judge:
         with self.report.check(
             "H7", "job %s: event time goes on" % name, expected=self.expected.max_watermark_age_s, unit="s behind the clock", subject=name,
             hint="a source partition is silent and not idle, or its times are wrong; windows stay open meanwhile",
-            explain="curl -s http://127.0.0.1:8081/jobs/%s/vertices/<vertex>/watermarks" % job["jid"],
+            explain=self.curl("/jobs/%s/vertices/<vertex>/watermarks" % job["jid"]),
         ) as check:
             values: list[float] = []
             for vertex in vertices:
@@ -366,7 +377,7 @@ class _Judge:
         """H9: by it the keeper submits. Nothing else asks it while all jobs run."""
         with self.report.check(
             "H9", "the gateway takes statements", expected="an answer, of the JobManager's release", subject="gateway",
-            hint="systemctl restart hnai-flink-gateway", explain="curl -s http://127.0.0.1:8083/v3/info",
+            hint="systemctl restart hnai-flink-gateway", explain=self.curl("/v3/info", self.expected.gateway),
         ) as check:
             check.observed = self.host.gateway(self.report.timeout(10.0))
             check.passed(self.report.version in ("", check.observed), "the JobManager is of %s" % self.report.version)
@@ -421,7 +432,7 @@ class _Judge:
             return
         with self.report.check(
             "H9", title, expected="zookeeper, storage and checkpoints on shared storage", subject="ZooKeeper",
-            hint="high-availability.* in config.yaml", explain="curl -s http://127.0.0.1:8081/jobmanager/config",
+            hint="high-availability.* in config.yaml", explain=self.curl("/jobmanager/config"),
         ) as check:
             config = {one["key"]: one["value"] for one in self.get("/jobmanager/config")}
             wanted = ("high-availability.type", "high-availability.zookeeper.quorum", "high-availability.storageDir", "high-availability.cluster-id")
@@ -434,7 +445,7 @@ class _Judge:
         """H10: whoever reaches REST or the gateway runs code."""
         with self.report.check(
             "H10", "only this host reaches Flink, and nobody submits jars", expected="loopback, web-submit off", controls=["SR 2.1", "SR 5.2"],
-            hint="rest.bind-address, web.submit.enable in config.yaml; site.yml --tags flink", explain="ss -ltn; curl -s http://127.0.0.1:8081/config",
+            hint="rest.bind-address, web.submit.enable in config.yaml; site.yml --tags flink", explain="ss -ltn; " + self.curl("/config"),
         ) as check:
             features = self.get("/config")["features"]
             open_ = sorted("%s:%d" % one for one in self.host.listeners() if one[1] in self.expected.ports and not one[0].startswith(LOOPBACK))

@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from ..credentials import TWIN
-from ..openbao.rotation_target import CannotTell
+from ..openbao.rotation_target import CannotTell, Impossible
 from .acl_model import base
-from .wire import MqttError, MqttRefused
+from .wire import MAX_TEXT, MqttError, MqttRefused
 
 Secret = Mapping[str, Any]
 
@@ -52,8 +52,16 @@ def standing(lines: Iterable[str], name: str) -> dict[str, tuple[str, str]]:
     return found
 
 
+def too_long(secret: Secret) -> str:
+    """What of a login does not fit into MQTT's field, "" where all does."""
+    sizes = {name: len(str(secret[name]).encode("utf-8", "surrogatepass")) for name in ("username", "password")}
+    return ", ".join("%s has %d bytes, MQTT carries %d" % (name, size, MAX_TEXT) for name, size in sizes.items() if size > MAX_TEXT)
+
+
 def successor(secret: Secret, password: Callable[[], str]) -> dict[str, Any]:
-    """The next value: the other identity of the pair."""
+    """The next value: the other identity of the pair. Raises ValueError where no login can carry the current one."""
+    if too_long(secret):
+        raise ValueError(too_long(secret))
     name = str(secret["username"])
     return dict(secret, username=base(name) if name.endswith(TWIN) else name + TWIN, password=password())
 
@@ -73,6 +81,8 @@ class MosquittoAdapter:
         self._witness: Session | None = None
 
     def _open(self, secret: Secret) -> Session | None:
+        if too_long(secret):
+            raise Impossible(too_long(secret))
         try:
             return self._login(secret["username"], secret["password"])
         except MqttRefused as error:
@@ -97,7 +107,7 @@ class MosquittoAdapter:
 
     def drop(self, secret: Secret) -> None:
         """Remove the credential of its identity, reload; a session of ours that used it must end by that."""
-        self._witness = self._open(secret)
+        self._witness = None if too_long(secret) else self._open(secret)
         self._remove(secret["username"])
         self._reload()
 

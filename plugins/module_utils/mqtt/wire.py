@@ -22,6 +22,7 @@ V5_REFUSALS = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
 """Reason codes of version 5 [v5 3.2.2.2] as the return codes of 3.1.1 that mean the same."""
 
 REFUSALS = {1: "protocol version", 2: "client id", 3: "server unavailable", 4: "bad user name or password", 5: "not authorised"}
+MAX_TEXT = 65535
 MAX_PACKET = 16 * 1024 * 1024
 
 

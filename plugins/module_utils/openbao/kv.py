@@ -7,7 +7,7 @@ Paths and answers: https://openbao.org/api-docs/secret/kv/kv-v2/ (HashiCorp Vaul
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .client import Api, BaoError, NotFound, Unreachable
@@ -18,10 +18,11 @@ from .site import instant
 class KvStore:
     """One mount, with one token."""
 
-    def __init__(self, api: Api, token: str, mount: str) -> None:
+    def __init__(self, api: Api, token: str, mount: str, now: Callable[[], float] = time.time) -> None:
         self._api = api
         self._token = token
         self._mount = mount
+        self._now = now
 
     def read(self, path: str, version: int = 0) -> tuple[int, dict[str, Any] | None]:
         """(version, data); data is None where nothing is there or the version was destroyed. Raises BaoError, Unreachable."""
@@ -52,7 +53,7 @@ class KvStore:
         number = int(data["current_version"])
         newest = (data.get("versions") or {}).get(str(number), {})
         # It names a time to come where the mount or the secret says how long versions live.
-        deleted = newest.get("deletion_time") and instant(newest["deletion_time"]) <= time.time()
+        deleted = newest.get("deletion_time") and instant(newest["deletion_time"]) <= self._now()
         return number, "" if deleted or newest.get("destroyed") else str(newest.get("created_time", ""))
 
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> int:

@@ -37,7 +37,7 @@ def following(path: str, kind: str, current: Secret) -> dict[str, Any]:
         if not all(isinstance(current[key], str) for key in ("username", "password")):
             raise KeyError("username, password")
         return KINDS[kind](current, site.password)
-    except KeyError as error:
+    except (KeyError, ValueError) as error:
         raise RotationError("%s: the newest version is no secret of kind %s (%s): put it right by hand, nothing was changed" % (path, kind, error)) from error
 
 
@@ -56,7 +56,7 @@ class Steps:
         self._given = given
         self._now = now
         self._sleep = sleep
-        self._store = KvStore(api, token, given["kv"])
+        self._store = KvStore(api, token, given["kv"], now)
         self._run = Rotation(self._store, given["path"], given["owner"], now)
 
     def take(self) -> dict[str, Any]:

@@ -482,7 +482,8 @@ class Rotation:
     def back_in_force(self, view: View, acks: Mapping[str, str], proof: Mapping[str, Any]) -> View:
         """The end of a rollback: every host that may have had the new value has the old one, and the target knows only that."""
         view = self.given_back(view, acks)
-        missing = [key for key in ("old_works", "new_refused") if view.reached(PREPARED) and proof.get(key) is not True]
+        wanted = ("new_refused",) if proof.get("old_impossible") is True else ("old_works", "new_refused")
+        missing = [key for key in wanted if view.reached(PREPARED) and proof.get(key) is not True]
         if missing:
             raise RotationError("%s: run %s is not rolled back yet: %s. Run it again" % (self._path, view.run_id, ", ".join(missing)))
         done = self._finish(view, "rolled back", self._store.read(self._path)[0], view.fp_old, proof)

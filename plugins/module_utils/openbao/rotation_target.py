@@ -20,6 +20,10 @@ class CannotTell(Exception):
     """Neither accepted nor refused: not reachable, or an answer that makes no sense. Never taken for a refusal."""
 
 
+class Impossible(CannotTell):
+    """No login can carry this value, so nobody lives on it."""
+
+
 class Refusals:
     """Logins of ours that a server refused: each stands in its log, and must be told from those of others.
 
@@ -49,7 +53,7 @@ class Adapter(Protocol):
     supports_overlap: bool
 
     def works(self, secret: Secret) -> bool:
-        """A login: accepted or refused. Raises CannotTell."""
+        """A login: accepted or refused. Raises CannotTell, Impossible."""
 
     def put(self, secret: Secret) -> None:
         """Make it valid, beside what is valid."""
@@ -88,6 +92,12 @@ class Target:
         if not self._fence.pass_(version):
             raise RotationError("this target has seen a later step of the rotation: another controller works on it, nothing was changed here")
 
+    def _works(self, secret: Secret) -> bool:
+        try:
+            return self._adapter.works(secret)
+        except Impossible:
+            return False
+
     def _until(self, secret: Secret, accepted: bool) -> bool:
         end = self._clock() + self._patience_s
         while self._adapter.works(secret) is not accepted:
@@ -108,7 +118,7 @@ class Target:
             "new_works": self._until(new, True),
             # Once per target and run: a wrong login is an event in somebody's log.
             "wrong_refused": not self._adapter.works(self._adapter.wrong(new)),
-            "old_works": self._adapter.works(old) if self._adapter.supports_overlap else None,
+            "old_works": self._works(old) if self._adapter.supports_overlap else None,
             "changed": changed,
         }
 
@@ -117,13 +127,20 @@ class Target:
         # Never end the one before the other is known to work: that would be the outage.
         if not self._until(alive, True):
             raise RotationError("the credential that is to stay does not work at the target: nothing was ended there")
-        changed, shared = self._adapter.works(dead), self._adapter.shares_place(dead, alive)
+        return self._drop(dead, alive)
+
+    def _drop(self, dead: Secret, alive: Secret) -> tuple[bool, bool, bool]:
+        changed, shared = self._works(dead), self._adapter.shares_place(dead, alive)
         if changed and shared:
             raise RotationError("both values are accepted in one place: the target is not what the adapter takes it for")
         if not shared:
             # Also where it is refused: what lies in its place then is a value that a hand put there, or one that nobody knows any more.
             self._adapter.drop(dead)
-        return self._until(dead, False), self._adapter.works(alive), changed
+        try:
+            refused = self._until(dead, False)
+        except Impossible:
+            refused = True
+        return refused, self._works(alive), changed
 
     def revoke(self, old: Secret, new: Secret, fence: int) -> dict[str, Any]:
         """The old credential is refused and no session of it lives: {old_refused, new_works, no_old_session, sessions, changed}."""
@@ -136,9 +153,16 @@ class Target:
         return {"old_refused": refused, "new_works": works, "no_old_session": not left, "sessions": left, "changed": changed}
 
     def withdraw(self, old: Secret, new: Secret, fence: int) -> dict[str, Any]:
-        """Rollback: the new credential is refused again, the old one works: {new_refused, old_works, changed}."""
+        """Rollback: the new credential is refused again, the old one works: {new_refused, old_works, changed}.
+
+        With `old_impossible` where the old one never can: what the run made is taken back all the same.
+        """
         if not self._adapter.supports_overlap and not self._adapter.works(old):
             self._guard(fence)
             self._adapter.put(old)
-        refused, works, changed = self._end(new, old, fence)
+        try:
+            refused, works, changed = self._end(new, old, fence)
+        except Impossible:
+            refused, _works, changed = self._drop(new, old)
+            return {"new_refused": refused, "old_works": False, "old_impossible": True, "changed": changed}
         return {"new_refused": refused, "old_works": works, "changed": changed}

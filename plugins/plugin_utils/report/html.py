@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import FAIL, INCONCLUSIVE, PASS, SKIPPED
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import proofs, zones
-from ansible_collections.hnai.platform.plugins.plugin_utils.report.table import ORDER, value_text
+from ansible_collections.hnai.platform.plugins.plugin_utils.report.table import ORDER, listing, mapping, value_text
 
 STYLE = """
 :root{--bg:#f6f7f9;--card:#fff;--ink:#1b2330;--soft:#5d6b80;--line:#dfe4ec;--pass:#18794e;--fail:#c6262e;--inconclusive:#a15c00;
@@ -51,7 +52,7 @@ def badge(status: str) -> str:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
 def bars(percentiles: Mapping[str, Any], unit: str) -> str:
@@ -88,11 +89,11 @@ def bars(percentiles: Mapping[str, Any], unit: str) -> str:
     return "".join(parts) + "</svg>"
 
 
-def timeline(series: Sequence[Sequence[Any]], bound: float | None, unit: str, title: str) -> str:
-    """Points [unix seconds, value] as a line over time; a hole longer than five usual steps is left open."""
+def timeline(series: Any, bound: float | None, unit: str, title: str) -> str:
+    """Points [unix seconds, value] as a line over time; a hole longer than five usual steps is left open, and what is no point is left out."""
     points = []
-    for item in series:
-        at, value = _number(item[0]), _number(item[1])
+    for item in listing(series):
+        at, value = (_number(item[0]), _number(item[1])) if isinstance(item, (list, tuple)) and len(item) > 1 else (None, None)
         if at is not None and value is not None:
             points.append((at, value))
     points.sort()
@@ -131,9 +132,9 @@ def timeline(series: Sequence[Sequence[Any]], bound: float | None, unit: str, ti
     return "".join(parts) + "</svg>"
 
 
-def hops(items: Sequence[Mapping[str, Any]], unit: str) -> str:
+def hops(items: Any, unit: str) -> str:
     """Where the time goes: one bar, a piece for each hop."""
-    pieces = [(str(item.get("name", "")), _number(item.get("seconds")) or 0.0) for item in items]
+    pieces = [(str(item.get("name", "")), _number(item.get("seconds")) or 0.0) for item in map(mapping, listing(items))]
     whole = sum(value for _, value in pieces)
     if whole <= 0:
         return ""
@@ -159,16 +160,13 @@ def charts(record: Mapping[str, Any]) -> str:
     cards = []
     for verdict in record["verdicts"]:
         for check in verdict["checks"]:
-            evidence = check.get("evidence")
-            if not isinstance(evidence, Mapping):
-                continue
+            evidence = mapping(check.get("evidence"))
             unit = str(check.get("unit", ""))
-            percentiles = evidence.get("percentiles")
-            percentiles = percentiles if isinstance(percentiles, Mapping) else {}
+            percentiles = mapping(evidence.get("percentiles"))
             drawn = [
                 bars(percentiles, unit),
-                timeline(evidence.get("series") or [], _number(percentiles.get("bound")), unit, check["title"]),
-                hops(evidence.get("hops") or [], unit),
+                timeline(evidence.get("series"), _number(percentiles.get("bound")), unit, check["title"]),
+                hops(evidence.get("hops"), unit),
             ]
             if any(drawn):
                 subject = f" ({escape(check['subject'])})" if check.get("subject") else ""

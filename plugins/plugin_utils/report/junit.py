@@ -28,7 +28,7 @@ def render(record: Mapping[str, Any]) -> bytes:
         suite = suites.get(component)
         if suite is None:
             suite = suites[component] = ET.SubElement(
-                root, "testsuite", name=component, tests="0", failures="0", errors="0", skipped="0", time="0"
+                root, "testsuite", name=_text(component), tests="0", failures="0", errors="0", skipped="0", time="0"
             )
         for check in verdict["checks"]:
             seconds = float(check.get("duration_ms") or 0.0) / 1000.0

@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import FAIL, INCONCLUSIVE, PASS, SKIPPED
-from ansible_collections.hnai.platform.plugins.plugin_utils.report.table import value_text
+from ansible_collections.hnai.platform.plugins.plugin_utils.report.table import listing, mapping, value_text
 
 SHORT = 64
 
@@ -42,25 +42,23 @@ def _ladder(steps: Mapping[str, Any], badge: Callable[[str], str]) -> str:
 
 
 def _coverage(found: Mapping[str, Any]) -> dict[str, Any]:
-    nodes = found.get("nodes") or {}
-    return {
-        "nodes read": sum(count for count in nodes.values() if isinstance(count, int)), "declared tags": found.get("declared_tags"),
-        "tags missing": len(found.get("missing_tags") or []), "tags hidden from us": len(found.get("hidden_tags") or []),
-        "lists cut": len(found.get("truncated") or []), "nodes unread": len(found.get("unread") or []), "to the end": found.get("complete"),
-    }
+    numbers = {name: len(listing(found.get(key))) for name, key in (
+        ("tags missing", "missing_tags"), ("tags hidden from us", "hidden_tags"), ("lists cut", "truncated"), ("nodes unread", "unread"))}
+    return {"nodes read": sum(count for count in mapping(found.get("nodes")).values() if isinstance(count, int)),
+            "declared tags": found.get("declared_tags"), **numbers, "to the end": found.get("complete")}
 
 
 def _card(component: str, host: str, head: Mapping[str, Any], others: list[Mapping[str, Any]], badge: Callable[[str], str]) -> str:
     evidence: Mapping[str, Any] = head["evidence"]
-    scope = evidence.get("scope") or evidence.get("holds_for") or {}
+    scope = mapping(evidence.get("scope") or evidence.get("holds_for"))
     exceptions = [f"{kind}: {one.get('check')} {one.get('node') or ''} ({one.get('owner')}, until {one.get('expires')})"
                   for key, kind in (("exceptions_expired", "expired"), ("exceptions_unused", "excuses nothing"))
-                  for one in evidence.get(key) or [] if isinstance(one, Mapping)]
+                  for one in map(mapping, listing(evidence.get(key)))]
     if evidence.get("excused"):
         exceptions.insert(0, f"{evidence['excused']} findings are excused by somebody who answers for them; the record names them")
     findings = [f"{check['id']} {check['title']}: {check.get('reason') or value_text(check.get('observed'))}"[:600] for check in others
                 if check["status"] in (FAIL, INCONCLUSIVE)]
-    ladder = _ladder(evidence.get("ladder") or {}, badge)
+    ladder = _ladder(mapping(evidence.get("ladder")), badge)
     age = next((check["evidence"].get("age_s") for check in others if isinstance(check.get("evidence"), Mapping) and "age_s" in check["evidence"]), None)
     return (
         f'<div class="card"><h2>{escape(str(head.get("subject") or component))}: {escape(value_text(head.get("observed")) or head["status"])} '

@@ -26,6 +26,9 @@ VISIT = "hnai_verdicts"
 UNREACHABLE = "the host could not be reached"
 SCOPES = {"ot": frozenset({"modbus_filter", "mosquitto", "ot_collector"}), "zones": frozenset({"firewall"})}
 """Tags that stand for the checks of several components."""
+TEXTS = ("id", "title", "status", "subject", "unit", "reason", "hint", "explain")
+DEEP, HUGE = 40, 1e300
+"""What of a check is text; the deepest nesting of its values, and the first number that is shown as text."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,33 @@ def _flat(value: Any) -> Iterable[Mapping[str, Any]]:
             yield value
 
 
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A value of a host as every view can show it: keys are text, a number is finite, and no nesting is without end."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()} if depth < DEEP else "…"
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth + 1) for item in value] if depth < DEEP else "…"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value if abs(value) < HUGE else str(value)
+    return value if value is None or isinstance(value, bool) else str(value)
+
+
+def _check(item: Any, component: str) -> dict[str, Any]:
+    """A check in the shape that the views rely on, whatever a host said. What has no known status is inconclusive, and says so."""
+    given = _plain(item) if isinstance(item, Mapping) else {"observed": _plain(item)}
+    found = {name: str(value) if name in TEXTS else value for name, value in given.items() if name not in TEXTS or value is not None}
+    ident = found.setdefault("id", f"V-{component}")
+    found.setdefault("title", "a check without a title")
+    if found.get("status") not in STATUSES:
+        found.update(status=INCONCLUSIVE, reason=f"the check module gave {ident} no status that is known: {found.get('status', 'none')}")
+    found["evidence"] = given["evidence"] if isinstance(given.get("evidence"), Mapping) else {}
+    controls = given.get("controls")
+    found["controls"] = [str(one) for one in controls] if isinstance(controls, list) else []
+    took = given.get("duration_ms")
+    found["duration_ms"] = float(took) if isinstance(took, (int, float)) and took >= 0 else 0.0
+    return found
+
+
 def _no_verdict(result: Mapping[str, Any]) -> str:
     """Why a registered result is no verdict."""
     what = UNREACHABLE if result.get("unreachable") else "the check module gave no verdict"
@@ -203,21 +233,22 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
                     arrived.reasons.setdefault((component, host), _no_verdict(result))
                     continue
                 arrived.come.add((host, name))
+                checks = [_check(check, component) for check in checks]
                 # A task with run_once registers the same result for every host. What a visit brings is each host's own, even in the same millisecond.
                 key = json.dumps([name, result.get("component"), result.get("module"), result.get("started_at"), checks], sort_keys=True)
                 if name not in visited and key in seen:
                     continue
                 seen.add(key)
                 verdict = {
-                    field_name: result.get(field_name, "")
+                    field_name: str(result.get(field_name) or "")
                     for field_name in ("component", "version", "module", "status", "summary", "started_at", "ended_at")
                 }
                 verdict["component"] = verdict["component"] or component
                 verdict["host"] = host
-                verdict["checks"] = [dict(check) for check in checks]
+                verdict["checks"] = checks
                 arrived.verdicts.append(verdict)
-                if result.get("raw"):
-                    arrived.raw.setdefault((verdict["component"], host), {}).update(result["raw"])
+                if isinstance(result.get("raw"), Mapping):
+                    arrived.raw.setdefault((verdict["component"], host), {}).update({str(name): str(text) for name, text in result["raw"].items()})
     return arrived
 
 

@@ -36,10 +36,19 @@ def value_text(value: Any, unit: str = "") -> str:
     return f"{text} {unit}".strip() if unit and text else text
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A part of a check's evidence that should be a map; {} where it is none."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def listing(value: Any) -> Sequence[Any]:
+    """The same of a list."""
+    return value if isinstance(value, (list, tuple)) else []
+
+
 def statistics_text(check: Mapping[str, Any]) -> str:
     """n, window, longest gap and the bound of a measured check, as ``stats.Statement.evidence`` left them; "" for any other."""
-    found = (check.get("evidence") or {}).get("statistics")
-    return str(found.get("text", "")) if isinstance(found, Mapping) else ""
+    return str(mapping(mapping(check.get("evidence")).get("statistics")).get("text", ""))
 
 
 def host_names(hosts: Sequence[str]) -> str:

@@ -179,12 +179,12 @@ class Server(socketserver.ThreadingTCPServer):
         super().server_bind()
 
 
-def start(listen, reading, path=None):
-    """Both servers, running: (probed, read). Close each with shutdown() and server_close()."""
+def start(listen, reading, path=None, poll_s=0.5):
+    """Both servers, running: (probed, read). Close each with shutdown(), which takes up to *poll_s*, and server_close()."""
     record = Record(path)
     servers = (Server(listen, Probed, record), Server(reading, Read, record))
     for server in servers:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.5}, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": poll_s}, daemon=True).start()
     return servers
 
 
