@@ -946,6 +946,7 @@ def in_observed(change: Callable[[dict[str, Any]], None], chain: str = "observed
     """The rule that writes down who began, changed."""
 
     def run(found: Items) -> Items:
+        found = copy.deepcopy(found)
         change(next(one["rule"] for one in found if one.get("rule", {}).get("chain") == chain and "@observed_first4" in json.dumps(one)))
         return found
 
