@@ -239,7 +239,7 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
                 if name not in visited and key in seen:
                     continue
                 seen.add(key)
-                verdict = {
+                verdict: dict[str, Any] = {
                     field_name: str(result.get(field_name) or "")
                     for field_name in ("component", "version", "module", "status", "summary", "started_at", "ended_at")
                 }
