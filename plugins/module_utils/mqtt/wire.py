@@ -23,6 +23,7 @@ V5_REFUSALS = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
 
 REFUSALS = {1: "protocol version", 2: "client id", 3: "server unavailable", 4: "bad user name or password", 5: "not authorised"}
 MAX_TEXT = 65535
+"""Bytes of a string or of binary data: two of length stand before it [v5 1.5.4, 1.5.6]."""
 MAX_PACKET = 16 * 1024 * 1024
 
 

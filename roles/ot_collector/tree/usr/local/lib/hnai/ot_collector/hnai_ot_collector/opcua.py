@@ -249,6 +249,7 @@ class OpcuaCollector:
     async def _maintain(self, channel: Channel, subscribed: list[int], polled: list[int]) -> None:
         """Create the items, retry what failed, poll what is polled, repeat what is quiet."""
         source = self.source
+        at_once = int(source.limits.reads_per_second) or 1
         nodes = await self._resolve(channel, [*subscribed, *polled])
         await self._monitor(channel, {index: nodes[index] for index in subscribed if index in nodes})
         due = dict.fromkeys(polled, time.monotonic())
@@ -272,7 +273,7 @@ class OpcuaCollector:
                 if not polled and not subscribed:
                     await channel.operation_limits()
             # No quicker than the budget; the rest in a second.
-            ready, self._reread = self._reread[:int(source.limits.reads_per_second) or 1], self._reread[int(source.limits.reads_per_second) or 1:]
+            ready, self._reread = self._reread[:at_once], self._reread[at_once:]
             await self._poll(channel, [index for index in ready if index in nodes], nodes)
             self.stream.repeats()
             wake = min([retry_at, now + 1.0, *(due[index] for index in polled if index in nodes)])
