@@ -174,6 +174,10 @@ class Check:
         return result
 
 
+# What is raised in a finalizer or in a callback of the garbage collector is printed and lost: the alarm comes again.
+_AGAIN_S = 1.0
+
+
 class _Running:
     """The body of one check: a context manager that turns what happens in the body into a verdict.
 
@@ -191,7 +195,7 @@ class _Running:
 
     def _over(self, _signum: int, frame: Any) -> None:
         if frame is not None and frame.f_code.co_filename == __file__:
-            signal.setitimer(signal.ITIMER_REAL, 0.001)
+            signal.setitimer(signal.ITIMER_REAL, 0.001, _AGAIN_S)
             return
         raise DeadlineExceeded("deadline")
 
@@ -205,7 +209,7 @@ class _Running:
         if left is not None and report._clock is time.monotonic and in_main:
             self._previous = signal.signal(signal.SIGALRM, self._over)
             self._armed = True
-            signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
+            signal.setitimer(signal.ITIMER_REAL, max(left, 0.001), _AGAIN_S)
         return self._check
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: Any) -> bool:

@@ -194,6 +194,24 @@ def test_a_hanging_body_is_interrupted() -> None:
     assert by_id(result, "K2")["status"] == "pass"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_alarm_lost_in_a_finalizer_comes_again() -> None:
+    """Python prints what a finalizer raises and goes on: the deadline would be forgotten."""
+
+    class Slow:
+        def __del__(self) -> None:
+            time.sleep(0.3)
+
+    report = Report("kafka", deadline_s=30)
+    begin = time.monotonic()
+    with report.check("K1", "hangs", deadline_s=0.05) as check:
+        Slow()
+        time.sleep(10)
+        check.passed(True)
+    assert time.monotonic() - begin < 5
+    assert by_id(report.result(), "K1")["reason"] == "deadline"
+
+
 def test_a_body_that_begins_late_is_interrupted_too() -> None:
     report = Report("kafka", deadline_s=0.0)
     begin = time.monotonic()
