@@ -43,6 +43,8 @@ SYSUSERS = ("/etc/sysusers.d/", "/usr/lib/sysusers.d/")
 TMPFILES = ("/etc/tmpfiles.d/", "/usr/lib/tmpfiles.d/")
 SYSCTL = ("/etc/sysctl.d/", "/usr/lib/sysctl.d/")
 UNITS = ("/etc/systemd/system/", "/usr/lib/systemd/system/")
+#: Where a unit's drop-ins of a person stand, those for this boot alone and of `systemctl set-property` too (systemd.unit(5)).
+DROP_INS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
 MASK = "********"
 _PEM_PRIVATE = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 _PEM_BLOCK = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL)
@@ -531,8 +533,8 @@ class Tree:
 
     def _find_foreign(self, ours: set[str]) -> None:
         # A drop-in of somebody else changes what our unit runs.
-        units = [f"{entry.path}.d" for entry in self.entries if entry.path.startswith(UNITS) and os.path.dirname(entry.path) + "/" in UNITS]
-        for top in {self.home, *units, *[path for path in self._parents() if path.endswith(".d")]}:
+        units = {name for entry in self.entries for name in [_unit_of(entry.path)] if name}
+        for top in {self.home, *[f"{place}/{name}.d" for place in DROP_INS for name in units]}:
             for directory, _names, files in os.walk(self.host.at(top)):
                 inside = top + directory[len(self.host.at(top)) :]
                 for name in files:

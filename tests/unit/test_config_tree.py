@@ -202,6 +202,15 @@ def test_a_file_that_moved_to_another_component_stays(host: Machine, tmp_path: P
     assert (tmp_path / "etc/shared.conf").exists()
 
 
+@pytest.mark.parametrize("place", ["/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control"])
+def test_a_drop_in_of_somebody_is_told_wherever_systemd_takes_it_from(host: Machine, tmp_path: Path, place: str) -> None:
+    converge(host, standard())
+    theirs = f"{place}/{UNIT.rpartition('/')[2]}.d/theirs.conf"
+    (tmp_path / theirs[1:]).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / theirs[1:]).write_text("[Service]\nEnvironment=THEIRS=1\n")
+    assert converge(host, standard()).foreign == [theirs]
+
+
 def test_a_drop_in_of_another_component_is_not_foreign_and_does_not_stop_the_unit(host: Machine, tmp_path: Path) -> None:
     theirs = entry(f"{UNIT}.d/theirs.conf", "[Service]\n")
     mine = entry(f"{UNIT}.d/mine.conf", "[Service]\n")
