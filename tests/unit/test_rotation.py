@@ -23,7 +23,7 @@ from ansible_collections.hnai.platform.plugins.filter.rotation import leaves, ro
 from ansible_collections.hnai.platform.plugins.module_utils import credentials, unit
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter, password_of
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter, cut, password_of
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor as next_scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor_pair as next_user
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import LoginError
@@ -153,6 +153,25 @@ def test_it_is_not_closed_while_the_old_one_is_not_proven_dead(store: KvStore, m
     with pytest.raises(RotationError, match=missing):
         run.close(view, {**DEAD, missing: False})
     assert run.look().state == "COMMITTED"
+
+
+def test_after_a_compromise_it_is_not_closed_while_somebody_elses_session_may_live(store: KvStore) -> None:
+    clock = Clock()
+    run, view = published(store, clock=clock, reason="compromise")
+    run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0])
+    for passed, left in ((0.0, 900), (400.0, 500), (-1000.0, 900), (1499.0, 1)):
+        clock.now += passed
+        with pytest.raises(RotationError, match=rf"r1 is COMMITTED but not done: .* another {left} s: 10\.0\.0\.9:5\."):
+            run.close(begin(store, clock=clock)[1], {**DEAD, "others_end_s": 900.0, "not_cut": "10.0.0.9:5"})
+    clock.now += 1.0
+    assert run.close(begin(store, clock=clock)[1], {**DEAD, "others_end_s": 900.0}).last["outcome"] == "rotated"
+
+
+@pytest.mark.parametrize(("reason", "others_s"), [("age", 900.0), ("request", 900.0), ("compromise", 0.0), ("compromise", None)])
+def test_it_is_closed_where_nobodys_session_lives_or_nobody_is_in_a_hurry(store: KvStore, reason: str, others_s: float | None) -> None:
+    run, view = published(store, reason=reason)
+    view = run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0])
+    assert run.close(view, {**DEAD, "others_end_s": others_s}).last["outcome"] == "rotated"
 
 
 def test_a_host_that_is_missing_stops_it_and_is_named(store: KvStore) -> None:
@@ -449,6 +468,28 @@ def test_scram_says_how_long_a_session_of_somebody_else_lives_and_when_it_lives_
     cluster.reauth[2] = 0.0
     proof = Target(adapter, Free(), patience_s=0).revoke(OLD, NEW, 1)
     assert not proof["no_old_session"] and proof["sessions"] == ["any of telegraf-writer at broker 2: its connections.max.reauth.ms is 0"]
+
+
+@pytest.mark.parametrize(("spared", "found"), [((), (2, [])), (("sk:2",), (1, ["[::ffff:10.0.0.9]:5012"]))])
+def test_of_the_connections_that_are_cut_those_are_named_that_the_kernel_let_live(spared: tuple[str, ...], found: tuple[int, list[str]]) -> None:
+    """As iproute2 6.1 prints them. Who comes again meanwhile has another socket."""
+    living = {f"sk:{n}": f"ESTAB 0 0 [::ffff:10.0.0.1]:9094 [::ffff:10.0.0.9]:501{n} timer:(keepalive,119min,0) uid:990 ino:7{n} sk:{n} <->" for n in (1, 2)}
+
+    def run(argv: list[str]) -> Completed:
+        assert argv[:2] == ["ss", "-Htne"] and argv[-1] == "sport = :9094 or sport = :9095"
+        shown = "\n".join(living.values())
+        if "-K" in argv:
+            for one in [one for one in living if one not in spared]:
+                del living[one]
+            living["sk:3"] = shown.splitlines()[0].replace("sk:1", "sk:3")
+        return Completed(0, shown.encode(), b"")
+
+    assert cut(run, [9094, 9095]) == found
+
+
+def test_connections_that_cannot_be_listed_are_not_taken_for_none() -> None:
+    with pytest.raises(CannotTell, match="ss: not installed"):
+        cut(lambda argv: Completed(127, b"", f"{argv[0]}: not installed".encode()), [9094])
 
 
 def test_scram_waits_until_the_brokers_agree_and_says_when_they_do_not() -> None:

@@ -438,9 +438,26 @@ class Rotation:
             raise RotationError(
                 "%s: run %s is COMMITTED but not done: %s. Run it again; it goes on from here" % (self._path, view.run_id, ", ".join(missing))
             )
+        view = self._ended(view, proof)
         # Since PUBLISHED it is a second copy of the value in force: gone before nobody looks for it any more.
         self._store.destroy(self._path + NEXT, view.next_version)
         return self._finish(view, "rotated", view.new_version, view.fp_new, proof)
+
+    def _ended(self, view: View, proof: Mapping[str, Any]) -> View:
+        """After a compromise no session of somebody who is no consumer may live either. Raises RotationError until the server has asked each again."""
+        others_s = float(proof.get("others_end_s") or 0)
+        if view.reason != "compromise" or not others_s:
+            return view
+        if "refused_at" not in view.proof:
+            view = self._move(view, proof=dict(view.proof, refused_at=self._now()))
+        left = min(others_s, view.proof["refused_at"] + others_s - self._now())
+        if left > 0:
+            raise RotationError(
+                "%s: run %s is COMMITTED but not done: the old value is refused, and whoever opened a session with it may use that for another %.0f s%s. "
+                "A restart of the servers ends it at once. Run it again when the time is over; it goes on from here"
+                % (self._path, view.run_id, left, ": %s" % proof["not_cut"] if proof.get("not_cut") else "")
+            )
+        return view
 
     # -- rolling back -------------------------------------------------------------------------------------------------
     def turn_back(self, view: View) -> View:
