@@ -5,8 +5,9 @@ Or (`successor_pair`) a pair of users takes turns, for clients that cannot chang
 
 The principal stays the same, and with it every ACL. Measured on 4.3.1: a user with both mechanisms logs in with both; after the deletion of
 one its next login is refused at once. A session that was opened with it lives on until `connections.max.reauth.ms`, then the broker ends it
-(KIP-368), so consumers are restarted before the old one ends, and what else there may be ends by itself. No request ends somebody's session, so
-after a compromise every connection to the listeners is cut (`cut`): who knows the new password comes again, whoever knew the old one is refused.
+(KIP-368), so consumers are restarted before the old one ends, and what else there may be ends by itself. No request ends somebody's session, and
+a shorter time is no dynamic setting (a listener's own is taken, and does nothing), so after a compromise every connection to the listeners is cut
+(`cut`): who knows the new password comes again, whoever knew the old one is refused.
 """
 
 from __future__ import annotations
