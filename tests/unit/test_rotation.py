@@ -559,7 +559,8 @@ class BrokerSession:
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_mosquitto_takes_turns_and_proves_with_a_session_of_its_own(ends: bool) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_mosquitto_takes_turns_and_proves_with_a_session_of_its_own(ends: bool, killed: bool) -> None:
     broker, clock = Broker(ends), Clock()
 
     def put(name: str, value: str) -> None:
@@ -572,8 +573,10 @@ def test_mosquitto_takes_turns_and_proves_with_a_session_of_its_own(ends: bool) 
     assert new["username"] == "telegraf-bridge.b"
     assert next_mqtt(new, lambda: "x")["username"] == "telegraf-bridge"
     assert target.provision(old, new, 1) == {"new_works": True, "wrong_refused": True, "old_works": True, "changed": True}
+    if killed:
+        adapter.drop(old)
     proof = target.revoke(old, new, 2)
-    assert proof["old_refused"] and proof["no_old_session"] is ends
+    assert proof["old_refused"] and proof["no_old_session"] is ends and proof["changed"] is not killed
     assert broker.loaded == {"telegraf-bridge.b": "fresh"}
 
 
