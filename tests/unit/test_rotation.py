@@ -214,6 +214,51 @@ def test_an_open_run_is_named_with_the_choice(store: KvStore) -> None:
     assert begin(store, "other", clock, resume="r1")[1].run_id == "r1"
 
 
+def test_a_lease_of_a_clock_that_was_set_back_does_not_hold_for_ever(store: KvStore) -> None:
+    clock = Clock()
+    clock.now += 30 * 86400
+    begin(store, clock=clock)
+    clock.now -= 30 * 86400
+    with pytest.raises(Busy, match="Its time is over: say -e rotate_resume=r1"):
+        begin(store, "other", clock)
+    assert begin(store, "other", clock, resume="r1")[1].owner == "other"
+
+
+@pytest.mark.parametrize("jump", [-3600.0, -30 * 86400.0])
+def test_a_clock_that_is_set_back_neither_skips_the_grace_time_nor_makes_it_endless(store: KvStore, jump: float) -> None:
+    clock = Clock()
+    run, view = published(store, clock=clock, grace_s=60)
+    view = run.acknowledge(view, {"data1": view.fp_new})
+    clock.now += jump
+    view, left = run.drain(view)
+    assert (view.state, left) == ("DISTRIBUTED", 60.0)
+    clock.now += 59
+    assert run.drain(view)[1] == 1.0
+    assert run.drained(view, clock.sleep).state == "DRAINED"
+
+
+@pytest.mark.parametrize("jump", [3600.0, 30 * 86400.0, -3600.0])
+def test_of_two_clocks_that_disagree_none_ends_a_grace_time(store: KvStore, jump: float) -> None:
+    clock = Clock()
+    run, view = published(store, clock=clock, grace_s=60)
+    run.acknowledge(view, {"data1": view.fp_new})
+    controllers = clock.now
+    clock.now += jump
+    run = Rotation(store, PATH, "me", clock, rounds=1, told=controllers)
+    with pytest.raises(RotationError, match=f"r1: the clock of OpenBao's host is {abs(jump):.0f} s {'ahead of' if jump > 0 else 'behind'} the controller's"):
+        run.drained(run.look(), clock.sleep)
+    assert run.drain(begin(store, clock=clock, reason="compromise")[1])[0].state == "DRAINED", "nothing is waited for then"
+
+
+def test_what_is_distributed_by_a_wrong_clock_is_not_noted(store: KvStore) -> None:
+    clock = Clock()
+    _run, view = published(store, clock=clock, grace_s=60)
+    with pytest.raises(RotationError, match="behind the controller's"):
+        Rotation(store, PATH, "me", clock, rounds=1, told=clock.now + 3600).acknowledge(view, {"data1": view.fp_new})
+    run = Rotation(store, PATH, "me", clock, rounds=1, told=clock.now - 20)
+    assert run.acknowledge(run.look(), {}).state == "DISTRIBUTED"
+
+
 def test_a_dead_process_is_succeeded_at_once_and_the_value_is_used_again(store: KvStore) -> None:
     _run, first = begin(store)
     _run, second = begin(store, "next", dead=["me"], run_id="r2")
@@ -752,6 +797,9 @@ def take(bao: Bao, clock: Clock, **given: Any) -> dict[str, Any]:
 def test_call_by_call_as_the_playbook_makes_them(grace: float) -> None:
     bao, clock = Bao(), Clock()
     KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    ahead = take(bao, clock, state="planned", max_age=9e9)
+    assert ahead["age_s"] == 0.0 and "s from now: a clock was wrong, its age is not known" in ahead["plan"][0]
+    bao.about["created_time"] = "1970-01-01T00:00:00.1Z"
     assert "not due" in take(bao, clock, state="planned", max_age=9e9)["plan"][0]
     assert bao.kept.keys() == {PATH}, "a plan writes nothing"
     step = take(bao, clock, state="prepared", run_id="r1", grace=grace)
@@ -926,6 +974,8 @@ def test_each_cause_turns_its_own_check(store: KvStore) -> None:
     found = verdicts(store, [item()], {PATH: {"hnai-evil": born + 1}}, born + 10)
     assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("pass", "pass", "fail")
     assert verdicts(store, [item()], OSError("no log"), born + 10)["SI3", PATH] == "inconclusive"
+    assert verdicts(store, [item()], good, born - 59)["SI1", PATH] == "pass"
+    assert verdicts(store, [item()], good, born - 3600)["SI1", PATH] == "inconclusive", "written in a time to come"
     assert verdicts(store, [item("telegraf/none")], good, born)["SI1", "telegraf/none"] == "fail"
     clock = Clock()
     clock.now = born
@@ -933,6 +983,7 @@ def test_each_cause_turns_its_own_check(store: KvStore) -> None:
     assert verdicts(store, [item()], good, born + 10)["SI2", PATH] == "pass", "a run is under way"
     found = verdicts(store, [item()], good, born + 3600)
     assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("pass", "fail", "pass")
+    assert verdicts(store, [item()], good, born - 86400)["SI2", PATH] == "fail", "no clock could give that lease now"
     for at, status in ((born - 1, "pass"), (born + 1, "fail")):
         beside = {PATH + "/_next": {"hnai-evil": at, "hnai-rotation": born + 1}}
         assert verdicts(store, [item()], beside, born + 10)["SI3", PATH] == status, "it knows what the run has made"

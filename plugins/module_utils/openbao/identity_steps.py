@@ -90,7 +90,7 @@ class Steps:
         self._sleep = sleep
         # A secret_id is in force at once: no second look, for each is a login that is refused.
         self._target = Target(adapter, fence, 0.0)
-        self._run = IdentityRotation(store, given["path"], given["owner"], now)
+        self._run = IdentityRotation(store, given["path"], given["owner"], now, told=given.get("controller_time"))
 
     def planned(self) -> dict[str, Any]:
         """What a run would do, and what is alive. Changes nothing."""
@@ -101,7 +101,7 @@ class Steps:
             alive = None
         born, dies = instant(found["creation_time"]), instant(found["expiration_time"])
         return {
-            "rotation": public(view), "age_s": self._now() - born, "alive": alive,
+            "rotation": public(view), "age_s": max(0.0, self._now() - born), "alive": alive,
             "plan": plan(view, self._now(), max(0.0, dies - born) * 2 / 3, born, True, [CONTROLLER]),
         }  # fmt: skip
 

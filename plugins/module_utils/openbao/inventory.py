@@ -11,7 +11,7 @@ from ..verdict import Report
 from . import policies, site
 from .kv import KvStore
 from .rotate_approle import KIND, Living
-from .rotation import JOURNAL, NEXT, View
+from .rotation import CLOCK_TOLERANCE_S, JOURNAL, NEXT, View, lease_over
 
 #: Identities that may read any secret: rotating is reading.
 ALWAYS = (policies.PREFIX + policies.ROTATION,)
@@ -74,8 +74,8 @@ def describe(
     newest = max(seen, key=lambda name: seen[name]) if seen else ""
     return {
         "path": item["path"], "kind": item["kind"] or item["secret_kind"], "version": version, "consumers": list(item["readers"]),
-        "written": written or None, "age_s": round(now - written) if written else None, "max_age_s": max_age_s, "alive": alive,
-        "rotation": view.state if view.open else "", "run_id": view.run_id, "lease_until": view.lease_until,
+        "written": written or None, "age_s": max(0, round(now - written)) if written else None, "max_age_s": max_age_s, "alive": alive,
+        "rotation": view.state if view.open else "", "run_id": view.run_id, "lease_over": lease_over(view, now),
         "began": view.started_at or last.get("started_at"), "last_rotation": last.get("at"), "last_outcome": last.get("outcome", ""),
         "last_proof": {key: value for key, value in (last.get("proof") or {}).items() if isinstance(value, bool)},
         "last_reader": newest, "last_read": seen.get(newest), "rotates": bool(item["kind"]), "why": item["why"],
@@ -113,6 +113,8 @@ def judge(
                 check.fail(gone if row["version"] else "OpenBao has no such secret")
             elif not row["max_age_s"]:
                 check.fail("its contract names no max_age")
+            elif row["written"] > now() + CLOCK_TOLERANCE_S:
+                check.inconclusive("it was written %.0f s from now: a clock was wrong, here or where OpenBao ran" % (row["written"] - now()))
             else:
                 check.expected = "<= %d" % row["max_age_s"]
                 check.passed(row["age_s"] <= row["max_age_s"])
@@ -124,7 +126,7 @@ def judge(
                 check.inconclusive("the journal could not be read (SI1)")
             else:
                 check.observed = "%s %s" % (row["run_id"], row["rotation"]) if row["rotation"] else ""
-                check.passed(not row["rotation"] or now() < row["lease_until"])
+                check.passed(not row["rotation"] or not row["lease_over"])
         if item["kind"] == KIND:
             continue  # its value lies in no KV that anybody could read
         with report.check(
