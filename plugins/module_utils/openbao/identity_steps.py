@@ -148,7 +148,12 @@ class Steps:
         view = view if view.reached(COMMITTED) else self._run.commit(self._run.drained(view, self._sleep))
         proof = self._target.revoke(old, new, view.fence)
         own = str(self._adapter.looked(new)["secret_id_accessor"])
-        self._sweep(view, own, everything=view.reason == "compromise")
+        everything = view.reason == "compromise"
+        self._sweep(view, own, everything)
+        if everything:
+            # Whoever logged in with one of those since the old one was looked at.
+            left = self._adapter.sessions(old)
+            proof.update(sessions=left, no_old_session=not left)
         if not proof["no_old_session"]:
             return self._said("waits", view, sessions=proof["sessions"])
         return self._said("closed", self._run.close(view, dict(proof, alive=len(self._adapter.living()))))
@@ -206,7 +211,7 @@ def visit(
                 finally:
                     leave(api, watcher)
 
-            adapter = AppRoleAdapter(api, identity, issuer, keeper, tokens, refused, now)
+            adapter = AppRoleAdapter(api, identity, issuer, keeper, tokens, refused)
             store = FileStore(KvStore(api, keeper, given["kv"]), given["path"], dict(given, current=current))
             steps = Steps(store, adapter, fence, dict(given, current=current), now, sleep)
             return steps.planned() if check else steps.advance()
