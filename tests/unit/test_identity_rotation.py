@@ -305,7 +305,7 @@ def test_the_inventory_tells_their_age_and_how_many_are_alive(site: tuple[Bao, C
         report = Report(component="openbao", deadline_s=30)
         keeper = bao.enter("hnai", "hnai-rotation")["auth"]["client_token"]
         inventory.judge(
-            report, KvStore(bao, keeper, "hnai"), inventory.identities(), lambda: ({}, 0.0), bao.clock,
+            report, KvStore(bao, keeper, "hnai"), inventory.identities(), lambda: ({}, 0.0, bao.now), bao.clock,
             lambda path: living(bao, keeper, policies.IDENTITIES[path]),
         )  # fmt: skip
         return {(check["id"], check["subject"]): check for check in report.result(collect=True)["checks"]}

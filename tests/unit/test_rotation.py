@@ -929,9 +929,17 @@ def test_readers_out_of_the_audit_log() -> None:
         entry("hnai/data/a/b", "", auth={"display_name": "root"}), entry("hnai/data/a/c", "hnai-x", type="request"),
         entry("hnai/data/a/b", "hnai-wraps", response={"wrap_info": {"ttl": 60}}), entry("hnai/data/a/b", "hnai-absent", response={"mount_type": "kv"}),
     ]  # fmt: skip
-    found, begin = inventory.reads(lines, "hnai")
+    found, begin, end = inventory.reads([lines], "hnai")
     assert sorted(found) == ["a/b"] and sorted(found["a/b"]) == ["hnai-telegraf", "hnai-wraps", "root"]
-    assert begin == found["a/b"]["root"]
+    assert begin == end == found["a/b"]["root"]
+
+
+def test_a_read_that_one_device_missed_is_in_the_other_one() -> None:
+    first = [entry("hnai/data/a/b", "hnai-telegraf"), '{"time":"2026-11-']
+    second = ["\0\0" + entry("hnai/data/a/b", "hnai-evil", time="2026-11-25T20:16:35.1Z"),
+              entry("hnai/data/a/b", "hnai-late", time="2026-11-25T20:16:35.2Z")[:-9]]
+    found, begin, end = inventory.reads([first, second], "hnai")
+    assert sorted(found["a/b"]) == ["hnai-evil", "hnai-telegraf"] and end == begin + 4
 
 
 def test_a_log_that_was_just_renamed_is_read_on(tmp_path: Path) -> None:
@@ -946,6 +954,8 @@ def test_a_log_that_was_just_renamed_is_read_on(tmp_path: Path) -> None:
     assert secret_inventory.tail(str(log), 100) == ["a", "b", "c", "d", "e"]
     assert secret_inventory.tail(str(log), 5) == ["", "d", "e"], "a log may begin torn"
     assert secret_inventory.tail(str(log), 2) == ["e"]
+    (tmp_path / "audit.log.1").write_text("c\nto")
+    assert secret_inventory.tail(str(log), 100)[-2:] == ["to", "e"], "torn where it was renamed"
 
 
 def item(path: str = PATH, **more: Any) -> dict[str, Any]:
@@ -958,7 +968,7 @@ def verdicts(store: KvStore, items: list[dict[str, Any]], seen: Any, now: float)
     def audit() -> Any:
         if isinstance(seen, OSError):
             raise seen
-        return seen, 1.0
+        return seen, 1.0, now + 1.0
 
     inventory.judge(report, store, items, audit, lambda: now)
     return {(check["id"], check["subject"]): check["status"] for check in report.result(collect=True)["checks"]}
@@ -987,6 +997,15 @@ def test_each_cause_turns_its_own_check(store: KvStore) -> None:
     for at, status in ((born - 1, "pass"), (born + 1, "fail")):
         beside = {PATH + "/_next": {"hnai-evil": at, "hnai-rotation": born + 1}}
         assert verdicts(store, [item()], beside, born + 10)["SI3", PATH] == status, "it knows what the run has made"
+
+
+@pytest.mark.parametrize(("end", "says"), [(0.0, "it has no entry"), (1795564700.0, "its newest entry is of 2026-11-24T23:58:20Z, before this visit")])
+def test_a_log_in_which_this_visit_does_not_stand_proves_nothing(store: KvStore, end: float, says: str) -> None:
+    """Truncated, or OpenBao writes elsewhere: that no stranger stands there says nothing."""
+    report = Report(component="openbao", deadline_s=30)
+    inventory.judge(report, store, [item()], lambda: ({}, end, end), lambda: 1795564810.0)
+    (found,) = [check for check in report.result(collect=True)["checks"] if check["id"] == "SI3"]
+    assert found["status"] == "inconclusive" and says in str(found)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..verdict import Report
@@ -17,20 +19,32 @@ from .rotation import CLOCK_TOLERANCE_S, JOURNAL, NEXT, View, lease_over
 ALWAYS = (policies.PREFIX + policies.ROTATION,)
 
 
-def reads(lines: Iterable[str], mount: str) -> tuple[dict[str, dict[str, float]], float]:
-    """({path: {reader: newest read, unix s}}, instant of the first entry) out of audit entries. Unreadable lines are skipped: a log may begin torn.
+#: {path: {reader: newest read, unix s}}, instants of the first and of the last entry (0.0: there is none).
+Log = tuple[dict[str, dict[str, float]], float, float]
+
+
+def _time(line: str) -> float:
+    """Instant of an entry, 0.0 where it has none, or is torn there."""
+    try:
+        return site.instant(line.split('"time":"', 1)[1])
+    except (IndexError, ValueError):
+        return 0.0
+
+
+def reads(logs: Sequence[Sequence[str]], mount: str) -> Log:
+    """Out of the entries of every audit device: each may miss what the others have. Unreadable lines are skipped: a log may begin or end torn.
 
     A reader is the AppRole's name, or the display name of a token of another kind (``root``, ``token``).
     """
     found: dict[str, dict[str, float]] = {}
-    prefix, begin = mount + "/data/", 0.0
-    for line in lines:
-        if not begin and '"time":"' in line:
-            begin = site.instant(line.split('"time":"', 1)[1][:19])
+    prefix = mount + "/data/"
+    begin = min((next(filter(None, map(_time, log)), 0.0) for log in logs), default=0.0)
+    end = max((next(filter(None, map(_time, reversed(log))), 0.0) for log in logs), default=0.0)
+    for line in itertools.chain.from_iterable(logs):
         if prefix not in line or '"type":"response"' not in line or '"operation":"read"' not in line:
             continue
         try:
-            entry = json.loads(line)
+            entry = json.loads(line.lstrip("\0"))  # what a file system leaves of a write that a power cut ended
             path = entry["request"]["path"]
             if entry.get("error") or not path.startswith(prefix) or entry["request"]["operation"] != "read":
                 continue
@@ -45,7 +59,7 @@ def reads(lines: Iterable[str], mount: str) -> tuple[dict[str, dict[str, float]]
             continue
         readers = found.setdefault(path[len(prefix) :], {})
         readers[reader] = max(at, readers.get(reader, 0.0))
-    return found, begin
+    return found, begin, end
 
 
 #: Of an identity, by its path: the secret_ids that are alive, oldest first.
@@ -83,7 +97,7 @@ def describe(
 
 
 def judge(
-    report: Report, store: KvStore, items: Sequence[Mapping[str, Any]], audit: Callable[[], tuple[dict[str, dict[str, float]], float]],
+    report: Report, store: KvStore, items: Sequence[Mapping[str, Any]], audit: Callable[[], Log],
     now: Callable[[], float], living: Alive = lambda _path: (),
 ) -> list[dict[str, Any]]:
     """Make SI1 to SI3 for every secret; the inventory."""
@@ -91,7 +105,10 @@ def judge(
     log: dict[str, dict[str, float]] = {}
     begin, unread = 0.0, ""
     try:
-        log, begin = audit()
+        log, begin, end = audit()
+        # The login of this visit stands in it, or OpenBao writes elsewhere.
+        if end < now() - CLOCK_TOLERANCE_S:
+            unread = "its newest entry is of %s, before this visit" % time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end)) if end else "it has no entry"
     except OSError as error:
         unread = str(error)
     for item in items:
