@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,11 @@ class ByOwner(ActionBase):
     def _as_owner(self, name: str, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """The module's result; where a run of this controller that was killed holds the journal, once more as its successor."""
         unseen(self._connection)
-        args = {**args, "owner": me(), "dead": []}
+        args = {**args, "owner": me(), "dead": [], "controller_time": time.time()}
         found = self._execute_module(module_name=name, module_args=args, task_vars=task_vars)
         holder = (found.get("busy") or {}).get("owner", "")
         if holder and ended(holder):
-            found = self._execute_module(module_name=name, module_args={**args, "dead": [holder]}, task_vars=task_vars)
+            found = self._execute_module(module_name=name, module_args={**args, "dead": [holder], "controller_time": time.time()}, task_vars=task_vars)
         if found.get("failed"):
             # Of a module that broke Ansible shows the exception's text, whatever no_log says.
             found = {**{key: value for key, value in found.items() if key != "exception"}, "msg": found.get("msg") or BROKEN}

@@ -25,6 +25,9 @@ options:
     type: list
     elements: str
     default: []
+  controller_time:
+    description: Set by the action plugin. Where a grace time is counted, a clock here that is more than a minute from it stops the run.
+    type: float
   resume:
     description: Name of a run of another controller whose time is over, to go on with.
     type: str

@@ -47,6 +47,7 @@ def _entry(site: Mapping[str, Any], contract: Mapping[str, Any], secret: Mapping
         "internal_port": 0,
         "targets": [],
         "ports": [],
+        "login_ports": [],
         "why": "" if kind else secret.get("unrotated", "its contract names no way to rotate it (secrets: rotate)"),
         "outside": [],
     }
@@ -75,6 +76,8 @@ def _at_server(site: Mapping[str, Any], contract: Mapping[str, Any], secret: Map
     entry.update(
         server=server, unit=f"hnai-{server}.service", targets=sorted(site["groups"].get(server, [])),
         ports=sorted({item["port"] for item in site["contracts"][server]["listens"] if item["name"] in listeners}),
+        # Whoever knows a password may have logged in elsewhere than its clients do.
+        login_ports=sorted({item["port"] for item in site["contracts"][server]["listens"] if item.get("authentication") in ("scram", "password")}),
     )  # fmt: skip
     if not entry["targets"] or not entry["ports"]:
         raise AnsibleFilterError(f"{secret['path']}: rotate: {kind}, but no connects of {name} leads its user there")

@@ -175,15 +175,21 @@ class Certificate:
         bundle = _bundle(root, "root")
         problems = self._reasons(full, root, fresh=True)
         if problems:
+            read = self._read(full)
             raise HostError(
                 f"{self.cert}: the certificate that came back is refused, nothing was replaced: {'; '.join(problems)}. "
-                "The PKI role of this component in OpenBao decides names and usages"
-            )
+                + ("The PKI role of this component in OpenBao decides names and usages" if read is None or read.not_before <= self.now() < read.not_after
+                   else "It was signed just now, so the clock of this host or that of OpenBao's host is wrong: `chronyc tracking` on both")
+            )  # fmt: skip
         self._put(self.ca, bundle, 0o644)
         self._combine(full)
         # Last: it decides whether a certificate is due, so a run that is killed before this line asks again.
         self._put(self.cert, full, 0o644)
         return self.outcome
+
+    def complaints(self, root: str) -> list[str]:
+        """What is wrong with the certificate in place, however much of its life is left."""
+        return self._reasons(read_file(self.host, self.cert), root, fresh=True)
 
     # -- what makes every certificate useless -----------------------------------------------------------------------
 
@@ -283,12 +289,14 @@ class Certificate:
         left = (leaf.not_after - self.now()).total_seconds()
         if left <= 0:
             reasons.append(f"it expired at {self.outcome.not_after}")
+        elif leaf.not_before > self.now():
+            reasons.append(f"it is valid from {leaf.not_before:%Y-%m-%dT%H:%M:%SZ} on, and the clock here says {self.now():%Y-%m-%dT%H:%M:%SZ}")
         elif not fresh and left < self.want.renew_before * lifetime:
             reasons.append(f"less than {self.want.renew_before:.0%} of its life is left (until {self.outcome.not_after})")
         trusted = root.encode() if root.strip() else read_file(self.host, self.ca)
         if trusted is None:
             reasons.append("there is no root to check it against")
-        elif left > 0:
+        elif leaf.not_before <= self.now() < leaf.not_after:
             complaint = self._chains(full, trusted)
             if complaint:
                 reasons.append(f"it does not chain to the root ({complaint})")

@@ -7,8 +7,9 @@ serial numbers. Every step looks first::
 
     (nothing open) -> begun: old serial noted, key made -> signed: new serial noted -> in place -> served on every listener -> closed
 
-A run that was killed is taken up by the next one: what was signed is put in place, and no second certificate is made. There is no way back: the
-old key is left behind, and the next run makes another one.
+A run that was killed is taken up by the next one: what was signed is put in place, and no second certificate is made, unless it is of no use any
+more: it expired or its root went meanwhile, or an ordinary run of the site has put a later one in place. There is no way back: the old key is left
+behind, and the next run makes another one.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ class Files(Protocol):
     def stage(self, signed: Mapping[str, Any]) -> None:
         """Keep what was signed. Raises HostError where it does not fit key, names and root."""
 
+    def stale(self) -> list[str]:
+        """Why what was signed before is of no use any more."""
+
     def promote(self) -> None:
         """Put new key and certificate in place."""
 
@@ -77,6 +81,9 @@ class Leaf:
             self._files.clear()
             run = {"open": True, "run_id": run_id, "reason": reason, "old": self._files.serial(), "new": "", "began": self._now(), "last": run.get("last", {})}
             self._files.note(run)
+        staged = self._files.serial(staged=True)
+        if staged and (self._files.serial() not in (run["old"], staged) or self._files.stale()):
+            self._files.clear()
         return {"run": run, "resumed": resumed, "csr": "" if self._files.serial(staged=True) else self._files.request()}
 
     def _held(self) -> dict[str, Any]:
@@ -180,6 +187,10 @@ class HostFiles:
     def stage(self, signed: Mapping[str, Any]) -> None:
         """Checked against key, names and root."""
         self._certificate().install(signed["certificate"], list(signed["chain"]), self._trusted())
+
+    def stale(self) -> list[str]:
+        """By key, names, root and the clock."""
+        return self._certificate().complaints(self._trusted())
 
     def promote(self) -> None:
         """Each file atomically; the key's group can read it before anything refers to it."""

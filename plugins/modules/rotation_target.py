@@ -22,9 +22,10 @@ options:
       - V(acknowledged) runs on a consumer's host. It says which value the credential there has, as a fingerprint, and whether every unit
         that uses it has been started since.
       - V(outside) runs on the broker's host, for who is no host of the site. It says which of the pair all of its sessions were opened with.
+      - V(cut) runs on a broker's host. It ends every connection to the ports of O(servers) there, whoever opened it; its clients come again.
     type: str
     required: true
-    choices: [provisioned, probed, revoked, withdrawn, acknowledged, outside]
+    choices: [provisioned, probed, revoked, withdrawn, acknowledged, outside, cut]
   kind:
     description: Kind of credential.
     type: str
@@ -111,7 +112,7 @@ proof:
     What was seen, as V(true) or V(false). By state C(new_works), C(wrong_refused), C(old_works), C(old_refused), C(new_refused),
     C(no_old_session). No value. C(pause_s): how long a store was away. C(others_end_s): seconds until a session ends at the latest that was opened
     with the old credential by somebody who is no consumer.
-  returned: not with O(state=acknowledged) and O(state=outside)
+  returned: not with O(state=acknowledged), O(state=outside) and O(state=cut)
   type: dict
 refusals:
   description: >-
@@ -133,6 +134,15 @@ sessions:
   description: How many sessions were opened with the C(old) and with the C(new) identity.
   returned: O(state=outside)
   type: dict
+ended:
+  description: How many connections were ended.
+  returned: O(state=cut)
+  type: int
+left:
+  description: Peers of those that the kernel did not end.
+  returned: O(state=cut)
+  type: list
+  elements: str
 """
 
 import contextlib
@@ -374,7 +384,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "required": True, "choices": [
-                "provisioned", "probed", "revoked", "withdrawn", "acknowledged", "outside"]},
+                "provisioned", "probed", "revoked", "withdrawn", "acknowledged", "outside", "cut"]},
             "kind": {"type": "str", "choices": ["scram", "scram_pair", "mosquitto", "vmauth", "backend"]},
             "path": {"type": "str", "required": True},
             "fence": {"type": "int", "default": 0},
@@ -399,6 +409,10 @@ def main() -> None:
             module.exit_json(changed=False, **acknowledged(host, module.params))
         if module.params["state"] == "outside":
             module.exit_json(changed=False, **outside(host, module.params))
+        if module.params["state"] == "cut":
+            ports = sorted({_address(one)[1] for one in module.params["servers"]})
+            ended, left = (0, []) if module.check_mode else kafka_rotate.cut(host.run, ports)
+            module.exit_json(changed=bool(ended), ended=ended, left=left)
         refusals = Refusals()
         proof = act(module, host, refusals)
     except (rotation.RotationError, CannotTell, HostError, KafkaError, StoreError, ProbeMissing, OSError, ValueError) as error:

@@ -27,12 +27,13 @@ options:
     type: list
     elements: dict
     required: true
-  audit_file:
-    description: Audit log on this host.
-    type: path
-    default: /var/lib/hnai/openbao/audit/audit.log
+  audit_files:
+    description: Audit logs on this host, of every device. A read that one of them missed is in another one.
+    type: list
+    elements: path
+    default: [/var/lib/hnai/openbao/audit/audit.log]
   audit_mib:
-    description: How much of its end is read, over the files that it was renamed to.
+    description: How much of the end of each is read, over the files that it was renamed to.
     type: int
     default: 64
 """
@@ -89,7 +90,9 @@ def tail(path: str, size: int) -> list[str]:
         with open(name, "rb") as stream:
             stream.seek(0, 2)
             stream.seek(max(0, stream.tell() - (size - len(found))))
-            found = stream.read(size) + found
+            part = stream.read(size)
+            # Where a file ends torn the next one begins with an entry of its own.
+            found = part + (b"\n" if found and not part.endswith(b"\n") else b"") + found
     return found.decode("utf-8", "replace").splitlines()
 
 
@@ -99,7 +102,7 @@ def main() -> None:
         argument_spec=dict(
             {**OPENBAO_ARGS, **MAYBE_DEPLOY_ARGS, **VERDICT_ARGS},
             secrets={"type": "list", "elements": "dict", "required": True, "no_log": False},
-            audit_file={"type": "path", "default": "/var/lib/hnai/openbao/audit/audit.log"},
+            audit_files={"type": "list", "elements": "path", "default": ["/var/lib/hnai/openbao/audit/audit.log"]},
             audit_mib={"type": "int", "default": 64},
         ),
         supports_check_mode=True,
@@ -118,7 +121,7 @@ def main() -> None:
             store = KvStore(api, token, given["kv"])
             rows = inventory.judge(
                 report, store, [*given["secrets"], *inventory.identities()],
-                lambda: inventory.reads(tail(given["audit_file"], given["audit_mib"] << 20), given["kv"]), time.time,
+                lambda: inventory.reads([tail(file, given["audit_mib"] << 20) for file in given["audit_files"]], given["kv"]), time.time,
                 lambda path: living(api, token, policies.IDENTITIES[path]),
             )  # fmt: skip
         finally:

@@ -385,6 +385,16 @@ def a_stranger_reads_a_secret(stand: Stand) -> Iterator[None]:
         Path(device["path"] + ".1").unlink()
 
 
+@contextmanager
+def the_first_device_missed_a_stranger(stand: Stand) -> Iterator[None]:
+    """Its disk was full for a moment: the answer is given where one device has recorded it."""
+    first = Path(stand.given["openbao_audit_devices"][0]["path"])
+    before = first.read_bytes()
+    with a_stranger_reads_a_secret(stand):
+        first.write_bytes(before)
+        yield
+
+
 def of(says: str, subject: str = "") -> str:
     """A check fails and says this, of this subject alone."""
     return rf"\Afail {subject}: {says}\Z"
@@ -402,6 +412,7 @@ def of(says: str, subject: str = "") -> str:
     Fault(secrets_may_be_overwritten_blindly, {"BAO09": of("False")}),
     Fault(another_release_is_declared, {"BAO02": of(r"2\.7\.2")}),
     Fault(a_stranger_reads_a_secret, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),
+    Fault(the_first_device_missed_a_stranger, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),
     Fault(a_secret_is_deleted, {"SI1": of("its version 1 was deleted: .*", SECRET)}),
     Fault(a_secret_is_older_than_its_contract_allows, {"SI1": of(r"\d+", SECRET)}),
     Fault(a_rotation_was_left_open, {"SI2": of("run PREPARED", SECRET)}),

@@ -6,6 +6,7 @@ Scenario stand-kafka. A fault is made in the cluster, in a node's files or in it
 from __future__ import annotations
 
 import re
+import secrets
 import signal
 import struct
 import threading
@@ -18,8 +19,11 @@ from kafka_stand import LEVELS_OF, OLDER, RELEASE, Cluster
 from plant_view import until
 from stands import Asked, Fault, exercise, faults, said, unlike
 
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import canary, scram, storage
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import cut
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import INCONCLUSIVE, PASS, VERDICT_ARGS
 from ansible_collections.hnai.platform.plugins.modules.kafka_voter import Cluster as Quorum
 
@@ -287,6 +291,29 @@ def test_a_silent_node_holds_up_no_door_but_its_own(cluster: Cluster) -> None:
                 assert bad.keys() - {"Q5"} == {"Q3", "Q6", "F3", "L1", "L2", "S8"}
                 assert not unlike(bad, {"Q3": rf"^fail : voters \[{silent}\]", "Q6": "^fail ", "F3": "^inconclusive ", "S8": "^inconclusive ",
                                         "L1": f"^inconclusive : broker {silent} ", "L2": f"^inconclusive : broker {silent} "})
+
+
+# -- sessions -------------------------------------------------------------------------------------------------------------
+def test_a_session_of_an_ended_password_lives_until_the_connections_are_cut(cluster: Cluster) -> None:
+    """What a rotation does at each broker after a compromise."""
+    user = User("stand-known", secrets.token_urlsafe(24), ("SCRAM-SHA-512",))
+
+    def accepted() -> bool:
+        with cluster.stream(2, "l3") as stream:
+            return scram.exchange(stream, *user.mechanisms, user.name, user.password)
+
+    with cluster.admin() as admin, cluster.stream(2, "l4") as held:
+        admin.alter_users([(user, user.mechanisms[0])], [])
+        until("the new user is not known", accepted, 60)
+        assert scram.exchange(held, *user.mechanisms, user.name, user.password)
+        admin.alter_users([], [(user.name, user.mechanisms[0])])
+        until("the user is not gone", lambda: not accepted(), 60)
+        every_topic = (held, 3, 0, 9, struct.pack(">i", 0))
+        assert scram.call(*every_topic)
+        ended, left = cut(Host().run, [cluster.ports[name] for name in ("l3", "l4")])
+        assert ended and not left
+        with pytest.raises(OSError):
+            scram.call(*every_topic)
 
 
 # -- records --------------------------------------------------------------------------------------------------------------

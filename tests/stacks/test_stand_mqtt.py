@@ -16,18 +16,22 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2
 import pytest
 import yaml
 from kit import ROOT, free_port
+from plant_view import until
 from sparkplug_stand import broker_program, certificate, hashed
 from stands import Asked, Fault, Machine, ask, exercise, faults
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, MqttError, tls_dialler
-from ansible_collections.hnai.platform.plugins.modules import mqtt_acl_audit, mqtt_health
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter, successor
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MAX_TEXT, Client, MqttError, tls_dialler
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import Refusals, Target
+from ansible_collections.hnai.platform.plugins.modules import mqtt_acl_audit, mqtt_health, rotation_target
 
 pytestmark = pytest.mark.scenario("stand-mqtt")
 ROLE = ROOT / "roles/mosquitto"
@@ -97,6 +101,11 @@ class Broker:
     def load(self, rules: str) -> None:
         """The broker works by these rules."""
         (self.home / "acl").write_text(rules, encoding="utf-8")
+        self._process.send_signal(signal.SIGHUP)
+
+    def reload(self) -> None:
+        """The broker knows the passwords of now."""
+        (self.home / "run/passwords").write_text(hashed(self.passwords), encoding="ascii")
         self._process.send_signal(signal.SIGHUP)
 
     def session(self, client: str) -> Client:
@@ -253,3 +262,32 @@ def test_a_reader_of_what_no_file_gives_him_fails_the_shared_subscription_alone(
             "MA0": "^fail : the broker lets through: telegraf-bridge"}
     audit = Asked(lambda: ask(mqtt_acl_audit, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
     exercise(audit, Fault(lambda one: one.letting_the_bridge_read("hnai-audit/#"), must), broker)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_longest_password_is_ended_and_its_sessions_with_it(broker: Broker, killed: bool) -> None:
+    """What a rotation does at the broker; *killed*: a run of before took the password away and saw no session end."""
+    host = f"127.0.0.1:{broker.port}"
+
+    def login(name: str, word: str) -> rotation_target.Session:
+        return rotation_target.Session(host, Refusals(), str(broker.home / "tls/cert.pem"), name, word)
+
+    adapter = MosquittoAdapter(login, broker.passwords.__setitem__, lambda name: broker.passwords.pop(name, None) and None, broker.reload)
+    target = Target(adapter, SimpleNamespace(pass_=lambda _version: True))
+    old = {"username": "stand-rotated", "password": "\N{GRINNING FACE}" * (MAX_TEXT // 4) + "end"}
+    new = successor(old, lambda: "fresh")
+    try:
+        adapter.put(old)
+        until("the broker does not take up the password", lambda: adapter.works(old), 20, 0.2)
+        assert target.provision(old, new, 1) == {"new_works": True, "wrong_refused": True, "old_works": True, "changed": True}
+        somebodys = login(*old.values())
+        if killed:
+            adapter.drop(old)
+            until("the broker keeps the password", lambda: not adapter.works(old), 20, 0.2)
+        proof = target.revoke(old, new, 2)
+        assert proof == {"old_refused": True, "new_works": True, "no_old_session": True, "sessions": [], "changed": not killed}
+        assert not somebodys.alive()
+        assert [name for name in broker.passwords if name.startswith("stand-")] == ["stand-rotated.b"]
+    finally:
+        broker.passwords.pop(new["username"], None)
+        broker.reload()

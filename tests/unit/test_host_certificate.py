@@ -362,3 +362,14 @@ def test_one_valid_root_of_a_bundle_is_enough(tmp_path: Path, pki: Pki, tmp_path
             "-days", "60")  # fmt: skip
     outcome = Certificate(Machine(tmp_path), WANTED, now=lambda: later(31)).request(pki.root + (young / "c").read_text())
     assert outcome.due
+
+
+@pytest.mark.parametrize(("off", "says"), [
+    (datetime.timedelta(hours=-1), "it is valid from .* on, and the clock here says"), (datetime.timedelta(days=30), "it expired at"),
+])  # fmt: skip
+def test_a_clock_that_is_wrong_is_told_from_a_role_that_is(tmp_path: Path, pki: Pki, off: datetime.timedelta, says: str) -> None:
+    """OpenBao's clock or the host's: what was signed just now is not valid yet, or not any more."""
+    certificate = Certificate(Machine(tmp_path), WANTED, now=lambda: datetime.datetime.now(datetime.timezone.utc) + off)
+    csr = Certificate(Machine(tmp_path), WANTED).request(pki.root).csr
+    with pytest.raises(HostError, match=rf"nothing was replaced: {says}.*the clock of this host or that of OpenBao's host is wrong"):
+        certificate.install(pki.sign(csr), pki.chain, pki.root)

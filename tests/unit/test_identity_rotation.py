@@ -11,7 +11,7 @@ import pytest
 from ansible.errors import AnsibleActionFail
 from identity_stand import DAY, Bao, Controller, Killed
 
-from ansible_collections.hnai.platform.plugins.module_utils.openbao import files, inventory, policies, rotation
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import files, health, inventory, policies, rotation
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Forbidden, login
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotate_approle import living
@@ -172,8 +172,15 @@ def test_another_controller_waits_and_can_take_back_what_it_does_not_hold(
     assert bao.alive("deploy") == [before["deploy"]["secret_id"]] and second.held == before
 
 
-def test_a_session_of_the_old_one_is_waited_for(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("others", "behind_s"), [(0, 0.0), (2 * health.MAX_ACCESSORS, 0.0), (0, 3600.0)])
+def test_a_session_of_the_old_one_is_waited_for(
+    site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch, others: int, behind_s: float,
+) -> None:  # fmt: skip
+    """Also among many, and where this host's clock is behind that of the OpenBao that leads."""
     bao, controller = site
+    controller._now = lambda: bao.now - behind_s
+    for _number in range(others):
+        bao.enter("hnai", "hnai-kafka")
     bao.enter("approle", "deploy")
     bao.enter("approle", "site-admin")
     start = bao.now
@@ -189,6 +196,37 @@ def test_a_compromise_ends_every_other_one(site: tuple[Bao, Controller], monkeyp
     assert copy in bao.ids and done["rotation"]["last"]["proof"]["alive"] == 2
     controller.rotate("approle/deploy", monkeypatch, reason="compromise")
     assert bao.alive("deploy") == [controller.held["deploy"]["secret_id"]] and len(bao.alive("site-admin")) == 1
+
+
+def test_after_a_compromise_who_logs_in_meanwhile_with_another_one_is_waited_for(
+    site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    bao, controller = site
+    copy = bao.issue("deploy")["secret_id"]
+    accessor, plain, start = bao.ids[copy]["accessor"], bao.call, bao.now
+
+    def call(method: str, path: str, body: Any = None, *more: Any, **named: Any) -> dict[str, Any]:
+        if path.endswith("/destroy") and body["secret_id_accessor"] == accessor:
+            bao.enter("approle", "deploy")
+        return plain(method, path, body, *more, **named)
+
+    monkeypatch.setattr(bao, "call", call)
+    controller.rotate("approle/deploy", monkeypatch, reason="compromise")
+    assert bao.now - start >= 300
+
+
+def test_tokens_are_not_taken_for_dead_where_the_one_that_asks_has_ended() -> None:
+    asked: list[str] = []
+
+    class Api:
+        def call(self, method: str, path: str, *_more: Any, **_named: Any) -> dict[str, Any]:
+            asked.append(method)
+            if len(asked) > 2:
+                raise Forbidden(method, path, 403, ["permission denied"])
+            return {"data": {"keys": ["a", "b"], "accessor": "a"}}
+
+    with pytest.raises(Forbidden):
+        health.tokens(Api(), "t", lambda _seconds: None)
 
 
 def test_by_age_only_what_is_due(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +305,7 @@ def test_the_inventory_tells_their_age_and_how_many_are_alive(site: tuple[Bao, C
         report = Report(component="openbao", deadline_s=30)
         keeper = bao.enter("hnai", "hnai-rotation")["auth"]["client_token"]
         inventory.judge(
-            report, KvStore(bao, keeper, "hnai"), inventory.identities(), lambda: ({}, 0.0), bao.clock,
+            report, KvStore(bao, keeper, "hnai"), inventory.identities(), lambda: ({}, 0.0, bao.now), bao.clock,
             lambda path: living(bao, keeper, policies.IDENTITIES[path]),
         )  # fmt: skip
         return {(check["id"], check["subject"]): check for check in report.result(collect=True)["checks"]}

@@ -76,6 +76,9 @@ class World:
         self.new_cert = (signed["serial"], signed["key"])
         self.op()
 
+    def stale(self) -> list[str]:
+        return []
+
     def promote(self) -> None:
         self.op()
         if self.new_key:
@@ -157,6 +160,19 @@ def test_what_was_signed_is_used_and_nothing_is_signed_twice() -> None:
     assert begun["csr"] and again == {"run": again["run"], "resumed": True, "csr": ""}
     assert again["run"]["run_id"] == "r1"
     assert Leaf(world).install(None)["run"]["new"] == "77"
+
+
+def test_what_was_signed_before_a_later_certificate_came_is_not_put_over_it() -> None:
+    """An ordinary run of the site came between; after a rotation of the authority the one that was left would be of the old one."""
+    world = World(1)
+    world.calm = True
+    Leaf(world).begin("r1", "age")
+    world.stage({"serial": 77, "key": world.new_key})  # and killed
+    world.cert = (78, 1)
+    begun = Leaf(world).begin("r2", "age")
+    assert begun["csr"] and begun["run"]["run_id"] == "r1"
+    assert Leaf(world).install({"serial": 79, "key": world.new_key})["run"]["new"] == "79"
+    assert Leaf(world).begin("r3", "age")["csr"] == "", "its own is no other"
 
 
 # -- what stops it ----------------------------------------------------------------------------------------------------
@@ -291,6 +307,17 @@ def test_what_does_not_belong_to_the_new_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="does not belong to the key"):
         leaf.install({"certificate": pki.sign(csr), "chain": pki.chain})
     assert not HostFiles(host, WANTED).serial(staged=True)
+
+
+def test_what_was_signed_under_a_root_that_went_is_signed_anew(tmp_path: Path) -> None:
+    host, pki, later = Machine(tmp_path), Pki(tmp_path, "ca"), Pki(tmp_path, "later")
+    first = Certificate(host, WANTED)
+    first.install(pki.sign(first.request(pki.root).csr), pki.chain, pki.root)
+    files = HostFiles(host, WANTED)
+    files.stage({"certificate": pki.sign(Leaf(files).begin("r1", "age")["csr"]), "chain": pki.chain})  # and killed
+    assert Leaf(files).begin("r2", "age")["csr"] == ""
+    begun = Leaf(HostFiles(host, WANTED, later.root)).begin("r3", "age")
+    assert begun["csr"] and begun["run"]["run_id"] == "r1" and not files.serial(staged=True)
 
 
 def test_a_keystore_comes_along(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from ansible_collections.hnai.platform.plugins.filter.rotation import leaves, ro
 from ansible_collections.hnai.platform.plugins.module_utils import credentials, unit
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter, password_of
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import ScramAdapter, cut, password_of
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor as next_scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import successor_pair as next_user
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.scram import LoginError
@@ -155,6 +155,25 @@ def test_it_is_not_closed_while_the_old_one_is_not_proven_dead(store: KvStore, m
     assert run.look().state == "COMMITTED"
 
 
+def test_after_a_compromise_it_is_not_closed_while_somebody_elses_session_may_live(store: KvStore) -> None:
+    clock = Clock()
+    run, view = published(store, clock=clock, reason="compromise")
+    run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0])
+    for passed, left in ((0.0, 900), (400.0, 500), (-1000.0, 900), (1499.0, 1)):
+        clock.now += passed
+        with pytest.raises(RotationError, match=rf"r1 is COMMITTED but not done: .* another {left} s: 10\.0\.0\.9:5\."):
+            run.close(begin(store, clock=clock)[1], {**DEAD, "others_end_s": 900.0, "not_cut": "10.0.0.9:5"})
+    clock.now += 1.0
+    assert run.close(begin(store, clock=clock)[1], {**DEAD, "others_end_s": 900.0}).last["outcome"] == "rotated"
+
+
+@pytest.mark.parametrize(("reason", "others_s"), [("age", 900.0), ("request", 900.0), ("compromise", 0.0), ("compromise", None)])
+def test_it_is_closed_where_nobodys_session_lives_or_nobody_is_in_a_hurry(store: KvStore, reason: str, others_s: float | None) -> None:
+    run, view = published(store, reason=reason)
+    view = run.commit(run.drain(run.acknowledge(view, {"data1": view.fp_new}))[0])
+    assert run.close(view, {**DEAD, "others_end_s": others_s}).last["outcome"] == "rotated"
+
+
 def test_a_host_that_is_missing_stops_it_and_is_named(store: KvStore) -> None:
     run, view = published(store, expected=["data1", "edge1"])
     with pytest.raises(RotationError, match="edge1 still without"):
@@ -193,6 +212,51 @@ def test_an_open_run_is_named_with_the_choice(store: KvStore) -> None:
     with pytest.raises(RotationError, match="is r1, not r9"):
         begin(store, "other", clock, resume="r9")
     assert begin(store, "other", clock, resume="r1")[1].run_id == "r1"
+
+
+def test_a_lease_of_a_clock_that_was_set_back_does_not_hold_for_ever(store: KvStore) -> None:
+    clock = Clock()
+    clock.now += 30 * 86400
+    begin(store, clock=clock)
+    clock.now -= 30 * 86400
+    with pytest.raises(Busy, match="Its time is over: say -e rotate_resume=r1"):
+        begin(store, "other", clock)
+    assert begin(store, "other", clock, resume="r1")[1].owner == "other"
+
+
+@pytest.mark.parametrize("jump", [-3600.0, -30 * 86400.0])
+def test_a_clock_that_is_set_back_neither_skips_the_grace_time_nor_makes_it_endless(store: KvStore, jump: float) -> None:
+    clock = Clock()
+    run, view = published(store, clock=clock, grace_s=60)
+    view = run.acknowledge(view, {"data1": view.fp_new})
+    clock.now += jump
+    view, left = run.drain(view)
+    assert (view.state, left) == ("DISTRIBUTED", 60.0)
+    clock.now += 59
+    assert run.drain(view)[1] == 1.0
+    assert run.drained(view, clock.sleep).state == "DRAINED"
+
+
+@pytest.mark.parametrize("jump", [3600.0, 30 * 86400.0, -3600.0])
+def test_of_two_clocks_that_disagree_none_ends_a_grace_time(store: KvStore, jump: float) -> None:
+    clock = Clock()
+    run, view = published(store, clock=clock, grace_s=60)
+    run.acknowledge(view, {"data1": view.fp_new})
+    controllers = clock.now
+    clock.now += jump
+    run = Rotation(store, PATH, "me", clock, rounds=1, told=controllers)
+    with pytest.raises(RotationError, match=f"r1: the clock of OpenBao's host is {abs(jump):.0f} s {'ahead of' if jump > 0 else 'behind'} the controller's"):
+        run.drained(run.look(), clock.sleep)
+    assert run.drain(begin(store, clock=clock, reason="compromise")[1])[0].state == "DRAINED", "nothing is waited for then"
+
+
+def test_what_is_distributed_by_a_wrong_clock_is_not_noted(store: KvStore) -> None:
+    clock = Clock()
+    _run, view = published(store, clock=clock, grace_s=60)
+    with pytest.raises(RotationError, match="behind the controller's"):
+        Rotation(store, PATH, "me", clock, rounds=1, told=clock.now + 3600).acknowledge(view, {"data1": view.fp_new})
+    run = Rotation(store, PATH, "me", clock, rounds=1, told=clock.now - 20)
+    assert run.acknowledge(run.look(), {}).state == "DISTRIBUTED"
 
 
 def test_a_dead_process_is_succeeded_at_once_and_the_value_is_used_again(store: KvStore) -> None:
@@ -451,6 +515,28 @@ def test_scram_says_how_long_a_session_of_somebody_else_lives_and_when_it_lives_
     assert not proof["no_old_session"] and proof["sessions"] == ["any of telegraf-writer at broker 2: its connections.max.reauth.ms is 0"]
 
 
+@pytest.mark.parametrize(("spared", "found"), [((), (2, [])), (("sk:2",), (1, ["[::ffff:10.0.0.9]:5012"]))])
+def test_of_the_connections_that_are_cut_those_are_named_that_the_kernel_let_live(spared: tuple[str, ...], found: tuple[int, list[str]]) -> None:
+    """As iproute2 6.1 prints them. Who comes again meanwhile has another socket."""
+    living = {f"sk:{n}": f"ESTAB 0 0 [::ffff:10.0.0.1]:9094 [::ffff:10.0.0.9]:501{n} timer:(keepalive,119min,0) uid:990 ino:7{n} sk:{n} <->" for n in (1, 2)}
+
+    def run(argv: list[str]) -> Completed:
+        assert argv[:2] == ["ss", "-Htne"] and argv[-1] == "sport = :9094 or sport = :9095"
+        shown = "\n".join(living.values())
+        if "-K" in argv:
+            for one in [one for one in living if one not in spared]:
+                del living[one]
+            living["sk:3"] = shown.splitlines()[0].replace("sk:1", "sk:3")
+        return Completed(0, shown.encode(), b"")
+
+    assert cut(run, [9094, 9095]) == found
+
+
+def test_connections_that_cannot_be_listed_are_not_taken_for_none() -> None:
+    with pytest.raises(CannotTell, match="ss: not installed"):
+        cut(lambda argv: Completed(127, b"", f"{argv[0]}: not installed".encode()), [9094])
+
+
 def test_scram_waits_until_the_brokers_agree_and_says_when_they_do_not() -> None:
     cluster = Cluster()
     cluster.slow = {"k2:9095": 2}
@@ -518,7 +604,8 @@ class BrokerSession:
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_mosquitto_takes_turns_and_proves_with_a_session_of_its_own(ends: bool) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_mosquitto_takes_turns_and_proves_with_a_session_of_its_own(ends: bool, killed: bool) -> None:
     broker, clock = Broker(ends), Clock()
 
     def put(name: str, value: str) -> None:
@@ -531,8 +618,10 @@ def test_mosquitto_takes_turns_and_proves_with_a_session_of_its_own(ends: bool) 
     assert new["username"] == "telegraf-bridge.b"
     assert next_mqtt(new, lambda: "x")["username"] == "telegraf-bridge"
     assert target.provision(old, new, 1) == {"new_works": True, "wrong_refused": True, "old_works": True, "changed": True}
+    if killed:
+        adapter.drop(old)
     proof = target.revoke(old, new, 2)
-    assert proof["old_refused"] and proof["no_old_session"] is ends
+    assert proof["old_refused"] and proof["no_old_session"] is ends and proof["changed"] is not killed
     assert broker.loaded == {"telegraf-bridge.b": "fresh"}
 
 
@@ -708,6 +797,9 @@ def take(bao: Bao, clock: Clock, **given: Any) -> dict[str, Any]:
 def test_call_by_call_as_the_playbook_makes_them(grace: float) -> None:
     bao, clock = Bao(), Clock()
     KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    ahead = take(bao, clock, state="planned", max_age=9e9)
+    assert ahead["age_s"] == 0.0 and "s from now: a clock was wrong, its age is not known" in ahead["plan"][0]
+    bao.about["created_time"] = "1970-01-01T00:00:00.1Z"
     assert "not due" in take(bao, clock, state="planned", max_age=9e9)["plan"][0]
     assert bao.kept.keys() == {PATH}, "a plan writes nothing"
     step = take(bao, clock, state="prepared", run_id="r1", grace=grace)
@@ -837,9 +929,17 @@ def test_readers_out_of_the_audit_log() -> None:
         entry("hnai/data/a/b", "", auth={"display_name": "root"}), entry("hnai/data/a/c", "hnai-x", type="request"),
         entry("hnai/data/a/b", "hnai-wraps", response={"wrap_info": {"ttl": 60}}), entry("hnai/data/a/b", "hnai-absent", response={"mount_type": "kv"}),
     ]  # fmt: skip
-    found, begin = inventory.reads(lines, "hnai")
+    found, begin, end = inventory.reads([lines], "hnai")
     assert sorted(found) == ["a/b"] and sorted(found["a/b"]) == ["hnai-telegraf", "hnai-wraps", "root"]
-    assert begin == found["a/b"]["root"]
+    assert begin == end == found["a/b"]["root"]
+
+
+def test_a_read_that_one_device_missed_is_in_the_other_one() -> None:
+    first = [entry("hnai/data/a/b", "hnai-telegraf"), '{"time":"2026-11-']
+    second = ["\0\0" + entry("hnai/data/a/b", "hnai-evil", time="2026-11-25T20:16:35.1Z"),
+              entry("hnai/data/a/b", "hnai-late", time="2026-11-25T20:16:35.2Z")[:-9]]
+    found, begin, end = inventory.reads([first, second], "hnai")
+    assert sorted(found["a/b"]) == ["hnai-evil", "hnai-telegraf"] and end == begin + 4
 
 
 def test_a_log_that_was_just_renamed_is_read_on(tmp_path: Path) -> None:
@@ -854,6 +954,8 @@ def test_a_log_that_was_just_renamed_is_read_on(tmp_path: Path) -> None:
     assert secret_inventory.tail(str(log), 100) == ["a", "b", "c", "d", "e"]
     assert secret_inventory.tail(str(log), 5) == ["", "d", "e"], "a log may begin torn"
     assert secret_inventory.tail(str(log), 2) == ["e"]
+    (tmp_path / "audit.log.1").write_text("c\nto")
+    assert secret_inventory.tail(str(log), 100)[-2:] == ["to", "e"], "torn where it was renamed"
 
 
 def item(path: str = PATH, **more: Any) -> dict[str, Any]:
@@ -866,7 +968,7 @@ def verdicts(store: KvStore, items: list[dict[str, Any]], seen: Any, now: float)
     def audit() -> Any:
         if isinstance(seen, OSError):
             raise seen
-        return seen, 1.0
+        return seen, 1.0, now + 1.0
 
     inventory.judge(report, store, items, audit, lambda: now)
     return {(check["id"], check["subject"]): check["status"] for check in report.result(collect=True)["checks"]}
@@ -882,6 +984,8 @@ def test_each_cause_turns_its_own_check(store: KvStore) -> None:
     found = verdicts(store, [item()], {PATH: {"hnai-evil": born + 1}}, born + 10)
     assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("pass", "pass", "fail")
     assert verdicts(store, [item()], OSError("no log"), born + 10)["SI3", PATH] == "inconclusive"
+    assert verdicts(store, [item()], good, born - 59)["SI1", PATH] == "pass"
+    assert verdicts(store, [item()], good, born - 3600)["SI1", PATH] == "inconclusive", "written in a time to come"
     assert verdicts(store, [item("telegraf/none")], good, born)["SI1", "telegraf/none"] == "fail"
     clock = Clock()
     clock.now = born
@@ -889,9 +993,19 @@ def test_each_cause_turns_its_own_check(store: KvStore) -> None:
     assert verdicts(store, [item()], good, born + 10)["SI2", PATH] == "pass", "a run is under way"
     found = verdicts(store, [item()], good, born + 3600)
     assert (found["SI1", PATH], found["SI2", PATH], found["SI3", PATH]) == ("pass", "fail", "pass")
+    assert verdicts(store, [item()], good, born - 86400)["SI2", PATH] == "fail", "no clock could give that lease now"
     for at, status in ((born - 1, "pass"), (born + 1, "fail")):
         beside = {PATH + "/_next": {"hnai-evil": at, "hnai-rotation": born + 1}}
         assert verdicts(store, [item()], beside, born + 10)["SI3", PATH] == status, "it knows what the run has made"
+
+
+@pytest.mark.parametrize(("end", "says"), [(0.0, "it has no entry"), (1795564700.0, "its newest entry is of 2026-11-24T23:58:20Z, before this visit")])
+def test_a_log_in_which_this_visit_does_not_stand_proves_nothing(store: KvStore, end: float, says: str) -> None:
+    """Truncated, or OpenBao writes elsewhere: that no stranger stands there says nothing."""
+    report = Report(component="openbao", deadline_s=30)
+    inventory.judge(report, store, [item()], lambda: ({}, end, end), lambda: 1795564810.0)
+    (found,) = [check for check in report.result(collect=True)["checks"] if check["id"] == "SI3"]
+    assert found["status"] == "inconclusive" and says in str(found)
 
 
 @pytest.mark.parametrize(

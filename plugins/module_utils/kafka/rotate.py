@@ -5,7 +5,9 @@ Or (`successor_pair`) a pair of users takes turns, for clients that cannot chang
 
 The principal stays the same, and with it every ACL. Measured on 4.3.1: a user with both mechanisms logs in with both; after the deletion of
 one its next login is refused at once. A session that was opened with it lives on until `connections.max.reauth.ms`, then the broker ends it
-(KIP-368), so consumers are restarted before the old one ends, and what else there may be ends by itself.
+(KIP-368), so consumers are restarted before the old one ends, and what else there may be ends by itself. No request ends somebody's session, and
+a shorter time is no dynamic setting (a listener's own is taken, and does nothing), so after a compromise every connection to the listeners is cut
+(`cut`): who knows the new password comes again, whoever knew the old one is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ..credentials import TWIN
+from ..hostfiles import Completed
 from ..openbao.rotation_target import CannotTell
 from .acls import Acl
 from .scram import LoginError
@@ -67,6 +70,27 @@ def password_of(text: str) -> str:
 def mechanism(secret: Secret) -> str:
     """The mechanism that a secret is for; before its first rotation it names none."""
     return str(secret.get("mechanism", DEFAULT))
+
+
+def cut(run: Callable[[list[str]], Completed], ports: Sequence[int]) -> tuple[int, list[str]]:
+    """(connections to these ports of this host that were ended, peers of those that the kernel let live). Raises CannotTell.
+
+    The kernel needs INET_DIAG_DESTROY (Debian's has it); `ss -K` passes over in silence what it cannot end.
+    """
+    among = ["state", "established", "state", "close-wait", " or ".join("sport = :%d" % port for port in ports)]
+
+    def seen(*more: str) -> dict[str, str]:
+        """{the socket's cookie: peer}"""
+        done = run(["ss", "-Htne", *more, *among])
+        if done.rc:
+            raise CannotTell("ss: %s" % done.message)
+        lines = map(str.split, done.text.splitlines())
+        return {word: words[4] for words in lines for word in words[5:] if word.startswith("sk:")}
+
+    before = seen()
+    seen("-K")
+    left = [peer for cookie, peer in seen().items() if cookie in before]
+    return len(before) - len(left), sorted(left)
 
 
 class ScramAdapter:

@@ -3,7 +3,8 @@
 with the same rights; the new password belongs to the one that is not in use.
 
 The credential lies encrypted on the broker's host; a reload makes the password file out of what lies there. At a reload mosquitto ends the
-sessions of names that are gone (security_default.c, 2.0); proven here with a session of our own that is opened with the old password.
+sessions of names that are gone (security_default.c, 2.0); proven here with a session of our own that is opened with the old password. Where that is
+refused already (a run was killed after the removal) the name is given a password that nobody has, and taken away again under a session of ours.
 """
 
 from __future__ import annotations
@@ -79,6 +80,9 @@ class MosquittoAdapter:
         self._remove = remove
         self._reload = reload
         self._witness: Session | None = None
+        #: The old identity with a password that nobody has, where the old one could open no witness.
+        self._stand_in: Secret | None = None
+        self._ended = False
 
     def _open(self, secret: Secret) -> Session | None:
         if too_long(secret):
@@ -108,6 +112,7 @@ class MosquittoAdapter:
     def drop(self, secret: Secret) -> None:
         """Remove the credential of its identity, reload; a session of ours that used it must end by that."""
         self._witness = None if too_long(secret) else self._open(secret)
+        self._stand_in, self._ended = None, False
         self._remove(secret["username"])
         self._reload()
 
@@ -120,12 +125,21 @@ class MosquittoAdapter:
         return dict(secret, password=secrets.token_urlsafe(24))
 
     def sessions(self, secret: Secret) -> list[str]:
-        """Our own session of the old identity, while the broker lets it live: what happens to it happens to all of them."""
-        if self._witness is None:
+        """Our own session of the old identity, while the broker lets it live: what happens to it happens to all of them. Asked until it is empty."""
+        if self._ended or too_long(secret):
             return []
+        if self._witness is None and self._stand_in is None:
+            self._stand_in = self.wrong(secret)
+            self.put(self._stand_in)
+        if self._witness is None:
+            self._witness = self._open(self._stand_in or secret)
+            if self._witness is None:
+                return ["not told: the broker does not take up a password for %s" % secret["username"]]
+            self._remove(secret["username"])
+            self._reload()
         if self._witness.alive():
             return ["a session of %s that was opened before" % secret["username"]]
         with suppress(OSError):
             self._witness.close()
-        self._witness = None
+        self._ended = True
         return []

@@ -31,7 +31,7 @@ class Steps:
         names = {"root": "%s root CA" % given["site"], "intermediate": "%s intermediate CA" % given["site"]}
         ttl = {"root": given["root_ttl_s"], "intermediate": given["intermediate_ttl_s"]}
         self._pki = Pki(api, token, given["pki_root"], given["pki_int"], names, ttl)
-        self._run = Authority(self._pki, KvStore(api, token, given["kv"]), given["path"], given["owner"], now)
+        self._run = Authority(self._pki, KvStore(api, token, given["kv"]), given["path"], given["owner"], now, told=given.get("controller_time"))
 
     def take(self) -> dict[str, Any]:
         """The step that `state` names. Raises RotationError, BaoError, Unreachable."""

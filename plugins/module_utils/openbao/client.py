@@ -35,6 +35,7 @@ ROTATION_ARGS: dict[str, dict[str, Any]] = {
     **{name: {"type": "str", "default": ""} for name in ("run_id", "owner", "resume", "rollback")},
     **{name: {"type": "list", "elements": "str", "default": []} for name in ("dead", "expected")},
     "fence": {"type": "int", "default": 0},
+    "controller_time": {"type": "float"},
     "reason": {"type": "str", "default": "age", "choices": ["age", "request", "compromise"]},
 }
 AUTHORITIES_ARGS: dict[str, dict[str, Any]] = {"pki_root": {"type": "str", "default": "pki_root"}, "pki_int": {"type": "str", "default": "pki_int"}}

@@ -70,19 +70,23 @@ class Visit:
     error: str = ""
 
 
-def tokens(api: Api, token: str, wait: Callable[[float], None] = time.sleep) -> tuple[int, list[dict[str, Any]]]:
-    """(how many tokens live, what each of the first MAX_ACCESSORS is). *token*: of the identity ``hnai-openbao``."""
+def tokens(api: Api, token: str, wait: Callable[[float], None] = time.sleep, most: int | None = None) -> tuple[int, list[dict[str, Any]]]:
+    """(how many tokens live, what each of the first *most* is, without it of all). *token*: of the identity ``hnai-openbao``."""
     accessors = api.call("LIST", "auth/token/accessors", token=token)["data"].get("keys") or []
-    found = []
+    found, refused = [], False
     if len(accessors) > 1:  # One is this visit's own.
         wait(LOGIN_S)
-    for accessor in accessors[:MAX_ACCESSORS]:
+    for accessor in accessors[:most]:
         try:
             found.append(dict(api.call("POST", "auth/token/lookup-accessor", {"accessor": accessor}, token=token)["data"]))
         except BaoError as error:
             # It ended between the list and the look: itself (403), or with its accessor (400).
             if not isinstance(error, Forbidden) and "invalid accessor" not in str(error):
                 raise
+            refused = refused or isinstance(error, Forbidden)
+    if refused:
+        # So does OpenBao answer of every one where the token that asks has ended.
+        api.call("LIST", "auth/token/accessors", token=token)
     return len(accessors), found
 
 
@@ -98,7 +102,7 @@ def visit(api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], 
         found.error = str(error)
         return found
     try:
-        found.accessors, found.tokens = tokens(api, token, wait)
+        found.accessors, found.tokens = tokens(api, token, wait, MAX_ACCESSORS)
         audit = api.call("GET", "sys/audit", token=token)
         found.audit, found.request_id = dict(audit["data"]), str(audit["request_id"])
         found.raft = list(api.call("GET", "sys/storage/raft/configuration", token=token)["data"]["config"]["servers"])

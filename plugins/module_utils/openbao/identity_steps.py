@@ -90,7 +90,7 @@ class Steps:
         self._sleep = sleep
         # A secret_id is in force at once: no second look, for each is a login that is refused.
         self._target = Target(adapter, fence, 0.0)
-        self._run = IdentityRotation(store, given["path"], given["owner"], now)
+        self._run = IdentityRotation(store, given["path"], given["owner"], now, told=given.get("controller_time"))
 
     def planned(self) -> dict[str, Any]:
         """What a run would do, and what is alive. Changes nothing."""
@@ -101,7 +101,7 @@ class Steps:
             alive = None
         born, dies = instant(found["creation_time"]), instant(found["expiration_time"])
         return {
-            "rotation": public(view), "age_s": self._now() - born, "alive": alive,
+            "rotation": public(view), "age_s": max(0.0, self._now() - born), "alive": alive,
             "plan": plan(view, self._now(), max(0.0, dies - born) * 2 / 3, born, True, [CONTROLLER]),
         }  # fmt: skip
 
@@ -148,7 +148,12 @@ class Steps:
         view = view if view.reached(COMMITTED) else self._run.commit(self._run.drained(view, self._sleep))
         proof = self._target.revoke(old, new, view.fence)
         own = str(self._adapter.looked(new)["secret_id_accessor"])
-        self._sweep(view, own, everything=view.reason == "compromise")
+        everything = view.reason == "compromise"
+        self._sweep(view, own, everything)
+        if everything:
+            # Whoever logged in with one of those since the old one was looked at.
+            left = self._adapter.sessions(old)
+            proof.update(sessions=left, no_old_session=not left)
         if not proof["no_old_session"]:
             return self._said("waits", view, sessions=proof["sessions"])
         return self._said("closed", self._run.close(view, dict(proof, alive=len(self._adapter.living()))))
@@ -206,7 +211,7 @@ def visit(
                 finally:
                     leave(api, watcher)
 
-            adapter = AppRoleAdapter(api, identity, issuer, keeper, tokens, refused, now)
+            adapter = AppRoleAdapter(api, identity, issuer, keeper, tokens, refused)
             store = FileStore(KvStore(api, keeper, given["kv"]), given["path"], dict(given, current=current))
             steps = Steps(store, adapter, fence, dict(given, current=current), now, sleep)
             return steps.planned() if check else steps.advance()

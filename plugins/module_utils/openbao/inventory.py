@@ -3,34 +3,48 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..verdict import Report
 from . import policies, site
 from .kv import KvStore
 from .rotate_approle import KIND, Living
-from .rotation import JOURNAL, NEXT, View
+from .rotation import CLOCK_TOLERANCE_S, JOURNAL, NEXT, View, lease_over
 
 #: Identities that may read any secret: rotating is reading.
 ALWAYS = (policies.PREFIX + policies.ROTATION,)
 
 
-def reads(lines: Iterable[str], mount: str) -> tuple[dict[str, dict[str, float]], float]:
-    """({path: {reader: newest read, unix s}}, instant of the first entry) out of audit entries. Unreadable lines are skipped: a log may begin torn.
+#: {path: {reader: newest read, unix s}}, instants of the first and of the last entry (0.0: there is none).
+Log = tuple[dict[str, dict[str, float]], float, float]
+
+
+def _time(line: str) -> float:
+    """Instant of an entry, 0.0 where it has none, or is torn there."""
+    try:
+        return site.instant(line.split('"time":"', 1)[1])
+    except (IndexError, ValueError):
+        return 0.0
+
+
+def reads(logs: Sequence[Sequence[str]], mount: str) -> Log:
+    """Out of the entries of every audit device: each may miss what the others have. Unreadable lines are skipped: a log may begin or end torn.
 
     A reader is the AppRole's name, or the display name of a token of another kind (``root``, ``token``).
     """
     found: dict[str, dict[str, float]] = {}
-    prefix, begin = mount + "/data/", 0.0
-    for line in lines:
-        if not begin and '"time":"' in line:
-            begin = site.instant(line.split('"time":"', 1)[1][:19])
+    prefix = mount + "/data/"
+    begin = min((next(filter(None, map(_time, log)), 0.0) for log in logs), default=0.0)
+    end = max((next(filter(None, map(_time, reversed(log))), 0.0) for log in logs), default=0.0)
+    for line in itertools.chain.from_iterable(logs):
         if prefix not in line or '"type":"response"' not in line or '"operation":"read"' not in line:
             continue
         try:
-            entry = json.loads(line)
+            entry = json.loads(line.lstrip("\0"))  # what a file system leaves of a write that a power cut ended
             path = entry["request"]["path"]
             if entry.get("error") or not path.startswith(prefix) or entry["request"]["operation"] != "read":
                 continue
@@ -45,7 +59,7 @@ def reads(lines: Iterable[str], mount: str) -> tuple[dict[str, dict[str, float]]
             continue
         readers = found.setdefault(path[len(prefix) :], {})
         readers[reader] = max(at, readers.get(reader, 0.0))
-    return found, begin
+    return found, begin, end
 
 
 #: Of an identity, by its path: the secret_ids that are alive, oldest first.
@@ -74,8 +88,8 @@ def describe(
     newest = max(seen, key=lambda name: seen[name]) if seen else ""
     return {
         "path": item["path"], "kind": item["kind"] or item["secret_kind"], "version": version, "consumers": list(item["readers"]),
-        "written": written or None, "age_s": round(now - written) if written else None, "max_age_s": max_age_s, "alive": alive,
-        "rotation": view.state if view.open else "", "run_id": view.run_id, "lease_until": view.lease_until,
+        "written": written or None, "age_s": max(0, round(now - written)) if written else None, "max_age_s": max_age_s, "alive": alive,
+        "rotation": view.state if view.open else "", "run_id": view.run_id, "lease_over": lease_over(view, now),
         "began": view.started_at or last.get("started_at"), "last_rotation": last.get("at"), "last_outcome": last.get("outcome", ""),
         "last_proof": {key: value for key, value in (last.get("proof") or {}).items() if isinstance(value, bool)},
         "last_reader": newest, "last_read": seen.get(newest), "rotates": bool(item["kind"]), "why": item["why"],
@@ -83,7 +97,7 @@ def describe(
 
 
 def judge(
-    report: Report, store: KvStore, items: Sequence[Mapping[str, Any]], audit: Callable[[], tuple[dict[str, dict[str, float]], float]],
+    report: Report, store: KvStore, items: Sequence[Mapping[str, Any]], audit: Callable[[], Log],
     now: Callable[[], float], living: Alive = lambda _path: (),
 ) -> list[dict[str, Any]]:
     """Make SI1 to SI3 for every secret; the inventory."""
@@ -91,7 +105,10 @@ def judge(
     log: dict[str, dict[str, float]] = {}
     begin, unread = 0.0, ""
     try:
-        log, begin = audit()
+        log, begin, end = audit()
+        # The login of this visit stands in it, or OpenBao writes elsewhere.
+        if end < now() - CLOCK_TOLERANCE_S:
+            unread = "its newest entry is of %s, before this visit" % time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end)) if end else "it has no entry"
     except OSError as error:
         unread = str(error)
     for item in items:
@@ -113,6 +130,8 @@ def judge(
                 check.fail(gone if row["version"] else "OpenBao has no such secret")
             elif not row["max_age_s"]:
                 check.fail("its contract names no max_age")
+            elif row["written"] > now() + CLOCK_TOLERANCE_S:
+                check.inconclusive("it was written %.0f s from now: a clock was wrong, here or where OpenBao ran" % (row["written"] - now()))
             else:
                 check.expected = "<= %d" % row["max_age_s"]
                 check.passed(row["age_s"] <= row["max_age_s"])
@@ -124,7 +143,7 @@ def judge(
                 check.inconclusive("the journal could not be read (SI1)")
             else:
                 check.observed = "%s %s" % (row["run_id"], row["rotation"]) if row["rotation"] else ""
-                check.passed(not row["rotation"] or now() < row["lease_until"])
+                check.passed(not row["rotation"] or not row["lease_over"])
         if item["kind"] == KIND:
             continue  # its value lies in no KV that anybody could read
         with report.check(

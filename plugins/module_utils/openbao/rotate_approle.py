@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +40,7 @@ class AppRoleAdapter:
 
     def __init__(
         self, api: Api, role: str, issuer: Mapping[str, Any], keeper: str, tokens: Callable[[], list[dict[str, Any]]],
-        refused: Callable[[], None] = lambda: None, now: Callable[[], float] = time.time,
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._api = api
         self._name = role
@@ -50,7 +49,6 @@ class AppRoleAdapter:
         self._keeper = keeper
         self._tokens = tokens
         self._refused = refused
-        self._now = now
 
     def works(self, secret: Secret) -> bool:
         """A login; its token is revoked at once."""
@@ -111,12 +109,11 @@ class AppRoleAdapter:
             return
 
     def sessions(self, secret: Secret) -> list[str]:
-        """Tokens of the identity that are older than this look, but for our own: each may have been opened with it. They live five minutes at most."""
-        until = self._now()
+        """Tokens of the identity that live, but for our own: each may have been opened with it. They live five minutes at most."""
         return [
             str(one["accessor"])[:8] for one in self._tokens()
             if one.get("path") == "auth/%s/login" % IDENTITY_AUTH and (one.get("meta") or {}).get("role_name") == self._name
-            and one["creation_time"] <= until and one["accessor"] != self._issuer.get("accessor")
+            and one["accessor"] != self._issuer.get("accessor")
         ]  # fmt: skip
 
     def _as_issuer(self, method: str, step: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Steps:
         self._now = now
         self._sleep = sleep
         self._store = KvStore(api, token, given["kv"], now)
-        self._run = Rotation(self._store, given["path"], given["owner"], now)
+        self._run = Rotation(self._store, given["path"], given["owner"], now, told=given.get("controller_time"))
 
     def take(self) -> dict[str, Any]:
         """The step that `state` names. Raises RotationError, BaoError, Unreachable."""
@@ -74,7 +74,7 @@ class Steps:
             return {"rotation": public(view), "plan": [said], "age_s": 0.0, "version": number}
         born = site.instant(written)
         return {
-            "rotation": public(view), "age_s": self._now() - born, "version": number,
+            "rotation": public(view), "age_s": max(0.0, self._now() - born), "version": number,
             "plan": plan(view, self._now(), given["max_age"], born, given["kind"] not in WITHOUT_OVERLAP, given["expected"]),
         }  # fmt: skip
 

@@ -40,6 +40,8 @@ ROUNDS = 20000
 LEASE_S = 600.0
 #: A grace time up to this is waited for; the token of a visit lives five minutes.
 WAIT_MAX_S = 200.0
+#: More than a task takes from the controller to the host.
+CLOCK_TOLERANCE_S = 60.0
 
 Secret = Mapping[str, Any]
 
@@ -159,7 +161,10 @@ class View:
 
 
 class Rotation:
-    """The steps of one secret's rotation as one controller takes them. Each may be repeated; each looks before it writes."""
+    """The steps of one secret's rotation as one controller takes them. Each may be repeated; each looks before it writes.
+
+    *told*: what the controller's clock says now (unix s); None where nobody asked it.
+    """
 
     def __init__(
         self,
@@ -169,6 +174,7 @@ class Rotation:
         now: Callable[[], float] = time.time,
         lease_s: float = LEASE_S,
         rounds: int = ROUNDS,
+        told: float | None = None,
     ) -> None:
         self._store = store
         self._path = path
@@ -176,6 +182,7 @@ class Rotation:
         self._now = now
         self._lease_s = lease_s
         self._rounds = rounds
+        self._ahead_s = now() - told if told else 0.0
 
     # -- looking ------------------------------------------------------------------------------------------------------
     def look(self) -> View:
@@ -269,7 +276,7 @@ class Rotation:
         if view.open:
             if chosen and chosen != view.run_id:
                 raise RotationError("%s: the open run is %s, not %s" % (self._path, view.run_id, chosen))
-            expired = self._now() >= view.lease_until
+            expired = lease_over(view, self._now())
             if view.owner != self._owner and view.owner not in dead and not (expired and chosen):
                 raise Busy(
                     "%s: run %s (%s, %s) is open since %s and held by %s. %s"
@@ -396,7 +403,10 @@ class Rotation:
                 "%s: run %s stops before COMMITTED: %s still without the new value. The old one stays valid. Run it again when they are back, "
                 "or roll it back (rotate_rollback=%s)" % (self._path, view.run_id, ", ".join(missing), view.run_id)
             )
-        return view if view.reached(DISTRIBUTED) else self._move(view, state=DISTRIBUTED, distributed_at=self._now())
+        if view.reached(DISTRIBUTED):
+            return view
+        self._clocks(view)
+        return self._move(view, state=DISTRIBUTED, distributed_at=self._now())
 
     def drain(self, view: View) -> tuple[View, float]:
         """DRAINED once the grace time is over (at once after a compromise); (view, seconds that are left)."""
@@ -404,6 +414,9 @@ class Rotation:
         self._must_stand(view, DISTRIBUTED)
         if view.reached(DRAINED):
             return view, 0.0
+        self._clocks(view)
+        if view.distributed_at > self._now():
+            view = self._move(view, distributed_at=self._now())  # the clock was set back since: the grace time begins anew
         left = 0.0 if view.reason == "compromise" else view.distributed_at + view.grace_s - self._now()
         return (view, left) if left > 0 else (self._move(view, state=DRAINED), 0.0)
 
@@ -438,9 +451,26 @@ class Rotation:
             raise RotationError(
                 "%s: run %s is COMMITTED but not done: %s. Run it again; it goes on from here" % (self._path, view.run_id, ", ".join(missing))
             )
+        view = self._ended(view, proof)
         # Since PUBLISHED it is a second copy of the value in force: gone before nobody looks for it any more.
         self._store.destroy(self._path + NEXT, view.next_version)
         return self._finish(view, "rotated", view.new_version, view.fp_new, proof)
+
+    def _ended(self, view: View, proof: Mapping[str, Any]) -> View:
+        """After a compromise no session of somebody who is no consumer may live either. Raises RotationError until the server has asked each again."""
+        others_s = float(proof.get("others_end_s") or 0)
+        if view.reason != "compromise" or not others_s:
+            return view
+        if "refused_at" not in view.proof:
+            view = self._move(view, proof=dict(view.proof, refused_at=self._now()))
+        left = min(others_s, view.proof["refused_at"] + others_s - self._now())
+        if left > 0:
+            raise RotationError(
+                "%s: run %s is COMMITTED but not done: the old value is refused, and whoever opened a session with it may use that for another %.0f s%s. "
+                "A restart of the servers ends it at once. Run it again when the time is over; it goes on from here"
+                % (self._path, view.run_id, left, ": %s" % proof["not_cut"] if proof.get("not_cut") else "")
+            )
+        return view
 
     # -- rolling back -------------------------------------------------------------------------------------------------
     def turn_back(self, view: View) -> View:
@@ -517,9 +547,22 @@ class Rotation:
         if view.direction != FORWARD:
             raise RotationError("%s: run %s is being rolled back; finish that first (rotate_rollback=%s)" % (self._path, view.run_id, view.run_id))
 
+    def _clocks(self, view: View) -> None:
+        if view.grace_s and view.reason != "compromise" and abs(self._ahead_s) > CLOCK_TOLERANCE_S:
+            raise RotationError(
+                "%s: run %s: the clock of OpenBao's host is %.0f s %s the controller's, so its grace time cannot be told; nothing was changed. "
+                "`chronyc tracking` there and `timedatectl` here say which of the two is wrong"
+                % (self._path, view.run_id, abs(self._ahead_s), "ahead of" if self._ahead_s > 0 else "behind")
+            )
+
     def _must_stand(self, view: View, state: str) -> None:
         if not view.reached(state):
             raise RotationError("%s: run %s is %s and has not come to %s" % (self._path, view.run_id, view.state, state))
+
+
+def lease_over(view: View, now: float) -> bool:
+    """Whether the time of the run that holds it is over. A lease that no clock could give now is of one that was set back since."""
+    return not 0.0 < view.lease_until - now <= LEASE_S + CLOCK_TOLERANCE_S
 
 
 def _utc(moment: float) -> str:
@@ -534,10 +577,12 @@ def plan(view: View, now: float, max_age_s: float, written_at: float, overlap: b
     """What a run would do, for check mode and --dry-run: one line a step."""
     if view.open:
         return ["go on with run %s: %s, %s, held by %s" % (view.run_id, view.state, view.direction, view.owner)]
-    age = (now - written_at) / 86400.0
-    due = "due" if max_age_s and now - written_at >= max_age_s else "not due"
+    age_s = now - written_at
+    due = "due" if max_age_s and age_s >= max_age_s else "not due"
+    if age_s < -CLOCK_TOLERANCE_S:
+        due = "written %.0f s from now: a clock was wrong, its age is not known" % -age_s
     return [
-        "age %.1f d of %.0f d: %s" % (age, max_age_s / 86400.0, due),
+        "age %.1f d of %.0f d: %s" % (max(0.0, age_s) / 86400.0, max_age_s / 86400.0, due),
         "prepare a new value, provision it %s, prove it (new works, a wrong one is refused)" % ("beside the old one" if overlap else "in place of the old one"),
         "publish it, distribute to %s, one host after the other" % (", ".join(consumers) or "nobody"),
         "commit: end the old one, prove that it is refused and that no session of it lives",
