@@ -85,14 +85,18 @@ def _manifest(directory: Path) -> dict[str, Any] | None:
 
 
 def damaged(directory: Path, files: Mapping[str, Any]) -> str:
-    """The first file that is not there in its size (or link target), else an empty string."""
+    """The first file that is not there in its size (or link target), or was written after the manifest, which came last; else an empty string."""
+    try:
+        unpacked = os.lstat(directory / MANIFEST).st_mtime_ns
+    except OSError:
+        return MANIFEST
     for path, expected in files.items():
         try:
             status = os.lstat(directory / path)
             found: Any = status.st_size if not isinstance(expected, str) else "-> " + os.readlink(directory / path)
         except OSError:
             return path
-        if found != expected:
+        if found != expected or status.st_mtime_ns > unpacked:
             return path
     return ""
 

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class TestArchive:
             artifact.install_archive({**spec(tmp_path, "1.0"), "src": str(source), "digest": digest}, tmp_path / "opt")
         assert not (tmp_path / "evil").exists()
 
-    @pytest.mark.parametrize("damage", ["shorter", "gone", "link"])
+    @pytest.mark.parametrize("damage", ["of the same size", "shorter", "gone", "link"])
     def test_damage_is_seen_and_healed(self, tmp_path: Path, damage: str) -> None:
         opt = tmp_path / "opt"
         wanted = spec(tmp_path, "1.0")
@@ -102,6 +103,10 @@ class TestArchive:
             (opt / "demo/1.0/bin/x").write_bytes(b"")
         elif damage == "gone":
             (opt / "demo/1.0/etc.conf").unlink()
+        elif damage == "of the same size":
+            changed = opt / "demo/1.0/bin/x"
+            changed.write_bytes(changed.read_bytes()[::-1])
+            os.utime(changed, (time.time() + 1, time.time() + 1))
         else:
             (opt / "demo/1.0/bin/y").unlink()
             (opt / "demo/1.0/bin/y").symlink_to("/bin/sh")
