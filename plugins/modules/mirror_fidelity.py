@@ -143,7 +143,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Options, Places, sources_of
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity import Recording, Tag, choose
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity import Recording, Tag, choose, span_ms
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity_host import Recorder
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity_judge import Stored, judge
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing, activate
@@ -218,8 +218,10 @@ def main() -> None:
 
         def stored(name: str = name, recording: Recording = recording) -> Stored:
             store = connect(params, lambda: report.timeout(20), host)
-            answer = store.export('{source="%s"}' % name, recording.begin_ms / 1000.0 - 5.0, recording.end_ms / 1000.0 + 5.0)
-            return {str(one.labels.get("__name__", "")): dict(zip(one.times, one.values)) for one in answer}
+            first, last = span_ms(recording)
+            answer = store.export('{source="%s"}' % name, first / 1000.0 - 5.0, last / 1000.0 + 5.0)
+            # What the writer writes has these two labels; a namesake with one more is somebody else's.
+            return {str(one.labels["__name__"]): dict(zip(one.times, one.values)) for one in answer if set(one.labels) == {"__name__", "source"}}
 
         judge(report, name, recording, tags, stored)
     if not report.checks:

@@ -50,15 +50,22 @@ def judge(report: Report, source: str, recording: Recording, tags: Sequence[Tag]
         statuses.append(report.checks[-1].status)
     quiet = sorted({tag.name for tag in tags if tag.cyclic} & set(found.quiet))
 
+    def without_time(name: str) -> str:
+        statuses = recording.timeless.get(name, [])
+        return " (without a source time: %s)" % ", ".join("0x%08X" % status for status in statuses) if statuses else ""
+
     def enough(check: Check) -> None:
         check.observed = found.joined
         check.evidence = {"tags": [tag.name for tag in tags], "reads": recording.reads, "pause_ms": round(recording.pause_ms),
-                          "unseen": found.unseen[:200], "quiet": found.quiet, "gaps_ms": found.gaps_ms,
+                          "unseen": found.unseen[:200], "quiet": found.quiet, "quick": found.quick, "marked": found.marked[:200],
+                          "gaps_ms": found.gaps_ms,
                           "window": [recording.begin_ms / 1000.0, recording.end_ms / 1000.0]}
         if problem:
             check.inconclusive(problem)
         elif quiet:
-            check.inconclusive("cyclic and silent at the server: %s" % ", ".join(quiet))
+            check.inconclusive("cyclic and silent at the server: %s" % ", ".join(name + without_time(name) for name in quiet))
+        elif found.quick:
+            check.inconclusive("the server has samples sooner than the tag is sampled, so none can be called missing: %s" % ", ".join(found.quick))
         elif found.unseen:
             check.inconclusive("%d samples of the store fell into pauses of the recorder (%d ms): longer window, fewer tags" % (
                 len(found.unseen), recording.pause_ms))
@@ -72,7 +79,7 @@ def judge(report: Report, source: str, recording: Recording, tags: Sequence[Tag]
     verdict = "unfaithful" if FAIL in statuses[:4] else "inconclusive" if INCONCLUSIVE in statuses or FAIL in statuses else "faithful"
     record = {"source": source, "verdict": verdict, "joined": found.joined, "tags": [tag.name for tag in tags], "time": "cut to 1 ms",
               "not_tested": ["strings; other tags than these; how long a sample took (CN2)"], "missing": found.missing, "extra": found.extra,
-              "unseen": found.unseen, "values": found.values, "statuses": found.statuses, "recorded": recording.samples}
+              "marked": found.marked, "unseen": found.unseen, "values": found.values, "statuses": found.statuses, "recorded": recording.samples}
     with report.check("MFD0", TITLES["MFD0"], expected="faithful", subject=source, controls=CONTROLS, hint="the other rows say what differs") as check:
         check.observed = verdict
         check.evidence = {key: record[key] for key in ("joined", "tags", "time", "not_tested")}
