@@ -220,6 +220,66 @@ def test_the_verdict_follows_from_its_parts() -> None:
     assert judged(recording, lambda: stored) == {**dict.fromkeys(IDS, "pass"), "MFD5": "inconclusive", "MFD0": "inconclusive"}
 
 
+def lag(recording: Recording, shown: fidelity.Shown, tags: list[Tag] | None = None, problem: str = "") -> Any:
+    report = Report("ot_collector")
+    fidelity_judge.judge_lag(report, "plc1", recording, tags or [PRESSURE], shown, problem, 10.0)
+    (check,) = report.checks
+    return check
+
+
+def timed(took_s: float, every_s: float = 1.0, late_s: float = 0.0) -> tuple[Recording, fidelity.Shown]:
+    """Read each half second from 1 000 s on; shown *took_s* later, polled each *every_s*; one in the middle *late_s* later than that."""
+    recording, _ = faithful()
+    recording.read_ms["pressure"] = {str(at): [1000e3 + at - 500, 1000e3 + at] for at in TIMES}
+    shown = {str(at): [1000e3 + at + 1000 * (took_s - every_s), 1000e3 + at + 1000 * took_s] for at in TIMES}
+    shown["110000"] = [one + 1000 * late_s for one in shown["110000"]]
+    return recording, {"pressure": shown}
+
+
+def test_how_long_a_sample_takes_is_judged_by_tag_and_by_what_is_certain() -> None:
+    fine = lag(*timed(4.0))
+    assert fine.status == "pass" and fine.observed == 4.5 and fine.evidence["at_most_s"] == {"pressure": {"n": 20, "p50": 4.5, "p95": 4.5, "max": 4.5}}
+    late = lag(*timed(60.0))
+    assert late.status == "fail" and late.reason == "late: pressure (at least 59.0 s)" and len(late.evidence["late"]) == 20
+    assert lag(*timed(11.0, every_s=1.0)).status == "inconclusive", "10.0 s at least, 11.5 s at most: nobody looked often enough"
+    one = lag(*timed(4.0, late_s=60.0))
+    assert one.status == "pass" and one.evidence["late"] == ["plc1/pressure at 110000: at least 63.0 s"]
+    assert one.evidence["at_most_s"]["pressure"]["max"] == 64.5
+    recording, shown = timed(4.0)
+    two = [PRESSURE, Tag("level", "n", 1000.0)]
+    recording.read_ms["level"], shown["level"] = timed(60.0)[0].read_ms["pressure"], timed(60.0)[1]["pressure"]
+    assert lag(recording, shown, two).reason == "late: level (at least 59.0 s)"
+    del shown["level"]
+    assert lag(recording, shown, two).evidence["unwatched"] == ["level"]
+
+
+def test_what_nobody_saw_arrive_is_no_freshness() -> None:
+    recording, shown = timed(4.0)
+    assert lag(recording, {}).status == "inconclusive" and lag(recording, {}, problem="no route").reason == "no route"
+    assert lag(recording, shown, problem="no route").status == "inconclusive", "a watch that ended before its time"
+    assert lag(Recording(error="no session"), shown).reason == "no session"
+    recording.read_ms["pressure"] = {at: [None, seen] for at, (_, seen) in recording.read_ms["pressure"].items()}
+    assert lag(recording, shown).status == "inconclusive", "what was there at the first read may be as old as it likes"
+
+
+def test_the_watch_tells_between_which_polls_a_sample_came() -> None:
+    now, answers = [100.0], iter([{"a": [1]}, {"a": [1, 2]}, {"a": [2, 3], "b": [7]}, {"a": [3]}])
+
+    def ask() -> Any:
+        now[0] += 0.25
+        return next(answers)
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    shown: fidelity.Shown = {}
+    fidelity.watch(ask, shown, 4.0, 1.0, lambda: now[0], sleep)
+    assert shown == {"a": {"2": [100e3, 101.25e3], "3": [101e3, 102.25e3]}, "b": {"7": [101e3, 102.25e3]}}
+    with pytest.raises(StopIteration):
+        fidelity.watch(ask, shown, 4.0, 1.0, lambda: now[0], sleep)
+    assert "2" in shown["a"], "what was seen stays when the store goes away"
+
+
 def test_the_units_are_the_jobs() -> None:
     roles = Path(__file__).resolve().parents[2] / "roles"
     job = yaml.safe_load((roles / "flink/vars/main.yml").read_text())["__flink_units"]
@@ -261,5 +321,20 @@ def test_the_recorder_keeps_to_its_budget_and_sees_each_sample_once() -> None:
     assert [at for at, _value, _status in found.samples["a"]] == [1000_000 + 1000 * number for number in range(11)] and found.samples["b"] == []
     assert all(count == 2 for _at, count in asked)
     assert min(second - first for (first, _), (second, _) in zip(asked, asked[1:])) >= 0.49, "two tags, four per second"
-    assert found.timeless == {"b": [0x80000000]}
     assert 490 <= found.pause_ms <= 520 and found.reads == len(asked) and fidelity.TOLERANCE == 1e-9
+    assert found.timeless == {"b": [0x80000000]}
+    times = found.read_ms["a"]
+    assert times["1000000"][0] is None and times["1005000"][1] - times["1005000"][0] == pytest.approx(500.0)
+
+
+def test_the_recorder_keeps_another_status_at_the_same_time_and_a_nan_once() -> None:
+    now, answers = [0.0], iter([(1000, 1.0, 0), (1000, 1.0, 0x40000000), (1000, 1.0, 0x40000000), (2000, float("nan"), 0), (2000, float("nan"), 0)])
+
+    async def sleep(_seconds: float) -> None:
+        now[0] += 0.5
+
+    async def read(_nodes: list[str]) -> list[tuple[int | None, Any, int]]:
+        return [next(answers)]
+
+    found = asyncio.run(record(read, [Tag("a", "x", 1000.0)], 2.0, 100.0, lambda: now[0], sleep))
+    assert repr(found.samples["a"]) == repr([[1000, 1.0, 0], [1000, 1.0, 0x40000000], [2000, float("nan"), 0]])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is what the store holds what the server said? A second, reading session records some tags; the store's samples are joined by source time.
+Meanwhile the store is polled for what it shows: how long a sample took.
 
 Pure but for *channel*, which reads. Times are ms since 1970, cut as the store cuts them; a status is OPC UA's uint32. A recorder reads each
 tag at least twice per sample, as fast as the load budget allows; a sample that the store has and the recorder has not is only held against the
@@ -42,7 +43,8 @@ class Tag:
 @dataclass
 class Recording:
     """What the server said: {tag: [[source time, value, status]]}, in order, each once. *pause_ms*: the longest between two reads;
-    *timeless*: {tag: statuses that came without a source time}."""
+    *timeless*: {tag: statuses that came without a source time}; *read_ms*: {tag: {source time: [the last read without it or None, the first with
+    it]}} in unix ms, source times as text (JSON's keys)."""
 
     begin_ms: int = 0
     end_ms: int = 0
@@ -51,6 +53,7 @@ class Recording:
     reads: int = 0
     error: str = ""
     timeless: dict[str, list[int]] = field(default_factory=dict)
+    read_ms: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,7 +88,7 @@ def choose(tags: Sequence[Mapping[str, Any]], count: int, seed: int, units: Mapp
 async def record(read: Callable[[list[str]], Awaitable[list[tuple[int | None, Any, int]]]], tags: Sequence[Tag], window_s: float,
                  budget_per_s: float, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> Recording:
     """Read *tags* for *window_s*. *read* gives (source time in ms or None, value, status) per node, in order; *clock* unix seconds."""
-    result = Recording(samples={tag.name: [] for tag in tags})
+    result = Recording(samples={tag.name: [] for tag in tags}, read_ms={tag.name: {} for tag in tags})
     every = max(min(tag.sampling_ms for tag in tags) / 2000.0, len(tags) / budget_per_s)
     begin = last = clock()
     result.begin_ms = int(begin * 1000)
@@ -93,6 +96,7 @@ async def record(read: Callable[[list[str]], Awaitable[list[tuple[int | None, An
     while True:
         answers = await read([tag.node for tag in tags])
         now = clock()
+        before = last * 1000.0 if number else None
         if number:
             result.pause_ms = max(result.pause_ms, (now - last) * 1000.0)
         last, number = now, number + 1
@@ -105,11 +109,47 @@ async def record(read: Callable[[list[str]], Awaitable[list[tuple[int | None, An
             # By its text: a NaN is no other than the one before.
             elif not known or repr(known[-1]) != repr([at, value, status]):
                 known.append([at, value, status])
+                result.read_ms[tag.name].setdefault(str(at), [before, now * 1000.0])
         if now - begin >= window_s:
             break
         await sleep(max(0.0, begin + number * every - clock()))
     result.reads, result.end_ms = number, int(clock() * 1000)
     return result
+
+
+Shown = dict[str, dict[str, list[float]]]
+"""{tag: {source time: [start of the last poll that did not show it, end of the first that did]}} in unix ms; without what the first poll showed."""
+
+
+def watch(ask: Callable[[], Mapping[str, Iterable[int]]], shown: Shown, window_s: float, every_s: float, clock: Callable[[], float],
+          sleep: Callable[[float], object]) -> None:
+    """Poll a store for *window_s* into *shown*. *ask* gives the source times (ms) that it shows by tag; what it raises ends the watch."""
+    known: dict[str, set[int]] = {}
+    begin = clock()
+    before: float | None = None
+    while clock() - begin < window_s:
+        asked = clock()
+        answer, now = ask(), clock()
+        for tag, times in answer.items():
+            fresh = set(times) - known.setdefault(tag, set())
+            known[tag] |= fresh
+            if before is not None:
+                shown.setdefault(tag, {}).update({str(at): [before, now * 1000.0] for at in fresh})
+        before = asked * 1000.0
+        sleep(max(0.0, asked + every_s - clock()))
+
+
+def lags(recording: Recording, tag: str, shown: Shown) -> list[tuple[float, float, str]]:
+    """(at least, at most, source time) of how many seconds passed between the server's having a sample and the store's showing it.
+
+    Between two reads and between two polls: by the clocks of the two hosts that looked; the server's own, which may be off, has no part in it.
+    """
+    found = []
+    for at, (before, read) in recording.read_ms.get(tag, {}).items():
+        if before is not None and read is not None and at in shown.get(tag, {}):
+            without, having = shown[tag][at]
+            found.append((max(0.0, without - read) / 1000.0, max(0.0, having - before) / 1000.0, at))
+    return found
 
 
 def _same(found: float, number: float, tag: Tag) -> bool:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks of ``mirror_fidelity``, MFD0 to MFD5, from what a server said and what the store holds."""
+"""The checks of ``mirror_fidelity``, MFD0 to MFD6, from what a server said and what the store holds."""
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..stats import percentile
 from ..verdict import FAIL, INCONCLUSIVE, Check, Report
-from .fidelity import Findings, Recording, Tag, join
+from .fidelity import Findings, Recording, Shown, Tag, join, lags
 
 _TABLE = (
     ("MFD0", "the store holds what the server said"),
@@ -16,6 +17,7 @@ _TABLE = (
     ("MFD3", "no sample of the server is missing in the store"),
     ("MFD4", "the store has no sample that the server never gave"),
     ("MFD5", "enough was recorded to say so"),
+    ("MFD6", "P95 of how long a sample takes from the server into the store, of each tag"),
 )
 TITLES = dict(_TABLE)
 _PARTS = (("MFD1", "values"), ("MFD2", "statuses"), ("MFD3", "missing"), ("MFD4", "extra"))
@@ -78,7 +80,7 @@ def judge(report: Report, source: str, recording: Recording, tags: Sequence[Tag]
     statuses.append(report.checks[-1].status)
     verdict = "unfaithful" if FAIL in statuses[:4] else "inconclusive" if INCONCLUSIVE in statuses or FAIL in statuses else "faithful"
     record = {"source": source, "verdict": verdict, "joined": found.joined, "tags": [tag.name for tag in tags], "time": "cut to 1 ms",
-              "not_tested": ["strings; other tags than these; how long a sample took (CN2)"], "missing": found.missing, "extra": found.extra,
+              "not_tested": ["strings; other tags than these"], "missing": found.missing, "extra": found.extra,
               "marked": found.marked, "unseen": found.unseen, "values": found.values, "statuses": found.statuses, "recorded": recording.samples}
     with report.check("MFD0", TITLES["MFD0"], expected="faithful", subject=source, controls=CONTROLS, hint="the other rows say what differs") as check:
         check.observed = verdict
@@ -89,3 +91,31 @@ def judge(report: Report, source: str, recording: Recording, tags: Sequence[Tag]
         else:
             check.passed(verdict == "faithful", "the store differs from the server: MFD1 to MFD4")
     return record
+
+
+def judge_lag(report: Report, source: str, recording: Recording, tags: Sequence[Tag], shown: Shown, problem: str, limit_s: float) -> None:
+    """MFD6. *problem*: why nobody watched the store, or nothing. Late is not unfaithful: MFD0 has no part of it."""
+    with report.check("MFD6", TITLES["MFD6"], expected="<= %g" % limit_s, unit="s", subject=source, controls=CONTROLS,
+                      hint="CN2's evidence says which hop takes longest; one tag alone: the server has it late, or its own conduit") as check:
+        rows, late, long, short = {}, [], [], []
+        for tag in tags:
+            took = lags(recording, tag.name, shown)
+            late += ["%s/%s at %s: at least %.1f s" % (source, tag.name, at, least) for least, _, at in took if least > limit_s]
+            if took:
+                at_least, at_most = ([one[side] for one in took] for side in (0, 1))
+                rows[tag.name] = {"n": len(took), "p50": round(percentile(at_most, 0.5), 1), "p95": round(percentile(at_most, 0.95), 1),
+                                  "max": round(max(at_most), 1)}
+                if percentile(at_least, 0.95) > limit_s:
+                    long.append("%s (at least %.1f s)" % (tag.name, percentile(at_least, 0.95)))
+                elif percentile(at_most, 0.95) > limit_s:
+                    short.append("%s (at most %.1f s)" % (tag.name, percentile(at_most, 0.95)))
+        check.observed = max((row["p95"] for row in rows.values()), default=None)
+        check.evidence = {"at_most_s": rows, "late": late[:200], "unwatched": sorted({tag.name for tag in tags if tag.cyclic} - set(rows))}
+        if long:
+            check.fail("late: %s" % ", ".join(long))
+        elif recording.error or problem or not rows:
+            check.inconclusive(recording.error or problem or "no sample that was recorded was seen to arrive")
+        elif short:
+            check.inconclusive("the store was not looked at often enough to say so: %s" % ", ".join(short))
+        else:
+            check.passed(True)
