@@ -435,7 +435,7 @@ UNFAITHFUL = "^fail plc-1: the store differs"
     # What is missed at its time is there at another.
     Fault(a_millisecond_late, {"MFD3": "^fail .*level at", "MFD4": "^fail .*level at", "MFD0": UNFAITHFUL}),
     # Where nothing can be compared, nothing is said of values and statuses.
-    Fault(nowhere, {"MFD3": "^fail .*level at", "MFD5": "^fail plc-1: no sample was found on both sides", "MFD0": UNFAITHFUL}, "MFD1 MFD2 MFD4"),
+    Fault(nowhere, {"MFD3": "^fail .*level at", "MFD5": "^fail plc-1: no sample was found on both sides", "MFD0": UNFAITHFUL}, "MFD1 MFD2 MFD4 MFD6"),
 )
 def test_an_unfaithful_mirror_fails_its_own_check_and_passes_after_repair(site: Site, fidelity: Asked, fault: Fault) -> None:
     exercise(fidelity, fault, site)
