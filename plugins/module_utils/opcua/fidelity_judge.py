@@ -97,12 +97,15 @@ def judge_lag(report: Report, source: str, recording: Recording, tags: Sequence[
     """MFD6. *problem*: why nobody watched the store, or nothing. Late is not unfaithful: MFD0 has no part of it."""
     with report.check("MFD6", TITLES["MFD6"], expected="<= %g" % limit_s, unit="s", subject=source, controls=CONTROLS,
                       hint="CN2's evidence says which hop takes longest; one tag alone: the server has it late, or its own conduit") as check:
-        rows, late, long, short = {}, [], [], []
+        rows: dict[str, dict[str, float]] = {}
+        late: list[str] = []
+        long: list[str] = []
+        short: list[str] = []
         for tag in tags:
             took = lags(recording, tag.name, shown)
             late += ["%s/%s at %s: at least %.1f s" % (source, tag.name, at, least) for least, _, at in took if least > limit_s]
             if took:
-                at_least, at_most = ([one[side] for one in took] for side in (0, 1))
+                at_least, at_most = [least for least, _, _ in took], [most for _, most, _ in took]
                 rows[tag.name] = {"n": len(took), "p50": round(percentile(at_most, 0.5), 1), "p95": round(percentile(at_most, 0.95), 1),
                                   "max": round(max(at_most), 1)}
                 if percentile(at_least, 0.95) > limit_s:
