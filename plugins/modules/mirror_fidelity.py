@@ -14,14 +14,18 @@ description:
   - With O(action) V(record), on the mirror's host. Reads some tags of each OPC UA source with a second session of the mirror's identity for
     O(window) seconds, each tag twice per sample, inside the load budget. The session is named, closed in every case, and not opened with fewer
     than two left at the server, or while the collector is not connected. It is a reading session; nothing else can be sent by it.
+  - With O(action) V(watch), where the store can be asked, at the same time. Polls the store every second for which samples of these tags it shows.
   - With O(action) V(join), where the store can be asked. Joins O(recordings) with the store's samples by source time, cut to 1 ms.
   - Per source, MFD1 values in the declared unit (1e-9), MFD2 statuses, MFD3 samples that the store misses, MFD4 samples that the server never
-    gave, MFD5 whether enough was recorded, and the verdict MFD0, V(faithful), V(unfaithful) or V(inconclusive).
+    gave, MFD5 whether enough was recorded, and the verdict MFD0, V(faithful), V(unfaithful) or V(inconclusive). Samples that a gap's mark of the
+    collector explains are listed, not held against the store.
+  - MFD6 is apart from that verdict. P95 of how long a sample of a tag took, from the reads between which the server had it to the polls between
+    which the store showed it, against O(freshness_p95). What was there at the first poll, and what the server dates an hour off, is not seen to arrive.
 options:
   action:
     description: What to do here.
     type: str
-    choices: [record, join]
+    choices: [record, watch, join]
     required: true
   sources:
     description: Entries of C(hnai_ot_sources). Others than C(protocol) V(opcua) are left out.
@@ -41,7 +45,7 @@ options:
     type: dict
     default: {}
   window:
-    description: Seconds to record.
+    description: Seconds to record, or to watch.
     type: float
     default: 300.0
   settle:
@@ -55,8 +59,16 @@ options:
     description: What V(record) returned, by source (V(join)).
     type: dict
     default: {}
+  shown:
+    description: What V(watch) returned, by source (V(join)). Without it MFD6 is inconclusive.
+    type: dict
+    default: {}
+  freshness_p95:
+    description: Seconds that P95 of a tag's samples may take (V(join)).
+    type: float
+    default: 10.0
   url:
-    description: Address of the store (V(join)).
+    description: Address of the store (V(watch) and V(join)).
     type: str
   ca_file:
     description: Certificate authorities for O(url).
@@ -66,7 +78,7 @@ options:
     type: str
     default: dashboard
   credential:
-    description: The login's password, a systemd credential of this host (V(join)).
+    description: The login's password, a systemd credential of this host (V(watch) and V(join)).
     type: dict
     suboptions:
       component:
@@ -98,13 +110,35 @@ EXAMPLES = r"""
     action: record
     sources: "{{ hnai_ot_sources }}"
     application_uri: "urn:hnai:{{ hnai_site }}:{{ inventory_hostname }}:ot_collector"
+  async: 480
+  poll: 0
+  register: recording
+
+- name: See meanwhile what the store shows
+  hnai.platform.mirror_fidelity:
+    action: watch
+    sources: "{{ hnai_ot_sources }}"
+    window: 330
+    url: https://data1:8428
+    ca_file: /etc/hnai/canary/tls/ca.pem
+    credential: {component: canary, name: dashboard}
+  delegate_to: stream1
+  register: seen
+
+- name: Take what they said
+  ansible.builtin.async_status:
+    jid: "{{ recording.ansible_job_id }}"
   register: said
+  until: said is finished
+  retries: 30
+  delay: 5
 
 - name: Compare it with the store
   hnai.platform.mirror_fidelity:
     action: join
     sources: "{{ hnai_ot_sources }}"
     recordings: "{{ said.recordings }}"
+    shown: "{{ seen.shown }}"
     units: "{{ {'psi>kPa': {'scale': '6.894757293168361', 'offset': '0'}} }}"
     url: https://data1:8428
     ca_file: /etc/hnai/canary/tls/ca.pem
@@ -116,6 +150,10 @@ RETURN = r"""
 recordings:
   description: By source, what it said (V(record)).
   returned: when O(action=record)
+  type: dict
+shown:
+  description: By source, what it showed when, or why it was not looked at (V(watch)).
+  returned: when O(action=watch)
   type: dict
 status:
   description: V(pass), V(fail), V(inconclusive) or V(skipped) (V(join)).
@@ -135,7 +173,8 @@ summary:
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -143,12 +182,16 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Options, Places, sources_of
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity import Recording, Tag, choose
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity import Recording, Shown, Tag, choose, span_ms, watch
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity_host import Recorder
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity_judge import Stored, judge
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity_judge import Stored, judge, judge_lag
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing, activate
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.access import connect
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store, StoreError
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, Report, finish, start
+
+EVERY_S = 1.0
+"""Between two looks at the store."""
 
 
 def recorded(params: Mapping[str, Any], host: Host, write: bool) -> dict[str, Any]:
@@ -166,16 +209,41 @@ def recorded(params: Mapping[str, Any], host: Host, write: bool) -> dict[str, An
 
 
 def chosen(params: Mapping[str, Any], source: Mapping[str, Any]) -> list[Tag]:
-    """The tags of a source, the same on both sides; the recorder needs no units."""
-    units = params["units"] if params["action"] == "join" else _Any()
+    """The tags of a source, the same on both sides; only the comparison needs units."""
+    units = params["units"] if params["action"] == "join" else _AnyUnit()
     return choose(source.get("tags") or [], params["tags"], params["seed"], units)
 
 
-class _Any(dict[str, Any]):
-    """A conversion for every pair: the recorder keeps what the server says."""
+class _AnyUnit(dict[str, Any]):
+    """A conversion for every pair: who records or watches needs none."""
 
     def __missing__(self, key: str) -> dict[str, Any]:
         return {"scale": 1, "offset": 0}
+
+
+def watched(params: Mapping[str, Any], opened: Callable[[], Store]) -> dict[str, Any]:
+    """{source: {"shown": what `watch` found, "problem": why it ended before its time, or nothing}}; the sources side by side."""
+    begin = time.time()
+
+    def one(source: Mapping[str, Any]) -> dict[str, Any]:
+        shown: Shown = {}
+        names = [tag.name for tag in chosen(params, source)]
+        selector = '{source="%s",__name__=~"(%s):status"}' % (source["id"], "|".join(names))
+
+        def ask() -> dict[str, list[int]]:
+            answer = store.export(selector, begin - 5.0, time.time() + 5.0)
+            return {str(series.labels["__name__"])[: -len(":status")]: list(series.times) for series in answer if set(series.labels) == {"__name__", "source"}}
+
+        try:
+            store = opened()
+            watch(ask, shown, params["window"], EVERY_S, time.time, time.sleep)
+        except (StoreError, ValueError) as error:
+            return {"shown": shown, "problem": "the store could not be asked: %s" % error}
+        return {"shown": shown, "problem": ""}
+
+    sources = sources_of(params["sources"])
+    with ThreadPoolExecutor(max_workers=max(1, len(sources))) as pool:
+        return dict(zip((str(source["id"]) for source in sources), pool.map(one, sources)))
 
 
 def main() -> None:
@@ -183,7 +251,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             VERDICT_ARGS,
-            action={"type": "str", "choices": ["record", "join"], "required": True},
+            action={"type": "str", "choices": ["record", "watch", "join"], "required": True},
             sources={"type": "list", "elements": "dict", "required": True},
             tags={"type": "int", "default": 20},
             seed={"type": "int", "default": 1},
@@ -192,6 +260,8 @@ def main() -> None:
             settle={"type": "float", "default": 15.0},
             application_uri={"type": "str"},
             recordings={"type": "dict", "default": {}},
+            shown={"type": "dict", "default": {}},
+            freshness_p95={"type": "float", "default": 10.0},
             url={"type": "str"},
             ca_file={"type": "path"},
             username={"type": "str", "default": "dashboard"},
@@ -199,12 +269,14 @@ def main() -> None:
             state_dir={"type": "path", "default": "/var/lib/hnai/ot_audit"},
             probe_env={"type": "path", "default": "/opt/hnai/probe/current"},
         ),
-        required_if=[("action", "record", ["application_uri"]), ("action", "join", ["url", "credential"])],
+        required_if=[("action", "record", ["application_uri"]), ("action", "watch", ["url", "credential"]), ("action", "join", ["url", "credential"])],
         supports_check_mode=True,
     )
     params, host = module.params, Host()
     if params["action"] == "record":
         module.exit_json(changed=False, recordings=recorded(params, host, not module.check_mode))
+    if params["action"] == "watch":
+        module.exit_json(changed=False, shown=watched(params, lambda: connect(params, lambda: 20.0, host)))
     report = start(module, "ot_collector", version="1")
     time.sleep(params["settle"])
     for source in sources_of(params["sources"]):
@@ -218,10 +290,14 @@ def main() -> None:
 
         def stored(name: str = name, recording: Recording = recording) -> Stored:
             store = connect(params, lambda: report.timeout(20), host)
-            answer = store.export('{source="%s"}' % name, recording.begin_ms / 1000.0 - 5.0, recording.end_ms / 1000.0 + 5.0)
-            return {str(one.labels.get("__name__", "")): dict(zip(one.times, one.values)) for one in answer}
+            first, last = span_ms(recording)
+            answer = store.export('{source="%s"}' % name, first / 1000.0 - 5.0, last / 1000.0 + 5.0)
+            # What the writer writes has these two labels; a namesake with one more is somebody else's.
+            return {str(one.labels["__name__"]): dict(zip(one.times, one.values)) for one in answer if set(one.labels) == {"__name__", "source"}}
 
         judge(report, name, recording, tags, stored)
+        seen = params["shown"].get(name) or {"shown": {}, "problem": "nobody watched the store meanwhile"}
+        judge_lag(report, name, recording, tags, seen["shown"], seen["problem"], params["freshness_p95"])
     if not report.checks:
         report.skip("MFD0", "the store holds what the server said", "no OPC UA source is declared")
     finish(module, report)

@@ -136,7 +136,7 @@ def test_the_store_holds_what_the_server_said(well: Lab) -> None:
     run = lab.play("playbooks/verify.yml", "--tags", "ot_collector", extra={"profile": "full", "ot_collector_fidelity_window": 90}, timeout=900)
     record = json.loads((lab.state / "verdicts/latest/record.json").read_text(encoding="utf-8"))
     checks = {check["id"]: check for verdict in record["verdicts"] for check in verdict["checks"] if check["id"].startswith("MFD")}
-    assert set(checks) == {f"MFD{number}" for number in range(6)}, run.stdout[-3000:]
+    assert set(checks) == {f"MFD{number}" for number in range(7)}, run.stdout[-3000:]
     assert {check["status"] for check in checks.values()} == {"pass"}, {name: check.get("reason") for name, check in checks.items()}
     assert checks["MFD5"]["observed"] > 500, "20 tags, a sample a second and more"
 

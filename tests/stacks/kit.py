@@ -146,6 +146,18 @@ class Running:
     def port(self) -> int:
         return int(self.plan["port"])
 
+    def order(self, what: str) -> None:
+        """d, a: the plan's first node goes, comes again."""
+        self.process.stdin.write(what.encode())
+        self.process.stdin.flush()
+
+    def sessions(self) -> int:
+        """As the server counts them."""
+        self.order("s")
+        while not (line := self.process.stdout.readline()).startswith(b'{"sessions"'):
+            assert line, "the server is gone"
+        return int(json.loads(line)["sessions"])
+
     def record(self) -> Counter[str]:
         """What the server itself wrote down, service by service; empty where the stack cannot. It may write the end of a session down a moment later."""
         path, end = Path(self.plan["record"]), time.monotonic() + 10.0

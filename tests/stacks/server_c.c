@@ -141,6 +141,15 @@ static void bulk(UA_Server *server, UA_UInt32 count) {
     }
 }
 
+/* What the one who started it asks for on standard input: d, a: the plan's first node goes, comes again. s: how many sessions there are. */
+static void obey(UA_Server *server, const Json *plan, char order) {
+    const Json *first = json_get(plan, "nodes")->first;
+    if(order == 'd') must(UA_Server_deleteNode(server, id_of(json_text(first, "id")), true), "delete");
+    if(order == 'a') add(server, first);
+    if(order == 's') printf("{\"sessions\": %u}\n", (unsigned)UA_Server_getStatistics(server).ss.currentSessionCount);
+    fflush(stdout);
+}
+
 static UA_ByteString bytes_of(const Json *plan, const char *key) {
     UA_ByteString found = UA_BYTESTRING_NULL;
     found.data = (UA_Byte *)file_bytes(json_text(plan, key), &found.length);
@@ -242,8 +251,14 @@ int main(int argc, char **argv) {
     printf("{\"port\": %u}\n", port);
     fflush(stdout);
     struct pollfd input = {0, POLLIN, 0};
-    char rest[64];
-    while(!(poll(&input, 1, 0) > 0 && read(0, rest, sizeof(rest)) <= 0)) UA_Server_run_iterate(server, true);
+    char order;
+    while(true) {
+        if(poll(&input, 1, 0) > 0) {
+            if(read(0, &order, 1) <= 0) break;
+            obey(server, plan, order);
+        }
+        UA_Server_run_iterate(server, true);
+    }
     UA_Server_run_shutdown(server);
     UA_Server_delete(server);
     return 0;

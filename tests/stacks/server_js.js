@@ -125,7 +125,14 @@ async function main() {
     }
   });
   await server.start();
-  process.stdin.resume();
+  // As server_c: the plan's first node goes and comes again, sessions are counted.
+  process.stdin.on("data", (orders) => {
+    for (const order of orders.toString()) {
+      if (order === "d") space.deleteNode(idOf(plan.nodes[0].id));
+      if (order === "a") add(space, plan.nodes[0]);
+      if (order === "s") console.log(JSON.stringify({ sessions: server.engine.currentSessionCount }));
+    }
+  });
   process.stdin.on("end", () => process.exit(0));
   console.log(JSON.stringify({ port: plan.port }));
 }

@@ -136,7 +136,15 @@ def main() -> None:
 
         writer = threading.Thread(target=keep)
         writer.start()
-        sys.stdin.read()
+        # As server_c: the plan's first node goes and comes again, sessions are counted.
+        first = plan["nodes"][0] if plan["nodes"] else None
+        while order := sys.stdin.read(1):
+            if order == "d":
+                stand.call(stand.server.delete_nodes([stand.server.get_node(_id(first["id"]))]))
+            if order == "a":
+                stand.call(stand._add(first))
+            if order == "s":
+                print(json.dumps({"sessions": len(stand.sessions())}), flush=True)
         done.set()
         writer.join()
         stand.stop()

@@ -16,8 +16,10 @@ import kit
 import plans
 import pytest
 import speed
+from collecting import collecting
 from eyes import Seen, target
 from opcua_stand import WRITING
+from plant_view import until
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import Reader, der, describe
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.write_channel import WriteChannel
@@ -219,3 +221,17 @@ def test_a_hundred_thousand_nodes(pki: kit.Pki, tmp_path: Path) -> None:
     found = speed.measure(pki, tmp_path)
     print(found.text())
     assert not found.misses(), found.text()
+
+
+@STACKS
+def test_the_collector_gets_a_node_back_that_was_deleted_and_made_again(stack: str, pki: kit.Pki, tmp_path: Path) -> None:
+    """A download to the PLC. asyncua's items never say that their node is gone, and node-opcua's never speak again."""
+    nodes = [{"id": f"ns=2;s={name}", "class": plans.VARIABLE, "name": name, "parent": plans.OBJECTS, "value": 1.5, "set": {}} for name in "AB"]
+    with kit.running(stack, {**plans.empty(), **pki.plan(), "nodes": nodes}, tmp_path / "server") as server, collecting(server, pki, "AB") as seen:
+        until("both are told", lambda: {"a", "b"} <= set(seen.good()), 60)
+        server.order("d")
+        until("one is Bad", lambda: seen.last["a"].status in (0x80330000, 0x80340000) and seen.health.failed.keys() == {"a"}, 60)
+        server.order("a")
+        began = len(seen.records)
+        until("it is read again", lambda: "a" in seen.good(began), 60)
+        assert seen.health.failed == {} and seen.health.losses == 0 and not [one for one in seen.records if one.tag == "b" and one.gap]

@@ -17,7 +17,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.machinery import SourceFileLoader
@@ -40,6 +42,7 @@ from stands import Asked, Checks, Fault, Machine, ask, exercise, faults, said, u
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Places
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity import BAD_NO_COMMUNICATION
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, StoreError
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store as Client
 from ansible_collections.hnai.platform.plugins.modules import mirror_fidelity, tsdb_freshness, tsdb_health
@@ -47,6 +50,8 @@ from ansible_collections.hnai.platform.plugins.modules import mirror_fidelity, t
 pytestmark = pytest.mark.scenario("stand-store")
 SOURCE = "plc-1"
 SAMPLING_S, WINDOW_S = 1.0, 8.0
+#: P95 that a sample may take, and how late `late` makes it; the store is watched for longer than that after the window.
+FRESH_S, LATE_S, AFTER_S = 5.0, 8.0, 10.0
 #: By tag the unit at the server and in the store.
 UNITS = {"pressure": ("psi", "kPa"), "level": ("m", "m"), "sequence": ("1", "1")}
 TAGS = [
@@ -69,6 +74,17 @@ class Sample:
     at: int
     value: float | None
     status: int
+
+
+class Shows:
+    """The store for who polls it: it shows at once what was written, so that no time of its own is measured."""
+
+    def __init__(self, tsdb: Tsdb) -> None:
+        self._tsdb = tsdb
+
+    def export(self, selector: str, start_s: float, end_s: float) -> list[Any]:
+        self._tsdb.show()
+        return self._tsdb.client.export(selector, start_s, end_s)
 
 
 Way = Callable[[Sample], list[Sample]]
@@ -169,6 +185,7 @@ class Site:
     tsdb: Tsdb
     way: Way = unchanged
     silent: frozenset[str] = frozenset()
+    behind_ms: int = 0
     _problem: BaseException | None = None
     _over: threading.Event = field(default_factory=threading.Event)
 
@@ -199,7 +216,7 @@ class Site:
             # Never two samples closer than that: a server that catches up would have samples that no reader sees.
             while not self._over.wait(SAMPLING_S):
                 number += 1
-                now, status = time.time_ns() // 1_000_000, STATUSES[number % len(STATUSES)]
+                now, status = time.time_ns() // 1_000_000 - self.behind_ms, STATUSES[number % len(STATUSES)]
                 value = None if status == STATUSES[-1] else number + 0.123456789
                 said = [Sample(name, now, value, status) for name in UNITS if name not in self.silent]
                 self.server.call(self._say(said))
@@ -318,9 +335,14 @@ def fidelity(tmp_path_factory: pytest.TempPathFactory, site: Site, reader: dict[
             kept = functools.partial(Places, pki=places.pki, servers=places.servers, status=places.status, proc=places.proc)
             wanted = {"sources": [source], "tags": len(TAGS), "seed": 1}
             record = wanted | {"action": "record", "application_uri": CLIENT_URI, "window": WINDOW_S, "state_dir": str(places.state)}
-            recorded = ask(mirror_fidelity, record, Host=lambda: host, Places=kept)
+            with ThreadPoolExecutor(1) as pool:
+                watch = wanted | {"action": "watch", "window": WINDOW_S + AFTER_S}
+                meanwhile = pool.submit(mirror_fidelity.watched, watch, lambda: Shows(site.tsdb))
+                recorded = ask(mirror_fidelity, record, Host=lambda: host, Places=kept)
+                shown = meanwhile.result(60)
             site.tsdb.show()
-            join = wanted | {"action": "join", "units": CONVERSIONS, "recordings": recorded["recordings"], "settle": 0.0}
+            join = wanted | {"action": "join", "units": CONVERSIONS, "recordings": recorded["recordings"], "shown": shown, "settle": 0.0,
+                             "freshness_p95": FRESH_S}
             return ask(mirror_fidelity, join | reader["arguments"], Host=reader["Host"])["checks"]
 
         def judge() -> Checks:
@@ -360,6 +382,38 @@ def a_millisecond_late(sample: Sample) -> list[Sample]:
 
 
 @unfaithful
+def after_a_mark(sample: Sample) -> list[Sample]:
+    """Every third is lost, and the collector says so, 1 ms after the one before."""
+    if sample.at // 1000 % 3:
+        return [sample, Sample(sample.tag, sample.at + 1, None, BAD_NO_COMMUNICATION)] if sample.at // 1000 % 3 == 2 else [sample]
+    return []
+
+
+@contextmanager
+def late(site: Site) -> Iterator[None]:
+    """All of it, after a while."""
+    waiting: deque[Sample] = deque()
+
+    def way(sample: Sample) -> list[Sample]:
+        waiting.append(sample)
+        return [waiting.popleft() for one in list(waiting) if one.at <= sample.at - 1000 * LATE_S]
+
+    with site.going(way):
+        yield
+    site.tsdb.write(list(waiting))
+
+
+@contextmanager
+def an_hour_ago(site: Site) -> Iterator[None]:
+    """The server's clock is behind."""
+    site.behind_ms = 3_600_000
+    try:
+        yield
+    finally:
+        site.behind_ms = 0
+
+
+@unfaithful
 def filled_up(sample: Sample) -> list[Sample]:
     """One more between each two."""
     return [sample, replace(sample, at=sample.at + 500)]
@@ -381,10 +435,37 @@ UNFAITHFUL = "^fail plc-1: the store differs"
     # What is missed at its time is there at another.
     Fault(a_millisecond_late, {"MFD3": "^fail .*level at", "MFD4": "^fail .*level at", "MFD0": UNFAITHFUL}),
     # Where nothing can be compared, nothing is said of values and statuses.
-    Fault(nowhere, {"MFD3": "^fail .*level at", "MFD5": "^fail plc-1: no sample was found on both sides", "MFD0": UNFAITHFUL}, "MFD1 MFD2 MFD4"),
+    Fault(nowhere, {"MFD3": "^fail .*level at", "MFD5": "^fail plc-1: no sample was found on both sides", "MFD0": UNFAITHFUL}, "MFD1 MFD2 MFD4 MFD6"),
 )
 def test_an_unfaithful_mirror_fails_its_own_check_and_passes_after_repair(site: Site, fidelity: Asked, fault: Fault) -> None:
     exercise(fidelity, fault, site)
+
+
+def test_late_is_not_unfaithful(site: Site, fidelity: Asked) -> None:
+    exercise(fidelity, Fault(late, {"MFD6": r"^fail plc-1: late: .*level \(at least"}), site)
+
+
+def test_a_gap_that_is_marked_is_accused_of_nothing(site: Site, fidelity: Asked) -> None:
+    with after_a_mark(site):
+        time.sleep(3 * SAMPLING_S)
+        checks = fidelity.judge()
+    assert said(checks) == {}
+    (enough,) = [check for check in checks if check["id"] == "MFD5"]
+    assert len(enough["evidence"]["marked"]) >= len(TAGS)
+
+
+def test_a_server_an_hour_behind_is_compared_by_its_own_clock(site: Site, fidelity: Asked) -> None:
+    with an_hour_ago(site):
+        time.sleep(3 * SAMPLING_S)
+        found = said(fidelity.judge())
+    assert found.pop("MFD6") == "inconclusive plc-1: no sample that was recorded was seen to arrive" and found == {}
+
+
+def test_a_store_that_is_away_is_not_watched(reader: dict[str, Any]) -> None:
+    arguments = {key: value for key, value in reader["arguments"].items() if key != "collect"} | {"url": f"http://127.0.0.1:{free_port()}"}
+    watch = {"action": "watch", "sources": [{"id": SOURCE, "protocol": "opcua", "tags": TAGS}], "window": 5.0}
+    (seen,) = ask(mirror_fidelity, arguments | watch, Host=reader["Host"])["shown"].values()
+    assert not seen["shown"] and "Connection refused" in seen["problem"]
 
 
 def test_a_server_that_says_nothing_proves_nothing(site: Site, fidelity: Asked) -> None:

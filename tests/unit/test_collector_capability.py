@@ -445,6 +445,14 @@ def red(path: Path, *nodes: dict[str, Any]) -> foreign.Findings:
     ({"type": "function", "func": "this['constructor']['constructor']('x')"}, 1, 0), ({"type": "function", "func": "prefetch(global.get('network'))"}, 0, 0),
     ({"type": "function", "func": "fetch('http://plc/set')"}, 1, 0),
     ({"type": "file", "filename": "/var/log/x"}, 0, 0), ({"type": "file", "filename": "/dev/ttyS0"}, 1, 0),
+    # Inside a subflow, disabled, in another spelling; a reader and a comment are none.
+    ({"type": "modbus-write", "z": "s1"}, 1, 0), ({"type": "modbus-write", "d": True}, 1, 0), ({"type": "modbus-flex-write"}, 1, 0),
+    ({"type": "Modbus-Write"}, 0, 1), ({"type": "OPCUA-IIoT-Write"}, 1, 0), ({"type": "opcua-iiot-method-caller"}, 0, 1), ({"type": "OpcUa-Method"}, 1, 0),
+    ({"type": "modbus-getter"}, 0, 0), ({"type": "comment", "info": "modbus-write"}, 0, 0), ({"type": "s7 out"}, 1, 0), ({"type": "tcp out"}, 1, 0),
+    ({"type": "tcp request"}, 1, 0), ({"type": "udp out"}, 1, 0), ({"type": "serial out"}, 1, 0), ({"type": "http in"}, 1, 0), ({"type": "daemon"}, 0, 1),
+    ({"type": "http request", "method": "delete"}, 1, 0), ({"type": "http request"}, 0, 0), ({"type": "mqtt out", "topic": "spBv1.0/+/DCMD/#"}, 1, 0),
+    ({"type": "function", "func": "import('net')"}, 1, 0), ({"type": "function", "func": "new Function(msg.payload)()"}, 1, 0),
+    ({"type": "function", "func": "", "finalize": "require('net')"}, 1, 0), ({"type": "function", "func": "msg.processed = evaluate(msg)"}, 0, 0),
 ])
 def test_node_red(tmp_path: Path, node: dict[str, Any], writes: int, unknown: int) -> None:
     found = red(tmp_path / "flows.json", node)
@@ -484,6 +492,11 @@ def nifi(path: Path, *processors: dict[str, Any]) -> foreign.Findings:
     ("mqtt.ConsumeMQTT", {"Last Will Topic": "spBv1.0/g/DCMD/e"}, 1, 0), ("mqtt.ConsumeMQTT", {"Last Will Topic": "#{will}"}, 0, 1),
     ("mqtt.PublishMQTT", {"Topic": "view", "Last Will Topic": "spBv1.0/g/DCMD/e"}, 1, 0),
     ("mqtt.PublishMQTT", {"Topic": "view", "Last Will Topic": "up"}, 0, 0),
+    ("standard.InvokeHTTP", {"HTTP Method": "${m}"}, 1, 0), ("standard.InvokeHTTP", {"HTTP Method": "#{m}"}, 1, 0), ("standard.InvokeHTTP", {}, 0, 0),
+    ("standard.InvokeHTTP", {"HTTP Method": "delete"}, 1, 0), ("standard.InvokeHTTP", {"HTTP Method": "HEAD"}, 0, 0), ("standard.ExecuteProcess", {}, 1, 0),
+    ("groovyx.ExecuteGroovyScript", {}, 1, 0), ("script.InvokeScriptedProcessor", {}, 1, 0), ("script.ScriptedTransformRecord", {}, 1, 0),
+    ("standard.PutUDP", {}, 1, 0), ("standard.PutFTP", {}, 1, 0), ("standard.HandleHttpRequest", {}, 1, 0), ("jms.PublishJMS", {}, 1, 0),
+    ("amqp.PublishAMQP", {}, 1, 0), ("mqtt.PublishMQTT", {"Topic": "#{t}"}, 0, 1), ("standard.PostHTTP", {}, 0, 1), ("standard.LogAttribute", {}, 0, 0),
     ("opcua.PutOpcUaValue", {}, 1, 0), ("x.ReadModbus", {}, 0, 1), ("x.WriteValueTask", {}, 0, 1),
 ])
 def test_nifi(tmp_path: Path, kind: str, properties: dict[str, Any], writes: int, unknown: int) -> None:

@@ -50,6 +50,8 @@ class FakeChannel:
         self.at_most = 9
         self.waiting: list[Any] = []
         self.read_nodes: list[str] = []
+        self.present: dict[str, Value] = {}
+        self.deleted: list[int] = []
 
     async def open(self) -> None:
         error = self.fails()
@@ -78,7 +80,8 @@ class FakeChannel:
         if self.limit and len(items) > self.limit:
             raise TooManyOperations
         self.calls.append([item.node for item in items])
-        return [ItemResult(0x80340000 if item.node in self.missing else 0, self.queue, self.sampling_ms) for item in items]
+        return [ItemResult(0x80340000 if item.node in self.missing else 0, self.queue, self.sampling_ms, 100 * len(self.calls) + item.handle)
+                for item in items]
 
     async def publish(self, acknowledge: Any) -> Notification:
         self.acknowledged.extend(acknowledge)
@@ -96,7 +99,10 @@ class FakeChannel:
 
     async def read(self, nodes: Any) -> list[Value]:
         self.read_nodes.extend(nodes)
-        return [Value(1.0, 0, T0, T0) for _ in nodes]
+        return [self.present.get(node, Value(1.0, 0, T0, T0)) for node in nodes]
+
+    async def delete_items(self, items: Any) -> None:
+        self.deleted.extend(items)
 
 
 def run(one: config.OpcuaSource, channels: list[FakeChannel], seconds: float, lock: opcua.Lock | None = None) -> Any:
@@ -278,6 +284,70 @@ def test_after_a_jump_what_changes_seldom_is_read_once_and_its_gap_closes() -> N
     assert channel.read_nodes == ["1:s=N1"]
     (closed,) = [r.gap for r in out if r.tag == "t1" and r.gap and r.gap["to"]]
     assert (closed["reason"], closed["lost"]) == ("sequence_jump", 0)
+
+
+def quiet(**change: Any) -> config.OpcuaSource:
+    """One tag read on change and one that should speak by itself; items that are silent for a moment are doubted, and soon given up."""
+    one = source(2, silent_keepalives=50, repeat_s=0.2, retry_s=0.3, publishing_ms=1.0, **change)
+    return dataclasses.replace(one, tags=tuple(dataclasses.replace(tag, cyclic=index == 0, sampling_ms=1.0) for index, tag in enumerate(one.tags)))
+
+
+def test_an_item_that_does_not_tell_what_the_server_has_is_made_anew_after_a_gap() -> None:
+    """As a node that was deleted and made again is for some servers: keep-alives go on, the item is dead."""
+    channel = FakeChannel(["0", "urn:plant"], script=(data(1, (0, 1.0, 0), (1, 1.0, 0)),))
+    channel.present = {"1:s=N0": Value(2.0, 0, T0 + 5, T0 + 5), "1:s=N1": Value(2.0, 0, T0 + 5, T0 + 5)}
+    out, state, _, _ = run(quiet(), [channel], 2.6)
+    assert state.losses == 0 and state.failed == {}
+    first, *anew = channel.calls
+    assert first == ["1:s=N0", "1:s=N1"] and {node for call in anew for node in call} == set(first) and {100, 101} <= set(channel.deleted)
+    gaps = {record.tag: record.gap for record in out if record.gap}
+    assert gaps["t0"] == gaps["t1"] == {"from": T0, "to": None, "reason": "item_silent"}
+
+
+def test_an_item_that_speaks_late_or_has_nothing_new_is_left_alone() -> None:
+    channel = FakeChannel(["0", "urn:plant"], script=(data(1, (0, 1.0, 0), (1, 1.0, 0)),))
+    # The same value; its time is that of the reading.
+    channel.present = {node: Value(1.0, 0, T0 + 7, T0 + 7) for node in ("1:s=N0", "1:s=N1")}
+    out, _, _, _ = run(quiet(), [channel], 2.2)
+    assert not channel.deleted and not [record for record in out if record.gap] and set(channel.read_nodes) == {"1:s=N0", "1:s=N1"}
+    collector = opcua.OpcuaCollector(quiet(), stream.Stream("plc1", [("t0", "double", True), ("t1", "double", False)], out.append, lambda: T0),
+                                     health.Health("plc1", "opcua", 2, lambda: T0), lambda: "", LOG, opcua.Lock())
+    collector._compared(0, Value(2.0, 0, T0, T0))
+    assert list(collector._doubted) == [0] and collector._dead(0.0) == []
+    collector._take(data(2, (0, 2.0, 9)))
+    assert not collector._doubted and collector._dead(1e12) == []
+    for heard, value in ((50, 1.0), (90, 2.0)):
+        collector.stream.sample("t1", 1.0, 0, T0)
+        collector.stream.heard(T0 + heard)
+        collector._compared(1, Value(value, 0, T0, T0))
+    assert collector._dead(1e12) == [1] and out[-1].gap == {"from": T0 + 50, "to": None, "reason": "item_silent"}, "since they were last the same"
+
+
+def test_a_node_that_is_gone_is_bad_named_and_asked_for_again() -> None:
+    """By its item, where that says so; by reading it where the item is silent."""
+    told = Notification(2, T0, [(0, Value(None, 0x80330000, T0 + 3, T0 + 3))], None, False)
+
+    class Downloaded(FakeChannel):
+        async def create_items(self, items: Any) -> list[ItemResult]:
+            results = await super().create_items(items)
+            self.missing = frozenset({"1:s=N0", "1:s=N1"})
+            return results
+
+    channel = Downloaded(["0", "urn:plant"], script=(data(1, (0, 1.0, 0), (1, 1.0, 0)), told))
+    channel.present = {"1:s=N1": Value(None, 0x80340000, None, None)}
+    out, state, _, _ = run(quiet(), [channel], 2.6)
+    assert state.failed == {"t0": 0x80340000, "t1": 0x80340000} and state.losses == 0
+    assert {node for call in channel.calls[1:] for node in call} == {"1:s=N0", "1:s=N1"} and set(channel.deleted) == {100, 101}
+    assert [record.status for record in out if record.tag == "t0"][:2] == [0, 0x80330000]
+    assert 0x80340000 in [record.status for record in out if record.tag == "t1"], "its item never said so"
+
+
+def test_reading_items_that_are_quiet_takes_a_fifth_of_the_budget_at_most() -> None:
+    one = source(40, silent_keepalives=50, repeat_s=0.01)
+    one = dataclasses.replace(one, limits=dataclasses.replace(one.limits, reads_per_second=20))
+    channel = FakeChannel(["0", "urn:plant"], script=(data(1, *((index, 1.0, 0) for index in range(40))),))
+    run(one, [channel], 2.5)
+    assert 4 <= len(channel.read_nodes) <= 12 and len(set(channel.read_nodes)) == len(channel.read_nodes), "the longest quiet first"
 
 
 def test_a_server_that_takes_fewer_publish_requests_gets_fewer() -> None:

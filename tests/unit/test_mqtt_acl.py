@@ -338,6 +338,67 @@ def test_who_may_publish_a_command_at_emqx(text: str, may: list[str]) -> None:
     assert not policy.unknown and not policy.open_doors
 
 
+@pytest.mark.parametrize(("text", "may"), [
+    # A shared subscription is none to publish to.
+    ('{allow, {user, "u"}, publish, ["$share/g/spBv1.0/#"]}.', []),
+    ('{allow, {user, "u"}, all, ["$share/g/#"]}.', []),
+    # Who is denied, and of what.
+    ('{deny, {user, "u"}, publish, ["spBv1.0/#"]}. {allow, all, publish, ["spBv1.0/+/NCMD/+"]}.', [ANYBODY]),
+    ('{deny, {user, "u"}, subscribe, ["#"]}. {allow, {user, "u"}, publish, ["+/+/NCMD/#"]}.', ["u"]),
+    ('{deny, all, publish, ["spBv1.0/g/NCMD/#"]}. {allow, {user, "u"}, publish, ["spBv1.0/g/#"]}.', []),
+    ('{deny, all, publish, ["spBv1.0/g/NCMD/+"]}. {allow, {user, "u"}, publish, ["spBv1.0/g/#"]}.', ["u"]),
+    ('{deny, all, publish, [{eq, "spBv1.0/g/NCMD/#"}]}. {allow, {user, "u"}, publish, ["spBv1.0/g/NCMD/n"]}.', ["u"]),
+    ('{deny, {ipaddr, "10.0.0.0/8"}, publish, ["spBv1.0/#"]}. {allow, {user, "u"}, publish, ["spBv1.0/#"]}.', ["u"]),
+    ('{deny, {user, {re, ".*"}}, publish, ["#"]}. {allow, all}.', [ANYBODY]),
+    ("{deny, {'and', [{user, \"u\"}, {clientid, \"u\"}]}, publish, [\"#\"]}. {allow, {user, \"u\"}, publish, [\"spBv1.0/#\"]}.", ["u"]),
+    ("{deny, {'or', [{user, \"u\"}, {clientid, \"x\"}]}, publish, [\"#\"]}. {allow, {user, \"u\"}, publish, [\"spBv1.0/#\"]}.", []),
+    # Placeholders in every place of a topic; a client's id may hold slashes.
+    ('{allow, all, publish, ["spBv1.0/g/${username}/n"]}.', [ANYBODY]),
+    ('{allow, all, publish, ["${username}/g/NCMD/n"]}.', [ANYBODY]),
+    ('{allow, all, publish, ["spBv1.0/${clientid}/NDATA/n"]}.', [ANYBODY, "u"]),
+    ('{allow, all, publish, ["tele/${clientid}/x"]}.', []),
+    # Retained ones, and some levels of QoS, are commands too.
+    ('{allow, {user, "u"}, {publish, [{qos, [0, 1]}, {retain, true}]}, ["spBv1.0/g/NCMD/#"]}.', ["u"]),
+    ('{deny, all, {publish, [{qos, [0, 1, 2]}]}, ["#"]}. {allow, all}.', [ANYBODY, "u"]),
+    # What overlaps: a group may be called STATE; data and births are no commands.
+    ('{allow, {user, "u"}, publish, ["spBv1.0/STATE/#"]}.', ["u"]),
+    ('{allow, {user, "u"}, publish, ["spBv1.0/+/NDATA/+", "spBv1.0/+/DDATA/+/+", "spBv1.0/+/NBIRTH/+"]}.', []),
+    ('{allow, {ipaddrs, ["10.0.0.0/8"]}, publish, ["spBv1.0/#"]}.', [ANYBODY, "u"]),
+    ('{allow, all, pub, [<<"spBv1.0/g/NCMD/#"/utf8>>]}.', [ANYBODY, "u"]),
+    ('{allow, {user, {re, "^(u|v)$"}}, publish, ["spBv1.0/#"]}.', [ANYBODY, "u"]),
+])
+def test_the_order_of_emqx_rules_and_what_they_leave_open(text: str, may: list[str]) -> None:
+    assert who(emqx(text)) == may
+
+
+@pytest.mark.parametrize(("text", "may"), [
+    ("", [ANYBODY, "u"]), ('{deny, all, publish, ["#"]}.', []), ("{deny, all}.", []), ('{deny, all, publish, ["spBv1.0/#"]}.', []),
+    ('{deny, {user, "u"}, publish, ["#"]}.', [ANYBODY]), ('{deny, all, publish, ["spBv1.0/+/NCMD/x"]}.', [ANYBODY, "u"]),
+])
+def test_what_no_emqx_rule_decides_is_allowed_where_no_match_says_so(text: str, may: list[str]) -> None:
+    policy = emqx(text, no_match="allow")
+    assert who(policy) == may and policy.open_doors
+
+
+def test_the_first_source_that_matches_decides() -> None:
+    files = {"deny": '{deny, all, publish, ["#"]}.', "allow": '{allow, {user, "u"}, publish, ["spBv1.0/#"]}.'}
+
+    def chain(*names: str) -> list[str]:
+        return who(acl_emqx.load([{"type": "file", "path": name} for name in names], "deny", files.__getitem__, ["u"]))
+
+    assert (chain("allow", "deny"), chain("deny", "allow"), chain()) == (["u"], [], [])
+
+
+@pytest.mark.parametrize(("acl", "may"), [
+    ("user u\ntopic write $share/x/spBv1.0/#\n", []), ("user u\ntopic write spBv1.0/+/+/x\n", ["u"]), ("user u\ntopic write +/g/NCMD\n", ["u"]),
+    ("user u\ntopic write spBv1.0/g/ncmd/n\n", []), ("user u\ntopic write /spBv1.0/g/NCMD/n\n", []), ("user u\ntopic write spBv1.0//NCMD/n\n", ["u"]),
+    ("user u\ntopic write spBv1.0/g/NCMD/\n", ["u"]), ("user u\ntopic deny spBv1.0/g/NCMD/#\ntopic write spBv1.0/g/#\n", []),
+    ("user u\ntopic read #\ntopic write tele/#\n", []), ("topic write spBv1.0/#\n", []),
+])
+def test_odd_topics_of_mosquitto_are_read_by_the_letter(acl: str, may: list[str]) -> None:
+    assert who(mosquitto(acl)) == may
+
+
 def test_the_condition_that_only_the_broker_sees_is_said() -> None:
     grant = commanders(emqx('{allow, {ipaddr, "127.0.0.1"}, publish, ["#"]}.'), [NCMD])[0][0]
     assert not grant.certain and "acl.conf:1" in grant.say() and "condition" in grant.say()

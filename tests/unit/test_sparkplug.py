@@ -369,6 +369,37 @@ def test_a_message_that_comes_twice_is_taken_once_also_by_the_next_process() -> 
     assert lost(node.message("NDATA", "", data(4, 1102, (1, 3)))) == []
 
 
+@pytest.mark.parametrize("ms", [None, 2000])
+def test_a_node_that_says_the_same_256_messages_later_is_heard(ms: int | None) -> None:
+    """No time, or a clock that stands: the same number, the same value, the same bytes."""
+    node = born()
+    for at in range(600):
+        again = sp.encode(sp.Payload(ms, (2 + at) % 256, (sp.metric(None, sp.INT32, 5, alias=1),)))
+        events = node.message("NDATA", "", again)
+        assert (seen(events), lost(events)) == ([("a", 5)], []), at
+        assert node.message("NDATA", "", again) == [], "at once it is the same message"
+    assert node.counts.duplicates == 600 and node.counts.jumps == 0
+
+
+def test_what_has_neither_name_nor_alias_or_a_value_of_a_table_is_no_other_tags() -> None:
+    node = born()
+    nobody = (sp.Metric(datatype=sp.INT32, value=5, wire=10), sp.Metric(name="", alias=2, datatype=sp.INT32, value=5, wire=10))
+    assert seen(node.message("NDATA", "", sp.encode(sp.Payload(1100, 2, nobody)))) == []
+    assert node.unknown == {"alias None of the node": 1, "metric  of the node": 1}
+    for number, kind in enumerate((b"", bytes((0x20, 16)), bytes((0x20, 19)))):  # without a datatype, DataSet, Template; dataset_value {num_of_columns: 1}
+        metric = bytes.fromhex("1001") + kind + bytes.fromhex("8a01020801")
+        (sample, _) = node.message("NDATA", "", bytes.fromhex("08cc08") + b"\x12" + bytes([len(metric)]) + metric + bytes((0x18, 3 + number)))
+        assert (sample.tag, sample.value, sample.status) == ("a", None, sn.BAD_TYPE_MISMATCH)
+
+
+def test_an_alias_is_of_its_node_or_of_its_device() -> None:
+    node = sn.Node(TAGS)
+    node.message("NBIRTH", "", nbirth())
+    node.message("DBIRTH", "d", sp.encode(sp.Payload(1001, 1, (sp.metric("C", sp.DOUBLE, 0.5, alias=1),))))
+    assert seen(node.message("DDATA", "d", data(2, 1100, (1, 9.0), (2, 8.0), datatype=sp.DOUBLE))) == [("c", 9.0)]
+    assert seen(node.message("NDATA", "", data(3, 1101, (1, 4)))) == [("a", 4)] and node.unknown == {"alias 2 of device d": 1}
+
+
 def test_an_overtaken_message_is_of_the_past() -> None:
     node = born()
     node.message("NDATA", "", data(3, 1200, (1, 3)))

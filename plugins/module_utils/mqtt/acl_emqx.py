@@ -16,7 +16,7 @@ from .acl_model import ANYBODY, READ, WRITE, Identity, Policy, Rule
 from .acl_mosquitto import AclError, digest, expand
 from .topics import valid_filter
 
-_TOKEN = re.compile(r"""\s+|%[^\n]*|(?P<string>"(?:\\.|[^"\\])*")|(?P<quoted>'(?:\\.|[^'\\])*')|(?P<open><<)|(?P<close>>>)"""
+_TOKEN = re.compile(r"""\s+|%[^\n]*|(?P<string>"(?:\\.|[^"\\])*")|(?P<quoted>'(?:\\.|[^'\\])*')|(?P<open><<)|(?P<close>(?:/utf8\s*)?>>)"""
                     r"""|(?P<mark>[{}\[\],.])|(?P<atom>[a-z][A-Za-z0-9_@]*)|(?P<number>-?[0-9]+)""", re.S)
 _ESCAPE = {"n": "\n", "t": "\t", "r": "\r", "s": " ", "0": "\0"}
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -43,7 +43,7 @@ def parse_terms(text: str, name: str) -> list[tuple[int, Any]]:
         elif kind == "number":
             tokens.append((line, "value", int(value)))
         elif kind:
-            tokens.append((line, value, None))
+            tokens.append((line, ">>" if kind == "close" else value, None))
         line += value.count("\n")
         at = found.end()
     terms: list[tuple[int, Any]] = []

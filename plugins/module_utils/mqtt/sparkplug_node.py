@@ -202,7 +202,8 @@ class Node:
         except SparkplugError:
             self.counts.malformed += 1
             return self._unclear(device) if kind in ("NBIRTH", "DBIRTH") else []
-        if payload.seq is not None and digest in self._recent:
+        # With the expected number it is a new one, of a node that gives no time, or always the same: the numbers are as few as the digests.
+        if payload.seq is not None and digest in self._recent and payload.seq != self.next:
             self.counts.duplicates += 1
             return []
         self._recent.append(digest)

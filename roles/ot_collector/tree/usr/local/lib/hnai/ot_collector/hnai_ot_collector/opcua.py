@@ -14,7 +14,7 @@ from typing import Any
 from .config import OpcuaSource, OpcuaTag
 from .health import Health
 from .pace import Pacer
-from .record import BAD_NO_COMMUNICATION, BAD_NODE_ID_UNKNOWN, TICKS_PER_MS, is_bad
+from .record import BAD_NO_COMMUNICATION, BAD_NODE_ID_INVALID, BAD_NODE_ID_UNKNOWN, TICKS_PER_MS, is_bad
 from .stream import Stream
 from .ua_channel import Channel, IdentityRejected, Item, LinkError, Notification, Refused, Silent, TooManyOperations, TooManyPublishRequests, Value
 
@@ -23,6 +23,10 @@ LOCK_AFTER = 2
 IN_FLIGHT = 3
 """Publish requests that wait at the server, or as many as it takes."""
 CLOSE_S = 1.0
+GONE = (BAD_NODE_ID_INVALID, BAD_NODE_ID_UNKNOWN)
+"""What an item says whose node was deleted. Some servers' items never speak again, even when a node of that name is made anew."""
+SWEEP = 5
+"""A part of the reading budget is for items that do not speak: one in so many."""
 
 
 class Lock:
@@ -66,6 +70,10 @@ class OpcuaCollector:
         self._sequence: int | None = None
         self._in_flight = IN_FLIGHT
         self._reread: list[int] = []
+        self._items: dict[int, int] = {}
+        self._spoke: dict[int, float] = {}
+        self._doubted: dict[int, float] = {}
+        self._agreed: dict[int, int | None] = {}
         # What changed may lie in the server, not sampled yet, for so long.
         self._unsampled = int(max([tag.sampling_ms for tag in source.tags if not (tag.cyclic or tag.poll)], default=0) * TICKS_PER_MS)
         self._silence_s = source.silence_s
@@ -157,6 +165,7 @@ class OpcuaCollector:
         self._items_per_call = min(source.limits.items_per_call, items or source.limits.items_per_call)
         self.health.limits = {"reads_per_call": self._reads_per_call, "items_per_call": self._items_per_call}
         self._failed, self._sequence, self._reread = {}, None, []
+        self._items, self._spoke, self._doubted, self._agreed = {}, {}, {}, {}
         jobs: list[Awaitable[None]] = []
         subscribed = [index for index, tag in enumerate(source.tags) if not tag.poll]
         polled = [index for index, tag in enumerate(source.tags) if tag.poll]
@@ -206,7 +215,10 @@ class OpcuaCollector:
         self.health.failed.pop(self._names[index], None)
 
     async def _monitor(self, channel: Channel, nodes: dict[int, Any]) -> None:
-        """Create items in calls that the server takes; what is refused is kept by name."""
+        """Create items in calls that the server takes, in place of those that there are; what is refused is kept by name."""
+        old = [self._items.pop(index) for index in nodes if index in self._items]
+        for first in range(0, len(old), self._items_per_call):
+            await channel.delete_items(old[first:first + self._items_per_call])
         todo = deque(sorted(nodes))
         while todo:
             batch = [todo.popleft() for _ in range(min(self._items_per_call, len(todo)))]
@@ -227,6 +239,7 @@ class OpcuaCollector:
                     self._item_failed(index, result.status, "the server does not monitor it")
                     continue
                 self._item_works(index)
+                self._items[index], self._spoke[index] = result.item, time.monotonic()
                 self._check_queue(index, self.source.tags[index], result.queue)
                 self._check_sampling(index, self.source.tags[index], result.sampling_ms)
 
@@ -254,6 +267,7 @@ class OpcuaCollector:
         await self._monitor(channel, {index: nodes[index] for index in subscribed if index in nodes})
         due = dict.fromkeys(polled, time.monotonic())
         retry_at = time.monotonic() + source.retry_s
+        sweep_at = time.monotonic()
         while True:
             now = time.monotonic()
             ready = [index for index in polled if index in nodes and due[index] <= now]
@@ -264,7 +278,7 @@ class OpcuaCollector:
                     due[index] = due[index] + period if due[index] + period > now else now + period
             if now >= retry_at:
                 retry_at = now + source.retry_s
-                again = [index for index in self._failed if index in subscribed]
+                again = [index for index in self._failed if index in subscribed] + self._dead(now)
                 lost = [index for index in self._failed if index in polled and index not in nodes]
                 if again or lost:
                     found = await self._resolve(channel, [*again, *lost])
@@ -275,11 +289,53 @@ class OpcuaCollector:
             # No quicker than the budget; the rest in a second.
             ready, self._reread = self._reread[:at_once], self._reread[at_once:]
             await self._poll(channel, [index for index in ready if index in nodes], nodes)
+            if now >= sweep_at:
+                sweep_at = now + 1.0
+                await self._sweep(channel, nodes, max(1, at_once // SWEEP))
             self.stream.repeats()
             wake = min([retry_at, now + 1.0, *(due[index] for index in polled if index in nodes)])
             await asyncio.sleep(max(0.01, wake - time.monotonic()))
 
-    async def _poll(self, channel: Channel, indices: list[int], nodes: dict[int, Any]) -> None:
+    # -- items that do not speak --------------------------------------------------------------------------
+    async def _sweep(self, channel: Channel, nodes: dict[int, Any], count: int) -> None:
+        """Read up to *count* tags whose items have been quiet for as long as a repeat takes, the longest first: a keep-alive says that the
+        subscription lives, not that each of its items does."""
+        since = time.monotonic() - self.source.repeat_s
+        quiet = [index for index, spoke in self._spoke.items()
+                 if spoke <= since and index in nodes and index not in self._failed and index not in self._doubted]
+        await self._poll(channel, sorted(quiet, key=lambda index: self._spoke[index])[:count], nodes, self._compared)
+
+    def _compared(self, index: int, value: Value) -> None:
+        self._spoke[index] = time.monotonic()
+        if value.source_ts is None and is_bad(value.status):
+            self._item_failed(index, value.status, "the server does not read it any more")
+        elif self.stream.differs(self._names[index], value.value, value.status):
+            # The change may be on its way.
+            tag = self.source.tags[index]
+            self._doubted[index] = time.monotonic() + max(self.source.retry_s, (2.0 * tag.sampling_ms + self.source.publishing_ms) / 1000.0)
+        else:
+            self._agreed[index] = self.stream.alive
+
+    def _dead(self, now: float) -> list[int]:
+        """Those whose items did not tell what was read, with a gap of each."""
+        dead = [index for index, due in self._doubted.items() if due <= now]
+        for index in dead:
+            del self._doubted[index]
+            self._log.warning("W! %s/%s: its item does not tell what the server has: it is made anew", self.source.id, self._names[index])
+            self.stream.lost("item_silent", [self._names[index]], self._agreed.get(index) or 0)
+        return dead
+
+    def _spoken(self, index: int, status: int) -> None:
+        self._spoke[index] = time.monotonic()
+        self._doubted.pop(index, None)
+        if status not in GONE:
+            self._item_works(index)
+        elif index not in self._failed:
+            self._log.warning("W! %s/%s: 0x%08X the node is gone", self.source.id, self._names[index], status)
+            self._failed[index] = self.health.failed[self._names[index]] = status
+
+    async def _poll(self, channel: Channel, indices: list[int], nodes: dict[int, Any], take: Callable[[int, Value], None] | None = None) -> None:
+        take = take or self._polled
         todo = deque(indices)
         while todo:
             batch = [todo.popleft() for _ in range(min(self._reads_per_call, len(todo)))]
@@ -295,7 +351,7 @@ class OpcuaCollector:
                 continue
             self.health.heard()
             for index, value in zip(batch, values):
-                self._polled(index, value)
+                take(index, value)
 
     def _polled(self, index: int, value: Value) -> None:
         if value.source_ts is None and is_bad(value.status):
@@ -350,6 +406,7 @@ class OpcuaCollector:
         if notification.server_time is not None:
             self.health.clock(notification.server_time)
         for handle, value in notification.values:
+            self._spoken(handle, value.status)
             self.stream.sample(self._names[handle], value.value, value.status, value.source_ts, value.server_ts)
         if notification.ended is not None:
             raise LinkError("the server ended the subscription (0x%08X)" % notification.ended)

@@ -86,9 +86,9 @@ class Stream:
         self._emit(record)
         return record
 
-    def _gap_start(self, state: TagState) -> int:
+    def _gap_start(self, state: TagState, alive: int | None = None) -> int:
         last = state.source_ts or 0
-        return last if state.cyclic and last else max(last, state.alive or self.alive or 0)
+        return last if state.cyclic and last else max(last, (state.alive or self.alive or 0) if alive is None else alive)
 
     def _gap(self, name: str, state: TagState, start: int, end: int | None, reason: str, **more: Any) -> None:
         counters = self.counters
@@ -164,13 +164,19 @@ class Stream:
             if state.source_ts is None:
                 self.failure(name, status)
 
-    def lost(self, reason: str, names: Iterable[str] | None = None) -> None:
-        """Nothing is heard any more (or something was skipped): announce a gap of every tag that had data."""
+    def lost(self, reason: str, names: Iterable[str] | None = None, alive: int | None = None) -> None:
+        """Nothing is heard any more (or something was skipped): announce a gap of every tag that had data. *alive*: when these tags were known
+        to be, where the source's being alive says nothing of them."""
         for name in self.tags if names is None else names:
             state = self.tags[name]
             if state.gap is None and state.source_ts is not None:
-                state.gap = Gap(self._gap_start(state), reason)
+                state.gap = Gap(self._gap_start(state, alive), reason)
                 self._gap(name, state, state.gap.start, None, reason)
+
+    def differs(self, name: str, value: Any, status: int) -> bool:
+        """Whether the present value is another one, or has another status; its time alone may be that of the reading."""
+        state = self.tags[name]
+        return fit(value, state.type, status) != (state.value, state.status)
 
     def history(self, name: str, value: Any, status: int, source_ts: int | None) -> None:
         """A value of the past that comes late: it is told, and changes nothing of what is known about now."""

@@ -38,7 +38,7 @@ FILETIME_EPOCH = 116444736000000000
 READING = frozenset({
     "OpenSecureChannelRequest", "CloseSecureChannelRequest", "CreateSessionRequest", "ActivateSessionRequest",
     "CloseSessionRequest", "ReadRequest", "CreateSubscriptionRequest", "DeleteSubscriptionsRequest",
-    "CreateMonitoredItemsRequest", "PublishRequest",
+    "CreateMonitoredItemsRequest", "DeleteMonitoredItemsRequest", "PublishRequest",
 })
 _REJECTED = {
     ua.StatusCodes.BadIdentityTokenInvalid, ua.StatusCodes.BadIdentityTokenRejected, ua.StatusCodes.BadUserAccessDenied,
@@ -110,11 +110,12 @@ class Item:
 
 @dataclass(frozen=True)
 class ItemResult:
-    """What the server made of it."""
+    """What the server made of it; *item*: its id there."""
 
     status: int
     queue: int
     sampling_ms: float
+    item: int = 0
 
 
 @dataclass(frozen=True)
@@ -451,8 +452,15 @@ class Channel:
         answer = await self._call(request, ua.CreateMonitoredItemsResponse)
         if len(answer.Results) != len(items):
             raise LinkError("CreateMonitoredItems: %d results for %d items" % (len(answer.Results), len(items)))
-        return [ItemResult(int(r.StatusCode.value), int(r.RevisedQueueSize or 0), float(r.RevisedSamplingInterval or 0))
+        return [ItemResult(int(r.StatusCode.value), int(r.RevisedQueueSize or 0), float(r.RevisedSamplingInterval or 0), int(r.MonitoredItemId or 0))
                 for r in answer.Results]
+
+    async def delete_items(self, items: Sequence[int]) -> None:
+        """Monitor them no more; one that the server has forgotten already is no error."""
+        request = ua.DeleteMonitoredItemsRequest()
+        request.Parameters.SubscriptionId = self._subscription
+        request.Parameters.MonitoredItemIds = list(items)
+        await self._call(request, ua.DeleteMonitoredItemsResponse)
 
     async def publish(self, acknowledge: Sequence[int]) -> Notification:
         """Wait for the next notification, acknowledging the sequence numbers *acknowledge*; no time-out of its own."""
