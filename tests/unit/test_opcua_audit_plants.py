@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -24,10 +24,13 @@ from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types im
     VIEW,
     Browsed,
     Endpoint,
+    Group,
     Opened,
     Reading,
     Reference,
     TokenPolicy,
+    alike,
+    split,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
@@ -96,6 +99,9 @@ class Ground:
     def text(self, node: str) -> str:
         return node
 
+    def texts(self, nodes: Sequence[str], head: Callable[[int], str]) -> list[tuple[int, list[str], list[str]]]:
+        return [(index, [node], [head(index) + identifier]) for node in nodes for index, identifier in [split(node)]]
+
     def _read(self, node: str, attribute: int) -> Reading:
         if node not in self.nodes:
             return Reading(BAD_NODE_ID_UNKNOWN)
@@ -109,16 +115,16 @@ class Ground:
         self.log.append((self.now, len(wanted)))
         return [self._read(node, attribute) for node, attribute in wanted]
 
-    async def read_groups(self, groups: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[Reading, ...]]:
-        self.log.append((self.now, sum(len(attributes) for _, attributes in groups)))
-        return [tuple(self._read(node, attribute) for attribute in attributes) for node, attributes in groups]
+    async def read_groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
+        self.log.append((self.now, sum(len(nodes) * len(attributes) for nodes, attributes in groups)))
+        return [tuple(self._read(node, attribute) for attribute in attributes) for nodes, attributes in groups for node in nodes]
 
     def _page(self, references: list[Reference], status: int) -> Browsed:
         if len(references) <= self.most:
-            return Browsed(status, references)
+            return Browsed(status, alike(references))
         point = b"%d" % len(self.log) + b"/%d" % len(self.points)
         self.points[point] = references[self.most:]
-        return Browsed(status, references[:self.most], point)
+        return Browsed(status, alike(references[:self.most]), point)
 
     async def browse(self, nodes: Sequence[str]) -> list[Browsed]:
         self.log.append((self.now, len(nodes)))
