@@ -200,8 +200,8 @@ class Memo:
         self._reads: dict[str, Any] = dict(data["readings"]) if data is not None and fits else {}
         self.remembered = len(self._reads)
         # As the channel gave them: most runs are never stopped, and need no text of this.
-        self._new_refs: dict[Any, Sequence[Alike]] = {}
-        self._new_reads: dict[Any, tuple[tuple[int, ...], Sequence[Reading]]] = {}
+        self._new_refs: list[Mapping[Any, Sequence[Alike]]] = []
+        self._new_reads: list[tuple[Sequence[Any], tuple[int, ...], Sequence[Reading]]] = []
         self._channel: Channel | None = None
 
     def dump(self) -> dict[str, Any]:
@@ -209,11 +209,13 @@ class Memo:
         references, readings = dict(self._refs), dict(self._reads)
         if self._channel is not None:
             text = self._channel.text
-            for node, known in self._new_refs.items():
-                references[text(node)] = [
-                    [text(one.node), one.node_class, one.name, one.namespace, one.type_definition, one.reference_type, one.remote] for one in apart(known)]
-            for node, (attributes, got) in self._new_reads.items():
-                readings[text(node)] = [[attribute, reading.status, reading.value] for attribute, reading in zip(attributes, got)]
+            for found in self._new_refs:
+                for node, known in found.items():
+                    references[text(node)] = [
+                        [text(one.node), one.node_class, one.name, one.namespace, one.type_definition, one.reference_type, one.remote] for one in apart(known)]
+            for nodes, attributes, got in self._new_reads:
+                for node in nodes:
+                    readings[text(node)] = [[attribute, reading.status, reading.value] for attribute, reading in zip(attributes, got)]
         return {"format": self.FORMAT, "key": self.key, "references": references, "readings": readings}
 
     def references(self, channel: Channel, nodes: Sequence[Any]) -> dict[Any, Sequence[Alike]]:
@@ -224,7 +226,7 @@ class Memo:
     def keep_references(self, channel: Channel, found: Mapping[Any, Sequence[Alike]]) -> None:
         """Remember them, by node."""
         self._channel = channel
-        self._new_refs.update(found)
+        self._new_refs.append(found)
 
     def readings(self, channel: Channel, nodes: Sequence[Any]) -> dict[Any, dict[int, Reading]]:
         """Remembered attributes, of those of *nodes* of which they are."""
@@ -235,7 +237,7 @@ class Memo:
     def keep_readings(self, channel: Channel, nodes: Sequence[Any], attributes: tuple[int, ...], got: Sequence[Reading]) -> None:
         """Remember them, in the order of *attributes*: *nodes* have the same."""
         self._channel = channel
-        self._new_reads.update(dict.fromkeys(nodes, (attributes, got)))
+        self._new_reads.append((nodes, attributes, got))
 
 
 def note(into: list[str], text: str) -> None:
