@@ -101,12 +101,18 @@ EDGES = st.one_of(
     st.builds(ua.NodeId, st.sampled_from(["a", "bb", "Tag\0", ""]), st.sampled_from([2, 2, 3])),
     st.builds(lambda number: ua.NodeId(number, 2), st.integers(70000, 1 << 25)))
 
+#: Type of the reference, class of the target, namespace of its name, locale of its DisplayName.
+FIELDS: list[list[Any]] = [[35, 47, 1 << 20], [1, 2, 4], [2, 0, 3], ["", "", "en"]]
+
 
 @st.composite
 def rows_of_like(draw: Any) -> list[Any]:
-    """References of one node, mostly of one kind."""
-    found, kinds = [], draw(st.lists(st.tuples(st.sampled_from([35, 47, 1 << 20]), st.sampled_from([1, 2, 4]), st.sampled_from([2, 2, 0]),
-                                               st.sampled_from(["", "", "en"])), min_size=1, max_size=3))
+    """References of one node, mostly of one kind; others differ from it in one field."""
+    found: list[Any] = []
+    base = [draw(st.sampled_from(some)) for some in FIELDS]
+    kinds = [base, base]
+    for place in draw(st.lists(st.integers(0, 3), max_size=3)):
+        kinds.append([*base[:place], draw(st.sampled_from(FIELDS[place])), *base[place + 1:]])
     for node, name in draw(st.lists(st.tuples(EDGES, st.sampled_from(["Tag1", "Tag22", "Füll", "", None])), max_size=9)):
         kind, node_class, namespace, display = draw(st.sampled_from(kinds))
         one = ua.ReferenceDescription()
