@@ -135,6 +135,18 @@ def test_references_that_are_alike_are_read_as_each_alone(rows: list[Any]) -> No
     assert [list(one.references) for one in found] == [alike(apart(one.references)) for one in found]
 
 
+def test_a_name_in_another_namespace_is_not_alike() -> None:
+    response, row = ua.BrowseResponse(), []
+    for number, namespace in ((70000, 2), (70001, 2), (70002, 3), (70003, 2)):
+        one = ua.ReferenceDescription()
+        one.NodeId, one.ReferenceTypeId, one.BrowseName = ua.ExpandedNodeId(number, 2), ua.NodeId(47), ua.QualifiedName("Tag", namespace)
+        one.NodeClass, one.DisplayName, one.TypeDefinition = ua.NodeClass(2), ua.LocalizedText(), ua.ExpandedNodeId()
+        row.append(one)
+    response.Results = [ua.BrowseResult(ua.StatusCode(0), None, row)]
+    (found,) = Decoder(body(response)).browse()
+    assert [(len(one.nodes), one.namespace) for one in found.references] == [(2, 2), (1, 3), (1, 2)]
+
+
 @given(st.lists(rows_of_like(), min_size=1, max_size=2), st.integers(0, 10_000), st.binary(min_size=1, max_size=5))
 def test_spoilt_references_that_are_alike_are_read_as_each_alone(rows: list[Any], place: int, junk: bytes) -> None:
     """Bytes in the middle of a run: whatever comes of them, it is what the loop without a short way makes of them."""
