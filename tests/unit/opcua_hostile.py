@@ -140,7 +140,7 @@ def audit(spoil: Spoil) -> audit_run.Facts:
     return asyncio.run(audit_run.gather(Hostile(spoil), plan, lambda: next(clock) * 1e-6, never))
 
 
-def decode(data: bytes, groups: Any = ((b"\x00\x55", (2, 6, 7)),)) -> list[str]:
+def decode(data: bytes, groups: Any = (([b"\x00\x55"], (2, 6, 7)),)) -> list[str]:
     """What the reader does with the bytes of an answer, each way; what came of it."""
     ends = []
     for method in (audit_codec.Decoder.read, audit_codec.Decoder.browse, lambda one: one.groups(groups)):

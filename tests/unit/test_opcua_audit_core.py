@@ -17,6 +17,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_c
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_load import BROWSE, READ, Alarm, Batch, Budget, Governor
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_policy import PolicyError, parse
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import (
+    Alike,
     Busy,
     Certificate,
     Endpoint,
@@ -24,7 +25,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types im
     Opened,
     Overloaded,
     Reading,
-    Reference,
     TokenPolicy,
     TooMany,
 )
@@ -438,7 +438,7 @@ def test_names_there_and_back(uri: str, identifier: str) -> None:
     names = Names(["http://opcfoundation.org/UA/", "urn:a", "urn:b;s=x", "urn:c:i=5"])
     text = "ns=%d;s=%s" % (names.table.index(uri), identifier)
     assert names.today(names.stable(text)) == text
-    assert names.uri(text) == uri
+    assert names.uri(names.index(text)) == uri
     assert names.today("nsu=urn:nowhere;s=x") is None
 
 
@@ -454,12 +454,13 @@ class Texts:
 
 def test_a_memo_is_worth_nothing_for_another_server() -> None:
     memo = audit_walk.Memo(["a"])
-    references = [Reference("ns=1;s=y", 2, "y", 1, "ns=0;i=63", "ns=0;i=47")]
-    memo.keep_references(Texts(), "ns=1;s=x", references)  # type: ignore[arg-type]
-    memo.keep_readings(Texts(), "ns=1;s=x", (25, 18), (Reading(0, [("r", 1)]), Reading(0x80350000)))  # type: ignore[arg-type]
+    references = [Alike(["ns=1;s=y", "ns=1;s=z"], ["y", "z"], 2, 1, "ns=0;i=63", "ns=0;i=47")]
+    memo.keep_references(Texts(), {"ns=1;s=x": references})  # type: ignore[arg-type]
+    memo.keep_readings(Texts(), ["ns=1;s=x"], (25, 18), (Reading(0, [("r", 1)]), Reading(0x80350000)))  # type: ignore[arg-type]
     again = audit_walk.Memo(["a"], memo.dump())
-    assert again.references(Texts(), "ns=1;s=x") == references  # type: ignore[arg-type]
-    assert again.readings(Texts(), "ns=1;s=x") == {25: Reading(0, [("r", 1)]), 18: Reading(0x80350000)}  # type: ignore[arg-type]
+    asked = ["ns=1;s=other", "ns=1;s=x"]
+    assert again.references(Texts(), asked) == {"ns=1;s=x": references}  # type: ignore[arg-type]
+    assert again.readings(Texts(), asked) == {"ns=1;s=x": {25: Reading(0, [("r", 1)]), 18: Reading(0x80350000)}}  # type: ignore[arg-type]
     assert audit_walk.Memo(["b"], memo.dump()).remembered == 0
     assert audit_walk.Memo(["a"], {"format": 2, "key": ["a"]}).remembered == 0
 

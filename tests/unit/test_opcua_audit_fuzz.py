@@ -88,8 +88,9 @@ def test_groups_are_what_single_reads_are() -> None:
     space, rng = Space(), random.Random(1)
     known = audit_codec.Known()
     for _ in range(40):
-        groups = [(audit_codec.numeric(2, rng.choice((70000, 70001, 70003))), rng.choice(((2, 6, 7), (2, 25), (18,)))) for _ in range(rng.randrange(1, 9))]
-        flat = [(node, attribute) for node, attributes in groups for attribute in attributes]
+        groups = [([audit_codec.numeric(2, rng.choice((70000, 70001, 70003))) for _ in range(rng.randrange(1, 5))], rng.choice(((2, 6, 7), (2, 25), (18,))))
+                  for _ in range(rng.randrange(1, 9))]
+        flat = [(node, attribute) for nodes, attributes in groups for node in nodes for attribute in attributes]
         assert groups_request(groups) == read_request(flat)
         data = space.answer(audit_codec.READ_ID, read_request(flat))
         body = data[header(data)[1]:]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
+from unittest.mock import patch
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
-from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_codec, audit_judge, audit_run
+from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_codec, audit_judge, audit_run, audit_walk
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_policy import Policy
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import (
     BAD_ATTRIBUTE_ID_INVALID,
@@ -24,10 +27,14 @@ from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types im
     VIEW,
     Browsed,
     Endpoint,
+    Group,
     Opened,
     Reading,
     Reference,
     TokenPolicy,
+    alike,
+    apart,
+    split,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
@@ -96,6 +103,9 @@ class Ground:
     def text(self, node: str) -> str:
         return node
 
+    def texts(self, nodes: Sequence[str], head: Callable[[int], str]) -> list[tuple[int, list[str], list[str]]]:
+        return [(index, [node], [head(index) + identifier]) for node in nodes for index, identifier in [split(node)]]
+
     def _read(self, node: str, attribute: int) -> Reading:
         if node not in self.nodes:
             return Reading(BAD_NODE_ID_UNKNOWN)
@@ -109,16 +119,16 @@ class Ground:
         self.log.append((self.now, len(wanted)))
         return [self._read(node, attribute) for node, attribute in wanted]
 
-    async def read_groups(self, groups: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[Reading, ...]]:
-        self.log.append((self.now, sum(len(attributes) for _, attributes in groups)))
-        return [tuple(self._read(node, attribute) for attribute in attributes) for node, attributes in groups]
+    async def read_groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
+        self.log.append((self.now, sum(len(nodes) * len(attributes) for nodes, attributes in groups)))
+        return [tuple(self._read(node, attribute) for attribute in attributes) for nodes, attributes in groups for node in nodes]
 
     def _page(self, references: list[Reference], status: int) -> Browsed:
         if len(references) <= self.most:
-            return Browsed(status, references)
+            return Browsed(status, alike(references))
         point = b"%d" % len(self.log) + b"/%d" % len(self.points)
         self.points[point] = references[self.most:]
-        return Browsed(status, references[:self.most], point)
+        return Browsed(status, alike(references[:self.most]), point)
 
     async def browse(self, nodes: Sequence[str]) -> list[Browsed]:
         self.log.append((self.now, len(nodes)))
@@ -389,3 +399,44 @@ def test_a_walk_that_is_stopped_stays_in_its_budget() -> None:
 def test_an_identifier_in_another_namespace(text: str) -> None:
     for index in (0, 2, 300):
         assert audit_codec.renamed(audit_codec.from_text("ns=7;" + text), index) == audit_codec.from_text("ns=%d;%s" % (index, text))
+
+
+# -- what is alike is judged as one ------------------------------------------------------------------------
+class OneByOne(Ground):
+    """The same server, of which nothing is alike."""
+
+    def _page(self, references: list[Reference], status: int) -> Browsed:
+        found = super()._page(references, status)
+        return found._replace(references=[one for reference in apart(found.references) for one in alike([reference])])
+
+
+#: Attributes of a node: writable, a hole, a lie, roles, restrictions, gone, of another class than announced.
+SETS: tuple[dict[int, Any], ...] = (
+    {}, {}, {}, WRITABLE, {18: DENIED}, {17: 1, 18: 3}, {25: [(OBSERVER, READ_WRITE)]}, {24: [(OBSERVER, READ_WRITE)]}, {26: 2},
+    {21: True, 22: True}, {2: METHOD}, {2: ABSENT}, {attribute: Reading(BAD_NODE_ID_UNKNOWN) for attribute in (2, 6, 7, 17, 18, 21, 22, 24, 25, 26, 27)})
+PLACES = ("ns=0;i=85", PLANT, "ns=0;i=3706", "ns=0;i=58", "ns=0;i=88")
+NODES = st.lists(st.tuples(
+    st.integers(0, 30), st.sampled_from([VARIABLE, VARIABLE, VARIABLE, OBJECT, METHOD]), st.sampled_from([0, 2, 2, 2]), st.sampled_from(SETS),
+    st.sampled_from([HAS_COMPONENT, HAS_COMPONENT, ORGANIZES, GENERATES_EVENT]), st.sampled_from(["", "Tag", "AddRole", "ConditionRefresh"])), max_size=25)
+
+
+LINKS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.sampled_from([HAS_COMPONENT, GENERATES_EVENT, HAS_TYPE_DEFINITION])), max_size=6)
+
+
+@hypothesis.given(NODES, LINKS, st.sampled_from([4, 1000]), st.sampled_from([1, 3]))
+def test_judged_as_one_or_one_by_one_it_is_the_same(rows: list[Any], links: list[Any], batch: int, in_flight: int) -> None:
+    ends = []
+    for kind in (Ground, OneByOne):
+        ground = kind()
+        ground.add("ns=0;i=3706", OBJECT, "ns=0;i=2253")
+        ground.add("ns=0;i=15111", 8, "ns=0;i=58", HAS_SUBTYPE)
+        places = [*PLACES, "ns=0;i=15111"]
+        for number, (above, node_class, index, sets, reference, name) in enumerate(rows):
+            places.append(ground.add("ns=%d;i=%d" % (index, 50000 + number), node_class, places[above % len(places)], reference, name, set=sets))
+        for source, target, reference in links:
+            ground.link(places[source % len(places)], reference, places[target % len(places)])
+        with patch.object(audit_walk, "RUN", 1 if kind is OneByOne else audit_walk.RUN):
+            facts, _, record = audited(ground, in_flight=in_flight, batch=batch, tags=("nsu=urn:plant;i=50001", "i=50002", "nsu=urn:plant;s=gone"))
+        assert facts.memo is not None and "unforeseen" not in facts.error
+        ends.append((facts.result, facts.memo.dump(), record["verdict"], list(facts.result.lines.get(URI, ()))))
+    assert ends[0] == ends[1]

@@ -16,7 +16,7 @@ import logging
 import re
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -59,6 +59,8 @@ from .audit_types import (
     Refused,
     TokenPolicy,
     TooMany,
+    alike,
+    split,
 )
 
 READING = frozenset({
@@ -497,6 +499,12 @@ class Reader:
         """See Channel."""
         return node_text(node)
 
+    def texts(self, nodes: Sequence[Any], head: Callable[[int], str]) -> Iterable[tuple[int, Sequence[Any], list[str]]]:
+        """See Channel."""
+        for node in nodes:
+            index, identifier = split(node_text(node))
+            yield index, [node], [head(index) + identifier]
+
     async def read(self, wanted: Sequence[tuple[Any, int]]) -> list[Reading]:
         """See Channel."""
         request = ua.ReadRequest()
@@ -523,11 +531,11 @@ class Reader:
 
     async def read_groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
         """See Channel."""
-        answer = await self.read([(node, attribute) for node, attributes in groups for attribute in attributes])
-        if len(answer) != sum(len(attributes) for _, attributes in groups):
-            raise BadAnswer("Read: %d results for %d operations" % (len(answer), sum(len(attributes) for _, attributes in groups)))
-        one = iter(answer)
-        return [tuple(next(one) for _ in attributes) for _, attributes in groups]
+        wanted = [(node, attribute) for nodes, attributes in groups for node in nodes for attribute in attributes]
+        answer = await self.read(wanted)
+        if len(answer) != len(wanted):
+            raise BadAnswer("Read: %d results for %d operations" % (len(answer), len(wanted)))
+        return by_node(groups, answer)
 
     async def browse(self, nodes: Sequence[Any]) -> list[Browsed]:
         """See Channel."""
@@ -558,7 +566,13 @@ class Reader:
         status = int(one.StatusCode.value)
         if status & BAD:
             return Browsed(status)
-        return Browsed(status, [_reference(reference, table) for reference in one.References or []], bytes(one.ContinuationPoint or b""))
+        return Browsed(status, alike(_reference(reference, table) for reference in one.References or []), bytes(one.ContinuationPoint or b""))
+
+
+def by_node(groups: Sequence[Group], answer: Iterable[Reading]) -> list[tuple[Reading, ...]]:
+    """What was read of each node of each group; what is missing in *answer* is missing there."""
+    one = iter(answer)
+    return [tuple(reading for _, reading in zip(attributes, one)) for nodes, attributes in groups for _ in nodes]
 
 
 def _reference(one: Any, table: Sequence[str]) -> Reference:
@@ -599,6 +613,10 @@ class FastReader(Reader):
         """See Channel."""
         return audit_codec.to_text(node)
 
+    def texts(self, nodes: Sequence[bytes], head: Callable[[int], str]) -> Iterable[tuple[int, Sequence[bytes], list[str]]]:
+        """See Channel."""
+        return audit_codec.texts(nodes, head)
+
     async def _raw(self, name: str, identifier: int, parameters: bytes, response: type, decode: Callable[[audit_codec.Decoder], Any],
                    plainly: Callable[[Any], Any]) -> Any:
         async def ask() -> Any:
@@ -627,12 +645,9 @@ class FastReader(Reader):
 
     async def read_groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
         """See Channel."""
-        def plainly(one: Any) -> list[tuple[Reading, ...]]:
-            answer = iter([plain(result) for result in one.Results or []])
-            return [tuple(reading for _, reading in zip(attributes, answer)) for _, attributes in groups]
-
         found: list[tuple[Reading, ...]] = await self._raw(
-            "ReadRequest", audit_codec.READ_ID, audit_codec.groups_request(groups), ua.ReadResponse, lambda decoder: decoder.groups(groups), plainly)
+            "ReadRequest", audit_codec.READ_ID, audit_codec.groups_request(groups), ua.ReadResponse, lambda decoder: decoder.groups(groups),
+            lambda one: by_node(groups, [plain(result) for result in one.Results or []]))
         return found
 
     async def browse(self, nodes: Sequence[Any]) -> list[Browsed]:
@@ -652,4 +667,4 @@ class FastReader(Reader):
     @staticmethod
     def _keyed(one: Browsed) -> Browsed:
         """asyncua's nodes as bytes."""
-        return one._replace(references=[reference._replace(node=audit_codec.from_text(node_text(reference.node))) for reference in one.references])
+        return one._replace(references=[run._replace(nodes=[audit_codec.from_text(node_text(node)) for node in run.nodes]) for run in one.references])

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any
 
-from .audit_types import BAD, Browsed, Group, Reading, Reference
+from .audit_types import BAD, Alike, Browsed, Group, Reading
 
 READ_ID, BROWSE_ID, BROWSE_NEXT_ID = 631, 527, 533
 """Numeric ids of the requests' binary encodings."""
@@ -25,7 +26,9 @@ ROLE_PERMISSION_ID = b"\x00\x80"
 PLAIN_STRUCTURES = frozenset({b"\x00\x7b", b"\x01\x00\x76\x03", b"\x01\x00\x79\x03", b"\x01\x00\x3b\x20"})
 """RolePermissionType, binary encoding (i=128), shortest form."""
 _TAIL = {attribute: struct.pack("<I", attribute) + b"\xff\xff\xff\xff\x00\x00\xff\xff\xff\xff" for attribute in range(1, 28)}
-_TAILS: dict[tuple[int, ...], list[bytes]] = {}
+_BETWEEN: dict[tuple[int, ...], list[bytes]] = {}
+_HEADS = (1, 2, 3, 3, 3, 3)
+"""Length of what stands before the identifier, by the encoding of a NodeId: the encoding itself and the namespace."""
 _SCALARS = {1: "<?", 2: "<b", 3: "<B", 4: "<h", 5: "<H", 6: "<i", 7: "<I", 8: "<q", 9: "<Q", 10: "<f", 11: "<d"}
 _U16, _U32, _I32, _NAME = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<i"), struct.Struct("<Hi")
 
@@ -77,23 +80,28 @@ def from_text(text: str) -> bytes:
     raise ValueError("%r is no NodeId" % text)
 
 
+def texts(nodes: Sequence[bytes], head: Callable[[int], str]) -> Iterator[tuple[int, list[bytes], list[str]]]:
+    """See Channel: what has one encoding and one namespace, at once."""
+    for (kind, *index), same in groupby(nodes, lambda node: node[:_HEADS[node[0]]]):
+        run, number = list(same), int.from_bytes(bytes(index), "little")
+        before = head(number)
+        if kind < 3:
+            form = ("<xB", "<xxH", "<xxxI")[kind]
+            found = ["%si=%d" % (before, identifier) for (identifier,) in struct.iter_unpack(form, b"".join(run))]
+        elif kind == 3:
+            found = ["%ss=%s" % (before, node[7:].decode("utf-8", "replace")) for node in run]
+        elif kind == 4:
+            import uuid
+
+            found = ["%sg=%s" % (before, uuid.UUID(bytes_le=node[3:])) for node in run]
+        else:
+            found = ["%sb=%s" % (before, base64.b64encode(node[7:]).decode("ascii")) for node in run]
+        yield number, run, found
+
+
 def to_text(node: bytes) -> str:
     """``ns=2;s=x`` of bytes."""
-    kind = node[0]
-    if kind == 0:
-        return "ns=0;i=%d" % node[1]
-    if kind == 1:
-        return "ns=%d;i=%d" % (node[1], _U16.unpack_from(node, 2)[0])
-    index = _U16.unpack_from(node, 1)[0]
-    if kind == 2:
-        return "ns=%d;i=%d" % (index, _U32.unpack_from(node, 3)[0])
-    if kind == 3:
-        return "ns=%d;s=%s" % (index, node[7:].decode("utf-8", "replace"))
-    if kind == 4:
-        import uuid
-
-        return "ns=%d;g=%s" % (index, uuid.UUID(bytes_le=node[3:19]))
-    return "ns=%d;b=%s" % (index, base64.b64encode(node[7:]).decode("ascii"))
+    return next(texts([node], "ns=%d;".__mod__))[2][0]
 
 
 # -- requests -----------------------------------------------------------------------------------------
@@ -104,19 +112,19 @@ def read_request(wanted: Sequence[tuple[bytes, int]]) -> bytes:
 
 def groups_request(groups: Sequence[Group]) -> bytes:
     """Parameters of a Read of several attributes of each node: the node's bytes between tails that are made already."""
-    parts = [struct.pack("<dii", 0.0, 3, sum(len(attributes) for _, attributes in groups))]
-    for node, attributes in groups:
-        tails = _TAILS.get(attributes)
+    parts = [struct.pack("<dii", 0.0, 3, sum(len(nodes) * len(attributes) for nodes, attributes in groups))]
+    for nodes, attributes in groups:
+        tails = _BETWEEN.get(attributes)
         if tails is None:
-            tails = _TAILS[attributes] = [_TAIL[attribute] for attribute in attributes]
-        parts += (node, node.join(tails))
+            tails = _BETWEEN[attributes] = [b"", *(_TAIL[attribute] for attribute in attributes)]
+        parts += [node.join(tails) for node in nodes]
     return b"".join(parts)
 
 
 def browse_request(nodes: Sequence[bytes], most: int) -> bytes:
     """Parameters of a Browse: forward, all references; type of the reference, class and name of the target."""
     tail = struct.pack("<i", 0) + b"\x00\x00" + b"\x01" + struct.pack("<II", 0, RESULTS)
-    return b"\x00\x00" + struct.pack("<qIIi", 0, 0, most, len(nodes)) + b"".join(node + tail for node in nodes)
+    return b"\x00\x00" + struct.pack("<qIIi", 0, 0, most, len(nodes)) + b"".join([node + tail for node in nodes])
 
 
 def browse_next_request(points: Sequence[bytes], release: bool) -> bytes:
@@ -274,26 +282,29 @@ class Decoder:
 
     def groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
         """Results of a Read, node by node. Raises Surprise when there are more or fewer than were asked for."""
-        if self._count(1) != sum(len(attributes) for _, attributes in groups):
+        if self._count(1) != sum(len(nodes) * len(attributes) for nodes, attributes in groups):
             raise Broken("another number of results")
         data, known = self._data, self._known
         found: list[tuple[Reading, ...]] = []
-        asked: tuple[int, ...] = ()
-        readings: tuple[Reading, ...] = ()
-        pattern, size, at = b"", 0, self._at
-        for _node, attributes in groups:
-            # Mostly the same attributes with the same values as at the node before it.
-            if attributes is asked and data.startswith(pattern, at):
-                at += size
-                found.append(readings)
-                continue
-            begin = self._at = at
-            readings = self._group(known.read.setdefault(attributes, []), attributes)
-            found.append(readings)
-            asked, at = attributes, self._at
-            pattern, size = data[begin:at], at - begin
-        self._at = at
+        for nodes, attributes in groups:
+            patterns, left = known.read.setdefault(attributes, []), len(nodes)
+            while left:
+                begin = self._at
+                readings = self._group(patterns, attributes)
+                # Mostly the next nodes have the same values.
+                more = self._repeated(data[begin:self._at], left - 1)
+                found += [readings] * (1 + more)
+                left -= 1 + more
         return found
+
+    def _repeated(self, pattern: bytes, most: int) -> int:
+        """How often *pattern* follows, *most* times at most; steps over it."""
+        data, at, size, count = self._data, self._at, len(pattern), 0
+        while count < most and data.startswith(pattern, at):
+            at += size
+            count += 1
+        self._at = at
+        return count
 
     def _group(self, patterns: list[tuple[bytes, tuple[Reading, ...]]], attributes: tuple[int, ...]) -> tuple[Reading, ...]:
         data, begin = self._data, self._at
@@ -403,23 +414,14 @@ class Decoder:
     # -- Browse ---------------------------------------------------------------------------------------
     def browse(self) -> list[Browsed]:
         """Results of a Browse or BrowseNext."""
-        count, data, known = self._count(12), self._data, self._known.browsed
-        found: list[Browsed] = []
-        pattern, browsed = known[0] if known else (b"", Browsed(BAD))
-        size, at = len(pattern), self._at
-        for _ in range(count):
-            # Mostly a leaf like the one before it.
-            if size and data.startswith(pattern, at):
-                at += size
-                found.append(browsed)
-                continue
-            self._at = at
-            found.append(self._browsed())
-            at = self._at
-            if known:
-                pattern, browsed = known[0]
-                size = len(pattern)
-        self._at = at
+        left, found = self._count(12), []
+        while left:
+            begin = self._at
+            browsed = self._browsed()
+            # Mostly leaves are alike.
+            more = self._repeated(self._data[begin:self._at], left - 1)
+            found += [browsed] * (1 + more)
+            left -= 1 + more
         return found
 
     def _browsed(self) -> Browsed:
@@ -441,11 +443,15 @@ class Decoder:
             known.learn(known.browsed, data[begin:self._at], found)
         return found
 
-    def _references(self, count: int) -> list[Reference]:
+    def _references(self, count: int) -> list[Alike]:
         """*count* ReferenceDescriptions; most of an audit's time would pass here, so the common forms stand in one loop."""
-        data, texts, at, found = self._data, self._texts, self._at, []
+        data, texts, at, found, left = self._data, self._texts, self._at, [], count
+        last: tuple[Any, ...] = ()
+        nodes: list[bytes] = []
+        names: list[str] = []
         try:
-            for _ in range(count):
+            while left:
+                begin = at
                 form = data[at]
                 if form == 0:
                     kind, at = data[at:at + 2], at + 3
@@ -453,8 +459,7 @@ class Decoder:
                     self._at = at
                     kind = self._node()
                     at = self._at + 1
-                form = data[at]
-                remote = False
+                target, form, remote = at, data[at], False
                 if form == 2:
                     node, at = data[at:at + 7], at + 7
                     if node[5:] == b"\0\0":
@@ -474,6 +479,7 @@ class Decoder:
                 if size > 0:
                     name = data[at:at + size].decode("utf-8", "replace")
                     at += size
+                behind = at
                 if data[at]:
                     self._at = at + 1
                     for bit in (1, 2):
@@ -490,8 +496,36 @@ class Decoder:
                     self._at = at
                     definition, _ = self._expanded()
                     at = self._at
-                found.append(Reference(node, node_class, name, namespace, texts.get(definition) or self._text_of(definition),
+                this = node_class, namespace, definition, kind, remote
+                if this != last:
+                    last, nodes, names = this, [], []
+                    found.append(Alike(nodes, names, node_class, namespace, texts.get(definition) or self._text_of(definition),
                                        texts.get(kind) or self._text_of(kind), remote))
+                nodes.append(node)
+                names.append(name)
+                left -= 1
+                if form not in (2, 3) or not left:
+                    continue
+                # What follows is mostly the same in all bytes but the identifier and the name.
+                before, after, to_node, wide = data[begin:target + 3], data[behind:at], target - begin, target - begin + 7
+                while left and data.startswith(before, at):
+                    end = at + wide
+                    if form == 3:
+                        size = _I32.unpack_from(data, end - 4)[0]
+                        if size < 0:
+                            break
+                        end += size
+                    elif data[end - 1] == data[end - 2] == 0:
+                        break
+                    other, size = _NAME.unpack_from(data, end)
+                    begin_of_name = end + 6
+                    behind = begin_of_name + size
+                    if other != namespace or size < 0 or not data.startswith(after, behind):
+                        break
+                    nodes.append(data[at + to_node:end])
+                    names.append(data[begin_of_name:behind].decode("utf-8", "replace"))
+                    at = behind + len(after)
+                    left -= 1
         except (IndexError, struct.error) as error:
             raise Broken("the end") from error
         if at > len(data):

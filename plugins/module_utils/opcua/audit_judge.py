@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ..verdict import Check, Report
@@ -213,6 +214,11 @@ class Judge:
             return True
         check.inconclusive("not all nodes were read: %s" % self._why())
         return False
+
+    @cached_property
+    def _namespaces(self) -> dict[str, dict[str, Any]]:
+        """The address space in a few words: the same hash, the same nodes with the same rights."""
+        return {uri: {"nodes": len(lines), "sha256": namespace_hash(lines)} for uri, lines in self.facts.result.lines.items()}
 
     def _why(self) -> str:
         result = self.facts.result
@@ -433,7 +439,7 @@ class Judge:
     def _drift(self, check: Check) -> None:
         if not self._walked(check):
             return
-        check.evidence["namespaces"] = {uri: {"nodes": len(lines), "sha256": namespace_hash(lines)} for uri, lines in self.facts.result.lines.items()}
+        check.evidence["namespaces"] = self._namespaces
         if self.context.baseline is None:
             check.evidence["baseline"] = "none yet: this address space becomes the accepted one"
             check.observed = 0
@@ -510,7 +516,7 @@ class Judge:
             "coverage": {**self._coverage_record(), "informative": {
                 name: result.counts[name] for name in ("writable_by_others", "attributes_writable_by_others", "signing_required", "encryption_required",
                                                        "vanished", "remote_references", "dangerous")}},
-            "namespaces": {uri: {"nodes": len(lines), "sha256": namespace_hash(lines)} for uri, lines in sorted(result.lines.items())},
+            "namespaces": dict(sorted(self._namespaces.items())),
             "load": facts.load, "build_info": {name: facts.values.get(name) for name in ("manufacturer", "product", "product_uri", "version", "build")},
         }
         head.raw(_files(context.plan.source), json.dumps(record, indent=1, sort_keys=True, default=str))

@@ -6,8 +6,9 @@ A *node* is whatever the channel uses as a key: hashable, made by ``Channel.node
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 # Attribute ids (OPC 10000-6, A.1).
@@ -109,16 +110,44 @@ class Reference(NamedTuple):
     remote: bool = False
 
 
+class Alike(NamedTuple):
+    """Forward references of one node that follow each other and differ only in their targets *nodes* and the BrowseNames *names* of those."""
+
+    nodes: list[Any]
+    names: list[str]
+    node_class: int
+    namespace: int
+    type_definition: str = ""
+    reference_type: str = ""
+    remote: bool = False
+
+
+def alike(references: Iterable[Reference]) -> list[Alike]:
+    """The same, what is alike together. A server has many nodes of few kinds: what is done once for a kind is not done for each of its nodes."""
+    found = []
+    for (node_class, *rest), same in groupby(references, lambda one: (one.node_class, *one[3:])):
+        run = list(same)
+        found.append(Alike([one.node for one in run], [one.name for one in run], node_class, *rest))
+    return found
+
+
+def apart(references: Iterable[Alike]) -> Iterator[Reference]:
+    """One by one."""
+    for one in references:
+        for node, name in zip(one.nodes, one.names):
+            yield Reference(node, one.node_class, name, *one[3:])
+
+
 class Browsed(NamedTuple):
     """References of one node; *point* is what BrowseNext takes, empty at the end."""
 
     status: int
-    references: Sequence[Reference] = ()
+    references: Sequence[Alike] = ()
     point: bytes = b""
 
 
-#: A node and the ids of attributes of it.
-Group = tuple[Any, tuple[int, ...]]
+#: Nodes and the ids of attributes that are read of each of them.
+Group = tuple[Sequence[Any], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -197,7 +226,7 @@ class Channel(Protocol):
         """Attributes, in their order."""
 
     async def read_groups(self, groups: Sequence[Group]) -> list[tuple[Reading, ...]]:
-        """The same, node by node: the attributes of each."""
+        """The same, node by node: the attributes of each node of each group."""
 
     async def browse(self, nodes: Sequence[Any]) -> list[Browsed]:
         """All forward references of each node."""
@@ -214,35 +243,40 @@ class Channel(Protocol):
     def text(self, node: Any) -> str:
         """``ns=2;s=Pump1``."""
 
+    def texts(self, nodes: Sequence[Any], head: Callable[[int], str]) -> Iterable[tuple[int, Sequence[Any], list[str]]]:
+        """(namespace index, nodes, their texts ``s=Pump1`` behind the *head* of that index), in the order of *nodes*."""
+
+
+def split(text: str) -> tuple[int, str]:
+    """(2, ``s=x``) of ``ns=2;s=x``."""
+    if not text.startswith("ns="):
+        return 0, text
+    index, _, identifier = text[3:].partition(";")
+    return int(index), identifier
+
 
 class Names:
     """Namespace table of the session: index form to URI form and back."""
 
     def __init__(self, table: Sequence[str]) -> None:
         self.table = list(table)
-        self._heads: dict[str, tuple[str, str]] = {}
 
     def index(self, text: str) -> int:
         """Namespace index of ``ns=2;s=x`` or ``i=5``."""
-        return int(text[3:text.index(";")]) if text.startswith("ns=") else 0
+        return split(text)[0]
 
-    def uri(self, text: str) -> str:
-        """Namespace URI of a text form."""
-        number = self.index(text)
-        return self.table[number] if number < len(self.table) else "urn:unknown:%d" % number
+    def uri(self, index: int) -> str:
+        """Namespace URI of an index."""
+        return self.table[index] if index < len(self.table) else "urn:unknown:%d" % index
 
-    def both(self, text: str) -> tuple[str, str]:
-        """(namespace URI, stable form)."""
-        cut = text.index(";") + 1 if text.startswith("ns=") else 0
-        head = self._heads.get(text[:cut])
-        if head is None:
-            uri = self.uri(text)
-            head = self._heads[text[:cut]] = uri, "" if self.index(text) == 0 else "nsu=%s;" % uri
-        return head[0], head[1] + text[cut:]
+    def head(self, index: int) -> str:
+        """What stands before the identifier in the stable form."""
+        return "nsu=%s;" % self.uri(index) if index else ""
 
     def stable(self, text: str) -> str:
         """``nsu=URI;s=x``; namespace 0 as ``i=5``."""
-        return self.both(text)[1]
+        index, identifier = split(text)
+        return self.head(index) + identifier
 
     def today(self, stable: str) -> str | None:
         """``ns=2;s=x`` of a stable form; None when the server does not have the namespace."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby, repeat
 from typing import Any
 
 from . import audit_rules as rules
@@ -35,6 +37,7 @@ from .audit_types import (
     USER_WRITE_MASK,
     VALUE,
     WRITE_MASK,
+    Alike,
     BadAnswer,
     Browsed,
     Channel,
@@ -42,6 +45,8 @@ from .audit_types import (
     Names,
     Reading,
     Reference,
+    alike,
+    apart,
 )
 
 HIERARCHICAL, HAS_TYPE_DEFINITION, HAS_SUBTYPE = "ns=0;i=33", "ns=0;i=40", "ns=0;i=45"
@@ -54,6 +59,8 @@ MAX_NODES = 1_000_000
 MAX_REFERENCES = 1_000_000
 """Of one node; a server that never ends is one that lies."""
 LEAVES, WEIGHED = 256, 4096
+RUN = 1000
+"""Most nodes of one group; a request takes its part of a group."""
 LISTED = 200
 """Most nodes that are named one by one for one reason; all are counted."""
 
@@ -62,14 +69,33 @@ class Stopped(Exception):
     """The deadline of the walk."""
 
 
-class Node:
-    """A node that was found: announced class, BrowseName, region, and the node it was first found below."""
+class Siblings:
+    """Nodes that were found by references that are alike: announced class, region, and the node that they were first found below."""
 
-    __slots__ = ("dynamic", "name", "namespace", "node_class", "parent", "read", "region", "type_definition")
+    __slots__ = ("_names", "_references", "dynamic", "namespace", "node_class", "parent", "read", "region", "type_definition")
 
-    def __init__(self, node_class: int, name: str, namespace: int, region: str, parent: Any, dynamic: bool = False) -> None:
-        self.node_class, self.name, self.namespace, self.region, self.parent, self.dynamic = node_class, name, namespace, region, parent, dynamic
+    def __init__(self, references: Alike, region: str, parent: Any, dynamic: bool = False) -> None:
+        self.node_class, self.namespace, self.region, self.parent, self.dynamic = references.node_class, references.namespace, region, parent, dynamic
         self.type_definition, self.read = "", False
+        self._references = references
+        self._names: dict[Any, str] = {}
+
+    def name(self, node: Any) -> str:
+        """BrowseName of one of them, as it was first told."""
+        if not self._names:
+            self._names = dict(zip(reversed(self._references.nodes), reversed(self._references.names)))
+        return self._names[node]
+
+    def alone(self, node: Any) -> Siblings:
+        """A copy for one of them."""
+        one = copy(self)
+        one._names = {node: self.name(node)}
+        return one
+
+    @property
+    def sort(self) -> tuple[int, str, bool, str]:
+        """Nodes of one sort with the same attributes mean the same, but for methods, whose names count."""
+        return self.node_class, self.region, self.dynamic, self.type_definition
 
 
 class Weighed:
@@ -174,8 +200,8 @@ class Memo:
         self._reads: dict[str, Any] = dict(data["readings"]) if data is not None and fits else {}
         self.remembered = len(self._reads)
         # As the channel gave them: most runs are never stopped, and need no text of this.
-        self._new_refs: dict[Any, Sequence[Reference]] = {}
-        self._new_reads: dict[Any, tuple[tuple[int, ...], Sequence[Reading]]] = {}
+        self._new_refs: list[Mapping[Any, Sequence[Alike]]] = []
+        self._new_reads: list[tuple[Sequence[Any], tuple[int, ...], Sequence[Reading]]] = []
         self._channel: Channel | None = None
 
     def dump(self) -> dict[str, Any]:
@@ -183,35 +209,35 @@ class Memo:
         references, readings = dict(self._refs), dict(self._reads)
         if self._channel is not None:
             text = self._channel.text
-            for node, known in self._new_refs.items():
-                references[text(node)] = [
-                    [text(one.node), one.node_class, one.name, one.namespace, one.type_definition, one.reference_type, one.remote] for one in known]
-            for node, (attributes, got) in self._new_reads.items():
-                readings[text(node)] = [[attribute, reading.status, reading.value] for attribute, reading in zip(attributes, got)]
+            for found in self._new_refs:
+                for node, known in found.items():
+                    references[text(node)] = [
+                        [text(one.node), one.node_class, one.name, one.namespace, one.type_definition, one.reference_type, one.remote] for one in apart(known)]
+            for nodes, attributes, got in self._new_reads:
+                for node in nodes:
+                    readings[text(node)] = [[attribute, reading.status, reading.value] for attribute, reading in zip(attributes, got)]
         return {"format": self.FORMAT, "key": self.key, "references": references, "readings": readings}
 
-    def references(self, channel: Channel, node: Any) -> list[Reference] | None:
-        """Remembered references of a node."""
-        rows = self._refs.get(channel.text(node)) if self._refs else None
-        return None if rows is None else [Reference(channel.node(row[0]), *row[1:]) for row in rows]
+    def references(self, channel: Channel, nodes: Sequence[Any]) -> dict[Any, Sequence[Alike]]:
+        """Remembered references, of those of *nodes* of which they are."""
+        rows = {node: self._refs.get(channel.text(node)) for node in nodes} if self._refs else {}
+        return {node: alike(Reference(channel.node(one[0]), *one[1:]) for one in row) for node, row in rows.items() if row is not None}
 
-    def keep_references(self, channel: Channel, node: Any, references: Sequence[Reference]) -> None:
-        """Remember them."""
+    def keep_references(self, channel: Channel, found: Mapping[Any, Sequence[Alike]]) -> None:
+        """Remember them, by node."""
         self._channel = channel
-        self._new_refs[node] = references
+        self._new_refs.append(found)
 
-    def readings(self, channel: Channel, node: Any) -> dict[int, Reading] | None:
-        """Remembered attributes of a node."""
-        rows = self._reads.get(channel.text(node)) if self._reads else None
-        if rows is None:
-            return None
-        return {attribute: Reading(status, [tuple(pair) for pair in value] if isinstance(value, list) else value)
-                for attribute, status, value in rows}
+    def readings(self, channel: Channel, nodes: Sequence[Any]) -> dict[Any, dict[int, Reading]]:
+        """Remembered attributes, of those of *nodes* of which they are."""
+        rows = {node: self._reads.get(channel.text(node)) for node in nodes} if self._reads else {}
+        return {node: {attribute: Reading(status, [tuple(pair) for pair in value] if isinstance(value, list) else value)
+                       for attribute, status, value in row} for node, row in rows.items() if row is not None}
 
-    def keep_readings(self, channel: Channel, node: Any, attributes: tuple[int, ...], got: Sequence[Reading]) -> None:
-        """Remember them, in the order of *attributes*."""
+    def keep_readings(self, channel: Channel, nodes: Sequence[Any], attributes: tuple[int, ...], got: Sequence[Reading]) -> None:
+        """Remember them, in the order of *attributes*: *nodes* have the same."""
         self._channel = channel
-        self._new_reads[node] = attributes, got
+        self._new_reads.append((nodes, attributes, got))
 
 
 def note(into: list[str], text: str) -> None:
@@ -229,17 +255,16 @@ class Walk:
         self._in_flight, self._stop, self._max_nodes = max(1, in_flight), stop, max_nodes
         self._memo = memo
         self._points = points
-        self.seen: dict[Any, Node] = {}
+        self.seen: dict[Any, Siblings] = {}
         self._hierarchical: set[str] = {HIERARCHICAL}
-        self._later: dict[Any, Reference] = {}
-        self._references: dict[Any, Sequence[Reference]] = {}
+        self._later: dict[Any, Alike] = {}
+        self._references: dict[Any, Sequence[Alike]] = {}
         self._again: set[Any] = set()
         self._leaves: set[int] = set()
-        self._kept: list[Sequence[Reference]] = []
+        self._kept: list[Sequence[Alike]] = []
         self._weighed: dict[Any, Weighed] = {}
         self._sessions, self._namespaces = channel.node(SESSIONS), channel.node(NAMESPACES)
         self._open_now = {channel.node(one) for one in OPEN_NOW}
-        self._last: tuple[Any, ...] = ()
         self._metadata: list[Any] = []
         self._tag_nodes: dict[Any, str] = {}
         self._gone_nodes: set[Any] = set()
@@ -271,14 +296,10 @@ class Walk:
 
     async def _browse(self, nodes: Sequence[Any]) -> None:
         """All references of *nodes*, into ``_references``."""
-        queue: deque[Any] = deque()
+        known = self._memo.references(self._channel, nodes) if self._memo is not None else {}
+        self._references.update(known)
+        queue: deque[Any] = deque([node for node in nodes if node not in known])
         alone: deque[Any] = deque()
-        for node in nodes:
-            known = self._memo.references(self._channel, node) if self._memo is not None else None
-            if known is None:
-                queue.append(node)
-            else:
-                self._references[node] = known
 
         async def step() -> bool:
             if not queue:
@@ -305,14 +326,13 @@ class Walk:
             return
         if len(answer) != len(batch):
             raise BadAnswer("%s: %d results for %d operations" % (BROWSE, len(answer), len(batch)))
-        following: list[tuple[Any, list[Reference], bytes]] = []
+        following: list[tuple[Any, list[Alike], bytes]] = []
         short: list[Any] = []
-        references, memo, cut = self._references, self._memo, self._cut
+        whole: dict[Any, Sequence[Alike]] = {}
+        cut = self._cut
         for node, one in zip(batch, answer):
             if not one.status and not one.point and node not in cut:
-                references[node] = one.references
-                if memo is not None:
-                    memo.keep_references(self._channel, node, one.references)
+                whole[node] = one.references
             elif one.status == BAD_NO_CONTINUATION_POINTS and (len(batch) > 1 or alone is not None):
                 short.append(node)
             elif one.status in NO_SUCH_NODE:
@@ -323,7 +343,8 @@ class Walk:
                 if one.point:
                     following.append((node, list(one.references), one.point))
                 elif not one.status & BAD:
-                    self._whole(node, one.references)
+                    self._whole({node: one.references})
+        self._whole(whole)
         await self._follow(following, alone)
         if len(batch) == 1 and alone is not None:
             alone.extend(short)
@@ -332,12 +353,12 @@ class Walk:
             self._governor.batches[BROWSE].shrink(self._points // self._in_flight if self._points else len(batch) // 2)
             queue.extendleft(reversed(short))
 
-    def _whole(self, node: Any, references: Sequence[Reference]) -> None:
-        self._references[node] = references
-        if self._memo is not None and node not in self._cut:
-            self._memo.keep_references(self._channel, node, references)
+    def _whole(self, found: Mapping[Any, Sequence[Alike]]) -> None:
+        self._references.update(found)
+        if self._memo is not None and self._cut.isdisjoint(found):
+            self._memo.keep_references(self._channel, found)
 
-    async def _follow(self, following: list[tuple[Any, list[Reference], bytes]], alone: deque[Any] | None) -> None:
+    async def _follow(self, following: list[tuple[Any, list[Alike], bytes]], alone: deque[Any] | None) -> None:
         """BrowseNext to the end, for as many nodes in one request as it may hold. A lost continuation point is browsed anew once, alone."""
         waiting = deque(following)
         try:
@@ -358,23 +379,24 @@ class Walk:
                 self._truncate(node, "stopped while its references were read")
             raise
 
-    async def _followed(self, node: Any, references: list[Reference], point: bytes, one: Browsed, waiting: deque[Any], alone: deque[Any] | None) -> None:
+    async def _followed(self, node: Any, references: list[Alike], point: bytes, one: Browsed, waiting: deque[Any], alone: deque[Any] | None) -> None:
         if one.status in (BAD_CONTINUATION_POINT_INVALID, BAD_NO_CONTINUATION_POINTS) and alone is not None and node not in self._again:
             alone.append(node)
             return
         references.extend(one.references)
+        count = sum(len(run.nodes) for run in references)
         if one.status >> 16:
-            self._truncate(node, "BrowseNext: 0x%08X after %d references" % (one.status, len(references)))
+            self._truncate(node, "BrowseNext: 0x%08X after %d references" % (one.status, count))
         if not one.references and one.point == point:
             await self._release(point)
             self._truncate(node, "BrowseNext gives nothing and does not end")
-        elif len(references) > MAX_REFERENCES:
+        elif count > MAX_REFERENCES:
             await self._release(one.point)
             self._truncate(node, "more than %d references" % MAX_REFERENCES)
         elif one.point:
             waiting.append((node, references, one.point))
             return
-        self._whole(node, references)
+        self._whole({node: references})
 
     async def _release(self, point: bytes) -> None:
         """Give the continuation point back, without asking how it went."""
@@ -413,7 +435,7 @@ class Walk:
             known = self.seen.get(node)
             if known is None:
                 break
-            parts.append(known.name or self._channel.text(node))
+            parts.append(known.name(node) or self._channel.text(node))
             node = known.parent
         return "/" + "/".join(reversed(parts))
 
@@ -433,8 +455,8 @@ class Walk:
         self._resolve()
         await self._hierarchy(node(HIERARCHICAL))
         types = node(TYPES_FOLDER)
-        await self._tree([self._meet(node(ROOT), 1, "Root", 0, rules.INSTANCE, None)], rules.INSTANCE, {types})
-        await self._tree([self._meet(types, 1, "Types", 0, rules.TYPES, node(ROOT))], rules.TYPES, set())
+        await self._tree([self._meet(node(ROOT), 1, "Root", rules.INSTANCE, None)], rules.INSTANCE, {types})
+        await self._tree([self._meet(types, 1, "Types", rules.TYPES, node(ROOT))], rules.TYPES, set())
         await self._unlinked()
         await self._declared()
         await self._unlinked()
@@ -450,15 +472,24 @@ class Walk:
             self._later.clear()
             if not rest:
                 break
-            await self._tree([self._meet(one, ref.node_class, ref.name, ref.namespace, rules.UNLINKED, None) for one, ref in rest],
-                             rules.UNLINKED, set())
+            shared: dict[int, Siblings] = {}
+            for one, references in rest:
+                self.seen[one] = shared.setdefault(id(references), Siblings(references, rules.UNLINKED, None))
+                if one == self._sessions:
+                    self._own(one).dynamic = True
+            await self._tree([one for one, _ in rest], rules.UNLINKED, set())
 
-    def _meet(self, node: Any, node_class: int, name: str, namespace: int, region: str, parent: Any) -> Any:
+    def _meet(self, node: Any, node_class: int, name: str, region: str, parent: Any) -> Any:
         above = self.seen.get(parent)
         if node not in self.seen:
             dynamic = (above is not None and above.dynamic) or node == self._sessions
-            self.seen[node] = Node(node_class, name, namespace, region, parent, dynamic)
+            self.seen[node] = Siblings(Alike([node], [name], node_class, 0), region, parent, dynamic)
         return node
+
+    def _own(self, node: Any) -> Siblings:
+        """A record for this node alone, which is about to differ from its siblings."""
+        known = self.seen[node] = self.seen[node].alone(node)
+        return known
 
     async def _hierarchy(self, top: Any) -> None:
         """Which types of references are hierarchical: the subtypes of HierarchicalReferences."""
@@ -467,7 +498,7 @@ class Walk:
             await self._browse(level)
             following = []
             for node in level:
-                for reference in self._references.get(node, []):
+                for reference in apart(self._references.get(node, ())):
                     text = self._channel.text(reference.node)
                     if reference.reference_type == HAS_SUBTYPE and text not in self._hierarchical:
                         self._hierarchical.add(text)
@@ -483,47 +514,53 @@ class Walk:
             for node in level:
                 references = self._references.pop(node, ())
                 if node == self._namespaces:
-                    self._metadata = [one.node for one in references if one.reference_type in self._hierarchical and not one.remote]
+                    self._metadata = [one for run in references if run.reference_type in self._hierarchical and not run.remote for one in run.nodes]
                 if id(references) in self._leaves:
                     continue
                 before, dull = len(following), True
-                for reference in references:
-                    if self._take(node, reference, region, leave):
-                        following.append(reference.node)
-                    elif reference.reference_type == HAS_TYPE_DEFINITION:
-                        if self._channel.text(reference.node) in rules.SUBSCRIBED_DATA_SETS:
-                            self.seen[node].type_definition, dull = self._channel.text(reference.node), False
-                        elif region != rules.TYPES:
-                            self._typed.setdefault(reference.node, node)
+                for run in references:
+                    following += self._take(node, run, region, leave)
+                    if run.reference_type == HAS_TYPE_DEFINITION:
+                        for one in run.nodes:
+                            if self._channel.text(one) in rules.SUBSCRIBED_DATA_SETS:
+                                self._own(node).type_definition, dull = self._channel.text(one), False
+                            elif region != rules.TYPES:
+                                self._typed.setdefault(one, node)
                 self._leaf(references, dull and len(following) == before)
             await self._attributes(level)
             level = following
 
-    def _leaf(self, references: Sequence[Reference], barren: bool) -> None:
+    def _leaf(self, references: Sequence[Alike], barren: bool) -> None:
         """Where the channel gives the same list to many nodes, it is looked through once. Kept alive, so that its identity stays its own."""
-        if barren and 0 < len(references) <= 2 and len(self._leaves) < LEAVES and not any(one.remote for one in references):
+        if barren and 0 < sum(len(run.nodes) for run in references) <= 2 and len(self._leaves) < LEAVES and not any(run.remote for run in references):
             self._leaves.add(id(references))
             self._kept.append(references)
 
-    def _take(self, node: Any, reference: Reference, region: str, leave: set[Any]) -> bool:
-        """Whether *reference* leads to a node that is new and belongs to this tree."""
-        if reference.remote:
-            self.result.counts["remote_references"] += 1
-            return False
-        target = reference.node
-        known = self.seen.get(target)
-        if reference.reference_type not in self._hierarchical:
-            if known is None:
-                self._later.setdefault(target, reference)
-            return False
-        if known is not None and known.node_class == METHOD and known.region == rules.TYPES and not self._of_type(node):
-            self._callable(target, known, node)
-        if target in leave or known is not None:
-            return False
-        above = self.seen[node]
-        dynamic = above.dynamic or target == self._sessions or node in self._open_now
-        self.seen[target] = Node(reference.node_class, reference.name, reference.namespace, region, node, dynamic)
-        return True
+    def _take(self, node: Any, references: Alike, region: str, leave: set[Any]) -> Collection[Any]:
+        """Those targets that are new and belong to this tree."""
+        seen, targets = self.seen, references.nodes
+        if references.remote:
+            self.result.counts["remote_references"] += len(targets)
+            return ()
+        if references.reference_type not in self._hierarchical:
+            for target in targets:
+                if target not in seen:
+                    self._later.setdefault(target, references)
+            return ()
+        siblings = Siblings(references, region, node, seen[node].dynamic or node in self._open_now)
+        new = dict.fromkeys([target for target in targets if target not in seen and target not in leave], siblings)
+        if len(new) < len(targets):
+            self._met_again(node, targets)
+        seen.update(new)
+        if self._sessions in new:
+            self._own(self._sessions).dynamic = True
+        return new
+
+    def _met_again(self, node: Any, targets: Sequence[Any]) -> None:
+        for target in targets:
+            known = self.seen.get(target)
+            if known is not None and known.node_class == METHOD and known.region == rules.TYPES and not self._of_type(node):
+                self._callable(target, node)
 
     def _of_type(self, node: Any) -> bool:
         """Whether it belongs to a type's definition; an object in a folder beside the types does not."""
@@ -534,8 +571,9 @@ class Walk:
             node = known.parent
         return False
 
-    def _callable(self, node: Any, known: Node, parent: Any) -> None:
+    def _callable(self, node: Any, parent: Any) -> None:
         """A method of a type that an object has too is judged again, as the object's."""
+        known = self._own(node)
         if known.read:
             self.result.nodes[rules_class(METHOD)] -= 1
             self.result.regions[known.region] -= 1
@@ -544,17 +582,20 @@ class Walk:
     # -- attributes ---------------------------------------------------------------------------------------
     async def _attributes(self, nodes: Sequence[Any]) -> None:
         """Read and judge *nodes*."""
+        unread = [node for node in nodes if not self.seen[node].read]
+        for node in unread:
+            self.seen[node].read = True
+        remembered = self._memo.readings(self._channel, unread) if self._memo is not None else {}
+        for node, got in remembered.items():
+            self._remembered(node, got)
         queue: deque[Group] = deque()
-        for node in nodes:
-            seen = self.seen[node]
-            if seen.read:
-                continue
-            seen.read = True
-            known = self._memo.readings(self._channel, node) if self._memo is not None else None
-            if known is not None:
-                self._remembered(node, known)
-                continue
-            queue.append((node, rules.attributes(seen.node_class)))
+        sort: Any = None
+        run: list[Any] = []
+        for known, siblings in groupby([node for node in unread if node not in remembered], self.seen.__getitem__):
+            if known.sort != sort or len(run) >= RUN:
+                sort, run = known.sort, []
+                queue.append((run, rules.attributes(known.node_class)))
+            run += siblings
         await self._read_queue(queue)
 
     async def _read_queue(self, queue: deque[Group]) -> None:
@@ -570,73 +611,78 @@ class Walk:
             if answer is None:
                 queue.extendleft(reversed(batch))
                 return True
-            if [len(readings) for readings in answer] != [len(attributes) for _, attributes in batch]:
+            if [len(readings) for readings in answer] != [len(attributes) for nodes, attributes in batch for _ in nodes]:
                 raise BadAnswer("%s: %d results for %d operations" % (READ, sum(len(readings) for readings in answer), count))
-            for (node, attributes), readings in zip(batch, answer):
-                known = self.seen[node]
-                if attributes is rules.attributes(known.node_class) and readings[0] == (0, known.node_class):
-                    self._keep(node, attributes, readings)
-                else:
-                    self._took(node, attributes, readings, queue, pending)
+            rest = iter(answer)
+            for nodes, attributes in batch:
+                for readings, same in groupby(zip(nodes, rest), lambda one: one[1]):
+                    self._took([node for node, _ in same], attributes, readings, queue, pending)
             return True
 
         await self._together(step)
         for node, got in pending.items():
-            self._keep(node, tuple(got), tuple(got.values()))
+            self._keep([node], tuple(got), tuple(got.values()))
 
     @staticmethod
     def _fill(queue: deque[Group], size: int) -> tuple[list[Group], int]:
-        """The next groups, *size* attributes at most; a group that does not fit is cut."""
+        """The next nodes, *size* attributes at most; a node that does not fit is cut."""
         batch: list[Group] = []
         room = size
         while queue and room:
-            node, attributes = queue.popleft()
+            nodes, attributes = queue.popleft()
+            most = max(1, room // len(attributes))
+            if len(nodes) > most:
+                queue.appendleft((nodes[most:], attributes))
+                nodes = nodes[:most]
             if len(attributes) > room:
-                queue.appendleft((node, attributes[room:]))
+                queue.appendleft((nodes, attributes[room:]))
                 attributes = attributes[:room]
-            batch.append((node, attributes))
-            room -= len(attributes)
+            batch.append((nodes, attributes))
+            room -= len(nodes) * len(attributes)
         return batch, size - room
 
-    def _took(self, node: Any, attributes: tuple[int, ...], readings: Sequence[Reading], queue: deque[Group], pending: dict[Any, dict[int, Reading]]) -> None:
-        known = self.seen[node]
+    def _took(self, nodes: list[Any], attributes: tuple[int, ...], readings: Sequence[Reading], queue: deque[Group],
+              pending: dict[Any, dict[int, Reading]]) -> None:
+        """*nodes* are of one sort and have the same readings."""
+        known = self.seen[nodes[0]]
         whole = rules.attributes(known.node_class)
         if attributes == whole and (readings[0].value == known.node_class or readings[0].status & BAD):
-            self._keep(node, attributes, readings)
+            self._keep(nodes, attributes, readings)
             return
-        got = pending.setdefault(node, {})
-        for attribute, reading in zip(attributes, readings):
-            got[attribute] = reading
-            if attribute == NODE_CLASS:
-                self._true_class(node, reading, queue)
-        whole = rules.attributes(known.node_class)
-        if all(one in got for one in whole):
-            del pending[node]
-            self._keep(node, tuple(got), tuple(got.values()))
+        for node in nodes:
+            got = pending.setdefault(node, {})
+            for attribute, reading in zip(attributes, readings):
+                got[attribute] = reading
+                if attribute == NODE_CLASS:
+                    self._true_class(node, reading, queue)
+            if all(one in got for one in rules.attributes(self.seen[node].node_class)):
+                del pending[node]
+                self._keep([node], tuple(got), tuple(got.values()))
 
-    def _keep(self, node: Any, attributes: tuple[int, ...], readings: Sequence[Reading]) -> None:
+    def _keep(self, nodes: list[Any], attributes: tuple[int, ...], readings: Sequence[Reading]) -> None:
         if self._memo is not None:
-            self._memo.keep_readings(self._channel, node, attributes, readings)
-        self._judge(node, attributes, readings)
+            self._memo.keep_readings(self._channel, nodes, attributes, readings)
+        self._judge(nodes, attributes, readings)
 
     def _remembered(self, node: Any, got: dict[int, Reading]) -> None:
         """Judge a node by what an earlier, stopped run read of it."""
         self._true_class(node, got.get(NODE_CLASS, Reading(BAD)), deque())
-        self._judge(node, tuple(got), tuple(got.values()))
+        self._judge([node], tuple(got), tuple(got.values()))
 
     def _true_class(self, node: Any, reading: Reading, queue: deque[Group]) -> None:
         """A node that is announced as another class would hide its attributes."""
         known = self.seen[node]
         if reading.status & BAD or not isinstance(reading.value, int) or reading.value == known.node_class:
             return
-        announced, known.node_class = known.node_class, reading.value
+        announced, known = known.node_class, self._own(node)
+        known.node_class = reading.value
         if announced:
             self._add("OA9", rules.LIE, node, "announced as %s, is a %s" % (
                 rules_class(announced), rules_class(known.node_class)))
         have = set(rules.attributes(announced))
         missing = tuple(attribute for attribute in rules.attributes(known.node_class) if attribute not in have)
         if missing:
-            queue.append((node, missing))
+            queue.append(([node], missing))
 
     def _add(self, check: str, kind: str, node: Any, what: str) -> None:
         known = self.seen[node]
@@ -644,12 +690,8 @@ class Walk:
         self.result.findings.append(Found(
             check, kind, self.stable(node), self.path(node), rules_class(known.node_class), known.region, what))
 
-    def _weigh(self, known: Node, attributes: tuple[int, ...], readings: Sequence[Reading], harmless: bool) -> Weighed:
+    def _weigh(self, known: Siblings, attributes: tuple[int, ...], readings: Sequence[Reading], harmless: bool) -> Weighed:
         """What the attributes mean; most nodes of a server have the same ones."""
-        last = self._last
-        if last and readings is last[0] and attributes is last[1] and last[2:5] == (known.node_class, harmless, known.region):
-            same: Weighed = last[5]
-            return same
         key = (attributes, readings, known.node_class, harmless, known.region)
         try:
             found = self._weighed.get(key)
@@ -660,58 +702,72 @@ class Walk:
             if len(self._weighed) >= WEIGHED:
                 self._weighed.clear()
             found = self._weighed[key] = Weighed(dict(zip(attributes, readings)), known.node_class, harmless, known.region, self.names)
-        self._last = (readings, attributes, known.node_class, harmless, known.region, found)
         return found
 
-    def _judge(self, node: Any, attributes: tuple[int, ...], readings: Sequence[Reading]) -> None:
-        known, result, text = self.seen[node], self.result, self._channel.text(node)
-        if known.node_class == METHOD and known.region == rules.TYPES and not self._of_type(known.parent):
-            known.region = rules.UNLINKED
-        harmless = known.node_class == METHOD and rules.harmless_method(known.name, known.namespace, self.names.index(text))
-        weighed = self._weigh(known, attributes, readings, harmless)
-        if weighed.statuses:
-            result.statuses.update(weighed.statuses)
-        if weighed.gone:
-            if node in self._tag_nodes:
-                result.missing_tags.append(self._tag_nodes[node])
-            self._gone(node)
+    def _judge(self, nodes: list[Any], attributes: tuple[int, ...], readings: Sequence[Reading]) -> None:
+        """*nodes* are of one sort and have the same readings: they are judged as one, but for methods."""
+        known = self.seen[nodes[0]]
+        if known.node_class == METHOD:
+            for node in nodes:
+                self._judge_method(node, attributes, readings)
             return
-        result.nodes[rules_class(known.node_class)] += 1
-        result.regions[known.region] += 1
+        weighed = self._weigh(known, attributes, readings, False)
+        for index, some, stables in self._channel.texts(nodes, self.names.head):
+            self._count(known, index, some, stables, weighed, False)
+
+    def _judge_method(self, node: Any, attributes: tuple[int, ...], readings: Sequence[Reading]) -> None:
+        known = self.seen[node]
+        if known.region == rules.TYPES and not self._of_type(known.parent):
+            known.region = rules.UNLINKED
+        for index, some, stables in self._channel.texts([node], self.names.head):
+            harmless = rules.harmless_method(known.name(node), known.namespace, index)
+            self._count(known, index, some, stables, self._weigh(known, attributes, readings, harmless), harmless)
+
+    def _count(self, known: Siblings, index: int, nodes: Sequence[Any], stables: Sequence[str], weighed: Weighed, harmless: bool) -> None:
+        """What *nodes*, all in the namespace *index*, add to the result."""
+        result, uri, count = self.result, self.names.uri(index), len(nodes)
+        for status in weighed.statuses:
+            result.statuses[status] += count
+        if weighed.gone:
+            result.missing_tags += [self._tag_nodes[node] for node in nodes if node in self._tag_nodes]
+            for node in nodes:
+                self._gone(node)
+            return
+        result.nodes[rules_class(known.node_class)] += count
+        result.regions[known.region] += count
         if weighed.problems:
-            result.counts["unread"] += 1
-            note(result.unread, "%s: %s" % (self.stable(node), ", ".join(weighed.problems)))
-            if node in self._tag_nodes:
-                result.unread_tags.append(self._tag_nodes[node])
-        for finding in weighed.findings:
-            self._add(finding.check, finding.kind, node, finding.what)
+            result.counts["unread"] += count
+            for stable in stables:
+                note(result.unread, "%s: %s" % (stable, ", ".join(weighed.problems)))
+            result.unread_tags += [self._tag_nodes[node] for node in nodes if node in self._tag_nodes]
+        if weighed.findings:
+            for node in nodes:
+                for finding in weighed.findings:
+                    self._add(finding.check, finding.kind, node, finding.what)
         for name in weighed.informs:
             # Many servers restrict objects of the standard and the diagnostics of sessions; what is asked is whether the plant's are.
-            result.counts[name] += not name.endswith("_required") or (self.names.index(text) != 0 and not known.dynamic)
-        uri, stable = self.names.both(text)
+            result.counts[name] += count * (not name.endswith("_required") or (index != 0 and not known.dynamic))
         if weighed.pairs:
-            result.told_roles += 1
+            result.told_roles += count
             result.roles.update(role for role, _ in weighed.pairs)
         elif not weighed.values.get(ROLE_PERMISSIONS):
-            result.without_own_roles[uri, known.node_class] += 1
+            result.without_own_roles[uri, known.node_class] += count
         elif USER_ROLE_PERMISSIONS not in weighed.values and known.region != rules.TYPES:
-            self._untold.append((node, harmless, weighed.values[ROLE_PERMISSIONS]))
+            self._untold += [(node, harmless, weighed.values[ROLE_PERMISSIONS]) for node in nodes]
         if known.node_class == METHOD or known.type_definition:
-            self._notable(node, known, weighed.values)
+            for node in nodes:
+                self._notable(node, known, weighed.values)
         if not known.dynamic:
-            lines = result.lines.get(uri)
-            if lines is None:
-                lines = result.lines[uri] = {}
-            lines[stable] = weighed.line
+            result.lines.setdefault(uri, {}).update(zip(stables, repeat(weighed.line)))
 
-    def _notable(self, node: Any, known: Node, values: Mapping[int, Any]) -> None:
+    def _notable(self, node: Any, known: Siblings, values: Mapping[int, Any]) -> None:
         """Standard objects that change a server when somebody may call them."""
         if known.region == rules.TYPES:
             return
         if known.type_definition in rules.SUBSCRIBED_DATA_SETS:
             note(self.result.subscribed_data_sets, self.stable(node))
-        if known.node_class == METHOD and known.namespace == 0 and known.name in rules.DANGEROUS:
-            group = rules.DANGEROUS[known.name]
+        if known.node_class == METHOD and known.namespace == 0 and known.name(node) in rules.DANGEROUS:
+            group = rules.DANGEROUS[known.name(node)]
             self.result.counts["dangerous"] += 1
             executable = bool(values.get(USER_EXECUTABLE))
             self.result.counts["dangerous executable"] += executable
@@ -731,7 +787,7 @@ class Walk:
         """Nodes of the tag map that browsing did not show us: they may exist all the same, and have nodes below them."""
         hidden = [node for node in self._tag_nodes if node not in self.seen]
         for node in hidden:
-            self._meet(node, 2, "", 0, rules.DECLARED, None)
+            self._meet(node, 2, "", rules.DECLARED, None)
         await self._tree(hidden, rules.UNLINKED, set())
         missing = set(self.result.missing_tags)
         self.result.hidden_tags = [self._tag_nodes[node] for node in hidden if self._tag_nodes[node] not in missing]
@@ -748,9 +804,9 @@ class Walk:
     async def _defaults(self) -> None:
         """Values of NamespaceMetadata, wherever else it was found before: what nodes without rights of their own fall back to."""
         await self._browse(self._metadata)
-        places = [(one.node, one.name, parent) for parent in self._metadata for one in self._references.pop(parent, ())
+        places = [(one.node, one.name, parent) for parent in self._metadata for one in apart(self._references.pop(parent, ()))
                   if one.name == "NamespaceUri" or one.name.startswith("Default")]
-        queue: deque[Group] = deque((node, (VALUE,)) for node, _, _ in places)
+        queue: deque[Group] = deque(([node], (VALUE,)) for node, _, _ in places)
         by_node: dict[Any, Reading] = {}
 
         async def step() -> bool:
@@ -764,7 +820,7 @@ class Walk:
                 return True
             if len(answer) != len(batch):
                 raise BadAnswer("%s: %d results for %d operations" % (READ, len(answer), count))
-            by_node.update((node, reading) for (node, _), (reading,) in zip(batch, answer))
+            by_node.update((node, reading) for ((node,), _), (reading,) in zip(batch, answer))
             return True
 
         await self._together(step)
@@ -780,7 +836,7 @@ class Walk:
                 by_parent.setdefault(parent, {})[name] = reading.value
         told: list[tuple[Any, str, dict[str, Any]]] = []
         for parent, values in by_parent.items():
-            uri = str(values.pop("NamespaceUri", "") or self.seen[parent].name)
+            uri = str(values.pop("NamespaceUri", "") or self.seen[parent].name(parent))
             self.result.metadata[uri] = values
             told.append((parent, uri, values))
             if uri != self.names.table[0]:
@@ -829,7 +885,4 @@ def rules_class(node_class: int) -> str:
 
 def namespace_hash(lines: Mapping[str, str]) -> str:
     """The same for the same nodes with the same rights, in whatever order and with whatever namespace indices."""
-    digest = hashlib.sha256()
-    for node in sorted(lines):
-        digest.update(("%s %s\n" % (node, lines[node])).encode())
-    return digest.hexdigest()
+    return hashlib.sha256("".join(["%s %s\n" % (node, lines[node]) for node in sorted(lines)]).encode()).hexdigest()

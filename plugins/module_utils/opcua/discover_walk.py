@@ -14,8 +14,8 @@ from typing import Any
 
 from . import audit_rules as rules
 from .audit_load import READ
-from .audit_types import BAD, BAD_ATTRIBUTE_ID_INVALID, OBJECT, USER_ACCESS_LEVEL, VALUE, VARIABLE, BadAnswer, Reading
-from .audit_walk import HAS_SUBTYPE, HIERARCHICAL, Node, Walk, note
+from .audit_types import BAD, BAD_ATTRIBUTE_ID_INVALID, OBJECT, USER_ACCESS_LEVEL, VALUE, VARIABLE, Alike, BadAnswer, Reading, apart
+from .audit_walk import HAS_SUBTYPE, HIERARCHICAL, Siblings, Walk, note
 from .discover import ENUM, INT, TYPES, Variable
 
 OBJECTS, SERVER, HAS_PROPERTY = "ns=0;i=85", "ns=0;i=2253", "ns=0;i=46"
@@ -56,13 +56,13 @@ class Survey(Walk):
     # -- places -------------------------------------------------------------------------------------------
     async def _places(self, top: Any) -> None:
         level: dict[Any, tuple[str, ...]] = {top: ()}
-        self.seen[top] = Node(OBJECT, "Objects", 0, rules.INSTANCE, None)
+        self.seen[top] = Siblings(Alike([top], ["Objects"], OBJECT, 0), rules.INSTANCE, None)
         while level:
             self._check()
             await self._browse(list(level))
             below: dict[Any, tuple[str, ...]] = {}
             for parent, path in level.items():
-                for reference in self._references.pop(parent, []):
+                for reference in apart(self._references.pop(parent, ())):
                     if reference.reference_type == HAS_PROPERTY:
                         if reference.name in _PROPERTIES:
                             self._properties.setdefault(parent, {})[reference.name] = reference.node
@@ -78,7 +78,7 @@ class Survey(Walk):
                     below[reference.node] = min(below.get(reference.node, (*path, step)), (*path, step))
                     self._classes[reference.node] = reference.node_class
             for one, path in below.items():
-                self.seen[one] = Node(self._classes[one], path[-1], 0, rules.INSTANCE, None)
+                self.seen[one] = Siblings(Alike([one], [path[-1]], self._classes[one], 0), rules.INSTANCE, None)
                 self._paths[one] = path
             level = below
 
@@ -145,7 +145,7 @@ class Survey(Walk):
             await self._browse(list(level))
             below: dict[Any, str] = {}
             for parent, kind in level.items():
-                for reference in self._references.pop(parent, []):
+                for reference in apart(self._references.pop(parent, ())):
                     if reference.reference_type == HAS_SUBTYPE and not reference.remote and reference.node not in met:
                         below[reference.node] = kind
             for one, kind in below.items():
@@ -158,7 +158,7 @@ class Survey(Walk):
         await self._browse(enumerations)
         await self._read_all([(one, DEFINITION) for one in enumerations])
         for one in enumerations:
-            for reference in self._references.pop(one, []):
+            for reference in apart(self._references.pop(one, ())):
                 if reference.reference_type == HAS_PROPERTY and reference.name in _PROPERTIES:
                     self._properties.setdefault(one, {})[reference.name] = reference.node
 

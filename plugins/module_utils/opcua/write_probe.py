@@ -27,6 +27,7 @@ from .audit_types import (
     Names,
     Opened,
     Reading,
+    apart,
 )
 
 OBJECTS, HAS_PROPERTY, NAMESPACE_ARRAY = "ns=0;i=85", "ns=0;i=46", "ns=0;i=2255"
@@ -130,14 +131,14 @@ def step(text: str, names: Names) -> tuple[int, str]:
 async def _children(channel: Channel, node: str) -> list[Any]:
     """All forward references, to the end. Raises NotACanary when that cannot be had."""
     found = (await channel.browse([channel.node(node)]))[0]
-    references = list(found.references)
+    references = list(apart(found.references))
     for _ in range(1000):
         if found.status & BAD:
             raise NotACanary("%s cannot be browsed: 0x%08X" % (node, found.status))
         if not found.point:
             return references
         found = (await channel.browse_next([found.point], False))[0]
-        references += found.references
+        references += apart(found.references)
     raise NotACanary("%s has no end of references" % node)
 
 
