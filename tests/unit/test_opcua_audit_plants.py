@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import groupby
 from typing import Any
 from unittest.mock import patch
 
@@ -104,7 +105,8 @@ class Ground:
         return node
 
     def texts(self, nodes: Sequence[str], head: Callable[[int], str]) -> list[tuple[int, list[str], list[str]]]:
-        return [(index, [node], [head(index) + identifier]) for node in nodes for index, identifier in [split(node)]]
+        runs = [(index, list(run)) for index, run in groupby(nodes, lambda node: split(node)[0])]
+        return [(index, run, [head(index) + split(node)[1] for node in run]) for index, run in runs]
 
     def _read(self, node: str, attribute: int) -> Reading:
         if node not in self.nodes:
@@ -409,6 +411,9 @@ class OneByOne(Ground):
         found = super()._page(references, status)
         return found._replace(references=[one for reference in apart(found.references) for one in alike([reference])])
 
+    def texts(self, nodes: Sequence[str], head: Callable[[int], str]) -> list[tuple[int, list[str], list[str]]]:
+        return [one for node in nodes for one in super(OneByOne, self).texts([node], head)]
+
 
 #: Attributes of a node: writable, a hole, a lie, roles, restrictions, gone, of another class than announced.
 SETS: tuple[dict[int, Any], ...] = (
@@ -417,7 +422,7 @@ SETS: tuple[dict[int, Any], ...] = (
 PLACES = ("ns=0;i=85", PLANT, "ns=0;i=3706", "ns=0;i=58", "ns=0;i=88")
 NODES = st.lists(st.tuples(
     st.integers(0, 30), st.sampled_from([VARIABLE, VARIABLE, VARIABLE, OBJECT, METHOD]), st.sampled_from([0, 2, 2, 2]), st.sampled_from(SETS),
-    st.sampled_from([HAS_COMPONENT, HAS_COMPONENT, ORGANIZES, GENERATES_EVENT]), st.sampled_from(["", "Tag", "AddRole", "ConditionRefresh"])), max_size=25)
+    st.sampled_from([HAS_COMPONENT, HAS_COMPONENT, ORGANIZES, GENERATES_EVENT]), st.sampled_from(["", "Tag", "AddRole", "ConditionRefresh"]), st.sampled_from([1, 1, 2, 5])), max_size=20)
 
 
 LINKS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.sampled_from([HAS_COMPONENT, GENERATES_EVENT, HAS_TYPE_DEFINITION])), max_size=6)
@@ -431,12 +436,14 @@ def test_judged_as_one_or_one_by_one_it_is_the_same(rows: list[Any], links: list
         ground.add("ns=0;i=3706", OBJECT, "ns=0;i=2253")
         ground.add("ns=0;i=15111", 8, "ns=0;i=58", HAS_SUBTYPE)
         places = [*PLACES, "ns=0;i=15111"]
-        for number, (above, node_class, index, sets, reference, name) in enumerate(rows):
-            places.append(ground.add("ns=%d;i=%d" % (index, 50000 + number), node_class, places[above % len(places)], reference, name, set=sets))
+        for number, (above, node_class, index, sets, reference, name, times) in enumerate(rows):
+            place = places[above % len(places)]
+            for one in range(times):
+                places.append(ground.add("ns=%d;i=%d" % (index, 50000 + 10 * number + one), node_class, place, reference, name, set=sets))
         for source, target, reference in links:
             ground.link(places[source % len(places)], reference, places[target % len(places)])
         with patch.object(audit_walk, "RUN", 1 if kind is OneByOne else audit_walk.RUN):
-            facts, _, record = audited(ground, in_flight=in_flight, batch=batch, tags=("nsu=urn:plant;i=50001", "i=50002", "nsu=urn:plant;s=gone"))
+            facts, _, record = audited(ground, in_flight=in_flight, batch=batch, tags=("nsu=urn:plant;i=50010", "i=50020", "nsu=urn:plant;s=gone"))
         assert facts.memo is not None and "unforeseen" not in facts.error
         ends.append((facts.result, facts.memo.dump(), record["verdict"], list(facts.result.lines.get(URI, ()))))
     assert ends[0] == ends[1]
