@@ -452,7 +452,7 @@ def test_judged_as_one_or_one_by_one_it_is_the_same(rows: list[Any], links: list
 def test_an_object_that_writes_variables_is_named_among_its_siblings() -> None:
     ground = Ground()
     ground.add("ns=0;i=15111", 8, "ns=0;i=58", HAS_SUBTYPE)
-    for number in range(3):
+    for number in range(30):
         ground.add("ns=2;i=%d" % (50000 + number), OBJECT, PLANT)
-    ground.link("ns=2;i=50001", HAS_TYPE_DEFINITION, "ns=0;i=15111")
-    assert audited(ground)[0].result.subscribed_data_sets == ["nsu=urn:plant;i=50001"]
+    ground.link("ns=2;i=50015", HAS_TYPE_DEFINITION, "ns=0;i=15111")
+    assert audited(ground)[0].result.subscribed_data_sets == ["nsu=urn:plant;i=50015"]
