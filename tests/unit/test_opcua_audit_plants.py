@@ -422,7 +422,8 @@ SETS: tuple[dict[int, Any], ...] = (
 PLACES = ("ns=0;i=85", PLANT, "ns=0;i=3706", "ns=0;i=58", "ns=0;i=88")
 NODES = st.lists(st.tuples(
     st.integers(0, 30), st.sampled_from([VARIABLE, VARIABLE, VARIABLE, OBJECT, METHOD]), st.sampled_from([0, 2, 2, 2]), st.sampled_from(SETS),
-    st.sampled_from([HAS_COMPONENT, HAS_COMPONENT, ORGANIZES, GENERATES_EVENT]), st.sampled_from(["", "Tag", "AddRole", "ConditionRefresh"]), st.sampled_from([1, 1, 2, 5])), max_size=20)
+    st.sampled_from([HAS_COMPONENT, HAS_COMPONENT, ORGANIZES, GENERATES_EVENT]), st.sampled_from(["", "Tag", "AddRole", "ConditionRefresh"]),
+    st.sampled_from([1, 1, 2, 5])), max_size=20)
 
 
 LINKS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.sampled_from([HAS_COMPONENT, GENERATES_EVENT, HAS_TYPE_DEFINITION])), max_size=6)
