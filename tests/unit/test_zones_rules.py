@@ -61,7 +61,8 @@ def test_each_rule_says_something_else(lab: dict[str, Any]) -> None:
 
 
 def test_models_that_nobody_would_write(lab: dict[str, Any]) -> None:
-    seed = random.SystemRandom().randrange(10**6)
+    """Always the same ones: a new one is looked for by the scenario, and must not turn a change red that it has nothing to do with."""
+    seed = 1
     mutator = model_fuzz.Mutator(lab, random.Random(seed))
     for number in range(TRIED):
         what, data = mutator.damaged()

@@ -593,8 +593,8 @@ class Site:
             self.problem("hnai_second_addresses", f"{name}: hnai_second_addresses", "is not a map", "write <name>: {v4, v6}")
             return {}
         return {
-            str(second): self._addresses("hnai_second_addresses", f"{name}: hnai_second_addresses.{second}", value, zone)
-            for second, value in sorted(data.items())
+            second: self._addresses("hnai_second_addresses", f"{name}: hnai_second_addresses.{second}", value, zone)
+            for second, value in sorted(_keyed(data).items())
         }
 
     def _read_legs(self, variable: str, where: str, data: Any, named: bool = True) -> tuple[Interface, ...]:
