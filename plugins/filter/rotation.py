@@ -58,6 +58,9 @@ def _entry(site: Mapping[str, Any], contract: Mapping[str, Any], secret: Mapping
     elif kind:
         _at_server(site, contract, secret, entry)
     _who_runs_it(site, entry)
+    foreign = next((name for name in (entry["server"], contract["name"]) if name in site.get("external", {})), "")
+    if foreign:
+        entry.update(kind="", why=f"{site['external'][foreign].get('owner')} runs {foreign} and replaces it there; then write it into OpenBao")
     return entry
 
 
@@ -151,7 +154,7 @@ def leaves(site: Mapping[str, Any]) -> list[dict[str, Any]]:
     for contract in site["contracts"].values():
         name = contract["name"]
         hosts = sorted(site["groups"].get(contract.get("placement", name), []))
-        if not hosts or not (contract.get("certificate") or {}).get("server"):
+        if not hosts or not (contract.get("certificate") or {}).get("server") or name in site.get("external", {}):
             continue
         # "mutual TLS": the product's own certificates among its nodes, not ours.
         tls = [item for item in contract["listens"] if item.get("tls") and item.get("authentication") != "mutual TLS" and not item.get("group")]
@@ -190,6 +193,8 @@ def authority_hosts(site: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     for contract in contracts.values():
         name = contract["name"]
+        if name in site.get("external", {}):
+            continue
         placed = set(site["groups"].get(contract.get("placement", name), []))
         hosts = placed if contract.get("certificate") else set()
         for connect in contract.get("connects", []):

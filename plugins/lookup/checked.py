@@ -61,7 +61,8 @@ class LookupModule(LookupBase):
         if what == "certificates":
             return list(record.certificates(known, groups))
         if what == "exposure":
-            return [record.exposure(known, groups)]
+            ours = {name: contract for name, contract in known.items() if not variables.get(contracts.external_variable(name))}
+            return [record.exposure(ours, groups)]
         if what == "tags":
             return sorted({*record.SCOPES, *(name for name, contract in known.items() if record.visited(contract))})
         if what not in ("components", "full"):

@@ -164,6 +164,11 @@ def load(component: str, collection_root: str | Path | None = None) -> dict[str,
     return dict(json.loads(_load(path, shown, component, mtime)))
 
 
+def external_variable(component: str) -> str:
+    """The variable that says who else runs a component."""
+    return f"{component}_external"
+
+
 def ports(component: str, collection_root: str | Path | None = None) -> dict[str, int]:
     """{listener: port} of one component, in the contract's order. Raises ContractError."""
     return {item["name"]: item["port"] for item in load(component, collection_root)["listens"]}

@@ -180,6 +180,7 @@ def _collect(
     data["broken"] = broken
     data["groups"] = _groups(groups)
     data["contracts"] = known
+    data["external"] = _external(data)
     data["defaults"] = defaults(wanted, collection_root)
     return data
 
@@ -197,10 +198,23 @@ def _groups(groups: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     return {str(group): [str(host) for host in members] for group, members in groups.items() if group not in ("all", "ungrouped")}
 
 
+def _external(data: Mapping[str, Any]) -> dict[str, Any]:
+    """{component: {owner, group}} of those that somebody else runs. That its hosts agree is for `validate` to see."""
+    found: dict[str, Any] = {}
+    for name, contract in data["contracts"].items():
+        hosts = data["groups"].get(contract.get("placement", name), []) if contract.get("external") else []
+        said = [data["hosts"][host]["vars"].get(contracts.external_variable(name)) for host in hosts if host in data["hosts"]]
+        for one in said:
+            if isinstance(one, dict) and one:
+                found[name] = one
+    return found
+
+
 def _wanted(known: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Variables of the roles that the model reads."""
     buffers = {buffer["variable"].partition(".")[0] for contract in known.values() for buffer in contract.get("buffers", [])}
-    return sorted(buffers | {EXTRA_VARIABLE, MQTT_VARIABLE, CONTROL_VARIABLE})
+    external = {contracts.external_variable(name) for name, contract in known.items() if contract.get("external")}
+    return sorted(buffers | external | {EXTRA_VARIABLE, MQTT_VARIABLE, CONTROL_VARIABLE})
 
 
 def _source(source: dict[str, Any]) -> dict[str, Any]:

@@ -99,6 +99,7 @@ def judge(site: Site, data: Mapping[str, Any], today: datetime.date) -> list[Pro
     found += _placement(site)
     found += _releases(site)
     found += _ports(site)
+    found += _external(site)
     found += _quorum(site)
     found += _buffers(site)
     found += check_kafka(site) + check_mqtt(site) + _edge_nodes(site) + _endpoints(site)
@@ -391,6 +392,31 @@ def _ports(site: Site) -> list[Problem]:
                     remedy = "change one of the two ports, or place the components on different hosts"
                     found.append(Problem(contract_file(component), f"listens.{listener['name']}.port", message, remedy, "port"))
                 taken.setdefault(key, name)
+    return found
+
+
+def _external(site: Site) -> list[Problem]:
+    """What somebody else runs has an owner, and is somebody else's on every host of its group."""
+    found = []
+    for component, contract in sorted(site.contracts.items()):
+        variable = f"{component}_external"
+        said = {host: site.vars.get(host, {}).get(variable) or {} for host in site.placed(component)} if contract.get("external") else {}
+        remedy = f"write {variable}: {{owner: who runs it, group: the host's group that may read its key}}, for every host of the group"
+        for host, value in said.items():
+            wrong = ""
+            if not isinstance(value, Mapping):
+                wrong = f"{repr(value)[:80]} is no map"
+            elif value and not (isinstance(value.get("owner"), str) and value["owner"].strip()):
+                wrong = "names no owner"
+            elif set(map(str, value)) - {"owner", "group"}:
+                wrong = f"{', '.join(sorted(set(map(str, value)) - {'owner', 'group'}))[:80]} is not part of the format"
+            elif not isinstance(value.get("group", "root"), str):
+                wrong = f"group: {repr(value['group'])[:80]} is no name"
+            if wrong:
+                found.append(Problem(site.file(variable), f"{host}: {variable}", wrong, remedy, "external"))
+        if not found and any(value != next(iter(said.values())) for value in said.values()):
+            message = f"is not the same on {', '.join(said)}: one component is run by one"
+            found.append(Problem(site.file(variable), variable, message, remedy, "external"))
     return found
 
 

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A store and a cluster that somebody else runs: the site installs and restarts nothing there, and judges them as ever."""
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Lab, Run
+
+pytestmark = pytest.mark.scenario("external")
+OTHERS = {"victoriametrics": {"owner": "the historian's team", "group": "hnai-victoriametrics"}, "kafka": {"owner": "IT", "group": "hnai-kafka"}}
+UNIT = "/etc/systemd/system/hnai-victoriametrics.service"
+STARTS = ("systemctl", "show", "--property=InvocationID", "--value", "hnai-victoriametrics.service", "hnai-victoriametrics-auth.service")
+
+
+@pytest.fixture(scope="module")
+def theirs(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site's inventory, where both are somebody else's."""
+    folder = Path(shutil.copytree(lab.inventory.parent, tmp_path_factory.mktemp("site") / "site"))
+    for component, value in OTHERS.items():
+        path = folder / "group_vars" / component / "external.yml"
+        beside = path.parent.with_suffix(".yml")
+        path.parent.mkdir(exist_ok=True)
+        if beside.exists():
+            beside.rename(path.parent / "main.yml")
+        path.write_text(yaml.safe_dump({f"{component}_external": value}), encoding="utf-8")
+    return folder / lab.inventory.name
+
+
+def on(lab: Lab, inventory: Path, playbook: str, *args: str, extra: dict[str, Any] | None = None) -> Run:
+    """A playbook on another inventory."""
+    kept, lab.inventory = lab.inventory, inventory
+    try:
+        return lab.play(playbook, *args, extra=extra)
+    finally:
+        lab.inventory = kept
+
+
+@pytest.fixture(scope="module", autouse=True)
+def put_back(lab: Lab) -> Iterator[None]:
+    """Whatever happened, the store is ours again, and as its role has it."""
+    yield
+    run = lab.play("site.yml", "--tags", "victoriametrics")
+    assert run.rc == 0, run.stdout[-4000:]
+    assert "set by its owner" not in lab.run(lab.groups["victoriametrics"][0], "cat", UNIT).stdout
+
+
+def test_what_its_owner_changed_stays(lab: Lab, theirs: Path) -> None:
+    host = lab.groups["victoriametrics"][0]
+    before = lab.run(host, *STARTS).stdout
+    lab.run(host, "sed", "-i", "1i # set by its owner", UNIT)
+    ours = lab.play("site.yml", "--tags", "victoriametrics", "--check", "--diff")
+    assert UNIT in ours.stdout and ours.changed()
+    run = on(lab, theirs, "site.yml", "--tags", "victoriametrics,kafka")
+    assert run.rc == 0, run.stdout[-4000:]
+    assert not run.changed()
+    assert lab.run(host, "head", "-1", UNIT).stdout.strip() == "# set by its owner"
+    assert lab.run(host, *STARTS).stdout == before
+
+
+def test_it_is_judged_as_ever(lab: Lab, theirs: Path) -> None:
+    host = lab.groups["victoriametrics"][0]
+    run = on(lab, theirs, "playbooks/verify.yml", "--tags", "victoriametrics")
+    assert run.rc == 0, run.stdout[-4000:]
+    lab.run(host, "systemctl", "stop", "hnai-victoriametrics.service")
+    try:
+        run = on(lab, theirs, "playbooks/verify.yml", "--tags", "victoriametrics")
+        assert run.rc != 0 and "VM1" in run.stdout, run.stdout[-4000:]
+        assert on(lab, theirs, "site.yml", "--tags", "victoriametrics", "--skip-tags", "verify").rc == 0
+        assert lab.run(host, "systemctl", "is-active", "hnai-victoriametrics.service", check=False).stdout.strip() == "inactive"
+    finally:
+        lab.run(host, "systemctl", "start", "hnai-victoriametrics.service")
+
+
+def test_the_verbs_leave_it_to_its_owner(lab: Lab, theirs: Path) -> None:
+    run = on(lab, theirs, "playbooks/rotate.yml", extra={"rotate_secret": "victoriametrics/writer"})
+    assert run.rc != 0 and "the historian's team runs victoriametrics" in run.stdout, run.stdout[-3000:]
+    run = on(lab, theirs, "playbooks/upgrade.yml", "--tags", "kafka", "--check")
+    assert run.rc != 0 and "kafka is run by IT" in run.stdout, run.stdout[-3000:]
+    assert not run.changed()
