@@ -27,7 +27,7 @@ SETTINGS = {
     "ssh_host": "",
     "ssh_names": (),
 }
-PASSED = ("address", "ca_file")
+PASSED = ("address", "ca_file", "server_ca")
 #: Names of the identities in identities_file, and in OpenBao.
 IDENTITIES = {"site_admin": "site-admin", "deploy": "deploy"}
 

@@ -74,6 +74,10 @@ options:
     description: Bundle on the host against which modules verify the server; the root CA is added to it.
     type: path
     default: /etc/hnai/openbao/trust.pem
+  server_ca:
+    description: Certificate of the authority (PEM) of a server that somebody else runs; it is added to O(ca_file) before the server is asked.
+    type: str
+    default: ""
   spec:
     description: Set by the action plugin.
     type: dict
@@ -169,6 +173,7 @@ def main() -> None:
             "ssh_host": {"type": "str", "default": ""},
             "ssh_names": {"type": "list", "elements": "str", "default": []},
             "root_token": {"type": "str", "default": "", "no_log": True},
+            "server_ca": {"type": "str", "default": ""},
             "spec": {"type": "dict", "default": {}},
             "revoke_root": {"type": "bool", "default": False},
         },
@@ -176,6 +181,7 @@ def main() -> None:
     )
     given = module.params
     try:
+        introduced = first_tls.introduce(given["ca_file"], given["server_ca"].encode(), module.check_mode)
         api = Client(given["address"], given["ca_file"])
         if given["revoke_root"]:
             alive = site.revoke_root(api, given["root_token"])
@@ -195,6 +201,8 @@ def main() -> None:
         trusted = bool(out.root_ca) and first_tls.trust(given["ca_file"], out.root_ca.encode(), module.check_mode)
     except (site.SiteError, BaoError, Unreachable, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
+    if introduced:
+        out.changes.append(site.Change("the server's authority trusted on the host"))
     if trusted:
         out.changes.append(site.Change("root CA trusted on the host"))
     module.exit_json(

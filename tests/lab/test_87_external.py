@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store and a cluster that somebody else runs: the site installs and restarts nothing there, and judges them as ever."""
+"""A store, a cluster and an OpenBao that somebody else runs: the site installs and restarts nothing there, and judges them as ever."""
 from __future__ import annotations
 
 import shutil
@@ -12,7 +12,8 @@ import yaml
 from conftest import Lab, Run
 
 pytestmark = pytest.mark.scenario("external")
-OTHERS = {"victoriametrics": {"owner": "the historian's team", "group": "hnai-victoriametrics"}, "kafka": {"owner": "IT", "group": "hnai-kafka"}}
+OTHERS = {"victoriametrics": {"owner": "the historian's team", "group": "hnai-victoriametrics"}, "kafka": {"owner": "IT", "group": "hnai-kafka"},
+          "openbao": {"owner": "the security office", "group": "hnai-openbao"}}  # fmt: skip
 UNIT = "/etc/systemd/system/hnai-victoriametrics.service"
 STARTS = ("systemctl", "show", "--property=InvocationID", "--value", "hnai-victoriametrics.service", "hnai-victoriametrics-auth.service")
 
@@ -55,7 +56,7 @@ def test_what_its_owner_changed_stays(lab: Lab, theirs: Path) -> None:
     lab.run(host, "sed", "-i", "1i # set by its owner", UNIT)
     ours = lab.play("site.yml", "--tags", "victoriametrics", "--check", "--diff")
     assert UNIT in ours.stdout and ours.changed()
-    run = on(lab, theirs, "site.yml", "--tags", "victoriametrics,kafka")
+    run = on(lab, theirs, "site.yml", "--tags", "victoriametrics,kafka,openbao")
     assert run.rc == 0, run.stdout[-4000:]
     assert not run.changed()
     assert lab.run(host, "head", "-1", UNIT).stdout.strip() == "# set by its owner"
@@ -79,6 +80,8 @@ def test_it_is_judged_as_ever(lab: Lab, theirs: Path) -> None:
 def test_the_verbs_leave_it_to_its_owner(lab: Lab, theirs: Path) -> None:
     run = on(lab, theirs, "playbooks/rotate.yml", extra={"rotate_secret": "victoriametrics/writer"})
     assert run.rc != 0 and "the historian's team runs victoriametrics" in run.stdout, run.stdout[-3000:]
+    run = on(lab, theirs, "playbooks/rotate.yml", extra={"rotate_secret": "openbao/keyring"})
+    assert run.rc != 0 and "openbao is run by the security office" in run.stdout, run.stdout[-3000:]
     run = on(lab, theirs, "playbooks/upgrade.yml", "--tags", "kafka", "--check")
     assert run.rc != 0 and "kafka is run by IT" in run.stdout, run.stdout[-3000:]
     assert not run.changed()

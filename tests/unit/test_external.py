@@ -60,11 +60,11 @@ def test_who_runs_it_is_said_in_one_way(lab: dict[str, Any], component: str, val
 
 
 def test_only_what_a_contract_lends_can_be_somebody_elses(lab: dict[str, Any]) -> None:
-    assert sorted(name for name, one in lab["contracts"].items() if one.get("external")) == ["kafka", "questdb", "victoriametrics"]
-    data = said(lab, "openbao", {"sec1": {"owner": "IT"}})
+    assert sorted(name for name, one in lab["contracts"].items() if one.get("external")) == ["kafka", "openbao", "questdb", "victoriametrics"]
+    data = said(lab, "mosquitto", {"edge1": {"owner": "IT"}})
     assert data["external"] == {}
-    data.update(roles=["openbao"], known_variables=[])
-    assert any("openbao_external" in one["key"] and "nothing reads" in one["message"] for one in validate(data, TODAY))
+    data.update(roles=["mosquitto"], known_variables=[])
+    assert any("mosquitto_external" in one["key"] and "nothing reads" in one["message"] for one in validate(data, TODAY))
 
 
 def test_nobody_rotates_it_and_the_plan_says_who_does(lab: dict[str, Any]) -> None:

@@ -83,6 +83,18 @@ def test_trust_only_grows(place: tuple[str, str], tmp_path: Path) -> None:
     assert temporary.strip() in bundle and root.strip() in bundle and bundle.count(b"BEGIN CERTIFICATE") == 2
 
 
+def test_somebody_elses_server_is_trusted_before_it_is_asked(tmp_path: Path) -> None:
+    trust = str(tmp_path / "etc/openbao/trust.pem")
+    root = run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(tmp_path / "k"),
+                "-subj", "/CN=theirs"])[1].encode()
+    assert first_tls.introduce(trust, b"") is False and not Path(trust).parent.exists()
+    assert first_tls.introduce(trust, root, check=True) is True and not Path(trust).parent.exists()
+    assert first_tls.introduce(trust, root) is True and root.strip() in Path(trust).read_bytes()
+    assert first_tls.introduce(trust, root) is False
+    with pytest.raises(ValueError, match=r"openbao_external\.ca is no certificate"):
+        first_tls.introduce(trust, b"/etc/ssl/theirs.pem")
+
+
 def test_openssl_that_refuses_is_told(place: tuple[str, str]) -> None:
     with pytest.raises(first_tls.TlsError, match=r"key\.pem: openssl could not make a key: broken"):
         first_tls.ensure(lambda command: (1, "", "broken"), place[0], place[1], os.getgid())

@@ -41,6 +41,18 @@ def trust(path: str, pem: bytes, check: bool = False) -> bool:
     return bool(wanted)
 
 
+def introduce(path: str, pem: bytes, check: bool = False) -> bool:
+    """The authority of a server that was not made here stands in the bundle *path*, which need not be there; True if it was missing.
+
+    Raises ValueError where *pem* says something and is no certificate.
+    """
+    if pem.strip() and not _PEM.findall(pem.replace(b"\r\n", b"\n")):
+        raise ValueError("openbao_external.ca is no certificate: write the PEM of the authority that signed the server's")
+    if pem and not check:
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    return trust(path, pem, check)
+
+
 def distrust(path: str, pem: bytes, reach: Callable[[str], object]) -> bool:
     """No certificate of *pem* stands in the bundle *path* any more; True if one did.
 

@@ -408,8 +408,8 @@ def _external(site: Site) -> list[Problem]:
                 wrong = f"{repr(value)[:80]} is no map"
             elif value and not (isinstance(value.get("owner"), str) and value["owner"].strip()):
                 wrong = "names no owner"
-            elif set(map(str, value)) - {"owner", "group"}:
-                wrong = f"{', '.join(sorted(set(map(str, value)) - {'owner', 'group'}))[:80]} is not part of the format"
+            elif set(map(str, value)) - {"owner", "group", "ca"}:
+                wrong = f"{', '.join(sorted(set(map(str, value)) - {'owner', 'group', 'ca'}))[:80]} is not part of the format"
             elif not isinstance(value.get("group", "root"), str):
                 wrong = f"group: {repr(value['group'])[:80]} is no name"
             if wrong:
