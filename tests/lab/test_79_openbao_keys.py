@@ -29,6 +29,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao import autho
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import Keys
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, login
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotate_approle import living
 from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
 
 pytestmark = pytest.mark.scenario("openbao-keys")
@@ -205,6 +206,15 @@ def test_an_identity_whose_controller_is_killed_has_exactly_one_secret_id(
     print(last)
     assert (last["outcome"], last["version"]) == ("rotated", 2)
     assert {key for key, value in last["proof"].items() if value is True} >= {"new_works", "wrong_refused", "old_refused", "no_old_session"}
+
+
+def test_a_secret_id_that_ran_out_is_no_error(loop: loopback_bao.Loopback) -> None:
+    """OpenBao lists it until it tidies up, and answers nothing when it is looked at."""
+    root, role = loop.init["root_token"], "auth/approle/role/deploy"
+    loop.client.call("POST", role + "/secret-id", {"ttl": "1s"}, token=root)
+    time.sleep(1.5)
+    assert len(loop.client.call("LIST", role + "/secret-id", token=root)["data"]["keys"]) == 2
+    assert len(living(loop.client, component.enter(loop.client, policies.ROTATION, loop.deploy), "deploy")) == 1
 
 
 def test_the_hosts_ssh_keys_are_certified_for_the_inventorys_names_alone(bao: Path, tmp_path: Path) -> None:

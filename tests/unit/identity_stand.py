@@ -219,6 +219,8 @@ class Bao:
         if step == "secret-id-accessor/destroy":
             del self.ids[value]
             return {}
+        if self.now >= one["dies"]:
+            return {}  # still listed
         return {"data": {"secret_id_accessor": one["accessor"], "creation_time": iso(one["born"]), "expiration_time": iso(one["dies"]),
                          "metadata": {"run": one["run"]} if one["run"] else {}}}
 

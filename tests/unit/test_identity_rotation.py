@@ -215,6 +215,14 @@ def test_after_a_compromise_who_logs_in_meanwhile_with_another_one_is_waited_for
     assert bao.now - start >= 300
 
 
+def test_a_secret_id_that_has_run_out_is_none_though_it_is_still_listed(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    bao, controller = site
+    left = bao.issue("deploy")["secret_id"]
+    bao.ids[left]["dies"] = bao.now
+    assert controller.rotate("approle/deploy", monkeypatch, check=True)["alive"] == 1
+    assert controller.rotate("approle/deploy", monkeypatch)["rotation"]["last"]["proof"]["alive"] == 1
+
+
 def test_tokens_are_not_taken_for_dead_where_the_one_that_asks_has_ended() -> None:
     asked: list[str] = []
 

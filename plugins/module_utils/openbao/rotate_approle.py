@@ -133,9 +133,11 @@ def living(api: Api, keeper: str, role: str) -> list[Living]:
     found = []
     for accessor in accessors:
         try:
-            data = api.call("POST", path + "/secret-id-accessor/lookup", {"secret_id_accessor": accessor}, token=keeper)["data"]
+            data = api.call("POST", path + "/secret-id-accessor/lookup", {"secret_id_accessor": accessor}, token=keeper).get("data")
         except NotFound:
             continue  # it ended between the list and the look
+        if not data:
+            continue  # it has run out; the list names it until OpenBao tidies up (2.7.2)
         run = str((data.get("metadata") or {}).get("run", ""))
         found.append(Living(str(accessor), instant(data["creation_time"]), instant(data["expiration_time"]), run))
     return sorted(found, key=lambda one: (one.born, one.accessor))
