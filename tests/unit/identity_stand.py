@@ -143,7 +143,8 @@ class Bao:
         """A secret_id."""
         self.made += 1
         value, born = f"secret-{self.made}", self.now
-        self.ids[value] = {"role": role, "accessor": f"accessor-{self.made}", "born": born, "dies": born + 90 * DAY, "run": run}
+        dies = born + (300 if role.startswith("hnai-") else 90 * DAY)
+        self.ids[value] = {"role": role, "accessor": f"accessor-{self.made}", "born": born, "dies": dies, "run": run}
         return {"role_id": "id-of-" + role, "secret_id": value}
 
     def enter(self, mount: str, role: str) -> dict[str, Any]:
@@ -165,7 +166,7 @@ class Bao:
             return {"data": {"secret_id": self.wrapped.pop(token or "")}}
         if path.endswith("/login"):
             one = self.ids.get(given["secret_id"])
-            if not one or "id-of-" + one["role"] != given["role_id"]:
+            if not one or self.now >= one["dies"] or "id-of-" + one["role"] != given["role_id"]:
                 self.refused.append(given["role_id"])
                 raise BaoError(method, path, 400, ["invalid role or secret ID"])
             if parts[1] == "hnai":
@@ -177,11 +178,18 @@ class Bao:
         if path == "auth/token/revoke-self":
             del self.tokens[token]
             return {}
+        if path == "auth/token/revoke-accessor":
+            self._may(who, "hnai-rotation", method, path)
+            self.tokens = {key: one for key, one in self.tokens.items() if one["accessor"] != given["accessor"]}
+            return {}
         if path.startswith("auth/token/"):
             self._may(who, "hnai-openbao", method, path)
             if method == "LIST":
                 return {"data": {"keys": [one["accessor"] for one in self.tokens.values()]}}
             return {"data": next(one for one in self.tokens.values() if one["accessor"] == given["accessor"])}
+        if path == "auth/hnai/role":
+            self._may(who, "hnai-rotation" if self.listable else "nobody", method, path)
+            return {"data": {"keys": ["hnai-kafka", "hnai-openbao", "hnai-rotation"]}}
         if parts[0] == "auth":
             return self._role(method, path, parts[3], "/".join(parts[4:]), given, who, wrap_ttl)
         self._may(who, "hnai-rotation", method, path)
@@ -192,10 +200,10 @@ class Bao:
             raise Forbidden(method, path, 403, [f"{who} may not"])
 
     def _role(self, method: str, path: str, role: str, step: str, given: dict[str, Any], who: str, wrap_ttl: str | None) -> dict[str, Any]:
-        if role.startswith("hnai-"):
-            self._may(who, "deploy", method, path)
-        elif step.startswith("secret-id-accessor") or method == "LIST":
+        if step.startswith("secret-id-accessor") or method == "LIST":
             self._may(who, "hnai-rotation" if self.listable else "nobody", method, path)
+        elif role.startswith("hnai-"):
+            self._may(who, "deploy", method, path)
         else:
             self._may(who, "site-admin", method, path)
         if step == "role-id":
