@@ -192,16 +192,17 @@ class Bao:
             return {"data": {"keys": ["hnai-kafka", "hnai-openbao", "hnai-rotation"]}}
         if parts[0] == "auth":
             return self._role(method, path, parts[3], "/".join(parts[4:]), given, who, wrap_ttl)
-        self._may(who, "hnai-rotation", method, path)
+        looks = "/metadata/" in path or (method == "GET" and "/_rotation" in path)
+        self._may(who, "hnai-rotation", method, path, "hnai-openbao" if looks else "")
         return self._kv(method, path, given)
 
-    def _may(self, who: str, wanted: str, method: str, path: str) -> None:
-        if who != wanted:
+    def _may(self, who: str, wanted: str, method: str, path: str, looker: str = "") -> None:
+        if who not in (wanted, looker):
             raise Forbidden(method, path, 403, [f"{who} may not"])
 
     def _role(self, method: str, path: str, role: str, step: str, given: dict[str, Any], who: str, wrap_ttl: str | None) -> dict[str, Any]:
         if step.startswith("secret-id-accessor") or method == "LIST":
-            self._may(who, "hnai-rotation" if self.listable else "nobody", method, path)
+            self._may(who, "hnai-rotation" if self.listable else "nobody", method, path, "hnai-openbao" if self.listable and not step.endswith("destroy") else "")
         elif role.startswith("hnai-"):
             self._may(who, "deploy", method, path)
         else:
@@ -233,6 +234,8 @@ class Bao:
                          "metadata": {"run": one["run"]} if one["run"] else {}}}
 
     def _kv(self, method: str, path: str, given: dict[str, Any]) -> dict[str, Any]:
+        if method == "SCAN":
+            return {"data": {"keys": [name for name, found in self.kv.items() if found]}}
         _mount, kind, rest = path.split("/", 2)
         name, _, query = rest.partition("?version=")
         found = self.kv.setdefault(name, [])

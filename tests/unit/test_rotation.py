@@ -66,6 +66,8 @@ class Bao:
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str | None = None, wrap_ttl: str | None = None) -> dict[str, Any]:
         assert token == "t"
         self.calls.append((method, path))
+        if method == "SCAN":
+            return {"data": {"keys": list(self.kept)}}
         _mount, kind, rest = path.split("/", 2)
         name, _, query = rest.partition("?version=")
         found = self.kept.get(name, [])
@@ -971,7 +973,7 @@ def verdicts(store: KvStore, items: list[dict[str, Any]], seen: Any, now: float)
         return seen, 1.0, now + 1.0
 
     inventory.judge(report, store, items, audit, lambda: now)
-    return {(check["id"], check["subject"]): check["status"] for check in report.result(collect=True)["checks"]}
+    return {(check["id"], check.get("subject", "")): check["status"] for check in report.result(collect=True)["checks"]}
 
 
 def test_each_cause_turns_its_own_check(store: KvStore) -> None:
@@ -997,6 +999,31 @@ def test_each_cause_turns_its_own_check(store: KvStore) -> None:
     for at, status in ((born - 1, "pass"), (born + 1, "fail")):
         beside = {PATH + "/_next": {"hnai-evil": at, "hnai-rotation": born + 1}}
         assert verdicts(store, [item()], beside, born + 10)["SI3", PATH] == status, "it knows what the run has made"
+
+
+def test_what_no_contract_names_is_listed_by_path_version_and_age_and_never_read(store: KvStore) -> None:
+    begin(store)
+    for path in ("pki/root/_rotation", "approle/deploy/_rotation", "openbao/keyring"):
+        store.write(path, {}, 0)
+    born = 1795564800.1
+    named = [item(), *inventory.identities()]
+    assert inventory.unnamed(store, named, born) == []
+    for path in ("telegraf/left", "telegraf/left/_rotation", "flat", PATH + "/below"):
+        store.write(path, {"password": "p"}, 0)
+    store.write("telegraf/left", {"password": "q"}, 1)
+    store._api.calls.clear()  # type: ignore[attr-defined]
+    found = inventory.unnamed(store, named, born + 60)
+    assert [(one["path"], one["version"], one["age_s"]) for one in found] == [
+        ("flat", 1, 60), ("telegraf/kafka_writer/below", 1, 60), ("telegraf/left", 2, 60), ("telegraf/left/_rotation", 1, 60),
+    ]  # fmt: skip
+    assert not [path for _method, path in store._api.calls if "/data/" in path]  # type: ignore[attr-defined]
+    assert verdicts(store, named, {}, born + 60)["SI4", ""] == "fail"
+
+
+def test_the_inventory_may_read_no_secret() -> None:
+    text = policies.component(policies.SELF, [], False, "hnai", "pki_int")
+    assert [line.split('"')[1] for line in text.splitlines() if "hnai/data/" in line] == ["hnai/data/openbao/*", "hnai/data/+/+/_rotation"]
+    assert not any(f'"auth/approle/role/{name}/secret-id-accessor/destroy"' in text for name in policies.IDENTITIES.values())
 
 
 @pytest.mark.parametrize(("end", "says"), [(0.0, "it has no entry"), (1795564700.0, "its newest entry is of 2026-11-24T23:58:20Z, before this visit")])

@@ -71,7 +71,14 @@ def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki:
             ("auth/token/accessors/", ["list", "sudo"], {}),
             ("auth/token/accessors", ["list", "sudo"], {}),
             ("auth/token/lookup-accessor", ["update"], {}),
+            # The inventory: names, versions and journals, no value.
+            ("%s/metadata/" % kv, ["list", "scan"], {}),
+            ("%s/metadata/*" % kv, ["read", "list", "scan"], {}),
+            ("%s/data/+/+/_rotation" % kv, ["read"], {}),
         ]
+        for identity in IDENTITIES.values():
+            role = "auth/%s/role/%s" % (IDENTITY_AUTH, identity)
+            rules += [(role + "/secret-id", ["list"], {}), (role + "/secret-id-accessor/lookup", ["update"], {})]
     return render(rules)
 
 
