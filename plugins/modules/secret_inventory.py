@@ -11,8 +11,9 @@ short_description: List every secret with its age, rotation and readers, and jud
 version_added: "0.1.0"
 author: hnai.platform maintainers (@hnai)
 description:
-  - Runs on the OpenBao host, logged in as C(hnai-openbao), which may read no secret. SI1 no secret is older than its contract's C(max_age). SI2 no rotation was left
-    open. SI3 nobody read a secret whom its contract does not name; the readers come from the newest part of the audit log, renamed files included.
+  - Runs on the OpenBao host, logged in as C(hnai-openbao), which may read no secret.
+  - SI1 no secret is older than its contract's C(max_age). SI2 no rotation was left open. SI3 nobody read a secret whom its contract does not name;
+    the readers come from the newest part of the audit log, renamed files included.
   - Beside O(secrets) it lists the run's own identities, C(deploy) and C(site-admin) - the newest secret_id that is alive, which is too old in the last
     third of its life. Their values lie in no KV, so SI3 leaves them out.
   - Reads values of no secret.

@@ -202,7 +202,8 @@ class Bao:
 
     def _role(self, method: str, path: str, role: str, step: str, given: dict[str, Any], who: str, wrap_ttl: str | None) -> dict[str, Any]:
         if step.startswith("secret-id-accessor") or method == "LIST":
-            self._may(who, "hnai-rotation" if self.listable else "nobody", method, path, "hnai-openbao" if self.listable and not step.endswith("destroy") else "")
+            looker = "hnai-openbao" if self.listable and not step.endswith("destroy") else ""
+            self._may(who, "hnai-rotation" if self.listable else "nobody", method, path, looker)
         elif role.startswith("hnai-"):
             self._may(who, "deploy", method, path)
         else:

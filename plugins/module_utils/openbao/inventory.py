@@ -97,7 +97,7 @@ def describe(
 
 
 def unnamed(store: KvStore, items: Sequence[Mapping[str, Any]], now: float) -> list[dict[str, Any]]:
-    """[{path, version, written, age_s}] of what lies in the mount beside *items* and what rotations write of themselves. `written` is None where it was deleted."""
+    """[{path, version, written, age_s}] of what lies in the mount beside *items* and what rotations write of themselves; no `written` where it was deleted."""
     own = {*(item["path"] for item in items), *authority.SCOPES, seal_keys.KEYRING, seal_keys.SHARES}
     found = []
     for path in store.paths():
