@@ -627,28 +627,30 @@ def test_mosquitto_takes_turns_and_proves_with_a_session_of_its_own(ends: bool, 
     assert broker.loaded == {"telegraf-bridge.b": "fresh"}
 
 
-def test_a_value_that_no_login_can_carry_is_refused_before_anything_is_written() -> None:
+@pytest.mark.parametrize(("password", "says"), [("ä" * 35000, "password has 70000 bytes, MQTT carries 65535"), ("a\0b", "password holds a NUL")])
+def test_a_value_that_no_login_can_carry_is_refused_before_anything_is_written(password: str, says: str) -> None:
     bao, clock = Bao(), Clock()
-    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-bridge", "password": "ä" * 35000}, 0)
-    with pytest.raises(RotationError, match=r"is no secret of kind mosquitto .*password has 70000 bytes, MQTT carries 65535.*nothing was changed"):
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-bridge", "password": password}, 0)
+    with pytest.raises(RotationError, match=rf"is no secret of kind mosquitto .*{says}.*nothing was changed"):
         take(bao, clock, state="prepared", kind="mosquitto", run_id="r1")
     assert f"{PATH}/_next" not in bao.kept
     assert not take(bao, clock, state="planned")["rotation"]["open"]
 
 
 @pytest.mark.parametrize("back", [True, False])
-def test_an_open_run_with_such_a_value_ends_and_goes_back(back: bool) -> None:
+@pytest.mark.parametrize("password", ["x" * 65536, "old\0more"])
+def test_an_open_run_with_such_a_value_ends_and_goes_back(back: bool, password: str) -> None:
     broker, clock = Broker(), Clock()
 
     def login(name: str, word: str) -> Any:
         connect_packet("hnai-x", name, word)
-        return broker.login(name, word)
+        return broker.login(name, word.split("\0")[0])
 
     def put(name: str, value: str) -> None:
         broker.stored[name] = value
 
     target = Target(MosquittoAdapter(login, put, lambda name: broker.stored.pop(name, None) and None, broker.reload), Free(), 2, clock, clock.sleep)
-    old, new = {"username": "telegraf-bridge", "password": "x" * 65536}, {"username": "telegraf-bridge.b", "password": "fresh"}
+    old, new = {"username": "telegraf-bridge", "password": password}, {"username": "telegraf-bridge.b", "password": "fresh"}
     assert target.provision(old, new, 1) == {"new_works": True, "wrong_refused": True, "old_works": False, "changed": True}
     if back:
         assert target.withdraw(old, new, 2) == {"new_refused": True, "old_works": False, "old_impossible": True, "changed": True}
