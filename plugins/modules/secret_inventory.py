@@ -28,6 +28,11 @@ options:
     type: list
     elements: dict
     required: true
+  declared:
+    description: Paths that any contract names, its component placed or not.
+    type: list
+    elements: str
+    default: []
   audit_files:
     description: Audit logs on this host, of every device. A read that one of them missed is in another one.
     type: list
@@ -43,6 +48,7 @@ EXAMPLES = r"""
 - name: Judge the secrets
   hnai.platform.secret_inventory:
     secrets: "{{ lookup('hnai.platform.site') | hnai.platform.rotations }}"
+    declared: "{{ lookup('hnai.platform.site').contracts.values() | sum(attribute='secrets', start=[]) | map(attribute='path') | list }}"
     deploy: "{{ hnai_openbao_deploy }}"
 """
 
@@ -103,6 +109,7 @@ def main() -> None:
         argument_spec=dict(
             {**OPENBAO_ARGS, **MAYBE_DEPLOY_ARGS, **VERDICT_ARGS},
             secrets={"type": "list", "elements": "dict", "required": True, "no_log": False},
+            declared={"type": "list", "elements": "str", "default": []},
             audit_files={"type": "list", "elements": "path", "default": ["/var/lib/hnai/openbao/audit/audit.log"]},
             audit_mib={"type": "int", "default": 64},
         ),
@@ -123,7 +130,7 @@ def main() -> None:
             rows = inventory.judge(
                 report, store, [*given["secrets"], *inventory.identities()],
                 lambda: inventory.reads([tail(file, given["audit_mib"] << 20) for file in given["audit_files"]], given["kv"]), time.time,
-                lambda path: living(api, token, policies.IDENTITIES[path]),
+                lambda path: living(api, token, policies.IDENTITIES[path]), given["declared"],
             )  # fmt: skip
         finally:
             leave(api, token)

@@ -1019,7 +1019,11 @@ def test_what_no_contract_names_is_listed_by_path_version_and_age_and_never_read
         ("flat", 1, 60), ("telegraf/kafka_writer/below", 1, 60), ("telegraf/left", 2, 60), ("telegraf/left/_rotation", 1, 60),
     ]  # fmt: skip
     assert not [path for _method, path in store._api.calls if "/data/" in path]  # type: ignore[attr-defined]
-    assert verdicts(store, named, {}, born + 60)["SI4", ""] == "fail"
+    report = Report(component="openbao", deadline_s=30)
+    inventory.judge(report, store, named, lambda: ({}, 1.0, born + 60), lambda: born + 60, declared=["telegraf/left"])
+    (check,) = [check for check in report.result(collect=True)["checks"] if check["id"] == "SI4"]
+    assert (check["status"], check["observed"]) == ("fail", ["flat", PATH + "/below"])
+    assert [one["path"] for one in check["evidence"]["of components that stand nowhere"]] == ["telegraf/left", "telegraf/left/_rotation"]
 
 
 def test_the_inventory_may_read_no_secret() -> None:

@@ -111,9 +111,9 @@ def unnamed(store: KvStore, items: Sequence[Mapping[str, Any]], now: float) -> l
 
 def judge(
     report: Report, store: KvStore, items: Sequence[Mapping[str, Any]], audit: Callable[[], Log],
-    now: Callable[[], float], living: Alive = lambda _path: (),
+    now: Callable[[], float], living: Alive = lambda _path: (), declared: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Make SI1 to SI3 for every secret, SI4 for what is none of them; the inventory."""
+    """Make SI1 to SI3 for every secret, SI4 for what is none of them; the inventory. *declared*: paths of every contract, its component placed or not."""
     rows: list[dict[str, Any]] = []
     log: dict[str, dict[str, float]] = {}
     begin, unread = 0.0, ""
@@ -176,12 +176,14 @@ def judge(
                                   "read an older version": sorted(strangers - set(check.observed))}
                 check.passed(not check.observed)
     with report.check(
-        "SI4", "every secret is named by the contract of a placed component", expected=[], controls=["SR 1.5"],
+        "SI4", "every secret is named by a contract", expected=[], controls=["SR 1.5"],
         hint="whoever wrote it says what reads it: a contract names it, or key holders erase it (docs/decommission.md)",
         explain="bao kv list -mount=hnai, and of each folder",
     ) as check:
-        strays = unnamed(store, items, now())
-        check.observed = [one["path"] for one in strays]
-        check.evidence = {"unnamed": strays}
-        check.passed(not strays)
+        beside = unnamed(store, items, now())
+        # What a component that stands nowhere any more left behind: decommission says so, and it may come back.
+        left = [one for one in beside if one["path"].removesuffix(JOURNAL).removesuffix(NEXT) in declared]
+        check.observed = [one["path"] for one in beside if one not in left]
+        check.evidence = {"unnamed": [one for one in beside if one not in left], "of components that stand nowhere": left}
+        check.passed(not check.observed)
     return rows
