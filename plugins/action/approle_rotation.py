@@ -16,8 +16,8 @@ from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
 NAME = "hnai.platform.approle_rotation"
 #: Names of the identities in identities_file.
 KEYS = {"approle/deploy": "deploy", "approle/site-admin": "site_admin"}
-#: A token of the old secret_id lives five minutes at most; looked at so often.
-WAIT_S, ROUNDS = 20.0, 24
+#: Looked at so often: five minutes each live a token of the old secret_id, a component's secret_id that it got, and the token of that.
+WAIT_S, ROUNDS = 20.0, 50
 
 
 def moved(stored: Mapping[str, Any], key: str, step: str, issued: Any = None) -> dict[str, Any]:

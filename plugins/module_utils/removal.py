@@ -2,8 +2,9 @@
 """Takes one component off one host, by the component's own records. Standard library only, Python 3.9; knows nothing of Ansible.
 
 What a component owns stands in `/var/lib/hnai/trees/<component>.json` (files of its tree; among them its units and accounts), in its names
-(credentials, digests, `/etc/hnai/<component>`) and in the contract (artifacts, state). The registry goes last, so a killed run is run again.
-Data stay unless `purge`; while they stay, the account that owns them stays too.
+(credentials, digests, `/etc/hnai/<component>`, what rotations left) and in the contract (artifacts, state). The registry goes last, so a killed run is
+run again. Data stay unless `purge`; while they stay, the account that owns them stays too. Without a registry what bears its name goes all the same: data
+that an earlier run kept, what a rotation noted on another host, a component that is an artifact alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ DATA = "/var/lib/hnai"
 CREDENTIALS = "/etc/credstore.encrypted"
 #: Where a unit's digests lie.
 DIGESTS = ("/etc/hnai/digests", "/run/hnai", "/var/lib/hnai/digests")
+#: Where rotations keep fences of secrets, and keys that no unit has taken up.
+ROTATION = "/var/lib/hnai/rotation"
 
 
 @dataclass
@@ -60,35 +63,53 @@ class Removal:
         """Takes it away. Raises HostError naming what could not go."""
         raw = read_file(self.host, self.registry)
         self.outcome.recorded = raw is not None
-        if raw is None:
-            return self.outcome
         try:
-            files = [str(path) for path in json.loads(raw)["files"]]
+            files = [str(path) for path in json.loads(raw)["files"]] if raw is not None else []
         except (ValueError, KeyError, TypeError) as error:
             raise HostError(f"{self.registry}: not a registry of owned files ({error}); nothing was touched") from error
+        if raw is None:
+            self._runs_unrecorded()
         units, accounts = self._units(files), self._accounts(files)
         self._stop(units)
-        self._delete(
-            [f"{top}/{unit}.{kind}" for unit in units for top in DIGESTS for kind in ("restart", "reload", "data")]
-            + [f"{CREDENTIALS}/hnai-{self.component}.*", f"/etc/hnai/{self.component}/tls"]
-            + [f"{OPT}/{name}" for name in self.artifacts]
-        )
+        self._delete([f"{top}/{unit}.{kind}" for unit in units for top in DIGESTS for kind in ("restart", "reload", "data")])
+        self._delete(self.named())
+        self._delete([f"{OPT}/{name}" for name in self.artifacts])
         kept = self._data()
         if not kept:
             self._forget(accounts)
-        tree = Tree(self.host, self.component, [], [], [], check=self.check)
-        done = tree.converge()
-        self.outcome.removed += done.removed
-        self.outcome.foreign = [path for path in done.foreign if not path.startswith(f"/etc/hnai/{self.component}/tls/")]
-        self._delete([self.registry])
+        if raw is not None:
+            tree = Tree(self.host, self.component, [], [], [], check=self.check)
+            done = tree.converge()
+            self.outcome.removed += done.removed
+            self.outcome.foreign = [path for path in done.foreign if not path.startswith(f"/etc/hnai/{self.component}/tls/")]
+            self._delete([self.registry])
         if not self.check:
             self._tidy({f"/etc/hnai/{self.component}", *map(os.path.dirname, files)})
         return self.outcome
 
+    def named(self) -> list[str]:
+        """Patterns of what bears the component's name and stands in no record."""
+        name = self.component
+        return [
+            f"{CREDENTIALS}/hnai-{name}.*", f"/etc/hnai/{name}/tls", f"/run/hnai/{name}", f"{ROTATION}/{name}+*", f"{ROTATION}/tls+{name}",
+            f"{ROTATION}/tls+{name}.*",
+        ]  # fmt: skip
+
+    def _runs_unrecorded(self) -> None:
+        for pattern in (f"{UNITS[0]}hnai-{self.component}.service", f"{UNITS[0]}hnai-{self.component}-*.service"):
+            for real in glob.glob(self.host.at(pattern)):
+                raise HostError(
+                    f"{os.path.basename(real)} is there, and {self.registry}, which says what belongs to it, is not: bring the component back "
+                    f"(site.yml --tags {self.component}), then take it away. Nothing was touched"
+                )
+
     def _tidy(self, folders: set[str]) -> None:
-        """Removes directories that bear the component's name, or lie in one that does, and are empty now."""
+        """Removes directories that bear the component's name, or lie in one that does, or hold drop-ins of a unit of ours, and are empty now."""
         for folder in sorted(folders, key=len, reverse=True):
             path = folder
+            if re.match(r"hnai-.*\.d$", os.path.basename(path)):
+                with contextlib.suppress(OSError):
+                    os.rmdir(self.host.at(path))
             while self.component in path.split("/"):
                 with contextlib.suppress(OSError):  # Not empty: a foreign file stays where it is.
                     os.rmdir(self.host.at(path))
@@ -101,15 +122,15 @@ class Removal:
         return [name for name in names if re.search(r"\.(service|timer|socket|path|mount|target|slice)$", name)]
 
     def _accounts(self, files: list[str]) -> list[str]:
-        """Users that the tree declares, of those that bear a name of ours: a declaration may also add a foreign user to a group."""
-        found = []
+        """Users and groups that the tree declares, of those that bear a name of ours: a declaration may also add a foreign user to a group."""
+        found = [f"hnai-{self.component}"]
         for path in files:
             if path.startswith(SYSUSERS):
                 for line in (read_file(self.host, path) or b"").decode("utf-8", "replace").splitlines():
                     words = line.split()
-                    if len(words) > 1 and words[0].rstrip("!") == "u" and words[1].startswith("hnai-"):
+                    if len(words) > 1 and words[0].rstrip("!") in ("u", "g") and words[1].startswith("hnai-"):
                         found.append(words[1])
-        return found
+        return list(dict.fromkeys(found))
 
     def _stop(self, units: list[str]) -> None:
         """All of them at once: systemd knows the order."""
@@ -120,6 +141,8 @@ class Removal:
             done = self.host.run(["systemctl", "disable", "--now", *plain], timeout=300)
             if done.rc != 0:
                 raise HostError(f"{', '.join(plain)}: could not be stopped, nothing was removed: {done.message}")
+            # systemd remembers a unit that failed when its file is gone, too. It complains of one that it has forgotten already.
+            self.host.run(["systemctl", "reset-failed", *plain])
 
     def _delete(self, patterns: list[str]) -> None:
         for pattern in patterns:
@@ -139,7 +162,7 @@ class Removal:
             real = self.host.at(path)
             if not os.path.lexists(real):
                 continue
-            ours = os.path.normpath(path).startswith(DATA + "/")
+            ours = os.path.normpath(path).startswith((DATA + "/", f"/etc/hnai/{self.component}/", f"/etc/hnai/{self.component}."))
             if self.purge and ours and not os.path.islink(real) and not os.path.ismount(real):
                 self._delete([glob.escape(path)])
             else:
@@ -148,10 +171,12 @@ class Removal:
 
     def _forget(self, accounts: list[str]) -> None:
         for name in accounts:
-            if self.host.uid(name) is None:
-                continue
-            self.outcome.accounts.append(name)
-            if not self.check:
-                done = self.host.run(["userdel", name])
-                if done.rc != 0:
-                    raise HostError(f"user {name} could not be removed: {done.message}")
+            for known, command, what in ((self.host.uid, "userdel", "user"), (self.host.gid, "groupdel", "group")):
+                if known(name) is None:
+                    continue
+                if name not in self.outcome.accounts:
+                    self.outcome.accounts.append(name)
+                if not self.check:
+                    done = self.host.run([command, name])
+                    if done.rc != 0:
+                        raise HostError(f"{what} {name} could not be removed: {done.message}")

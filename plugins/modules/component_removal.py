@@ -30,7 +30,7 @@ options:
     elements: path
     default: []
   purge:
-    description: Deletes the data too, where they lie below C(/var/lib/hnai). Nothing brings them back.
+    description: Deletes the data too, where they lie below C(/var/lib/hnai) or in its own part of C(/etc/hnai). Nothing brings them back.
     type: bool
     default: false
 attributes:
@@ -49,7 +49,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 recorded:
-  description: Whether the component was on this host.
+  description: Whether the component's record was on this host.
   returned: always
   type: bool
 stopped:
@@ -63,7 +63,7 @@ removed:
   type: list
   elements: str
 accounts:
-  description: Users that were removed.
+  description: Users and groups that were removed, by name.
   returned: always
   type: list
   elements: str

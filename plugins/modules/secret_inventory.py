@@ -11,8 +11,9 @@ short_description: List every secret with its age, rotation and readers, and jud
 version_added: "0.1.0"
 author: hnai.platform maintainers (@hnai)
 description:
-  - Runs on the OpenBao host, logged in as C(hnai-rotation). SI1 no secret is older than its contract's C(max_age). SI2 no rotation was left
-    open. SI3 nobody read a secret whom its contract does not name; the readers come from the newest part of the audit log, renamed files included.
+  - Runs on the OpenBao host, logged in as C(hnai-openbao), which may read no secret.
+  - SI1 no secret is older than its contract's C(max_age). SI2 no rotation was left open. SI3 nobody read a secret whom its contract does not name;
+    the readers come from the newest part of the audit log, renamed files included.
   - Beside O(secrets) it lists the run's own identities, C(deploy) and C(site-admin) - the newest secret_id that is alive, which is too old in the last
     third of its life. Their values lie in no KV, so SI3 leaves them out.
   - Reads values of no secret.
@@ -27,6 +28,11 @@ options:
     type: list
     elements: dict
     required: true
+  declared:
+    description: Paths that any contract names, its component placed or not.
+    type: list
+    elements: str
+    default: []
   audit_files:
     description: Audit logs on this host, of every device. A read that one of them missed is in another one.
     type: list
@@ -42,6 +48,7 @@ EXAMPLES = r"""
 - name: Judge the secrets
   hnai.platform.secret_inventory:
     secrets: "{{ lookup('hnai.platform.site') | hnai.platform.rotations }}"
+    declared: "{{ lookup('hnai.platform.site').contracts.values() | sum(attribute='secrets', start=[]) | map(attribute='path') | list }}"
     deploy: "{{ hnai_openbao_deploy }}"
 """
 
@@ -102,6 +109,7 @@ def main() -> None:
         argument_spec=dict(
             {**OPENBAO_ARGS, **MAYBE_DEPLOY_ARGS, **VERDICT_ARGS},
             secrets={"type": "list", "elements": "dict", "required": True, "no_log": False},
+            declared={"type": "list", "elements": "str", "default": []},
             audit_files={"type": "list", "elements": "path", "default": ["/var/lib/hnai/openbao/audit/audit.log"]},
             audit_mib={"type": "int", "default": 64},
         ),
@@ -112,7 +120,7 @@ def main() -> None:
     rows = []
     api = Client(given["address"], given["ca_file"], timeout_s=min(10.0, given["deadline"]))
     try:
-        token = component.enter(api, policies.ROTATION, given["deploy"] or {})
+        token = component.enter(api, policies.SELF, given["deploy"] or {})
     except (component.VisitError, BaoError, Unreachable, KeyError) as error:
         with report.check("SI1", "the secrets can be listed", hint="run playbooks/components/openbao.yml", explain="bao status") as check:
             check.inconclusive(str(error) or "no deploy identity")
@@ -122,7 +130,7 @@ def main() -> None:
             rows = inventory.judge(
                 report, store, [*given["secrets"], *inventory.identities()],
                 lambda: inventory.reads([tail(file, given["audit_mib"] << 20) for file in given["audit_files"]], given["kv"]), time.time,
-                lambda path: living(api, token, policies.IDENTITIES[path]),
+                lambda path: living(api, token, policies.IDENTITIES[path]), given["declared"],
             )  # fmt: skip
         finally:
             leave(api, token)

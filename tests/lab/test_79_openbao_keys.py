@@ -27,8 +27,9 @@ from ansible_collections.hnai.platform.plugins.action import approle_rotation
 from ansible_collections.hnai.platform.plugins.module_utils.host import ssh_certificate
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, drill, policies, seal_keys, site, ssh_host
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import Keys
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, login
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, login
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotate_approle import living
 from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
 
 pytestmark = pytest.mark.scenario("openbao-keys")
@@ -167,7 +168,7 @@ def test_an_identity_whose_controller_is_killed_has_exactly_one_secret_id(
     plain_sleep = time.sleep  # the stand puts the function below in its place
 
     def pass_time(seconds: float) -> None:
-        """What five minutes do to the tokens of killed controllers. A visit of our own waits shorter."""
+        """What five minutes do to what killed controllers opened. A visit of our own waits shorter."""
         if seconds < approle_rotation.WAIT_S:
             plain_sleep(seconds)
             return
@@ -175,8 +176,11 @@ def test_an_identity_whose_controller_is_killed_has_exactly_one_secret_id(
         for accessor in loop.client.call("LIST", "auth/token/accessors", token=root)["data"]["keys"]:
             with contextlib.suppress(BaoError):
                 one = loop.client.call("POST", "auth/token/lookup-accessor", {"accessor": accessor}, token=root)["data"]
-                if one["path"] == "auth/approle/login":
+                if one["path"].endswith("/login"):
                     loop.client.call("POST", "auth/token/revoke-accessor", {"accessor": accessor}, token=root)
+        for role in loopback_bao.NAMES:
+            for one in living(loop.client, root, "hnai-" + role, policies.COMPONENT_AUTH):
+                loop.client.call("POST", f"auth/hnai/role/hnai-{role}/secret-id-accessor/destroy", {"secret_id_accessor": one.accessor}, token=root)
 
     controller = Controller(loop.client, tmp_path / "deploy.json", sleep=pass_time)
     assert "of 60 d: not due" in controller.rotate(path, monkeypatch, check=True)["plan"][0], "it lives as long as it is to"
@@ -205,6 +209,44 @@ def test_an_identity_whose_controller_is_killed_has_exactly_one_secret_id(
     print(last)
     assert (last["outcome"], last["version"]) == ("rotated", 2)
     assert {key for key, value in last["proof"].items() if value is True} >= {"new_works", "wrong_refused", "old_refused", "no_old_session"}
+
+
+def test_after_a_compromise_nothing_lives_that_the_old_secret_id_of_deploy_opened(
+    loop: loopback_bao.Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its token, a component's, and a wrapped secret_id that nobody has used yet; a token of site-admin is not its doing."""
+    client, deploy = loop.client, loop.deploy
+    openbao_keys.store(tmp_path / "deploy.json", {"deploy": deploy, "site_admin": loop.identities["site-admin"]})
+    token = str(login(client, policies.IDENTITY_AUTH, **deploy)["client_token"])
+    entered = component.enter(client, "kafka", deploy)
+    role = "auth/hnai/role/hnai-kafka"
+    role_id = client.call("GET", role + "/role-id", token=token)["data"]["role_id"]
+    wrapped = client.call("POST", role + "/secret-id", {}, token=token, wrap_ttl="60s")["wrap_info"]["token"]
+    other = str(login(client, policies.IDENTITY_AUTH, **loop.identities["site-admin"])["client_token"])
+    assert component.read(client, entered, "hnai", "kafka", ["kafka/x"])
+
+    begin = time.monotonic()
+    done = Controller(client, tmp_path / "deploy.json").rotate("approle/deploy", monkeypatch, reason="compromise")
+    assert time.monotonic() - begin < approle_rotation.WAIT_S * 2, "at once"
+    proof = done["rotation"]["last"]["proof"]
+    assert (proof["cut"], proof["sessions"], proof["no_old_session"], proof["alive"]) == (3, [], True, 1)
+    for method, path, dead in (("GET", role + "/role-id", token), ("GET", "hnai/data/kafka/x", entered)):
+        with pytest.raises(Forbidden):
+            client.call(method, path, token=dead)
+    with contextlib.suppress(BaoError):
+        secret_id = client.call("POST", "sys/wrapping/unwrap", {}, token=wrapped)["data"]["secret_id"]
+        with pytest.raises(BaoError, match="invalid role or secret ID"):
+            login(client, policies.COMPONENT_AUTH, role_id, secret_id)
+    assert client.call("GET", "sys/mounts", token=other)
+
+
+def test_a_secret_id_that_ran_out_is_no_error(loop: loopback_bao.Loopback) -> None:
+    """OpenBao lists it until it tidies up, and answers nothing when it is looked at."""
+    root, role = loop.init["root_token"], "auth/approle/role/deploy"
+    loop.client.call("POST", role + "/secret-id", {"ttl": "1s"}, token=root)
+    time.sleep(1.5)
+    assert len(loop.client.call("LIST", role + "/secret-id", token=root)["data"]["keys"]) == 2
+    assert len(living(loop.client, component.enter(loop.client, policies.ROTATION, loop.deploy), "deploy")) == 1
 
 
 def test_the_hosts_ssh_keys_are_certified_for_the_inventorys_names_alone(bao: Path, tmp_path: Path) -> None:

@@ -386,6 +386,17 @@ def a_stranger_reads_a_secret(stand: Stand) -> Iterator[None]:
 
 
 @contextmanager
+def a_secret_that_nobody_names(stand: Stand) -> Iterator[None]:
+    """A hand wrote it."""
+    path = f"{stand.spec['kv']}/metadata/kafka/left"
+    with stand.root() as token:
+        stand.client.call("POST", path.replace("metadata", "data", 1), {"options": {"cas": 0}, "data": {"password": "p"}}, token=token)
+    yield
+    with stand.root() as token:
+        stand.client.call("DELETE", path, token=token)
+
+
+@contextmanager
 def the_first_device_missed_a_stranger(stand: Stand) -> Iterator[None]:
     """Its disk was full for a moment: the answer is given where one device has recorded it."""
     first = Path(stand.given["openbao_audit_devices"][0]["path"])
@@ -413,6 +424,7 @@ def of(says: str, subject: str = "") -> str:
     Fault(another_release_is_declared, {"BAO02": of(r"2\.7\.2")}),
     Fault(a_stranger_reads_a_secret, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),
     Fault(the_first_device_missed_a_stranger, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),
+    Fault(a_secret_that_nobody_names, {"SI4": of(r"\['kafka/left'\]")}),
     Fault(a_secret_is_deleted, {"SI1": of("its version 1 was deleted: .*", SECRET)}),
     Fault(a_secret_is_older_than_its_contract_allows, {"SI1": of(r"\d+", SECRET)}),
     Fault(a_rotation_was_left_open, {"SI2": of("run PREPARED", SECRET)}),

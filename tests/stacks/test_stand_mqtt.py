@@ -29,8 +29,8 @@ from stands import Asked, Fault, Machine, ask, exercise, faults
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter, successor
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MAX_TEXT, Client, MqttError, tls_dialler
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import Refusals, Target
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MAX_TEXT, Client, MqttError, MqttRefused, tls_dialler
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import Impossible, Refusals, Target
 from ansible_collections.hnai.platform.plugins.modules import mqtt_acl_audit, mqtt_health, rotation_target
 
 pytestmark = pytest.mark.scenario("stand-mqtt")
@@ -262,6 +262,34 @@ def test_a_reader_of_what_no_file_gives_him_fails_the_shared_subscription_alone(
             "MA0": "^fail : the broker lets through: telegraf-bridge"}
     audit = Asked(lambda: ask(mqtt_acl_audit, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
     exercise(audit, Fault(lambda one: one.letting_the_bridge_read("hnai-audit/#"), must), broker)
+
+
+def test_a_password_with_a_nul_is_one_that_nobody_lives_on(broker: Broker) -> None:
+    """The broker takes what is before the NUL for all of it: asked, it would call the value accepted that its host does not store."""
+    word = "before\0behind"
+    broker.passwords["stand-rotated"] = "before"
+    broker.reload()
+
+    def login(given: str) -> rotation_target.Session:
+        return rotation_target.Session(f"127.0.0.1:{broker.port}", Refusals(), str(broker.home / "tls/cert.pem"), "stand-rotated", given)
+
+    def accepted() -> bool:
+        with contextlib.suppress(MqttRefused):
+            login(word).close()
+            return True
+        return False
+
+    try:
+        until("the broker does not take up the password", accepted, 20, 0.2)
+        adapter = MosquittoAdapter(lambda _name, given: login(given), broker.passwords.__setitem__, broker.passwords.__delitem__, broker.reload)
+        with pytest.raises(Impossible, match="password holds a NUL"):
+            adapter.works({"username": "stand-rotated", "password": word})
+        broker.passwords["stand-rotated"] = word
+        broker.reload()
+        until("the broker takes what is before the NUL", lambda: not accepted(), 20, 0.2)
+    finally:
+        broker.passwords.pop("stand-rotated", None)
+        broker.reload()
 
 
 @pytest.mark.parametrize("killed", [False, True])

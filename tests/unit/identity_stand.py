@@ -143,7 +143,8 @@ class Bao:
         """A secret_id."""
         self.made += 1
         value, born = f"secret-{self.made}", self.now
-        self.ids[value] = {"role": role, "accessor": f"accessor-{self.made}", "born": born, "dies": born + 90 * DAY, "run": run}
+        dies = born + (300 if role.startswith("hnai-") else 90 * DAY)
+        self.ids[value] = {"role": role, "accessor": f"accessor-{self.made}", "born": born, "dies": dies, "run": run}
         return {"role_id": "id-of-" + role, "secret_id": value}
 
     def enter(self, mount: str, role: str) -> dict[str, Any]:
@@ -165,7 +166,7 @@ class Bao:
             return {"data": {"secret_id": self.wrapped.pop(token or "")}}
         if path.endswith("/login"):
             one = self.ids.get(given["secret_id"])
-            if not one or "id-of-" + one["role"] != given["role_id"]:
+            if not one or self.now >= one["dies"] or "id-of-" + one["role"] != given["role_id"]:
                 self.refused.append(given["role_id"])
                 raise BaoError(method, path, 400, ["invalid role or secret ID"])
             if parts[1] == "hnai":
@@ -177,25 +178,34 @@ class Bao:
         if path == "auth/token/revoke-self":
             del self.tokens[token]
             return {}
+        if path == "auth/token/revoke-accessor":
+            self._may(who, "hnai-rotation", method, path)
+            self.tokens = {key: one for key, one in self.tokens.items() if one["accessor"] != given["accessor"]}
+            return {}
         if path.startswith("auth/token/"):
             self._may(who, "hnai-openbao", method, path)
             if method == "LIST":
                 return {"data": {"keys": [one["accessor"] for one in self.tokens.values()]}}
             return {"data": next(one for one in self.tokens.values() if one["accessor"] == given["accessor"])}
+        if path == "auth/hnai/role":
+            self._may(who, "hnai-rotation" if self.listable else "nobody", method, path)
+            return {"data": {"keys": ["hnai-kafka", "hnai-openbao", "hnai-rotation"]}}
         if parts[0] == "auth":
             return self._role(method, path, parts[3], "/".join(parts[4:]), given, who, wrap_ttl)
-        self._may(who, "hnai-rotation", method, path)
+        looks = "/metadata/" in path or (method == "GET" and "/_rotation" in path)
+        self._may(who, "hnai-rotation", method, path, "hnai-openbao" if looks else "")
         return self._kv(method, path, given)
 
-    def _may(self, who: str, wanted: str, method: str, path: str) -> None:
-        if who != wanted:
+    def _may(self, who: str, wanted: str, method: str, path: str, looker: str = "") -> None:
+        if who not in (wanted, looker):
             raise Forbidden(method, path, 403, [f"{who} may not"])
 
     def _role(self, method: str, path: str, role: str, step: str, given: dict[str, Any], who: str, wrap_ttl: str | None) -> dict[str, Any]:
-        if role.startswith("hnai-"):
+        if step.startswith("secret-id-accessor") or method == "LIST":
+            looker = "hnai-openbao" if self.listable and not step.endswith("destroy") else ""
+            self._may(who, "hnai-rotation" if self.listable else "nobody", method, path, looker)
+        elif role.startswith("hnai-"):
             self._may(who, "deploy", method, path)
-        elif step.startswith("secret-id-accessor") or method == "LIST":
-            self._may(who, "hnai-rotation" if self.listable else "nobody", method, path)
         else:
             self._may(who, "site-admin", method, path)
         if step == "role-id":
@@ -219,10 +229,14 @@ class Bao:
         if step == "secret-id-accessor/destroy":
             del self.ids[value]
             return {}
+        if self.now >= one["dies"]:
+            return {}  # still listed
         return {"data": {"secret_id_accessor": one["accessor"], "creation_time": iso(one["born"]), "expiration_time": iso(one["dies"]),
                          "metadata": {"run": one["run"]} if one["run"] else {}}}
 
     def _kv(self, method: str, path: str, given: dict[str, Any]) -> dict[str, Any]:
+        if method == "SCAN":
+            return {"data": {"keys": [name for name, found in self.kv.items() if found]}}
         _mount, kind, rest = path.split("/", 2)
         name, _, query = rest.partition("?version=")
         found = self.kv.setdefault(name, [])

@@ -3,19 +3,28 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from ansible_collections.hnai.platform.plugins.filter.decommission import decommission
+from ansible_collections.hnai.platform.plugins.filter.decommission import BASE, decommission
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, Host, HostError
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Forbidden, NotFound
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.retire import RetireError, retire
 from ansible_collections.hnai.platform.plugins.module_utils.removal import Removal
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+#: systemd.exec(5). It removes RuntimeDirectory= itself when the unit stops.
+DIRECTORIES = {"State": "/var/lib", "Cache": "/var/cache", "Logs": "/var/log", "Configuration": "/etc"}
 
 
 class Machine(Host):
@@ -25,6 +34,7 @@ class Machine(Host):
         super().__init__(str(root))
         self.commands: list[list[str]] = []
         self.users = {"hnai-questdb": 900, "somebody": 1000}
+        self.groups = {"hnai-questdb": 900, "hnai-lone": 901}
         self.broken = ""
 
     def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
@@ -34,11 +44,18 @@ class Machine(Host):
         self.commands.append(argv)
         if argv[0] == "userdel" and self.broken != "userdel":
             self.users.pop(argv[1], None)
+            self.groups.pop(argv[1], None)
+        if argv[0] == "groupdel":
+            self.groups.pop(argv[1], None)
         return Completed(1, b"", b"refused") if argv[0] == self.broken else Completed(0, b"", b"")
 
     def uid(self, name: str) -> int | None:
         """Of the users."""
         return self.users.get(name)
+
+    def gid(self, name: str) -> int | None:
+        """Of the groups."""
+        return self.groups.get(name)
 
     def write(self, path: str, text: str = "x") -> None:
         """A file of the host."""
@@ -98,6 +115,53 @@ def test_with_the_second_word_the_data_go_and_the_account(machine: Machine) -> N
     assert machine.files() == OTHERS
     assert (out.kept, out.accounts) == ([], ["hnai-questdb"])
     assert machine.users == {"somebody": 1000}
+
+
+def test_data_that_were_kept_go_later_with_the_account(machine: Machine) -> None:
+    """The record is gone since the first run."""
+    take(machine)
+    said = take(machine, purge=True, check=True)
+    out = take(machine, purge=True)
+    assert (said.removed, said.accounts) == (out.removed, out.accounts) == (["/var/lib/hnai/questdb"], ["hnai-questdb"])
+    assert machine.files() == OTHERS and machine.users == {"somebody": 1000}
+    assert not take(machine, purge=True).changed
+
+
+def test_what_no_record_names_goes_by_its_name(machine: Machine) -> None:
+    """A rotation's notes and the key that it made, what lies in /run, the failure that systemd remembers, a folder of drop-ins, a group without a user."""
+    theirs = {"/var/lib/hnai/rotation/tls+questdbx/key.pem", "/var/lib/hnai/rotation/telegraf+questdb"}
+    for path in ("rotation/questdb+reader", "rotation/tls+questdb/key.pem", "rotation/tls+questdb.json"):
+        machine.write("/var/lib/hnai/" + path)
+    drop_in = "/etc/systemd/system/hnai-telegraf-questdb.service.d/questdb.conf"
+    for path in (*theirs, "/run/hnai/questdb/status", drop_in):
+        machine.write(path)
+    machine.write(OWN[2], "u! hnai-questdb 900\ng hnai-lone -\n")
+    machine.write("/var/lib/hnai/trees/questdb.json", json.dumps({"component": "questdb", "files": [*OWN, drop_in], "intended": {}, "directories": []}))
+    out = take(machine, purge=True)
+    assert machine.files() == OTHERS | theirs
+    assert (out.accounts, machine.groups) == (["hnai-questdb", "hnai-lone"], {})
+    assert not os.path.exists(machine.at(os.path.dirname(drop_in))) and os.path.isdir(machine.at("/etc/systemd/system"))
+    assert machine.commands[1] == ["systemctl", "reset-failed", "hnai-questdb.service"]
+
+
+def test_its_own_files_in_etc_are_data_where_the_contract_says_so(machine: Machine) -> None:
+    """A key that plants trust, and the mark that a disk was formatted: with it the component could not be installed again."""
+    state = ["/etc/hnai/questdb/pki", "/etc/hnai/questdb.formatted.json", "/etc/hnai/questdbx/a"]
+    machine.write(state[0] + "/key.pem")
+    machine.write(state[1])
+    assert Removal(machine, "questdb", [], state, False, False).remove().kept == state
+    out = Removal(machine, "questdb", [], state, True, False).remove()
+    assert (out.kept, out.removed) == ([state[2]], state[:2])
+
+
+def test_without_a_record_nothing_goes_under_a_unit(machine: Machine) -> None:
+    os.unlink(machine.at("/var/lib/hnai/trees/questdb.json"))
+    before = machine.files()
+    with pytest.raises(HostError, match=r"site\.yml --tags questdb.*Nothing was touched"):
+        take(machine, purge=True)
+    assert machine.files() == before
+    os.unlink(machine.at(OWN[1]))
+    assert "/opt/hnai/questdb" in take(machine).removed, "a component that is an artifact alone"
 
 
 def test_check_mode_says_the_same_and_changes_nothing(machine: Machine) -> None:
@@ -247,3 +311,62 @@ def test_what_cannot_be_looked_at_is_no_absence(bao: Bao, monkeypatch: pytest.Mo
     monkeypatch.setattr(bao, "call", refused)
     with pytest.raises(RetireError, match="cannot be looked at"):
         retire(bao, ADMIN, ["questdb"], "pki_int", False)
+
+
+def plain(text: str) -> str:
+    """A template's text with one word for each expression."""
+    return re.sub(r"\{\{.*?\}\}", "x", text)
+
+
+def leaves(value: Any) -> Iterator[str]:
+    """Every text in it."""
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from leaves(one)
+    if isinstance(value, str):
+        yield value
+
+
+def called(value: Any) -> Iterator[tuple[str, Any]]:
+    """(module of ours, its arguments) of tasks, in blocks too."""
+    for one in value if isinstance(value, list) else ():
+        for key, given in one.items():
+            yield from called(given)
+            if key.startswith("hnai.platform."):
+                yield key.rpartition(".")[2], given
+
+
+def places(role: Path) -> set[str]:
+    """Absolute paths that a role makes beside its tree, or has a module use: units' directories, tmpfiles, modules' arguments and the defaults of those."""
+    found: set[str] = set()
+    for file in (role / "tree").rglob("*"):
+        text = plain(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else ""
+        for kind, names in re.findall(r"^(State|Cache|Logs|Configuration)Directory=(.*)$", text, re.MULTILINE):
+            found |= {f"{DIRECTORIES[kind]}/{name}" for name in names.split()}
+        if "tmpfiles.d" in file.parts:
+            found |= set(re.findall(r"^[a-zA-Z]\S*\s+(/\S+)", text, re.MULTILINE))
+    for file in (role / "tasks").glob("*.yml"):
+        for module, given in called(yaml.safe_load(file.read_text(encoding="utf-8"))):
+            code = importlib.import_module(f"ansible_collections.hnai.platform.plugins.modules.{module}")
+            options = yaml.safe_load(code.DOCUMENTATION).get("options") or {}
+            found |= {str(option["default"]) for name, option in options.items() if option["type"] == "path" and option.get("default") and name not in given}
+            found |= {path for text in leaves(given) for path in re.findall(r"(?<![\w}])/(?:etc|var|run|opt|srv)/[\w./+*-]+", text)}
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(set(contracts.all()) - set(BASE)))
+def test_whatever_a_role_makes_its_removal_knows(name: str, tmp_path: Path) -> None:
+    contract, tree = contracts.all()[name], ROLES / name / "tree"
+    removal = Removal(Machine(tmp_path), name, [], [], False, True)
+    theirs = [pattern for other in contracts.all() for pattern in (f"/etc/hnai/{other}/tls/ca.pem", f"/run/hnai-{other}*", f"/opt/hnai/{other}/*")]
+    known = [
+        *(one for state in contract["state"] for one in (state["path"], state["path"] + "/*")),
+        *(one for pattern in removal.named() for one in (pattern, pattern + "/*")),
+        *(f"/opt/hnai/{item['name']}/*" for item in contract["artifacts"]),
+        *("/" + str(file.relative_to(tree)).removesuffix(".j2") for file in tree.rglob("*")),
+        *theirs, "/var/lib/hnai", "/run/hnai",
+        # Whose files these are the configuration does not say: they are named as foreign, and stay.
+        *(f"/etc/hnai/{name}/{path}" for path in ("broker-ca.pem", "faults.json", "trust/*")),
+    ]  # fmt: skip
+    assert not sorted(path for path in places(ROLES / name) if not any(fnmatch(path, pattern) for pattern in known))
+    declared = re.findall(r"^[ug]!?\s+(\S+)", "".join(file.read_text(encoding="utf-8") for file in tree.glob("etc/sysusers.d/*")), re.MULTILINE)
+    assert all(one.startswith("hnai-") for one in declared)

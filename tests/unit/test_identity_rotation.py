@@ -198,21 +198,79 @@ def test_a_compromise_ends_every_other_one(site: tuple[Bao, Controller], monkeyp
     assert bao.alive("deploy") == [controller.held["deploy"]["secret_id"]] and len(bao.alive("site-admin")) == 1
 
 
-def test_after_a_compromise_who_logs_in_meanwhile_with_another_one_is_waited_for(
-    site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def intruded(bao: Bao) -> tuple[set[str], set[str]]:
+    """(tokens, secret_ids) of somebody who has the secret_id of deploy: it, a component, and the way into another one."""
+    tokens = {bao.enter("approle", "deploy")["auth"]["client_token"], bao.enter("hnai", "hnai-kafka")["auth"]["client_token"]}
+    return tokens, {bao.issue("hnai-openbao")["secret_id"], bao.issue("hnai-rotation")["secret_id"]}
+
+
+def test_after_a_compromise_all_that_the_old_one_opened_ends_at_once(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what is opened between the commit and the end of the last other secret_id."""
     bao, controller = site
     copy = bao.issue("deploy")["secret_id"]
     accessor, plain, start = bao.ids[copy]["accessor"], bao.call, bao.now
+    tokens, secret_ids = intruded(bao)
 
     def call(method: str, path: str, body: Any = None, *more: Any, **named: Any) -> dict[str, Any]:
         if path.endswith("/destroy") and body["secret_id_accessor"] == accessor:
-            bao.enter("approle", "deploy")
+            for mine, new in zip((tokens, secret_ids), intruded(bao), strict=True):
+                mine |= new
         return plain(method, path, body, *more, **named)
 
     monkeypatch.setattr(bao, "call", call)
-    controller.rotate("approle/deploy", monkeypatch, reason="compromise")
-    assert bao.now - start >= 300
+    proof = controller.rotate("approle/deploy", monkeypatch, reason="compromise")["rotation"]["last"]["proof"]
+    assert bao.now - start < 60
+    assert not tokens & set(bao.tokens) and not secret_ids & set(bao.ids)
+    assert (proof["cut"], proof["no_old_session"], len(tokens) + len(secret_ids)) == (8, True, 8)
+
+
+def test_without_a_compromise_it_is_waited_for(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login with the last secret_id that it got, in its last second, as well."""
+    bao, controller = site
+    _tokens, secret_ids = intruded(bao)
+    start, plain = bao.now, bao.sleep
+
+    def sleep(seconds: float) -> None:
+        plain(seconds)
+        if secret_ids and bao.now - start > 270:
+            bao.enter("hnai", bao.ids.pop(secret_ids.pop())["role"])
+
+    controller._sleep = sleep
+    done = controller.rotate("approle/deploy", monkeypatch)
+    assert done["step"] == "closed" and 560 < bao.now - start < 700 and not bao.tokens and "cut" not in done["rotation"]["last"]["proof"]
+
+
+def test_a_compromise_of_site_admin_ends_no_visit_of_a_component(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    bao, controller = site
+    tokens, secret_ids = intruded(bao)
+    own = bao.enter("approle", "site-admin")["auth"]["client_token"]
+    controller.rotate("approle/site-admin", monkeypatch, reason="compromise")
+    assert tokens <= set(bao.tokens) and secret_ids <= set(bao.ids) and own not in bao.tokens
+
+
+def test_killed_after_any_event_of_a_compromise_the_next_run_ends_what_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last, died = 0, 0
+    while True:
+        last += 1
+        bao, controller = made(tmp_path / str(last))
+        tokens, secret_ids = intruded(bao)
+        try:
+            controller.rotate("approle/deploy", monkeypatch, last, reason="compromise")
+            break
+        except Killed:
+            died += 1
+        enters(bao, controller.held)
+        controller.rotate("approle/deploy", monkeypatch, reason="compromise")
+        assert not tokens & set(bao.tokens) and not secret_ids & set(bao.ids), last
+    assert died > 100
+
+
+def test_a_secret_id_that_has_run_out_is_none_though_it_is_still_listed(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
+    bao, controller = site
+    left = bao.issue("deploy")["secret_id"]
+    bao.ids[left]["dies"] = bao.now
+    assert controller.rotate("approle/deploy", monkeypatch, check=True)["alive"] == 1
+    assert controller.rotate("approle/deploy", monkeypatch)["rotation"]["last"]["proof"]["alive"] == 1
 
 
 def test_tokens_are_not_taken_for_dead_where_the_one_that_asks_has_ended() -> None:
@@ -289,13 +347,13 @@ def test_a_secret_id_that_was_renewed_meanwhile_is_not_taken_for_the_old_one(sit
 def test_the_policy_of_the_rotation_ends_secret_ids_and_issues_none() -> None:
     """deploy enters it: a right to issue one for site-admin would make deploy site-admin."""
     rules = policies.rotation("hnai").split("path ")
-    of_roles = {rule.split('"')[1]: rule for rule in rules if "auth/approle/role" in rule}
-    assert len(of_roles) == 6
+    of_roles = {rule.split('"')[1]: rule for rule in rules if "/role" in rule}
+    assert len(of_roles) == 10
     for path, rule in of_roles.items():
-        wanted = '["list"]' if path.endswith("/secret-id") else '["update"]'
+        wanted = '["list"]' if path.endswith(("/secret-id", "hnai/role")) else '["update"]'
         assert f"capabilities = {wanted}" in rule
-        assert path.rsplit("/", 2)[-1] in ("secret-id", "lookup", "destroy")
-        assert path.endswith("/secret-id") or "/secret-id-accessor/" in path
+        assert path == "auth/hnai/role" or path.rsplit("/", 2)[-1] in ("secret-id", "lookup", "destroy")
+        assert path.endswith(("/secret-id", "hnai/role")) or "/secret-id-accessor/" in path
 
 
 def test_the_inventory_tells_their_age_and_how_many_are_alive(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,16 +361,18 @@ def test_the_inventory_tells_their_age_and_how_many_are_alive(site: tuple[Bao, C
 
     def judged() -> dict[tuple[str, str], dict[str, Any]]:
         report = Report(component="openbao", deadline_s=30)
-        keeper = bao.enter("hnai", "hnai-rotation")["auth"]["client_token"]
+        watcher = bao.enter("hnai", "hnai-openbao")["auth"]["client_token"]
         inventory.judge(
-            report, KvStore(bao, keeper, "hnai"), inventory.identities(), lambda: ({}, 0.0, bao.now), bao.clock,
-            lambda path: living(bao, keeper, policies.IDENTITIES[path]),
+            report, KvStore(bao, watcher, "hnai"), inventory.identities(), lambda: ({}, 0.0, bao.now), bao.clock,
+            lambda path: living(bao, watcher, policies.IDENTITIES[path]),
         )  # fmt: skip
-        return {(check["id"], check["subject"]): check for check in report.result(collect=True)["checks"]}
+        return {(check["id"], check.get("subject", "")): check for check in report.result(collect=True)["checks"]}
 
     bao.now += 61 * DAY
     found = judged()
-    assert {key: check["status"] for key, check in found.items()} == {("SI1", path): "fail" for path in PATHS} | {("SI2", path): "pass" for path in PATHS}
+    assert {key: check["status"] for key, check in found.items()} == {
+        **{("SI1", path): "fail" for path in PATHS}, **{("SI2", path): "pass" for path in PATHS}, ("SI4", ""): "pass",
+    }  # fmt: skip
     assert found["SI1", PATHS[0]]["observed"] == 61 * DAY
     controller.rotate(PATHS[0], monkeypatch)
     bao.issue("deploy")

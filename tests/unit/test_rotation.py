@@ -66,6 +66,8 @@ class Bao:
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str | None = None, wrap_ttl: str | None = None) -> dict[str, Any]:
         assert token == "t"
         self.calls.append((method, path))
+        if method == "SCAN":
+            return {"data": {"keys": list(self.kept)}}
         _mount, kind, rest = path.split("/", 2)
         name, _, query = rest.partition("?version=")
         found = self.kept.get(name, [])
@@ -625,28 +627,30 @@ def test_mosquitto_takes_turns_and_proves_with_a_session_of_its_own(ends: bool, 
     assert broker.loaded == {"telegraf-bridge.b": "fresh"}
 
 
-def test_a_value_that_no_login_can_carry_is_refused_before_anything_is_written() -> None:
+@pytest.mark.parametrize(("password", "says"), [("ä" * 35000, "password has 70000 bytes, MQTT carries 65535"), ("a\0b", "password holds a NUL")])
+def test_a_value_that_no_login_can_carry_is_refused_before_anything_is_written(password: str, says: str) -> None:
     bao, clock = Bao(), Clock()
-    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-bridge", "password": "ä" * 35000}, 0)
-    with pytest.raises(RotationError, match=r"is no secret of kind mosquitto .*password has 70000 bytes, MQTT carries 65535.*nothing was changed"):
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-bridge", "password": password}, 0)
+    with pytest.raises(RotationError, match=rf"is no secret of kind mosquitto .*{says}.*nothing was changed"):
         take(bao, clock, state="prepared", kind="mosquitto", run_id="r1")
     assert f"{PATH}/_next" not in bao.kept
     assert not take(bao, clock, state="planned")["rotation"]["open"]
 
 
 @pytest.mark.parametrize("back", [True, False])
-def test_an_open_run_with_such_a_value_ends_and_goes_back(back: bool) -> None:
+@pytest.mark.parametrize("password", ["x" * 65536, "old\0more"])
+def test_an_open_run_with_such_a_value_ends_and_goes_back(back: bool, password: str) -> None:
     broker, clock = Broker(), Clock()
 
     def login(name: str, word: str) -> Any:
         connect_packet("hnai-x", name, word)
-        return broker.login(name, word)
+        return broker.login(name, word.split("\0")[0])
 
     def put(name: str, value: str) -> None:
         broker.stored[name] = value
 
     target = Target(MosquittoAdapter(login, put, lambda name: broker.stored.pop(name, None) and None, broker.reload), Free(), 2, clock, clock.sleep)
-    old, new = {"username": "telegraf-bridge", "password": "x" * 65536}, {"username": "telegraf-bridge.b", "password": "fresh"}
+    old, new = {"username": "telegraf-bridge", "password": password}, {"username": "telegraf-bridge.b", "password": "fresh"}
     assert target.provision(old, new, 1) == {"new_works": True, "wrong_refused": True, "old_works": False, "changed": True}
     if back:
         assert target.withdraw(old, new, 2) == {"new_refused": True, "old_works": False, "old_impossible": True, "changed": True}
@@ -971,7 +975,7 @@ def verdicts(store: KvStore, items: list[dict[str, Any]], seen: Any, now: float)
         return seen, 1.0, now + 1.0
 
     inventory.judge(report, store, items, audit, lambda: now)
-    return {(check["id"], check["subject"]): check["status"] for check in report.result(collect=True)["checks"]}
+    return {(check["id"], check.get("subject", "")): check["status"] for check in report.result(collect=True)["checks"]}
 
 
 def test_each_cause_turns_its_own_check(store: KvStore) -> None:
@@ -997,6 +1001,35 @@ def test_each_cause_turns_its_own_check(store: KvStore) -> None:
     for at, status in ((born - 1, "pass"), (born + 1, "fail")):
         beside = {PATH + "/_next": {"hnai-evil": at, "hnai-rotation": born + 1}}
         assert verdicts(store, [item()], beside, born + 10)["SI3", PATH] == status, "it knows what the run has made"
+
+
+def test_what_no_contract_names_is_listed_by_path_version_and_age_and_never_read(store: KvStore) -> None:
+    begin(store)
+    for path in ("pki/root/_rotation", "approle/deploy/_rotation", "openbao/keyring"):
+        store.write(path, {}, 0)
+    born = 1795564800.1
+    named = [item(), *inventory.identities()]
+    assert inventory.unnamed(store, named, born) == []
+    for path in ("telegraf/left", "telegraf/left/_rotation", "flat", PATH + "/below"):
+        store.write(path, {"password": "p"}, 0)
+    store.write("telegraf/left", {"password": "q"}, 1)
+    store._api.calls.clear()  # type: ignore[attr-defined]
+    found = inventory.unnamed(store, named, born + 60)
+    assert [(one["path"], one["version"], one["age_s"]) for one in found] == [
+        ("flat", 1, 60), ("telegraf/kafka_writer/below", 1, 60), ("telegraf/left", 2, 60), ("telegraf/left/_rotation", 1, 60),
+    ]  # fmt: skip
+    assert not [path for _method, path in store._api.calls if "/data/" in path]  # type: ignore[attr-defined]
+    report = Report(component="openbao", deadline_s=30)
+    inventory.judge(report, store, named, lambda: ({}, 1.0, born + 60), lambda: born + 60, declared=["telegraf/left"])
+    (check,) = [check for check in report.result(collect=True)["checks"] if check["id"] == "SI4"]
+    assert (check["status"], check["observed"]) == ("fail", ["flat", PATH + "/below"])
+    assert [one["path"] for one in check["evidence"]["of components that stand nowhere"]] == ["telegraf/left", "telegraf/left/_rotation"]
+
+
+def test_the_inventory_may_read_no_secret() -> None:
+    text = policies.component(policies.SELF, [], False, "hnai", "pki_int")
+    assert [line.split('"')[1] for line in text.splitlines() if "hnai/data/" in line] == ["hnai/data/openbao/*", "hnai/data/+/+/_rotation"]
+    assert not any(f'"auth/approle/role/{name}/secret-id-accessor/destroy"' in text for name in policies.IDENTITIES.values())
 
 
 @pytest.mark.parametrize(("end", "says"), [(0.0, "it has no entry"), (1795564700.0, "its newest entry is of 2026-11-24T23:58:20Z, before this visit")])

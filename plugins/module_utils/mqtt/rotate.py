@@ -53,16 +53,21 @@ def standing(lines: Iterable[str], name: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def too_long(secret: Secret) -> str:
-    """What of a login does not fit into MQTT's field, "" where all does."""
-    sizes = {name: len(str(secret[name]).encode("utf-8", "surrogatepass")) for name in ("username", "password")}
-    return ", ".join("%s has %d bytes, MQTT carries %d" % (name, size, MAX_TEXT) for name, size in sizes.items() if size > MAX_TEXT)
+def uncarried(secret: Secret) -> str:
+    """What of it no login can carry, "" where it can. A name with a NUL is a protocol error; of a password Mosquitto compares what is before it (2.0.11)."""
+    found = []
+    for name in ("username", "password"):
+        value = str(secret[name])
+        size = len(value.encode("utf-8", "surrogatepass"))
+        found += ["%s holds a NUL, which ends it at Mosquitto" % name] if "\0" in value else []
+        found += ["%s has %d bytes, MQTT carries %d" % (name, size, MAX_TEXT)] if size > MAX_TEXT else []
+    return ", ".join(found)
 
 
 def successor(secret: Secret, password: Callable[[], str]) -> dict[str, Any]:
     """The next value: the other identity of the pair. Raises ValueError where no login can carry the current one."""
-    if too_long(secret):
-        raise ValueError(too_long(secret))
+    if uncarried(secret):
+        raise ValueError(uncarried(secret))
     name = str(secret["username"])
     return dict(secret, username=base(name) if name.endswith(TWIN) else name + TWIN, password=password())
 
@@ -85,8 +90,8 @@ class MosquittoAdapter:
         self._ended = False
 
     def _open(self, secret: Secret) -> Session | None:
-        if too_long(secret):
-            raise Impossible(too_long(secret))
+        if uncarried(secret):
+            raise Impossible(uncarried(secret))
         try:
             return self._login(secret["username"], secret["password"])
         except MqttRefused as error:
@@ -111,7 +116,7 @@ class MosquittoAdapter:
 
     def drop(self, secret: Secret) -> None:
         """Remove the credential of its identity, reload; a session of ours that used it must end by that."""
-        self._witness = None if too_long(secret) else self._open(secret)
+        self._witness = None if uncarried(secret) else self._open(secret)
         self._stand_in, self._ended = None, False
         self._remove(secret["username"])
         self._reload()
@@ -126,7 +131,7 @@ class MosquittoAdapter:
 
     def sessions(self, secret: Secret) -> list[str]:
         """Our own session of the old identity, while the broker lets it live: what happens to it happens to all of them. Asked until it is empty."""
-        if self._ended or too_long(secret):
+        if self._ended or uncarried(secret):
             return []
         if self._witness is None and self._stand_in is None:
             self._stand_in = self.wrong(secret)

@@ -35,6 +35,11 @@ def _explain(error: BaoError, what: str, remedy: str) -> VisitError:
 
 def enter(api: Api, component: str, deploy: Mapping[str, str]) -> str:
     """A token of the component, by way of a wrapped secret_id. The deploy token is revoked before this returns."""
+    return str(entered(api, component, deploy)["client_token"])
+
+
+def entered(api: Api, component: str, deploy: Mapping[str, str]) -> dict[str, Any]:
+    """As `enter`: what a login returns, the token's accessor too."""
     role = "auth/%s/role/%s%s" % (policies.COMPONENT_AUTH, policies.PREFIX, component)
     try:
         token = str(login(api, policies.IDENTITY_AUTH, deploy["role_id"], deploy["secret_id"])["client_token"])
@@ -58,7 +63,7 @@ def enter(api: Api, component: str, deploy: Mapping[str, str]) -> str:
         leave(api, token)
     try:
         secret_id = api.call("POST", "sys/wrapping/unwrap", {}, token=wrapped)["data"]["secret_id"]
-        return str(login(api, policies.COMPONENT_AUTH, role_id, secret_id)["client_token"])
+        return login(api, policies.COMPONENT_AUTH, role_id, secret_id)
     except BaoError as error:
         raise _explain(
             error,

@@ -123,7 +123,9 @@ class Steps:
                 return self._said("dropped", view)
             if not given["forced"] and fresh(self._looked(), self._now()):
                 return self._said("idle", view)
-            self._adapter.living()  # may it be listed? Before anything is taken.
+            # May it be listed? Before anything is taken.
+            self._adapter.living()
+            self._adapter.unused()
         view = self._run.begin(
             KIND, lambda _current: held["next"], given["run_id"], given["reason"], [CONTROLLER], given["grace"], given["dead"],
             given["resume"], given["rollback"],
@@ -151,9 +153,10 @@ class Steps:
         everything = view.reason == "compromise"
         self._sweep(view, own, everything)
         if everything:
-            # Whoever logged in with one of those since the old one was looked at.
+            # Also of whoever logged in with one of those since the old one was looked at.
+            ended = self._adapter.cut()
             left = self._adapter.sessions(old)
-            proof.update(sessions=left, no_old_session=not left)
+            proof.update(sessions=left, no_old_session=not left, cut=ended)
         if not proof["no_old_session"]:
             return self._said("waits", view, sessions=proof["sessions"])
         return self._said("closed", self._run.close(view, dict(proof, alive=len(self._adapter.living()))))
@@ -201,21 +204,22 @@ def visit(
     except BaoError as error:
         raise RotationError("login as site-admin with the controller's file: %s. Nothing was changed; docs/openbao-ceremony.md, Break-glass" % error) from error
     try:
-        keeper = component.enter(api, policies.ROTATION, given["deploy"])
+        keeper = component.entered(api, policies.ROTATION, given["deploy"])
         try:
 
             def tokens() -> list[dict[str, Any]]:
-                watcher = component.enter(api, policies.SELF, given["deploy"])
+                watcher = component.entered(api, policies.SELF, given["deploy"])
+                ours = [one["accessor"] for one in (issuer, keeper, watcher)]
                 try:
-                    return health.tokens(api, watcher, sleep)[1]
+                    return [one for one in health.tokens(api, str(watcher["client_token"]), sleep)[1] if one["accessor"] not in ours]
                 finally:
-                    leave(api, watcher)
+                    leave(api, str(watcher["client_token"]))
 
-            adapter = AppRoleAdapter(api, identity, issuer, keeper, tokens, refused)
-            store = FileStore(KvStore(api, keeper, given["kv"]), given["path"], dict(given, current=current))
+            adapter = AppRoleAdapter(api, identity, issuer, str(keeper["client_token"]), tokens, refused)
+            store = FileStore(KvStore(api, str(keeper["client_token"]), given["kv"]), given["path"], dict(given, current=current))
             steps = Steps(store, adapter, fence, dict(given, current=current), now, sleep)
             return steps.planned() if check else steps.advance()
         finally:
-            leave(api, keeper)
+            leave(api, str(keeper["client_token"]))
     finally:
         leave(api, str(issuer["client_token"]))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..verdict import Report
-from . import policies, site
+from . import authority, policies, seal_keys, site
 from .kv import KvStore
 from .rotate_approle import KIND, Living
 from .rotation import CLOCK_TOLERANCE_S, JOURNAL, NEXT, View, lease_over
@@ -96,11 +96,24 @@ def describe(
     }  # fmt: skip
 
 
+def unnamed(store: KvStore, items: Sequence[Mapping[str, Any]], now: float) -> list[dict[str, Any]]:
+    """[{path, version, written, age_s}] of what lies in the mount beside *items* and what rotations write of themselves; no `written` where it was deleted."""
+    own = {*(item["path"] for item in items), *authority.SCOPES, seal_keys.KEYRING, seal_keys.SHARES}
+    found = []
+    for path in store.paths():
+        if path in own or (path.endswith((JOURNAL, NEXT)) and path.rpartition("/")[0] in own):
+            continue
+        version, text = store.written_at(path)
+        written = site.instant(text) if text else None
+        found.append({"path": path, "version": version, "written": written, "age_s": None if written is None else max(0, round(now - written))})
+    return found
+
+
 def judge(
     report: Report, store: KvStore, items: Sequence[Mapping[str, Any]], audit: Callable[[], Log],
-    now: Callable[[], float], living: Alive = lambda _path: (),
+    now: Callable[[], float], living: Alive = lambda _path: (), declared: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Make SI1 to SI3 for every secret; the inventory."""
+    """Make SI1 to SI3 for every secret, SI4 for what is none of them; the inventory. *declared*: paths of every contract, its component placed or not."""
     rows: list[dict[str, Any]] = []
     log: dict[str, dict[str, float]] = {}
     begin, unread = 0.0, ""
@@ -162,4 +175,15 @@ def judge(
                 check.evidence = {"readers": {name: seen[name] for name in sorted(seen)}, "log_begins": begin,
                                   "read an older version": sorted(strangers - set(check.observed))}
                 check.passed(not check.observed)
+    with report.check(
+        "SI4", "every secret is named by a contract", expected=[], controls=["SR 1.5"],
+        hint="whoever wrote it says what reads it: a contract names it, or key holders erase it (docs/decommission.md)",
+        explain="bao kv list -mount=hnai, and of each folder",
+    ) as check:
+        beside = unnamed(store, items, now())
+        # What a component that stands nowhere any more left behind: decommission says so, and it may come back.
+        left = [one for one in beside if one["path"].removesuffix(JOURNAL).removesuffix(NEXT) in declared]
+        check.observed = [one["path"] for one in beside if one not in left]
+        check.evidence = {"unnamed": [one for one in beside if one not in left], "of components that stand nowhere": left}
+        check.passed(not check.observed)
     return rows

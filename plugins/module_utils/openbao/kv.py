@@ -44,6 +44,13 @@ class KvStore:
         except NotFound:
             return 0
 
+    def paths(self) -> list[str]:
+        """Every path of the mount, those included whose newest version was deleted. SCAN is OpenBao's; HashiCorp Vault answers 405 (BaoError)."""
+        try:
+            return sorted(self._api.call("SCAN", self._mount + "/metadata/", token=self._token)["data"].get("keys") or [])
+        except NotFound:
+            return []
+
     def written_at(self, path: str) -> tuple[int, str]:
         """(newest version, when it was written as RFC 3339); (0, "") where there is none, (version, "") where it was deleted or destroyed."""
         try:

@@ -71,14 +71,22 @@ def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki:
             ("auth/token/accessors/", ["list", "sudo"], {}),
             ("auth/token/accessors", ["list", "sudo"], {}),
             ("auth/token/lookup-accessor", ["update"], {}),
+            # The inventory: names, versions and journals, no value.
+            ("%s/metadata/" % kv, ["list", "scan"], {}),
+            ("%s/metadata/*" % kv, ["read", "list", "scan"], {}),
+            ("%s/data/+/+/_rotation" % kv, ["read"], {}),
         ]
+        for identity in IDENTITIES.values():
+            role = "auth/%s/role/%s" % (IDENTITY_AUTH, identity)
+            rules += [(role + "/secret-id", ["list"], {}), (role + "/secret-id-accessor/lookup", ["update"], {})]
     return render(rules)
 
 
 def rotation(kv: str) -> str:
     """Policy of the rotation. It reads and writes every secret of the mount, which is what rotating is; deletions are by version only.
 
-    Of the run's own identities it lists secret_ids and ends them, both by accessor; it issues none, so ``deploy``, which enters it, gains no right.
+    It ends what a secret_id of the run's own identities opened, all by accessor: secret_ids of theirs and of components, and tokens. It issues none, so
+    ``deploy``, which enters it, gains no right.
     """
     rules: list[Rule] = [
         ("%s/data/*" % kv, ["create", "read", "update"], {}),
@@ -86,13 +94,13 @@ def rotation(kv: str) -> str:
         ("%s/metadata/" % kv, ["list", "scan"], {}),
         ("%s/destroy/+/+/_next" % kv, ["update"], {}),
     ]
-    for identity in IDENTITIES.values():
-        role = "auth/%s/role/%s" % (IDENTITY_AUTH, identity)
+    for role in [*("%s/role/%s" % (IDENTITY_AUTH, identity) for identity in IDENTITIES.values()), COMPONENT_AUTH + "/role/+"]:
         rules += [
-            (role + "/secret-id", ["list"], {}),
-            (role + "/secret-id-accessor/lookup", ["update"], {}),
-            (role + "/secret-id-accessor/destroy", ["update"], {}),
+            ("auth/%s/secret-id" % role, ["list"], {}),
+            ("auth/%s/secret-id-accessor/lookup" % role, ["update"], {}),
+            ("auth/%s/secret-id-accessor/destroy" % role, ["update"], {}),
         ]
+    rules += [("auth/%s/role" % COMPONENT_AUTH, ["list"], {}), ("auth/token/revoke-accessor", ["update"], {})]
     return render([*rules, ("auth/token/revoke-self", ["update"], {})])
 
 
