@@ -1303,12 +1303,12 @@ def test_which_of_its_pair_a_line_lives_on_stands_in_the_brokers_log() -> None:
     (["Client %s has exceeded timeout, disconnecting." % one for one in ("line1", "line1-sparkplug")], ""),
 ])
 def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: list[str], lives: str) -> None:
-    class Broker(OwnFiles):
+    class BrokersHost(OwnFiles):
         def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
             return Completed(0, b"abc\n" if argv[0] == "systemctl" else "\n".join([*LOG.splitlines(), *more]).encode(), b"")
 
     old, new = {"username": "line1", "password": "o"}, {"username": "line1.b", "password": "n"}
-    found = rotation_target.outside(Broker(tmp_path), {"old": old, "new": new, "unit": "u", "path": "mosquitto/line1"})
+    found = rotation_target.outside(BrokersHost(tmp_path), {"old": old, "new": new, "unit": "u", "path": "mosquitto/line1"})
     wanted = {"old": fingerprint("mosquitto/line1", "o"), "new": fingerprint("mosquitto/line1", "n"), "": ""}
     assert found["fingerprint"] == wanted[lives]
     assert found["sessions"]["new"] == sum("line1.b" in line for line in more)
@@ -1316,13 +1316,13 @@ def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: li
 
 def test_a_journal_that_was_cut_says_nothing_about_older_sessions(tmp_path: Path) -> None:
     """A client of the line that came before and stays on the old password would not be seen, and be locked out."""
-    class Broker(OwnFiles):
+    class BrokersHost(OwnFiles):
         def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
             return Completed(0, b"abc\n" if argv[0] == "systemctl" else b"New client connected from 1:1 as line1 (p2, c0, k15, u'line1.b').\n", b"")
 
     given = {"old": {"username": "line1", "password": "o"}, "new": {"username": "line1.b", "password": "n"}, "unit": "u", "path": "mosquitto/line1"}
     with pytest.raises(CannotTell, match="does not reach back to its start"):
-        rotation_target.outside(Broker(str(tmp_path)), given)
+        rotation_target.outside(BrokersHost(str(tmp_path)), given)
 
 
 # -- the lab's own contracts ------------------------------------------------------------------------------------------
