@@ -39,6 +39,8 @@ class CallbackModule(CallbackBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.events: list[Event] = []
+        #: (host, task) whose items were heard.
+        self.loops: set[tuple[str, str]] = set()
         self.play, self.serial, self.file = "", 0, ""
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
@@ -50,15 +52,29 @@ class CallbackModule(CallbackBase):
         steps = play.serial or []
         self.play, self.serial = play.get_name(), 1 if [str(step) for step in steps] == ["1"] else 0
 
-    def _heard(self, result: Any, state: str) -> None:
-        content = dict(result.result)
+    def _heard(self, result: Any, state: str, item: bool = False) -> None:
+        """A result; of a loop each item's own, for one may fail, or be skipped in check mode, where others change something."""
+        task, host, content = result.task, result.host.get_name(), dict(result.result)
+        if item:
+            self.loops.add((host, task._uuid))
+        elif (host, task._uuid) in self.loops and state != "unreachable":
+            return
         stats = (content.get("ansible_stats") or {}).get("data") or {}
         self.file = str(stats.get("hnai_plan_file") or self.file)
-        task = result.task
-        for item in content.get("results") or [content] if state == "ok" and task.loop else [content]:
-            self.events.append(
-                Event(result.host.get_name(), self.play, task.get_name(), task.resolved_action or task.action, role_of(task), item, self.serial, state)
-            )
+        action = task.resolved_action or task.action
+        self.events.append(Event(host, self.play, task.get_name(), action, role_of(task), content, self.serial, state))
+
+    def v2_runner_item_on_ok(self, result: Any) -> None:
+        """An item of a loop."""
+        self._heard(result, "ok", item=True)
+
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        """An item that failed."""
+        self._heard(result, "failed", item=True)
+
+    def v2_runner_item_on_skipped(self, result: Any) -> None:
+        """An item that was skipped."""
+        self._heard(result, "skipped", item=True)
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """A result."""

@@ -43,6 +43,8 @@ class _Host:
     others: list[dict[str, str]] = field(default_factory=list)
     #: Paths that differ after the run, for what a unit that reads them will do.
     paths: list[str] = field(default_factory=list)
+    #: {component: patterns of what its packages bring}: which package owns which program is not known before it is installed.
+    packaged: dict[str, list[str]] = field(default_factory=dict)
 
 
 def below(path: str, patterns: Iterable[str]) -> bool:
@@ -87,7 +89,7 @@ def gather(events: Iterable[Event]) -> dict[str, Any]:
             for unit, found in _results(event).items():
                 lines = [{"what": f"{unit} {action}", "component": event.component} for action in found.get("actions") or [] if action in _BOOT]
                 host.others += [line for line in lines if line not in host.others]
-            for found in _units(event, host.paths):
+            for found in _units(event, [*host.paths, *host.packaged.get(event.component, [])]):
                 found["gate"] = ", ".join(dict.fromkeys(gates.get((event.host, event.play), [])))
                 _merge(restarts, found)
         elif event.result.get("changed"):
@@ -129,6 +131,7 @@ def _changed(event: Event, name: str, host: _Host) -> None:
         installed = (result.get("debs") or {}).get("installed") or []
         if installed:
             host.others.append({"what": "packages " + ", ".join(map(str, installed)), **how})
+            host.packaged[event.component] = ["/usr/bin/*", "/usr/sbin/*"]
             told = True
     elif name == "credentials":
         # What a credential says stays hidden (no_log), that one changes does not.
@@ -164,8 +167,10 @@ def _units(event: Event, changed: list[str]) -> Iterator[dict[str, Any]]:
         if not action and found.get("restart_pending"):
             action = "restart pending"
         causes = [str(path) for path in found.get("causes") or []]
-        if not action:
-            action, causes = _follows(name, ask, changed, bool(arguments.get("rolling")) and not arguments.get("force_restart"))
+        if action in ("", "reloaded"):
+            # Files that change in this run may ask for a restart where until now a reload was due.
+            more, because = _follows(name, ask, changed, bool(arguments.get("rolling")) and not arguments.get("force_restart"))
+            action, causes = more or action, list(dict.fromkeys([*causes, *because]))
         if action:
             yield {
                 "host": event.host,

@@ -86,6 +86,27 @@ def test_a_restart_follows_from_files_that_a_role_did_not_tell_its_unit() -> Non
     assert "did not reach" in pending["gate"]
 
 
+def test_a_restart_is_not_hidden_by_a_reload_that_is_due() -> None:
+    """A run that was killed left a reload, and now a setting changes too."""
+    due = {"changed": True, "actions": ["reload digest written", "reloaded"], "causes": ["/etc/hnai/kafka/tls/cert.pem"], **unit_arguments()}
+    assert [item["action"] for item in gather([event("h", "unit", due)])["restarts"]] == ["reloaded"]
+    changed = {"changed": True, "changed_paths": ["/etc/hnai/kafka/x.conf"]}
+    (item,) = gather([event("h", "config_tree", changed), event("h", "unit", due)])["restarts"]
+    assert (item["action"], item["causes"]) == ("restarted", ["/etc/hnai/kafka/tls/cert.pem", "/etc/hnai/kafka/x.conf"])
+
+
+def test_a_package_restarts_the_units_of_its_component_that_run_a_program_of_debian() -> None:
+    installed = {"changed": True, "artifacts": {}, "debs": {"installed": ["victoria-metrics=1.112.0"]}}
+    units = [
+        {"name": "hnai-victoriametrics.service", "restart_on": ["/usr/bin/victoria-metrics"]},
+        {"name": "hnai-victoriametrics-auth.service", "restart_on": ["/usr/local/lib/hnai/victoriametrics/auth-config"], "reload_on": ["/etc/x"]},
+    ]
+    asked = {"changed": False, "units": {unit["name"]: {"actions": []} for unit in units}, "invocation": {"module_args": {"units": units}}}
+    for component, expected in (("victoriametrics", ["hnai-victoriametrics.service"]), ("host", [])):
+        plan = gather([event("h", "artifact", installed, component=component), event("h", "unit", asked, component="victoriametrics")])
+        assert [item["unit"] for item in plan["restarts"]] == expected
+
+
 def test_several_units_each_for_itself() -> None:
     units = [{"name": "a.service", "restart_on": ["/etc/a"]}, {"name": "b.service", "restart_on": ["/etc/b"]}]
     result = {"changed": True, "units": {"a.service": {"actions": ["enabled", "started"]}, "b.service": {}}, "invocation": {"module_args": {"units": units}}}
@@ -188,18 +209,22 @@ def test_the_callback_hears_a_plan(tmp_path: Path) -> None:
                 # Its result names no file: the arguments do.
                 {"name": "Line", "ansible.builtin.lineinfile": {"path": str(tmp_path / "line"), "line": "x"}},
                 {"name": "Command", "ansible.builtin.command": {"argv": ["touch", str(tmp_path / "c")]}},
+                {"name": "Commands", "ansible.builtin.command": {"argv": ["touch", "{{ item }}"]}, "loop": ["c", "c"]},
+                {"name": "Some", "ansible.builtin.lineinfile": {"path": "{{ item }}", "line": "y"}, "loop": [str(tmp_path / "other"), "/none/a"]},
             ],
         }
     ]
-    (tmp_path / "line").touch()
+    for name in ("line", "other"):
+        (tmp_path / name).touch()
     (tmp_path / "plan.yml").write_text(json.dumps(plays), encoding="utf-8")
     command = [PLAYBOOK, "-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}", "--check", str(tmp_path / "plan.yml")]
     done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 2, done.stdout + done.stderr
     assert "Plan: what a run" in done.stdout
     plan = json.loads((tmp_path / "out/plan.json").read_text(encoding="utf-8"))
-    assert [item["path"] for item in plan["hosts"]["localhost"]["files"]] == [str(tmp_path / name) for name in ("a", "b", "line")]
-    assert [item["task"] for item in plan["not_predicted"]] == ["Command"]
+    assert [item["path"] for item in plan["hosts"]["localhost"]["files"]] == [str(tmp_path / name) for name in ("a", "b", "line", "other")]
+    assert [item["task"] for item in plan["not_predicted"]] == ["Command", "Commands", "Commands"]
+    assert [(item["task"], item["why"]) for item in plan["failed"]] == [("Some", "failed: Destination /none/a does not exist !")]
     assert not list(tmp_path.glob("[abc]"))
 
 
