@@ -2,6 +2,7 @@
 """Host health: what waits for a restart, clock error, kernel settings."""
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.hnai.platform.plugins.module_utils.artifact import MANIFEST
 from ansible_collections.hnai.platform.plugins.module_utils.host import health
 from ansible_collections.hnai.platform.plugins.module_utils.host.health import (
     Host,
@@ -128,7 +130,7 @@ class Machine:
         place = Host(
             run=self.run, digests=self.base / "digests", running=(self.base / "run",), proc=self.base / "proc", mounts=self.base / "mounts",
             etc=self.base / "etc", ssh=self.base / "ssh-cert.pub", data=(str(self.base),), now=lambda: self.now, audit=lambda: self.audit,
-            uptime=lambda: UPTIME_S,
+            uptime=lambda: UPTIME_S, opt=self.base / "opt",
         )
         check_all(report, self.want, place)
         self.checks = {check.id: check for check in report.checks}
@@ -333,6 +335,28 @@ def test_sandboxes_are_judged_only_when_asked_for(machine: Machine) -> None:
     assert machine.judge() == {**WELL, "HO10": "fail"}, "a unit that is not there has no sandbox"
     machine.security = "Unit hnai-a.service not found, cannot analyze.\n"
     assert machine.judge() == {**WELL, "HO10": "inconclusive"}
+
+
+def test_a_release_with_something_beside_it_is_no_release(machine: Machine) -> None:
+    opt = machine.base / "opt"
+    opt.mkdir()
+    assert machine.judge() == WELL, "a host without a release has nothing to judge"
+    manifest = {"format": 1, "version": "1.0", "recipe": "r", "digest": "d", "files": {"libs/a.jar": 3}, "executable": []}
+    release = opt / "demo/1.0"
+    (release / "libs").mkdir(parents=True)
+    (release / "libs/a.jar").write_text("jar")
+    (release / MANIFEST).write_text(json.dumps(manifest))
+    assert machine.judge() == {**WELL, "HO11": "fail"}
+    assert machine.checks["HO11"].reason == "demo has no release as current"
+    (opt / "demo/current").symlink_to("1.0")
+    assert machine.judge() == {**WELL, "HO11": "pass"}
+    (release / "libs/evil.jar").write_text("")
+    assert machine.judge() == {**WELL, "HO11": "fail"}
+    assert machine.checks["HO11"].reason == f"{release}/libs/evil.jar was never released, and may run"
+    (release / "libs/evil.jar").unlink()
+    (release / "libs/a.jar").chmod(0o4755)
+    assert machine.judge() == {**WELL, "HO11": "fail"}
+    assert machine.checks["HO11"].reason == f"{release}/libs/a.jar was changed"
 
 
 def test_rooms_are_the_file_systems_of_ours_each_once(tmp_path: Path) -> None:
