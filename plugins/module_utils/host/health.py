@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Health of a host: failed units, pending restarts, disk, time against the site's source, kernel settings, certificates and
-revocation lists, the audit daemon, sandboxes, releases as they were unpacked (ids HO1 to HO11)."""
+revocation lists, the audit daemon, sandboxes, releases as they were unpacked strangers (ids HO1 to HO12)."""
 from __future__ import annotations
 
 import os
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.hnai.platform.plugins.module_utils import artifact
-from ansible_collections.hnai.platform.plugins.module_utils.host import ssh_certificate
+from ansible_collections.hnai.platform.plugins.module_utils import artifact, hostfiles
+from ansible_collections.hnai.platform.plugins.module_utils.host import ssh_certificate, strangers
 from ansible_collections.hnai.platform.plugins.module_utils.host.sysctl import differing
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 from ansible_collections.hnai.platform.plugins.module_utils.x509 import X509Error, read_pem
@@ -103,6 +103,7 @@ class Wanted:
     min_crl_days: float = 1.0
     audit_rules: str = ""
     exposure: Mapping[str, float] = field(default_factory=dict)
+    declared: strangers.Declared = field(default_factory=strangers.Declared)
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,7 @@ class Host:
     etc: Path = Path("/etc/hnai")
     ssh: Path = Path(ssh_certificate.CERTIFICATE)
     opt: Path = artifact.OPT
+    machine: hostfiles.Host = field(default_factory=hostfiles.Host)
     data: tuple[str, ...] = ("/", "/var/lib", "/var/log", "/opt")
     below: tuple[str, ...] = ("/var/lib/hnai/", "/opt/hnai/")
     now: Callable[[], float] = time.time
@@ -279,6 +281,14 @@ def check_all(report: Report, want: Wanted, host: Host = Host()) -> None:
             worse = sorted(unit for unit, limit in want.exposure.items() if found.get(unit, 10.0) > limit)
             check.observed = len(worse)
             check.passed(not worse, ", ".join("%s %s" % (unit, found.get(unit, "unknown")) for unit in worse))
+    with report.check(
+        "HO12", "only who was declared comes in, becomes root and decides what runs", expected=0, unit="things that nobody declared",
+        controls=["SR 1.1", "SR 2.1", "SR 3.4"], hint="look at it: take it away, declare it, or name it in host_foreign_ignore",
+        explain="site.yml --tags host --check names it",
+    ) as check:
+        foreign = strangers.found(host.machine, want.declared)
+        check.observed, check.evidence = len(foreign), {"foreign": foreign}
+        check.passed(not foreign, "; ".join(foreign[:5]))
     if host.opt.is_dir() and any(host.opt.iterdir()):
         _releases(report, host.opt)
 
