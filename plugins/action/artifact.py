@@ -110,6 +110,14 @@ class ActionModule(ActionBase):
         return remote
 
     def _deliver(self, store: Store, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """What is lacking is brought; what lies in a release and was never released is named."""
+        result = self._bring(store, arguments, variables)
+        host = variables.get("inventory_hostname", "this host")
+        for path in result["foreign"]:
+            display.warning(f"{host}: {path} is not of the release of {arguments['component']}, which may load it; it is left alone")
+        return result
+
+    def _bring(self, store: Store, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         component, host = arguments["component"], str(variables.get("inventory_hostname", "this host"))
         self._timeout = arguments["timeout"]
         wanted = self._release(component, variables)
@@ -202,8 +210,10 @@ class ActionModule(ActionBase):
         """The result; with `before` the change was made, without it is predicted. `whole`: what the packages depend on is among them."""
         touched = {archive.name for archive in archives}
         old, new, found = [], [], {}
+        foreign: list[str] = []
         for archive in need.archives:
             there = state["archives"][archive.name]
+            foreign += there["foreign"]
             was = (before or state)["archives"][archive.name]
             hit = archive.name in touched
             found[archive.name] = {
@@ -213,7 +223,8 @@ class ActionModule(ActionBase):
                 "changed": hit,
             }
             if hit:
-                flaw = f" (damaged: {was['damaged']})" if was["damaged"] else ""
+                beside = "".join(f"; not of it: {path}" for path in was["foreign"])
+                flaw = f" (damaged: {was['damaged']}{beside})" if was["damaged"] else ""
                 old.append(f"{archive.name} {was['version'] or 'absent'}{flaw} recipe {was['recipe'][:12] or '-'}")
                 new.append(f"{archive.name} {archive.version} recipe {archive.recipe[:12]}")
         for package in packages:
@@ -228,6 +239,7 @@ class ActionModule(ActionBase):
             "changed": changed,
             "os": state["os"],
             "artifacts": found,
+            "foreign": foreign,
             "debs": {
                 "installed": packages,
                 "versions": {**(before or state)["packages"], **state["packages"]},

@@ -80,6 +80,8 @@ class ActionModule(ActionBase):
             result.setdefault("warnings", []).append(
                 f"OpenBao: {warning} differs from the collection's and only root may change it (docs/openbao-ceremony.md)"
             )
+        for thing in result.get("foreign", []):
+            result.setdefault("warnings", []).append(f"OpenBao: {thing}: nobody of the site declared it, it is left alone")
         if self._task.check_mode:
             return result
         for name, identity in IDENTITIES.items():

@@ -4,9 +4,9 @@
 Standard library only, Python 3.9. Knows nothing of Ansible.
 
 /opt/hnai/<name>/<version>/.hnai-manifest is JSON: format, name, version, target, recipe (sha256 of everything that
-decides the content), digest (sha256 of the tar it came from), files {path: bytes, or "-> target" for a symlink}. It
-holds no time, so the same artifact gives the same bytes. It is written before the directory gets its name:
-a directory with a version's name is whole.
+decides the content), digest (sha256 of the tar it came from), files {path: bytes, "-> target" for a symlink, or null for byte
+code that was compiled here}, executable [path]. Older manifests know neither executable nor byte code. It holds no time, so the
+same artifact gives the same bytes. It is written before the directory gets its name: a directory with a version's name is whole.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable
@@ -84,47 +85,96 @@ def _manifest(directory: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and value.get("format") == FORMAT else None
 
 
-def damaged(directory: Path, files: Mapping[str, Any]) -> str:
-    """The first file that is not there in its size (or link target), or was written after the manifest, which came last; else an empty string."""
+def _walk(directory: Path, known: Collection[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """(relative path, lstat) of everything below; of a directory that is not *known* the name with a slash, not what lies in it."""
+    yield ".", os.lstat(directory)
+    waiting = [""]
+    while waiting:
+        top = waiting.pop()
+        with os.scandir(directory / top) as entries:
+            for entry in entries:
+                path = top + entry.name
+                if not entry.is_dir(follow_symlinks=False):
+                    yield path, entry.stat(follow_symlinks=False)
+                elif path in known:
+                    waiting.append(path + "/")
+                    yield path, entry.stat(follow_symlinks=False)
+                else:
+                    yield path + "/", entry.stat(follow_symlinks=False)
+
+
+def look_over(directory: Path, kept: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """(the first file or directory of the manifest that is not as it was unpacked, what lies there that the manifest does not have).
+
+    As it was unpacked: its size or link target, owner and mode, and not written after the manifest, which came last.
+    """
+    files, executable = kept["files"], kept.get("executable")
+    executables = frozenset(executable or ())
+    folders = {"."}
+    for path in files:
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            if path in folders:
+                break
+            folders.add(path)
+    us = (os.geteuid(), os.getegid())
+    wrong, foreign, seen = [], [], set()
     try:
         unpacked = os.lstat(directory / MANIFEST).st_mtime_ns
+        for path, status in _walk(directory, folders):
+            mode, ours = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid) == us
+            if path in folders:
+                same = ours and mode == 0o755
+            elif path == MANIFEST:
+                same = ours and mode == 0o644
+            elif path not in files:
+                # Byte code that was compiled before its names were recorded.
+                if not (executable is None and path.endswith("__pycache__/") and status.st_mtime_ns <= unpacked):
+                    foreign.append(path)
+                continue
+            elif isinstance(files[path], str):
+                same = ours and stat.S_ISLNK(status.st_mode) and "-> " + os.readlink(directory / path) == files[path]
+            else:
+                modes = (0o644, 0o755) if executable is None else (0o755 if path in executables else 0o644,)
+                same = ours and stat.S_ISREG(status.st_mode) and mode in modes and files[path] in (None, status.st_size)
+            seen.add(path)
+            if not same or (path in files and status.st_mtime_ns > unpacked):
+                wrong.append(path)
     except OSError:
-        return MANIFEST
-    for path, expected in files.items():
-        try:
-            status = os.lstat(directory / path)
-            found: Any = status.st_size if not isinstance(expected, str) else "-> " + os.readlink(directory / path)
-        except OSError:
-            return path
-        if found != expected or status.st_mtime_ns > unpacked:
-            return path
-    return ""
+        return MANIFEST, []
+    wrong += [path for path in files if path not in seen]
+    return min(wrong, default=""), sorted(foreign)
 
 
 def observe_archive(name: str, opt: Path = OPT) -> dict[str, Any]:
-    """{"version", "recipe", "digest", "path", "damaged", "versions"} of what `current` points to; empty strings if absent.
+    """{"version", "recipe", "digest", "path", "damaged", "foreign", "versions"} of what `current` points to; empty if absent.
 
-    `versions`: {version: recipe} of every whole directory, `current` or not.
+    `versions`: {version: recipe} of every whole directory, `current` or not. `foreign`: paths of what lies there and was never unpacked.
     """
     base = opt / name
-    versions = {}
-    for entry in sorted(base.iterdir()) if base.is_dir() else ():
-        kept = None if entry.is_symlink() or entry.name.startswith(".") else _manifest(entry)
-        if kept and not damaged(entry, kept["files"]):
-            versions[entry.name] = kept["recipe"]
+    versions, found, damaged, foreign = {}, None, "", []
     try:
         version = os.readlink(base / "current")
     except OSError:
         version = ""
-    found = _manifest(base / version) if version and "/" not in version else None
+    for entry in sorted(base.iterdir()) if base.is_dir() else ():
+        kept = None if entry.is_symlink() or entry.name.startswith(".") else _manifest(entry)
+        if kept is None:
+            continue
+        flaw, others = look_over(entry, kept)
+        if not flaw:
+            versions[entry.name] = kept["recipe"]
+        if entry.name == version:
+            found, damaged, foreign = kept, flaw, [f"{entry}/{path}" for path in others]
     if found is None:
-        return {"version": "", "recipe": "", "digest": "", "path": str(base / "current"), "damaged": "", "versions": versions}
+        return {"version": "", "recipe": "", "digest": "", "path": str(base / "current"), "damaged": "", "foreign": [], "versions": versions}
     return {
         "version": found["version"],
         "recipe": found["recipe"],
         "digest": found["digest"],
         "path": str(base / found["version"]),
-        "damaged": damaged(base / version, found["files"]),
+        "damaged": damaged,
+        "foreign": foreign,
         "versions": versions,
     }
 
@@ -318,6 +368,17 @@ def _compile(directory: Path, runner: Run) -> None:
         raise ArtifactError("%s: byte-compiling ended with %s: %s" % (directory, code, text.strip()[-300:]))
 
 
+def _compiled(directory: Path) -> dict[str, None]:
+    """The paths of the byte code, which has the modes of everything else from here on, whatever the umask was."""
+    found: dict[str, None] = {}
+    for folder in directory.rglob("__pycache__"):
+        folder.chmod(0o755)
+        for path in folder.iterdir():
+            path.chmod(0o644)
+            found[path.relative_to(directory).as_posix()] = None
+    return found
+
+
 def flip(base: Path, version: str) -> None:
     """`current` → version, atomically."""
     link = base / (".current.%d" % os.getpid())
@@ -363,7 +424,7 @@ def install_archive(spec: Mapping[str, Any], opt: Path = OPT, runner: Run = run)
         previous = os.readlink(base / "current")
     except OSError:
         previous = ""
-    whole = found is not None and found["recipe"] == spec["recipe"] and not damaged(final, found["files"])
+    whole = found is not None and found["recipe"] == spec["recipe"] and not look_over(final, found)[0]
     if not whole:
         if not spec["src"]:
             raise ArtifactError("%s: was changed a moment ago; remedy: run again" % final)
@@ -378,10 +439,12 @@ def install_archive(spec: Mapping[str, Any], opt: Path = OPT, runner: Run = run)
         files = _unpack(source, work)
         if spec.get("compile"):
             _compile(work, runner)
+            files.update(_compiled(work))
         value = {name: spec[name] for name in ("name", "version", "target", "recipe", "digest")}
+        executable = sorted(path for path, size in files.items() if size is not None and os.lstat(work / path).st_mode & 0o170100 == stat.S_IFREG | 0o100)
         _sync_file_system(work)
         with (work / MANIFEST).open("x", encoding="utf-8") as stream:
-            json.dump({"format": FORMAT, **value, "files": files}, stream, sort_keys=True, indent=0)
+            json.dump({"format": FORMAT, **value, "files": files, "executable": executable}, stream, sort_keys=True, indent=0)
             stream.flush()
             os.fsync(stream.fileno())
         (work / MANIFEST).chmod(0o644)

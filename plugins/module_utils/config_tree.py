@@ -26,8 +26,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ansible_collections.hnai.platform.plugins.module_utils import hostfiles
-from ansible_collections.hnai.platform.plugins.module_utils.host import sysctl
+from ansible_collections.hnai.platform.plugins.module_utils.host import accounts, sysctl
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
+    Completed,
     Host,
     HostError,
     atomic_write,
@@ -45,6 +46,8 @@ SYSCTL = ("/etc/sysctl.d/", "/usr/lib/sysctl.d/")
 UNITS = ("/etc/systemd/system/", "/usr/lib/systemd/system/")
 #: Where a unit's drop-ins of a person stand, those for this boot alone and of `systemctl set-property` too (systemd.unit(5)).
 DROP_INS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
+#: usermod(8): the account is in use; its home then cannot be changed.
+BUSY = 8
 MASK = "********"
 _PEM_PRIVATE = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 _PEM_BLOCK = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL)
@@ -88,6 +91,7 @@ class Outcome(hostfiles.Outcome):
     """`held` items have path, before, after."""
 
     foreign: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     held: list[dict[str, str]] = field(default_factory=list)
     watched: list[str] = field(default_factory=list)
@@ -287,15 +291,22 @@ class Tree:
         changed = self._apply(self._plan(files))
         users, groups = self._declared_accounts()
         missing = [name for name in users if self.host.uid(name) is None] + [name for name in groups if self.host.gid(name) is None]
-        if not (changed or missing):
-            return
         self.outcome.accounts = bool(missing)
         if missing:
             self._told("accounts", "", "".join(f"{name}\n" for name in sorted(set(missing))))
-        if not self.check:
+        if (changed or missing) and not self.check:
             done = self.host.run(["systemd-sysusers", *[self.host.at(entry.path) for entry in files]])
             if done.rc != 0:
                 raise HostError(f"{files[0].path}: systemd-sysusers refused it: {done.message}")
+        for change in accounts.changes(self.host, [entry.content.decode("utf-8", "replace") for entry in files]):
+            self._told("accounts", f"{change.before}\n", f"{change.after}\n")
+            done = Completed(0, b"", b"") if self.check else self.host.run(list(change.command))
+            if done.rc == BUSY and change.command[0] == "usermod":
+                self.outcome.warnings.append(f"{change.before}, which cannot be put right while its unit runs; stop it, then {' '.join(change.command)}")
+            elif done.rc != 0:
+                raise HostError(f"/etc/passwd: {change.before}, and it could not be put right ({' '.join(change.command)}): {done.message}")
+            else:
+                self.outcome.accounts = True
 
     # -- files ------------------------------------------------------------------------------------------------------
 

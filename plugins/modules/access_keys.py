@@ -16,6 +16,10 @@ description:
   - Where none of the keys that are there would be left it fails and changes nothing - the run would shut itself out.
   - Files in C(/etc/ssh/authorized_keys) of anybody who is not among O(operators) are removed; sshd would open for them too. The operators' own files
     are part of the role's tree.
+  - Names in RV(foreign), and by a warning, what nobody declared and that decides who comes in, who becomes root or what runs, and leaves it alone -
+    keys in files of other users; what sshd obeys otherwise than C(/etc/ssh/sshd_config.d/10-hnai.conf) says; lines of C(sudoers); users that share a
+    number; members of groups that are as good as root; C(/etc/ld.so.preload); programs in C(/usr/local) that stand before the distribution's;
+    C(/etc/nftables.conf); units and drop-ins of others that concern ours; another address of a host of the site in C(/etc/hosts).
 options:
   user:
     description: Whom runs log in as. Required with O(keys).
@@ -31,6 +35,11 @@ options:
     type: list
     elements: str
     required: true
+  foreign_ignore:
+    description: Globs over what would be named in RV(foreign), for what the site wants so.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Predicts.
@@ -54,6 +63,11 @@ changed_paths:
   returned: always
   type: list
   elements: str
+foreign:
+  description: What nobody declared, a sentence each that begins with the file. It is left alone.
+  returned: always
+  type: list
+  elements: str
 removed:
   description: Files that were removed.
   returned: always
@@ -62,10 +76,12 @@ removed:
 """
 
 import contextlib
+import platform
 import pwd
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.hnai.platform.plugins.module_utils.host import strangers
 from ansible_collections.hnai.platform.plugins.module_utils.host.keys import Door
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError
 
@@ -77,6 +93,7 @@ def main() -> None:
             "user": {"type": "str", "default": ""},
             "keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "operators": {"type": "list", "elements": "str", "required": True},
+            "foreign_ignore": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -92,13 +109,17 @@ def main() -> None:
                     raise HostError(f"host_access_keys: there is no user '{given['user']}' on this host; ansible_user names whom runs log in as") from error
                 door.user(given["user"], account.pw_dir, account.pw_uid, account.pw_gid, given["keys"])
             door.operators(given["operators"])
-    except (HostError, OSError) as error:
+        foreign = strangers.found(host, strangers.Declared(given["user"], given["operators"], given["foreign_ignore"]))
+    except (HostError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     outcome = door.outcome
+    for sentence in foreign:
+        module.warn(f"{platform.node()}: {sentence}; nobody of the site declared it, it is left alone")
     module.exit_json(
         changed=outcome.changed,
         changed_paths=outcome.changed_paths,
         removed=outcome.removed,
+        foreign=foreign,
         **({"diff": outcome.diff} if module._diff else {}),
     )
 

@@ -14,6 +14,8 @@ description:
   - Brings every artifact that the contract of O(component) names (C(roles/<component>/meta/component.yml)) onto the host.
   - An archive becomes C(/opt/hnai/<name>/<version>) and the symlink C(/opt/hnai/<name>/current), which is flipped
     atomically. Exactly one old version is kept for rollback.
+  - A release that is not as it was unpacked (size, link, owner, mode, a file written later) is replaced as a whole. What lies in it and is not of it
+    is named by a warning and in RV(foreign), and left alone. What has loaded it goes on with it until its unit is restarted.
   - Debian packages are installed from a signed repository that the controller pushes to C(/var/lib/hnai/apt). Starts are
     denied while they install, and the distribution units that the contract lists under C(mask) are masked before.
   - Hosts never reach the internet. The controller fetches and builds what is missing through the ordinary clients
@@ -114,6 +116,11 @@ artifacts:
       digest: 05a8aea28782d151b63454af5a1daa2690a5f88866e01225b340fae4a0c3f6ff
       path: /opt/hnai/kafka/4.3.1
       changed: false
+foreign:
+  description: Paths of what lies in a release and is not of it. They are left alone, and go when the release is replaced.
+  returned: always, but not with O(prefetch=true)
+  type: list
+  elements: str
 debs:
   description: Debian packages.
   returned: always, but not with O(prefetch=true)

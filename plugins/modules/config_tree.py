@@ -17,6 +17,8 @@ description:
   - Accounts of C(sysusers.d) come first, then the checkers (an invalid candidate is refused, nothing is replaced),
     directories, files, removals, C(tmpfiles.d), C(sysctl.d) (what is in force, not the file alone), and C(daemon-reload) when a unit changed or
     systemd says that one is due.
+  - A service's account has no shell, no password, its declared home and no group that nobody declared; its group has no other members. An account with
+    a declared shell is a person's, who may change it.
   - A file that somebody changed is put back, and a unit that was started with what they wrote, or reads the file at a reload, is told to take up
     what is put back (M(hnai.platform.unit) then restarts or reloads it).
   - Files that the tree once had and no longer has are removed (a removed unit is stopped and disabled first). Files that
@@ -289,6 +291,8 @@ def main() -> None:
             outcome = tree.converge()
     except (HostError, OSError, ValueError, binascii.Error) as error:
         module.fail_json(msg=str(error))
+    for warning in outcome.warnings:
+        module.warn(warning)
     module.exit_json(
         changed=outcome.changed,
         changed_paths=outcome.changed_paths,

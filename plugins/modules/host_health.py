@@ -10,6 +10,8 @@ description:
   - HO1 units that failed or end again and again. HO2 units that wait for a restart. HO3 free disk and inodes. HO4 time error against the site's source.
     HO5 kernel settings, HO6 those that this host cannot write. HO7 life of every certificate below C(/etc/hnai), HO8 age of every
     revocation list there. HO9 the audit daemon, where it can run. HO10 sandboxes of the units, where they are asked for.
+    HO11 releases below C(/opt/hnai), which lie there as they were unpacked, with nothing beside them that somebody could load.
+    HO12 what nobody declared and that decides who comes in, who becomes root or what runs (RV(hnai.platform.access_keys#module:foreign)).
   - What the collector knows of each OT source's clock is judged by M(hnai.platform.ot_collector_health), OC5.
 options:
   sysctl:
@@ -46,6 +48,20 @@ options:
     description: Worst score of C(systemd-analyze security) by unit. It takes a third of a second a unit, so only a full verdict asks.
     type: dict
     default: {}
+  user:
+    description: Whom runs log in as.
+    type: str
+    default: ""
+  operators:
+    description: Names of the declared operators.
+    type: list
+    elements: str
+    default: []
+  foreign_ignore:
+    description: Globs over what HO12 would name, for what the site wants so.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment: hnai.platform.verdict
 author: hnai.platform maintainers (@hnai)
 """
@@ -72,6 +88,7 @@ checks:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.host.health import Wanted, check_all
+from ansible_collections.hnai.platform.plugins.module_utils.host.strangers import Declared
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -88,6 +105,9 @@ def main() -> None:
             min_certificate_days=dict(type="float", default=14.0),
             audit_rules=dict(type="path", default=""),
             exposure=dict(type="dict", default={}),
+            user=dict(type="str", default=""),
+            operators=dict(type="list", elements="str", default=[]),
+            foreign_ignore=dict(type="list", elements="str", default=[]),
         ),
         supports_check_mode=True,
     )
@@ -97,6 +117,7 @@ def main() -> None:
         sysctl=given["sysctl"], min_free_percent=given["min_free_percent"], max_time_error_s=given["max_time_error"],
         time_sources=given["time_sources"], certificates=given["certificates"], min_certificate_days=given["min_certificate_days"],
         audit_rules=given["audit_rules"], exposure={unit: float(limit) for unit, limit in given["exposure"].items()},
+        declared=Declared(given["user"], given["operators"], given["foreign_ignore"]),
     ))
     finish(module, report)
 

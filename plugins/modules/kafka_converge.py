@@ -175,6 +175,12 @@ changed_topics:
   returned: always
   type: list
   elements: str
+foreign:
+  description: Topics, settings of a broker that were made in the cluster and hold over its file, and credentials of declared users under another mechanism than
+    the declared one (a rotation that has not ended leaves one). They are named by a warning and left alone.
+  returned: always
+  type: list
+  elements: str
 unmanaged_topics:
   description: Topics that nobody declared; they were left alone.
   returned: always
@@ -273,29 +279,29 @@ def ready(connection: Connection, brokers: int, timeout_s: float) -> None:
         raise Unreachable(f"after {waited:.0f} s: {'; '.join(reasons)}{detail}; look at 'journalctl -u hnai-kafka' on the brokers")
 
 
-def converge(module: AnsibleModule, want: site.Declared) -> site.Outcome:
-    """Plan and, outside check mode, apply and wait."""
+def converge(module: AnsibleModule, want: site.Declared) -> tuple[site.Outcome, list[str]]:
+    """Plan and, outside check mode, apply and wait; what nobody declared."""
     given = module.params
     connection = Connection.from_params(given)
     if module.check_mode:
         try:
             works = login_test(given)
             with Admin(connection, 5.0) as admin:
-                return site.plan(want, admin, works)
+                return site.plan(want, admin, works), site.foreign(want, admin)
         except (ProbeMissing, Unreachable, OSError, ssl.SSLError) as error:
             module.warn(f"no cluster to compare with, everything counts as new: {error}")
-            return site.plan(want, site.Empty(), lambda user, mechanism: False)
+            return site.plan(want, site.Empty(), lambda user, mechanism: False), []
     ready(connection, 1, given["timeout"])
     works = login_test(given)
     with Admin(connection, 30.0) as admin:
-        outcome = site.plan(want, admin, works)
+        outcome, foreign = site.plan(want, admin, works), site.foreign(want, admin)
         if outcome.topics.create:
             # Only a new topic needs all its brokers; users and ACLs are converged also while one is away.
             ready(connection, max(topic.replication_factor for topic in outcome.topics.create), given["timeout"])
         if outcome.changed:
             site.apply(outcome, admin)
             site.settle(want, admin, works, given["timeout"], time.monotonic, time.sleep)
-    return outcome
+    return outcome, foreign
 
 
 def main() -> None:
@@ -328,9 +334,11 @@ def main() -> None:
         problems = want.problems()
         if problems:
             module.fail_json(msg="the declaration is refused, nothing was touched:\n" + "\n".join(problems), problems=problems)
-        outcome = converge(module, want)
+        outcome, foreign = converge(module, want)
     except (KafkaError, ProbeMissing, acls.AclError, OSError) as error:
         module.fail_json(msg=str(error))
+    for sentence in foreign:
+        module.warn(f"Kafka: {sentence}: nobody declared it, it is left alone")
     diff = {"before": "".join(line + "\n" for line in outcome.before), "after": "".join(line + "\n" for line in outcome.after),
             "before_header": "cluster", "after_header": "cluster"}
     module.exit_json(
@@ -338,6 +346,7 @@ def main() -> None:
         changed_topics=sorted({*outcome.topics.grow, *outcome.topics.set_config, *outcome.topics.reset_config}),
         changed_users=sorted({f"{u.name} {m}" for u, m in outcome.users.upsert} | {f"{name} {m}" for name, m in outcome.users.delete}),
         changed_quotas=sorted({user for user, _key, _value in outcome.quotas.changes}),
+        foreign=foreign,
         created_acls=[str(a) for a in outcome.acls.create], deleted_acls=[str(a) for a in outcome.acls.delete],
         **({"diff": diff} if module._diff else {}),
     )

@@ -115,6 +115,12 @@ pending:
   returned: always
   type: list
   elements: str
+foreign:
+  description: Secrets engines, auth methods, policies, roles and namespaces that the contracts do not have, and settings that somebody tuned. They are named
+    by a warning and left alone.
+  returned: always
+  type: list
+  elements: str
 orphans:
   description: AppRoles of components that are placed nowhere any more.
   returned: always
@@ -196,7 +202,7 @@ def main() -> None:
         if module.check_mode and not stands(api):
             what = "the whole site (no store is open yet)"
             diff = {"diff": {"before": "", "after": f"not predicted: {what}\n", "before_header": "OpenBao", "after_header": "OpenBao"}}
-            module.exit_json(changed=True, changes=[what], pending=[], orphans=[], root_ca="", **(diff if module._diff else {}))
+            module.exit_json(changed=True, changes=[what], pending=[], orphans=[], foreign=[], root_ca="", **(diff if module._diff else {}))
         out = work.converge()
         trusted = bool(out.root_ca) and first_tls.trust(given["ca_file"], out.root_ca.encode(), module.check_mode)
     except (site.SiteError, BaoError, Unreachable, OSError, ValueError) as error:
@@ -210,6 +216,7 @@ def main() -> None:
         changes=[change.what for change in out.changes],
         pending=out.pending,
         orphans=out.orphans,
+        foreign=out.foreign,
         root_ca=out.root_ca,
         identities=out.identities,
         diff=[

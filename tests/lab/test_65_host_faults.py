@@ -126,6 +126,20 @@ def a_unit_left_its_sandbox(lab: Lab) -> Iterator[None]:
         lab.run(host, "systemctl", "daemon-reload")
 
 
+def a_jar_that_nobody_released(lab: Lab) -> AbstractContextManager[None]:
+    """Kafka's class path has every jar of the folder."""
+    return extra_file(lab, where(lab, "kafka"), "/opt/hnai/kafka/current/libs/zz-hnai-test.jar", "")
+
+
+@contextmanager
+def a_key_of_root(lab: Lab) -> Iterator[None]:
+    host = where(lab, "host")
+    lab.run(host, "mkdir", "-p", "-m", "0700", "/root/.ssh")
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43 + " by-hand-hnai-test\n"
+    with extra_file(lab, host, "/root/.ssh/authorized_keys2", key):
+        yield
+
+
 # -- shippers, collector, observer ----------------------------------------------------------------------------
 def the_line_is_silent(lab: Lab) -> AbstractContextManager[None]:
     return stopped(lab, "plc1", "hnai-ot-simulator-line.service")
@@ -230,6 +244,8 @@ def fault(make: Callable[[Lab], AbstractContextManager[None]], component: str, m
         fault(a_certificate_ends_soon, "host", "HO7", of="mosquitto"),
         fault(a_revocation_list_is_over, "host", "HO8", of="mosquitto"),
         fault(a_unit_left_its_sandbox, "host", "HO10", of="canary", profile="full"),
+        fault(a_jar_that_nobody_released, "host", "HO11", of="kafka"),
+        fault(a_key_of_root, "host", "HO12"),
         # What comes after it has nothing to deliver, which says nothing about it.
         fault(the_line_is_silent, "telegraf", "TG2", "TG3"),
         fault(mqtt_is_away, "telegraf", "TG3", "TG2"),

@@ -432,3 +432,50 @@ def of(says: str, subject: str = "") -> str:
 )
 def test_a_fault_fails_its_own_check_and_passes_after_repair(stand: Stand, fault: Fault) -> None:
     exercise(stand, fault)
+
+
+#: What somebody makes beside the contracts, and how it is named: left alone, and gone when he takes it away.
+STRANGERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "secrets engine notes (kv)": ("sys/mounts/notes", {"type": "kv"}),
+    "auth method userpass (userpass)": ("sys/auth/userpass", {"type": "userpass"}),
+    "AppRole eve of no component of the site": ("auth/hnai/role/eve", {}),
+    "policy eve": ("sys/policies/acl/eve", {"policy": 'path "*" {\n  capabilities = ["read"]\n}\n'}),
+    "AppRole of an identity eve": ("auth/approle/role/eve", {"token_policies": "site-admin"}),
+    "PKI role of pki_root: eve": ("pki_root/roles/eve", {"allow_any_name": True}),
+    "PKI role of pki_int: eve": ("pki_int/roles/eve", {"allow_any_name": True}),
+    "token role eve": ("auth/token/roles/eve", {}),
+    "namespace eve/": ("sys/namespaces/eve", {}),
+}
+#: What somebody changes of ours, and the change that puts it right.
+LOOSENED: dict[str, tuple[str, dict[str, Any]]] = {
+    "AppRole hnai-questdb": ("auth/hnai/role/hnai-questdb", {"token_period": "24h"}),
+    "PKI role hnai-questdb": ("pki_int/roles/hnai-questdb", {"allow_any_name": True}),
+    "policy hnai-questdb": ("sys/policies/acl/hnai-questdb", {"policy": 'path "*" {\n  capabilities = ["read"]\n}\n'}),
+}
+#: What only root puts right.
+OF_ROOT: dict[str, tuple[str, dict[str, Any]]] = {
+    "auth mount hnai: max_lease_ttl=31536000 (not 0)": ("sys/auth/hnai/tune", {"max_lease_ttl": "8760h"}),
+    "hnai/config: delete_version_after": ("hnai/config", {"delete_version_after": "1h"}),
+}
+
+
+def test_what_somebody_made_or_loosened_is_named_by_the_check(stand: Stand) -> None:
+    def look(check: bool = True, root_token: str = "") -> site.Outcome:
+        return site.Site(stand.client, stand.spec, stand.loop.identities, root_token, check=check).converge()
+
+    clean = look()
+    assert (clean.changes, clean.pending, clean.foreign) == ([], [], [])
+    with stand.root() as token:
+        for path, body in [*STRANGERS.values(), *LOOSENED.values(), *OF_ROOT.values()]:
+            stand.client.call("POST", path, body, token=token)
+        found = look()
+        assert {change.what for change in found.changes} == set(LOOSENED)
+        assert (found.foreign, found.pending) == (list(STRANGERS), list(OF_ROOT))
+        look(check=False)
+        left = look()
+        assert (left.changes, left.foreign, left.pending) == ([], list(STRANGERS), list(OF_ROOT))
+        look(check=False, root_token=token)
+        for path, _body in STRANGERS.values():
+            stand.client.call("DELETE", path, token=token)
+    after = look()
+    assert (after.changes, after.pending, after.foreign) == ([], [], [])

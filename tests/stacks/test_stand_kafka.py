@@ -62,6 +62,23 @@ def test_levels_of_the_release_before_are_named_and_pass_when_they_are_raised(ol
     exercise(older, Fault(levels_of_the_release_before, {"F1": rf"\Afail : {kept}\Z"}))
 
 
+def test_what_nobody_declared_is_named_by_the_play_and_left_alone(older: Cluster) -> None:
+    from kafka.admin import ConfigResource, ConfigResourceType
+
+    assert older.converge()["foreign"] == []
+    known = {"incremental": True, "raise_on_unknown": False}
+    with older.admin() as admin:
+        client = admin._client
+        client.alter_configs([ConfigResource(ConfigResourceType.BROKER, "2", {"log.cleaner.threads": "2"})], **known)
+        try:
+            wanted = ["broker 2 log.cleaner.threads=2 over its file"]
+            until("the brokers do not say so", lambda: older.converge()["foreign"] == wanted, 60)
+            assert older.converge()["changed"] is False
+        finally:
+            client.reset_configs([ConfigResource(ConfigResourceType.BROKER, "2", {"log.cleaner.threads": None})], **known)
+    until("they are still said", lambda: older.converge()["foreign"] == [], 60)
+
+
 # -- the quorum -----------------------------------------------------------------------------------------------------------
 @contextmanager
 def repeated(what: Callable[[], None], every_s: float) -> Iterator[None]:

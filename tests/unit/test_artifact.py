@@ -14,10 +14,13 @@ import tarfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ansible_collections.hnai.platform.plugins.action import artifact as artifact_action
+from ansible_collections.hnai.platform.plugins.action.artifact import ActionModule
 from ansible_collections.hnai.platform.plugins.module_utils import artifact, probe_env
 
 
@@ -115,6 +118,77 @@ class TestArchive:
         assert seen["versions"] == {}
         assert artifact.install_archive(wanted, opt)["changed"] is True
         assert artifact.observe_archive("demo", opt)["damaged"] == ""
+
+    @pytest.mark.parametrize(
+        ("spoil", "named"),
+        [
+            (lambda top: (top / "bin/x").chmod(0o4755), "bin/x"),
+            (lambda top: (top / "bin/x").chmod(0o644), "bin/x"),
+            (lambda top: (top / "etc.conf").chmod(0o666), "etc.conf"),
+            (lambda top: (top / "bin").chmod(0o777), "bin"),
+            (lambda top: top.chmod(0o775), "."),
+            (lambda top: [(top / "etc.conf").rename(top.parent / "e"), (top / "etc.conf").symlink_to("../e")], "etc.conf"),
+            (lambda top: [(top / "bin").rename(top.parent / "b"), (top / "bin").symlink_to("../b")], "bin"),
+        ],
+    )
+    def test_rights_and_kind_of_what_was_unpacked_are_looked_at(self, tmp_path: Path, spoil: Callable[[Path], object], named: str) -> None:
+        wanted = spec(tmp_path, "1.0")
+        artifact.install_archive(wanted, tmp_path / "opt")
+        spoil(tmp_path / "opt/demo/1.0")
+        assert artifact.observe_archive("demo", tmp_path / "opt")["damaged"] == named
+        assert artifact.install_archive(wanted, tmp_path / "opt")["changed"] is True
+        assert artifact.observe_archive("demo", tmp_path / "opt")["damaged"] == ""
+
+    def test_an_owner_that_changed_is_damage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        artifact.install_archive(spec(tmp_path, "1.0"), tmp_path / "opt")
+        monkeypatch.setattr(os, "geteuid", lambda: 4711)
+        assert artifact.observe_archive("demo", tmp_path / "opt")["damaged"]
+
+    def test_what_was_never_unpacked_is_named_and_left_alone(self, tmp_path: Path) -> None:
+        """A jar beside the released ones is loaded by a class path with a wildcard."""
+        opt = tmp_path / "opt"
+        wanted = spec(tmp_path, "1.0")
+        artifact.install_archive(wanted, opt)
+        top = opt / "demo/1.0"
+        (top / "bin/evil.jar").write_bytes(b"")
+        os.utime(top / "bin/evil.jar", (1, 1))
+        (top / "bin/link").symlink_to("/tmp")
+        (top / "own/deep").mkdir(parents=True)
+        (top / "__pycache__").mkdir()
+        os.utime(top / "__pycache__", (1, 1))
+        foreign = [f"{top}/{name}" for name in ("__pycache__/", "bin/evil.jar", "bin/link", "own/")]
+        seen = artifact.observe_archive("demo", opt)
+        assert (seen["foreign"], seen["damaged"], seen["version"]) == (foreign, "", "1.0")
+        assert artifact.install_archive({**wanted, "src": "/nowhere"}, opt)["changed"] is False
+        assert artifact.observe_archive("demo", opt)["foreign"] == foreign
+
+    def test_byte_code_of_ours_is_ours_and_other_is_not(self, tmp_path: Path) -> None:
+        opt = tmp_path / "opt"
+
+        def compiler(argv: Sequence[str], _timeout_s: float) -> tuple[int, str]:
+            folder = Path(argv[-1]).parent / "bin/__pycache__"
+            folder.mkdir(mode=0o700)
+            (folder / "x.pyc").write_bytes(b"code")
+            (folder / "x.pyc").chmod(0o600)
+            return 0, ""
+
+        artifact.install_archive(spec(tmp_path, "1.0", compile=True), opt, compiler)
+        folder = opt / "demo/1.0/bin/__pycache__"
+        seen = artifact.observe_archive("demo", opt)
+        assert (seen["damaged"], seen["foreign"]) == ("", [])
+        assert ((folder / "x.pyc").stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o644, 0o755), "whoever runs it reads it"
+        (folder / "y.pyc").write_bytes(b"other")
+        assert artifact.observe_archive("demo", opt)["foreign"] == [f"{folder}/y.pyc"]
+        # Installed by a release that did not record byte code and modes.
+        (folder / "y.pyc").unlink()
+        manifest = folder.parents[1] / artifact.MANIFEST
+        kept = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps({**{key: value for key, value in kept.items() if key != "executable"},
+                                        "files": {path: size for path, size in kept["files"].items() if size is not None}}))  # fmt: skip
+        seen = artifact.observe_archive("demo", opt)
+        assert (seen["damaged"], seen["foreign"]) == ("", [])
+        os.utime(folder, (time.time() + 1, time.time() + 1))
+        assert artifact.observe_archive("demo", opt)["foreign"] == [f"{folder}/"]
 
     @pytest.mark.parametrize("step", range(1, 12))
     def test_killed_at_any_rename_or_sync(self, tmp_path: Path, step: int) -> None:
@@ -359,6 +433,24 @@ class TestDebs:
         (debs.apt / "pool/ancient_0.1_amd64.deb").write_bytes(b"")
         debs.tidy()
         assert sorted(path.name for path in (debs.apt / "pool").iterdir()) == ["demo_2.0-1_amd64.deb", "libx_1.0-1_amd64.deb"]
+
+
+def test_a_run_and_a_check_name_what_lies_in_a_release_and_is_not_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = "/opt/hnai/demo/1.0/libs/evil.jar"
+    there = {"version": "1.0", "recipe": "r", "digest": "d", "damaged": "", "foreign": [evil]}
+    need = SimpleNamespace(archives=[SimpleNamespace(name="demo", version="1.0", recipe="r")])
+    state = {"archives": {"demo": there}, "packages": {}, "os": {}}
+    action = object.__new__(ActionModule)
+    monkeypatch.setattr(action, "_bring", lambda *_: action._report(need, state, False, [], [], []), raising=False)  # type: ignore[arg-type]
+    said: list[str] = []
+    monkeypatch.setattr(artifact_action.display, "warning", said.append)
+    result = action._deliver(None, {"component": "demo"}, {"inventory_hostname": "kafka1"})  # type: ignore[arg-type]
+    assert (result["changed"], result["foreign"]) == (False, [evil])
+    assert said == [f"kafka1: {evil} is not of the release of demo, which may load it; it is left alone"]
+    # Where the release is replaced as a whole, what lay in it goes, and that is told.
+    state["archives"]["demo"] = {**there, "damaged": "libs/a.jar"}
+    told = action._report(need, state, True, need.archives, [], [])["diff"]["before"]  # type: ignore[arg-type]
+    assert told == f"demo 1.0 (damaged: libs/a.jar; not of it: {evil}) recipe r\n"
 
 
 class TestLock:

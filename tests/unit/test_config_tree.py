@@ -166,6 +166,60 @@ def test_a_missing_account_is_made_again_although_its_file_is_unchanged(host: Ma
     assert host.uid("hnai-x") == 900
 
 
+ACCOUNT = "hnai-x:x:900:900::/:/usr/sbin/nologin\n"
+
+
+@pytest.mark.parametrize(
+    ("passwd", "group", "shadow", "said", "command"),
+    [
+        (ACCOUNT.replace("/usr/sbin/nologin", "/bin/bash"), "", "", "hnai-x shell /bin/bash", "usermod --shell /usr/sbin/nologin hnai-x"),
+        (ACCOUNT.replace(":/:", ":/tmp:"), "", "", "hnai-x home /tmp", "usermod --home / hnai-x"),
+        (ACCOUNT, "", "hnai-x:$y$j9T$a:20000::::::\n", "hnai-x has a password", "usermod --password !* hnai-x"),
+        (ACCOUNT, "docker:x:999:eve,hnai-x\n", "", "hnai-x is in group docker", "gpasswd --delete hnai-x docker"),
+        (ACCOUNT, "hnai-x:x:900:hnai-y,eve\n", "", "eve is in group hnai-x", "gpasswd --delete eve hnai-x"),
+    ],
+)
+def test_what_somebody_changed_of_a_services_account_is_named_and_put_right(
+    host: Machine, tmp_path: Path, passwd: str, group: str, shadow: str, said: str, command: str
+) -> None:
+    (tmp_path / "etc/sysusers.d").mkdir(parents=True)
+    # Another component says who of it is in this group.
+    (tmp_path / "etc/sysusers.d/hnai-y.conf").write_text("m hnai-y hnai-x\n")
+    (tmp_path / "etc/passwd").write_text(ACCOUNT)
+    converge(host, standard())
+    assert not converge(host, standard()).changed
+    (tmp_path / "etc/passwd").write_text(passwd)
+    (tmp_path / "etc/group").write_text(group)
+    (tmp_path / "etc/shadow").write_text(shadow or "hnai-x:!*:20000::::::\n")
+    host.commands.clear()
+    predicted = converge(host, standard(), check=True)
+    assert (predicted.changed, host.commands) == (True, [])
+    assert [item["before"] for item in predicted.diff] == [f"{said}\n"]
+    assert "$y$" not in str(predicted.diff)
+    assert converge(host, standard()).changed
+    assert host.commands == [command.split()]
+
+
+def test_an_account_that_is_in_use_keeps_its_home_and_that_is_told(host: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    converge(host, standard())
+    (tmp_path / "etc/passwd").write_text(ACCOUNT.replace(":/:", ":/tmp:"))
+    run = host.run
+    monkeypatch.setattr(host, "run", lambda argv, *rest, **named: Completed(8, b"", b"busy") if argv[0] == "usermod" else run(argv, *rest, **named))
+    outcome = converge(host, standard())
+    assert outcome.warnings == ["hnai-x home /tmp, which cannot be put right while its unit runs; stop it, then usermod --home / hnai-x"]
+    assert not outcome.changed
+
+
+def test_the_account_of_a_person_is_his_own(host: Machine, tmp_path: Path) -> None:
+    entries = [entry("/etc/sysusers.d/people.conf", 'u ada 2001 "site operator" /home/ada /bin/bash\n')]
+    host.users["ada"] = host.groups["ada"] = 2001
+    converge(host, entries)
+    (tmp_path / "etc/passwd").write_text("ada:x:2001:2001::/home/ada:/bin/zsh\n")
+    (tmp_path / "etc/group").write_text("adm:x:4:ada\n")
+    (tmp_path / "etc/shadow").write_text("ada:$y$j9T$a:20000::::::\n")
+    assert not converge(host, entries).changed
+
+
 def test_what_the_tree_no_longer_has_is_removed_and_foreign_files_stay(host: Machine, tmp_path: Path) -> None:
     extra = entry("/etc/hnai/x/sub/extra.conf", group="hnai-x", mode=0o640)
     tree = Tree(

@@ -2,6 +2,7 @@
 """Host health: what waits for a restart, clock error, kernel settings."""
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from own_files import KeptOwners
 
+from ansible_collections.hnai.platform.plugins.module_utils.artifact import MANIFEST
 from ansible_collections.hnai.platform.plugins.module_utils.host import health
 from ansible_collections.hnai.platform.plugins.module_utils.host.health import (
     Host,
@@ -23,6 +26,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.host.health import (
     rooms,
     unwritten,
 )
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
 TRACKING = "E1E352D6,jump1,11,1700000000.1,-0.000165360,0.0,0.0,1.0,0.0,0.1,0.0010,0.0020,64.0,Normal\n"
@@ -91,6 +95,13 @@ def shown(unit: str, state: str, sub: str, restarts: int, up_s: float) -> str:
     return f"NRestarts={restarts}\nId={unit}\nActiveState={state}\nSubState={sub}\nActiveEnterTimestampMonotonic={entered}\n"
 
 
+class Bare(KeptOwners):
+    """Nothing is installed."""
+
+    def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+        return Completed(127, b"", b"")
+
+
 class Machine:
     """A healthy host below a folder; a test harms one thing."""
 
@@ -128,7 +139,7 @@ class Machine:
         place = Host(
             run=self.run, digests=self.base / "digests", running=(self.base / "run",), proc=self.base / "proc", mounts=self.base / "mounts",
             etc=self.base / "etc", ssh=self.base / "ssh-cert.pub", data=(str(self.base),), now=lambda: self.now, audit=lambda: self.audit,
-            uptime=lambda: UPTIME_S,
+            uptime=lambda: UPTIME_S, opt=self.base / "opt", machine=Bare(str(self.base / "root")),
         )
         check_all(report, self.want, place)
         self.checks = {check.id: check for check in report.checks}
@@ -142,7 +153,7 @@ def machine(tmp_path: Path, authority: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Machine(tmp_path, authority)
 
 
-WELL = {"HO1": "pass", "HO2": "pass", "HO3": "pass", "HO4": "pass", "HO5": "pass", "HO7": "pass"}
+WELL = {"HO1": "pass", "HO2": "pass", "HO3": "pass", "HO4": "pass", "HO5": "pass", "HO7": "pass", "HO12": "pass"}
 
 
 def test_a_healthy_host_keeps_what_it_was_told(machine: Machine) -> None:
@@ -197,6 +208,11 @@ def harm_ssh_certificate_late(machine: Machine) -> None:
     certified(machine, "-1m:+13d")
 
 
+def harm_second_root(machine: Machine) -> None:
+    (machine.base / "root/etc").mkdir(parents=True)
+    (machine.base / "root/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\ntoor:x:0:0::/root:/bin/sh\n")
+
+
 def harm_ssh_certificate_garbled(machine: Machine) -> None:
     (machine.base / "ssh-cert.pub").write_text("ssh-ed25519-cert-v01@openssh.com AAAA\n")
 
@@ -215,6 +231,7 @@ HARMS: list[tuple[Any, str]] = [
     (harm_second_certificate_of_a_file, "HO7"),
     (harm_ssh_certificate_late, "HO7"),
     (harm_ssh_certificate_garbled, "HO7"),
+    (harm_second_root, "HO12"),
 ]
 
 
@@ -333,6 +350,28 @@ def test_sandboxes_are_judged_only_when_asked_for(machine: Machine) -> None:
     assert machine.judge() == {**WELL, "HO10": "fail"}, "a unit that is not there has no sandbox"
     machine.security = "Unit hnai-a.service not found, cannot analyze.\n"
     assert machine.judge() == {**WELL, "HO10": "inconclusive"}
+
+
+def test_a_release_with_something_beside_it_is_no_release(machine: Machine) -> None:
+    opt = machine.base / "opt"
+    opt.mkdir()
+    assert machine.judge() == WELL, "a host without a release has nothing to judge"
+    manifest = {"format": 1, "version": "1.0", "recipe": "r", "digest": "d", "files": {"libs/a.jar": 3}, "executable": []}
+    release = opt / "demo/1.0"
+    (release / "libs").mkdir(parents=True)
+    (release / "libs/a.jar").write_text("jar")
+    (release / MANIFEST).write_text(json.dumps(manifest))
+    assert machine.judge() == {**WELL, "HO11": "fail"}
+    assert machine.checks["HO11"].reason == "demo has no release as current"
+    (opt / "demo/current").symlink_to("1.0")
+    assert machine.judge() == {**WELL, "HO11": "pass"}
+    (release / "libs/evil.jar").write_text("")
+    assert machine.judge() == {**WELL, "HO11": "fail"}
+    assert machine.checks["HO11"].reason == f"{release}/libs/evil.jar was never released, and may run"
+    (release / "libs/evil.jar").unlink()
+    (release / "libs/a.jar").chmod(0o4755)
+    assert machine.judge() == {**WELL, "HO11": "fail"}
+    assert machine.checks["HO11"].reason == f"{release}/libs/a.jar was changed"
 
 
 def test_rooms_are_the_file_systems_of_ours_each_once(tmp_path: Path) -> None:

@@ -230,6 +230,15 @@ class Fake:
         self.limits: quotas.Quotas = {}
         self.forgot: set[tuple[str, str]] = set()
         self.done: list[str] = []
+        self.over: dict[int, dict[str, str]] = {}
+
+    def broker_ids(self) -> list[int]:
+        return [1, 2]
+
+    def set_over_file(self, node: int) -> dict[str, str]:
+        if node == 1 and self.over:
+            raise KafkaError("it is on its way down")
+        return self.over.get(node, {})
 
     def topics(self) -> dict[str, Topic]:
         return dict(self.there)
@@ -311,6 +320,23 @@ def test_one_run_converges_and_the_next_finds_nothing() -> None:
     again = site.plan(want, cluster, cluster.works)
     assert not again.changed
     assert (again.before, again.after) == ([], [])
+
+
+def test_what_nobody_declared_in_the_cluster_is_named_and_left_alone() -> None:
+    cluster, want = Fake(), declaration()
+    site.apply(site.plan(want, cluster, cluster.works), cluster)
+    assert site.foreign(want, cluster) == []
+    cluster.over = {2: {"log.retention.ms": "5", "ssl.key.password": "", "min.insync.replicas": "2"}}
+    cluster.scram["telegraf-shipper"]["SCRAM-SHA-256"] = 8192
+    cluster.there |= {name: dataclasses.replace(RAW, name=name) for name in ("by-hand", "__consumer_offsets", "hnai.canary.1-a")}
+    assert site.foreign(want, cluster) == [
+        "topic by-hand",
+        "user telegraf-shipper SCRAM-SHA-256 beside SCRAM-SHA-512",
+        "broker 1 does not say what is set over its file (it is on its way down)",
+        "broker 2 log.retention.ms=5 over its file",
+        "broker 2 ssl.key.password=(not told) over its file",
+    ]
+    assert not site.plan(want, cluster, cluster.works).changed
 
 
 def test_a_new_password_is_a_change_and_never_a_text() -> None:

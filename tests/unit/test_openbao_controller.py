@@ -280,6 +280,13 @@ def test_pending_foundation_is_a_warning(site_args: dict[str, Any], tmp_path: Pa
     assert "policy deploy" in made.run(None, {"groups": GROUPS})["warnings"][0]
 
 
+def test_what_nobody_declared_is_a_warning_in_check_mode_too(site_args: dict[str, Any], tmp_path: Path) -> None:
+    openbao_keys.store(tmp_path / "deploy.json", {"root_revoked_at": "earlier"})
+    answer = {"changed": False, "identities": {}, "pending": [], "foreign": ["token role eve"], "root_ca": ""}
+    made, _sent = action(openbao_site.ActionModule, site_args, [answer], check=True)
+    assert made.run(None, {"groups": GROUPS})["warnings"] == ["OpenBao: token role eve: nobody of the site declared it, it is left alone"]
+
+
 def test_check_mode_of_the_site_stores_nothing(site_args: dict[str, Any], tmp_path: Path) -> None:
     made, sent = action(openbao_site.ActionModule, site_args, [{"changed": True, "identities": {}, "pending": [], "root_ca": "PEM\n"}], check=True)
     assert made.run(None, {"groups": GROUPS})["changed"] and len(sent) == 1

@@ -89,6 +89,8 @@ class FakeBao:
         if method == "SCAN":
             return {"data": {"keys": sorted(self.kv)} if self.kv else {}}
         if method == "LIST":
+            if path == "sys/policies/acl":
+                return {"data": {"keys": ["default", "root", *self.policies]}}
             names = sorted(key[len(path) + 1:] for key in self.objects if key.startswith(path + "/") and "/" not in key[len(path) + 1:])
             if not names:
                 raise NotFound(method, path, 404, [])
@@ -107,7 +109,7 @@ class FakeBao:
                 raise NotFound(method, path, 404, [])
             return {"data": {"data": self.kv[path[10:]]}}
         if path == "hnai/config" and path not in self.objects:
-            return {"data": {"cas_required": False, "max_versions": 0}}
+            return {"data": {"cas_required": False, "max_versions": 0, "delete_version_after": "0s"}}
         if path not in self.objects:
             raise NotFound(method, path, 404, [])
         found = dict(self.objects[path])
@@ -133,10 +135,15 @@ class FakeBao:
                 self.wrapped["wrap-%d" % self.issued] = secret_id
                 return {"wrap_info": {"token": "wrap-%d" % self.issued}}
             return {"data": {"secret_id": secret_id}}
-        if path.startswith("sys/mounts/"):
-            self.mounts[path[11:] + "/"] = body
-        elif path.startswith("sys/auth/"):
-            self.auth[path[9:] + "/"] = body
+        if path.startswith(("sys/mounts/", "sys/auth/")):
+            _sys, kind, name = path.split("/")[:3]
+            mounts = self.mounts if kind == "mounts" else self.auth
+            if path.endswith("/tune"):
+                mounts[name + "/"]["config"].update(body)
+            else:  # as the real one: times are answered in seconds
+                config = {key: int(value.rstrip("s")) for key, value in body.get("config", {}).items()}
+                usual = {"default_lease_ttl": 0, "max_lease_ttl": 0, "force_no_cache": False, **({"token_type": "default-service"} if kind == "auth" else {})}
+                mounts[name + "/"] = {**body, "config": {**usual, **config}}
         elif path.startswith("sys/policies/acl/"):
             self.policies[path.rsplit("/", 1)[-1]] = body["policy"]
         elif path.startswith("hnai/data/"):
@@ -209,7 +216,7 @@ def test_first_run_then_nothing() -> None:
 
 def test_the_identities_secret_ids_live_as_long_as_they_are_to(ready: Controller) -> None:
     """The server cuts a secret_id's life to the longest lease of its mount: 32 days, unless the mount says more."""
-    assert ready.bao.auth["approle/"]["config"] == {"max_lease_ttl": "%ds" % (90 * DAY)}
+    assert ready.bao.auth["approle/"]["config"]["max_lease_ttl"] == 90 * DAY
 
 
 def test_secrets_are_generated_once_and_only_of_kind_password(ready: Controller) -> None:
@@ -354,6 +361,92 @@ def test_orphans_are_reported_and_kept(ready: Controller) -> None:
     del less["components"]["telegraf"]
     out = ready.run(what=less)
     assert out.orphans == ["hnai-telegraf"] and out.changes == [] and "telegraf/kafka" in ready.bao.kv
+    assert out.foreign == ["AppRole hnai-telegraf of no component of the site", "policy hnai-telegraf"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("sys/auth/userpass", {"type": "userpass"}, "auth method userpass (userpass)"),
+        ("sys/mounts/notes", {"type": "kv"}, "secrets engine notes (kv)"),
+        ("sys/policies/acl/eve", {"policy": ""}, "policy eve"),
+        ("auth/approle/role/eve", {}, "AppRole of an identity eve"),
+        ("auth/hnai/role/eve", {}, "AppRole eve of no component of the site"),
+        ("pki_int/roles/eve", {}, "PKI role of pki_int: eve"),
+        ("pki_int/roles/hnai-telegraf", {}, "PKI role of pki_int: hnai-telegraf"),
+        ("pki_root/roles/eve", {}, "PKI role of pki_root: eve"),
+        ("auth/token/roles/eve", {}, "token role eve"),
+        ("sys/namespaces/eve", {}, "namespace eve"),
+        ("sys/mounts/hnai/tune", {"listing_visibility": "unauth"}, "mount hnai: listing_visibility=unauth"),
+        ("sys/auth/hnai/tune", {"token_type": "batch"}, "auth mount hnai: token_type=batch"),
+    ],
+)
+def test_what_somebody_made_beside_the_contracts_is_named_and_left_alone(ready: Controller, path: str, body: dict[str, Any], said: str) -> None:
+    ready.bao.tokens["somebody"] = "root"
+    assert ready.run(check=True).foreign == []
+    ready.bao.call("POST", path, body, token="somebody")
+    out = ready.run(check=True)
+    assert (out.foreign, out.changes, out.pending) == ([said], [], [])
+    assert ready.run().foreign == [said], "it is still there after a run"
+
+
+def test_names_that_may_not_be_listed_yet_are_passed_over(ready: Controller) -> None:
+    """The policy that allows it waits for a ceremony, and is named."""
+    ready.bao.policies["site-admin"] = "of the release before"
+    ready.bao.refuse = {"auth/token/roles": Forbidden, "sys/namespaces": Forbidden}
+    out = ready.run()
+    assert (out.foreign, out.pending) == ([], ["policy site-admin"])
+
+
+def test_a_store_whose_site_admin_is_of_before_goes_on_without_what_it_may_not(ready: Controller) -> None:
+    ready.bao.tokens["ceremony"] = "root"
+    ready.run("ceremony", what={**spec(), **SSH})
+    ready.bao.objects["ssh-host/roles/hnai-host"] = {}
+    ready.bao.refuse = {"ssh-host/roles": Forbidden}
+    with pytest.raises(Forbidden):
+        ready.run(what={**spec(), **SSH})
+    ready.bao.policies["site-admin"] = "of the release before"
+    assert ready.run(what={**spec(), **SSH}).pending == ["policy site-admin"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("cas_required", False), ("max_versions", 1), ("delete_version_after", "1h")])
+def test_what_would_let_secrets_vanish_waits_for_root(ready: Controller, key: str, value: Any) -> None:
+    ready.bao.objects["hnai/config"] = {**ready.bao.objects["hnai/config"], key: value}
+    out = ready.run()
+    assert (out.pending, out.changes) == ([f"hnai/config: {key}"], [])
+
+
+def test_limits_that_somebody_tuned_wait_for_root(ready: Controller) -> None:
+    ready.bao.mounts["pki_int/"]["config"]["max_lease_ttl"] = 7
+    ready.bao.auth["approle/"]["config"]["max_lease_ttl"] = 7
+    out = ready.run(check=True)
+    assert out.pending == [f"mount pki_int: max_lease_ttl=7 (not {1825 * DAY})", f"auth mount approle: max_lease_ttl=7 (not {90 * DAY})"]
+    ready.bao.tokens["ceremony"] = "root"
+    assert [change.what for change in ready.run("ceremony").changes] == ["tuning of mount pki_int", "tuning of auth mount approle"]
+    out = ready.run()
+    assert (out.changes, out.pending) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value"),
+    [
+        ("auth/hnai/role/hnai-kafka", "token_period", 86400),
+        ("auth/hnai/role/hnai-kafka", "token_policies", ["hnai-kafka", "site-admin"]),
+        ("auth/hnai/role/hnai-kafka", "secret_id_bound_cidrs", []),
+        ("pki_int/roles/hnai-kafka", "allow_any_name", True),
+        ("pki_int/roles/hnai-kafka", "allowed_uri_sans", ["*"]),
+        ("pki_int/roles/hnai-kafka", "not_after", "9999-12-31T23:59:59Z"),
+        ("pki_int/roles/hnai-kafka", "ext_key_usage", ["CodeSigning"]),
+    ],
+)
+def test_a_role_that_somebody_loosened_is_named_and_put_right(ready: Controller, path: str, key: str, value: Any) -> None:
+    was = ready.bao.objects[path][key]
+    ready.bao.objects[path] = {**ready.bao.objects[path], key: value}
+    (change,) = ready.run(check=True).changes
+    assert (f"{key}: {value}" in change.before, f"{key}: {was}" in change.after) == (True, True)
+    ready.run()
+    assert ready.bao.objects[path][key] == was
+    assert ready.run().changes == []
 
 
 def test_root_is_revoked_and_proven() -> None:
@@ -401,7 +494,7 @@ def test_pki_role_of_an_application_certificate_is_rsa_with_that_uri() -> None:
     assert (role["key_type"], role["allowed_uri_sans"], role["max_ttl"]) == ("rsa", wanted["uris"], 730 * DAY)
     assert role["key_usage"] == ["DigitalSignature", "ContentCommitment", "KeyEncipherment", "DataEncipherment"]
     assert role["server_flag"] and role["client_flag"] and not role["use_csr_sans"]
-    assert "allowed_uri_sans" not in site.pki_role("kafka", {"server": True, "client": False, "domains": ["kafka1"]}, 90 * DAY)
+    assert site.pki_role("kafka", {"server": True, "client": False, "domains": ["kafka1"]}, 90 * DAY)["allowed_uri_sans"] == []
 
 
 # -- visits ---------------------------------------------------------------------------------------------------------------

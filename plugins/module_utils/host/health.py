@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Health of a host: failed units, pending restarts, disk, time against the site's source, kernel settings, certificates and
-revocation lists, the audit daemon, sandboxes (ids HO1 to HO10)."""
+revocation lists, the audit daemon, sandboxes, releases as they were unpacked strangers (ids HO1 to HO12)."""
 from __future__ import annotations
 
 import os
@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.hnai.platform.plugins.module_utils.host import ssh_certificate
+from ansible_collections.hnai.platform.plugins.module_utils import artifact, hostfiles
+from ansible_collections.hnai.platform.plugins.module_utils.host import ssh_certificate, strangers
 from ansible_collections.hnai.platform.plugins.module_utils.host.sysctl import differing
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 from ansible_collections.hnai.platform.plugins.module_utils.x509 import X509Error, read_pem
@@ -102,6 +103,7 @@ class Wanted:
     min_crl_days: float = 1.0
     audit_rules: str = ""
     exposure: Mapping[str, float] = field(default_factory=dict)
+    declared: strangers.Declared = field(default_factory=strangers.Declared)
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,8 @@ class Host:
     mounts: Path = Path("/proc/self/mounts")
     etc: Path = Path("/etc/hnai")
     ssh: Path = Path(ssh_certificate.CERTIFICATE)
+    opt: Path = artifact.OPT
+    machine: hostfiles.Host = field(default_factory=hostfiles.Host)
     data: tuple[str, ...] = ("/", "/var/lib", "/var/log", "/opt")
     below: tuple[str, ...] = ("/var/lib/hnai/", "/opt/hnai/")
     now: Callable[[], float] = time.time
@@ -277,6 +281,33 @@ def check_all(report: Report, want: Wanted, host: Host = Host()) -> None:
             worse = sorted(unit for unit, limit in want.exposure.items() if found.get(unit, 10.0) > limit)
             check.observed = len(worse)
             check.passed(not worse, ", ".join("%s %s" % (unit, found.get(unit, "unknown")) for unit in worse))
+    with report.check(
+        "HO12", "only who was declared comes in, becomes root and decides what runs", expected=0, unit="things that nobody declared",
+        controls=["SR 1.1", "SR 2.1", "SR 3.4"], hint="look at it: take it away, declare it, or name it in host_foreign_ignore",
+        explain="site.yml --tags host --check names it",
+    ) as check:
+        foreign = strangers.found(host.machine, want.declared)
+        check.observed, check.evidence = len(foreign), {"foreign": foreign}
+        check.passed(not foreign, "; ".join(foreign[:5]))
+    if host.opt.is_dir() and any(host.opt.iterdir()):
+        _releases(report, host.opt)
+
+
+def _releases(report: Report, opt: Path) -> None:
+    with report.check(
+        "HO11", "what is installed is what was released", expected=0, unit="files and directories that differ", controls=["SR 3.4"],
+        hint="site.yml replaces a release that was changed; what is not of it: look at it, remove it, and restart what may have loaded it",
+        explain="site.yml --check --diff; the names and sizes stand in %s/*/current/%s" % (opt, artifact.MANIFEST),
+    ) as check:
+        seen = {base.name: artifact.observe_archive(base.name, opt) for base in sorted(opt.iterdir()) if base.is_dir()}
+        none = sorted(name for name, one in seen.items() if not one["version"])
+        changed = sorted("%s/%s" % (one["path"], one["damaged"]) for one in seen.values() if one["damaged"])
+        foreign = sorted(path for one in seen.values() for path in one["foreign"])
+        check.evidence = {"releases": {name: one["version"] for name, one in seen.items()}, "changed": changed, "foreign": foreign}
+        check.observed = len(none) + len(changed) + len(foreign)
+        check.passed(not check.observed, "; ".join(
+            ["%s has no release as current" % name for name in none] + ["%s was changed" % path for path in changed[:5]]
+            + ["%s was never released, and may run" % path for path in foreign[:5]]))
 
 
 def _disk(check: Check, found: Sequence[Room], least: float) -> None:

@@ -13,9 +13,13 @@ from typing import Protocol
 
 from . import acls, quotas, topics, users
 from .acls import Acl
+from .canary import PREFIX
 from .state import KafkaError, Login
 from .topics import Topic
 from .users import User
+
+#: The controller itself sets it over all files while it keeps eligible leaders (KIP-966); B2 and B3 of the verdict judge by it.
+OF_THE_CONTROLLER = "min.insync.replicas"
 
 
 class Cluster(Protocol):
@@ -44,6 +48,10 @@ class Cluster(Protocol):
     def create_acls(self, acls: Sequence[Acl]) -> None: ...
 
     def delete_acls(self, acls: Sequence[Acl]) -> None: ...
+
+    def broker_ids(self) -> list[int]: ...
+
+    def set_over_file(self, node: int) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,24 @@ def plan(declared: Declared, cluster: Cluster | Empty, works: Callable[[User, st
     outcome.before = [*outcome.topics.before, *outcome.users.before, *outcome.quotas.before, *(str(acl) for acl in outcome.acls.delete)]
     outcome.after = [*outcome.topics.after, *outcome.users.after, *outcome.quotas.after, *(str(acl) for acl in outcome.acls.create)]
     return outcome
+
+
+def foreign(declared: Declared, cluster: Cluster) -> list[str]:
+    """What nobody declared and `apply` leaves alone: topics, a declared user's other mechanism (half of a rotation, or a way in), and what is set over a
+    broker's file (an operator's throttle, or anything else)."""
+    present = cluster.users()
+    known = {topic.name for topic in declared.topics}
+    found = [f"topic {name}" for name in sorted(set(cluster.topics()) - known) if not name.startswith(("__", PREFIX))]
+    for user in declared.users:
+        others = sorted(set(present.get(user.name, ())) - set(user.mechanisms))
+        found += [f"user {user.name} {mechanism} beside {', '.join(user.mechanisms)}" for mechanism in others]
+    for node in cluster.broker_ids():
+        try:
+            over = cluster.set_over_file(node)
+            found += [f"broker {node} {key}={over[key] or '(not told)'} over its file" for key in sorted(set(over) - {OF_THE_CONTROLLER})]
+        except KafkaError as error:  # It may be on its way down; the rest is converged without it.
+            found.append(f"broker {node} does not say what is set over its file ({error})")
+    return found
 
 
 def apply(outcome: Outcome, cluster: Cluster) -> None:

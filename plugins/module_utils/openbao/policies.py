@@ -184,6 +184,9 @@ def site_admin(kv: str, pki_root: str, pki_int: str, ssh: str = "") -> str:
         ("auth/%s/role/" % COMPONENT_AUTH, ["list"], {}),
         ("auth/%s/role/+" % COMPONENT_AUTH, edit, {}),
         ("%s/roles/%s*" % (pki_int, PREFIX), edit, {}),
+        # Names alone: what somebody made beside the contracts is told.
+        *[(path, ["list"], {}) for path in ("sys/policies/acl/", "auth/%s/role/" % IDENTITY_AUTH, "%s/roles/" % pki_root, "%s/roles/" % pki_int,
+                                            "auth/token/roles/", "sys/namespaces/")],
         *([("%s/roles/%s" % (ssh, SSH_ROLE), ["create", "read", "update"], {})] if ssh else []),
         # Root is made by this identity *and* a quorum of key shares (since 2.6 neither can do it alone).
         ("sys/generate-root-token/*", ["create", "read", "update", "delete", "sudo"], {}),

@@ -31,6 +31,7 @@ from .client import Api, BaoError, Forbidden, NotFound, leave, login, revoke
 PASSWORD_BYTES = 24
 COMPONENT_TOKEN_S = 300
 IDENTITIES = ("site-admin", "deploy")
+AUTH_MOUNTS = (policies.COMPONENT_AUTH, policies.IDENTITY_AUTH)
 
 
 class SiteError(Exception):
@@ -48,12 +49,14 @@ class Change:
 
 @dataclass
 class Outcome:
-    """``identities`` is secret: {name: {role_id, secret_id}} of those issued now. ``pending``: foundation that differs."""
+    """``identities`` is secret: {name: {role_id, secret_id}} of those issued now. ``pending``: foundation that differs. ``foreign``: what the contracts
+    do not have and nobody but a person made; it is left alone."""
 
     changes: list[Change] = field(default_factory=list)
     identities: dict[str, dict[str, str]] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
     root_ca: str = ""
 
 
@@ -100,6 +103,10 @@ def approle(policy: str, cidrs: list[str], secret_id_ttl_s: int, uses: int) -> d
         "token_ttl": COMPONENT_TOKEN_S,
         "token_max_ttl": COMPONENT_TOKEN_S,
         "token_type": "service",
+        # A period would outlive every limit above.
+        "token_period": 0,
+        "token_explicit_max_ttl": 0,
+        "token_num_uses": 0,
     }
 
 
@@ -144,6 +151,15 @@ def _pki_role(component: str, certificate: Mapping[str, Any], leaf_ttl_s: int) -
         "use_csr_common_name": False,
         "use_csr_sans": False,
         "not_before_duration": 60,
+        "not_after": "",
+        "no_store": False,
+        "allowed_domains_template": False,
+        "allowed_uri_sans": [],
+        "allowed_other_sans": [],
+        "allowed_user_ids": [],
+        "basic_constraints_valid_for_non_ca": False,
+        "ext_key_usage": [],
+        "ext_key_usage_oids": [],
         "generate_lease": False,
     }
 
@@ -195,6 +211,7 @@ class Site:
                 self._secrets()
                 self._ssh_role()
                 self._orphans()
+                self._foreign()
             self._identities()
         finally:
             if not self._is_root:
@@ -285,6 +302,8 @@ class Site:
         ]
         for name, ttl, body in wanted:
             present = mounts.get(name + "/")
+            if present is not None:
+                self._tuned("mount %s" % name, "sys/mounts/%s/tune" % name, present, ttl, min(ttl, spec["leaf_ttl"]))
             if present is None:
                 there = False
                 if ttl:
@@ -298,10 +317,13 @@ class Site:
             (policies.COMPONENT_AUTH, "AppRoles of components"),
             (policies.IDENTITY_AUTH, "Identities of the automation"),
         ):
-            if name + "/" not in auths:
+            longest_s = spec["identity_ttl"] if name == policies.IDENTITY_AUTH else 0
+            if name + "/" in auths:
+                self._tuned("auth mount %s" % name, "sys/auth/%s/tune" % name, auths[name + "/"], longest_s, 0)
+            else:
                 there = False
                 # Without it the server's longest lease (32 days) is the life of every secret_id.
-                longest = {"config": {"max_lease_ttl": "%ds" % spec["identity_ttl"]}} if name == policies.IDENTITY_AUTH else {}
+                longest = {"config": {"max_lease_ttl": "%ds" % longest_s}} if longest_s else {}
                 self._privileged("auth mount %s" % name, "sys/auth/" + name, {"type": "approle", "description": text, **longest})
         if self.check and not there:
             return False
@@ -342,8 +364,27 @@ class Site:
     def _ssh_role(self) -> None:
         """Which names may stand in a host's certificate."""
         mount, names = self.spec.get("ssh_host", ""), sorted(self.spec.get("ssh_names", ()))
-        if mount and not any(item.startswith("mount %s " % mount) or item == "policy site-admin" for item in self.out.pending):
+        if not mount or any(item.startswith("mount %s " % mount) for item in self.out.pending):
+            return
+        try:
             self._object("SSH role %s" % policies.SSH_ROLE, "%s/roles/%s" % (mount, policies.SSH_ROLE), ssh_role(names, self.spec["leaf_ttl"]))
+        except Forbidden:
+            if "policy site-admin" not in self.out.pending:  # else it comes with that
+                raise
+
+    def _tuned(self, what: str, path: str, present: Mapping[str, Any], max_s: int, default_s: int) -> None:
+        """How long what a mount gives out lives, and whatever else somebody tuned. The limits are put back by root; the rest is a person's to undo."""
+        config = present.get("config") or {}
+        limits = {"max_lease_ttl": max_s, "default_lease_ttl": default_s}
+        off = {key: value for key, value in limits.items() if config.get(key, value) != value}
+        usual = {"force_no_cache": (False,), "token_type": ("default-service",)}
+        other = sorted("%s=%s" % item for item in config.items() if item[0] not in limits and item[1] not in usual.get(item[0], ()))
+        if off and self._is_root:
+            show = [", ".join("%s=%s" % (key, values[key]) for key in sorted(off)) for values in (config, limits)]
+            self._change("tuning of %s" % what, lambda: self._call("POST", path, off), *show)
+        elif off:
+            self.out.pending.append("%s: %s" % (what, ", ".join("%s=%s (not %s)" % (key, config[key], off[key]) for key in sorted(off))))
+        self.out.foreign += ["%s: %s" % (what, setting) for setting in other]
 
     def _privileged(self, what: str, path: str, body: Mapping[str, Any]) -> None:
         if not self._is_root:
@@ -355,12 +396,13 @@ class Site:
 
     def _kv_config(self) -> None:
         path = self.spec["kv"] + "/config"
-        wanted = {"cas_required": True, "max_versions": 10}
+        wanted = {"cas_required": True, "max_versions": 10, "delete_version_after": "0s"}
         present = self._when_ready(lambda: self._read(path)) or {}
         if not differs(present, wanted):
             return
         if not self._is_root:
-            self.out.pending.append("%s: cas_required" % path)
+            off = sorted(key for key in wanted if differs({key: present.get(key)}, {key: wanted[key]}))
+            self.out.pending.append("%s: %s" % (path, ", ".join(off)))
             return
         self._change("%s: every write needs check-and-set" % path, lambda: self._when_ready(lambda: self._call("POST", path, wanted)))
 
@@ -470,6 +512,32 @@ class Site:
         except (Forbidden, NotFound):
             return
         self.out.orphans = sorted(set(found) - {policies.PREFIX + name for name in self.spec["components"]})
+
+    def _foreign(self) -> None:
+        """Who else could come in, or sign. Only names are asked for; a store whose site-admin may not list them yet says so (``pending``)."""
+        spec = self.spec
+        pki = (spec["pki_root"], spec["pki_int"])
+        engines = {spec["kv"], *pki, spec.get("ssh_host", ""), "cubbyhole", "identity", "sys"}
+        for what, path, known in (("secrets engine", "sys/mounts", engines), ("auth method", "sys/auth", {"token", *AUTH_MOUNTS})):
+            for name, present in sorted(self._call("GET", path)["data"].items()):
+                if name.rstrip("/") not in known:
+                    self.out.foreign.append("%s %s (%s)" % (what, name.rstrip("/"), present["type"]))
+        self.out.foreign += ["AppRole %s of no component of the site" % name for name in self.out.orphans]
+        ours = {policies.PREFIX + name for name in spec["components"]}
+        signing = {policies.PREFIX + name for name, one in spec["components"].items() if one.get("certificate")}
+        for what, path, known in (
+            ("policy", "sys/policies/acl", {"default", "root", *IDENTITIES, *ours}),
+            ("AppRole of an identity", "auth/%s/role" % policies.IDENTITY_AUTH, set(IDENTITIES)),
+            ("PKI role of %s:" % pki[0], pki[0] + "/roles", set()),
+            ("PKI role of %s:" % pki[1], pki[1] + "/roles", signing),
+            ("token role", "auth/token/roles", set()),
+            ("namespace", "sys/namespaces", set()),
+        ):
+            try:
+                names = self._call("LIST", path)["data"].get("keys") or []
+            except (Forbidden, NotFound):
+                continue
+            self.out.foreign += ["%s %s" % (what, name) for name in sorted(set(names) - known)]
 
     # -- identities ---------------------------------------------------------------------------------------
     def _identities(self) -> None:
