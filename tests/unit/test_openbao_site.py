@@ -56,7 +56,7 @@ class FakeBao:
         if path.endswith(("/issuers", "/json")):
             # Both need no token. One issuer a mount, as long as no authority was rotated.
             found = self.objects.get(path.split("/")[0] + "/cert/ca")
-            return {"data": dict(found or {}, key_info={"1": {"issuer_name": "root"}} if found else {})}
+            return {"data": dict(found or {}, key_info={"1": {"issuer_name": "root", "key_id": "k"}} if found else {})}
         if token not in self.tokens:
             raise Forbidden(method, path, 403, ["permission denied"])
         if path == "auth/token/lookup-self":
