@@ -112,23 +112,28 @@ def _strong(place: str, one: x509.Certificate) -> None:
     if not (isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey))
             or (isinstance(key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)) and key.key_size >= least)):  # fmt: skip
         raise ChainError(f"{place}: the key of {_name(one)} is weak or of a kind that TLS has no use for; RSA from {_MIN_RSA} bits on, EC from {_MIN_EC} on")
-    hashed = one.signature_hash_algorithm
     # A root is trusted because it is named, not because of its own signature: nobody verifies that one.
-    if hashed is not None and hashed.name in _WEAK_HASHES and not _self_issued(one):
-        raise ChainError(f"{place}: {_name(one)} is signed with {hashed.name}, which clients refuse; have it signed with sha256 or better")
+    if _weakly(one) and not _self_issued(one):
+        raise ChainError(f"{place}: {_name(one)} is signed with {_weakly(one)}, which clients refuse; have it signed with sha256 or better")
+
+
+def _weakly(one: x509.Certificate) -> str:
+    """The digest of its signature where it is worth nothing any more, else ""."""
+    hashed = one.signature_hash_algorithm
+    return hashed.name if hashed is not None and hashed.name in _WEAK_HASHES else ""
 
 
 def _ordered(place: str, certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
     """From ours up to the root, every signature verified."""
-    bottom = [one for one in certificates if not any(other.issuer == one.subject for other in certificates if other is not one)]
-    roots = [one for one in certificates if _self_issued(one)]
-    if not roots:
+    lower = [one for one in certificates if not _self_issued(one)]
+    bottom = [one for one in lower if not any(other.issuer == one.subject for other in lower)]
+    if len(lower) == len(certificates):
         raise ChainError(f"{place}: the site's root is missing: the self-signed certificate to which {_name(certificates[-1])} leads stands last")
-    if len(certificates) < 2:
-        raise ChainError(f"{place}: holds the root {_name(roots[0])} alone: our intermediate, signed by it, stands before it")
-    if len(bottom) != 1 or len(roots) != 1:
-        raise ChainError(f"{place}: is not one chain: {', '.join(_name(one) for one in (bottom if len(bottom) > 1 else roots))} "
-                         "stand beside each other; give our intermediate and what stands above it, nothing else")  # fmt: skip
+    if not lower:
+        raise ChainError(f"{place}: holds the root {_name(certificates[0])} alone: our intermediate, signed by it, stands before it")
+    if len(bottom) != 1:
+        raise ChainError(f"{place}: is not one chain: {', '.join(_name(one) for one in bottom or lower)} stand beside each other; give our intermediate "
+                         "and what stands above it, nothing else")  # fmt: skip
     chain = [bottom[0]]
     while not _self_issued(chain[-1]):
         above = [one for one in certificates if one not in chain and one.subject == chain[-1].issuer]
@@ -140,7 +145,7 @@ def _ordered(place: str, certificates: Sequence[x509.Certificate]) -> list[x509.
         chain.append(signed[0])
     if len(chain) != len(certificates):
         raise ChainError(f"{place}: {', '.join(_name(one) for one in certificates if one not in chain)} does not belong to the chain; take it out")
-    if not _signed_by(chain[-1], chain[-1]):
+    if not _weakly(chain[-1]) and not _signed_by(chain[-1], chain[-1]):
         raise ChainError(f"{place}: the root {_name(chain[-1])} is not signed by its own key: it was changed, or another CA bears its name")
     return chain
 
