@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a site's own CA has signed for us: our intermediate, the CAs above it, the site's root. Judged before OpenBao or a host sees it. Controller only.
 
-RFC 5280, sections 4.2.1 and 6.1. That the first certificate is for our key is seen where the key is (``openbao/authority.py``). Left to the hosts,
+RFC 5280, sections 4.2.1 and 6.1, as strictly as clients are: from Python 3.13 on (Debian 13) a default context verifies with X509_V_FLAG_X509_STRICT,
+also what a root's certificate says of itself. That the first certificate is for our key is seen where the key is (``openbao/authority.py``). Left to the hosts,
 which verify each certificate with openssl before they use it: name constraints, policies.
 """
 
@@ -87,6 +88,7 @@ def judge(given: Given, now: float, least_s: float = 0.0) -> list[str]:
         chain = _ordered(place, certificates)
         for below, one in enumerate(chain):
             _may_sign(place, one, below, root=one is chain[-1])
+            _identified(place, one, root=one is chain[-1])
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ChainError(f"{place}: a certificate in it cannot be read ({error}); copy it again") from error
     for one in chain:
@@ -166,12 +168,12 @@ def _extension(one: x509.Certificate, kind: type[Any]) -> Any:
 
 
 def _may_sign(place: str, one: x509.Certificate, below: int, root: bool) -> None:
-    """*below*: how many CAs stand under it. What only a root may lack is said of it alone."""
+    """*below*: how many CAs stand under it."""
     basic, usage, extended = (_extension(one, kind) for kind in (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage))
     wanted = "have it signed as a subordinate CA: basicConstraints CA:TRUE, keyUsage keyCertSign and cRLSign"
     if basic is None or not basic.ca:
         raise ChainError(f"{place}: {_name(one)} is no CA (basicConstraints CA:TRUE is missing): with a host's certificate nothing can be signed; {wanted}")
-    if (usage is None and not root) or (usage is not None and not (usage.key_cert_sign and (below or usage.crl_sign))):
+    if usage is None or not usage.key_cert_sign or not (below or usage.crl_sign):
         raise ChainError(f"{place}: {_name(one)} may not sign certificates and revocation lists (keyUsage); {wanted}")
     if basic.path_length is not None and basic.path_length < below:
         raise ChainError(f"{place}: {_name(one)} allows {basic.path_length} CA(s) under it (path length), and {below} stand there; have it signed higher up, "
@@ -179,8 +181,19 @@ def _may_sign(place: str, one: x509.Certificate, below: int, root: bool) -> None
     if extended is not None and not root and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in extended and not {
         ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} <= set(extended):  # fmt: skip
         raise ChainError(f"{place}: {_name(one)} is limited to other usages than serverAuth and clientAuth (extendedKeyUsage): clients refuse what it signs")
-    if below == 0 and _extension(one, x509.SubjectKeyIdentifier) is None:
-        raise ChainError(f"{place}: {_name(one)} has no subjectKeyIdentifier, without which OpenBao makes no revocation list; {wanted}, subjectKeyIdentifier")
+
+
+def _identified(place: str, one: x509.Certificate, root: bool) -> None:
+    """What verification asks of a CA's certificate besides, if it is strict. Without the first, OpenBao makes no revocation list either."""
+    found = {item.value.__class__: item.critical for item in one.extensions}
+    missing = [
+        name for name, lacks in (
+            ("subjectKeyIdentifier", x509.SubjectKeyIdentifier not in found), ("authorityKeyIdentifier", not root and x509.AuthorityKeyIdentifier not in found),
+            ("the mark critical at its basicConstraints", not found.get(x509.BasicConstraints)),
+        ) if lacks
+    ]  # fmt: skip
+    if missing:
+        raise ChainError(f"{place}: {_name(one)} lacks {' and '.join(missing)} (RFC 5280): strict clients refuse everything below it, those of Debian 13 are")
 
 
 def _alive(place: str, one: x509.Certificate, now: float, least_s: float, whose: str) -> None:
@@ -242,7 +255,7 @@ def waiting(target: Path, given: Given, wrong: str, csr: str, in_force: str, now
     put = f"into {given.place} (or its text into {VARIABLE})" if given.place != VARIABLE else f"into {VARIABLE}"
     return (
         f"The site's CA has to sign our intermediate before this goes on. To be signed: {target} (it is public), as a subordinate CA: basicConstraints "
-        f"CA:TRUE, path length 0 or more, keyUsage keyCertSign and cRLSign, subjectKeyIdentifier, valid beyond {ends} (years, better). Put the answer {put}, "
+        f"CA:TRUE, path length 0 or more, keyUsage keyCertSign and cRLSign, both key identifiers, valid beyond {ends} (years, better). Put the answer {put}, "
         f"PEM, ours first, then what stands above it up to the self-signed root; then {again} again\n{csr.strip()}"
     )
 

@@ -33,22 +33,25 @@ def _name(text: str) -> x509.Name:
 
 def certificate(
     subject: str, public: Any, issuer: str, signer: Any, now: float, ca: bool | None = True, path: int | None = None, sign: bool | None = True,
-    crl: bool = True, extended: Sequence[x509.ObjectIdentifier] = (), identified: bool = True, since_days: float = 1.0, days: float = 1000.0,
+    crl: bool = True, critical: bool = True, identified: bool = True, traced: bool = True, extended: Sequence[x509.ObjectIdentifier] = (),
+    since_days: float = 1.0, days: float = 1000.0,
 ) -> str:
-    """PEM. *ca*: None leaves the basic constraints out; *sign*: None leaves the key usage out; *identified*: with a subjectKeyIdentifier."""
+    """PEM. *ca*: None leaves the basic constraints out; *sign*: None leaves the key usage out; *identified*, *traced*: with both key identifiers."""
     moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
     made = (
         x509.CertificateBuilder().subject_name(_name(subject)).issuer_name(_name(issuer)).public_key(public).serial_number(x509.random_serial_number())
         .not_valid_before(moment - datetime.timedelta(days=since_days)).not_valid_after(moment + datetime.timedelta(days=days))
     )  # fmt: skip
     if ca is not None:
-        made = made.add_extension(x509.BasicConstraints(ca, path if ca else None), True)
+        made = made.add_extension(x509.BasicConstraints(ca, path if ca else None), critical)
     if sign is not None:
         made = made.add_extension(x509.KeyUsage(not sign, False, False, False, False, sign, crl, False, False), True)
     if extended:
         made = made.add_extension(x509.ExtendedKeyUsage(list(extended)), False)
     if identified:
         made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), False)
+    if traced:
+        made = made.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False)
     return made.sign(signer, hashes.SHA256()).public_bytes(PEM).decode()
 
 

@@ -50,10 +50,19 @@ def test_a_right_chain_whatever_its_order_and_dress() -> None:
             assert judged(*("\n".join("  " + line for line in pem.split("\n")) + "\n" for pem in mixed)) == chain, "indented, as YAML leaves it"
 
 
-def test_what_only_a_root_may_lack() -> None:
-    """Roots of the nineties: no key usage, no identifier, signed with SHA-1 (which nobody verifies)."""
-    old = SiteRoot(NOW, sign=None, identified=False)
-    assert len(judged(*old.sign(CSR))) == 2
+def strictly(folder: Path, chain: list[str]) -> str:
+    """What openssl says, as strictly as Python from 3.13 on has it, of a host's certificate below our intermediate."""
+    host = certificate("host", OTHERS.public_key(), "ours", OURS, NOW, ca=False, sign=False, crl=False, days=90)
+    for name, text in (("root", chain[-1]), ("full", "".join([host, *chain[:-1]]))):
+        (folder / name).write_text(text)
+    argv = ["openssl", "verify", "-x509_strict", "-auth_level", "2", "-attime", str(int(NOW)), "-CAfile", "root", "-untrusted", "full", "full"]
+    return subprocess.run(argv, cwd=folder, check=False, capture_output=True, text=True, timeout=60).stderr
+
+
+@pytest.mark.parametrize("chain", [RIGHT, DEEP, SiteRoot(NOW, traced=False, path=1).sign(CSR, path=0)])
+def test_what_is_taken_a_strict_client_takes(tmp_path: Path, chain: list[str]) -> None:
+    assert judged(*chain) == chain
+    assert strictly(tmp_path, chain) == ""
 
 
 def sha1(folder: Path, self_signed: bool) -> list[str]:
@@ -63,8 +72,10 @@ def sha1(folder: Path, self_signed: bool) -> list[str]:
 
     (folder / "key").write_text(key_pem(CA.key))
     (folder / "csr").write_text(CSR)
-    (folder / "ext").write_text("basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n")
-    openssl("req", "-x509", "-key", "key", "-sha1" if self_signed else "-sha256", "-days", "3650", "-subj", "/CN=r", "-out", "root")
+    (folder / "ext").write_text(
+        "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
+    openssl("req", "-x509", "-key", "key", "-sha1" if self_signed else "-sha256", "-days", "3650", "-subj", "/CN=r", "-out", "root",
+            "-addext", "keyUsage=keyCertSign,cRLSign")
     openssl("x509", "-req", "-in", "csr", "-CA", "root", "-CAkey", "key", "-CAcreateserial", "-days", "1000", "-extfile", "ext", "-out", "ours",
             "-sha256" if self_signed else "-sha1")
     return [(folder / "ours").read_text(), (folder / "root").read_text()]
@@ -96,7 +107,11 @@ WRONG: dict[str, tuple[Callable[[], list[str]], str]] = {
     "signs no revocation list": (lambda: ours(crl=False), r"CN=ours may not sign"),
     "mail only": (lambda: ours(extended=[ExtendedKeyUsageOID.EMAIL_PROTECTION]), "limited to other usages"),
     "servers only": (lambda: ours(extended=[ExtendedKeyUsageOID.SERVER_AUTH]), "limited to other usages"),
-    "no identifier": (lambda: ours(identified=False), "no subjectKeyIdentifier"),
+    "no identifier": (lambda: ours(identified=False), r"CN=ours lacks subjectKeyIdentifier \("),
+    "no identifier of its issuer": (lambda: ours(traced=False), r"CN=ours lacks authorityKeyIdentifier \("),
+    "not marked critical": (lambda: ours(critical=False), "CN=ours lacks the mark critical"),
+    "an old root without key usage": (lambda: SiteRoot(NOW, sign=None).sign(CSR), "CN=site root may not sign"),
+    "an old root without identifiers": (lambda: SiteRoot(NOW, identified=False, traced=False).sign(CSR), r"CN=site root lacks subjectKeyIdentifier \("),
     "the root allows none below": (lambda: SiteRoot(NOW, path=0).sign(CSR), r"CN=site root allows 0 CA\(s\) under it \(path length\), and 1 stand"),
     "the CA between allows none below": (
         lambda: [DEEP[0], CA.between(path=0), CA.root], r"CN=site issuing allows 0 CA\(s\) under it \(path length\), and 1 stand"),
