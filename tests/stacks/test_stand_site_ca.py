@@ -221,7 +221,7 @@ def test_killed_after_any_call_the_next_run_goes_on(fresh: Site) -> None:
                 break
         else:
             raise AssertionError("it never came to its end")
-        assert last > 3
+        assert last >= 3
 
 
 def test_a_killed_import_of_another_chain_leaves_one_root(fresh: Site) -> None:
@@ -293,7 +293,7 @@ def test_the_next_intermediate_under_the_site_s_root(fresh: Site, tmp_path: Path
     chain = fresh.certificate(tmp_path)["ca_chain"]
     assert len(chain) == 2 and x509.public_key(chain[0]) == x509.public_key(csr) and chain[0] != old
     assert "the chain of the intermediate that signs" in fresh.run()["warnings"][0], "the file still holds the old one"
-    fresh.chain.write_text("".join(ca.sign(csr, deep=True)[1:]) + chain[0])
+    fresh.chain.write_text("".join([ca.root, *reversed(chain)]))
     settled = fresh.run()
     assert not settled["changed"] and not settled.get("warnings")
     with pytest.raises(site.SiteError):

@@ -406,7 +406,7 @@ class Pki:
             signed = self._sign(root, asked["csr"], common) if root and self._keyed(root) else self._signed_elsewhere(asked["csr"], root)
             imported = self._call("POST", self._int + "/intermediate/set-signed", {"certificate": signed})
             issuer = next(item for item, of in imported["mapping"].items() if of == key)
-        self._call("POST", "%s/issuer/%s" % (self._int, issuer), {"issuer_name": name})
+        self._call("POST", "%s/issuer/%s" % (self._int, issuer), {"issuer_name": name, **self._served()})
         return issuer
 
     def _sign(self, root: str, csr: str, common: str) -> str:
@@ -439,6 +439,11 @@ class Pki:
         if not root:
             self._trust(self._chain[-1])
         return "\n".join(self._chain)
+
+    def _served(self) -> dict[str, list[str]]:
+        """What stands above ours, as the chain has it: else certificates of one key that followed each other, the ended one too, are served together."""
+        ids = {self._issuer(self._int, item)["certificate"].strip(): item for item in self._issuers(self._int)} if self._chain else {}
+        return {"manual_chain": [ids[pem] for pem in self._chain]} if self._chain and set(self._chain) <= set(ids) else {}
 
     def _trust(self, pem: str) -> None:
         """Alone: what a killed run had imported out of another chain signed nothing."""
