@@ -493,15 +493,19 @@ class Pki:
             self._call("POST", "%s/issuer/%s" % (mount, issuer), {"issuer_name": RETIRED + issuer[:8], "usage": CLOSED_USAGE})
 
 
-def trust_bundle(api: Api, mount: str) -> str:
-    """PEM of the roots of a mount that are not retired, in the order of their names; "" where there is none. Needs no token."""
+def living(api: Api, mount: str) -> dict[str, dict[str, Any]]:
+    """{id: issuer_name, key_id, …} of the issuers of a mount that are not retired. A site's own root has no key_id. Needs no token."""
     try:
         listed = api.call("LIST", mount + "/issuers")["data"].get("key_info") or {}
     except NotFound:
-        return ""
+        return {}
+    return {issuer: info for issuer, info in listed.items() if not str(info.get("issuer_name") or "").startswith(RETIRED)}
+
+
+def trust_bundle(api: Api, mount: str) -> str:
+    """PEM of the roots of a mount that are not retired, in the order of their names; "" where there is none. Needs no token."""
     found = []
-    for issuer, info in listed.items():
-        name = str(info.get("issuer_name") or "")
-        if not name.startswith(RETIRED):
-            found.append((name, str(api.call("GET", "%s/issuer/%s/json" % (mount, issuer))["data"]["certificate"]).strip() + "\n"))
+    for issuer, info in living(api, mount).items():
+        pem = str(api.call("GET", "%s/issuer/%s/json" % (mount, issuer))["data"]["certificate"]).strip() + "\n"
+        found.append((str(info.get("issuer_name") or ""), pem))
     return "".join(pem for _name, pem in sorted(found))

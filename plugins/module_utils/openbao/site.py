@@ -416,12 +416,7 @@ class Site:
 
     def _one_root(self) -> None:
         """The root that hosts trust is of the kind that the site says; needs no token. Raises SiteError: never a second one in silence."""
-        try:
-            listed = self._call("LIST", self.spec["pki_root"] + "/issuers")["data"].get("key_info") or {}
-        except NotFound:
-            return
-        living = [info for info in listed.values() if not str(info.get("issuer_name") or "").startswith(authority.RETIRED)]
-        if any(bool(info.get("key_id")) == self._by_site for info in living):
+        if any(bool(info.get("key_id")) == self._by_site for info in authority.living(self.api, self.spec["pki_root"]).values()):
             raise SiteError(
                 "openbao_root_ca is site, and this store has a root CA of its own, which the hosts trust. Nothing was changed, and no run exchanges one "
                 "for the other: set it to own; the way to the site's root is a new store (docs/openbao-ceremony.md)"
