@@ -21,6 +21,7 @@ import pytest
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.testing import patch_module_args
 from conftest import ROOT
+from stands import ask
 
 sys.path.insert(0, str(ROOT / "tests/unit"))
 from identity_stand import Killed, Life, Mortal
@@ -32,6 +33,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao import autho
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Api, Client, NotFound
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import RotationError
 from ansible_collections.hnai.platform.plugins.modules import openbao_site as site_module
+from ansible_collections.hnai.platform.plugins.modules import vault_health
 from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
 
 pytestmark = pytest.mark.scenario("stand-bao")
@@ -299,3 +301,14 @@ def test_the_next_intermediate_under_the_site_s_root(fresh: Site, tmp_path: Path
     with pytest.raises(site.SiteError):
         site.Site(client, {"pki_root": "pki_root", "root_ca": "own"}, {})._one_root()
     assert isinstance(client, Client)
+
+
+def test_the_end_of_the_site_s_root_is_named_as_the_site_s(fresh: Site) -> None:
+    assert fresh.run()["failed"]
+    fresh.chain.write_text("".join(SiteRoot(time.time(), days=100).sign(fresh.csr.read_text(), deep=True)))
+    assert not fresh.run().get("failed")
+    found = ask(vault_health, {"deploy": fresh.deploy, "address": fresh.loop.client.address, "ca_file": str(fresh.trust), "cert_file": str(fresh.trust),
+                               "min_audit_devices": 1})["checks"]  # fmt: skip
+    check = next(one for one in found if one["id"] == "BAO12")
+    assert (check["status"], check["evidence"]["days_left"]["CA 1 above it"] > 1900) == ("fail", True)
+    assert "the root ends first (100.0 days), and it is the site's: whoever runs the site's CA renews it" in check["reason"]
