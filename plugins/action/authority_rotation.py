@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 
 from ansible_collections.hnai.platform.plugins.action.vault_rotate import ByOwner
-from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys, openbao_spec
+from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys, openbao_spec, site_ca
 
 NAME = "hnai.platform.authority_rotation"
 
@@ -25,9 +26,18 @@ class ActionModule(ByOwner):
             for key, default in (("root_ttl", "10y"), ("intermediate_ttl", "5y")):
                 args[key + "_s"] = openbao_spec.seconds(args.get(key, default), f"openbao_{key}")
             root_ca_file = args.pop("root_ca_file", None)
+            request_file = Path(str(args.pop("request_file", "") or "intermediate.csr")).expanduser()
+            given, now = site_ca.Given.of(args.pop("intermediate_chain", "")), time.time()
+            least_s = float(openbao_spec.seconds(args.pop("leaf_ttl", "90d"), "openbao_leaf_ttl"))
+            args["chain"], wrong = site_ca.problem(given, now, least_s)
             result.update(self._as_owner(NAME, args, task_vars))
+            csr, in_force = str(result.pop("unsigned", "")), str(result.pop("in_force", ""))
+            if csr:
+                site_ca.publish(request_file, csr)
+                again = f"playbooks/rotate.yml -e rotate_secret={args.get('path')}"
+                result.update(csr=csr, msg=site_ca.waiting(request_file, given, wrong, csr, in_force, now, least_s, again))
             if root_ca_file and result.get("roots") and not result.get("failed") and not self._task.check_mode:
                 openbao_keys.publish_root(Path(str(root_ca_file)).expanduser(), str(result["roots"]))
-        except (openbao_spec.SpecError, OSError) as error:
+        except (openbao_spec.SpecError, site_ca.ChainError, OSError) as error:
             raise AnsibleActionFail(str(error)) from error
         return result

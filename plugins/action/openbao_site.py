@@ -10,7 +10,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys, openbao_spec
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.site import longest
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys, openbao_spec, site_ca
 from ansible_collections.hnai.platform.plugins.plugin_utils.unseen import unseen
 
 NAME = "hnai.platform.openbao_site"
@@ -20,6 +21,7 @@ SETTINGS = {
     "kv": "hnai",
     "pki_root": "pki_root",
     "pki_int": "pki_int",
+    "root_ca": "own",
     "root_ttl": "10y",
     "intermediate_ttl": "5y",
     "leaf_ttl": "90d",
@@ -51,9 +53,33 @@ class ActionModule(ActionBase):
             groups = task_vars.get("groups", {})
             settings = {key: args.get(key, default) for key, default in SETTINGS.items()}
             spec = openbao_spec.build(contracts.placed(groups), groups, settings)
-            result.update(self._converge(args, spec, task_vars))
-        except (openbao_keys.KeysError, openbao_spec.SpecError, contracts.ContractError, OSError) as error:
+            if spec["root_ca"] == "site":
+                result.update(self._under_the_site(args, spec, task_vars))
+            else:
+                result.update(self._converge(args, spec, task_vars))
+        except (site_ca.ChainError, openbao_keys.KeysError, openbao_spec.SpecError, contracts.ContractError, OSError) as error:
             raise AnsibleActionFail(str(error)) from error
+        return result
+
+    def _under_the_site(self, args: dict[str, Any], spec: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """The same where the site's own CA signs the intermediate: the end of the run as long as it has not."""
+        if not args.get("request_file"):
+            raise AnsibleActionFail(f"openbao_site: request_file is missing; see ansible-doc -t module {NAME}")
+        given, now, least_s = site_ca.Given.of(args.get("intermediate_chain")), time.time(), float(longest(spec))
+        spec["chain"], wrong = site_ca.problem(given, now, least_s)
+        result = self._converge(args, spec, task_vars)
+        csr, in_force = str(result.pop("unsigned", "")), str(result.pop("in_force", ""))
+        if csr and not result.get("failed"):
+            target = Path(str(args["request_file"])).expanduser()
+            site_ca.publish(target, csr)
+            result.update(failed=True, csr=csr, msg=site_ca.waiting(target, given, wrong, csr, "", now, least_s, "playbooks/site.yml"))
+        elif in_force and not site_ca.holds(given, in_force):
+            result.setdefault("warnings", []).append(
+                f"{given.place}: is not the chain of the intermediate that signs; an ordinary run changes no authority: "
+                "playbooks/rotate.yml -e rotate_secret=pki/intermediate takes it (docs/rotation.md)"
+            )
+        elif self._task.check_mode and wrong:
+            result.setdefault("warnings", []).append(wrong)
         return result
 
     def _converge(self, args: dict[str, Any], spec: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

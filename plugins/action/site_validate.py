@@ -15,7 +15,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import ne
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import needed_flows
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
-from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, observed
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, observed, site_ca
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, record, zones
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect, options, plain, twice, written
@@ -68,6 +68,7 @@ class ActionModule(ActionBase):
             site = Site.from_dict(data)
             said = mistakes(written(task_vars["hostvars"], task_vars["groups"]), options(), task_vars["groups"], site.file, needed_topics(site))
             said += twice(task_vars.get("ansible_inventory_sources") or [])
+            said += self._site_ca(site, task_vars["hostvars"], task_vars["groups"], now)
             found = [problem.as_dict() for problem in [*sorted({*judge(site, data, today), *said}), *self._observed(site, task_vars["hostvars"])]]
             if args.get("export"):
                 exported = self._export(site, today, args, task_vars)
@@ -134,6 +135,18 @@ class ActionModule(ActionBase):
         except OSError as error:
             raise ValueError(f"export {args['export']!r} cannot be written: {error.strerror}; name a folder that you may write to") from error
         return written
+
+    @staticmethod
+    def _site_ca(site: Site, hostvars: Any, groups: Any, now: datetime.datetime) -> list[Problem]:
+        """What is wrong with the chain of a site's own CA. What is still to be signed is no mistake; how long it lives yet is BAO12's."""
+        try:
+            given = site_ca.of_hosts(hostvars, groups.get("openbao") or [])
+            if given is not None and given.text.strip():
+                site_ca.judge(given, now.timestamp())
+        except site_ca.ChainError as error:
+            remedy = "docs/openbao-ceremony.md, A root of the site's own"
+            return [Problem(site.file(site_ca.VARIABLE), site_ca.VARIABLE, str(error), remedy, "expiry" if error.ended else "format")]
+        return []
 
     @staticmethod
     def _observed(site: Site, hostvars: Any) -> list[Problem]:

@@ -13,6 +13,8 @@ from datetime import datetime, timezone
 
 #: How a host makes its own key (PKCS#8).
 NEW_KEY = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-pkeyopt", "ec_param_enc:named_curve"]
+_REQUEST = "CERTIFICATE REQUEST"
+_ANY = re.compile(r"-----BEGIN (CERTIFICATE|CERTIFICATE REQUEST)-----(.*?)-----END \1-----", re.DOTALL)
 _BLOCK = re.compile(r"-----BEGIN (CERTIFICATE|X509 CRL)-----(.*?)-----END \1-----", re.DOTALL)
 _INTEGER, _SEQUENCE, _UTC, _GENERALIZED, _VERSION = 0x02, 0x30, 0x17, 0x18, 0xA0
 
@@ -129,3 +131,27 @@ def first_der(text: str) -> bytes:
             except ValueError as error:
                 raise X509Error("not base64: %s" % error) from error
     raise X509Error("it holds no certificate")
+
+
+def public_key(text: str) -> bytes:
+    """SubjectPublicKeyInfo (DER) of the first certificate, or request (RFC 2986), of a PEM text. Raises X509Error."""
+    found = _ANY.search(text)
+    if not found:
+        raise X509Error("it holds no certificate and no request")
+    try:
+        der = base64.b64decode("".join(found.group(2).split()), validate=True)
+    except ValueError as error:
+        raise X509Error("not base64: %s" % error) from error
+    at = 0
+    for _level in range(2):
+        tag, begin, _end = _read(der, at)
+        if tag != _SEQUENCE:
+            raise X509Error("no sequence (tag 0x%02x)" % tag)
+        at = begin
+    # Version, subject; of a certificate version, serial number, algorithm, issuer, validity, subject.
+    for tag in (_INTEGER, _SEQUENCE) if found.group(1) == _REQUEST else (_VERSION, _INTEGER, _SEQUENCE, _SEQUENCE, _SEQUENCE, _SEQUENCE):
+        at = _skip(der, at, tag)
+    tag, _begin, end = _read(der, at)
+    if tag != _SEQUENCE:
+        raise X509Error("no public key (tag 0x%02x)" % tag)
+    return der[at:end]

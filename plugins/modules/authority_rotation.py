@@ -56,6 +56,24 @@ options:
     description: Set by the action plugin.
     type: int
     default: 0
+  intermediate_chain:
+    description:
+      - Under a root of the site's own, what its CA has signed for the new intermediate, then what stands above it up to that root; PEM text, or a path on
+        the controller. As long as it is not there the step V(prepared) fails, says what is to be signed, and is simply run again.
+    type: str
+    default: ""
+  request_file:
+    description: Controller file for the request that is to be signed.
+    type: path
+  leaf_ttl:
+    description: Longest life of a host's certificate; what the site's CA signs has to be valid for longer.
+    type: str
+    default: 90d
+  chain:
+    description: Set by the action plugin.
+    type: list
+    elements: str
+    default: []
   root_ca_file:
     description: Controller file for the roots that hosts trust; the action plugin writes it. Left out, none is written.
     type: path
@@ -126,6 +144,10 @@ resumed:
   description: Whether a run was open already.
   returned: O(state=prepared)
   type: bool
+csr:
+  description: Request for the intermediate that the site's CA has not signed, PEM.
+  returned: failure for want of that signature
+  type: str
 busy:
   description: The run that holds the authority.
   returned: failure by another run
@@ -161,6 +183,10 @@ def main() -> None:
             "root_ttl_s": {"type": "int", "default": 0},
             "intermediate_ttl_s": {"type": "int", "default": 0},
             "root_ca_file": {"type": "path"},
+            "intermediate_chain": text,
+            "request_file": {"type": "path"},
+            "leaf_ttl": {"type": "str", "default": "90d"},
+            "chain": {"type": "list", "elements": "str", "default": []},
             **ROTATION_ARGS,
             "grace": {"type": "float", "default": 0},
             "acks": {"type": "dict", "default": {}},
@@ -183,6 +209,8 @@ def main() -> None:
             first_tls.distrust(given["ca_file"], found["goes"]["root"].encode(), lambda path: Client(given["address"], path).call("GET", "sys/seal-status"))
     except Busy as error:
         module.fail_json(msg=str(error), busy={"owner": error.owner, "run_id": error.run_id, "state": error.state, "expired": error.expired})
+    except authority.Unsigned as error:
+        module.fail_json(msg=str(error), unsigned=error.csr, in_force=error.in_force)
     except (RotationError, VisitError, BaoError, Unreachable, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     journal = found["rotation"]

@@ -38,6 +38,21 @@ options:
   root_ca_file:
     description: Controller file for the root certificate, mode 0644.
     type: path
+  root_ca:
+    description:
+      - V(own) makes a root CA whose key never leaves OpenBao. V(site) makes none; the site's own CA signs the intermediate. As long as it has not, the
+        task fails once everything else is in step, and says what is to be signed and where the answer goes.
+      - A store that stands is never turned from one into the other.
+    type: str
+    choices: [own, site]
+    default: own
+  intermediate_chain:
+    description: What the site's CA has signed, then what stands above it up to its root; PEM text, or a path on the controller. It is not sent as it is.
+    type: str
+    default: ""
+  request_file:
+    description: Controller file for the request, mode 0644. Needed with O(root_ca=site).
+    type: path
   site:
     description: Name of the site, part of the CAs' common names.
     type: str
@@ -130,6 +145,10 @@ root_ca:
   description: Root certificate, PEM.
   returned: always
   type: str
+csr:
+  description: Request for the intermediate that the site's CA has not signed, PEM.
+  returned: failure for want of that signature
+  type: str
 root_revoked:
   description: Whether the root token that was at hand is proven dead.
   returned: when a root token was at hand
@@ -148,6 +167,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.client impor
     Client,
     Unreachable,
 )
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.component import VisitError
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import RotationError
 
 
 def stands(api: Client) -> bool:
@@ -167,6 +188,9 @@ def main() -> None:
             "keys_file": {"type": "path", "no_log": False},
             "identities_file": {"type": "path"},
             "root_ca_file": {"type": "path"},
+            "root_ca": {"type": "str", "default": "own", "choices": ["own", "site"]},
+            "intermediate_chain": {"type": "str", "default": ""},
+            "request_file": {"type": "path"},
             "site": {"type": "str"},
             **OPENBAO_ARGS,
             **MAYBE_DEPLOY_ARGS,
@@ -205,7 +229,7 @@ def main() -> None:
             module.exit_json(changed=True, changes=[what], pending=[], orphans=[], foreign=[], root_ca="", **(diff if module._diff else {}))
         out = work.converge()
         trusted = bool(out.root_ca) and first_tls.trust(given["ca_file"], out.root_ca.encode(), module.check_mode)
-    except (site.SiteError, BaoError, Unreachable, OSError, ValueError) as error:
+    except (site.SiteError, RotationError, VisitError, BaoError, Unreachable, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     if introduced:
         out.changes.append(site.Change("the server's authority trusted on the host"))
@@ -219,6 +243,8 @@ def main() -> None:
         foreign=out.foreign,
         root_ca=out.root_ca,
         identities=out.identities,
+        unsigned=out.unsigned,
+        in_force=out.in_force,
         diff=[
             {"before": change.before, "after": change.after, "before_header": change.what, "after_header": change.what}
             for change in out.changes

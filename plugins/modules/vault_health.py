@@ -68,6 +68,10 @@ options:
     description: Mount of the authority that issues certificates.
     type: str
     default: pki_int
+  pki_root:
+    description: Mount of the root above it.
+    type: str
+    default: pki_root
 """
 
 EXAMPLES = r"""
@@ -134,6 +138,7 @@ def main() -> None:
             min_ca_days={"type": "float", "default": 180},
             paths={"type": "list", "elements": "str", "default": []},
             pki={"type": "str", "default": "pki_int"},
+            pki_root={"type": "str", "default": "pki_root"},
         ),
         supports_check_mode=True,
     )
@@ -158,6 +163,7 @@ def main() -> None:
             ca_days=given["min_ca_days"],
             kv=given["kv"],
             pki=given["pki"],
+            pki_root=given["pki_root"],
             secrets=given["paths"],
         ),
         health.Host(served=lambda: served_certificate(client.host, client.port, given["ca_file"], report.timeout(5)), serial_on_disk=serial_on_disk),

@@ -33,8 +33,8 @@ def build(
     """The spec of module_utils/openbao/site.py.
 
     *contracts*: of the placed components. *groups*: the inventory's. *settings*: site, kv, pki_root, pki_int and the spans
-    root_ttl, intermediate_ttl, leaf_ttl, identity_ttl; ssh_host (mount, "") and ssh_names. A secret with ``group`` exists only where that child group
-    has a host.
+    root_ttl, intermediate_ttl, leaf_ttl, identity_ttl; root_ca (own or site); ssh_host (mount, "") and ssh_names. A secret with ``group`` exists
+    only where that child group has a host.
     Raises SpecError.
     """
     items = list(contracts)
@@ -93,6 +93,7 @@ def build(
         "kv": str(settings["kv"]),
         "pki_root": str(settings["pki_root"]),
         "pki_int": str(settings["pki_int"]),
+        "root_ca": str(settings.get("root_ca") or "own"),
         "cidrs": ["127.0.0.1/32", "::1/128"],
         "ssh_host": ssh,
         "ssh_names": sorted({str(name) for name in settings.get("ssh_names") or ()}),

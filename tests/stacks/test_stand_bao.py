@@ -419,7 +419,7 @@ def of(says: str, subject: str = "") -> str:
     Fault(deploy_may_read_secrets, {"BAO10": of("allowed: openbao/hnai-canary, .*")}),
     Fault(deploy_may_read_secrets_of_one_component, {"BAO10": of(f"allowed: {SECRET}")}),
     Fault(root_is_made_without_a_login, {"BAO11": of("allowed")}),
-    Fault(the_authority_ends_soon, {"BAO12": of(r"(169\.\d|170\.0)")}),
+    Fault(the_authority_ends_soon, {"BAO12": of(r"the intermediate ends first \((169\.\d|170\.0) days\)")}),
     Fault(secrets_may_be_overwritten_blindly, {"BAO09": of("False")}),
     Fault(another_release_is_declared, {"BAO02": of(r"2\.7\.2")}),
     Fault(a_stranger_reads_a_secret, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),

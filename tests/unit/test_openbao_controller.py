@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
+from site_root import SiteRoot, key_pem, new_key, request
 
 from ansible_collections.hnai.platform.plugins.action import approle_rotation, openbao_bootstrap, openbao_site, vault_rotate
 from ansible_collections.hnai.platform.plugins.action import openbao_keys as openbao_keys_action
@@ -299,6 +301,40 @@ def test_credentials_of_a_controller_without_state(site_args: dict[str, Any], tm
                         [{"changed": False, "identities": {}, "pending": [], "root_ca": ""}])
     made.run(None, {"groups": GROUPS})
     assert sent[0]["site_admin"] == ISSUED["site-admin"] and sent[0]["root_token"] == "" and not (tmp_path / "deploy.json").exists()
+
+
+def test_the_run_ends_when_everything_else_is_kept_and_a_wrong_chain_is_not_sent(site_args: dict[str, Any], tmp_path: Path) -> None:
+    """Under a site's own root: identities stored and root dead first, then the one sentence; nothing of a chain that is refused goes to the host."""
+    ca, csr = SiteRoot(time.time()), request(new_key(), "ours")
+    given = {**site_args, "root_ca": "site", "intermediate_chain": str(tmp_path / "chain.pem"), "request_file": str(tmp_path / "openbao/intermediate.csr")}
+    unsigned = {"changed": True, "identities": ISSUED, "pending": [], "root_ca": "", "unsigned": csr}
+
+    def converge(answer: dict[str, Any], *texts: str, check: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+        if texts:
+            (tmp_path / "chain.pem").write_text("".join(texts))
+        made, sent = action(openbao_site.ActionModule, given, [answer, {"changed": True}], check=check)
+        return made.run(None, {"groups": GROUPS}), sent[0]["spec"]
+
+    result, spec = converge(unsigned)
+    assert result["failed"] and result["csr"] == csr and result["msg"].startswith("The site's CA has to sign") and result["root_revoked"]
+    assert (openbao_keys.load(tmp_path / "deploy.json") or {})["root_revoked_at"] and not (tmp_path / "ca.pem").exists()
+    assert spec["root_ca"] == "site" and spec["chain"] == []
+    result, spec = converge(unsigned, *ca.sign(csr, ca=False))
+    assert spec["chain"] == [] and "is no CA" in result["msg"] and "has to sign" not in result["msg"]
+    result, _spec = converge({"failed": True, "msg": "sealed", "unsigned": csr}, *ca.sign(csr))
+    assert result["msg"] == "sealed", "another failure is said as it is"
+    right = ca.sign(csr)
+    result, spec = converge({"changed": True, "identities": {}, "pending": [], "root_ca": ca.root, "in_force": right[0]}, *reversed(right))
+    assert spec["chain"] == right and not result.get("failed") and not result.get("warnings") and (tmp_path / "ca.pem").read_text() == ca.root
+    result, _spec = converge({"changed": False, "identities": {}, "pending": [], "root_ca": ca.root, "in_force": right[0]}, *ca.sign(request(new_key(), "x")))
+    assert "rotate_secret=pki/intermediate" in result["warnings"][0] and not result.get("failed")
+    result, _spec = converge({"changed": True, "identities": {}, "pending": [], "root_ca": ""}, *ca.sign(csr, ca=False), check=True)
+    assert "is no CA" in result["warnings"][0] and not result.get("failed")
+    (tmp_path / "chain.pem").write_text("".join(right) + key_pem(ca.key))
+    made, sent = action(openbao_site.ActionModule, given, [])
+    with pytest.raises(AnsibleActionFail, match="holds a private key"):
+        made.run(None, {"groups": GROUPS})
+    assert sent == []
 
 
 def test_what_a_rotation_answers_is_not_shown_on_the_way(tmp_path: Path) -> None:

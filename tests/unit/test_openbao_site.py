@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ansible_collections.hnai.platform.plugins.module_utils.openbao import component, policies, site
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, policies, site
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, NotFound
 
 DAY = 86400
@@ -56,7 +57,7 @@ class FakeBao:
         if path.endswith(("/issuers", "/json")):
             # Both need no token. One issuer a mount, as long as no authority was rotated.
             found = self.objects.get(path.split("/")[0] + "/cert/ca")
-            return {"data": dict(found or {}, key_info={"1": {"issuer_name": "root"}} if found else {})}
+            return {"data": dict(found or {}, key_info={"1": {"issuer_name": "root", "key_id": "k"}} if found else {})}
         if token not in self.tokens:
             raise Forbidden(method, path, 403, ["permission denied"])
         if path == "auth/token/lookup-self":
@@ -313,6 +314,30 @@ def test_a_store_that_stands_says_that_it_has_no_ssh_ca_and_goes_on(ready: Contr
     ready.bao.mounts["ssh-host/"] = {"type": "kv"}
     with pytest.raises(site.SiteError, match="openbao_ssh_host_mount"):
         ready.run("root-2", what={**spec(), **SSH})
+
+
+@pytest.mark.parametrize(("kind", "keys"), [("site", ["k"]), ("site", ["", "k"]), ("own", [""]), ("own", ["", "k"])])
+def test_no_root_of_another_kind_beside_the_one_that_hosts_trust(ready: Controller, monkeypatch: pytest.MonkeyPatch, kind: str, keys: list[str]) -> None:
+    monkeypatch.setattr(authority, "living", lambda api, mount: {str(number): {"key_id": key} for number, key in enumerate(keys)})
+    ready.bao.tokens["root-2"] = "root"
+    for root in ("", "root-2"):
+        with pytest.raises(site.SiteError, match="openbao_root_ca is %s, and" % kind):
+            ready.run(root, what={**spec(), "root_ca": kind})
+    assert [item for item in ready.bao.writes if not item[1].endswith("revoke-self")] == []
+
+
+def test_a_retired_root_is_none(ready: Controller) -> None:
+    listed = {"1": {"issuer_name": "retired-1", "key_id": "k"}, "2": {"issuer_name": "site-2", "key_id": ""}}
+    answer = {"data": {"key_info": listed}}
+    assert list(authority.living(SimpleNamespace(call=lambda method, path: answer), "pki_root")) == ["2"]
+
+
+def test_the_longest_certificate_that_is_asked_for() -> None:
+    wanted = spec()
+    assert site.longest(wanted) == 90 * DAY
+    wanted["components"]["ot_collector"] = {"certificate": {"server": True, "client": True, "domains": [], "uris": ["urn:x"]}}
+    assert site.longest(wanted) == 730 * DAY
+    assert site.longest({**wanted, "intermediate_ttl": 365 * DAY}) == 365 * DAY // 2
 
 
 def test_no_second_root_ca_because_of_an_error(ready: Controller) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleActionFail
+from site_root import SiteRoot, key_pem, new_key, request
 
 from ansible_collections.hnai.platform.plugins.action.site_validate import ActionModule
 
@@ -138,3 +140,28 @@ def test_an_expired_conduit_stops_no_run_of_a_running_site(lab: Path, tmp_path: 
     assert written == {"zones.svg", "zones.mmd", "zones.html", "evidence.json", "external.csv", "external.json", "external.md"}
     assert "lab: zones and conduits" in (tmp_path / "out/zones.html").read_text(encoding="utf-8")
     assert '"state": "expired"' in (tmp_path / "out/evidence.json").read_text(encoding="utf-8")
+
+
+def test_the_chain_of_a_site_s_own_ca(lab: Path, tmp_path: Path) -> None:
+    """Not there yet is no mistake; a wrong one is, by its place; one that has ended stops no run of a running site; a private key is not shown."""
+    now = time.time()
+    ca, csr = SiteRoot(now), request(new_key(), "ours")
+    chain = tmp_path / "chain.pem"
+
+    def judged(*texts: str, more: str = "", given: str = "") -> tuple[int, list[dict[str, Any]], str]:
+        if texts:
+            chain.write_text("".join(texts), encoding="ascii")
+        change(lab / "group_vars/all/site.yml", lambda content: content.update(openbao_root_ca="site", openbao_intermediate_chain=given or str(chain)))
+        code, found, output = run(lab / "hosts.yml", tmp_path, *([more] if more else []))
+        return code, [one for kind in ("errors", "warnings") for one in found[kind] if one["key"] == "openbao_intermediate_chain"], output
+
+    assert judged()[:2] == (0, [])
+    assert judged(*ca.sign(csr))[:2] == (0, [])
+    code, (found,), _output = judged(*ca.sign(csr, ca=False))
+    assert code != 0 and "CN=ours is no CA" in found["message"] and str(chain) in found["message"] and found["file"].endswith("group_vars/all/site.yml")
+    ended = ca.sign(csr, since_days=10, days=-1)
+    assert [judged(*ended)[0] == 0, judged(*ended, more="-evalidate_expired=report")[0] == 0] == [False, True]
+    secret = key_pem(ca.key)
+    for given in ("", "".join(ca.sign(csr)) + secret):
+        code, (found,), output = judged(*ca.sign(csr), secret, given=given)
+        assert code != 0 and "holds a private key" in found["message"] and secret.split("\n")[1] not in output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -61,7 +62,8 @@ class Bao:
             "auth/token/lookup-accessor": {"data": {"accessor": "a1", "policies": ["hnai-openbao"]}},
             "hnai/data/openbao/hnai-canary": Forbidden("GET", "x", 403, []),
             "sys/generate-root/attempt": BaoError("GET", "x", 405, []),
-            "pki_int/cert/ca": {"data": {"certificate": AUTHORITY}},
+            "pki_int/cert/ca_chain": {"data": {"certificate": AUTHORITY + authority(3650)}},
+            "pki_root/issuers": {"data": {"key_info": {"1": {"issuer_name": "root", "key_id": "k"}}}},
         }
 
     def call(self, method: str, path: str, body: Any = None, token: Any = None, wrap_ttl: Any = None) -> dict[str, Any]:
@@ -188,7 +190,7 @@ def one_device(world: World) -> None:
     # 404 instead of 403: it may read, and nothing is there.
     (change("hnai/data/openbao/hnai-canary", NotFound("GET", "x", 404, [])), ["BAO10"]),
     (change("sys/generate-root/attempt", {"started": False}), ["BAO11"]),
-    (change("pki_int/cert/ca", {"data": {"certificate": authority(int((NOW - time.time()) / DAY) + 170)}}), ["BAO12"]),
+    (change("pki_int/cert/ca_chain", {"data": {"certificate": authority(int((NOW - time.time()) / DAY) + 170)}}), ["BAO12"]),
 ])
 def test_each_cause_reddens_its_own_check(world: World, harm: Callable[[World], None], expected: list[str]) -> None:
     harm(world)
@@ -272,8 +274,21 @@ def test_a_device_whose_file_is_gone_fails_and_is_named(world: World) -> None:
 
 
 def test_an_authority_that_is_not_told_is_inconclusive(world: World) -> None:
-    world.bao.answers["pki_int/cert/ca"] = NotFound("GET", "x", 404, [])
+    world.bao.answers["pki_int/cert/ca_chain"] = NotFound("GET", "x", 404, [])
     assert world.run()["BAO12"]["status"] == "inconclusive"
+
+
+@pytest.mark.parametrize(("days", "keyed", "words"), [
+    ((170, 3650), True, r"^the intermediate ends first \(1\d\d\.\d days\)$"), ((1000, 100), True, "^the root ends first"),
+    ((170, 3650), False, "the site's CA signs the next one"), ((1000, 100), False, "the root ends first .*, and it is the site's: whoever runs the site's CA"),
+    ((1000, 100, 3650), False, "CA 1 above it ends first .*, and it is the site's"),
+])  # fmt: skip
+def test_which_authority_ends_and_whose_it_is(world: World, days: tuple[int, ...], keyed: bool, words: str) -> None:
+    shift = int((NOW - time.time()) / DAY)
+    world.bao.answers["pki_int/cert/ca_chain"] = {"data": {"certificate": "".join(authority(shift + one) for one in days)}}
+    world.bao.answers["pki_root/issuers"] = {"data": {"key_info": {"1": {"key_id": "k" if keyed else ""}, "2": {"issuer_name": "retired-1", "key_id": ""}}}}
+    check = world.run()["BAO12"]
+    assert check["status"] == "fail" and check["observed"] == pytest.approx(min(days), abs=2.0) and re.search(words, check["reason"])
 
 
 @pytest.mark.parametrize(("answer", "status"), [

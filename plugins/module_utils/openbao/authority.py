@@ -19,6 +19,9 @@ retiring one takes its name away: a choice that arrives late, out of a run that 
 the same way with the roles exchanged: choose the old one, let every host serve it, retire the new one, take it out of the bundles.
 
 No key of an authority ever leaves OpenBao; the journal holds names, fingerprints of certificates and hosts.
+
+The root may be the site's own (`openbao_root_ca: site`): the root's mount then holds its certificate without a key, the intermediate is a request that
+the site's CA signs, and `Unsigned` says that it has not. Such a root is rotated by its owner.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..x509 import public_key
 from .client import Api, BaoError, NotFound
 from .rotation import BACK, COMMITTED, PREPARED, PROVEN, PROVISIONED, PUBLISHED, Rotation, RotationError, View
 
@@ -40,6 +44,24 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", 
 #: An issuer with this left signs revocation lists, and nothing else.
 CLOSED_USAGE = "read-only,crl-signing"
 ISSUING = "issuing-certificates"
+#: Name of the key of the first intermediate under a root of the site's own.
+FIRST = "intermediate-first"
+
+
+#: Why the root of a site's CA is not rotated from here.
+FOREIGN = (
+    "pki/root: the root is the site's own (openbao_root_ca: site), its key is not in OpenBao: whoever runs that CA rotates it. The intermediate under it "
+    "is rotated here: -e rotate_secret=pki/intermediate (docs/rotation.md)"
+)
+
+
+class Unsigned(RotationError):
+    """The site's CA has not signed our intermediate, or what was given is for another key. *csr*: what it gets; *in_force*: the one that signs now, or ""."""
+
+    def __init__(self, csr: str, in_force: str) -> None:
+        super().__init__("the site's CA has not signed the request for our intermediate")
+        self.csr = csr
+        self.in_force = in_force
 
 
 def certificate_print(pem: str) -> str:
@@ -52,12 +74,13 @@ def certificate_print(pem: str) -> str:
 
 @dataclass(frozen=True)
 class Ca:
-    """An intermediate and the root above it: their ids in OpenBao, and their certificates (PEM)."""
+    """An intermediate and the root above it: their ids in OpenBao, and their certificates (PEM). *between*: those of a site's CA that stand between them."""
 
     issuer: str
     root_issuer: str
     pem: str
     root_pem: str
+    between: str = ""
 
     def anchor(self, scope: str) -> str:
         """The certificate that the scope is about."""
@@ -91,6 +114,9 @@ class Authorities(Protocol):
 
     def roots(self) -> str:
         """PEM bundle of the roots that are not retired: what hosts shall trust. In a stable order."""
+
+    def foreign(self) -> bool:
+        """Whether the root in force is the site's: its key is not in OpenBao."""
 
 
 class Authority(Rotation):
@@ -128,6 +154,8 @@ class Authority(Rotation):
         rollback: str = "",
     ) -> View:
         """Take the authority, or go on with the run that holds it. Raises Busy, Lost, RotationError."""
+        if self._path == ROOT and not self.look().open and self._pki.foreign():
+            raise RotationError(FOREIGN)
         # A root and an intermediate at once would choose against each other.
         other = View.of("", *self._store.read((INTERMEDIATE if self._path == ROOT else ROOT) + "/_rotation"))
         if other.open and not self.look().open:
@@ -192,7 +220,12 @@ class Authority(Rotation):
     # -- rolling back -------------------------------------------------------------------------------------------------
     def turn_back(self, view: View) -> View:
         """Also a run that died while it made its authority: what it made is found, so that it can be retired."""
-        return super().turn_back(self._prepare(view, lambda current: current, 0))
+        try:
+            view = self._prepare(view, lambda current: current, 0)
+        except Unsigned as error:
+            self._finish(view, "rolled back", 0, certificate_print(error.in_force), {"unsigned": True})
+            raise RotationError("%s: run %s is given up: the site's CA had signed nothing, and nothing has changed" % (self._path, view.run_id)) from error
+        return super().turn_back(view)
 
     def restore(self, view: View) -> View:
         """The old authority signs again."""
@@ -226,13 +259,16 @@ class Authority(Rotation):
                 self._path, view.run_id, view.state, ", ".join(missing)))  # fmt: skip
 
 
-def plan(view: View, scope: str, left_s: float, hosts: Sequence[str]) -> list[str]:
-    """What a run would do, one line a step. *left_s*: how long the authority in force is valid yet."""
+def plan(view: View, scope: str, left_s: float, hosts: Sequence[str], foreign: bool = False) -> list[str]:
+    """What a run would do, one line a step. *left_s*: how long the authority in force is valid yet. *foreign*: the root is the site's own."""
+    if scope == ROOT and foreign and not view.open:
+        return [FOREIGN]
     if view.open:
         return ["go on with run %s: %s, %s, held by %s" % (view.run_id, view.state, view.direction, view.owner)]
     return [
         "the authority in force is valid for %.0f d more" % (left_s / 86400.0),
         "make a new %s beside the old one" % ("root, and an intermediate under it" if scope == ROOT else "intermediate under the same root"),
+        *(["stop until the site's CA has signed its request"] if foreign else []),
         "%s, prove on each of %s that its bundles verify both chains and refuse a foreign one"
         % ("put the new root into every bundle beside the old one" if scope == ROOT else "touch no bundle", ", ".join(hosts) or "no host"),
         "let the new one sign, replace every listener's certificate, one host after the other, OpenBao's own last",
@@ -243,11 +279,13 @@ def plan(view: View, scope: str, left_s: float, hosts: Sequence[str]) -> list[st
 class Pki:
     """The two mounts of the site. *token* is of the identity ``hnai-authority``. https://openbao.org/api-docs/secret/pki/ (issuers, keys).
 
-    *names*: {"root": common name, "intermediate": common name}; *ttl*: seconds of each.
+    *names*: {"root": common name, "intermediate": common name}; *ttl*: seconds of each. *chain*: what the site's CA has signed, our intermediate first,
+    its root last (PEM each); empty: nothing yet.
     """
 
     def __init__(
         self, api: Api, token: str, root: str, intermediate: str, names: Mapping[str, str] | None = None, ttl: Mapping[str, int] | None = None,
+        chain: Sequence[str] = (),
     ) -> None:
         self._api = api
         self._token = token
@@ -255,6 +293,7 @@ class Pki:
         self._int = intermediate
         self._names = names or {}
         self._ttl = ttl or {}
+        self._chain = [pem.strip() for pem in chain]
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return dict(self._api.call(method, path, body, token=self._token).get("data") or {})
@@ -284,8 +323,8 @@ class Pki:
         root = next((item for item in self._issuers(self._root) if self._issuer(self._root, item)["certificate"].strip() in chain[1:]), "")
         if not root:
             raise RotationError(
-                "%s: its issuer chains to no root of %s. An authority that somebody else signs is rotated by its owner: import what they signed "
-                "(%s/intermediate/set-signed) and choose it there" % (self._int, self._root, self._int)
+                "%s: its issuer chains to no root of %s, so nobody knows what hosts shall trust: an authority that a site's CA signs comes in by "
+                "openbao_root_ca: site (docs/openbao-ceremony.md)" % (self._int, self._root)
             )
         for mount, item in ((self._int, issuer), (self._root, root)):
             if not self._issuer(mount, item).get("issuer_name"):
@@ -303,10 +342,10 @@ class Pki:
     def load(self, issuer: str, root_issuer: str) -> Ca:
         """By ids."""
         try:
-            return Ca(
-                issuer, root_issuer, self._issuer(self._int, issuer)["certificate"].strip() + "\n",
-                self._issuer(self._root, root_issuer)["certificate"].strip() + "\n",
-            )  # fmt: skip
+            found = self._issuer(self._int, issuer)
+            pem, root = (item["certificate"].strip() + "\n" for item in (found, self._issuer(self._root, root_issuer)))
+            above = [item.strip() + "\n" for item in found.get("ca_chain") or []]
+            return Ca(issuer, root_issuer, pem, root, "".join(item for item in above if item not in (pem, root)))
         except NotFound as error:
             raise RotationError("issuer %s or its root %s is gone from OpenBao: bring its snapshot back" % (issuer, root_issuer)) from error
 
@@ -318,6 +357,13 @@ class Pki:
     def roots(self) -> str:
         """See `trust_bundle`."""
         return trust_bundle(self._api, self._root)
+
+    def foreign(self) -> bool:
+        """By its key, which OpenBao has or has not."""
+        return not self._keyed(self._default(self._root))
+
+    def _keyed(self, root: str) -> bool:
+        return bool(self._issuer(self._root, root).get("key_id")) if root else True
 
     # -- making -------------------------------------------------------------------------------------------------------
     def make(self, scope: str, run_id: str) -> Ca:
@@ -343,26 +389,71 @@ class Pki:
         return str(made["issuer_id"])
 
     def _make_intermediate(self, root: str, name: str, stamp: str) -> str:
-        common = "%s %s" % (self._names["intermediate"], stamp)
+        """*root*: the issuer that signs it; the site's own where its key is not here."""
+        common = ("%s %s" % (self._names["intermediate"], stamp)).strip()
         keys = self._call_list(self._int + "/keys")
         key = next((item for item, info in keys.items() if info.get("key_name") == name), "")
         # The issuer of a run that was killed before it could give it its name.
         issuer = next((item for item, info in self._issuers(self._int).items() if key and info.get("key_id") == key), "")
         if not issuer:
-            body: dict[str, Any] = {"common_name": common}
+            # Who signs elsewhere copies what the request asks for.
+            body: dict[str, Any] = {"common_name": common, "add_basic_constraints": True}
             if key:
                 asked = self._call("POST", self._int + "/intermediate/generate/existing", dict(body, key_ref=key))
             else:
                 asked = self._call("POST", self._int + "/intermediate/generate/internal", dict(body, key_type="ec", key_bits=256, key_name=name))
                 key = str(asked["key_id"])
-            signed = self._call(
-                "POST", "%s/issuer/%s/sign-intermediate" % (self._root, root),
-                {"csr": asked["csr"], "common_name": common, "ttl": "%ds" % self._ttl["intermediate"], "max_path_length": 0},
-            )  # fmt: skip
-            imported = self._call("POST", self._int + "/intermediate/set-signed", {"certificate": "%s\n%s" % (signed["certificate"], signed["issuing_ca"])})
+            signed = self._sign(root, asked["csr"], common) if root and self._keyed(root) else self._signed_elsewhere(asked["csr"], root)
+            imported = self._call("POST", self._int + "/intermediate/set-signed", {"certificate": signed})
             issuer = next(item for item, of in imported["mapping"].items() if of == key)
-        self._call("POST", "%s/issuer/%s" % (self._int, issuer), {"issuer_name": name})
+        self._call("POST", "%s/issuer/%s" % (self._int, issuer), {"issuer_name": name, **self._served()})
         return issuer
+
+    def _sign(self, root: str, csr: str, common: str) -> str:
+        signed = self._call(
+            "POST", "%s/issuer/%s/sign-intermediate" % (self._root, root),
+            {"csr": csr, "common_name": common, "ttl": "%ds" % self._ttl["intermediate"], "max_path_length": 0},
+        )  # fmt: skip
+        return "%s\n%s" % (signed["certificate"], signed["issuing_ca"])
+
+    # -- the site's own root ------------------------------------------------------------------------------------------
+    def first(self) -> None:
+        """The first intermediate under the site's root: key and request, then its root, then what it signed. Each only where it is not there yet.
+
+        Raises Unsigned, the key made, as long as the chain is not there or is another one's.
+        """
+        issuer = self._make_intermediate("", FIRST, "")
+        if not self._default(self._int):  # the first one with a key is chosen by OpenBao itself
+            self._call("POST", self._int + "/config/issuers", {"default": issuer})
+
+    def _signed_elsewhere(self, csr: str, root: str) -> str:
+        """The chain that is for this request, as set-signed takes it; hosts come to trust its root here, where none is in force. Raises Unsigned."""
+        in_force = self._default(self._int)
+        # OpenBao would take a certificate of any other key as well, and keep it.
+        if not self._chain or public_key(self._chain[0]) != public_key(csr):
+            raise Unsigned(csr, str(self._issuer(self._int, in_force)["certificate"]) if in_force else "")
+        if root and self._issuer(self._root, root)["certificate"].strip() != self._chain[-1]:
+            raise RotationError(
+                "%s: the chain that was given ends in another root than the one that hosts trust; have the request signed below that one" % INTERMEDIATE
+            )
+        if not root:
+            self._trust(self._chain[-1])
+        return "\n".join(self._chain)
+
+    def _served(self) -> dict[str, list[str]]:
+        """What stands above ours, as the chain has it: else certificates of one key that followed each other, the ended one too, are served together."""
+        ids = {self._issuer(self._int, item)["certificate"].strip(): item for item in self._issuers(self._int)} if self._chain else {}
+        return {"manual_chain": [ids[pem] for pem in self._chain]} if self._chain and set(self._chain) <= set(ids) else {}
+
+    def _trust(self, pem: str) -> None:
+        """Alone: what a killed run had imported out of another chain signed nothing."""
+        taken = self._call("POST", self._root + "/issuers/import/cert", {"pem_bundle": pem})
+        issuer = next(iter(taken["mapping"]))
+        if not self._issuer(self._root, issuer).get("issuer_name"):
+            self._call("POST", "%s/issuer/%s" % (self._root, issuer), {"issuer_name": "site-" + issuer[:8]})
+        self._call("POST", self._root + "/config/issuers", {"default": issuer})
+        for other in set(self._issuers(self._root)) - {issuer}:
+            self._close(self._root, other)
 
     def _call_list(self, path: str) -> dict[str, dict[str, Any]]:
         try:
@@ -388,6 +479,8 @@ class Pki:
         """Name and right to sign first (one write), then the revocation, then the lists."""
         self._close(self._int, ca.issuer)
         self._call("POST", "%s/issuer/%s/revoke" % (self._int, ca.issuer), {})
+        if not self._keyed(ca.root_issuer):
+            return  # what the site's CA has signed it revokes
         self._call("POST", self._root + "/revoke", {"certificate": ca.pem})
         if scope == ROOT:
             self._close(self._root, ca.root_issuer)
@@ -400,15 +493,19 @@ class Pki:
             self._call("POST", "%s/issuer/%s" % (mount, issuer), {"issuer_name": RETIRED + issuer[:8], "usage": CLOSED_USAGE})
 
 
-def trust_bundle(api: Api, mount: str) -> str:
-    """PEM of the roots of a mount that are not retired, in the order of their names; "" where there is none. Needs no token."""
+def living(api: Api, mount: str) -> dict[str, dict[str, Any]]:
+    """{id: issuer_name, key_id, …} of the issuers of a mount that are not retired. A site's own root has no key_id. Needs no token."""
     try:
         listed = api.call("LIST", mount + "/issuers")["data"].get("key_info") or {}
     except NotFound:
-        return ""
+        return {}
+    return {issuer: info for issuer, info in listed.items() if not str(info.get("issuer_name") or "").startswith(RETIRED)}
+
+
+def trust_bundle(api: Api, mount: str) -> str:
+    """PEM of the roots of a mount that are not retired, in the order of their names; "" where there is none. Needs no token."""
     found = []
-    for issuer, info in listed.items():
-        name = str(info.get("issuer_name") or "")
-        if not name.startswith(RETIRED):
-            found.append((name, str(api.call("GET", "%s/issuer/%s/json" % (mount, issuer))["data"]["certificate"]).strip() + "\n"))
+    for issuer, info in living(api, mount).items():
+        pem = str(api.call("GET", "%s/issuer/%s/json" % (mount, issuer))["data"]["certificate"]).strip() + "\n"
+        found.append((str(info.get("issuer_name") or ""), pem))
     return "".join(pem for _name, pem in sorted(found))

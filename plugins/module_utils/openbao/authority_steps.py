@@ -30,7 +30,7 @@ class Steps:
         self._sleep = sleep
         names = {"root": "%s root CA" % given["site"], "intermediate": "%s intermediate CA" % given["site"]}
         ttl = {"root": given["root_ttl_s"], "intermediate": given["intermediate_ttl_s"]}
-        self._pki = Pki(api, token, given["pki_root"], given["pki_int"], names, ttl)
+        self._pki = Pki(api, token, given["pki_root"], given["pki_int"], names, ttl, given.get("chain") or ())
         self._run = Authority(self._pki, KvStore(api, token, given["kv"]), given["path"], given["owner"], now, told=given.get("controller_time"))
 
     def take(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Steps:
             stays, goes = self._run.sides(view)
             old, new = self._run.pair(view)
             found.update(
-                staying=self._run.staying_print(view), stays=self._public(stays), goes=self._public(goes), chains=[old.pem, new.pem],
+                staying=self._run.staying_print(view), stays=self._public(stays), goes=self._public(goes), chains=[ca.pem + ca.between for ca in (old, new)],
             )  # fmt: skip
         return found
 
@@ -59,7 +59,7 @@ class Steps:
         ends = x509.read_pem(self._pki.current_pem(self._given["path"]))[0].end or 0.0
         return {
             "rotation": public(view), "left_s": ends - self._now(),
-            "plan": plan(view, self._given["path"], ends - self._now(), self._given["expected"]),
+            "plan": plan(view, self._given["path"], ends - self._now(), self._given["expected"], self._pki.foreign()),
         }  # fmt: skip
 
     def _prepared(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check
 from ansible_collections.hnai.platform.plugins.module_utils.x509 import read_pem
 
 from . import component, policies
+from .authority import living
 from .client import Api, BaoError, Forbidden, NotFound, leave, login
 
 #: Bytes at the end of an audit file in which the check's own request must stand: some 5 000 entries, so that it is found behind those of busy clients.
@@ -41,6 +42,7 @@ class Wanted:
     ca_days: float = 180.0
     kv: str = "hnai"
     pki: str = "pki_int"
+    pki_root: str = "pki_root"
     secrets: Sequence[str] = ()
 
 
@@ -360,18 +362,33 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
         check.passed(check.observed == "refused")
     with report.check(
         "BAO12",
-        "the authority that issues certificates lives long enough",
+        "the authorities that certificates stand on live long enough",
         expected=want.ca_days,
         unit="days left",
         controls=["SR 1.8"],
-        hint="every certificate of the site ends with it: renew the intermediate in a ceremony (docs/openbao-ceremony.md)",
-        explain="curl --cacert /etc/hnai/openbao/tls/ca.pem https://127.0.0.1:8200/v1/%s/ca/pem | openssl x509 -noout -enddate" % want.pki,
+        hint="every certificate of the site ends with them: playbooks/rotate.yml -e rotate_secret=pki/intermediate or pki/root (docs/rotation.md)",
+        explain="curl --cacert /etc/hnai/openbao/tls/ca.pem https://127.0.0.1:8200/v1/%s/ca_chain "
+        "| openssl crl2pkcs7 -nocrl -certfile /dev/stdin | openssl pkcs7 -print_certs -noout -text" % want.pki,
     ) as check:
         # Unauthenticated, as every client that verifies a certificate may ask.
-        authority = read_pem(str(api.call("GET", want.pki + "/cert/ca")["data"]["certificate"]))[0]
-        check.observed = round(((authority.end or 0.0) - host.now()) / 86400.0, 1)
-        check.passed(check.observed >= want.ca_days)
+        chain = read_pem(str(api.call("GET", want.pki + "/cert/ca_chain")["data"]["certificate"]))
+        names = ["the intermediate", *("CA %d above it" % number for number in range(1, len(chain) - 1)), "the root"]
+        left = {name: round(((one.end or 0.0) - host.now()) / 86400.0, 1) for name, one in zip(names, chain)}
+        first = min(left, key=lambda name: left[name])
+        check.observed, check.evidence = left[first], {"days_left": left}
+        theirs = any(not info.get("key_id") for info in living(api, want.pki_root).values())
+        check.passed(left[first] >= want.ca_days, _ends(first, left[first], theirs))
     return facts
+
+
+def _ends(first: str, days: float, theirs: bool) -> str:
+    """Which of the authorities ends first, and whose business that is. *theirs*: the root is the site's own."""
+    said = "%s ends first (%.1f days)" % (first, days)
+    if not theirs:
+        return said
+    if first == "the intermediate":
+        return said + "; the site's CA signs the next one: playbooks/rotate.yml -e rotate_secret=pki/intermediate makes its request"
+    return said + ", and it is the site's: whoever runs the site's CA renews it, no run from here does"
 
 
 def pem_serial(text: str) -> str:

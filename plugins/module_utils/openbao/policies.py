@@ -119,6 +119,7 @@ def authority(kv: str, pki_root: str, pki_int: str) -> str:
         ("%s/root/rotate/internal" % pki_root, ["update"], {}),
         ("%s/issuer/+/sign-intermediate" % pki_root, ["update"], {}),
         ("%s/revoke" % pki_root, ["update"], {}),
+        ("%s/issuers/import/cert" % pki_root, ["update"], {}),
         ("%s/crl/rotate" % pki_root, ["read"], {}),
         ("%s/keys" % pki_int, ["list"], {}),
         ("%s/intermediate/generate/internal" % pki_int, ["update"], {}),

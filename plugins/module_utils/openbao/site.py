@@ -4,6 +4,7 @@
 Spec (made on the controller out of the contracts, ``plugin_utils/openbao_spec.py``)::
 
     {"site": "lab", "kv": "hnai", "pki_root": "pki_root", "pki_int": "pki_int",
+     "root_ca": "own" | "site", "chain": [PEM: our intermediate as the site's CA signed it, …, its root] | [],
      "root_ttl": s, "intermediate_ttl": s, "leaf_ttl": s, "identity_ttl": s, "cidrs": ["127.0.0.1/32", "::1/128"],
      "ssh_host": "" | mount of the hosts' SSH CA, "ssh_names": [names and addresses that host certificates may bear],
      "components": {"kafka": {"grants": ["telegraf/x"], "secrets": [{"path": "kafka/x", "kind": "password", "username": "x"}],
@@ -12,6 +13,9 @@ Spec (made on the controller out of the contracts, ``plugin_utils/openbao_spec.p
 Two levels of right. The *foundation* (mounts, auth mounts, root and intermediate CA, the two identities and their
 policies) is made by the root token, which is revoked afterwards. Everything that follows the contracts is done by
 site-admin. What of the foundation differs later is reported (``pending``), for a ceremony, and not changed.
+
+Where the site brings its own root CA (``root_ca``) the foundation has no CA: the identity ``hnai-authority`` makes the intermediate's key and request at
+the end of the visit, and takes what was signed in a later one. Until then the outcome is ``unsigned``.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from . import authority, policies
+from . import authority, component, policies
 from .client import Api, BaoError, Forbidden, NotFound, leave, login, revoke
 
 #: 24 random bytes are 32 url-safe characters.
@@ -49,8 +53,11 @@ class Change:
 
 @dataclass
 class Outcome:
-    """``identities`` is secret: {name: {role_id, secret_id}} of those issued now. ``pending``: foundation that differs. ``foreign``: what the contracts
-    do not have and nobody but a person made; it is left alone."""
+    """``identities`` is secret: {name: {role_id, secret_id}} of those issued now. ``pending``: foundation that differs.
+
+    ``foreign``: what the contracts do not have and nobody but a person made; it is left alone. ``unsigned``: request (PEM) that the site's CA has not
+    signed; ``in_force``: the intermediate that signs, where a site's CA has signed it.
+    """
 
     changes: list[Change] = field(default_factory=list)
     identities: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -58,6 +65,8 @@ class Outcome:
     orphans: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     root_ca: str = ""
+    unsigned: str = ""
+    in_force: str = ""
 
 
 def password() -> str:
@@ -164,6 +173,16 @@ def _pki_role(component: str, certificate: Mapping[str, Any], leaf_ttl_s: int) -
     }
 
 
+def longest(spec: Mapping[str, Any]) -> int:
+    """Seconds that the longest certificate lives that the intermediate is asked for."""
+    asked = [item["certificate"] for item in spec["components"].values() if item.get("certificate")]
+    return max([int(spec["leaf_ttl"]), *(_life(certificate, spec) for certificate in asked)])
+
+
+def _life(certificate: Mapping[str, Any], spec: Mapping[str, Any]) -> int:
+    return min(APPLICATION_TTL_S, int(spec["intermediate_ttl"]) // 2) if certificate.get("uris") else int(spec["leaf_ttl"])
+
+
 def ssh_role(names: list[str], ttl_s: int) -> dict[str, Any]:
     """Settings of the role that certifies hosts' SSH keys: these names and addresses, and nobody's user key."""
     return {
@@ -213,6 +232,7 @@ class Site:
                 self._orphans()
                 self._foreign()
             self._identities()
+            self._site_ca()
         finally:
             if not self._is_root:
                 leave(self.api, self._token)
@@ -429,10 +449,56 @@ class Site:
 
     def _root_ca(self) -> str:
         """What hosts shall trust: one root, or two while the root is rotated."""
-        return authority.trust_bundle(self.api, self.spec["pki_root"]) if self._ca(self.spec["pki_root"]) else ""
+        there = self._ca(self.spec["pki_int"]) if self._by_site else self._ca(self.spec["pki_root"])
+        return authority.trust_bundle(self.api, self.spec["pki_root"]) if there else ""
+
+    @property
+    def _by_site(self) -> bool:
+        return self.spec.get("root_ca", "own") == "site"
+
+    def _one_root(self) -> None:
+        """The root that hosts trust is of the kind that the site says; needs no token. Raises SiteError: never a second one in silence."""
+        if any(bool(info.get("key_id")) == self._by_site for info in authority.living(self.api, self.spec["pki_root"]).values()):
+            raise SiteError(
+                "openbao_root_ca is site, and this store has a root CA of its own, which the hosts trust. Nothing was changed, and no run exchanges one "
+                "for the other: set it to own; the way to the site's root is a new store (docs/openbao-ceremony.md)"
+                if self._by_site else
+                "openbao_root_ca is own, and the hosts trust the site's root CA, whose key is not in this store. Nothing was changed, and no run makes a "
+                "second root: set it to site (docs/openbao-ceremony.md)"
+            )  # fmt: skip
+
+    def _site_ca(self) -> None:
+        """The intermediate under the site's own root: in force, or its request, or taken out of the chain."""
+        spec = self.spec
+        if not self._by_site:
+            return
+        self.out.in_force = self._ca(spec["pki_int"])
+        if self.out.in_force:
+            return
+        what = (
+            "intermediate CA of %s, as the site's CA has signed it" % spec["pki_int"] if spec.get("chain")
+            else "request for the intermediate CA: a run ends there until the site's CA has signed it"
+        )  # fmt: skip
+        if self.check:
+            self.out.changes.append(Change(what))
+            return
+        token = component.enter(self.api, policies.AUTHORITY, {**self.credentials.get("deploy", {}), **self.out.identities.get("deploy", {})})
+        names = {"intermediate": "%s intermediate CA" % spec["site"]}
+        pki = authority.Pki(self.api, token, spec["pki_root"], spec["pki_int"], names, chain=spec.get("chain") or ())
+        try:
+            pki.first()
+            self.out.changes.append(Change(what))
+            self.out.in_force = self._ca(spec["pki_int"])
+        except authority.Unsigned as error:
+            self.out.unsigned = error.csr
+        finally:
+            leave(self.api, token)
 
     def _authorities(self) -> None:
         spec = self.spec
+        self._one_root()
+        if self._by_site:
+            return
         root, intermediate = spec["pki_root"], spec["pki_int"]
         names = {"root": "%s root CA" % spec["site"], "intermediate": "%s intermediate CA" % spec["site"]}
         if not self._ca(root):
@@ -485,8 +551,7 @@ class Site:
             approle(full, list(spec["cidrs"]), COMPONENT_TOKEN_S, 1),
         )
         if certificate:
-            life = min(APPLICATION_TTL_S, spec["intermediate_ttl"] // 2) if certificate.get("uris") else spec["leaf_ttl"]
-            self._object("PKI role %s" % full, "%s/roles/%s" % (spec["pki_int"], full), pki_role(name, certificate, life))
+            self._object("PKI role %s" % full, "%s/roles/%s" % (spec["pki_int"], full), pki_role(name, certificate, _life(certificate, spec)))
 
     def _secrets(self) -> None:
         kv = self.spec["kv"]
