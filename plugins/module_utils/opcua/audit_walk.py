@@ -63,6 +63,8 @@ RUN = 1000
 """Most nodes of one group; a request takes its part of a group."""
 LISTED = 200
 """Most nodes that are named one by one for one reason; all are counted."""
+Step = Callable[[], Awaitable[bool]]
+"""Sends one request and takes its answer; False when there was nothing to ask for."""
 
 
 class Stopped(Exception):
@@ -72,11 +74,11 @@ class Stopped(Exception):
 class Siblings:
     """Nodes that were found by references that are alike: announced class, region, and the node that they were first found below."""
 
-    __slots__ = ("_names", "_references", "dynamic", "namespace", "node_class", "parent", "read", "region", "type_definition")
+    __slots__ = ("_names", "_references", "dynamic", "namespace", "node_class", "parent", "read", "region")
 
     def __init__(self, references: Alike, region: str, parent: Any, dynamic: bool = False) -> None:
         self.node_class, self.namespace, self.region, self.parent, self.dynamic = references.node_class, references.namespace, region, parent, dynamic
-        self.type_definition, self.read = "", False
+        self.read = False
         self._references = references
         self._names: dict[Any, str] = {}
 
@@ -93,9 +95,9 @@ class Siblings:
         return one
 
     @property
-    def sort(self) -> tuple[int, str, bool, str]:
+    def sort(self) -> tuple[int, str, bool]:
         """Nodes of one sort with the same attributes mean the same, but for methods, whose names count."""
-        return self.node_class, self.region, self.dynamic, self.type_definition
+        return self.node_class, self.region, self.dynamic
 
 
 class Weighed:
@@ -281,21 +283,29 @@ class Walk:
         if len(self.seen) > self._max_nodes:
             raise Stopped("more than %d nodes: the server's address space does not end" % self._max_nodes)
 
-    async def _together(self, step: Callable[[], Awaitable[bool]]) -> None:
-        """Does *step* until it has nothing left, as many at a time as may be in flight. What a step puts back, it comes back for itself."""
-        async def work() -> None:
-            while await step():
-                pass
+    async def _together(self, *steps: Step) -> None:
+        """Does all *steps* until they have nothing left, as many at a time as may be in flight. What a step puts back, it comes back for itself.
 
-        tasks = [asyncio.ensure_future(work()) for _ in range(self._in_flight)]
+        Of two steps each is the first choice of half of those in flight: the server browses while we judge what was read. One at a time, they keep their order.
+        """
+        async def work(first: int) -> None:
+            turn = steps[first:] + steps[:first]
+            while True:
+                for step in turn:
+                    if await step():
+                        break
+                else:
+                    return
+
+        tasks = [asyncio.ensure_future(work(number % len(steps))) for number in range(self._in_flight)]
         try:
             await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _browse(self, nodes: Sequence[Any]) -> None:
-        """All references of *nodes*, into ``_references``."""
+    async def _browse(self, nodes: Sequence[Any], *beside: Step) -> None:
+        """All references of *nodes*, into ``_references``. *beside*: what else is done meanwhile."""
         known = self._memo.references(self._channel, nodes) if self._memo is not None else {}
         self._references.update(known)
         queue: deque[Any] = deque([node for node in nodes if node not in known])
@@ -310,7 +320,7 @@ class Walk:
             await self._browse_batch(batch, queue, alone)
             return True
 
-        await self._together(step)
+        await self._together(step, *beside)
         while alone:
             # Nothing else is in flight now: all continuation points that the server has are for this node.
             self._check()
@@ -509,7 +519,7 @@ class Walk:
         """Everything hierarchical below *tops*, level by level; nodes in *leave* belong to another tree."""
         level = [one for one in tops if one in self.seen]
         while level:
-            await self._browse([one for one in level if one not in self._references])
+            await self._attributes(level, [one for one in level if one not in self._references])
             following: list[Any] = []
             for node in level:
                 references = self._references.pop(node, ())
@@ -523,11 +533,12 @@ class Walk:
                     if run.reference_type == HAS_TYPE_DEFINITION:
                         for one in run.nodes:
                             if self._channel.text(one) in rules.SUBSCRIBED_DATA_SETS:
-                                self._own(node).type_definition, dull = self._channel.text(one), False
+                                dull = False
+                                if region != rules.TYPES:
+                                    note(self.result.subscribed_data_sets, self.stable(node))
                             elif region != rules.TYPES:
                                 self._typed.setdefault(one, node)
                 self._leaf(references, dull and len(following) == before)
-            await self._attributes(level)
             level = following
 
     def _leaf(self, references: Sequence[Alike], barren: bool) -> None:
@@ -580,8 +591,8 @@ class Walk:
         known.region, known.parent, known.read = rules.UNLINKED, parent, False
 
     # -- attributes ---------------------------------------------------------------------------------------
-    async def _attributes(self, nodes: Sequence[Any]) -> None:
-        """Read and judge *nodes*."""
+    async def _attributes(self, nodes: Sequence[Any], browse: Sequence[Any] = ()) -> None:
+        """Read and judge *nodes*; meanwhile those of *browse* are browsed."""
         unread = [node for node in nodes if not self.seen[node].read]
         for node in unread:
             self.seen[node].read = True
@@ -596,12 +607,13 @@ class Walk:
                 sort, run = known.sort, []
                 queue.append((run, rules.attributes(known.node_class)))
             run += siblings
-        await self._read_queue(queue)
-
-    async def _read_queue(self, queue: deque[Group]) -> None:
-        """Read all of *queue*; a node is judged when all its attributes are there."""
         pending: dict[Any, dict[int, Reading]] = {}
+        await self._browse(browse, self._reading(queue, partial(self._took, queue, pending)))
+        for node, got in pending.items():
+            self._keep([node], tuple(got), tuple(got.values()))
 
+    def _reading(self, queue: deque[Group], took: Callable[[list[Any], tuple[int, ...], Sequence[Reading]], None]) -> Step:
+        """Reads the next of *queue*. *took* gets nodes that follow each other and have the same readings, those attributes, and the readings."""
         async def step() -> bool:
             if not queue:
                 return False
@@ -616,12 +628,10 @@ class Walk:
             rest = iter(answer)
             for nodes, attributes in batch:
                 for readings, same in groupby(zip(nodes, rest), lambda one: one[1]):
-                    self._took([node for node, _ in same], attributes, readings, queue, pending)
+                    took([node for node, _ in same], attributes, readings)
             return True
 
-        await self._together(step)
-        for node, got in pending.items():
-            self._keep([node], tuple(got), tuple(got.values()))
+        return step
 
     @staticmethod
     def _fill(queue: deque[Group], size: int) -> tuple[list[Group], int]:
@@ -641,9 +651,9 @@ class Walk:
             room -= len(nodes) * len(attributes)
         return batch, size - room
 
-    def _took(self, nodes: list[Any], attributes: tuple[int, ...], readings: Sequence[Reading], queue: deque[Group],
-              pending: dict[Any, dict[int, Reading]]) -> None:
-        """*nodes* are of one sort and have the same readings."""
+    def _took(self, queue: deque[Group], pending: dict[Any, dict[int, Reading]], nodes: list[Any], attributes: tuple[int, ...],
+              readings: Sequence[Reading]) -> None:
+        """*nodes* are of one sort and have the same readings. What more is to be read of one goes to *queue*, what was read of it waits in *pending*."""
         known = self.seen[nodes[0]]
         whole = rules.attributes(known.node_class)
         if attributes == whole and (readings[0].value == known.node_class or readings[0].status & BAD):
@@ -754,19 +764,15 @@ class Walk:
             result.without_own_roles[uri, known.node_class] += count
         elif USER_ROLE_PERMISSIONS not in weighed.values and known.region != rules.TYPES:
             self._untold += [(node, harmless, weighed.values[ROLE_PERMISSIONS]) for node in nodes]
-        if known.node_class == METHOD or known.type_definition:
+        if known.node_class == METHOD:
             for node in nodes:
                 self._notable(node, known, weighed.values)
         if not known.dynamic:
             result.lines.setdefault(uri, {}).update(zip(stables, repeat(weighed.line)))
 
     def _notable(self, node: Any, known: Siblings, values: Mapping[int, Any]) -> None:
-        """Standard objects that change a server when somebody may call them."""
-        if known.region == rules.TYPES:
-            return
-        if known.type_definition in rules.SUBSCRIBED_DATA_SETS:
-            note(self.result.subscribed_data_sets, self.stable(node))
-        if known.node_class == METHOD and known.namespace == 0 and known.name(node) in rules.DANGEROUS:
+        """Standard methods that change a server when somebody may call them."""
+        if known.region != rules.TYPES and known.namespace == 0 and known.name(node) in rules.DANGEROUS:
             group = rules.DANGEROUS[known.name(node)]
             self.result.counts["dangerous"] += 1
             executable = bool(values.get(USER_EXECUTABLE))
@@ -806,24 +812,9 @@ class Walk:
         await self._browse(self._metadata)
         places = [(one.node, one.name, parent) for parent in self._metadata for one in apart(self._references.pop(parent, ()))
                   if one.name == "NamespaceUri" or one.name.startswith("Default")]
-        queue: deque[Group] = deque(([node], (VALUE,)) for node, _, _ in places)
         by_node: dict[Any, Reading] = {}
-
-        async def step() -> bool:
-            if not queue:
-                return False
-            self._check()
-            batch, count = self._fill(queue, self._governor.size(READ))
-            answer = await self._governor.send(READ, count, partial(self._channel.read_groups, batch))
-            if answer is None:
-                queue.extendleft(reversed(batch))
-                return True
-            if len(answer) != len(batch):
-                raise BadAnswer("%s: %d results for %d operations" % (READ, len(answer), count))
-            by_node.update((node, reading) for ((node,), _), (reading,) in zip(batch, answer))
-            return True
-
-        await self._together(step)
+        await self._together(self._reading(deque(([node], (VALUE,)) for node, _, _ in places),
+                                           lambda nodes, _, readings: by_node.update(dict.fromkeys(nodes, readings[0]))))
         by_parent: dict[Any, dict[str, Any]] = {}
         for node, name, parent in places:
             reading = by_node[node]
