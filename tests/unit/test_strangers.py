@@ -18,6 +18,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
 FINGERPRINT = "ssh-ed25519 SHA256:"
 NFT = "flush ruleset\n"
 OURS = "PermitRootLogin no\nAuthorizedKeysFile .ssh/authorized_keys /etc/ssh/authorized_keys/%u\n"
+UNITS = ("hnai-kafka.service", "hnai-telegraf-bridge.service")
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nrun:x:1000:1000::/srv/run:/bin/bash\nada:x:2001:2001::/srv/ada:/bin/bash\n"
     "www-data:x:33:33::/var/www:/usr/sbin/nologin\nsync:x:4:65534::/bin:/bin/sync\n",
@@ -39,11 +40,11 @@ FILES = {
     "etc/systemd/system/hnai-kafka.service": "[Service]\n",
     "etc/systemd/system/hnai-telegraf-bridge.service": "[Service]\n",
     "etc/systemd/system/site.service": "[Unit]\nDescription=Of the site's own\n[Service]\nExecStart=/opt/site/hnai-kafka-exporter\n",
+    "etc/systemd/journald.conf.d/hnai.conf": "",
     "usr/bin/java": "",
     "usr/local/bin/site-tool": "",
-    "var/lib/hnai/trees/kafka.json": json.dumps(
-        {"files": ["/etc/systemd/system/hnai-kafka.service", "/etc/systemd/system/hnai-telegraf-bridge.service"], "directories": []}
-    ),
+    "var/lib/hnai/trees/kafka.json": json.dumps({"files": ["/etc/systemd/system/" + name for name in UNITS], "directories": []}),
+    "var/lib/hnai/trees/host.json": json.dumps({"files": ["/etc/systemd/journald.conf.d/hnai.conf"], "directories": []}),
 }
 
 
@@ -129,6 +130,7 @@ PLANTS = [
     (added("etc/group", "systemd-journal:x:999:ada,eve\n"), "/etc/group: eve is in systemd-journal"),
     (added("etc/ld.so.preload", "/usr/lib/evil.so\n"), "/etc/ld.so.preload: every program loads /usr/lib/evil.so"),
     (added("etc/systemd/system.conf.d/x.conf", ""), "/etc/systemd/system.conf.d/x.conf: systemd takes it for every unit"),
+    (added("etc/systemd/journald.conf.d/zz.conf", "[Journal]\nStorage=none\n"), "/etc/systemd/journald.conf.d/zz.conf: says what the journal keeps, too"),
     (added("run/systemd/system-generators/x", ""), "/run/systemd/system-generators/x: systemd takes it for every unit"),
     (lambda host: setattr(host, "environment", "JAVA_TOOL_OPTIONS=-x\n"), "systemctl set-environment: every unit is started with JAVA_TOOL"),
     (added("usr/local/lib/python3.13/dist-packages/x.pth", ""), "/usr/local/lib/python3.13/dist-packages/x.pth: every Python of the host runs it"),

@@ -50,6 +50,8 @@ ROOTS = ("admin", "disk", "docker", "incus-admin", "kmem", "libvirt", "lxd", "ro
 READERS = ("adm", "systemd-journal")
 
 
+#: Where programs of our trees lie.
+PROGRAMS = "/usr/local/lib/hnai"
 #: What systemd gives to, or asks of, every unit (systemd-system.conf(5), systemd.generator(7)).
 MANAGERS = ("system.conf.d/*.conf", "system-generators/*", "system-environment-generators/*")
 #: Variables that make a program load or run something else; whoever sets one for all units does it without a file.
@@ -207,6 +209,10 @@ def _loaded(host: Host) -> Iterator[str]:
                 yield f"{path}: is found before {shadowed[0]}"
     for path in [one for place in ("/etc/systemd", "/run/systemd") for pattern in MANAGERS for one in _inside(host, f"{place}/{pattern}")]:
         yield f"{path}: systemd takes it for every unit"
+    ours = _owned(host)
+    for path in [one for place in ("/etc/systemd", "/run/systemd") for one in _inside(host, f"{place}/journald.conf.d/*.conf")]:
+        if path not in ours:
+            yield f"{path}: says what the journal keeps, too"
     for line in LOADING.findall(host.run(["systemctl", "show-environment"]).text):
         yield f"systemctl set-environment: every unit is started with {line}"
     for path in [one for pattern in PYTHON for one in _inside(host, pattern)]:
@@ -225,6 +231,17 @@ def _owned(host: Host) -> set[str]:
         data = json.loads(_text(host, path))
         owned.update([*data["files"], *data.get("intended", {})])
     return owned
+
+
+def beside_programs(host: Host) -> list[str]:
+    """Files that lie where our programs do and are of no tree: Python imports what lies beside a script. config_tree tells them, too."""
+    ours, base = _owned(host), host.at(PROGRAMS)
+    found = [
+        f"{PROGRAMS}/{os.path.relpath(os.path.join(directory, name), base)}"
+        for directory, names, files in os.walk(base)
+        for name in [*files, *(name for name in names if os.path.islink(os.path.join(directory, name)))]
+    ]
+    return sorted(path for path in found if path not in ours and not re.search(r"/__pycache__/[^/]+\.pyc$", path))
 
 
 def _units(host: Host) -> Iterator[str]:
