@@ -101,7 +101,7 @@ def answers() -> dict[str, dict[str, Any]]:
                         packages.update({name: glob.replace("*", "0") for name, glob in locks.debs(component, entry, release).wanted})
                     else:
                         one = locks.archive(contracts.path_of(component).parents[1], component, entry, release)
-                        archives[one.name] = {"version": one.version, "recipe": one.recipe, "digest": "", "damaged": "", "versions": {}}
+                        archives[one.name] = {"version": one.version, "recipe": one.recipe, "digest": "", "damaged": "", "foreign": [], "versions": {}}
                 except locks.StoreError:
                     continue  # not made for this release
         system = {"id": "debian", "version": number, "arch": locks.ARCH}

@@ -173,7 +173,9 @@ class Tree:
         self.check = check
         self.hold, self.watch = hold, watch
         self.home = f"/etc/hnai/{component}"
-        self.foreign_ignore = (f"{self.home}/tls/*", *foreign_ignore)
+        #: Its programs: Python imports what lies beside a script.
+        self.programs = f"/usr/local/lib/hnai/{component}"
+        self.foreign_ignore = (f"{self.home}/tls/*", f"{self.programs}/*__pycache__/*.pyc", *foreign_ignore)
         self.registry_path = f"{REGISTRY_DIRECTORY}/{component}.json"
         self.outcome = Outcome()
         paths = [entry.path for entry in self.entries]
@@ -545,10 +547,12 @@ class Tree:
     def _find_foreign(self, ours: set[str]) -> None:
         # A drop-in of somebody else changes what our unit runs.
         units = {name for entry in self.entries for name in [_unit_of(entry.path)] if name}
-        for top in {self.home, *[f"{place}/{name}.d" for place in DROP_INS for name in units]}:
-            for directory, _names, files in os.walk(self.host.at(top)):
+        for top in {self.home, self.programs, *[f"{place}/{name}.d" for place in DROP_INS for name in units]}:
+            if os.path.islink(self.host.at(top)):
+                self.outcome.foreign.append(top)  # What it leads to may be equal today.
+            for directory, names, files in os.walk(self.host.at(top)):
                 inside = top + directory[len(self.host.at(top)) :]
-                for name in files:
+                for name in [*files, *(name for name in names if os.path.islink(os.path.join(directory, name)))]:
                     path = f"{inside}/{name}"
                     if path not in ours and not matches(path, self.foreign_ignore):
                         self.outcome.foreign.append(path)

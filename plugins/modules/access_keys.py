@@ -18,11 +18,12 @@ description:
     are part of the role's tree.
   - Names in RV(foreign), and by a warning, what nobody declared and that decides who comes in, who becomes root or what runs, and leaves it alone -
     keys in files of other users; what sshd obeys otherwise than C(/etc/ssh/sshd_config.d/10-hnai.conf) says; lines of C(sudoers); users that share a
-    number; members of groups that are as good as root; C(/etc/ld.so.preload); programs in C(/usr/local) that stand before the distribution's;
+    number; members of groups that are as good as root; C(/etc/ld.so.preload) and what else every program, unit or Python is
+    given; programs in C(/usr/local) that stand before the distribution's;
     C(/etc/nftables.conf); units and drop-ins of others that concern ours; another address of a host of the site in C(/etc/hosts).
 options:
   user:
-    description: Whom runs log in as. Required with O(keys).
+    description: Whom runs log in as. Required with O(keys). Without it RV(foreign) leaves out what is of the user who became root by sudo.
     type: str
     default: ""
   keys:
@@ -109,7 +110,7 @@ def main() -> None:
                     raise HostError(f"host_access_keys: there is no user '{given['user']}' on this host; ansible_user names whom runs log in as") from error
                 door.user(given["user"], account.pw_dir, account.pw_uid, account.pw_gid, given["keys"])
             door.operators(given["operators"])
-        foreign = strangers.found(host, strangers.Declared(given["user"], given["operators"], given["foreign_ignore"]))
+        foreign = strangers.found(host, strangers.declared(given))
     except (HostError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     outcome = door.outcome

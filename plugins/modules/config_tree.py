@@ -22,7 +22,8 @@ description:
   - A file that somebody changed is put back, and a unit that was started with what they wrote, or reads the file at a reload, is told to take up
     what is put back (M(hnai.platform.unit) then restarts or reloads it).
   - Files that the tree once had and no longer has are removed (a removed unit is stopped and disabled first). Files that
-    never were part of it are never touched; those in the component's own directories are named by a warning and in RV(foreign).
+    never were part of it are never touched; those in the component's own directories (C(/etc/hnai/<component>), C(/usr/local/lib/hnai/<component>), drop-ins
+    of its units) are named by a warning and in RV(foreign), and so is a link in the place of one of them.
   - What is owned stands in C(/var/lib/hnai/trees/<component>.json), which is widened before the first change and narrowed
     after the last, so a run that was killed loses nothing.
   - A tree carries no secret. A rendered file with a PEM private key is refused; values that look like secrets are masked in

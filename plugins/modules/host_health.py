@@ -88,7 +88,7 @@ checks:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.host.health import Wanted, check_all
-from ansible_collections.hnai.platform.plugins.module_utils.host.strangers import Declared
+from ansible_collections.hnai.platform.plugins.module_utils.host.strangers import declared
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -117,7 +117,7 @@ def main() -> None:
         sysctl=given["sysctl"], min_free_percent=given["min_free_percent"], max_time_error_s=given["max_time_error"],
         time_sources=given["time_sources"], certificates=given["certificates"], min_certificate_days=given["min_certificate_days"],
         audit_rules=given["audit_rules"], exposure={unit: float(limit) for unit, limit in given["exposure"].items()},
-        declared=Declared(given["user"], given["operators"], given["foreign_ignore"]),
+        declared=declared(given),
     ))
     finish(module, report)
 

@@ -492,6 +492,27 @@ def test_a_drop_in_of_nobody_is_named_also_where_the_tree_has_none(host: Machine
     assert (tmp_path / stray[1:]).exists()
 
 
+def test_what_lies_beside_a_program_and_a_link_to_a_directory_are_named(host: Machine, tmp_path: Path) -> None:
+    """`import json` in a script takes the json.py of its own directory first."""
+    script = entry("/usr/local/lib/hnai/x/run", "#!/usr/bin/python3\nimport json\n", 0o755)
+    tree = [*standard(), script]
+    converge(host, tree)
+    programs, home = tmp_path / "usr/local/lib/hnai/x", tmp_path / "etc/hnai/x"
+    (programs / "__pycache__").mkdir()
+    (programs / "__pycache__/run.cpython-313.pyc").write_bytes(b"")
+    (home / "tls").mkdir()
+    assert converge(host, tree).foreign == []
+    (programs / "json.py").write_text("")
+    (home / "more").symlink_to("/tmp")
+    (home / "tls/cert.pem").write_text("")
+    assert converge(host, tree).foreign == ["/etc/hnai/x/more", "/usr/local/lib/hnai/x/json.py"]
+    (programs / "json.py").unlink()
+    (home / "more").unlink()
+    home.rename(tmp_path / "elsewhere")
+    home.symlink_to(tmp_path / "elsewhere")
+    assert converge(host, tree).foreign == ["/etc/hnai/x"]
+
+
 # -- kernel settings in force
 SYSCTL = "/etc/sysctl.d/60-x.conf"
 

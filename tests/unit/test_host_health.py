@@ -369,6 +369,16 @@ def test_a_release_with_something_beside_it_is_no_release(machine: Machine) -> N
     assert machine.judge() == {**WELL, "HO11": "fail"}
     assert machine.checks["HO11"].reason == f"{release}/libs/evil.jar was never released, and may run"
     (release / "libs/evil.jar").unlink()
+    programs, trees = machine.base / "root/usr/local/lib/hnai/x", machine.base / "root/var/lib/hnai/trees"
+    for folder in (programs / "__pycache__", trees):
+        folder.mkdir(parents=True)
+    for name in ("run", "json.py", "__pycache__/run.cpython-313.pyc"):
+        (programs / name).write_text("")
+    (trees / "x.json").write_text(json.dumps({"files": ["/usr/local/lib/hnai/x/run"], "directories": []}))
+    assert machine.judge() == {**WELL, "HO11": "fail"}
+    assert machine.checks["HO11"].reason == "/usr/local/lib/hnai/x/json.py was never released, and may run"
+    (programs / "json.py").unlink()
+    assert machine.judge() == {**WELL, "HO11": "pass"}
     (release / "libs/a.jar").chmod(0o4755)
     assert machine.judge() == {**WELL, "HO11": "fail"}
     assert machine.checks["HO11"].reason == f"{release}/libs/a.jar was changed"

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from own_files import KeptOwners
 
-from ansible_collections.hnai.platform.plugins.module_utils.host.strangers import Declared, found
+from ansible_collections.hnai.platform.plugins.module_utils.host.strangers import Declared, declared, found
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Completed, HostError
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
 FINGERPRINT = "ssh-ed25519 SHA256:"
 NFT = "flush ruleset\n"
 OURS = "PermitRootLogin no\nAuthorizedKeysFile .ssh/authorized_keys /etc/ssh/authorized_keys/%u\n"
+UNITS = ("hnai-kafka.service", "hnai-telegraf-bridge.service")
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nrun:x:1000:1000::/srv/run:/bin/bash\nada:x:2001:2001::/srv/ada:/bin/bash\n"
     "www-data:x:33:33::/var/www:/usr/sbin/nologin\nsync:x:4:65534::/bin:/bin/sync\n",
@@ -39,11 +40,11 @@ FILES = {
     "etc/systemd/system/hnai-kafka.service": "[Service]\n",
     "etc/systemd/system/hnai-telegraf-bridge.service": "[Service]\n",
     "etc/systemd/system/site.service": "[Unit]\nDescription=Of the site's own\n[Service]\nExecStart=/opt/site/hnai-kafka-exporter\n",
+    "etc/systemd/journald.conf.d/hnai.conf": "",
     "usr/bin/java": "",
     "usr/local/bin/site-tool": "",
-    "var/lib/hnai/trees/kafka.json": json.dumps(
-        {"files": ["/etc/systemd/system/hnai-kafka.service", "/etc/systemd/system/hnai-telegraf-bridge.service"], "directories": []}
-    ),
+    "var/lib/hnai/trees/kafka.json": json.dumps({"files": ["/etc/systemd/system/" + name for name in UNITS], "directories": []}),
+    "var/lib/hnai/trees/host.json": json.dumps({"files": ["/etc/systemd/journald.conf.d/hnai.conf"], "directories": []}),
 }
 
 
@@ -54,10 +55,13 @@ class Machine(KeptOwners):
         super().__init__(str(root))
         self.obeyed = "port 22\npermitrootlogin no\nauthorizedkeysfile .ssh/authorized_keys /etc/ssh/authorized_keys/%u\nauthorizedkeyscommand none\n"
         self.rc = 0
+        self.environment = "LANG=C.UTF-8\nPATH=/usr/sbin:/usr/bin\nMY_LD_X=1\n"
 
     def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         if argv[0] == "dpkg-query":
             return Completed(0, f" /etc/nftables.conf {hashlib.md5(NFT.encode(), usedforsecurity=False).hexdigest()}\n".encode(), b"")
+        if argv == ["systemctl", "show-environment"]:
+            return Completed(0, self.environment.encode(), b"")
         assert argv == ["/usr/sbin/sshd", "-T"]
         return Completed(self.rc, self.obeyed.encode(), b"Bad configuration option: x")
 
@@ -125,6 +129,11 @@ PLANTS = [
     (added("etc/group", "docker:x:999:ada\n"), "/etc/group: ada is in docker"),
     (added("etc/group", "systemd-journal:x:999:ada,eve\n"), "/etc/group: eve is in systemd-journal"),
     (added("etc/ld.so.preload", "/usr/lib/evil.so\n"), "/etc/ld.so.preload: every program loads /usr/lib/evil.so"),
+    (added("etc/systemd/system.conf.d/x.conf", ""), "/etc/systemd/system.conf.d/x.conf: systemd takes it for every unit"),
+    (added("etc/systemd/journald.conf.d/zz.conf", "[Journal]\nStorage=none\n"), "/etc/systemd/journald.conf.d/zz.conf: says what the journal keeps, too"),
+    (added("run/systemd/system-generators/x", ""), "/run/systemd/system-generators/x: systemd takes it for every unit"),
+    (lambda host: setattr(host, "environment", "JAVA_TOOL_OPTIONS=-x\n"), "systemctl set-environment: every unit is started with JAVA_TOOL"),
+    (added("usr/local/lib/python3.13/dist-packages/x.pth", ""), "/usr/local/lib/python3.13/dist-packages/x.pth: every Python of the host runs it"),
     (added("usr/local/bin/java", ""), "/usr/local/bin/java: is found before /usr/bin/java"),
     (added("etc/nftables.conf", "table inet own {}\n"), "/etc/nftables.conf: is not the package's"),
     (added("etc/systemd/system/service.d/x.conf", ""), "/etc/systemd/system/service.d/x.conf: is a drop-in of our units, too"),
@@ -145,6 +154,15 @@ def test_each_stranger_is_named_and_the_site_may_want_it(host: Machine, plant: C
     assert len(sentences) == 1, sentences
     assert sentences[0].startswith(said)
     assert look(host, said.partition(": ")[0] + "*") == []
+
+
+def test_who_runs_is_who_became_root_where_nobody_says_it(host: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"user": "", "operators": ["ada"], "foreign_ignore": []}
+    monkeypatch.setenv("SUDO_USER", "run")
+    assert found(host, declared(given)) == []
+    assert declared({**given, "user": "other"}).user == "other"
+    monkeypatch.delenv("SUDO_USER")
+    assert "/etc/sudoers.d/run: run ALL=(ALL) NOPASSWD: ALL" in found(host, declared(given))
 
 
 def test_what_cannot_be_read_is_told(host: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -290,10 +290,10 @@ def check_all(report: Report, want: Wanted, host: Host = Host()) -> None:
         check.observed, check.evidence = len(foreign), {"foreign": foreign}
         check.passed(not foreign, "; ".join(foreign[:5]))
     if host.opt.is_dir() and any(host.opt.iterdir()):
-        _releases(report, host.opt)
+        _releases(report, host.opt, host.machine)
 
 
-def _releases(report: Report, opt: Path) -> None:
+def _releases(report: Report, opt: Path, machine: hostfiles.Host) -> None:
     with report.check(
         "HO11", "what is installed is what was released", expected=0, unit="files and directories that differ", controls=["SR 3.4"],
         hint="site.yml replaces a release that was changed; what is not of it: look at it, remove it, and restart what may have loaded it",
@@ -302,7 +302,7 @@ def _releases(report: Report, opt: Path) -> None:
         seen = {base.name: artifact.observe_archive(base.name, opt) for base in sorted(opt.iterdir()) if base.is_dir()}
         none = sorted(name for name, one in seen.items() if not one["version"])
         changed = sorted("%s/%s" % (one["path"], one["damaged"]) for one in seen.values() if one["damaged"])
-        foreign = sorted(path for one in seen.values() for path in one["foreign"])
+        foreign = sorted(path for one in seen.values() for path in one["foreign"]) + strangers.beside_programs(machine)
         check.evidence = {"releases": {name: one["version"] for name, one in seen.items()}, "changed": changed, "foreign": foreign}
         check.observed = len(none) + len(changed) + len(foreign)
         check.passed(not check.observed, "; ".join(

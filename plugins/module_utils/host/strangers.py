@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.config_tree import DROP_INS, REGISTRY_DIRECTORY
 from ansible_collections.hnai.platform.plugins.module_utils.host import accounts, keys, ssh_certificate
@@ -49,13 +50,30 @@ ROOTS = ("admin", "disk", "docker", "incus-admin", "kmem", "libvirt", "lxd", "ro
 READERS = ("adm", "systemd-journal")
 
 
+#: Where programs of our trees lie.
+PROGRAMS = "/usr/local/lib/hnai"
+#: What systemd gives to, or asks of, every unit (systemd-system.conf(5), systemd.generator(7)).
+MANAGERS = ("system.conf.d/*.conf", "system-generators/*", "system-environment-generators/*")
+#: Variables that make a program load or run something else; whoever sets one for all units does it without a file.
+LOADING = re.compile(r"^(?:LD_\w+|PYTHON\w+|CLASSPATH|\w*JAVA_(?:TOOL_)?OPTIONS)=.*", re.MULTILINE)
+#: What Python takes in at every start, for whom no package of the distribution puts files here.
+PYTHON = ("/usr/local/lib/python3*/dist-packages/*.pth", "/usr/local/lib/python3*/dist-packages/*customize.py")
+
+
 @dataclass(frozen=True)
 class Declared:
-    """Whom the site declared: the user of the runs and the operators. `ignore`: globs over what would be told."""
+    """Whom the site declared: the user of the runs (who became root by sudo, where the inventory names none) and the operators. `ignore`: globs over
+    what would be told."""
 
-    user: str = ""
+    user: str = field(default_factory=lambda: os.environ.get("SUDO_USER", ""))
     operators: Sequence[str] = ()
     ignore: Sequence[str] = ()
+
+
+def declared(given: Mapping[str, Any]) -> Declared:
+    """Out of a module's options."""
+    named = {"user": given["user"]} if given["user"] else {}
+    return Declared(operators=given["operators"], ignore=given["foreign_ignore"], **named)
 
 
 def found(host: Host, declared: Declared) -> list[str]:
@@ -189,6 +207,16 @@ def _loaded(host: Host) -> Iterator[str]:
             shadowed = [one for one in behind if os.path.lexists(host.at(one))]
             if shadowed:
                 yield f"{path}: is found before {shadowed[0]}"
+    for path in [one for place in ("/etc/systemd", "/run/systemd") for pattern in MANAGERS for one in _inside(host, f"{place}/{pattern}")]:
+        yield f"{path}: systemd takes it for every unit"
+    ours = _owned(host)
+    for path in [one for place in ("/etc/systemd", "/run/systemd") for one in _inside(host, f"{place}/journald.conf.d/*.conf")]:
+        if path not in ours:
+            yield f"{path}: says what the journal keeps, too"
+    for line in LOADING.findall(host.run(["systemctl", "show-environment"]).text):
+        yield f"systemctl set-environment: every unit is started with {line}"
+    for path in [one for pattern in PYTHON for one in _inside(host, pattern)]:
+        yield f"{path}: every Python of the host runs it"
     if os.path.exists(host.at("/etc/nftables.conf")):
         recorded = re.search(r"/etc/nftables\.conf ([0-9a-f]{32})", host.run(["dpkg-query", "-W", "-f", "${Conffiles}", "nftables"]).text)
         text = read_file(host, "/etc/nftables.conf") or b""
@@ -203,6 +231,17 @@ def _owned(host: Host) -> set[str]:
         data = json.loads(_text(host, path))
         owned.update([*data["files"], *data.get("intended", {})])
     return owned
+
+
+def beside_programs(host: Host) -> list[str]:
+    """Files that lie where our programs do and are of no tree: Python imports what lies beside a script. config_tree tells them, too."""
+    ours, base = _owned(host), host.at(PROGRAMS)
+    found = [
+        f"{PROGRAMS}/{os.path.relpath(os.path.join(directory, name), base)}"
+        for directory, names, files in os.walk(base)
+        for name in [*files, *(name for name in names if os.path.islink(os.path.join(directory, name)))]
+    ]
+    return sorted(path for path in found if path not in ours and not re.search(r"/__pycache__/[^/]+\.pyc$", path))
 
 
 def _units(host: Host) -> Iterator[str]:
