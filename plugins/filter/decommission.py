@@ -11,7 +11,7 @@ BASE = ("host", "firewall", "openbao")
 
 
 def decommission(site: Mapping[str, Any], component: str = "", host: str = "") -> dict[str, Any]:
-    """{refusals, hosts, components: [{component, artifacts, state}], retired}. Nothing may go while `refusals` is not empty.
+    """{refusals, hosts, components: [{component, artifacts, state, credentials}], retired}. Nothing may go while `refusals` is not empty.
 
     The inventory is right first: a component goes from where the inventory no longer has it. `retired`: those that stand nowhere any more.
     """
@@ -40,7 +40,7 @@ def decommission(site: Mapping[str, Any], component: str = "", host: str = "") -
     return {
         "refusals": refusals,
         "hosts": [host] if host else managed,
-        "components": [_own(contracts, name) for name in names],
+        "components": [_own(contracts, name, not placed[name]) for name in names],
         "retired": [name for name in names if not placed[name]] if component else [],
     }
 
@@ -63,15 +63,19 @@ def _needed(site: Mapping[str, Any], component: str, placed: Mapping[str, list[s
     return found
 
 
-def _own(contracts: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What the contract says that only this component has."""
+def _own(contracts: Mapping[str, Any], name: str, gone: bool) -> dict[str, Any]:
+    """What the contract says that only this component has. `credentials`: its passwords where others read them; of a component that is *gone* everywhere."""
     others = {item["name"] for other, contract in contracts.items() if other != name for item in contract.get("artifacts", [])}
     archives = [item["name"] for item in contracts[name].get("artifacts", []) if item.get("type") != "deb"]
     return {
         "component": name,
         "artifacts": [artifact for artifact in archives if artifact not in others],
         "state": [item["path"] for item in contracts[name].get("state", [])],
-    }
+        "credentials": sorted({
+            f"{reader}.{secret['username']}"
+            for secret in contracts[name].get("secrets", []) if gone and secret.get("username") for reader in secret.get("readers", [])
+        }),
+    }  # fmt: skip
 
 
 class FilterModule:

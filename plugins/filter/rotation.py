@@ -121,6 +121,7 @@ def _behind_vmauth(site: Mapping[str, Any], contract: Mapping[str, Any], entry: 
         raise AnsibleFilterError(f"{entry['path']}: rotate: vmauth, but {server} has no listener with a password and none called auth_internal")
     entry.update(
         server=server, unit=f"hnai-{server}-auth.service", internal_port=internal[0], targets=hosts, ports=sorted(ports.values()), consumers=[], units=[],
+        login_ports=sorted(ports.values()),
     )
     clients = [
         (other, connect)

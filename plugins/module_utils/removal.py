@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ansible_collections.hnai.platform.plugins.module_utils.config_tree import REGISTRY_DIRECTORY, SYSUSERS, UNITS, Tree
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import TWIN, path_of
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import NAME, Host, HostError, read_file
 
 OPT = "/opt/hnai"
@@ -48,14 +49,17 @@ class Outcome:
 
 
 class Removal:
-    """One component; `remove` once. `artifacts`: names below /opt/hnai that no other component uses. `state`: where the contract says data are."""
+    """One component; `remove` once. `artifacts`: names below /opt/hnai that no other component uses. `state`: where the contract says data are.
+    `credentials`: <component>.<user> of its passwords that other components read."""
 
-    def __init__(self, host: Host, component: str, artifacts: Iterable[str], state: Iterable[str], purge: bool, check: bool) -> None:
-        for name in (component, *artifacts):
+    def __init__(
+        self, host: Host, component: str, artifacts: Iterable[str], state: Iterable[str], purge: bool, check: bool, credentials: Iterable[str] = (),
+    ) -> None:  # fmt: skip
+        for name in (component, *artifacts, *credentials):
             if not NAME.match(name):
                 raise HostError(f"'{name}' is not a name that the collection gives")
         self.host, self.component, self.purge, self.check = host, component, purge, check
-        self.artifacts, self.state = tuple(artifacts), tuple(state)
+        self.artifacts, self.state, self.credentials = tuple(artifacts), tuple(state), tuple(credentials)
         self.registry = f"{REGISTRY_DIRECTORY}/{component}.json"
         self.outcome = Outcome()
 
@@ -73,6 +77,7 @@ class Removal:
         self._stop(units)
         self._delete([f"{top}/{unit}.{kind}" for unit in units for top in DIGESTS for kind in ("restart", "reload", "data")])
         self._delete(self.named())
+        self._delete([glob.escape(path_of(*one.split(".", 1)) + twin) for one in self.credentials for twin in ("", TWIN)])
         self._delete([f"{OPT}/{name}" for name in self.artifacts])
         kept = self._data()
         if not kept:

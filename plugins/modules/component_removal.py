@@ -29,6 +29,11 @@ options:
     type: list
     elements: path
     default: []
+  credentials:
+    description: Its passwords that lie on hosts of other components, each as C(component.user); the other one of a pair goes too.
+    type: list
+    elements: str
+    default: []
   purge:
     description: Deletes the data too, where they lie below C(/var/lib/hnai) or in its own part of C(/etc/hnai). Nothing brings them back.
     type: bool
@@ -95,6 +100,7 @@ def main() -> None:
             "component": {"type": "str", "required": True},
             "artifacts": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "list", "elements": "path", "default": []},
+            "credentials": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "purge": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -102,7 +108,7 @@ def main() -> None:
     given = module.params
     host = Host()
     try:
-        removal = Removal(host, given["component"], given["artifacts"], given["state"], given["purge"], module.check_mode)
+        removal = Removal(host, given["component"], given["artifacts"], given["state"], given["purge"], module.check_mode, given["credentials"])
         with contextlib.nullcontext() if module.check_mode else host.lock(f"tree-{given['component']}"):
             outcome = removal.remove()
     except (HostError, OSError) as error:

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jinja2
+import loopback_bao
 import pytest
 import yaml
 from kit import ROOT, free_port
@@ -30,6 +31,7 @@ from stands import Asked, Fault, Machine, ask, exercise, faults
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter, successor
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import MAX_TEXT, Client, MqttError, MqttRefused, tls_dialler
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import rotate_steps
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import Impossible, Refusals, Target
 from ansible_collections.hnai.platform.plugins.modules import mqtt_acl_audit, mqtt_health, rotation_target
 
@@ -262,6 +264,40 @@ def test_a_reader_of_what_no_file_gives_him_fails_the_shared_subscription_alone(
             "MA0": "^fail : the broker lets through: telegraf-bridge"}
     audit = Asked(lambda: ask(mqtt_acl_audit, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
     exercise(audit, Fault(lambda one: one.letting_the_bridge_read("hnai-audit/#"), must), broker)
+
+
+def test_after_a_compromise_a_password_is_over_at_once_though_a_grace_time_was_given(broker: Broker, tmp_path: Path) -> None:
+    """Call by call as the playbook makes them, with a real OpenBao; whoever has the old password is connected all the while."""
+    with loopback_bao.server(loopback_bao.binary(tmp_path)) as loop:
+        loop.start_site()
+
+        def take(state: str, **more: Any) -> dict[str, Any]:
+            given = {"kv": "hnai", "path": "kafka/x", "kind": "mosquitto", "owner": "me", "run_id": "r1", "fence": 0, "reason": "compromise", "grace": 3600.0,
+                     "expected": ["edge1"], "max_age": 0.0, "dead": [], "resume": "", "rollback": "", "acks": {}, "proof": {}}
+            return rotate_steps.visit(loop.client, loop.deploy, given | {"state": state} | more)
+
+        def login(name: str, word: str) -> rotation_target.Session:
+            return rotation_target.Session(f"127.0.0.1:{broker.port}", Refusals(), str(broker.home / "tls/cert.pem"), name, word)
+
+        adapter = MosquittoAdapter(login, broker.passwords.__setitem__, lambda name: broker.passwords.pop(name, None) and None, broker.reload)
+        target = Target(adapter, SimpleNamespace(pass_=lambda _version: True))
+        begun = take("prepared")
+        old, new = begun["secrets"]["old"], begun["secrets"]["new"]
+        try:
+            adapter.put(old)
+            until("the broker does not take up the password", lambda: adapter.works(old), 20, 0.2)
+            theirs = login(old["username"], old["password"])
+            fence = begun["rotation"]["fence"]
+            fence = take("published", fence=fence, proof=target.provision(old, new, fence))["rotation"]["fence"]
+            assert theirs.alive(), "nothing ends before every consumer has the new one"
+            fence = take("committed", fence=fence, acks={"edge1": begun["rotation"]["fp_new"]})["rotation"]["fence"]
+            last = take("closed", fence=fence, proof=target.revoke(old, new, fence))["rotation"]["last"]
+            assert (last["outcome"], last["reason"], last["proof"]["no_old_session"]) == ("rotated", "compromise", True)
+            assert not theirs.alive() and not adapter.works(old) and adapter.works(new)
+        finally:
+            for name in (old["username"], new["username"]):
+                broker.passwords.pop(name, None)
+            broker.reload()
 
 
 def test_a_password_with_a_nul_is_one_that_nobody_lives_on(broker: Broker) -> None:

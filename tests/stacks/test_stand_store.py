@@ -13,6 +13,7 @@ import functools
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -41,10 +42,13 @@ from plant_view import until
 from stands import Asked, Checks, Fault, Machine, ask, exercise, faults, said, unpacked
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.rotate import cut
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Places
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.fidelity import BAD_NO_COMMUNICATION
-from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, StoreError
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Http, StoreError, basic, parse_metrics
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store as Client
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.rotate import IN_FLIGHT
 from ansible_collections.hnai.platform.plugins.modules import mirror_fidelity, tsdb_freshness, tsdb_health
 
 pytestmark = pytest.mark.scenario("stand-store")
@@ -259,7 +263,7 @@ class Door:
     """vmauth before the store, with the role's routes and its program that makes vmauth's configuration of them."""
 
     def __init__(self, home: Path, tsdb: Tsdb) -> None:
-        self.home, self.port = home, free_port()
+        self.home, self.port, self.internal = home, free_port(), free_port()
         role = ROOT / "roles/victoriametrics"
         values = yaml.safe_load((role / "defaults/main.yml").read_text(encoding="utf-8"))
         text = (role / "tree/etc/hnai/victoriametrics/routes.json.j2").read_text(encoding="utf-8")
@@ -273,15 +277,15 @@ class Door:
         with (home / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [unpacked("deb-victoria-metrics-*.json", "victoria-metrics") / "usr/bin/vmauth", f"-auth.config={home}/auth.yml",
-                 f"-httpListenAddr=127.0.0.1:{self.port}", f"-httpInternalListenAddr=127.0.0.1:{free_port()}"], stdout=log, stderr=log)
+                 f"-httpListenAddr=127.0.0.1:{self.port}", f"-httpInternalListenAddr=127.0.0.1:{self.internal}"], stdout=log, stderr=log)
         self.client = Client(Http(self.url), "dashboard", "dashboard-secret")
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def _write(self) -> None:
-        passwords = {user["username"]: [user["username"] + "-secret"] for user in self.routes["users"]}
+    def _write(self, **others: str) -> None:
+        passwords = {user["username"]: [others.get(user["username"], user["username"] + "-secret")] for user in self.routes["users"]}
         (self.home / "auth.yml").write_text(json.dumps(self._made.build(self.routes, "store-secret", passwords)), encoding="utf-8")
 
     def lets(self, path: str) -> bool:
@@ -290,9 +294,13 @@ class Door:
             return b"missing route" not in self.client.send("GET", path)[1]
         return False
 
-    def reload(self) -> None:
-        """As the unit does."""
-        self._write()
+    def in_flight(self) -> int:
+        """Requests that it is serving."""
+        return int(parse_metrics(Client(Http(f"http://127.0.0.1:{self.internal}")).text("/metrics"), IN_FLIGHT))
+
+    def reload(self, **passwords: str) -> None:
+        """As the unit does; *passwords* of users are other ones."""
+        self._write(**passwords)
         self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
@@ -561,6 +569,29 @@ def only_some_series_are_kept(site: Site) -> AbstractContextManager[None]:
 
 def test_a_door_that_is_too_wide_fails_its_own_check_and_passes_after_repair(door: Door, health: Asked) -> None:
     exercise(health, Fault(the_dashboard_may_call_anything_of_the_api, {"VM5": r"\Afail : let in: reader import, reader delete\Z"}), door)
+
+
+def test_a_request_that_an_ended_password_opened_writes_on_until_the_connections_are_cut(door: Door) -> None:
+    """A body that does not end; what a rotation does at vmauth after a compromise."""
+    client = Client(Http(door.url), "telegraf-writer", "telegraf-writer-secret")
+    (login,) = basic("telegraf-writer", "telegraf-writer-secret").values()
+    head = f"POST /write HTTP/1.1\r\nHost: x\r\nAuthorization: {login}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    more = b"9\r\nheld x=1\n\r\n"
+    with socket.create_connection(("127.0.0.1", door.port), 10) as held:
+        held.sendall(head.encode() + more)
+        until("vmauth does not serve it", lambda: door.in_flight() == 1, 10, 0.1)
+        door.reload(**{"telegraf-writer": "another"})
+        try:
+            until("the old password is accepted", lambda: client.send("POST", "/write", b"x x=1")[0] == 401, 20)
+            held.sendall(more)
+            assert door.in_flight() == 1
+            assert cut(Host().run, [door.port]) == (1, [])
+            with pytest.raises(OSError):
+                held.sendall(more)
+            until("vmauth still serves it", lambda: not door.in_flight(), 20, 0.1)
+        finally:
+            door.reload()
+            until("the door stays closed", lambda: client.send("POST", "/write", b"x x=1")[0] != 401, 20)
 
 
 @faults(

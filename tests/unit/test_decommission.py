@@ -164,6 +164,18 @@ def test_without_a_record_nothing_goes_under_a_unit(machine: Machine) -> None:
     assert "/opt/hnai/questdb" in take(machine).removed, "a component that is an artifact alone"
 
 
+def test_its_passwords_go_from_the_hosts_of_others_when_it_stands_nowhere(machine: Machine) -> None:
+    lies = {f"/etc/credstore.encrypted/hnai-mosquitto.{name}" for name in ("quest", "quest.b")}
+    for path in lies:
+        machine.write(path)
+    take(machine)
+    assert lies <= machine.files()
+    done = Removal(machine, "questdb", [], [], False, False, ["mosquitto.quest"]).remove()
+    assert set(done.removed) == lies and not lies & machine.files()
+    one = decommission(site(questdb=["data1"], telegraf=[]), "", "edge1")["components"][0]
+    assert (one["component"], one["credentials"]) == ("questdb", []), "it stands elsewhere"
+
+
 def test_check_mode_says_the_same_and_changes_nothing(machine: Machine) -> None:
     before = machine.files()
     said = take(machine, purge=True, check=True)
@@ -208,7 +220,10 @@ def test_data_outside_our_own_directory_are_never_deleted(machine: Machine) -> N
 def site(**groups: list[str]) -> dict[str, Any]:
     """Two components on data1, of which one feeds the other."""
     contracts = {
-        "questdb": {"name": "questdb", "artifacts": [{"name": "questdb"}, {"name": "shared"}, {"name": "jdk", "type": "deb"}], "state": [{"path": "/d"}]},
+        "questdb": {
+            "name": "questdb", "artifacts": [{"name": "questdb"}, {"name": "shared"}, {"name": "jdk", "type": "deb"}], "state": [{"path": "/d"}],
+            "secrets": [{"path": "questdb/mqtt", "username": "quest", "readers": ["mosquitto"]}, {"path": "questdb/x", "username": "x"}],
+        },
         "telegraf": {
             "name": "telegraf", "artifacts": [{"name": "shared"}],
             "connects": [{"to": "questdb", "listener": "https", "group": "telegraf_questdb", "reason": "write"}, {"to_sources": "opcua", "reason": "read"}],
@@ -231,7 +246,7 @@ def test_what_only_it_has_goes_from_every_managed_host() -> None:
     found = decommission(site(telegraf=["edge1"], telegraf_questdb=[]), "questdb")
     assert found == {
         "refusals": [], "hosts": ["data1", "edge1"], "retired": ["questdb"],
-        "components": [{"component": "questdb", "artifacts": ["questdb"], "state": ["/d"]}],
+        "components": [{"component": "questdb", "artifacts": ["questdb"], "state": ["/d"], "credentials": ["mosquitto.quest"]}],
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
+from jinja2.nativetypes import NativeEnvironment
 from own_files import OwnFiles
 
 from ansible_collections.hnai.platform.plugins.action import vault_rotate as action
@@ -1120,14 +1121,27 @@ def stores() -> dict[str, Any]:
 
 def test_a_secret_of_a_store_goes_to_those_who_log_in_with_it() -> None:
     dashboard, reader, writer = rotations(stores())
-    shown = ("kind", "component", "server", "unit", "internal_port", "targets", "ports")
+    shown = ("kind", "component", "server", "unit", "internal_port", "targets", "ports", "login_ports")
     for one in (dashboard, reader, writer):
         assert [one[key] for key in shown] == [
-            "vmauth", "victoriametrics", "victoriametrics", "hnai-victoriametrics-auth.service", 8430, ["data1"], [8428]
+            "vmauth", "victoriametrics", "victoriametrics", "hnai-victoriametrics-auth.service", 8430, ["data1"], [8428], [8428]
         ]  # fmt: skip
     assert [dashboard[key] for key in ("consumer", "consumers", "credential", "units")] == ["canary", ["stream1"], "dashboard", ["c.service"]]
     assert [writer[key] for key in ("consumer", "consumers", "credential", "units")] == ["telegraf", ["data1"], "store_writer", ["w.service"]]
     assert (reader["consumers"], reader["units"]) == ([], []), "nobody but the server itself has it"
+
+
+@pytest.mark.parametrize(("kind", "reason", "cuts"), [
+    ("vmauth", "compromise", True), ("scram", "compromise", True), ("scram_pair", "compromise", True), ("vmauth", "request", False),
+    # Each ends its sessions itself.
+    ("mosquitto", "compromise", False), ("backend", "compromise", False),
+])  # fmt: skip
+def test_after_a_compromise_connections_are_cut_where_the_server_ends_none(kind: str, reason: str, cuts: bool) -> None:
+    (block,) = yaml.safe_load((ROOT / "playbooks/parts/rotate/commit.yml").read_text(encoding="utf-8"))
+    (inner,) = [task["block"] for task in block["block"] if "block" in task]
+    (task,) = [task for task in inner if task["name"].startswith("Cut ")]
+    given = {"rotate_item": {"kind": kind, "targets": ["h"]}, "__rotate_forward": True, "__rotate_decided": {"rotation": {"reason": reason}}}
+    assert NativeEnvironment(autoescape=False).from_string(task["loop"]).render(given) == (["h"] if cuts else [])
 
 
 def test_a_store_on_two_hosts_is_not_rotated_by_halves() -> None:
