@@ -10,6 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 
 from ansible_collections.hnai.platform.plugins.action.vault_rotate import ByOwner
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.authority import INTERMEDIATE
 from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys, openbao_spec, site_ca
 
 NAME = "hnai.platform.authority_rotation"
@@ -35,7 +36,8 @@ class ActionModule(ByOwner):
             if csr:
                 site_ca.publish(request_file, csr)
                 again = f"playbooks/rotate.yml -e rotate_secret={args.get('path')}"
-                result.update(csr=csr, msg=site_ca.waiting(request_file, given, wrong, csr, in_force, now, least_s, again))
+                below = " below the root that hosts trust" if args.get("path") == INTERMEDIATE else " below the root that hosts are to trust from now on"
+                result.update(csr=csr, msg=site_ca.waiting(request_file, given, wrong, csr, in_force, now, least_s, again, below))
             if root_ca_file and result.get("roots") and not result.get("failed") and not self._task.check_mode:
                 openbao_keys.publish_root(Path(str(root_ca_file)).expanduser(), str(result["roots"]))
         except (openbao_spec.SpecError, site_ca.ChainError, OSError) as error:

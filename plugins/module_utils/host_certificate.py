@@ -215,7 +215,8 @@ class Certificate:
             ended = datetime.datetime.fromtimestamp(max(ends), datetime.timezone.utc)
             raise HostError(
                 f"hnai_ca_pem: the site's root certificate ended at {ended:%Y-%m-%dT%H:%M:%SZ}: nothing that it signed is valid any more, nothing was changed. "
-                "remedy: `playbooks/rotate.yml -e rotate_secret=pki/root` makes a new one (docs/rotation.md); who gives hnai_ca_pem by hand gives the new one"
+                "remedy: `playbooks/rotate.yml -e rotate_secret=pki/root` makes a new one, or takes over the next one of the site's own CA (docs/rotation.md); "
+                "who gives hnai_ca_pem by hand gives the new one"
             )
 
     # -- files ------------------------------------------------------------------------------------------------------

@@ -56,10 +56,16 @@ options:
     description: Set by the action plugin.
     type: int
     default: 0
+  root_ca:
+    description: Whose root V(pki/root) brings; V(site) takes over the one that O(intermediate_chain) ends in.
+    type: str
+    choices: [own, site]
+    default: own
   intermediate_chain:
     description:
       - Under a root of the site's own, what its CA has signed for the new intermediate, then what stands above it up to that root; PEM text, or a path on
         the controller. As long as it is not there the step V(prepared) fails, says what is to be signed, and is simply run again.
+      - Which certificates it may end in is the root that hosts trust with V(pki/intermediate), and another one with V(pki/root).
     type: str
     default: ""
   request_file:
@@ -183,6 +189,7 @@ def main() -> None:
             "root_ttl_s": {"type": "int", "default": 0},
             "intermediate_ttl_s": {"type": "int", "default": 0},
             "root_ca_file": {"type": "path"},
+            "root_ca": {"type": "str", "default": "own", "choices": ["own", "site"]},
             "intermediate_chain": text,
             "request_file": {"type": "path"},
             "leaf_ttl": {"type": "str", "default": "90d"},

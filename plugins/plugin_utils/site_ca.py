@@ -240,8 +240,9 @@ def holds(given: Given, pem: str) -> bool:
     return not texts or "".join(pem.split()) in texts
 
 
-def waiting(target: Path, given: Given, wrong: str, csr: str, in_force: str, now: float, least_s: float, again: str) -> str:
-    """The one sentence with which a run ends that the site's CA has to go before. *wrong*: what `problem` said of the chain; *again*: what is run again."""
+def waiting(target: Path, given: Given, wrong: str, csr: str, in_force: str, now: float, least_s: float, again: str, below: str = "") -> str:
+    """The one sentence with which a run ends that the site's CA has to go before. *wrong*: what `problem` said of the chain; *again*: what is run again;
+    *below*: under which root, where that matters."""
     texts = _PEM.findall(given.text)
     old = bool(in_force) and holds(given, in_force)
     if wrong and not old:
@@ -254,7 +255,7 @@ def waiting(target: Path, given: Given, wrong: str, csr: str, in_force: str, now
     ends = _utc(datetime.datetime.fromtimestamp(now + least_s, datetime.timezone.utc))
     put = f"into {given.place} (or its text into {VARIABLE})" if given.place != VARIABLE else f"into {VARIABLE}"
     return (
-        f"The site's CA has to sign our intermediate before this goes on. To be signed: {target} (it is public), as a subordinate CA: basicConstraints "
+        f"The site's CA has to sign our intermediate before this goes on. To be signed{below}: {target} (it is public), as a subordinate CA: basicConstraints "
         f"CA:TRUE, path length 0 or more, keyUsage keyCertSign and cRLSign, both key identifiers, valid beyond {ends} (years, better). Put the answer {put}, "
         f"PEM, ours first, then what stands above it up to the self-signed root; then {again} again\n{csr.strip()}"
     )

@@ -21,7 +21,8 @@ the same way with the roles exchanged: choose the old one, let every host serve 
 No key of an authority ever leaves OpenBao; the journal holds names, fingerprints of certificates and hosts.
 
 The root may be the site's own (`openbao_root_ca: site`): the root's mount then holds its certificate without a key, the intermediate is a request that
-the site's CA signs, and `Unsigned` says that it has not. Such a root is rotated by its owner.
+the site's CA signs, and `Unsigned` says that it has not. ``pki/root`` then takes over the root that the new chain ends in, beside the one that hosts
+trust; so it also leads from a root of ours to the site's, and back.
 """
 
 from __future__ import annotations
@@ -46,13 +47,6 @@ CLOSED_USAGE = "read-only,crl-signing"
 ISSUING = "issuing-certificates"
 #: Name of the key of the first intermediate under a root of the site's own.
 FIRST = "intermediate-first"
-
-
-#: Why the root of a site's CA is not rotated from here.
-FOREIGN = (
-    "pki/root: the root is the site's own (openbao_root_ca: site), its key is not in OpenBao: whoever runs that CA rotates it. The intermediate under it "
-    "is rotated here: -e rotate_secret=pki/intermediate (docs/rotation.md)"
-)
 
 
 class Unsigned(RotationError):
@@ -115,10 +109,6 @@ class Authorities(Protocol):
     def roots(self) -> str:
         """PEM bundle of the roots that are not retired: what hosts shall trust. In a stable order."""
 
-    def foreign(self) -> bool:
-        """Whether the root in force is the site's: its key is not in OpenBao."""
-
-
 class Authority(Rotation):
     """The steps. Each may be repeated; each looks before it writes."""
 
@@ -154,8 +144,6 @@ class Authority(Rotation):
         rollback: str = "",
     ) -> View:
         """Take the authority, or go on with the run that holds it. Raises Busy, Lost, RotationError."""
-        if self._path == ROOT and not self.look().open and self._pki.foreign():
-            raise RotationError(FOREIGN)
         # A root and an intermediate at once would choose against each other.
         other = View.of("", *self._store.read((INTERMEDIATE if self._path == ROOT else ROOT) + "/_rotation"))
         if other.open and not self.look().open:
@@ -260,15 +248,15 @@ class Authority(Rotation):
 
 
 def plan(view: View, scope: str, left_s: float, hosts: Sequence[str], foreign: bool = False) -> list[str]:
-    """What a run would do, one line a step. *left_s*: how long the authority in force is valid yet. *foreign*: the root is the site's own."""
-    if scope == ROOT and foreign and not view.open:
-        return [FOREIGN]
+    """What a run would do, one line a step. *left_s*: how long the authority in force is valid yet. *foreign*: the site's CA signs the new intermediate."""
     if view.open:
         return ["go on with run %s: %s, %s, held by %s" % (view.run_id, view.state, view.direction, view.owner)]
+    made = "root, and an intermediate under it" if scope == ROOT else "intermediate under the same root"
+    if foreign:
+        made = "intermediate, for which the site's CA has to sign the request (a run stops there)%s" % (", and take over its root" if scope == ROOT else "")
     return [
         "the authority in force is valid for %.0f d more" % (left_s / 86400.0),
-        "make a new %s beside the old one" % ("root, and an intermediate under it" if scope == ROOT else "intermediate under the same root"),
-        *(["stop until the site's CA has signed its request"] if foreign else []),
+        "make a new %s beside the old one" % made,
         "%s, prove on each of %s that its bundles verify both chains and refuse a foreign one"
         % ("put the new root into every bundle beside the old one" if scope == ROOT else "touch no bundle", ", ".join(hosts) or "no host"),
         "let the new one sign, replace every listener's certificate, one host after the other, OpenBao's own last",
@@ -280,12 +268,12 @@ class Pki:
     """The two mounts of the site. *token* is of the identity ``hnai-authority``. https://openbao.org/api-docs/secret/pki/ (issuers, keys).
 
     *names*: {"root": common name, "intermediate": common name}; *ttl*: seconds of each. *chain*: what the site's CA has signed, our intermediate first,
-    its root last (PEM each); empty: nothing yet.
+    its root last (PEM each); empty: nothing yet. *site*: a new root is the one that the chain ends in, not one of ours.
     """
 
     def __init__(
         self, api: Api, token: str, root: str, intermediate: str, names: Mapping[str, str] | None = None, ttl: Mapping[str, int] | None = None,
-        chain: Sequence[str] = (),
+        chain: Sequence[str] = (), site: bool = False,
     ) -> None:
         self._api = api
         self._token = token
@@ -294,6 +282,7 @@ class Pki:
         self._names = names or {}
         self._ttl = ttl or {}
         self._chain = [pem.strip() for pem in chain]
+        self._site = site
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return dict(self._api.call(method, path, body, token=self._token).get("data") or {})
@@ -319,8 +308,7 @@ class Pki:
         issuer = self._default(self._int)
         if not issuer:
             raise RotationError("%s has no issuer: run playbooks/components/openbao.yml, which makes the first one" % self._int)
-        chain = [pem.strip() for pem in self._issuer(self._int, issuer).get("ca_chain") or []]
-        root = next((item for item in self._issuers(self._root) if self._issuer(self._root, item)["certificate"].strip() in chain[1:]), "")
+        root = self._above(issuer)
         if not root:
             raise RotationError(
                 "%s: its issuer chains to no root of %s, so nobody knows what hosts shall trust: an authority that a site's CA signs comes in by "
@@ -330,6 +318,11 @@ class Pki:
             if not self._issuer(mount, item).get("issuer_name"):
                 self._call("POST", "%s/issuer/%s" % (mount, item), {"issuer_name": "first-" + item[:8]})
         return self.load(issuer, root)
+
+    def _above(self, issuer: str) -> str:
+        """The root in the root's mount that an intermediate chains to, ""."""
+        chain = [pem.strip() for pem in self._issuer(self._int, issuer).get("ca_chain") or []]
+        return next((item for item in self._issuers(self._root) if self._issuer(self._root, item)["certificate"].strip() in chain[1:]), "")
 
     def current_pem(self, scope: str) -> str:
         """The certificate of the authority in force; changes nothing. Raises RotationError where there is none."""
@@ -358,9 +351,9 @@ class Pki:
         """See `trust_bundle`."""
         return trust_bundle(self._api, self._root)
 
-    def foreign(self) -> bool:
-        """By its key, which OpenBao has or has not."""
-        return not self._keyed(self._default(self._root))
+    def foreign(self, scope: str) -> bool:
+        """Whether the site's CA signs the next intermediate: the root in force has no key here, or the next root is to be the site's."""
+        return self._site if scope == ROOT else not self._keyed(self._default(self._root))
 
     def _keyed(self, root: str) -> bool:
         return bool(self._issuer(self._root, root).get("key_id")) if root else True
@@ -371,12 +364,12 @@ class Pki:
         stamp = re.sub(r"[^A-Za-z0-9]", "", run_id)
         root = self._default(self._root)
         if scope == ROOT:
-            root = self._named(self._root, "root-" + stamp) or self._make_root(stamp)
+            root = "" if self._site else self._named(self._root, "root-" + stamp) or self._make_root(stamp)
         name = "intermediate-" + stamp
         issuer = self._named(self._int, name)
         if not issuer:
             issuer = self._make_intermediate(root, name, stamp)
-        return self.load(issuer, root)
+        return self.load(issuer, root or self._above(issuer))
 
     def _make_root(self, stamp: str) -> str:
         made = self._call(
@@ -389,7 +382,7 @@ class Pki:
         return str(made["issuer_id"])
 
     def _make_intermediate(self, root: str, name: str, stamp: str) -> str:
-        """*root*: the issuer that signs it; the site's own where its key is not here."""
+        """*root*: the issuer that signs it; the site's own where its key is not here; "": one that only the chain names."""
         common = ("%s %s" % (self._names["intermediate"], stamp)).strip()
         keys = self._call_list(self._int + "/keys")
         key = next((item for item, info in keys.items() if info.get("key_name") == name), "")
@@ -427,17 +420,28 @@ class Pki:
             self._call("POST", self._int + "/config/issuers", {"default": issuer})
 
     def _signed_elsewhere(self, csr: str, root: str) -> str:
-        """The chain that is for this request, as set-signed takes it; hosts come to trust its root here, where none is in force. Raises Unsigned."""
+        """The chain that is for this request, as set-signed takes it; its root is imported where none was named. Raises Unsigned, RotationError."""
         in_force = self._default(self._int)
         # OpenBao would take a certificate of any other key as well, and keep it.
         if not self._chain or public_key(self._chain[0]) != public_key(csr):
             raise Unsigned(csr, str(self._issuer(self._int, in_force)["certificate"]) if in_force else "")
-        if root and self._issuer(self._root, root)["certificate"].strip() != self._chain[-1]:
+        trusted = next((item for item in living(self._api, self._root) if self._issuer(self._root, item)["certificate"].strip() == self._chain[-1]), "")
+        if root and trusted != root:
             raise RotationError(
-                "%s: the chain that was given ends in another root than the one that hosts trust; have the request signed below that one" % INTERMEDIATE
+                "pki/intermediate: the chain that was given ends in another root than the one that hosts trust: have the request signed below that one, or "
+                "give this run up (-e rotate_rollback) and take the other root over by -e rotate_secret=pki/root"
+            )
+        if not root and in_force and trusted and trusted == self._default(self._root):
+            raise RotationError(
+                "pki/root: the chain that was given ends in the root that hosts trust already: have the request signed below the new one, or give this run up "
+                "(-e rotate_rollback) and take the intermediate alone by -e rotate_secret=pki/intermediate"
             )
         if not root:
-            self._trust(self._chain[-1])
+            trusted = self._take_over(self._chain[-1])
+        if not in_force:  # nothing signs yet: what else is here comes out of another chain, by a run that was killed
+            self._call("POST", self._root + "/config/issuers", {"default": trusted})
+            for other in set(self._issuers(self._root)) - {trusted}:
+                self._close(self._root, other)
         return "\n".join(self._chain)
 
     def _served(self) -> dict[str, list[str]]:
@@ -445,15 +449,13 @@ class Pki:
         ids = {self._issuer(self._int, item)["certificate"].strip(): item for item in self._issuers(self._int)} if self._chain else {}
         return {"manual_chain": [ids[pem] for pem in self._chain]} if self._chain and set(self._chain) <= set(ids) else {}
 
-    def _trust(self, pem: str) -> None:
-        """Alone: what a killed run had imported out of another chain signed nothing."""
+    def _take_over(self, pem: str) -> str:
+        """The site's root beside what is there: hosts are to trust it. It has a name, by which it can be chosen."""
         taken = self._call("POST", self._root + "/issuers/import/cert", {"pem_bundle": pem})
         issuer = next(iter(taken["mapping"]))
         if not self._issuer(self._root, issuer).get("issuer_name"):
             self._call("POST", "%s/issuer/%s" % (self._root, issuer), {"issuer_name": "site-" + issuer[:8]})
-        self._call("POST", self._root + "/config/issuers", {"default": issuer})
-        for other in set(self._issuers(self._root)) - {issuer}:
-            self._close(self._root, other)
+        return issuer
 
     def _call_list(self, path: str) -> dict[str, dict[str, Any]]:
         try:
@@ -479,13 +481,15 @@ class Pki:
         """Name and right to sign first (one write), then the revocation, then the lists."""
         self._close(self._int, ca.issuer)
         self._call("POST", "%s/issuer/%s/revoke" % (self._int, ca.issuer), {})
-        if not self._keyed(ca.root_issuer):
-            return  # what the site's CA has signed it revokes
-        self._call("POST", self._root + "/revoke", {"certificate": ca.pem})
+        ours = self._keyed(ca.root_issuer)  # what a site's CA has signed it revokes
+        if ours:
+            self._call("POST", self._root + "/revoke", {"certificate": ca.pem})
         if scope == ROOT:
             self._close(self._root, ca.root_issuer)
-            self._call("POST", "%s/issuer/%s/revoke" % (self._root, ca.root_issuer), {})
-        self._call("GET", self._root + "/crl/rotate")
+            if ours:
+                self._call("POST", "%s/issuer/%s/revoke" % (self._root, ca.root_issuer), {})
+        if ours:
+            self._call("GET", self._root + "/crl/rotate")
 
     def _close(self, mount: str, issuer: str) -> None:
         name = str(self._issuer(mount, issuer).get("issuer_name") or "")

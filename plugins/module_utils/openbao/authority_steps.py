@@ -30,7 +30,9 @@ class Steps:
         self._sleep = sleep
         names = {"root": "%s root CA" % given["site"], "intermediate": "%s intermediate CA" % given["site"]}
         ttl = {"root": given["root_ttl_s"], "intermediate": given["intermediate_ttl_s"]}
-        self._pki = Pki(api, token, given["pki_root"], given["pki_int"], names, ttl, given.get("chain") or ())
+        # Who gives a run up takes nothing more in for it.
+        chain = () if given["rollback"] else given.get("chain") or ()
+        self._pki = Pki(api, token, given["pki_root"], given["pki_int"], names, ttl, chain, given.get("root_ca") == "site")
         self._run = Authority(self._pki, KvStore(api, token, given["kv"]), given["path"], given["owner"], now, told=given.get("controller_time"))
 
     def take(self) -> dict[str, Any]:
@@ -59,7 +61,7 @@ class Steps:
         ends = x509.read_pem(self._pki.current_pem(self._given["path"]))[0].end or 0.0
         return {
             "rotation": public(view), "left_s": ends - self._now(),
-            "plan": plan(view, self._given["path"], ends - self._now(), self._given["expected"], self._pki.foreign()),
+            "plan": plan(view, self._given["path"], ends - self._now(), self._given["expected"], self._pki.foreign(self._given["path"])),
         }  # fmt: skip
 
     def _prepared(self) -> dict[str, Any]:

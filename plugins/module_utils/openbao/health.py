@@ -373,11 +373,11 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
         # Unauthenticated, as every client that verifies a certificate may ask.
         chain = read_pem(str(api.call("GET", want.pki + "/cert/ca_chain")["data"]["certificate"]))
         names = ["the intermediate", *("CA %d above it" % number for number in range(1, len(chain) - 1)), "the root"]
-        days = {name: round(((one.end or 0.0) - host.now()) / 86400.0, 1) for name, one in zip(names, chain)}
-        first = min(days, key=lambda name: days[name])
-        check.observed, check.evidence = days[first], {"days_left": days}
+        ends = {name: round(((one.end or 0.0) - host.now()) / 86400.0, 1) for name, one in zip(names, chain)}
+        first = min(ends, key=lambda name: ends[name])
+        check.observed, check.evidence = ends[first], {"days_left": ends}
         theirs = any(not info.get("key_id") for info in living(api, want.pki_root).values())
-        check.passed(days[first] >= want.ca_days, _ends(first, days[first], theirs))
+        check.passed(ends[first] >= want.ca_days, _ends(first, ends[first], theirs))
     return facts
 
 

@@ -457,15 +457,14 @@ class Site:
         return self.spec.get("root_ca", "own") == "site"
 
     def _one_root(self) -> None:
-        """The root that hosts trust is of the kind that the site says; needs no token. Raises SiteError: never a second one in silence."""
-        if any(bool(info.get("key_id")) == self._by_site for info in authority.living(self.api, self.spec["pki_root"]).values()):
+        """A root that hosts trust is of the kind that the site says; needs no token. Raises SiteError: never a second one in silence."""
+        keyed = [bool(info.get("key_id")) for info in authority.living(self.api, self.spec["pki_root"]).values()]
+        if keyed and (not self._by_site) not in keyed:
             raise SiteError(
-                "openbao_root_ca is site, and this store has a root CA of its own, which the hosts trust. Nothing was changed, and no run exchanges one "
-                "for the other: set it to own; the way to the site's root is a new store (docs/openbao-ceremony.md)"
-                if self._by_site else
-                "openbao_root_ca is own, and the hosts trust the site's root CA, whose key is not in this store. Nothing was changed, and no run makes a "
-                "second root: set it to site (docs/openbao-ceremony.md)"
-            )  # fmt: skip
+                "openbao_root_ca is %s, and the root CA that the hosts trust is %s. Nothing was changed: an ordinary run makes no second root. "
+                "playbooks/rotate.yml -e rotate_secret=pki/root leads from one to the other (docs/rotation.md); to leave it as it is, set openbao_root_ca to %s"
+                % (("site", "OpenBao's own", "own") if self._by_site else ("own", "the site's, whose key is not in this store", "site"))
+            )
 
     def _site_ca(self) -> None:
         """The intermediate under the site's own root: in force, or its request, or taken out of the chain."""
