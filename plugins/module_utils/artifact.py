@@ -103,13 +103,8 @@ def _walk(directory: Path, known: Collection[str]) -> Iterator[tuple[str, os.sta
                     yield path + "/", entry.stat(follow_symlinks=False)
 
 
-def look_over(directory: Path, kept: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """(the first file or directory of the manifest that is not as it was unpacked, what lies there that the manifest does not have).
-
-    As it was unpacked: its size or link target, owner and mode, and not written after the manifest, which came last.
-    """
-    files, executable = kept["files"], kept.get("executable")
-    executables = frozenset(executable or ())
+def _folders(files: Collection[str]) -> set[str]:
+    """Every directory in which one of them lies."""
     folders = {"."}
     for path in files:
         while "/" in path:
@@ -117,6 +112,17 @@ def look_over(directory: Path, kept: Mapping[str, Any]) -> tuple[str, list[str]]
             if path in folders:
                 break
             folders.add(path)
+    return folders
+
+
+def look_over(directory: Path, kept: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """(the first file or directory of the manifest that is not as it was unpacked, what lies there that the manifest does not have).
+
+    As it was unpacked: its size or link target, owner and mode, and not written after the manifest, which came last.
+    """
+    files, executable = kept["files"], kept.get("executable")
+    executables = frozenset(executable or ())
+    folders = _folders(files)
     us = (os.geteuid(), os.getegid())
     wrong, foreign, seen = [], [], set()
     try:
@@ -379,6 +385,22 @@ def _compiled(directory: Path) -> dict[str, None]:
     return found
 
 
+def _mend(directory: Path, kept: Mapping[str, Any]) -> bool:
+    """Puts owners and modes of what was unpacked back, in place: what runs keeps its files. Whether nothing else is wrong."""
+    folders, executable = _folders(kept["files"]), kept.get("executable")
+    for path in (*folders, *kept["files"], MANIFEST):
+        target = directory / path
+        try:
+            mode = os.lstat(target).st_mode
+            os.chown(target, os.geteuid(), os.getegid(), follow_symlinks=False)
+            if not stat.S_ISLNK(mode):
+                runs = path in folders or (path in executable if executable is not None else bool(mode & 0o100))
+                target.chmod(0o755 if runs else 0o644)
+        except OSError:
+            return False
+    return not look_over(directory, kept)[0]
+
+
 def flip(base: Path, version: str) -> None:
     """`current` → version, atomically."""
     link = base / (".current.%d" % os.getpid())
@@ -424,7 +446,8 @@ def install_archive(spec: Mapping[str, Any], opt: Path = OPT, runner: Run = run)
         previous = os.readlink(base / "current")
     except OSError:
         previous = ""
-    whole = found is not None and found["recipe"] == spec["recipe"] and not look_over(final, found)[0]
+    flaw = look_over(final, found)[0] if found is not None and found["recipe"] == spec["recipe"] else MANIFEST
+    whole = not flaw or (found is not None and flaw != MANIFEST and _mend(final, found))
     if not whole:
         if not spec["src"]:
             raise ArtifactError("%s: was changed a moment ago; remedy: run again" % final)
@@ -457,7 +480,7 @@ def install_archive(spec: Mapping[str, Any], opt: Path = OPT, runner: Run = run)
     keep = {spec["version"]}
     if previous and previous != spec["version"] and "/" not in previous and (base / previous).is_dir():
         keep.add(previous)
-    return {"changed": not whole or previous != spec["version"], "removed": _tidy(base, keep)}
+    return {"changed": bool(flaw) or previous != spec["version"], "removed": _tidy(base, keep)}
 
 
 # -- Debian packages ---------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ description:
   - Brings every artifact that the contract of O(component) names (C(roles/<component>/meta/component.yml)) onto the host.
   - An archive becomes C(/opt/hnai/<name>/<version>) and the symlink C(/opt/hnai/<name>/current), which is flipped
     atomically. Exactly one old version is kept for rollback.
-  - A release that is not as it was unpacked (size, link, owner, mode, a file written later) is replaced as a whole. What lies in it and is not of it
+  - Owners and modes of a release that somebody changed are put back in place. One that is not as it was unpacked otherwise (size, link, a file written
+    later) is replaced as a whole. What lies in it and is not of it
     is named by a warning and in RV(foreign), and left alone. What has loaded it goes on with it until its unit is restarted.
   - Debian packages are installed from a signed repository that the controller pushes to C(/var/lib/hnai/apt). Starts are
     denied while they install, and the distribution units that the contract lists under C(mask) are masked before.

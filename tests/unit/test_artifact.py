@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import tarfile
@@ -134,15 +135,45 @@ class TestArchive:
     def test_rights_and_kind_of_what_was_unpacked_are_looked_at(self, tmp_path: Path, spoil: Callable[[Path], object], named: str) -> None:
         wanted = spec(tmp_path, "1.0")
         artifact.install_archive(wanted, tmp_path / "opt")
-        spoil(tmp_path / "opt/demo/1.0")
+        top = tmp_path / "opt/demo/1.0"
+        was = top.stat().st_ino
+        spoil(top)
+        rights_alone = not {path.name for path in top.parent.iterdir()} & {"e", "b"}
         assert artifact.observe_archive("demo", tmp_path / "opt")["damaged"] == named
         assert artifact.install_archive(wanted, tmp_path / "opt")["changed"] is True
         assert artifact.observe_archive("demo", tmp_path / "opt")["damaged"] == ""
+        assert (top.stat().st_ino == was) == rights_alone, "rights are mended in place"
+        assert stat.S_IMODE((top / "bin/x").stat().st_mode) == 0o755
 
-    def test_an_owner_that_changed_is_damage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        artifact.install_archive(spec(tmp_path, "1.0"), tmp_path / "opt")
+    def test_rights_of_a_release_of_before_are_mended_too(self, tmp_path: Path) -> None:
+        wanted = spec(tmp_path, "1.0")
+        artifact.install_archive(wanted, tmp_path / "opt")
+        top = tmp_path / "opt/demo/1.0"
+        manifest = top / artifact.MANIFEST
+        kept = json.loads(manifest.read_text())
+        del kept["executable"]
+        manifest.write_text(json.dumps(kept))
+        before = manifest.read_bytes()
+        (top / "bin/x").chmod(0o4755)
+        assert artifact.install_archive(wanted, tmp_path / "opt")["changed"] is True
+        assert (stat.S_IMODE((top / "bin/x").stat().st_mode), stat.S_IMODE((top / "etc.conf").stat().st_mode)) == (0o755, 0o644)
+        assert manifest.read_bytes() == before, "what runs has no reason to start again"
+
+    def test_an_owner_that_changed_is_damage_and_put_back(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        wanted, opt = spec(tmp_path, "1.0"), tmp_path / "opt"
+        artifact.install_archive(wanted, opt)
+        us, owners = (os.geteuid(), os.getegid()), dict[str, tuple[int, int, bool]]()
+
+        def chown(path: Path, uid: int, gid: int, follow_symlinks: bool) -> None:
+            owners[str(path.relative_to(opt / "demo/1.0"))] = (uid, gid, follow_symlinks)
+            monkeypatch.setattr(os, "geteuid", lambda: us[0])  # from here on they are as they are to be
+
+        monkeypatch.setattr(os, "chown", chown)
         monkeypatch.setattr(os, "geteuid", lambda: 4711)
-        assert artifact.observe_archive("demo", tmp_path / "opt")["damaged"]
+        assert artifact.observe_archive("demo", opt)["damaged"]
+        assert artifact.install_archive(wanted, opt)["changed"] is True
+        assert set(owners) == {".", "bin", "bin/x", "bin/y", "etc.conf", artifact.MANIFEST}
+        assert {follow for _uid, _gid, follow in owners.values()} == {False}
 
     def test_what_was_never_unpacked_is_named_and_left_alone(self, tmp_path: Path) -> None:
         """A jar beside the released ones is loaded by a class path with a wildcard."""
