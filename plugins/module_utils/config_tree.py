@@ -37,7 +37,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import (
     required_ids,
     sync_directory,
 )
-from ansible_collections.hnai.platform.plugins.module_utils.unit import note_drift
+from ansible_collections.hnai.platform.plugins.module_utils.unit import forget, note_drift
 
 REGISTRY_DIRECTORY = "/var/lib/hnai/trees"
 SYSUSERS = ("/etc/sysusers.d/", "/usr/lib/sysusers.d/")
@@ -93,6 +93,8 @@ class Outcome(hostfiles.Outcome):
     foreign: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    #: Of changed_paths those whose content stays: mode or owner differ, or a directory.
+    rights: list[str] = field(default_factory=list)
     held: list[dict[str, str]] = field(default_factory=list)
     watched: list[str] = field(default_factory=list)
     accounts: bool = False
@@ -344,6 +346,7 @@ class Tree:
         """Records and, unless in check mode, writes the plan."""
         for entry, present in plan:
             self.outcome.changed_paths.append(entry.path)
+            self.outcome.rights += [entry.path] if (present.kind, present.content) == ("file", entry.content) else []
             self.outcome.diff.append(self._difference(entry, present))
             if self.check:
                 continue
@@ -389,6 +392,7 @@ class Tree:
             before = _rights(stat.S_IMODE(info.st_mode), *self.host.owner(info))
         after = _rights(directory.mode, directory.owner if uid is None else uid, directory.group if gid is None else gid)
         self.outcome.changed_paths.append(directory.path + "/")
+        self.outcome.rights.append(directory.path + "/")
         self._told(directory.path + "/", before, after)
         if not self.check:
             ensure_directory(self.host, directory.path, directory.mode, *required_ids(self.host, directory.owner, directory.group, directory.path))
@@ -461,6 +465,7 @@ class Tree:
                     done = self.host.run(command, timeout=120)
                     if done.rc != 0:
                         raise HostError(f"{path}: {name} no longer belongs to {self.component} but could not be stopped: {done.message}")
+                    forget(self.host, name)
             self.outcome.removed.append(path)
             self.outcome.diff.append({"before": _text(present), "after": "", "before_header": path, "after_header": "(removed)"})
             if not self.check:

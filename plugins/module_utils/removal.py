@@ -25,8 +25,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import NAM
 OPT = "/opt/hnai"
 DATA = "/var/lib/hnai"
 CREDENTIALS = "/etc/credstore.encrypted"
-#: Where a unit's digests lie.
-DIGESTS = ("/etc/hnai/digests", "/run/hnai", "/var/lib/hnai/digests")
 #: Where rotations keep fences of secrets, and keys that no unit has taken up.
 ROTATION = "/var/lib/hnai/rotation"
 
@@ -75,7 +73,6 @@ class Removal:
             self._runs_unrecorded()
         units, accounts = self._units(files), self._accounts(files)
         self._stop(units)
-        self._delete([f"{top}/{unit}.{kind}" for unit in units for top in DIGESTS for kind in ("restart", "reload", "data")])
         self._delete(self.named())
         self._delete([glob.escape(path_of(*one.split(".", 1)) + twin) for one in self.credentials for twin in ("", TWIN)])
         self._delete([f"{OPT}/{name}" for name in self.artifacts])
@@ -146,8 +143,6 @@ class Removal:
             done = self.host.run(["systemctl", "disable", "--now", *plain], timeout=300)
             if done.rc != 0:
                 raise HostError(f"{', '.join(plain)}: could not be stopped, nothing was removed: {done.message}")
-            # systemd remembers a unit that failed when its file is gone, too. It complains of one that it has forgotten already.
-            self.host.run(["systemctl", "reset-failed", *plain])
 
     def _delete(self, patterns: list[str]) -> None:
         for pattern in patterns:

@@ -140,6 +140,14 @@ def renew(host: Host, name: str) -> None:
                 atomic_write(host, path, content, 0o644, 0, 0)
 
 
+def forget(host: Host, name: str) -> None:
+    """What is remembered of a unit that is no more: its digests, and that it failed, which systemd keeps when its file is gone, too."""
+    host.run(["systemctl", "reset-failed", name])  # it complains of one that it has forgotten already
+    for top in (DESIRED, RUNNING, RECORDED):
+        for real in glob.glob(host.at(f"{top}/{glob.escape(name)}.*")):
+            os.unlink(real)
+
+
 def note_drift(host: Host, path: str) -> list[str]:
     """Before somebody's change of `path` is undone: the units that took it up say so from here on, hence what is put back is due there.
 

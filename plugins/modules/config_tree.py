@@ -186,6 +186,11 @@ changed_paths:
   returned: always
   type: list
   elements: str
+rights:
+  description: Of RV(changed_paths) those whose content stays - mode or owner are repaired, or they are directories. No unit restarts for them.
+  returned: always
+  type: list
+  elements: str
 removed:
   description: Files that were removed because the tree no longer has them.
   returned: always
@@ -297,6 +302,7 @@ def main() -> None:
     module.exit_json(
         changed=outcome.changed,
         changed_paths=outcome.changed_paths,
+        rights=outcome.rights,
         removed=outcome.removed,
         foreign=outcome.foreign,
         stopped=outcome.stopped,

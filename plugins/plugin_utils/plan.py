@@ -85,6 +85,9 @@ def gather(events: Iterable[Event]) -> dict[str, Any]:
         name = event.module.removeprefix(OURS)
         if name.endswith("_gate"):
             gates.setdefault((event.host, event.play), []).append(f"{name} {_arguments(event).get('state', '')}".strip())
+        for unit in event.result.get("stopped") or [] if name == "config_tree" else []:
+            gone = {"host": event.host, "unit": str(unit), "component": event.component, "action": "stopped", "gate": ""}
+            _merge(restarts, {**gone, "one_at_a_time": event.serial == 1, "causes": [path for path in event.result["removed"] if path.endswith(f"/{unit}")]})
         if name == "unit":
             for unit, found in _results(event).items():
                 lines = [{"what": f"{unit} {action}", "component": event.component} for action in found.get("actions") or [] if action in _BOOT]
@@ -119,8 +122,9 @@ def _changed(event: Event, name: str, host: _Host) -> None:
     told = False
     for key, action in (("changed_paths", "written"), ("removed", "removed")):
         for path in result.get(key) or []:
-            host.files[str(path)] = {"action": action, **how}
-            host.paths.append(str(path))
+            rights = path in (result.get("rights") or [])
+            host.files[str(path)] = {"action": "rights" if rights else action, **how}
+            host.paths += [] if rights else [str(path)]
             told = True
     if name == "artifact":
         for artifact, found in sorted((result.get("artifacts") or {}).items()):

@@ -406,6 +406,18 @@ def the_first_device_missed_a_stranger(stand: Stand) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def the_policy_is_of_an_older_release(stand: Stand) -> Iterator[None]:
+    """One sentence with the remedy, and not one a secret."""
+    with stand.site_admin() as token:
+        path = "sys/policies/acl/hnai-openbao"
+        text = stand.client.call("GET", path, token=token)["data"]["policy"]
+        stand.client.call("PUT", path, {"policy": "\n}\n".join(one for one in text.split("\n}\n") if "metadata" not in one and "_rotation" not in one)},
+                          token=token)
+    yield
+    stand.converge()
+
+
 def of(says: str, subject: str = "") -> str:
     """A check fails and says this, of this subject alone."""
     return rf"\Afail {subject}: {says}\Z"
@@ -424,6 +436,7 @@ def of(says: str, subject: str = "") -> str:
     Fault(another_release_is_declared, {"BAO02": of(r"2\.7\.2")}),
     Fault(a_stranger_reads_a_secret, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),
     Fault(the_first_device_missed_a_stranger, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),
+    Fault(the_policy_is_of_an_older_release, {"SI1": r"\Ainconclusive : GET hnai/metadata/openbao: HTTP 403"}, may="SI2 SI3 SI4"),
     Fault(a_secret_that_nobody_names, {"SI4": of(r"\['kafka/left'\]")}),
     Fault(a_secret_is_deleted, {"SI1": of("its version 1 was deleted: .*", SECRET)}),
     Fault(a_secret_is_older_than_its_contract_allows, {"SI1": of(r"\d+", SECRET)}),

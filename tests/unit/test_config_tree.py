@@ -242,10 +242,25 @@ def test_what_the_tree_no_longer_has_is_removed_and_foreign_files_stay(host: Mac
 def test_a_removed_unit_is_stopped_before_its_file_goes(host: Machine, tmp_path: Path) -> None:
     converge(host, standard())
     host.commands.clear()
+    for path in ("etc/hnai/digests/hnai-x.service.restart", "run/hnai/hnai-x.service.reload", "run/hnai/hnai-xy.service.reload"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
     outcome = converge(host, [item for item in standard() if item.path != UNIT])
     assert outcome.stopped == ["hnai-x.service"]
-    assert host.commands == [["systemctl", "disable", "--now", "hnai-x.service"], ["systemctl", "daemon-reload"]]
+    assert host.commands == [
+        ["systemctl", "disable", "--now", "hnai-x.service"], ["systemctl", "reset-failed", "hnai-x.service"], ["systemctl", "daemon-reload"],
+    ]  # fmt: skip
     assert not (tmp_path / UNIT[1:]).exists()
+    assert [path.name for path in tmp_path.glob("*/hnai/**/hnai-x*.re*")] == ["hnai-xy.service.reload"], "what was remembered of it"
+
+
+def test_what_differs_in_its_rights_alone_is_told_apart(host: Machine, tmp_path: Path) -> None:
+    converge(host, standard())
+    first, second = [item.path for item in standard()][:2]
+    os.chmod(tmp_path / first[1:], 0o666)
+    (tmp_path / second[1:]).write_text("other")
+    outcome = converge(host, standard())
+    assert (set(outcome.changed_paths), outcome.rights) == ({first, second}, [first])
 
 
 def test_a_file_that_moved_to_another_component_stays(host: Machine, tmp_path: Path) -> None:

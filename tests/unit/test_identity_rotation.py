@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleActionFail
 from identity_stand import DAY, Bao, Controller, Killed
+from jinja2.nativetypes import NativeEnvironment
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import files, health, inventory, policies, rotation
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Forbidden, login
@@ -246,6 +248,19 @@ def test_a_compromise_of_site_admin_ends_no_visit_of_a_component(site: tuple[Bao
     own = bao.enter("approle", "site-admin")["auth"]["client_token"]
     controller.rotate("approle/site-admin", monkeypatch, reason="compromise")
     assert tokens <= set(bao.tokens) and secret_ids <= set(bao.ids) and own not in bao.tokens
+
+
+@pytest.mark.parametrize(("given", "taken"), [
+    ({}, ["site-admin", "deploy"]), ({"rotate_secret": "approle/deploy", "rotate_reason": "compromise"}, ["deploy"]),
+    ({"rotate_secret": "approle/site-admin"}, ["site-admin"]),
+    ({"rotate_secret": "approle/site-admin", "rotate_reason": "compromise"}, ["site-admin", "deploy"]),
+    ({"rotate_secret": "approle/site-admin", "rotate_reason": "compromise", "rotate_rollback": "r1"}, ["site-admin"]),
+])  # fmt: skip
+def test_whoever_has_site_admin_has_deploy_so_it_is_the_last(given: dict[str, str], taken: list[str]) -> None:
+    (play,) = yaml.safe_load((Path(__file__).parents[2] / "playbooks/parts/rotate/identities.yml").read_text(encoding="utf-8"))
+    (task,) = [task for task in play["tasks"] if "hnai.platform.approle_rotation" in task]
+    given = {**given, "__rotate_identities": play["vars"]["__rotate_identities"], "__rotate_identity_named": bool(given)}
+    assert NativeEnvironment(autoescape=False).from_string(task["loop"]).render(given) == ["approle/" + name for name in taken]
 
 
 def test_killed_after_any_event_of_a_compromise_the_next_run_ends_what_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,16 @@ def test_a_restart_is_not_hidden_by_a_reload_that_is_due() -> None:
     assert (item["action"], item["causes"]) == ("restarted", ["/etc/hnai/kafka/tls/cert.pem", "/etc/hnai/kafka/x.conf"])
 
 
+def test_rights_restart_nothing_and_a_unit_that_goes_is_stopped() -> None:
+    paths = ["/etc/hnai/kafka/", "/etc/hnai/kafka/log4j2.xml"]
+    changed = {"changed": True, "changed_paths": paths, "rights": paths, "removed": ["/etc/systemd/system/hnai-x.service"], "stopped": ["hnai-x.service"]}
+    plan = gather([event("h", "config_tree", changed), event("h", "unit", {"changed": False, **unit_arguments()})])
+    assert [(item["unit"], item["action"], item["causes"]) for item in plan["restarts"]] == [
+        ("hnai-x.service", "stopped", ["/etc/systemd/system/hnai-x.service"])]  # fmt: skip
+    assert [item["action"] for item in plan["hosts"]["h"]["files"]] == ["rights", "rights", "removed"]
+    assert "1. h: hnai-x.service stopped" in table(plan)
+
+
 def test_a_package_restarts_the_units_of_its_component_that_run_a_program_of_debian() -> None:
     installed = {"changed": True, "artifacts": {}, "debs": {"installed": ["victoria-metrics=1.112.0"]}}
     units = [
