@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from itertools import groupby
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -243,6 +245,44 @@ def test_a_method_of_an_object_is_callable_also_in_a_folder_of_types_and_if_a_ty
     facts, _, record = audited(ground)
     assert {one["node"] for one in record["findings"]} == {"nsu=urn:plant;s=plain", "nsu=urn:plant;s=shared"}
     assert facts.result.nodes["Method"] == 3
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+@pytest.mark.parametrize("depth", range(1, 6))
+def test_a_method_of_a_type_that_an_object_among_types_has_too_counts_once(depth: int, in_flight: int) -> None:
+    """The object stands above the method, beside it and below: the method is met again before it is read, and after."""
+    ground = Ground()
+    ground.add("ns=2;s=shared", METHOD, "ns=0;i=58", set={21: True, 22: True})
+    above = "ns=0;i=86"
+    for number in range(depth):
+        above = ground.add("ns=2;s=%d" % number, OBJECT, above, ORGANIZES)
+    before = audited(ground, in_flight=in_flight)[0].result
+    ground.link(above, HAS_COMPONENT, "ns=2;s=shared")
+    facts, _, record = audited(ground, in_flight=in_flight)
+    assert {one["node"] for one in record["findings"]} == {"nsu=urn:plant;s=shared"}
+    assert facts.result.nodes == before.nodes and facts.result.regions == before.regions + Counter(unlinked=1) - Counter(types=1)
+
+
+@pytest.mark.parametrize(("in_flight", "order"), [(1, "BBBBRRRR"), (2, "BRBRBRBR"), (4, "BRBRBRBR")])
+def test_a_level_is_read_while_it_is_browsed(in_flight: int, order: str) -> None:
+    asked: list[str] = []
+
+    def step(kind: str) -> Callable[[], Any]:
+        left = list(range(4))
+
+        async def one() -> bool:
+            if not left:
+                return False
+            left.pop()
+            asked.append(kind)
+            await asyncio.sleep(0)
+            return True
+
+        return one
+
+    walk = SimpleNamespace(_in_flight=in_flight)
+    asyncio.run(audit_walk.Walk._together(walk, step("B"), step("R")))  # type: ignore[arg-type]
+    assert "".join(asked) == order
 
 
 def test_a_subtype_of_what_messages_are_written_by_is_one_of_them() -> None:
