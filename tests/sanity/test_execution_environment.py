@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Distributions that ansible-core itself depends on, by the names that are imported.
-OF_CORE = {"ansible", "yaml", "jinja2", "packaging"}
+OF_CORE = {"ansible", "yaml", "jinja2", "packaging", "cryptography"}
 #: What runs on the controller. Modules and what only they import run on the hosts.
 CONTROLLER = ("plugins/action", "plugins/callback", "plugins/filter", "plugins/lookup", "plugins/plugin_utils", "playbooks/callback_plugins")
 PACKAGE = "ansible_collections.hnai.platform."
