@@ -92,7 +92,10 @@ class Bao:
         elif rest == "crl/rotate":
             data = {}
         elif rest == "revoke":
-            self.listed.add(self._known("i", body["certificate"]))
+            issuer = self._known("i", body["certificate"])
+            if not self.issuers["r"][self.root_of(issuer)]["key_id"]:
+                raise BaoError(method, path, 500, ["unable to verify signature on presented cert from any present issuer in this mount"])
+            self.listed.add(issuer)
         elif rest == "issuers/import/cert":
             issuer = self._known(mount, body["pem_bundle"])
             if not issuer:
