@@ -15,7 +15,7 @@ import pytest
 from ansible.errors import AnsibleActionFail
 from site_root import SiteRoot, key_pem, new_key, request
 
-from ansible_collections.hnai.platform.plugins.action import approle_rotation, openbao_bootstrap, openbao_site, vault_rotate
+from ansible_collections.hnai.platform.plugins.action import approle_rotation, authority_rotation, openbao_bootstrap, openbao_site, vault_rotate
 from ansible_collections.hnai.platform.plugins.action import openbao_keys as openbao_keys_action
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import files
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import fingerprint
@@ -321,6 +321,8 @@ def test_the_run_ends_when_everything_else_is_kept_and_a_wrong_chain_is_not_sent
     assert spec["root_ca"] == "site" and spec["chain"] == []
     result, spec = converge(unsigned, *ca.sign(csr, ca=False))
     assert spec["chain"] == [] and "is no CA" in result["msg"] and "has to sign" not in result["msg"]
+    result, spec = converge(unsigned, *ca.sign(csr, days=80))
+    assert spec["chain"] == [] and "certificates of 90 d are to be signed below it" in result["msg"]
     result, _spec = converge({"failed": True, "msg": "sealed", "unsigned": csr}, *ca.sign(csr))
     assert result["msg"] == "sealed", "another failure is said as it is"
     right = ca.sign(csr)
@@ -335,6 +337,24 @@ def test_the_run_ends_when_everything_else_is_kept_and_a_wrong_chain_is_not_sent
     with pytest.raises(AnsibleActionFail, match="holds a private key"):
         made.run(None, {"groups": GROUPS})
     assert sent == []
+
+
+def test_a_rotation_waits_for_the_site_s_ca_with_the_chain_in_force_at_its_place(tmp_path: Path) -> None:
+    ca, csr = SiteRoot(time.time()), request(new_key(), "next")
+    old = ca.sign(request(new_key(), "first"), days=80)
+    chain, target = tmp_path / "chain.pem", tmp_path / "openbao/intermediate.csr"
+    chain.write_text("".join(old))
+    given = {"state": "prepared", "path": "pki/intermediate", "root_ca": "site", "intermediate_chain": str(chain), "request_file": str(target)}
+    answer = {"failed": True, "msg": "x", "unsigned": csr, "in_force": old[0]}
+    made, sent = action(authority_rotation.ActionModule, given, [answer])
+    result = made.run(None, {})
+    assert result["failed"] and result["msg"].startswith("The site's CA has to sign") and "signed below the root that hosts trust: " in result["msg"]
+    assert "rotate_secret=pki/intermediate again" in result["msg"] and target.read_text() == result["csr"] == csr
+    assert sent[0]["chain"] == [] and not {"intermediate_chain", "request_file", "unsigned"} & {*sent[0], *result}
+    right = ca.sign(csr)
+    chain.write_text("".join(right))
+    made, sent = action(authority_rotation.ActionModule, given, [{"rotation": {}}])
+    assert made.run(None, {}) == {"rotation": {}} and sent[0]["chain"] == right
 
 
 def test_what_a_rotation_answers_is_not_shown_on_the_way(tmp_path: Path) -> None:

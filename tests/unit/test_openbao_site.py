@@ -346,8 +346,9 @@ def test_the_longest_certificate_that_is_asked_for() -> None:
     assert site.longest({**wanted, "intermediate_ttl": 365 * DAY}) == 365 * DAY // 2
 
 
-def test_no_second_root_ca_because_of_an_error(ready: Controller) -> None:
-    ready.bao.refuse["pki_root/cert/ca"] = BaoError
+@pytest.mark.parametrize("path", ["pki_root/issuers", "pki_root/"])
+def test_no_second_root_ca_because_of_an_error(ready: Controller, path: str) -> None:
+    ready.bao.refuse[path] = BaoError
     ready.bao.tokens["root-2"] = "root"
     with pytest.raises(BaoError):
         ready.run("root-2")

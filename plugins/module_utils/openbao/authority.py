@@ -320,9 +320,9 @@ class Pki:
         return self.load(issuer, root)
 
     def _above(self, issuer: str) -> str:
-        """The root in the root's mount that an intermediate chains to, ""."""
+        """The root that hosts trust and that an intermediate chains to, ""."""
         chain = [pem.strip() for pem in self._issuer(self._int, issuer).get("ca_chain") or []]
-        return next((item for item in self._issuers(self._root) if self._issuer(self._root, item)["certificate"].strip() in chain[1:]), "")
+        return next((item for item in living(self._api, self._root) if self._issuer(self._root, item)["certificate"].strip() in chain[1:]), "")
 
     def current_pem(self, scope: str) -> str:
         """The certificate of the authority in force; changes nothing. Raises RotationError where there is none."""
@@ -369,7 +369,8 @@ class Pki:
         issuer = self._named(self._int, name)
         if not issuer:
             issuer = self._make_intermediate(root, name, stamp)
-        return self.load(issuer, root or self._above(issuer))
+        # The site's root comes after what it signed: a run that made no issuer has none to take back.
+        return self.load(issuer, root or self._take_over(self._issuer(self._int, issuer)["ca_chain"][-1]))
 
     def _make_root(self, stamp: str) -> str:
         made = self._call(
@@ -420,7 +421,7 @@ class Pki:
             self._call("POST", self._int + "/config/issuers", {"default": issuer})
 
     def _signed_elsewhere(self, csr: str, root: str) -> str:
-        """The chain that is for this request, as set-signed takes it; its root is imported where none was named. Raises Unsigned, RotationError."""
+        """The chain that is for this request, as set-signed takes it. Raises Unsigned, RotationError."""
         in_force = self._default(self._int)
         # OpenBao would take a certificate of any other key as well, and keep it.
         if not self._chain or public_key(self._chain[0]) != public_key(csr):
@@ -436,12 +437,11 @@ class Pki:
                 "pki/root: the chain that was given ends in the root that hosts trust already: have the request signed below the new one, or give this run up "
                 "(-e rotate_rollback) and take the intermediate alone by -e rotate_secret=pki/intermediate"
             )
-        if not root:
+        if not in_force:  # what is imported below is in force at once, so hosts have its root first
             trusted = self._take_over(self._chain[-1])
-        if not in_force:  # nothing signs yet: what else is here comes out of another chain, by a run that was killed
             self._call("POST", self._root + "/config/issuers", {"default": trusted})
-            for other in set(self._issuers(self._root)) - {trusted}:
-                self._close(self._root, other)
+            for other in set(living(self._api, self._root)) - {trusted}:
+                self._close(self._root, other)  # out of another chain, by a run that was killed
         return "\n".join(self._chain)
 
     def _served(self) -> dict[str, list[str]]:
@@ -450,11 +450,12 @@ class Pki:
         return {"manual_chain": [ids[pem] for pem in self._chain]} if self._chain and set(self._chain) <= set(ids) else {}
 
     def _take_over(self, pem: str) -> str:
-        """The site's root beside what is there: hosts are to trust it. It has a name, by which it can be chosen."""
+        """The site's root beside what is there: hosts are to trust it, again too. It has a name, by which it can be chosen."""
         taken = self._call("POST", self._root + "/issuers/import/cert", {"pem_bundle": pem})
         issuer = next(iter(taken["mapping"]))
-        if not self._issuer(self._root, issuer).get("issuer_name"):
-            self._call("POST", "%s/issuer/%s" % (self._root, issuer), {"issuer_name": "site-" + issuer[:8]})
+        name = "site-" + issuer[:8]
+        if self._issuer(self._root, issuer).get("issuer_name") != name:
+            self._call("POST", "%s/issuer/%s" % (self._root, issuer), {"issuer_name": name})
         return issuer
 
     def _call_list(self, path: str) -> dict[str, dict[str, Any]]:
