@@ -59,6 +59,11 @@ options:
   ca_file:
     description: Trusted roots. By default those of the component on this host.
     type: path
+  inside:
+    description: Addresses of the site's own hosts, for O(state=outside). Who comes from there is not the one outside.
+    type: list
+    elements: str
+    default: []
   unit:
     description: Unit to reload, for O(kind=mosquitto) and O(kind=vmauth); of the store, to restart, for O(kind=backend).
     type: str
@@ -156,6 +161,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
+from ansible_collections.hnai.platform.plugins.module_utils.connections import established, plain
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError, sync_directory
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import rotate as kafka_rotate
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import scram
@@ -324,13 +330,16 @@ def outside(host: Host, given: dict[str, Any]) -> dict[str, Any]:
     invocation = host.run(["systemctl", "show", "--property=InvocationID", "--value", given["unit"]]).text.strip()
     if not invocation:
         raise CannotTell("%s does not run" % given["unit"])
+    peers = {plain(peer) for peer in established(host.run, [_address(one)[1] for one in given["servers"]]).values()}
+    host.run(["journalctl", "--sync"])
     done = host.run(["journalctl", "-q", "-o", "cat", "_SYSTEMD_INVOCATION_ID=" + invocation])
     if done.rc:
         raise CannotTell("journalctl: %s" % done.message)
     lines = done.text.splitlines()
-    if not any(line.startswith("mosquitto version ") for line in lines):
-        raise CannotTell("the journal of %s does not reach back to its start, so a session that began before is not seen: restart it" % given["unit"])
-    sessions = mqtt_rotate.standing(lines, base(new["username"]))
+    unheard = [peer for peer in mqtt_rotate.unheard(lines, peers) if peer.rpartition(":")[0] not in given["inside"]]
+    if unheard:
+        raise CannotTell("%s: here since before the journal of %s begins, nobody knows as whom; let it connect anew" % (", ".join(unheard), given["unit"]))
+    sessions = {client: found for client, found in mqtt_rotate.standing(lines, base(new["username"])).items() if found[1] in peers}
     users = {user for user, _address in sessions.values()}
     lives = next((secret for secret in (old, new) if users == {secret["username"]}), None)
     return {
@@ -391,6 +400,7 @@ def main() -> None:
             "old": {"type": "dict", "default": {}, "no_log": True},
             "new": {"type": "dict", "default": {}, "no_log": True},
             "servers": names,
+            "inside": names,
             "bootstrap": names,
             "ca_file": {"type": "path"},
             "unit": {"type": "str", "default": "hnai-mosquitto.service"},

@@ -536,7 +536,7 @@ def test_of_the_connections_that_are_cut_those_are_named_that_the_kernel_let_liv
 
 
 def test_connections_that_cannot_be_listed_are_not_taken_for_none() -> None:
-    with pytest.raises(CannotTell, match="ss: not installed"):
+    with pytest.raises(HostError, match="ss: not installed"):
         cut(lambda argv: Completed(127, b"", f"{argv[0]}: not installed".encode()), [9094])
 
 
@@ -1292,8 +1292,7 @@ def test_what_was_ended_does_not_come_back_with_a_power_cut(tmp_path: Path, monk
 
 
 # -- who is no host of the site ---------------------------------------------------------------------------------------
-LOG = """mosquitto version 2.0.11 running
-New client connected from 10.77.2.11:4001 as line1 (p2, c0, k15, u'line1').
+LOG = """New client connected from 10.77.2.11:4001 as line1 (p2, c0, k15, u'line1').
 New client connected from 10.77.2.11:4002 as line1-sparkplug (p2, c1, k15, u'line1').
 New client connected from 10.77.3.11:4003 as hnai-health-7-1 (p2, c1, k60, u'line1').
 New client connected from 10.77.3.11:4004 as telegraf-bridge (p2, c0, k30, u'telegraf-bridge').
@@ -1311,18 +1310,33 @@ def test_which_of_its_pair_a_line_lives_on_stands_in_the_brokers_log() -> None:
     assert {user for user, _address in standing(lines, "line1").values()} == {"line1.b"}
 
 
+class BrokersHost(OwnFiles):
+    """A host with a broker: what its journal says of it, and who is connected by the kernel's word."""
+
+    def __init__(self, root: Path, lines: list[str], peers: list[str]) -> None:
+        super().__init__(str(root))
+        self.lines, self.peers = lines, peers
+
+    def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+        """systemctl, ss and journalctl."""
+        said = {"systemctl": ["abc"], "journalctl": self.lines}.get(argv[0]) or [
+            f"ESTAB 0 0 [::ffff:10.77.3.11]:8883 {peer} uid:0 ino:{n} sk:{n} <->" for n, peer in enumerate(self.peers)]  # fmt: skip
+        return Completed(0, "\n".join(said).encode(), b"")
+
+
+ASKED = {"unit": "u", "path": "mosquitto/line1", "servers": ["edge1:8883"], "inside": ["10.77.3.11"]}
+PEERS = ["10.77.2.11:4001", "[::ffff:10.77.2.11]:4002", "10.77.3.11:4004"]
+
+
 @pytest.mark.parametrize(("more", "lives"), [
-    ([], "old"), (["New client connected from 1:1 as line1 (p2, c0, k15, u'line1.b')."], ""),
-    (["New client connected from 1:1 as %s (p2, c0, k15, u'line1.b')." % one for one in ("line1", "line1-sparkplug")], "new"),
+    ([], "old"), (["New client connected from fd77::2:1 as line1 (p2, c0, k15, u'line1.b')."], ""),
+    (["New client connected from fd77::2:%d as %s (p2, c0, k15, u'line1.b')." % one for one in ((1, "line1"), (2, "line1-sparkplug"))], "new"),
     (["Client %s has exceeded timeout, disconnecting." % one for one in ("line1", "line1-sparkplug")], ""),
 ])
 def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: list[str], lives: str) -> None:
-    class BrokersHost(OwnFiles):
-        def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
-            return Completed(0, b"abc\n" if argv[0] == "systemctl" else "\n".join([*LOG.splitlines(), *more]).encode(), b"")
-
     old, new = {"username": "line1", "password": "o"}, {"username": "line1.b", "password": "n"}
-    found = rotation_target.outside(BrokersHost(tmp_path), {"old": old, "new": new, "unit": "u", "path": "mosquitto/line1"})
+    peers = [*PEERS, *(f"[fd77::2]:{line.split()[4][-1]}" for line in more if line.startswith("New"))]
+    found = rotation_target.outside(BrokersHost(tmp_path, [*LOG.splitlines(), *more], peers), {"old": old, "new": new, **ASKED})
     wanted = {"old": fingerprint("mosquitto/line1", "o"), "new": fingerprint("mosquitto/line1", "n"), "": ""}
     assert found["fingerprint"] == wanted[lives]
     assert found["sessions"]["new"] == sum("line1.b" in line for line in more)
@@ -1330,13 +1344,20 @@ def test_what_the_one_outside_lives_on_is_a_fingerprint(tmp_path: Path, more: li
 
 def test_a_journal_that_was_cut_says_nothing_about_older_sessions(tmp_path: Path) -> None:
     """A client of the line that came before and stays on the old password would not be seen, and be locked out."""
-    class BrokersHost(OwnFiles):
-        def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
-            return Completed(0, b"abc\n" if argv[0] == "systemctl" else b"New client connected from 1:1 as line1 (p2, c0, k15, u'line1.b').\n", b"")
+    given = {"old": {"username": "line1", "password": "o"}, "new": {"username": "line1.b", "password": "n"}, **ASKED}
+    came = ["New client connected from fd77::2:2 as line1 (p2, c0, k15, u'line1.b').", "New connection from fd77::2:1 on port 8883."]
+    peers = ["[fd77::2]:1", "[fd77::2]:2", "10.77.3.11:4004"]
+    found = rotation_target.outside(BrokersHost(tmp_path, came, peers), given)
+    assert found["fingerprint"] == fingerprint("mosquitto/line1", "n"), "the site's own may be older"
+    with pytest.raises(CannotTell, match=r"^10\.77\.2\.99:7: here since before the journal of u begins"):
+        rotation_target.outside(BrokersHost(tmp_path, came, [*peers, "10.77.2.99:7"]), given)
 
-    given = {"old": {"username": "line1", "password": "o"}, "new": {"username": "line1.b", "password": "n"}, "unit": "u", "path": "mosquitto/line1"}
-    with pytest.raises(CannotTell, match="does not reach back to its start"):
-        rotation_target.outside(BrokersHost(str(tmp_path)), given)
+
+def test_a_session_whose_end_the_broker_never_told_is_over(tmp_path: Path) -> None:
+    given = {"old": {"username": "line1", "password": "o"}, "new": {"username": "line1.b", "password": "n"}, **ASKED}
+    lines = [*LOG.splitlines(), "New client connected from fd77::2:2 as line1-later (p2, c0, k15, u'line1.b')."]
+    found = rotation_target.outside(BrokersHost(tmp_path, lines, ["[fd77::2]:2"]), given)
+    assert (found["fingerprint"], found["sessions"]) == (fingerprint("mosquitto/line1", "n"), {"old": 0, "new": 1})
 
 
 # -- the lab's own contracts ------------------------------------------------------------------------------------------

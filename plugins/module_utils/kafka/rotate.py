@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from ..connections import established
 from ..credentials import TWIN
 from ..hostfiles import Completed
 from ..openbao.rotation_target import CannotTell
@@ -73,23 +74,13 @@ def mechanism(secret: Secret) -> str:
 
 
 def cut(run: Callable[[list[str]], Completed], ports: Sequence[int]) -> tuple[int, list[str]]:
-    """(connections to these ports of this host that were ended, peers of those that the kernel let live). Raises CannotTell.
+    """(connections to these ports of this host that were ended, peers of those that the kernel let live). Raises HostError.
 
     The kernel needs INET_DIAG_DESTROY (Debian's has it); `ss -K` passes over in silence what it cannot end.
     """
-    among = ["state", "established", "state", "close-wait", " or ".join("sport = :%d" % port for port in ports)]
-
-    def seen(*more: str) -> dict[str, str]:
-        """{the socket's cookie: peer}"""
-        done = run(["ss", "-Htne", *more, *among])
-        if done.rc:
-            raise CannotTell("ss: %s" % done.message)
-        lines = map(str.split, done.text.splitlines())
-        return {word: words[4] for words in lines for word in words[5:] if word.startswith("sk:")}
-
-    before = seen()
-    seen("-K")
-    left = [peer for cookie, peer in seen().items() if cookie in before]
+    before = established(run, ports)
+    established(run, ports, "-K")
+    left = [peer for cookie, peer in established(run, ports).items() if cookie in before]
     return len(before) - len(left), sorted(left)
 
 

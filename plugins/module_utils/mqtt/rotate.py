@@ -34,6 +34,7 @@ class Session(Protocol):
 
 
 _CAME = re.compile(r"^New client connected from (?P<address>\S+) as (?P<client>\S+) \(.*\bu'(?P<user>[^']*)'\)")
+_OPENED = re.compile(r"^New (?:connection|client connected) from (?P<address>\S+) ")
 _WENT = re.compile(r"^Client (?P<client>\S+) (?:disconnected|closed its connection|has exceeded timeout|has been disconnected)")
 #: Client ids of our own checks and of the rotation.
 OURS = "hnai-"
@@ -51,6 +52,11 @@ def standing(lines: Iterable[str], name: str) -> dict[str, tuple[str, str]]:
         elif went:
             found.pop(went["client"], None)
     return found
+
+
+def unheard(lines: Iterable[str], peers: Iterable[str]) -> list[str]:
+    """Of the *peers* (address:port) those whose coming no line tells: they were there before the log begins, and nobody knows as whom."""
+    return sorted(set(peers) - {found["address"] for found in map(_OPENED.match, lines) if found})
 
 
 def uncarried(secret: Secret) -> str:
