@@ -1141,7 +1141,9 @@ def test_after_a_compromise_connections_are_cut_where_the_server_ends_none(kind:
     (inner,) = [task["block"] for task in block["block"] if "block" in task]
     (task,) = [task for task in inner if task["name"].startswith("Cut ")]
     given = {"rotate_item": {"kind": kind, "targets": ["h"]}, "__rotate_forward": True, "__rotate_decided": {"rotation": {"reason": reason}}}
-    assert NativeEnvironment(autoescape=False).from_string(task["loop"]).render(given) == (["h"] if cuts else [])
+    loop = NativeEnvironment(autoescape=False).from_string(task["loop"])
+    assert loop.render(given) == (["h"] if cuts else [])
+    assert loop.render({**given, "__rotate_decided": {"changed": False, "skipped": True}}) == [], "a run that waits decides nothing"
 
 
 def test_a_store_on_two_hosts_is_not_rotated_by_halves() -> None:
