@@ -108,14 +108,20 @@ def read_pem(text: str) -> list[Validity]:
     return found
 
 
-def serial(der: bytes) -> str:
-    """Serial number of one DER certificate, as hexadecimal digits. Raises X509Error."""
+def _contents(der: bytes) -> int:
+    """Where the fields of what is signed begin. Raises X509Error."""
     at = 0
     for _level in range(2):
         tag, begin, _end = _read(der, at)
         if tag != _SEQUENCE:
             raise X509Error("no sequence (tag 0x%02x)" % tag)
         at = begin
+    return at
+
+
+def serial(der: bytes) -> str:
+    """Serial number of one DER certificate, as hexadecimal digits. Raises X509Error."""
+    at = _contents(der)
     tag, begin, end = _read(der, _skip(der, at, _VERSION))
     if tag != _INTEGER or begin == end:
         raise X509Error("no serial number (tag 0x%02x)" % tag)
@@ -142,12 +148,7 @@ def public_key(text: str) -> bytes:
         der = base64.b64decode("".join(found.group(2).split()), validate=True)
     except ValueError as error:
         raise X509Error("not base64: %s" % error) from error
-    at = 0
-    for _level in range(2):
-        tag, begin, _end = _read(der, at)
-        if tag != _SEQUENCE:
-            raise X509Error("no sequence (tag 0x%02x)" % tag)
-        at = begin
+    at = _contents(der)
     # Version, subject; of a certificate version, serial number, algorithm, issuer, validity, subject.
     for tag in (_INTEGER, _SEQUENCE) if found.group(1) == _REQUEST else (_VERSION, _INTEGER, _SEQUENCE, _SEQUENCE, _SEQUENCE, _SEQUENCE):
         at = _skip(der, at, tag)

@@ -132,11 +132,13 @@ class Lab:
         with ThreadPoolExecutor(4) as pool:
             return dict(zip(hosts, pool.map(function, hosts), strict=True))
 
-    def play(self, playbook: str, *args: str, extra: Mapping[str, Any] | None = None, timeout: float = 1200) -> Run:
-        """A playbook through ansible-runner; a failed run is returned, not raised."""
+    def play(
+        self, playbook: str, *args: str, extra: Mapping[str, Any] | None = None, timeout: float = 1200, inventory: Path | None = None
+    ) -> Run:
+        """A playbook through ansible-runner, on another *inventory* where one is given; a failed run is returned, not raised."""
         with tempfile.TemporaryDirectory() as private:
             result = ansible_runner.run(
-                private_data_dir=private, project_dir=str(ROOT), playbook=playbook, inventory=str(self.inventory),
+                private_data_dir=private, project_dir=str(ROOT), playbook=playbook, inventory=str(inventory or self.inventory),
                 cmdline=shlex.join(args) or None, extravars=dict(extra or {}), quiet=True, timeout=int(timeout),
                 envvars={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": f"{self.python_path}:{os.environ['PATH']}"},
             )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Lab, Run
+from conftest import Lab
 
 pytestmark = pytest.mark.scenario("decommission")
 VICTIM = "questdb"
@@ -45,15 +45,6 @@ def without(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / lab.inventory.name
 
 
-def on(lab: Lab, inventory: Path, playbook: str, *args: str, extra: dict[str, Any] | None = None) -> Run:
-    """A playbook on another inventory."""
-    kept, lab.inventory = lab.inventory, inventory
-    try:
-        return lab.play(playbook, *args, extra=extra)
-    finally:
-        lab.inventory = kept
-
-
 @pytest.fixture(scope="module", autouse=True)
 def put_back(lab: Lab) -> Iterator[None]:
     """Whatever happened, the site is whole again."""
@@ -71,7 +62,7 @@ def test_it_is_refused_while_it_stands_and_is_needed(lab: Lab) -> None:
 
 
 def test_without_the_name_again_nothing_goes(lab: Lab, without: Path) -> None:
-    run = on(lab, without, "playbooks/decommission.yml", extra={"decommission_component": VICTIM})
+    run = lab.play("playbooks/decommission.yml", extra={"decommission_component": VICTIM}, inventory=without)
     assert run.rc != 0
     assert "decommission_confirm=questdb" in run.stdout
     assert not run.changed()
@@ -80,15 +71,15 @@ def test_without_the_name_again_nothing_goes(lab: Lab, without: Path) -> None:
 def test_nothing_is_left_and_the_verdict_passes(lab: Lab, without: Path) -> None:
     host = lab.groups[VICTIM][0]
     words = {"decommission_component": VICTIM, "decommission_confirm": VICTIM, "decommission_purge": "data"}
-    run = on(lab, without, "playbooks/decommission.yml", extra=words)
+    run = lab.play("playbooks/decommission.yml", extra=words, inventory=without)
     assert run.rc == 0, run.stdout[-4000:]
     look = f"ls -d {' '.join(OWN)} 2>/dev/null; getent passwd hnai-questdb; systemctl list-units --all --plain --no-legend 'hnai-questdb*'"
     assert not lab.run(host, "sh", "-c", look, check=False).stdout
-    again = on(lab, without, "playbooks/decommission.yml", extra=words)
+    again = lab.play("playbooks/decommission.yml", extra=words, inventory=without)
     assert again.rc == 0, again.stdout[-4000:]
     assert not again.changed()
     # Firewalls, Kafka's users and ACLs, and the writer follow from the inventory; site.yml ends with the verdict.
-    run = on(lab, without, "site.yml")
+    run = lab.play("site.yml", inventory=without)
     assert run.rc == 0, run.stdout[-4000:]
     assert "hnai-telegraf-questdb" not in lab.run(host, "sh", "-c", "ls /etc/systemd/system").stdout
 

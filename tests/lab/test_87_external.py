@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from conftest import Lab, Run
+from conftest import Lab
 
 pytestmark = pytest.mark.scenario("external")
 OTHERS = {"victoriametrics": {"owner": "the historian's team", "group": "hnai-victoriametrics"}, "kafka": {"owner": "IT", "group": "hnai-kafka"},
@@ -32,15 +31,6 @@ def theirs(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / lab.inventory.name
 
 
-def on(lab: Lab, inventory: Path, playbook: str, *args: str, extra: dict[str, Any] | None = None) -> Run:
-    """A playbook on another inventory."""
-    kept, lab.inventory = lab.inventory, inventory
-    try:
-        return lab.play(playbook, *args, extra=extra)
-    finally:
-        lab.inventory = kept
-
-
 @pytest.fixture(scope="module", autouse=True)
 def put_back(lab: Lab) -> Iterator[None]:
     """Whatever happened, the store is ours again, and as its role has it."""
@@ -56,7 +46,7 @@ def test_what_its_owner_changed_stays(lab: Lab, theirs: Path) -> None:
     lab.run(host, "sed", "-i", "1i # set by its owner", UNIT)
     ours = lab.play("site.yml", "--tags", "victoriametrics", "--check", "--diff")
     assert UNIT in ours.stdout and ours.changed()
-    run = on(lab, theirs, "site.yml", "--tags", "victoriametrics,kafka,openbao")
+    run = lab.play("site.yml", "--tags", "victoriametrics,kafka,openbao", inventory=theirs)
     assert run.rc == 0, run.stdout[-4000:]
     assert not run.changed()
     assert lab.run(host, "head", "-1", UNIT).stdout.strip() == "# set by its owner"
@@ -65,23 +55,23 @@ def test_what_its_owner_changed_stays(lab: Lab, theirs: Path) -> None:
 
 def test_it_is_judged_as_ever(lab: Lab, theirs: Path) -> None:
     host = lab.groups["victoriametrics"][0]
-    run = on(lab, theirs, "playbooks/verify.yml", "--tags", "victoriametrics")
+    run = lab.play("playbooks/verify.yml", "--tags", "victoriametrics", inventory=theirs)
     assert run.rc == 0, run.stdout[-4000:]
     lab.run(host, "systemctl", "stop", "hnai-victoriametrics.service")
     try:
-        run = on(lab, theirs, "playbooks/verify.yml", "--tags", "victoriametrics")
+        run = lab.play("playbooks/verify.yml", "--tags", "victoriametrics", inventory=theirs)
         assert run.rc != 0 and "VM1" in run.stdout, run.stdout[-4000:]
-        assert on(lab, theirs, "site.yml", "--tags", "victoriametrics", "--skip-tags", "verify").rc == 0
+        assert lab.play("site.yml", "--tags", "victoriametrics", "--skip-tags", "verify", inventory=theirs).rc == 0
         assert lab.run(host, "systemctl", "is-active", "hnai-victoriametrics.service", check=False).stdout.strip() == "inactive"
     finally:
         lab.run(host, "systemctl", "start", "hnai-victoriametrics.service")
 
 
 def test_the_verbs_leave_it_to_its_owner(lab: Lab, theirs: Path) -> None:
-    run = on(lab, theirs, "playbooks/rotate.yml", extra={"rotate_secret": "victoriametrics/writer"})
+    run = lab.play("playbooks/rotate.yml", extra={"rotate_secret": "victoriametrics/writer"}, inventory=theirs)
     assert run.rc != 0 and "the historian's team runs victoriametrics" in run.stdout, run.stdout[-3000:]
-    run = on(lab, theirs, "playbooks/rotate.yml", extra={"rotate_secret": "openbao/keyring"})
+    run = lab.play("playbooks/rotate.yml", extra={"rotate_secret": "openbao/keyring"}, inventory=theirs)
     assert run.rc != 0 and "openbao is run by the security office" in run.stdout, run.stdout[-3000:]
-    run = on(lab, theirs, "playbooks/upgrade.yml", "--tags", "kafka", "--check")
+    run = lab.play("playbooks/upgrade.yml", "--tags", "kafka", "--check", inventory=theirs)
     assert run.rc != 0 and "kafka is run by IT" in run.stdout, run.stdout[-3000:]
     assert not run.changed()

@@ -26,7 +26,7 @@ from test_61_kafka_health import whole as kafka_is_whole
 from test_64_checks import edited
 from test_65_host_faults import stopped, the_line_is_silent, where
 from test_65_host_faults_2 import JSON, Fault, exercise, fault, no_rows_come
-from test_87_decommission import alter, on
+from test_87_decommission import alter
 
 pytestmark = pytest.mark.scenario("liveness")
 #: Longer than any certificate of the lab has left: the limit that the verdict is asked with.
@@ -184,7 +184,7 @@ def test_an_end_in_the_model_and_what_was_let_through_are_red(
 ) -> None:
     folder = Path(shutil.copytree(lab.inventory.parent, tmp_path / "site"))
     alter(folder / "group_vars/all/conduits.yml", change)
-    run = on(lab, folder / lab.inventory.name, "playbooks/verify.yml")
+    run = lab.play("playbooks/verify.yml", inventory=folder / lab.inventory.name)
     assert run.rc != 0 and problems(lab) == [ident], run.stdout[-3000:]
     run = lab.play("playbooks/verify.yml")
     assert run.rc == 0 and not problems(lab), run.stdout[-3000:]

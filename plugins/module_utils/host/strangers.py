@@ -78,14 +78,14 @@ def declared(given: Mapping[str, Any]) -> Declared:
 
 def found(host: Host, declared: Declared) -> list[str]:
     """One sentence for each thing; each begins with the file or object. Reads only."""
-    effective = _sshd_effective(host)
+    effective, owned = _sshd_effective(host), _owned(host)
     every = [
         *_sshd(host, effective),
         *_keys(host, declared, effective.get("authorizedkeysfile", "")),
         *_sudo(host, declared),
         *_accounts(host, declared),
-        *_loaded(host),
-        *_units(host),
+        *_loaded(host, owned),
+        *_units(host, owned),
         *_names(host),
     ]
     return [sentence for sentence in dict.fromkeys(every) if not any(fnmatch.fnmatchcase(sentence, pattern) for pattern in declared.ignore)]
@@ -197,7 +197,7 @@ def _accounts(host: Host, declared: Declared) -> Iterator[str]:
 # -- what runs -------------------------------------------------------------------------------------------------------
 
 
-def _loaded(host: Host) -> Iterator[str]:
+def _loaded(host: Host, owned: set[str]) -> Iterator[str]:
     preload = " ".join(_text(host, "/etc/ld.so.preload").split())
     if preload:
         yield f"/etc/ld.so.preload: every program loads {preload}"
@@ -209,9 +209,8 @@ def _loaded(host: Host) -> Iterator[str]:
                 yield f"{path}: is found before {shadowed[0]}"
     for path in [one for place in ("/etc/systemd", "/run/systemd") for pattern in MANAGERS for one in _inside(host, f"{place}/{pattern}")]:
         yield f"{path}: systemd takes it for every unit"
-    ours = _owned(host)
     for path in [one for place in ("/etc/systemd", "/run/systemd") for one in _inside(host, f"{place}/journald.conf.d/*.conf")]:
-        if path not in ours:
+        if path not in owned:
             yield f"{path}: says what the journal keeps, too"
     for line in LOADING.findall(host.run(["systemctl", "show-environment"]).text):
         yield f"systemctl set-environment: every unit is started with {line}"
@@ -244,9 +243,8 @@ def beside_programs(host: Host) -> list[str]:
     return sorted(path for path in found if path not in ours and not re.search(r"/__pycache__/[^/]+\.pyc$", path))
 
 
-def _units(host: Host) -> Iterator[str]:
+def _units(host: Host, owned: set[str]) -> Iterator[str]:
     """Units of others that stand above ours, or pull at them. Drop-ins of one unit are told by config_tree, with the component's name."""
-    owned = _owned(host)
     ours = sorted({os.path.basename(path) for path in owned if re.fullmatch(r"/etc/systemd/system/hnai-[^/]+\.(service|timer|socket|path|target)", path)})
     if not ours:
         return
