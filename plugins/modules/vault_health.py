@@ -72,6 +72,14 @@ options:
     description: Mount of the root above it.
     type: str
     default: pki_root
+  min_threshold:
+    description: Key shares that must be needed at least to open the seal; V(0) for any.
+    type: int
+    default: 0
+  shared:
+    description: Whether others have tokens of their own in this OpenBao; then a token that no login made is not a finding.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -139,6 +147,8 @@ def main() -> None:
             paths={"type": "list", "elements": "str", "default": []},
             pki={"type": "str", "default": "pki_int"},
             pki_root={"type": "str", "default": "pki_root"},
+            min_threshold={"type": "int", "default": 0},
+            shared={"type": "bool", "default": False},
         ),
         supports_check_mode=True,
     )
@@ -165,6 +175,8 @@ def main() -> None:
             pki=given["pki"],
             pki_root=given["pki_root"],
             secrets=given["paths"],
+            threshold=given["min_threshold"],
+            shared=given["shared"],
         ),
         health.Host(served=lambda: served_certificate(client.host, client.port, given["ca_file"], report.timeout(5)), serial_on_disk=serial_on_disk),
     )

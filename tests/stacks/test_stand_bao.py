@@ -184,7 +184,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     # Two file systems, one of them in memory, as the role's default has them.
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         given = yaml_of("defaults/main.yml") | {
-            "hnai_site": "loop", "groups": sys.modules["lab_conftest"].Lab().groups,
+            "hnai_site": "loop", "openbao_key_threshold": 2, "groups": sys.modules["lab_conftest"].Lab().groups,
             "openbao_audit_devices": [
                 {"name": "primary", "path": str(tmp_path_factory.mktemp("audit") / "audit.log")},
                 {"name": "second", "path": f"{memory}/audit.log", "tmpfs_mib": 64},
@@ -244,6 +244,19 @@ def a_root_token_is_alive(stand: Stand) -> Iterator[None]:
 
 
 @contextmanager
+def a_token_was_made_by_hand(stand: Stand) -> Iterator[None]:
+    """Root in all but its name: of a policy that gives everything, and for a month."""
+    path = "sys/policies/acl/ops"
+    with stand.root() as token:
+        stand.client.call("POST", path, {"policy": 'path "*" {\n  capabilities = ["create", "read", "update", "delete", "list", "sudo"]\n}\n'}, token=token)
+        made = stand.client.call("POST", "auth/token/create", {"policies": ["ops"], "period": "768h", "no_parent": True}, token=token)["auth"]
+    yield
+    with stand.root() as token:
+        stand.client.call("POST", "auth/token/revoke-accessor", {"accessor": made["accessor"]}, token=token)
+        stand.client.call("DELETE", path, token=token)
+
+
+@contextmanager
 def nobody_may_look_at_tokens(stand: Stand) -> Iterator[None]:
     """A root token is alive, and the identity that looks for one was given less."""
     with stand.root() as token:
@@ -289,6 +302,33 @@ def secrets_may_be_overwritten_blindly(stand: Stand) -> Iterator[None]:
     yield
     with stand.root() as token:
         stand.converge(token)
+
+
+@contextmanager
+def secrets_delete_themselves(stand: Stand) -> Iterator[None]:
+    """What is written from now on is there for an hour."""
+    with stand.root() as token:
+        stand.client.call("POST", stand.spec["kv"] + "/config", {"delete_version_after": "1h"}, token=token)
+    yield
+    with stand.root() as token:
+        stand.converge(token)
+
+
+@contextmanager
+def one_share_opens_the_seal(stand: Stand) -> Iterator[None]:
+    """Somebody made new key shares, one; then as many as were declared."""
+
+    def share_out(number: int, needed: int) -> None:
+        with stand.root() as token:
+            begun = stand.client.call("POST", "sys/rotate/root/init", {"secret_shares": number, "secret_threshold": needed}, token=token)["data"]
+            done: dict[str, Any] = {}
+            for share in stand.loop.init["keys_base64"][: begun["required"]]:
+                done = stand.client.call("POST", "sys/rotate/root/update", {"nonce": begun["nonce"], "key": share}, token=token)["data"]
+            stand.loop.init["keys_base64"] = done["keys_base64"]
+
+    share_out(1, 1)
+    yield
+    share_out(3, 2)
 
 
 @contextmanager
@@ -351,6 +391,22 @@ def a_secret_is_deleted(stand: Stand) -> Iterator[None]:
     yield
     with stand.root() as token:
         stand.client.call("POST", f"{stand.spec['kv']}/undelete/{SECRET}", {"versions": [1]}, token=token)
+
+
+@contextmanager
+def a_secret_deletes_itself(stand: Stand) -> Iterator[None]:
+    """`bao kv metadata put -delete-version-after=1h`, and the secret is written again: it is there, and in an hour nobody can read it."""
+    metadata, path = (f"{stand.spec['kv']}/{part}/{SECRET}" for part in ("metadata", "data"))
+
+    def lives(after: str) -> None:
+        with stand.root() as token:
+            stand.client.call("POST", metadata, {"delete_version_after": after}, token=token)
+            at = stand.client.call("GET", metadata, token=token)["data"]["current_version"]
+            stand.client.call("POST", path, {"options": {"cas": at}, "data": {"password": "p"}}, token=token)
+
+    lives("1h")
+    yield
+    lives("0s")
 
 
 @contextmanager
@@ -425,6 +481,7 @@ def of(says: str, subject: str = "") -> str:
 
 @faults(
     Fault(a_root_token_is_alive, {"BAO07": of("1")}),
+    Fault(a_token_was_made_by_hand, {"BAO07": of(r"token of accessor \S+ \(default, ops\) was made by hand, 3[12]\.\d days are left")}),
     Fault(nobody_may_look_at_tokens, {"BAO07": r"\Ainconclusive : \d+ tokens are alive, and openbao could look at none\Z"}),
     Fault(secrets_are_recorded_in_the_clear, {"BAO05": of(r"in the clear \(log_raw\).*", "other")}),
     Fault(an_audit_device_is_a_black_hole, {"BAO05": of("not recorded", "other")}),
@@ -432,13 +489,16 @@ def of(says: str, subject: str = "") -> str:
     Fault(deploy_may_read_secrets_of_one_component, {"BAO10": of(f"allowed: {SECRET}")}),
     Fault(root_is_made_without_a_login, {"BAO11": of("allowed")}),
     Fault(the_authority_ends_soon, {"BAO12": of(r"the intermediate ends first \((169\.\d|170\.0) days\)")}),
-    Fault(secrets_may_be_overwritten_blindly, {"BAO09": of("False")}),
+    Fault(secrets_may_be_overwritten_blindly, {"BAO09": of("cas_required=False instead of True")}),
+    Fault(secrets_delete_themselves, {"BAO09": of("delete_version_after=1h0m0s instead of 0s")}),
+    Fault(one_share_opens_the_seal, {"BAO11": of("1 of 1 key shares make root, declared are 2")}),
     Fault(another_release_is_declared, {"BAO02": of(r"2\.7\.2")}),
     Fault(a_stranger_reads_a_secret, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),
     Fault(the_first_device_missed_a_stranger, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),
     Fault(the_policy_is_of_an_older_release, {"SI1": r"\Ainconclusive : GET hnai/metadata/openbao: HTTP 403"}, may="SI2 SI3 SI4"),
     Fault(a_secret_that_nobody_names, {"SI4": of(r"\['kafka/left'\]")}),
     Fault(a_secret_is_deleted, {"SI1": of("its version 1 was deleted: .*", SECRET)}),
+    Fault(a_secret_deletes_itself, {"SI1": of(r"OpenBao deletes its version \d+ at \S+ .*", SECRET)}),
     Fault(a_secret_is_older_than_its_contract_allows, {"SI1": of(r"\d+", SECRET)}),
     Fault(a_rotation_was_left_open, {"SI2": of("run PREPARED", SECRET)}),
     Fault(a_voter_is_dead, {"BAO03": of("3")}),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.hnai.platform.plugins.module_utils.openbao import health
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import health, policies
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, NotFound, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import DeadlineExceeded, Report
 
@@ -45,7 +45,7 @@ class Bao:
         for path in self.files.values():
             path.write_text('{"type":"response","request":{"id":"req-1"}}\n')
         self.answers: dict[str, Any] = {
-            "sys/seal-status": {"initialized": True, "sealed": False, "version": "2.7.2"},
+            "sys/seal-status": {"initialized": True, "sealed": False, "version": "2.7.2", "t": 3, "n": 5},
             "sys/leader": {"leader_address": "https://sec1:8200"},
             "auth/approle/login": {"auth": {"client_token": "d"}},
             "auth/hnai/role/hnai-openbao/role-id": {"data": {"role_id": "r"}},
@@ -57,9 +57,9 @@ class Bao:
                 name + "/": {"type": "file", "options": {"file_path": str(path)}} for name, path in self.files.items()}},
             "sys/storage/raft/configuration": {"data": {"config": {"servers": [{"node_id": "sec1", "leader": True, "voter": True}]}}},
             "sys/storage/raft/autopilot/state": {"data": {"healthy": True, "failure_tolerance": 0}},
-            "hnai/config": {"data": {"cas_required": True}},
+            "hnai/config": {"data": dict(policies.KV_CONFIG, metadata_cas_required=False)},
             "auth/token/accessors": {"data": {"keys": ["a1"]}},
-            "auth/token/lookup-accessor": {"data": {"accessor": "a1", "policies": ["hnai-openbao"]}},
+            "auth/token/lookup-accessor": {"data": {"accessor": "a1", "policies": ["hnai-openbao"], "path": "auth/hnai/login"}},
             "hnai/data/openbao/hnai-canary": Forbidden("GET", "x", 403, []),
             "sys/generate-root/attempt": BaoError("GET", "x", 405, []),
             "pki_int/cert/ca_chain": {"data": {"certificate": AUTHORITY + authority(3650)}},
@@ -83,7 +83,7 @@ class World:
         self.served: Callable[[], dict[str, Any]] = lambda: {
             "serial": "0ab1", "not_after": NOW + 80 * DAY, "subject": "commonName=sec1", "sans": [], "protocol": "TLSv1.3"}
         self.deploy = {"role_id": "r", "secret_id": "s"}
-        self.want = health.Wanted(version="2.7.2")
+        self.want = health.Wanted(version="2.7.2", threshold=3)
         self.wait: Callable[[float], None] = lambda seconds: pytest.fail("waited %s s beside no other token" % seconds)
 
         self.look: Callable[[str], Any] = lambda path: SimpleNamespace(st_dev=self.devices[os.path.basename(path)])
@@ -172,7 +172,7 @@ def one_device(world: World) -> None:
 
 
 @pytest.mark.parametrize(("harm", "expected"), [
-    (change("sys/seal-status", {"initialized": True, "sealed": False, "version": "2.6.9"}), ["BAO02"]),
+    (change("sys/seal-status", {"initialized": True, "sealed": False, "version": "2.6.9", "t": 3, "n": 5}), ["BAO02"]),
     (two_voters, ["BAO03"]),
     (change("sys/storage/raft/autopilot/state", {"data": {"healthy": False}}), ["BAO03"]),
     (lambda world: world.devices.update({"b.log": 1}), ["BAO04"]),
@@ -185,7 +185,11 @@ def one_device(world: World) -> None:
         "serial": "0AB1", "not_after": NOW + 13 * DAY, "subject": "", "sans": [], "protocol": ""}), ["BAO08"]),
     (lambda world: setattr(world, "served", lambda: {
         "serial": "0AB2", "not_after": NOW + 80 * DAY, "subject": "", "sans": [], "protocol": ""}), ["BAO08"]),
-    (change("hnai/config", {"data": {"cas_required": False}}), ["BAO09"]),
+    (change("auth/token/lookup-accessor", {"data": {"accessor": "a1", "policies": ["ops"], "path": "auth/token/create-orphan", "ttl": 2764795}}), ["BAO07"]),
+    (change("hnai/config", {"data": policies.KV_CONFIG | {"cas_required": False}}), ["BAO09"]),
+    (change("hnai/config", {"data": policies.KV_CONFIG | {"delete_version_after": "1h0m0s"}}), ["BAO09"]),
+    (change("hnai/config", {"data": policies.KV_CONFIG | {"max_versions": 1}}), ["BAO09"]),
+    (change("sys/seal-status", {"initialized": True, "sealed": False, "version": "2.7.2", "t": 1, "n": 1}), ["BAO11"]),
     (change("hnai/data/openbao/hnai-canary", {"data": {}}), ["BAO10"]),
     # 404 instead of 403: it may read, and nothing is there.
     (change("hnai/data/openbao/hnai-canary", NotFound("GET", "x", 404, [])), ["BAO10"]),
@@ -205,8 +209,16 @@ def test_its_own_request_is_found_behind_those_of_busy_clients(world: World) -> 
     assert reds(world.run()) == []
 
 
+def test_tokens_of_others_are_theirs_where_others_are(world: World) -> None:
+    world.want = health.Wanted(version="2.7.2", shared=True)
+    world.bao.answers["auth/token/lookup-accessor"]["data"]["path"] = "auth/token/create"
+    assert reds(world.run()) == []
+    world.bao.answers["auth/token/lookup-accessor"]["data"]["policies"] = ["root"]
+    assert reds(world.run()) == ["BAO07"]
+
+
 def test_sealed(world: World) -> None:
-    world.bao.answers["sys/seal-status"] = {"initialized": True, "sealed": True, "version": "2.7.2"}
+    world.bao.answers["sys/seal-status"] = {"initialized": True, "sealed": True, "version": "2.7.2", "t": 3, "n": 5}
     checks = world.run()
     assert checks["BAO01"]["status"] == "fail" and world.result["status"] == "fail" and world.facts["sealed"] is True
     assert {checks[name]["status"] for name in ("BAO03", "BAO04", "BAO07", "BAO09", "BAO10")} == {"inconclusive"}

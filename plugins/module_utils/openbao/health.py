@@ -31,7 +31,8 @@ NO_VERSION = 999_999_999
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is expected. Fractions 0..1, times in days. Space is enough when ``free`` or ``free_mib`` is there. ``secrets``: paths below ``kv``."""
+    """What is expected. Fractions 0..1, times in days. Space is enough when ``free`` or ``free_mib`` is there. ``secrets``: paths below ``kv``.
+    ``threshold``: how many key shares must be needed at least (0: not judged). ``shared``: others have tokens of their own here."""
 
     version: str = ""
     voters: int = 1
@@ -44,6 +45,8 @@ class Wanted:
     pki: str = "pki_int"
     pki_root: str = "pki_root"
     secrets: Sequence[str] = ()
+    threshold: int = 0
+    shared: bool = False
 
 
 @dataclass
@@ -155,13 +158,19 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
         check.raw("seal-status.json", json.dumps(status, sort_keys=True, indent=1))
         check.passed(status["initialized"] and not status["sealed"])
 
+    def known() -> dict[str, Any]:
+        """What BAO01 was told."""
+        if not status:
+            raise RuntimeError("the state of the seal is not known (BAO01)")
+        return status
+
     with report.check(
         "BAO02",
         "runs the declared version",
         expected=want.version or "any",
         hint="the unit runs another binary than /opt/hnai/openbao/current: run the openbao play",
     ) as check:
-        check.observed = str(status["version"])
+        check.observed = str(known()["version"])
         report.version = check.observed
         check.passed(not want.version or version_tuple(check.observed) == version_tuple(want.version))
 
@@ -264,24 +273,26 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
 
     with report.check(
         "BAO07",
-        "no root token is alive",
+        "no root token is alive, and none that no login made",
         expected=0,
-        unit="root tokens",
+        unit="tokens",
         controls=["SR 1.5"],
         hint="bao token revoke -accessor <accessor>; root is made by a quorum when needed (docs/openbao-ceremony.md)",
         explain="bao list auth/token/accessors; bao token lookup -accessor <each>",
     ) as check:
         if logged_in(check):
             roots = [token for token in found.tokens if "root" in (token.get("policies") or [])]
-            check.observed = len(roots)
-            check.evidence = {"tokens": found.accessors, "accessors": [token.get("accessor") for token in roots]}
+            # Whatever it may, it outlives every login of ours, and no policy's name says what it may.
+            made = [] if want.shared else [token for token in found.tokens if str(token.get("path", "")).startswith("auth/token/create") and token not in roots]
+            check.observed = len(roots) + len(made)
+            check.evidence = {"tokens": found.accessors, "accessors": [token.get("accessor") for token in roots + made]}
             if not found.tokens:
                 # Its own one is alive: who sees not even that may not look.
                 check.inconclusive("%d tokens are alive, and %s could look at none" % (found.accessors, policies.SELF))
-            elif found.accessors > MAX_ACCESSORS and not roots:
+            elif found.accessors > MAX_ACCESSORS and not roots + made:
                 check.inconclusive("%d tokens are alive, only %d were looked at" % (found.accessors, MAX_ACCESSORS))
             else:
-                check.passed(not roots)
+                check.passed(not roots + made, "; ".join(_token(token) for token in made[:5]))
 
     with report.check(
         "BAO08",
@@ -309,14 +320,15 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
 
     with report.check(
         "BAO09",
-        "every write to a secret needs check-and-set",
-        expected=True,
-        hint="%s/config: cas_required; needs root or a ceremony" % want.kv,
+        "every write to a secret needs check-and-set, and versions stay",
+        expected=policies.KV_CONFIG,
+        hint="%s/config; needs root or a ceremony" % want.kv,
         explain="bao read %s/config" % want.kv,
     ) as check:
         if logged_in(check):
-            check.observed = bool(found.kv_config.get("cas_required"))
-            check.passed(check.observed)
+            check.observed = {key: found.kv_config.get(key) for key in policies.KV_CONFIG}
+            off = ["%s=%s instead of %s" % (key, check.observed[key], wanted) for key, wanted in policies.KV_CONFIG.items() if check.observed[key] != wanted]
+            check.passed(not off, ", ".join(off))
 
     with report.check(
         "BAO10",
@@ -346,10 +358,10 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
             check.passed(not allowed, "allowed: %s" % ", ".join(check.evidence["allowed"][:5]))
     with report.check(
         "BAO11",
-        "root is not made without a login",
+        "root is not made without a login, nor by fewer key holders than declared",
         expected="refused",
         controls=["SR 1.5"],
-        hint="openbao_generate_root is for the time of one ceremony: unset it and run the openbao play",
+        hint="openbao_generate_root is for the time of one ceremony: unset it and run the openbao play; shares: playbooks/rotate.yml of the key shares",
         explain="curl --cacert /etc/hnai/openbao/tls/ca.pem https://127.0.0.1:8200/v1/sys/generate-root/attempt",
     ) as check:
         try:
@@ -359,7 +371,11 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
             if error.status not in (403, 404, 405):
                 raise
             check.observed = "refused"
-        check.passed(check.observed == "refused")
+        needed, shares = (int(known().get(key) or 0) for key in ("t", "n")) if want.threshold else (0, 0)
+        few = needed < want.threshold
+        check.evidence = {"shares": shares, "needed": needed, "declared": want.threshold}
+        said = "%d of %d key shares make root, declared are %d" % (needed, shares, want.threshold) if few else ""
+        check.passed(check.observed == "refused" and not few, said)
     with report.check(
         "BAO12",
         "the authorities that certificates stand on live long enough",
@@ -379,6 +395,12 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
         theirs = any(not info.get("key_id") for info in living(api, want.pki_root).values())
         check.passed(ends[first] >= want.ca_days, _ends(first, ends[first], theirs))
     return facts
+
+
+def _token(token: Mapping[str, Any]) -> str:
+    """A token as a reason names it."""
+    left = int(token.get("ttl") or 0) / 86400.0
+    return "token of accessor %s (%s) was made by hand, %.1f days are left" % (token.get("accessor"), ", ".join(token.get("policies") or ()), left)
 
 
 def _ends(first: str, days: float, theirs: bool) -> str:

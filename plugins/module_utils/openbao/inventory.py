@@ -76,19 +76,20 @@ def describe(
 ) -> dict[str, Any]:  # fmt: skip
     """One row of the inventory."""
     view = View.of(item["path"], *store.read(item["path"] + JOURNAL))
-    last, alive, max_age_s = view.last, 1, item["max_age_s"]
+    last, alive, max_age_s, until = view.last, 1, item["max_age_s"], ""
     if item["kind"] == KIND:
         # The newest is the one in use; the version counts rotations. Too old, as due: less than a third of its life is left.
         found = living(item["path"])
         version, written, alive = (int(last.get("version", 1)), found[-1].born, len(found)) if found else (0, 0.0, 0)
         max_age_s = round((found[-1].dies - found[-1].born) * 2 / 3) if found else 0
     else:
-        version, text = store.written_at(item["path"])
+        version, text, until = store.written_at(item["path"])
         written = site.instant(text) if text else 0.0
     newest = max(seen, key=lambda name: seen[name]) if seen else ""
     return {
         "path": item["path"], "kind": item["kind"] or item["secret_kind"], "version": version, "consumers": list(item["readers"]),
         "written": written or None, "age_s": max(0, round(now - written)) if written else None, "max_age_s": max_age_s, "alive": alive,
+        "deleted_at": site.instant(until) if until else None,
         "rotation": view.state if view.open else "", "run_id": view.run_id, "lease_over": lease_over(view, now),
         "began": view.started_at or last.get("started_at"), "last_rotation": last.get("at"), "last_outcome": last.get("outcome", ""),
         "last_proof": {key: value for key, value in (last.get("proof") or {}).items() if isinstance(value, bool)},
@@ -103,7 +104,7 @@ def unnamed(store: KvStore, items: Sequence[Mapping[str, Any]], now: float) -> l
     for path in store.paths():
         if path in own or (path.endswith((JOURNAL, NEXT)) and path.rpartition("/")[0] in own):
             continue
-        version, text = store.written_at(path)
+        version, text, _until = store.written_at(path)
         written = site.instant(text) if text else None
         found.append({"path": path, "version": version, "written": written, "age_s": None if written is None else max(0, round(now - written))})
     return found
@@ -145,6 +146,10 @@ def judge(
                 check.fail("its contract names no max_age")
             elif row["written"] > now() + CLOCK_TOLERANCE_S:
                 check.inconclusive("it was written %.0f s from now: a clock was wrong, here or where OpenBao ran" % (row["written"] - now()))
+            elif row["deleted_at"] and row["deleted_at"] < row["written"] + row["max_age_s"]:
+                when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row["deleted_at"]))
+                check.fail("OpenBao deletes its version %d at %s (delete_version_after of the mount, BAO09, or of the secret): set that to 0s, then rotate it"
+                           % (row["version"], when))
             else:
                 check.expected = "<= %d" % row["max_age_s"]
                 check.passed(row["age_s"] <= row["max_age_s"])

@@ -51,17 +51,20 @@ class KvStore:
         except NotFound:
             return []
 
-    def written_at(self, path: str) -> tuple[int, str]:
-        """(newest version, when it was written as RFC 3339); (0, "") where there is none, (version, "") where it was deleted or destroyed."""
+    def written_at(self, path: str) -> tuple[int, str, str]:
+        """(newest version, when it was written, until when it lives; "": for ever), as RFC 3339; (0, "", "") where there is none, (version, "", "") where
+        it was deleted or destroyed."""
         try:
             data = self._api.call("GET", "%s/metadata/%s" % (self._mount, path), token=self._token)["data"]
         except NotFound:
-            return 0, ""
+            return 0, "", ""
         number = int(data["current_version"])
         newest = (data.get("versions") or {}).get(str(number), {})
         # It names a time to come where the mount or the secret says how long versions live.
-        deleted = newest.get("deletion_time") and instant(newest["deletion_time"]) <= self._now()
-        return number, "" if deleted or newest.get("destroyed") else str(newest.get("created_time", ""))
+        until = str(newest.get("deletion_time") or "")
+        if newest.get("destroyed") or (until and instant(until) <= self._now()):
+            return number, "", ""
+        return number, str(newest.get("created_time", "")), until
 
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> int:
         """The new version. Raises Conflict where the newest version is not *cas*."""

@@ -30,6 +30,9 @@ SELF = "openbao"
 #: The run's own identities, by the path under which their secret_ids are rotated and listed.
 IDENTITIES = {"approle/deploy": "deploy", "approle/site-admin": "site-admin"}
 
+#: What the mount of the secrets is set to.
+KV_CONFIG = {"cas_required": True, "max_versions": 10, "delete_version_after": "0s"}
+
 #: Rotates secrets: writes versions and journals, destroys single versions, erases nothing by name. Entered through ``deploy`` as components are.
 ROTATION = "rotation"
 

@@ -68,7 +68,7 @@ class Steps:
 
     def _planned(self) -> dict[str, Any]:
         given, view = self._given, self._run.look()
-        number, written = self._store.written_at(given["path"])
+        number, written, _until = self._store.written_at(given["path"])
         if not written:
             said = "version %d was deleted: bao kv undelete" % number if number else "there is no secret yet: playbooks/components/openbao.yml makes it"
             return {"rotation": public(view), "plan": [said], "age_s": 0.0, "version": number}

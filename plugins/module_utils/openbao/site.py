@@ -416,7 +416,7 @@ class Site:
 
     def _kv_config(self) -> None:
         path = self.spec["kv"] + "/config"
-        wanted = {"cas_required": True, "max_versions": 10, "delete_version_after": "0s"}
+        wanted = policies.KV_CONFIG
         present = self._when_ready(lambda: self._read(path)) or {}
         if not differs(present, wanted):
             return
