@@ -77,6 +77,10 @@ options:
     description: VictoriaMetrics refuses data below this, and the check fails at twice as much; for QuestDB it fails below this.
     type: int
     default: 512
+  memory_flush:
+    description: VictoriaMetrics, after how long it writes what it keeps in memory; part of what a kill of it loses.
+    type: str
+    default: 2s
   latency_offset_max:
     description: Most seconds that a stored sample may stay hidden from queries.
     type: float
@@ -150,6 +154,7 @@ def main() -> None:
             retention={"type": "str", "required": True},
             storage_path={"type": "path", "default": "/var/lib/hnai/victoriametrics"},
             min_free_mib={"type": "int", "default": 512},
+            memory_flush={"type": "str", "default": "2s"},
             latency_offset_max={"type": "float", "default": 1.0},
         ),
         required_if=[("backend", "victoriametrics", ("backend_credential",))],

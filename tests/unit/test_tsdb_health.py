@@ -24,8 +24,13 @@ FLAGS = {
     "influxSkipSingleField": "true",
     "search.latencyOffset": "0s",
     "httpAuth.password": "hunter2",
+    "storageDataPath": "/d",
+    "httpListenAddr": "127.0.0.1:8429",
+    "storage.minFreeDiskSpaceBytes": "512MiB",
+    "inmemoryDataFlushInterval": "2s",
 }
-PARAMS = {"retention": "31d", "min_free_mib": 512, "latency_offset_max": 1.0, "ingest_window": 60.0}
+PARAMS = {"retention": "31d", "min_free_mib": 512, "latency_offset_max": 1.0, "ingest_window": 60.0, "storage_path": "/d", "memory_flush": "2s",
+          "backend_url": "http://127.0.0.1:8429"}
 METRICS = "vm_rows_ignored_total 0\nvm_rows_invalid_total 0\nvm_storage_is_read_only{path=\"/d\"} 0\n"
 
 
@@ -39,6 +44,7 @@ class Site:
         self.partial = False
         self.statuses = {"anonymous": 401, "impostor": 401, "local": 401, "reader": 400}
         self.words = b'missing route for "/x"'
+        self.open: set[str] = set()
         self.free = 5000.0
 
     def client(self, who: str) -> Any:
@@ -57,7 +63,7 @@ class Site:
                 return site.statuses[who]
 
             def send(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-                return site.statuses[who], site.words
+                return (204, b"") if path in site.open else (site.statuses[who], site.words)
 
         return Client()
 
@@ -96,6 +102,12 @@ def test_a_healthy_store_passes_and_shows_no_secret() -> None:
         ("search.latencyOffset", "30s", ["VM3"]),
         ("precisionBits", "16", ["VM3"]),
         ("opentsdbListenAddr", ":4242", ["VM3"]),
+        ("storageDataPath", "/mnt", ["VM3"]),
+        ("httpListenAddr", "127.0.0.1:8429,0.0.0.0:8429", ["VM3"]),
+        ("storage.minFreeDiskSpaceBytes", "1KiB", ["VM3"]),
+        ("inmemoryDataFlushInterval", "10m0s", ["VM3"]),
+        ("inmemoryDataFlushInterval", "2s", []),
+        ("inmemoryDataFlushInterval", "2000ms", []),
     ],
 )
 def test_wrong_flags(flag: str, value: str, bad: list[str]) -> None:
@@ -116,6 +128,15 @@ def test_anyone_let_in_fails(who: str, status: int) -> None:
     site = Site()
     site.statuses[who] = status
     assert failed(site.judge()) == ["VM5"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/write", "/influx/write", "/api/v1/import/csv", "/snapshot/delete?snapshot=none"])
+def test_each_way_to_write_is_tried(path: str) -> None:
+    site = Site()
+    site.open.add(path)
+    report = site.judge()
+    assert failed(report) == ["VM5"]
+    assert [check.reason for check in report.checks if check.id == "VM5"] == ["let in: reader " + path.partition("?")[0]]
 
 
 def test_a_refusal_by_the_store_itself_means_that_the_reader_got_to_it() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 import ssl
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
@@ -228,12 +229,12 @@ def parse_metrics(page: str, name: str) -> float:
     return total
 
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
 
 
 def duration_s(text: str) -> float:
-    """Seconds of `31d`, `1ms`, `90m`; a bare number is months of 31 days, as -retentionPeriod has it. Raises ValueError."""
-    if text.endswith("ms"):
-        return float(text[:-2]) / 1000.0
-    unit = text[-1:]
-    return float(text[:-1]) * _UNITS[unit] if unit in _UNITS else float(text) * 31 * 86400.0
+    """Seconds of `31d`, `1ms`, `90m`, `1h30m0s`; a bare number is months of 31 days, as -retentionPeriod has it. Raises ValueError."""
+    parts = re.findall(r"([0-9.]+)(ms|[smhdwy])", text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return float(text) * 31 * 86400.0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,13 @@ FLAGS = frozenset((
     "inmemoryDataFlushInterval", "influxSkipSingleField", "memory.allowedPercent", "storage.minFreeDiskSpaceBytes", "denyQueryTracing", "loggerTimezone",
 ))
 """What the role starts the store with. Others round values, leave series out, make new ones of them, or open a door without a login."""
+WRITES = (
+    "/write", "/api/v2/write", "/influx/write", "/influx/api/v2/write", "/api/v1/write", "/api/v1/push", "/prometheus/api/v1/write", "/api/v1/import",
+    "/api/v1/import/csv", "/api/v1/import/native", "/api/v1/import/prometheus", "/prometheus/api/v1/import", "/datadog/api/v2/series",
+    "/opentelemetry/v1/metrics", "/newrelic/infra/v2/metrics/events/bulk", "/api/v1/admin/tsdb/delete_series",
+    "/prometheus/api/v1/admin/tsdb/delete_series", "/snapshot/delete?snapshot=none", "/internal/no-such-page",
+)
+"""Ways to write into the store, to take something out of it, or to decide how it works, asked so that nothing happens where one is open."""
 
 
 def refused(answer: tuple[int, bytes]) -> bool:
@@ -65,7 +73,8 @@ def run(
         "VM3",
         "the flags of the data path are set",
         hint="hnai-victoriametrics.service was edited; converge the component",
-        expected="dedup 1ms, one series per tag, latency offset <= %g s, no other flag than the role's" % params["latency_offset_max"],
+        expected="dedup 1ms, one series per tag, latency offset <= %g s, path, address, floor and flush as declared, no other flag than the role's"
+        % params["latency_offset_max"],
     ) as check:
         if not flags:
             raise RuntimeError("the flags are not known (VM2)")
@@ -77,12 +86,22 @@ def run(
             offset,
         )
         others = sorted(set(flags) - FLAGS)
+        wanted = {
+            "storageDataPath": str(params["storage_path"]),
+            "httpListenAddr": urllib.parse.urlsplit(str(params["backend_url"])).netloc,
+            "storage.minFreeDiskSpaceBytes": "%dMiB" % params["min_free_mib"],
+        }
+        other_values = ["%s=%s instead of %s" % (key, flags.get(key, "(as delivered)"), value) for key, value in wanted.items() if flags.get(key) != value]
+        flush = flags.get("inmemoryDataFlushInterval", "5s")
+        if duration_s(flush) != duration_s(str(params["memory_flush"])):
+            other_values.append("inmemoryDataFlushInterval=%s instead of %s" % (flush, params["memory_flush"]))
         check.passed(
             duration_s(flags.get("dedup.minScrapeInterval", "0s")) == 0.001
             and flags.get("influxSkipSingleField") == "true"
             and offset <= params["latency_offset_max"]
-            and not others,
-            "set by somebody else: %s" % ", ".join(others) if others else "",
+            and not others
+            and not other_values,
+            "; ".join(filter(None, ("set by somebody else: %s" % ", ".join(others) if others else "", ", ".join(other_values)))),
         )
 
     with report.check(
@@ -110,13 +129,8 @@ def run(
             "wrong password": impostor().status("GET", "/api/v1/query?query=1"),
             "backend without a login": local().status("GET", "/api/v1/query?query=1"),
         }
-        # None of these could change anything, had it been let in.
-        answers = {
-            "reader write": reader().send("POST", "/write"),
-            "reader import": reader().send("POST", "/api/v1/import"),
-            "reader delete": reader().send("POST", "/api/v1/admin/tsdb/delete_series"),
-            "reader settings": reader().send("GET", "/flags"),
-        }
+        answers = {"reader %s" % path.partition("?")[0]: reader().send("POST", path) for path in WRITES}
+        answers["reader /flags"] = reader().send("GET", "/flags")
         statuses = dict(strangers, **{name: status for name, (status, _body) in answers.items()})
         check.evidence = {"statuses": statuses}
         check.observed = ", ".join("%s %d" % item for item in statuses.items())
