@@ -215,7 +215,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, gate, scram, site, topics
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, gate, quotas, scram, site, topics
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Snapshot, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
@@ -224,11 +224,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.probe_env import Pro
 
 def declared(given: dict[str, Any]) -> site.Declared:
     """The declaration from the arguments. Raises AclError."""
-    quotas = {str(user): {str(key): float(value) for key, value in values.items()} for user, values in given["quotas"].items()}
-    for user in given["users"]:
-        for one, other in ((user["name"], user["twin"]), (user["twin"], user["name"])):
-            if one in quotas and other:
-                quotas.setdefault(other, quotas[one])
     return site.Declared(
         topics=topics.parse(given["topics"]),
         users=tuple(User(name=u["name"], password=u["password"], mechanisms=tuple(u["mechanisms"]), iterations=u["iterations"],
@@ -236,7 +231,7 @@ def declared(given: dict[str, Any]) -> site.Declared:
         acls=tuple(acls.parse(given["acls"], "acls")),
         levels={str(name): float(level) for name, level in given["principal_levels"].items()},
         supers=tuple(given["super_users"]), brokers=len(given["super_users"]), prune=given["prune_users"],
-        quotas=quotas,
+        quotas=quotas.of_pairs(given["quotas"], ((user["name"], user["twin"]) for user in given["users"] if user["twin"])),
     )
 
 

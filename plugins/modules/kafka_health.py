@@ -15,7 +15,8 @@ description:
     of the release, F2 kraft.version fits the configuration, F3 every node can do what is finalized, F4 transaction.version), brokers and partitions
     (B1 registered, B2 offline, B3 under min.insync.replicas, B4 without reserve, B5 under-replicated, B6 leaders elsewhere, B7 internal topics,
     B8 unclean election, B9 reassignments, B10 racks,
-    B11 topics as declared and no setting over a broker's file), log directories (L1 online, writable, room, L2 stuck copies), consumers (C3), and security
+    B11 topics and quotas as declared and no setting over a broker's file), log directories (L1 online, writable, room, L2 stuck copies), consumers
+    (C3), and security
     (S1 TLS, S2 no client without certificate, S3 wrong password refused, S4 nothing without TLS and no undeclared port, S5 exactly the declared ACLs
     and no reader of level 3 or below, S6 deny by default, S7 no client with a broker's name or undeclared, S8 this broker knows every
     user that another one knows, and the anchor).
@@ -68,6 +69,9 @@ options:
     description: Declared ACLs, as P(hnai.platform.kafka_acls#filter) derives them. Not compared when not given.
     type: list
     elements: dict
+  quotas:
+    description: Declared quotas, as those of M(hnai.platform.kafka_converge). Not compared when not given.
+    type: dict
   topics:
     description: Declared topics, as those of M(hnai.platform.kafka_converge).
     type: list
@@ -166,7 +170,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, listeners, topics
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import TWIN
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, listeners, quotas, topics
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.health import Expected, Health, Local
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.listeners import Files, Listener
@@ -200,6 +205,7 @@ def main() -> None:
                 "name": {"type": "str", "required": True}, "port": {"type": "int", "required": True}, "mutual": {"type": "bool", "required": True}}},
             acls={"type": "list", "elements": "dict"},
             topics={"type": "list", "elements": "dict", "default": []},
+            quotas={"type": "dict"},
             groups={"type": "dict", "default": {}},
             controllers={"type": "list", "elements": "str", "default": []},
             min_insync_replicas={"type": "int", "default": 2},
@@ -223,11 +229,13 @@ def main() -> None:
         declared = None if given["acls"] is None else frozenset(acls.parse(given["acls"], "acls"))
     except (acls.AclError, KeyError) as error:
         module.fail_json(msg=f"acls: {error}")
+    pairs = [(name[:-len(TWIN)], name) for name in given["principal_levels"] if name.endswith(TWIN)]
     expected = Expected(
         host=given["host"], node=given["node_id"], nodes=tuple(given["expected_nodes"]), supers=tuple(given["super_users"]),
         levels={str(name): float(level) for name, level in given["principal_levels"].items()},
         features={str(name): int(level) for name, level in given["features"].items()},
-        acls=declared, topics=topics.parse(given["topics"]), groups={str(name): tuple(may_read) for name, may_read in given["groups"].items()},
+        acls=declared, quotas=None if given["quotas"] is None else quotas.of_pairs(given["quotas"], pairs), topics=topics.parse(given["topics"]),
+        groups={str(name): tuple(may_read) for name, may_read in given["groups"].items()},
         addresses=(*given["bootstrap"], *given["controllers"]), min_isr=given["min_insync_replicas"], max_group_age_s=given["max_group_age_s"],
         max_imbalance_pct=given["max_imbalance_pct"],
         max_lag_ms=given["max_voter_lag_ms"], min_free_pct=given["min_free_pct"], min_cert_days=given["min_cert_days"],

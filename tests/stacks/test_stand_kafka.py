@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 from kafka_stand import LEVELS_OF, OLDER, RELEASE, Cluster
@@ -231,6 +231,40 @@ def a_copy_less(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
+def a_throttle_was_left(cluster: Cluster) -> Iterator[None]:
+    """Somebody slowed the shipper down for a moment, a month ago."""
+    with cluster.admin() as admin:
+        admin.alter_quotas([("shipper", "producer_byte_rate", 1.0)])
+        try:
+            yield
+        finally:
+            admin.alter_quotas([("shipper", "producer_byte_rate", None)])
+
+
+@contextmanager
+def settings(cluster: Cluster, **values: str) -> Iterator[None]:
+    """The topic that keeps the readers' positions is set otherwise (`_` for a dot)."""
+    with cluster.admin() as admin:
+        was = admin.topics([OFFSETS])[OFFSETS].config
+        changed = {key.replace("_", "."): value for key, value in values.items()}
+        admin.configure_topics({OFFSETS: changed}, {})
+        try:
+            yield
+        finally:
+            admin.configure_topics({OFFSETS: {key: was[key] for key in changed if key in was}}, {OFFSETS: [key for key in changed if key not in was]})
+
+
+def positions_are_deleted_with_age(cluster: Cluster) -> AbstractContextManager[None]:
+    """A disk was full, and somebody set retention for all topics."""
+    return settings(cluster, cleanup_policy="delete", retention_ms="3600000")
+
+
+def no_broker_may_restart(cluster: Cluster) -> AbstractContextManager[None]:
+    """All replicas are asked for, and all are there."""
+    return settings(cluster, min_insync_replicas="3")
+
+
+@contextmanager
 def topic(cluster: Cluster, replicas: list[int]) -> Iterator[None]:
     """A topic that stands where it is told to."""
     with cluster.admin() as admin:
@@ -365,6 +399,9 @@ def test_a_fault_of_records_fails_its_own_check_and_passes_after_repair(cluster:
     Fault(leaders_elsewhere, {"B6": "^fail"}),
     Fault(offsets_on_one_disk, {"B7": f"^fail .*{OFFSETS}"}),
     Fault(a_copy_less, {"B11": r"^fail .*: ot\.raw replication_factor 1 instead of 3$"}),
+    Fault(a_throttle_was_left, {"B11": r"^fail .*: quota shipper producer_byte_rate 1, which nobody declared$"}),
+    Fault(positions_are_deleted_with_age, {"B7": f"^fail .*: {OFFSETS} cleanup.policy delete instead of compact$"}),
+    Fault(no_broker_may_restart, {"B4": f"^fail .*: {OFFSETS}-0, {OFFSETS}-1, {OFFSETS}-2$"}),
     Fault(one_rack, {"B10": f"^fail .*{TOPIC}"}),
     # The byte a second is set in the cluster.
     Fault(a_stuck_copy, {"L2": f"^fail .*{TOPIC}"}, may="B11"),

@@ -58,6 +58,7 @@ def known(**changes: set[tuple[str, str]] | None) -> dict[int, set[tuple[str, st
     return {number: one for number, one in found.items() if one is not None}
 
 
+OFFSETS_TOPIC = Topic("__consumer_offsets", 1, 3, {"cleanup.policy": "compact", "segment.bytes": "104857600"})
 RAW = Topic("ot.raw", 3, 3, {"min.insync.replicas": "2"})
 READS = Group("flink-normalise", "Empty", "", (position(),))
 
@@ -77,6 +78,8 @@ class Fake:
     unclean: str = "false"
     unclean_topics: tuple[str, ...] = ()
     topic: Topic | None = RAW
+    offsets: Topic | None = OFFSETS_TOPIC
+    limits: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=lambda: {"flink": {"consumer_byte_rate": 1e6}})
     over: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"min.insync.replicas": "1"})
     racks: Mapping[int, str] = dataclasses.field(default_factory=lambda: {1: "a", 2: "b", 3: "c"})
     finalized: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"metadata.version": 30, "kraft.version": 1, "transaction.version": 2})
@@ -123,7 +126,10 @@ class Fake:
         return dict(self.over)
 
     def topics(self, names: Sequence[str]) -> dict[str, Topic]:
-        return {self.topic.name: self.topic} if self.topic and self.topic.name in names else {}
+        return {one.name: one for one in (self.topic, self.offsets) if one and one.name in names}
+
+    def quotas(self) -> dict[str, dict[str, float]]:
+        return {user: dict(values) for user, values in self.limits.items()}
 
     def acls(self) -> list[Acl]:
         return list(self.entries)
@@ -137,7 +143,7 @@ class Fake:
 
 EXPECTED = health.Expected(
     "kafka1", 1, (1, 2, 3), ("kafka1", "kafka2", "kafka3"), {"telegraf-shipper": 3, "flink": 4}, {"metadata.version": 30, "transaction.version": 2},
-    frozenset(DECLARED), (RAW,), {"flink-normalise": ("ot.raw",)}, ("kafka1:9091", "kafka1:9093"))
+    frozenset(DECLARED), {"flink": {"consumer_byte_rate": 1e6}}, (RAW,), {"flink-normalise": ("ot.raw",)}, ("kafka1:9091", "kafka1:9093"))
 
 
 def local(fake: Fake, config: str = CONFIG, ports: Sequence[int] = ()) -> health.Local:
@@ -185,16 +191,25 @@ OFFSETS = partition("__consumer_offsets")
         ({"partitions": (OFFSETS,)}, {"B2"}),
         ({"partitions": (partition(isr=(1,)), OFFSETS)}, {"B3", "B5"}),
         ({"partitions": (partition(isr=(1, 2)), OFFSETS)}, {"B4", "B5"}),
+        # All are there, and none may go: somebody asks for every one of them.
+        ({"partitions": (partition(min_isr=3), OFFSETS)}, {"B4"}),
+        ({"partitions": (partition(isr=(1,), replicas=(1,), min_isr=1), OFFSETS)}, set()),
         ({"partitions": (partition(isr=(1, 2), min_isr=1), OFFSETS)}, {"B5"}),
-        ({"partitions": (partition(isr=(1, 2), replicas=(1, 2)), OFFSETS)}, set()),
+        ({"partitions": (partition(isr=(1, 2), replicas=(1, 2), min_isr=1), OFFSETS)}, set()),
         ({"partitions": (partition(leader=2), OFFSETS)}, {"B6"}),
         ({"partitions": (partition(), partition("__consumer_offsets", isr=(1,), replicas=(1,), min_isr=1))}, {"B7"}),
         ({"partitions": (partition(), partition("__transaction_state", min_isr=1))}, {"B7"}),
+        ({"offsets": dataclasses.replace(OFFSETS_TOPIC, config={"cleanup.policy": "delete", "retention.ms": "60000"})}, {"B7"}),
+        ({"offsets": dataclasses.replace(OFFSETS_TOPIC, config={})}, {"B7"}),
+        ({"offsets": None}, {"B7"}),
+        ({"limits": {}}, {"B11"}),
+        ({"limits": {"flink": {"consumer_byte_rate": 1.0}}}, {"B11"}),
+        ({"limits": {"flink": {"consumer_byte_rate": 1e6}, "<default>": {"producer_byte_rate": 1.0}}}, {"B11"}),
         ({"unclean": "true"}, {"B8"}),
         ({"unclean_topics": ("ot.raw",)}, {"B8"}),
         ({"moving": ("ot.raw-0",)}, {"B9"}),
         ({"racks": {1: "a", 2: "b"}}, {"B10"}),
-        ({"partitions": (partition(isr=(1, 2), replicas=(1, 2)), OFFSETS), "racks": {1: "a", 2: "a", 3: "b"}}, {"B10"}),
+        ({"partitions": (partition(isr=(1, 2), replicas=(1, 2), min_isr=1), OFFSETS), "racks": {1: "a", 2: "a", 3: "b"}}, {"B10"}),
         ({"topic": dataclasses.replace(RAW, partitions=1)}, {"B11"}),
         ({"topic": dataclasses.replace(RAW, partitions=4)}, {"B11"}),
         ({"topic": dataclasses.replace(RAW, replication_factor=1)}, {"B11"}),

@@ -15,8 +15,10 @@ from typing import Any, Protocol
 
 from .. import at_once
 from ..verdict import Check, Report
+from . import quotas
 from .acls import Acl, readers_below
 from .listeners import Files, Listener, refuses_anonymous, refuses_plaintext, refuses_wrong_password, session
+from .quotas import Quotas
 from .scram import MECHANISMS, OpenDoor
 from .state import Group, KafkaError, Snapshot, Unreachable
 from .storage import read_properties
@@ -26,6 +28,8 @@ from .users import ANCHOR
 _DAY_S = 86400.0
 #: Settings that are made in the cluster: by Kafka itself when it is formatted (B7 is about it), and one that B8 is about.
 _TOLD_ELSEWHERE = frozenset({"min.insync.replicas", "unclean.leader.election.enable"})
+#: Kafka keeps the newest record of each key in these, and everything else is gone with their positions.
+_COMPACTED = ("__consumer_offsets", "__transaction_state")
 _KRAFT, _TRANSACTION = "kraft.version", "transaction.version"
 
 
@@ -43,6 +47,8 @@ class Source(Protocol):
     def set_over_file(self, node: int) -> dict[str, str]: ...
 
     def topics(self, names: Sequence[str]) -> dict[str, Topic]: ...
+
+    def quotas(self) -> Quotas: ...
 
     def acls(self) -> list[Acl]: ...
 
@@ -67,7 +73,8 @@ class Local:
 @dataclass(frozen=True)
 class Expected:
     """What the inventory declares. `levels`: principal → level of the zone that it comes from; `features`: finalized levels; `acls` None:
-    not compared; `groups`: name → topics that it may read; `addresses`: host:port at which each node, broker and controller, is asked."""
+    not compared; `quotas`: user → key → value, None: not compared; `groups`: name → topics that it may read; `addresses`: host:port at which each
+    node, broker and controller, is asked."""
 
     host: str
     node: int
@@ -76,6 +83,7 @@ class Expected:
     levels: Mapping[str, float] = field(default_factory=dict)
     features: Mapping[str, int] = field(default_factory=dict)
     acls: frozenset[Acl] | None = None
+    quotas: Mapping[str, Mapping[str, float]] | None = None
     topics: tuple[Topic, ...] = ()
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
@@ -318,15 +326,21 @@ class Health:
         c.passed(c.observed < self.want.max_imbalance_pct, ", ".join(off[:5]))
 
     def b7(self, c: Check) -> None:
-        """Kafka's own topics are replicated like ours."""
+        """Kafka's own topics are replicated like ours, and forget nothing that is in force."""
         internal = [p for p in self.samples()[-1].partitions if p.topic.startswith("__")]
         factor = min(3, len(self.want.nodes))
         poor = sorted({p.topic for p in internal if len(p.replicas) < factor or p.min_isr < min(self.want.min_isr, factor)})
-        c.observed, c.expected, c.evidence = len(poor), 0, {"topics": sorted({p.topic for p in internal}), "poor": poor}
+        names = sorted({p.topic for p in internal})
+        asked = [name for name in _COMPACTED if name in names]
+        found = self.source.topics(asked) if asked else {}
+        policies = {name: found[name].config.get("cleanup.policy", "not set") if name in found else "not told" for name in asked}
+        forgetful = {name: policy for name, policy in policies.items() if policy != "compact"}
+        c.observed, c.expected, c.evidence = len({*poor, *forgetful}), 0, {"topics": names, "poor": poor, "cleanup.policy": forgetful}
         if not internal:
             c.skip("there is none yet: nothing was ever committed")
             return
-        c.passed(not poor, ", ".join(poor))
+        c.passed(not poor and not forgetful, "; ".join(filter(None, (
+            ", ".join(poor), ", ".join(f"{name} cleanup.policy {policy} instead of compact" for name, policy in sorted(forgetful.items()))))))
 
     def b8(self, c: Check) -> None:
         """Unclean leader election, as the broker has it and as a topic may override it."""
@@ -358,13 +372,15 @@ class Health:
         c.passed(not narrow and not without, f"broker {', '.join(map(str, without))} has no rack" if without else ", ".join(narrow[:5]))
 
     def b11(self, c: Check) -> None:
-        """Declared topics are as declared, and this broker's file is not overridden in the cluster. A topic that is not there is B2's."""
+        """Declared topics and the quotas are as declared, and this broker's file is not overridden in the cluster. A topic that is not there is B2's."""
         if not self.want.topics:
             c.skip("no topic is declared")
             return
         over = {key: value for key, value in self.source.set_over_file(self.want.node).items() if key not in _TOLD_ELSEWHERE}
         present = self.source.topics([topic.name for topic in self.want.topics])
-        found = [*differences(self.want.topics, present), *(f"broker {self.want.node} {key} {over[key] or '(not told)'} over its file" for key in sorted(over))]
+        limits = [] if self.want.quotas is None else quotas.differences(self.want.quotas, self.source.quotas())
+        found = [*differences(self.want.topics, present), *limits,
+                 *(f"broker {self.want.node} {key} {over[key] or '(not told)'} over its file" for key in sorted(over))]
         c.observed, c.expected, c.evidence = len(found), 0, {"differences": found[:50], "topics": sorted(present)}
         if not present and not found:
             c.inconclusive("none of the declared topics is there")
@@ -596,17 +612,18 @@ class Health:
                   explain=topics_tool + " --under-replicated-partitions", hint="a follower is down, slow or short of disk"), self.b5),
             (spec("B6", "leaders are where they were placed", unit="% elsewhere", controls=["SR 7.1"], explain=topics_tool,
                   hint="the brokers give them back by themselves in half a minute; else kafka-leader-election.sh --election-type preferred"), self.b6),
-            (spec("B7", "Kafka's own topics have all replicas", unit="topics", controls=["SR 7.1"], explain=topics_tool,
-                  hint="reassign the partitions of the topic"), self.b7),
+            (spec("B7", "Kafka's own topics have all replicas and are compacted", unit="topics", controls=["SR 7.1"], explain=topics_tool,
+                  hint="reassign the partitions of the topic; kafka-configs.sh --entity-type topics --alter --add-config cleanup.policy=compact"),
+             self.b7),
             (spec("B8", "an out-of-sync replica never leads", controls=["SR 3.1"], hint="set unclean.leader.election.enable=false",
                   explain="kafka-configs.sh --describe --entity-type brokers --all"), self.b8),
             (spec("B9", "no reassignment is under way", unit="partitions", controls=["SR 7.1"], explain="kafka-reassign-partitions.sh --list",
                   hint="wait for it, or cancel it"), self.b9),
             (spec("B10", "replicas are spread over the racks", unit="partitions", controls=["SR 7.1"], explain=topics_tool,
                   hint="reassign those partitions"), self.b10),
-            (spec("B11", "topics and brokers are as declared", unit="differences", controls=["SR 7.6", "SR 3.1"],
-                  explain=topics_tool + "; kafka-configs.sh --describe --entity-type topics, and brokers",
-                  hint="run the kafka play: it sets the topics; reassign missing replicas; kafka-configs.sh --delete-config on the broker"), self.b11),
+            (spec("B11", "topics, quotas and brokers are as declared", unit="differences", controls=["SR 7.6", "SR 3.1"],
+                  explain=topics_tool + "; kafka-configs.sh --describe --entity-type topics, users, and brokers",
+                  hint="run the kafka play: it sets topics and quotas; reassign missing replicas; kafka-configs.sh --delete-config on the broker"), self.b11),
             (spec("L1", "log directories are online and have room", unit="% free", controls=["SR 7.2"], explain="kafka-log-dirs.sh --describe",
                   hint="shorten retention or enlarge the file system"), self.l1),
             (spec("L2", "copies between log directories come nearer", unit="partitions", controls=["SR 7.2"],

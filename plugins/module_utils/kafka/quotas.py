@@ -79,6 +79,26 @@ def check(declared: Mapping[str, Mapping[str, float]], users: Iterable[str], sup
     return problems
 
 
+def of_pairs(declared: Mapping[str, Mapping[str, float]], pairs: Iterable[tuple[str, str]]) -> Quotas:
+    """The declaration, in which both names of a pair have the quotas of either: they take turns in rotations."""
+    found = {str(user): {str(key): float(value) for key, value in values.items()} for user, values in declared.items()}
+    for pair in pairs:
+        for one, other in (pair, pair[::-1]):
+            if one in found:
+                found.setdefault(other, found[one])
+    return found
+
+
+def differences(declared: Mapping[str, Mapping[str, float]], present: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """In what the quotas that are there are not as declared, each as text."""
+    found = []
+    for user, key, want in plan(declared, present).changes:
+        have = present.get(user, {}).get(key)
+        found.append(f"quota {user} {key} " + (f"{have:.15g}, which nobody declared" if want is None else
+                                               f"{'not set' if have is None else f'{have:.15g}'} instead of {want:.15g}"))
+    return found
+
+
 def plan(declared: Mapping[str, Mapping[str, float]], present: Mapping[str, Mapping[str, float]]) -> Plan:
     """The difference, both ways: what is not declared goes."""
     result = Plan()

@@ -117,8 +117,8 @@ class Snapshot:
         return sorted(p.name for p in self.partitions if len(p.isr) < p.min_isr)
 
     def at_min_isr(self) -> list[str]:
-        """Partitions that refuse acks=all as soon as one more replica goes, although they were given more."""
-        return sorted(p.name for p in self.partitions if len(p.isr) == p.min_isr < len(p.replicas))
+        """Partitions of several replicas that refuse acks=all as soon as one more goes: others are away, or all are asked for."""
+        return sorted(p.name for p in self.partitions if len(p.isr) == p.min_isr and len(p.replicas) > 1)
 
     def off_preferred(self) -> list[str]:
         """Partitions that are led, but not by their first replica."""
