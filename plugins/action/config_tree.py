@@ -71,13 +71,14 @@ class ActionModule(ActionBase):
             "modes": [],
             "foreach": [],
             "exclude": [],
+            "leave": [],
             "validate": [],
             "foreign_ignore": [],
             "hold": [],
             "watch": [],
             **{key: value for key, value in self._task.args.items() if value is not None},
         }
-        unknown = set(args) - {"component", "owner", "group", "modes", "foreach", "exclude", "validate", "foreign_ignore", "hold", "watch"}
+        unknown = set(args) - {"component", "owner", "group", "modes", "foreach", "exclude", "leave", "validate", "foreign_ignore", "hold", "watch"}
         if unknown or "component" not in args:
             raise AnsibleActionFail(f"config_tree: unknown option {sorted(unknown)[0]}" if unknown else "config_tree: component is missing")
         role = self._role_directory(args["component"])
@@ -92,6 +93,7 @@ class ActionModule(ActionBase):
                     "component": args["component"],
                     "files": files,
                     "directories": directories,
+                    "leave": args["leave"],
                     "validate": args["validate"],
                     "foreign_ignore": args["foreign_ignore"],
                     "hold": args["hold"],
@@ -123,7 +125,7 @@ class ActionModule(ActionBase):
             inside = "/" + source.relative_to(tree).as_posix()
             template = inside.endswith(".j2")
             for target, extra in expand(inside[:-3] if template else inside, args["foreach"]):
-                if any(fnmatch.fnmatchcase(target, pattern) for pattern in args["exclude"]):
+                if any(fnmatch.fnmatchcase(target, pattern) for pattern in [*args["exclude"], *args["leave"]]):
                     continue
                 content = self._template(source, target, where, {**task_vars, **extra}) if template else source.read_bytes()
                 try:

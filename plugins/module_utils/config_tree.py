@@ -166,6 +166,7 @@ class Tree:
         foreign_ignore: tuple[str, ...] = (),
         hold: tuple[str, ...] = (),
         watch: tuple[str, ...] = (),
+        leave: tuple[str, ...] = (),
     ) -> None:
         self.host = host
         self.component = component
@@ -173,7 +174,7 @@ class Tree:
         self.directories = sorted(directories, key=lambda directory: directory.path)
         self.validators = validators
         self.check = check
-        self.hold, self.watch = hold, watch
+        self.hold, self.watch, self.leave = hold, watch, leave
         self.home = f"/etc/hnai/{component}"
         #: Its programs: Python imports what lies beside a script.
         self.programs = f"/usr/local/lib/hnai/{component}"
@@ -218,7 +219,7 @@ class Tree:
         )
         self._converge_accounts()
         self._converge_files([entry for entry in self.entries if not entry.path.startswith(SYSUSERS)])
-        others = self._of_others()
+        others = self._of_others() | {path for path in [*before.files, *before.intended] if matches(path, self.leave)}
         obsolete = [path for path in before.files if path not in mine and path not in others]
         obsolete += [
             path
@@ -230,7 +231,7 @@ class Tree:
         self._converge_sysctl()
         self._reload_daemon(obsolete)
         self._find_foreign(set(mine) | set(before.files) | others)
-        final = _Registry(mine, {}, self._parents())
+        final = _Registry(sorted({*mine, *(path for path in before.files if matches(path, self.leave))}), {}, self._parents())
         self.outcome.registry = final != before
         self._write_registry(final)
         return self.outcome

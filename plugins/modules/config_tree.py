@@ -76,6 +76,13 @@ options:
     type: list
     elements: str
     default: []
+  leave:
+    description:
+      - Globs over the target path of files that are somebody else's on this host.
+      - They are neither written nor removed, also where they were of the tree before.
+    type: list
+    elements: str
+    default: []
   validate:
     description: >-
       Checkers. They run on candidates in a private directory that mirrors the whole tree, whenever the file or a file beside
@@ -254,6 +261,7 @@ def main() -> None:
             },
             "foreach": {"type": "list", "elements": "dict", "default": []},
             "exclude": {"type": "list", "elements": "str", "default": []},
+            "leave": {"type": "list", "elements": "str", "default": []},
             "validate": {
                 "type": "list",
                 "elements": "dict",
@@ -292,6 +300,7 @@ def main() -> None:
             foreign_ignore=tuple(given["foreign_ignore"]),
             hold=tuple(given["hold"]),
             watch=tuple(given["watch"]),
+            leave=tuple(given["leave"]),
         )
         with contextlib.nullcontext() if module.check_mode else host.lock(f"tree-{given['component']}"):
             outcome = tree.converge()

@@ -128,6 +128,7 @@ summary:
   type: str
 """
 
+import os
 import subprocess
 import time
 
@@ -135,7 +136,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import MQTT_ARGS, Broker, peers, settled
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import OUSTED_S, OUSTING, Sources, run
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_mosquitto import Setting, settings
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import OUSTED_S, OUSTING, Sources, run, unheard
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -185,8 +187,14 @@ def main() -> None:
     def command(*argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(list(argv), capture_output=True, text=True, timeout=report.timeout(10), check=False)
 
+    def config() -> list[Setting]:
+        return settings(params["config"], text, os.listdir)
+
     def journal(words: str, *more: str) -> list[str]:
         """The broker's lines with these words since it started."""
+        deaf = unheard(config())
+        if deaf:
+            raise OSError(deaf)
         since = command("systemctl", "show", "--property=InvocationID", "--value", params["unit"]).stdout.strip()
         if not since:
             raise OSError("%s does not run, so nobody knows since when" % params["unit"])
@@ -201,7 +209,7 @@ def main() -> None:
         counters=lambda: text(params["bridge_counters"]), dropping=lambda: journal("messages are being dropped", "-n", "20"),
         ousting=lambda: journal(OUSTING, "-n", "500", "--since=-%ds" % OUSTED_S),
         peers=lambda: peers([text("/proc/net/tcp"), text("/proc/net/tcp6")], params["port"]),
-        config=lambda: text(params["config"]), now=time.time,
+        config=config, now=time.time,
     ))
     finish(module, report)
 

@@ -247,13 +247,13 @@ def add_names(
     sources: Iterable[str],
     collection_root: Path | None = None,
 ) -> None:
-    """Add what the check of names needs: every variable with our prefix, what the roles know, and where each is written."""
+    """Add what the check of names needs: every variable with our prefix or of the form <component>_external, what the roles know, and where each is written."""
     root = Path(collection_root or contracts.COLLECTION_ROOT)
     roles = sorted(path.name for path in root.glob("roles/*") if path.is_dir())
     prefixes = (*(f"{role}_" for role in roles), "hnai_")
     for host, entry in data["hosts"].items():
         for name in hostvars[host]:
-            if str(name).startswith(prefixes):
+            if str(name).startswith(prefixes) or str(name).endswith("_external"):
                 entry["vars"].setdefault(str(name), None)
     data["roles"] = roles
     data["known_variables"] = sorted(_role_variables(root))

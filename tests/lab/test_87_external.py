@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store, a cluster and an OpenBao that somebody else runs: the site installs and restarts nothing there, and judges them as ever."""
+"""A store, a cluster, a broker and an OpenBao that somebody else runs: the site installs and restarts nothing there, and judges them as ever."""
 from __future__ import annotations
 
 import shutil
@@ -12,7 +12,10 @@ from conftest import Lab
 
 pytestmark = pytest.mark.scenario("external")
 OTHERS = {"victoriametrics": {"owner": "the historian's team", "group": "hnai-victoriametrics"}, "kafka": {"owner": "IT", "group": "hnai-kafka"},
-          "openbao": {"owner": "the security office", "group": "hnai-openbao"}}  # fmt: skip
+          "openbao": {"owner": "the security office", "group": "hnai-openbao"},
+          "mosquitto": {"owner": "the plant", "group": "hnai-mosquitto", "unit": "hnai-mosquitto.service",
+                        "config": "/etc/hnai/mosquitto/mosquitto.conf"}}  # fmt: skip
+PASSWORDS = "/etc/hnai/mosquitto/passwords"
 UNIT = "/etc/systemd/system/hnai-victoriametrics.service"
 STARTS = ("systemctl", "show", "--property=InvocationID", "--value", "hnai-victoriametrics.service", "hnai-victoriametrics-auth.service")
 
@@ -65,6 +68,22 @@ def test_it_is_judged_as_ever(lab: Lab, theirs: Path) -> None:
         assert lab.run(host, "systemctl", "is-active", "hnai-victoriametrics.service", check=False).stdout.strip() == "inactive"
     finally:
         lab.run(host, "systemctl", "start", "hnai-victoriametrics.service")
+
+
+def test_a_broker_gets_rights_and_passwords_and_is_left_alone(lab: Lab, theirs: Path) -> None:
+    host = lab.groups["mosquitto"][0]
+    started = ("systemctl", "show", "--property=InvocationID", "--value", "hnai-mosquitto.service")
+    before = lab.run(host, *started).stdout
+    try:
+        run = lab.play("site.yml", "--tags", "mosquitto", "--skip-tags", "verify", inventory=theirs)
+        assert run.rc == 0, run.stdout[-4000:]
+        names = [lab.run(host, "cut", "-d:", "-f1", path).stdout for path in (PASSWORDS, "/run/hnai-mosquitto/passwords")]
+        assert names[0] and names[0] == names[1]
+        run = lab.play("site.yml", "--tags", "mosquitto", inventory=theirs)
+        assert run.rc == 0 and not run.changed(), run.stdout[-4000:]
+        assert lab.run(host, *started).stdout == before
+    finally:
+        lab.run(host, "rm", "-f", PASSWORDS)
 
 
 def test_the_verbs_leave_it_to_its_owner(lab: Lab, theirs: Path) -> None:

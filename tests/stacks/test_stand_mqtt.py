@@ -26,7 +26,7 @@ import yaml
 from kit import ROOT, free_port
 from plant_view import until
 from sparkplug_stand import broker_program, certificate, hashed
-from stands import Asked, Fault, Machine, ask, exercise, faults
+from stands import Asked, Fault, Machine, ask, exercise, faults, said
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import path_of
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.rotate import MosquittoAdapter, successor
@@ -41,6 +41,8 @@ DEFAULTS = yaml.safe_load((ROLE / "defaults/main.yml").read_text(encoding="utf-8
 #: Rights that follow from a site's contracts; the role adds those of its defaults.
 CONTRACTS = [{"principal": "telegraf-shipper", "read": ["line/#"], "write": ["ot/#"]}, {"principal": "telegraf-bridge", "read": ["line/#"]}]
 ACL = [*CONTRACTS, *DEFAULTS["mosquitto_extra_acl"]]
+#: Whom the owner of a broker lets in beside the site's.
+HISTORIAN = {"principal": "historian", "level": 4, "read": ["line/line1/#"]}
 CLIENTS = sorted(entry["principal"] for entry in ACL)
 SOURCES = ("plc1", "plc2")
 LIVE_MAX_AGE_S = 5.0
@@ -50,10 +52,13 @@ PATIENCE_S = 60.0
 
 
 class Broker:
-    """Mosquitto, and two programs in systemd's place: its unit was started once, and its journal is what it said."""
+    """Mosquitto, and two programs in systemd's place: its unit was started once, and its journal is what it said.
 
-    def __init__(self, home: Path) -> None:
-        self.home, self.port = home, free_port()
+    *theirs*: as Debian delivers it and its owner goes on: ours is one of two listeners in an included directory (docs/brownfield.md).
+    """
+
+    def __init__(self, home: Path, theirs: bool = False) -> None:
+        self.home, self.port, self.theirs = home, free_port(), theirs
         for name in ("tls", "run", "data", "bin"):
             (home / name).mkdir()
         certificate(home / "tls", "cert.pem", "key.pem")
@@ -62,7 +67,7 @@ class Broker:
         self.rules = self._rendered("acl.j2")
         (home / "acl").write_text(self.rules, encoding="utf-8")
         user = "\nuser root\n" if os.getuid() == 0 else ""
-        (home / "mosquitto.conf").write_text(self._rendered("mosquitto.conf.j2") + user, encoding="utf-8")
+        (home / "mosquitto.conf").write_text((self._theirs() if theirs else self._rendered("mosquitto.conf.j2")) + user, encoding="utf-8")
         # As journalctl does, grep ends with 1 and says nothing where there is no such line.
         for name, text in (("systemctl", "echo 1"), ("journalctl", f'while [ "$1" != -g ]; do shift; done; grep -F "$2" {home}/log')):
             program = home / "bin" / name
@@ -72,13 +77,29 @@ class Broker:
         with (home / "log").open("wb") as log:
             self._process = subprocess.Popen([command, "-c", home / "mosquitto.conf"], env={**os.environ, **environment}, stdout=log, stderr=log)
 
+    def _theirs(self) -> str:
+        """The main file; the others lie in its directory."""
+        home = self.home
+        (home / "conf.d").mkdir()
+        (home / "historian").write_text(hashed({"historian": "theirs"}), encoding="ascii")
+        queue = DEFAULTS["mosquitto_max_queued_messages"]
+        (home / "conf.d/hnai.conf").write_text(
+            f"listener {self.port} 127.0.0.1\ncertfile {home}/tls/cert.pem\nkeyfile {home}/tls/key.pem\nallow_anonymous false\n"
+            f"password_file {home}/run/passwords\nacl_file {home}/acl\nmax_queued_messages {queue}\nlog_dest stderr\n", encoding="utf-8")
+        (home / "conf.d/historian.conf").write_text(
+            f"listener {free_port()} 127.0.0.1\nallow_anonymous false\npassword_file {home}/historian\nacl_file {home}/acl\n", encoding="utf-8")
+        return (f"per_listener_settings true\npersistence true\npersistence_location {home}/data/\nlog_dest file {home}/data/log\n"
+                f"sys_interval 1\ninclude_dir {home}/conf.d\n")
+
     def _rendered(self, name: str) -> str:
         """A file of the role, with the places that this stand has."""
         environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
         environment.filters["hnai.platform.mosquitto_acl"] = lambda _site: CONTRACTS
         text = (ROLE / "tree/etc/hnai/mosquitto" / name).read_text(encoding="utf-8")
         # A listener is a port and, here, the only address that it has.
-        values = DEFAULTS | {"__mosquitto_ports": {"mqtt": f"{self.port} 127.0.0.1"}, "ansible_managed": "", "lookup": lambda *_names: ""}
+        extra = [*DEFAULTS["mosquitto_extra_acl"], *([HISTORIAN] if self.theirs else [])]
+        values = DEFAULTS | {"mosquitto_extra_acl": extra, "__mosquitto_ports": {"mqtt": f"{self.port} 127.0.0.1"}, "ansible_managed": "",
+                             "lookup": lambda *_names: ""}
         done = environment.from_string(text).render(values)
         for there, here in (("/etc/hnai/mosquitto", ""), ("/run/hnai-mosquitto", "/run"), ("/var/lib/hnai/mosquitto", "/data")):
             done = done.replace(there, f"{self.home}{here}")
@@ -264,6 +285,43 @@ def test_a_reader_of_what_no_file_gives_him_fails_the_shared_subscription_alone(
             "MA0": "^fail : the broker lets through: telegraf-bridge"}
     audit = Asked(lambda: ask(mqtt_acl_audit, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
     exercise(audit, Fault(lambda one: one.letting_the_bridge_read("hnai-audit/#"), must), broker)
+
+
+def test_a_broker_of_somebody_elses_is_judged_with_what_it_includes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Broker(tmp_path, theirs=True)
+    machine = Machine(str(tmp_path / "host"))
+    for client, password in broker.passwords.items():
+        machine.keep(path_of("mosquitto", client), password)
+    monkeypatch.setenv("PATH", f"{broker.home}/bin:{os.environ['PATH']}")
+    asked = {"host": "127.0.0.1", "port": broker.port, "ca_file": str(tmp_path / "tls/cert.pem"), "clients": CLIENTS, "acl": [*ACL, HISTORIAN], "collect": True,
+             "config": str(tmp_path / "mosquitto.conf")}
+    health = asked | {"password_file": str(tmp_path / "run/passwords"), "max_queued": DEFAULTS["mosquitto_max_queued_messages"], "sources": SOURCES}
+    audit = asked | {"unit": "", "patterns": DEFAULTS["mosquitto_command_patterns"], "lines": ["line1"]}
+
+    def bad(more: str = "") -> dict[str, str]:
+        if more:
+            (tmp_path / "conf.d/more.conf").write_text(more, encoding="utf-8")
+        found = said([one for module, given in ((mqtt_health, health), (mqtt_acl_audit, audit)) for one in ask(module, given, Host=lambda: machine)["checks"]])
+        (tmp_path / "conf.d/more.conf").unlink(missing_ok=True)
+        return found
+
+    try:
+        broker.listening()
+        shipper = Shipper(broker)
+        try:
+            end = time.monotonic() + PATIENCE_S
+            while bad() and time.monotonic() < end:
+                time.sleep(1)
+            assert bad() == {}
+            found = bad("listener 1883\nallow_anonymous true\n")
+            assert sorted(found) == ["MA0", "MA1", "MA2", "MA3", "MA4", "MQ2"] and "in the clear: listener 1883" in found["MQ2"]
+            assert bad("connection plant\naddress 127.0.0.1\ntopic # in\n").keys() == {"MA0", "MA1", "MA2", "MA3", "MA4"}, "a bridge passes the ACL by"
+            (tmp_path / "conf.d/hnai.conf").write_text((tmp_path / "conf.d/hnai.conf").read_text().replace("log_dest stderr\n", ""))
+            assert bad() == {"MQ5": f"inconclusive : OSError: the broker logs to file {tmp_path}/data/log: add log_dest stderr"}
+        finally:
+            shipper.stop()
+    finally:
+        broker.stop()
 
 
 def test_after_a_compromise_a_password_is_over_at_once_though_a_grace_time_was_given(broker: Broker, tmp_path: Path) -> None:

@@ -254,6 +254,19 @@ def test_a_removed_unit_is_stopped_before_its_file_goes(host: Machine, tmp_path:
     assert [path.name for path in tmp_path.glob("*/hnai/**/hnai-x*.re*")] == ["hnai-xy.service.reload"], "what was remembered of it"
 
 
+def test_what_is_somebody_elses_now_stays_and_is_ours_again_later(host: Machine, tmp_path: Path) -> None:
+    converge(host, standard())
+    host.commands.clear()
+    (tmp_path / UNIT[1:]).write_text("theirs")
+    mine = [item for item in standard() if item.path != UNIT]
+    directories = [Directory("/etc/hnai/x", 0o750, "root", "hnai-x")]
+    for _turn in range(2):
+        outcome = Tree(host, "x", mine, directories, [], leave=("/etc/systemd/*",)).converge()
+        assert not outcome.changed and not outcome.removed and not outcome.foreign and not host.commands
+    assert (tmp_path / UNIT[1:]).read_text() == "theirs"
+    assert converge(host, mine).removed == [UNIT], "it was the tree's all the time"
+
+
 def test_what_differs_in_its_rights_alone_is_told_apart(host: Machine, tmp_path: Path) -> None:
     converge(host, standard())
     first, second = [item.path for item in standard()][:2]

@@ -15,7 +15,7 @@ from ansible.template import Templar
 
 from ansible_collections.hnai.platform.plugins.action.config_tree import ActionModule, expand, place
 
-ARGS = {"component": "x", "owner": "root", "group": "hnai-x", "modes": [], "foreach": [], "exclude": []}
+ARGS = {"component": "x", "owner": "root", "group": "hnai-x", "modes": [], "foreach": [], "exclude": [], "leave": []}
 
 
 def write(role: Path, path: str, content: str | bytes, mode: int = 0o644) -> None:
@@ -82,6 +82,8 @@ def test_foreach_and_exclude(tmp_path: Path) -> None:
         "/etc/systemd/system/hnai-x-a.service": b"",
         "/etc/systemd/system/hnai-x-b.service": b"",
     }
+    content, _, _ = render(tmp_path, foreach=[{"instance": "a", "port": 1}], leave=["/etc/systemd/*"])
+    assert sorted(content) == ["/etc/hnai/x/a.conf", "/etc/hnai/x/common.conf"]
     assert list(expand("/plain", [{"instance": "a"}])) == [("/plain", {})]
     assert list(expand("/__other__", [{"instance": "a"}])) == []
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import copy
 import datetime
+from pathlib import Path
 from typing import Any
 
 import model_fuzz
 import pytest
+import yaml
 
 from ansible_collections.hnai.platform.plugins.filter import rotation
 from ansible_collections.hnai.platform.plugins.lookup import checked
@@ -18,6 +20,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.validate impor
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, site
 
 STORE = {"owner": "the historian's team", "group": "victoria-metrics"}
+ROLES = Path(__file__).parents[2] / "roles"
 TODAY = datetime.date(2026, 6, 1)
 
 
@@ -50,7 +53,10 @@ KAFKA = {"owner": "IT"}
     ("victoriametrics", {"data1": {"group": "root"}}, "names no owner"),
     ("victoriametrics", {"data1": {"owner": " "}}, "names no owner"),
     ("victoriametrics", {"data1": {"owner": "IT", "since": 2020}}, "since is not part of the format"),
-    ("victoriametrics", {"data1": {"owner": "IT", "group": 5}}, "group: 5 is no name"),
+    ("victoriametrics", {"data1": {"owner": "IT", "group": 5}}, "group: 5 is no text"),
+    ("victoriametrics", {"data1": {"owner": "IT", "ca": "-----BEGIN"}}, "ca is not part of the format"),
+    ("mosquitto", {"edge1": {"owner": "IT", "unit": ""}}, "unit: '' is no text"),
+    ("kafka", {"data1": KAFKA}, "is said of data1, where kafka is not placed"),
     ("kafka", {"kafka1": KAFKA, "kafka2": KAFKA}, "is not the same on kafka1, kafka2, kafka3"),
     ("kafka", {"kafka1": KAFKA, "kafka2": KAFKA, "kafka3": {"owner": "OT"}}, "is not the same on"),
 ])  # fmt: skip
@@ -60,11 +66,30 @@ def test_who_runs_it_is_said_in_one_way(lab: dict[str, Any], component: str, val
 
 
 def test_only_what_a_contract_lends_can_be_somebody_elses(lab: dict[str, Any]) -> None:
-    assert sorted(name for name, one in lab["contracts"].items() if one.get("external")) == ["kafka", "openbao", "questdb", "victoriametrics"]
-    data = said(lab, "mosquitto", {"edge1": {"owner": "IT"}})
-    assert data["external"] == {}
-    data.update(roles=["mosquitto"], known_variables=[])
-    assert any("mosquitto_external" in one["key"] and "nothing reads" in one["message"] for one in validate(data, TODAY))
+    assert sorted(name for name, one in lab["contracts"].items() if one.get("external")) == ["kafka", "mosquitto", "openbao", "questdb", "victoriametrics"]
+    for component, contract in lab["contracts"].items():
+        spec = yaml.safe_load((ROLES / component / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+        assert list(spec.get(contracts.external_variable(component), {}).get("options", [])) == contract.get("external", []), "one format, said twice"
+
+
+@pytest.mark.parametrize(("variable", "message"), [
+    ("flink_external", "flink is always the collection's own (on data1): its jobs need Kafka's connector"),
+    ("chrony_external", "nothing reads"), ("telegraf_external", "telegraf is always the collection's own (on data1)"),
+    ("kafka_extern", "nothing reads"), ("kakfa_external", "nothing reads"), ("victoria_metrics_external", "nothing reads"),
+])  # fmt: skip
+def test_what_nobody_reads_is_refused(lab: dict[str, Any], variable: str, message: str) -> None:
+    data = copy.deepcopy(lab)
+    site.add_names(data, {host: {variable: {"owner": "IT"}} if host == "data1" else {} for host in data["hosts"]}, [])
+    data["roles"].append("chrony")
+    (found,) = (one for one in validate(data, TODAY) if one["key"] == variable)
+    assert message in found["message"] and "remove it" in found["remedy"]
+    assert ("did you mean" in found["remedy"]) == ("nothing reads" in message)
+
+
+def test_a_variable_of_the_sites_own_is_not_ours_to_refuse(lab: dict[str, Any]) -> None:
+    data = copy.deepcopy(lab)
+    site.add_names(data, {host: {"nginx_external": True} for host in data["hosts"]}, [])
+    assert validate(data, TODAY) == []
 
 
 def test_nobody_rotates_it_and_the_plan_says_who_does(lab: dict[str, Any]) -> None:

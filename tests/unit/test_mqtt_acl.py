@@ -168,7 +168,7 @@ def test_without_acl_file_everybody_may_everything() -> None:
     assert ANONYMOUS in who(acl_mosquitto.load("conf", {"conf": "persistence true\n"}.__getitem__))
 
 
-@pytest.mark.parametrize("conf", ["include_dir /etc/x\n", "mount_point a/\n", "plugin /usr/lib/x.so\n", "auth_plugin /x.so\n", "some_future_setting 1\n"])
+@pytest.mark.parametrize("conf", ["mount_point a/\n", "plugin /usr/lib/x.so\n", "auth_plugin /x.so\n", "some_future_setting 1\n"])
 def test_a_setting_that_is_not_modelled_is_named(conf: str) -> None:
     policy = mosquitto("user u\ntopic write a\n", conf=conf)
     assert conf.split()[0] in policy.unknown[0] or conf.split()[-1] in policy.unknown[0]
@@ -200,6 +200,22 @@ def test_each_listener_may_have_rights_of_its_own() -> None:
     # What one listener denies, the other gives.
     assert who(acl_mosquitto.load("conf", files.__getitem__)) == ["u"]
     assert not acl_mosquitto.load("conf", files.__getitem__).open_doors
+
+
+def test_what_a_broker_includes_is_read_where_it_stands() -> None:
+    main = "per_listener_settings true\nlistener 1\nacl_file a\npassword_file pw\ninclude_dir d\nallow_anonymous true\n"
+    files = {"conf": main, "d/x.conf": "listener 2\nacl_file b\npassword_file pw\n", "a": "", "b": "user u\ntopic write spBv1.0/#\n", "pw": "u:x\n"}
+    policy = acl_mosquitto.load("conf", files.__getitem__, names={"d": ["x.conf"]}.__getitem__)
+    assert who(policy) == ["u"] and set(policy.files) == set(files)
+    assert policy.open_doors == ["conf: anonymous clients are let in (listener 1)"], "the listener of the main file goes on behind the directory"
+    with pytest.raises(AclError, match="/no/such: cannot be read"):
+        acl_mosquitto.load("conf", {"conf": "include_dir /no/such\n"}.__getitem__)
+
+
+def test_the_listener_of_port_is_judged_beside_the_others() -> None:
+    conf = "per_listener_settings true\nallow_anonymous true\nport 1883\nlistener 8883\nacl_file a\npassword_file pw\n"
+    policy = acl_mosquitto.load("conf", {"conf": conf, "a": "", "pw": "u:x\n"}.__getitem__)
+    assert "conf: anonymous clients are let in (the broker)" in policy.open_doors
 
 
 def test_a_file_that_cannot_be_read_is_no_empty_file() -> None:

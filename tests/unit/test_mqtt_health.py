@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.access import peers
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_mosquitto import directives, settings
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import (
     ARRIVING,
     DENY,
@@ -20,7 +21,10 @@ from ansible_collections.hnai.platform.plugins.module_utils.mqtt.health import (
     UPTIME,
     Sources,
     denied,
+    in_the_clear,
+    kept,
     run,
+    unheard,
     view,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Message, MqttRefused
@@ -118,7 +122,7 @@ class Broker:
     def judge(self) -> dict[str, str]:
         report = Report("mosquitto")
         run(report, PARAMS, Sources(self.login, lambda *_: "right", lambda: self.passwords, lambda: self.counters,
-                                    lambda: self.dropping, lambda: self.ousting, lambda: self.peers, lambda: self.config, lambda: NOW))
+                                    lambda: self.dropping, lambda: self.ousting, lambda: self.peers, lambda: directives(self.config), lambda: NOW))
         self.checks = {check.id + check.subject: check for check in report.checks}
         return {check.id + check.subject: check.status for check in report.checks}
 
@@ -144,6 +148,7 @@ def test_a_stranger_who_is_let_in_fails(stranger: tuple[str, str]) -> None:
     ("old", "new", "ident"),
     [
         ("listener 1884 127.0.0.1", "listener 1884", "MQ2"), ("certfile /x/cert.pem", "", "MQ2"), ("messages 1000", "messages 999", "MQ7"),
+        ("listener 1884", "port 1885\nlistener 1884", "MQ2"),
         ("max_queued_messages 1000", "max_queued_messages 5", "MQ7"), ("persistence true", "", "MQ7"), ("persistence true", "persistence false", "MQ7"),
     ],
 )
@@ -151,6 +156,24 @@ def test_a_configuration_that_keeps_less_or_hides_nothing(old: str, new: str, id
     broker = Broker()
     broker.config = CONFIG.replace(old, new)
     assert broker.judge() == {**WELL, ident: "fail"}
+
+
+def test_what_a_broker_includes_counts() -> None:
+    """As Debian delivers it: two settings, and a directory for its owner's."""
+    files = {"m.conf": "persistence true\nlog_dest file /var/log/m.log\ninclude_dir d\nlistener 1886 127.0.0.1\ncertfile c\n",
+             "d/a.conf": "max_queued_messages 7\nlistener 8883\n", "d/b.conf": "certfile c\nlistener 1883\n", "d/README": "listener 1\n", "d/.conf": ""}
+
+    def config() -> Any:
+        return settings("m.conf", files.__getitem__, lambda folder: [name.partition("/")[2] for name in files if name.startswith(folder + "/")])
+
+    # A listener ends with its file: the certificate of the second one is of no listener.
+    assert in_the_clear(config()) == ["listener 8883", "listener 1883"]
+    assert kept(config(), 7) == "" and "declared are 8" in kept(config(), 8)
+    assert unheard(config()) == "the broker logs to file /var/log/m.log: add log_dest stderr"
+    files["d/c.conf"] = "log_dest stderr\nlog_type error\nlog_type warning\n"
+    assert unheard(config()) == "the broker logs error, warning only: add log_type notice"
+    files["d/C2.conf"] = "log_type notice\n"
+    assert unheard(config()) == ""
 
 
 def test_a_silent_source_is_stale_not_absent() -> None:

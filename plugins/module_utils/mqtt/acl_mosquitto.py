@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,31 +172,59 @@ def truth(value: str) -> bool:
     return value.strip().lower() in ("true", "1")
 
 
-def directives(text: str) -> list[tuple[int, str, str, str]]:
-    """The settings of a mosquitto.conf as they stand: (number of the line, key, value, line)."""
-    entries: list[tuple[int, str, str, str]] = []
+@dataclass(frozen=True)
+class Setting:
+    """One line of a mosquitto.conf."""
+
+    file: str
+    number: int
+    key: str
+    value: str
+    line: str
+
+
+def directives(text: str, name: str = "mosquitto.conf") -> list[Setting]:
+    """The settings of one file as they stand."""
+    entries: list[Setting] = []
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()
         if line and not line.startswith("#"):
             key, _blank, value = line.partition(" ")
-            entries.append((number, key, value.strip(), line))
+            entries.append(Setting(name, number, key, value.strip(), line))
     return entries
 
 
-def parse_conf(text: str, name: str) -> Config:
+def settings(path: str, read: Callable[[str], str], names: Callable[[str], Iterable[str]]) -> list[Setting]:
+    """The settings of a mosquitto.conf in the order in which the broker reads them, those of an `include_dir` in its place (conf.c and
+    conf_includedir.c of 2.0: not within an included file). *read*: text of a file; *names*: of the files of a directory. Raises what they raise."""
+    found: list[Setting] = []
+    for one in directives(read(path), path):
+        if one.key != "include_dir":
+            found.append(one)
+            continue
+        for name in sorted((name for name in names(one.value) if name.endswith(".conf") and name != ".conf"), key=lambda name: [(c.upper(), c) for c in name]):
+            file = posixpath.join(one.value, name)
+            found += [more for more in directives(read(file), file) if more.key != "include_dir"]
+    return found
+
+
+def parse_conf(entries: Sequence[Setting]) -> Config:
     """The settings that have a say in rights."""
-    entries = directives(text)
     config = Config()
-    apart = any(key == "per_listener_settings" and truth(value) for _n, key, value, _l in entries)
-    current = Security("the broker")
+    apart = any(one.key == "per_listener_settings" and truth(one.value) for one in entries)
     # Without a `listener` line there is one, on the loopback.
-    config.scopes.append(current)
-    for number, key, value, line in entries:
-        where = "%s:%d" % (name, number)
+    config.scopes.append(Security("the broker"))
+    # The listener of `port` goes by what stands outside of all others; a listener ends with its file.
+    outside = any(one.key == "port" and one.value != "0" for one in entries)
+    config.listeners += outside
+    scopes: dict[str, Security] = {}
+    for one in entries:
+        where, key, value, line = "%s:%d" % (one.file, one.number), one.key, one.value, one.line
+        current = scopes.setdefault(one.file, config.scopes[0])
         if key == "listener":
             config.listeners += 1
             if apart:
-                current = Security("listener %s" % value)
+                current = scopes[one.file] = Security("listener %s" % value)
                 config.scopes.append(current)
         if key == "connection":
             config.bridges.append((value, where, line))
@@ -217,7 +246,7 @@ def parse_conf(text: str, name: str) -> Config:
             current.username_is_client_id = truth(value)
         elif key not in HARMLESS and not (config.bridges and key in BRIDGE):
             config.unknown.append("%s: %s: its effect on rights is not modelled" % (where, line))
-    if apart and config.listeners:
+    if apart and config.listeners and not outside:
         config.scopes.pop(0)
     if not config.listeners:
         # Then the broker listens on the loopback only, and lets everybody in who is not refused.
@@ -390,10 +419,17 @@ def _read(policy: Policy, read: Callable[[str], str], path: str) -> str:
     return text
 
 
-def load(path: str, read: Callable[[str], str], declared: Iterable[str] = ()) -> Policy:
-    """Everything that a mosquitto.conf and its files give. *read*: text of a file. Raises AclError."""
+def load(path: str, read: Callable[[str], str], declared: Iterable[str] = (), names: Callable[[str], Iterable[str]] = os.listdir) -> Policy:
+    """Everything that a mosquitto.conf and its files give. *read*: text of a file; *names*: of the files of a directory. Raises AclError."""
     policy = Policy("mosquitto")
-    config = parse_conf(_read(policy, read, path), path)
+
+    def listed(folder: str) -> Iterable[str]:
+        try:
+            return names(folder)
+        except OSError as error:
+            raise AclError("%s: cannot be read: %s" % (folder, error)) from error
+
+    config = parse_conf(settings(path, lambda file: _read(policy, read, file), listed))
     policy.unknown += config.unknown
     for scope in config.scopes:
         _scope(policy, scope, read, declared, path)

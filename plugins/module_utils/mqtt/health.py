@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_model import base
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_mosquitto import directives, truth
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_mosquitto import Setting, truth
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Message, MqttError, MqttRefused
 from ansible_collections.hnai.platform.plugins.module_utils.telegraf import COUNTERS_EVERY_S, Counter, flow, parse
@@ -34,6 +34,7 @@ DENY = "hnai-health/deny"
 LIVE_DENY = "ot/hnai-health/deny"
 """Nobody's topics. The second one lies where the live view would show it."""
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 FILTERS = ("ot/#", "$SYS/broker/#")
 
 
@@ -62,7 +63,7 @@ class Sources:
     """Where the checks look. *password* gives the health identity's, or that of another client; *password_file* and *counters*
     the text of the broker's file and of the bridge's; *dropping* the lines of the broker's journal that name a client whose
     messages were dropped since the broker started, *ousting* those of the last OUSTED_S that name one whose session another took over; *peers*
-    the addresses from which connections to the listener are open; *config* the text of mosquitto.conf."""
+    the addresses from which connections to the listener are open; *config* the settings of the broker."""
 
     login: Login
     password: Callable[..., str]
@@ -71,7 +72,7 @@ class Sources:
     dropping: Callable[[], Sequence[str]]
     ousting: Callable[[], Sequence[str]]
     peers: Callable[[], Sequence[str]]
-    config: Callable[[], str]
+    config: Callable[[], Sequence[Setting]]
     now: Callable[[], float]
 
 
@@ -108,26 +109,35 @@ def view(messages: Iterable[Message]) -> View:
     return result
 
 
-def in_the_clear(config: str) -> list[str]:
-    """Listeners of a mosquitto.conf on which passwords are not encrypted, but those that only this host reaches.
-
-    >>> in_the_clear("listener 8883\\ncertfile x\\nlistener 1883\\nlistener 1884 127.0.0.1")
-    ['listener 1883']
-    """
+def in_the_clear(config: Sequence[Setting]) -> list[str]:
+    """Listeners of a broker on which passwords are not encrypted, but those that only this host reaches."""
     secured: dict[str, bool] = {}
-    current = ""
-    for _number, key, value, _line in directives(config):
-        if key == "listener":
-            current = "listener %s" % " ".join(value.split())
-            secured[current] = value.split()[0] == "0" or value.split()[1:2] in (["127.0.0.1"], ["::1"], ["localhost"])
-        elif key in ("certfile", "psk_hint") and current:
-            secured[current] = True
+    # A listener ends with its file; that of `port` goes by what stands outside of all others.
+    old = "".join("port %s" % one.value for one in config if one.key == "port" and one.value != "0")
+    if old:
+        secured[old] = any(one.key == "bind_address" and one.value in LOOPBACK for one in config)
+    current: dict[str, str] = {}
+    for one in config:
+        if one.key == "listener":
+            name = current[one.file] = "listener %s" % " ".join(one.value.split())
+            secured[name] = one.value.split()[0] == "0" or one.value.split()[-1] in LOOPBACK
+        elif one.key in ("certfile", "psk_hint"):
+            secured[current.get(one.file, old)] = True
     return [name for name, enough in secured.items() if not enough]
 
 
-def kept(config: str, declared: int) -> str:
-    """Why a client that is away would not get as much as is declared, by mosquitto.conf; "" where it would."""
-    told = {key: value for _number, key, value, _line in directives(config)}
+def unheard(config: Sequence[Setting]) -> str:
+    """Why the journal does not tell what the broker says; "" where it does."""
+    told = [one.value for one in config if one.key == "log_dest"]
+    if told and not {"stderr", "stdout", "syslog"} & set(told):
+        return "the broker logs to %s: add log_dest stderr" % ", ".join(told)
+    kinds = [one.value for one in config if one.key == "log_type"]
+    return "the broker logs %s only: add log_type notice" % ", ".join(kinds) if kinds and not {"notice", "all"} & set(kinds) else ""
+
+
+def kept(config: Sequence[Setting], declared: int) -> str:
+    """Why a client that is away would not get as much as is declared, by the broker's settings; "" where it would."""
+    told = {one.key: one.value for one in config}
     if int(told.get("max_queued_messages", "1000")) != declared:
         return "the broker keeps %s a client, declared are %d" % (told.get("max_queued_messages", "1000 (as delivered)"), declared)
     return "" if truth(told.get("persistence", "false")) else "what waits does not outlive the broker: persistence is off"

@@ -400,18 +400,23 @@ def _external(site: Site) -> list[Problem]:
     found = []
     for component, contract in sorted(site.contracts.items()):
         variable = f"{component}_external"
-        said = {host: site.vars.get(host, {}).get(variable) or {} for host in site.placed(component)} if contract.get("external") else {}
+        keys = set(contract.get("external") or ())
+        said = {host: site.vars.get(host, {}).get(variable) or {} for host in site.placed(component)} if keys else {}
         remedy = f"write {variable}: {{owner: who runs it, group: the host's group that may read its key}}, for every host of the group"
+        astray = sorted(host for host, variables in site.vars.items() if host not in said and variables.get(variable))
+        if keys and astray and not any(said.values()):
+            message = f"is said of {', '.join(astray[:3])}, where {component} is not placed, and of no host of its group: nobody reads it"
+            found.append(Problem(site.file(variable), variable, message, remedy, "external"))
         for host, value in said.items():
             wrong = ""
             if not isinstance(value, Mapping):
                 wrong = f"{repr(value)[:80]} is no map"
             elif value and not (isinstance(value.get("owner"), str) and value["owner"].strip()):
                 wrong = "names no owner"
-            elif set(map(str, value)) - {"owner", "group", "ca"}:
-                wrong = f"{', '.join(sorted(set(map(str, value)) - {'owner', 'group', 'ca'}))[:80]} is not part of the format"
-            elif not isinstance(value.get("group", "root"), str):
-                wrong = f"group: {repr(value['group'])[:80]} is no name"
+            elif set(map(str, value)) - keys:
+                wrong = f"{', '.join(sorted(set(map(str, value)) - keys))[:80]} is not part of the format"
+            else:
+                wrong = next((f"{key}: {repr(one)[:80]} is no text" for key, one in value.items() if not (isinstance(one, str) and one.strip())), "")
             if wrong:
                 found.append(Problem(site.file(variable), f"{host}: {variable}", wrong, remedy, "external"))
         if not found and any(value != next(iter(said.values())) for value in said.values()):
@@ -604,12 +609,15 @@ def _too_small(site: Site, host: str, component: str, buffer: Mapping[str, Any],
 
 def _names(site: Site, data: Mapping[str, Any]) -> list[Problem]:
     """Inventory variables with a prefix of ours that no role and no site file knows."""
-    known = SITE_VARIABLES | set(data.get("known_variables") or ())
+    lent = {f"{component}_external" for component, contract in site.contracts.items() if contract.get("external")}
+    known = SITE_VARIABLES | lent | set(data.get("known_variables") or ())
     prefixes = tuple(sorted({f"{role}_" for role in data.get("roles") or ()} | {"hnai_"}))
     names: dict[str, list[str]] = {}
     for host, variables in sorted(site.vars.items()):
         for name in variables:
-            if name.startswith(prefixes) and name not in known and name not in site.groups:
+            # A component's name that is misspelt has no prefix of ours.
+            ours = name.startswith(prefixes) or (name.endswith("_external") and difflib.get_close_matches(name, lent, n=1, cutoff=0.8))
+            if ours and name not in known and name not in site.groups:
                 names.setdefault(name, []).append(host)
     found = []
     for name, hosts in sorted(names.items()):
@@ -617,5 +625,10 @@ def _names(site: Site, data: Mapping[str, Any]) -> list[Problem]:
         remedy = f"did you mean {near[0]}? " if near else ""
         where = ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
         message = f"is a variable that nothing reads (on {where})"
+        component = name.removesuffix("_external")
+        if name.endswith("_external") and component in site.contracts:
+            message = f"{component} is always the collection's own (on {where})"
+            message += f": {site.contracts[component]['own']}" if site.contracts[component].get("own") else ""
+            remedy = "docs/brownfield.md says what a site may bring; "
         found.append(Problem(site.file(name), name, message, remedy + "correct the name or remove it", "name"))
     return found
