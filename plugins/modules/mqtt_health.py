@@ -84,6 +84,14 @@ options:
     description: Share of O(max_queued), in percent, that may wait.
     type: float
     default: 50.0
+  session_expiry:
+    description: After how long the broker may forget a client that is away, as C(persistent_client_expiration) has it; empty for any.
+    type: str
+    default: ""
+  autosave:
+    description: After how many seconds the broker saves what waits, as C(autosave_interval) has it; V(0) for any.
+    type: int
+    default: 0
   unit:
     description: The broker's unit, whose journal names the clients whose messages were dropped.
     type: str
@@ -168,6 +176,8 @@ def main() -> None:
             },
             max_queued={"type": "int", "default": 0},
             max_fill={"type": "float", "default": 50.0},
+            session_expiry={"type": "str", "default": ""},
+            autosave={"type": "int", "default": 0},
             unit={"type": "str", "default": "hnai-mosquitto.service"},
             bridge_counters={"type": "path", "default": ""},
             bridge_window={"type": "float", "default": 60.0},

@@ -203,7 +203,7 @@ class Stand(Judged):
         contract = {port: port if name in ("rest", "gateway") else PORTS[name] for name, port in self.ports.items()}
         return replace(
             real, unit=lambda _name: "active" if self.processes["keeper"].poll() is None else "failed",
-            free=lambda path: real.free(path.replace("/var/lib/hnai/flink", f"{self.home}/state")),
+            checkpoints=str(self.home / "state/checkpoints"),
             listeners=lambda: [(address, contract[port]) for address, port in real.listeners() if port in contract])
 
     # -- what is done to it -------------------------------------------------------------------------------------------
@@ -357,6 +357,25 @@ def checkpoints_go_with_the_job(stand: Stand) -> AbstractContextManager[None]:
     return by_hand(stand, **{"execution.checkpointing.externalized-checkpoint-retention": "DELETE_ON_CANCELLATION"})
 
 
+def checkpoints_lie_elsewhere(stand: Stand) -> AbstractContextManager[None]:
+    """A disk was short of room."""
+    return by_hand(stand, **{"execution.checkpointing.dir": f"file://{stand.home}/state/tmp"})
+
+
+@contextmanager
+def another_statement(stand: Stand) -> Iterator[None]:
+    """Somebody tries out another one under the same name, and leaves it: everything runs."""
+    with stand.frozen("keeper"):
+        stand.cancel(stand.alive("clock")[0]["jid"])
+        known, _sql, _digests = stand.keeper.Keeper().declared()
+        mine = str(stand.keeper.submit("clock", CLOCK.format(events=stand.plant.folder, share=7), known, None))
+    until("it is not whole", lambda: stand.checkpoints("clock"), 120)
+    try:
+        yield
+    finally:
+        stand.cancel(mine)
+
+
 @contextmanager
 def twice(stand: Stand) -> Iterator[None]:
     """The same statement once more: everything is written twice."""
@@ -447,8 +466,10 @@ def the_task_manager_was_killed(stand: Stand) -> Iterator[None]:
     Fault(a_day_ahead, {"H7": r"\Afail clock: .*ahead"}),
     Fault(the_statement_breaks, {"H5": "^fail clock: ", "H8": "^fail clock: .*by zero"}, "H3 H4 H6 H7 H9"),
     Fault(checkpoints_cannot_be_written, {"H4": "^fail clock: the last one failed"}, "H9"),
-    Fault(no_checkpoints, {"H4": "^fail clock: the job was submitted without checkpoints"}, "H9"),
-    Fault(checkpoints_go_with_the_job, {"H9": "^fail checkpoints: clock: is thrown away with the job"}),
+    Fault(no_checkpoints, {"H4": "^fail clock: the job was submitted without checkpoints"}, "H3 H9"),
+    Fault(checkpoints_go_with_the_job, {"H9": "^fail checkpoints: clock: is thrown away with the job"}, "H3"),
+    Fault(checkpoints_lie_elsewhere, {"H9": r"^fail checkpoints: clock: file:\S+/state/tmp/\S+ is not where the keeper looks for it"}, "H3 H4"),
+    Fault(another_statement, {"H3": r"^fail clock: job \w+ was not started by the keeper \(its own is \w+\)"}),
     Fault(twice, {"H3": "^fail clock: RUNNING 2/2 tasks, RUNNING 2/2 tasks"}),
     Fault(finished, {"H3": "^fail clock: none"}, unknown="H9"),
     Fault(the_sink_waits, {"H6": "^fail talker: held up: Source"}, "H4"),

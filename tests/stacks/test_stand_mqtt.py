@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -46,6 +47,7 @@ HISTORIAN = {"principal": "historian", "level": 4, "read": ["line/line1/#"]}
 CLIENTS = sorted(entry["principal"] for entry in ACL)
 SOURCES = ("plc1", "plc2")
 LIVE_MAX_AGE_S = 5.0
+MOST = DEFAULTS["mosquitto_max_queued_messages"]
 DAY_TICKS = 864_000_000_000
 #: A broker reads its rules again, and publishes what it counts every ten seconds.
 PATIENCE_S = 60.0
@@ -73,9 +75,24 @@ class Broker:
             program = home / "bin" / name
             program.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
             program.chmod(0o755)
+        self.start()
+
+    def start(self) -> None:
+        """As its unit does."""
         command, environment = broker_program()
-        with (home / "log").open("wb") as log:
-            self._process = subprocess.Popen([command, "-c", home / "mosquitto.conf"], env={**os.environ, **environment}, stdout=log, stderr=log)
+        with (self.home / "log").open("ab") as log:
+            self._process = subprocess.Popen([command, "-c", self.home / "mosquitto.conf"], env={**os.environ, **environment}, stdout=log, stderr=log)
+
+    @contextmanager
+    def told(self, line: str) -> Iterator[None]:
+        """One setting of the file is another, which the broker takes up at its next start."""
+        file = self.home / "mosquitto.conf"
+        text = file.read_text(encoding="utf-8")
+        file.write_text(re.sub(rf"(?m)^{line.split()[0]} .*\n", "", text) + line + "\n", encoding="utf-8")
+        try:
+            yield
+        finally:
+            file.write_text(text, encoding="utf-8")
 
     def _theirs(self) -> str:
         """The main file; the others lie in its directory."""
@@ -254,6 +271,18 @@ def of_a_time_to_come(shipper: Shipper) -> AbstractContextManager[None]:
     return shipper.of_tomorrow("plc2")
 
 
+def a_queue_ends_by_bytes(shipper: Shipper) -> AbstractContextManager[None]:
+    return shipper.broker.told("max_queued_bytes 2000")
+
+
+def who_is_away_for_a_minute_is_forgotten(shipper: Shipper) -> AbstractContextManager[None]:
+    return shipper.broker.told("persistent_client_expiration 1m")
+
+
+def queues_are_saved_at_the_end_only(shipper: Shipper) -> AbstractContextManager[None]:
+    return shipper.broker.told("autosave_interval 0")
+
+
 def two_programs_with_one_client_id(shipper: Shipper) -> AbstractContextManager[None]:
     return shipper.broker.with_one_client_id("line1")
 
@@ -261,6 +290,9 @@ def two_programs_with_one_client_id(shipper: Shipper) -> AbstractContextManager[
 @faults(
     Fault(old, {"MQ3": r"\Afail plc2: [\d.]+\Z"}),
     Fault(of_a_time_to_come, {"MQ3": r"\Afail plc2: a record of a time to come: .*\Z"}),
+    Fault(a_queue_ends_by_bytes, {"MQ7": rf"\Afail : max_queued_bytes 2000: a queue is full before it holds {MOST}\Z"}),
+    Fault(who_is_away_for_a_minute_is_forgotten, {"MQ7": r"\Afail : a client that is away for 1m loses its queue, declared are 60d\Z"}),
+    Fault(queues_are_saved_at_the_end_only, {"MQ7": r"\Afail : what waits is saved at the end only, declared are 2 s: a kill loses the rest\Z"}),
     Fault(two_programs_with_one_client_id, {"MQ6": r"\Afail : test-line1 was taken over 3 times in 300 s: two programs have one client id\Z"}),
 )
 def test_a_live_view_that_is_wrong_fails_its_own_check_and_passes_after_repair(
@@ -270,7 +302,8 @@ def test_a_live_view_that_is_wrong_fails_its_own_check_and_passes_after_repair(
     standing = [entry | {"hosts": {"edge": ["127.0.0.1"]}} if entry["principal"] == "telegraf-shipper" else entry for entry in ACL]
     arguments = asked["arguments"] | {
         "acl": standing, "sources": SOURCES, "live_max_age": LIVE_MAX_AGE_S, "password_file": str(broker.home / "run/passwords"),
-        "max_queued": DEFAULTS["mosquitto_max_queued_messages"], "max_fill": DEFAULTS["mosquitto_max_fill_percent"],
+        "max_queued": MOST, "max_fill": DEFAULTS["mosquitto_max_fill_percent"], "autosave": DEFAULTS["mosquitto_autosave_s"],
+        "session_expiry": f"{DEFAULTS['mosquitto_session_expiry_days']}d",
         "config": str(broker.home / "mosquitto.conf")}
     health = Asked(lambda: ask(mqtt_health, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
     exercise(health, fault, shipper)

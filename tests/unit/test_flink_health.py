@@ -68,9 +68,9 @@ def cluster(**change: Any) -> dict[str, Any]:
 def host(**change: Any) -> Host:
     return Host(**{
         "unit": lambda _name: "active", "gateway": lambda _timeout: "2.2.1",
-        "keeper": lambda: {"at": NOW - 2, "trouble": ""}, "memory": lambda _name: {"sql": "WATERMARK FOR t AS t"},
+        "keeper": lambda: {"at": NOW - 2, "trouble": ""}, "memory": lambda _name: {"sql": "WATERMARK FOR t AS t", "job_ids": ["i", "j"]},
         "complete": lambda path: path == "/c/j/chk-1", "free": lambda _path: (50, 100), "listeners": lambda: [("127.0.0.1", 8081), ("0.0.0.0", 22)],
-        **change,
+        "checkpoints": "/c", **change,
     })  # fmt: skip
 
 
@@ -100,6 +100,11 @@ def verdicts(report: Report) -> dict[str, str]:
     return found
 
 
+@pytest.mark.parametrize("pending", ["upgrade", "submitting"])
+def test_a_job_that_the_keeper_is_just_starting_is_no_strangers(pending: str) -> None:
+    assert verdicts(look(cluster(), host(memory=lambda _name: {"sql": "WATERMARK FOR", "job_ids": ["i"], pending: {"at": NOW}}))) == WHOLE
+
+
 def test_all_well() -> None:
     report = look(cluster())
     assert verdicts(report) == WHOLE
@@ -120,6 +125,9 @@ FAULTS: dict[str, tuple[dict[str, Any], Host | None, dict[str, Any], dict[str, s
     "running without running tasks": (jobs({"tasks": {"running": 0, "total": 2}}), None, {}, {"H3": "fail"}),
     "twice by name": (jobs({}, {"start-time": ms(9000)}), None, {}, {"H3": "fail"}),
     "an undeclared job": (jobs({}, {"name": "other", "jid": "k"}), None, {}, {"H3": "fail"}),
+    "checkpoints lie where the keeper does not look": ({}, host(checkpoints="/var/c"), {}, {"H9": "fail"}),
+    "somebody started it by hand": ({}, host(memory=lambda _n: {"sql": "WATERMARK FOR", "job_ids": ["i"]}), {}, {"H3": "fail"}),
+    "the keeper knows nothing of it": ({}, host(memory=lambda _n: {"sql": "WATERMARK FOR"}), {}, {"H3": "fail"}),
     "the declared statement was given up": ({}, host(memory=lambda _n: {"sql": "WATERMARK FOR", "rejected": {"why": "bad"}}), {}, {"H3": "fail"}),
     "an old checkpoint": ({CHECKPOINTS: checkpoints(100)}, None, {}, {"H4": "fail"}),
     "submitted without checkpoints": ({CONFIG: {**CONFIGURED, "interval": NEVER}}, None, {}, {"H4": "fail"}),

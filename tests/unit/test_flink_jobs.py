@@ -184,7 +184,7 @@ class Cluster:
         job = f"job{len(self.texts) + 1}"
         self.texts.append(sql)
         self.done.append(("submit", Path(start).name if start else "none"))
-        self.jobs = [*self.jobs, Job(job, name, "RUNNING", len(self.texts))]
+        self.jobs = [*self.jobs, Job(job, name, "RUNNING", int(1000 * self.clock) + len(self.texts))]
         return job
 
     def stop(self, job_id: str) -> str:
@@ -240,6 +240,38 @@ def test_after_a_restart_of_the_cluster_it_goes_on_from_its_checkpoint(cluster: 
     known = steps(cluster, 2)
     assert cluster.done == [("submit", "none"), ("submit", "chk-1")]
     assert known["job_ids"] == ["job1", "job2"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_keeper_that_was_killed_before_it_knew_the_id_of_its_job_knows_it_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """Else the job would be a stranger for ever: never upgraded, and its checkpoints not gone on from."""
+    if not first:
+        steps(cluster, 1)
+        cluster.jobs = []
+
+    def submit(*given: Any) -> str:
+        cluster.submit(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(jobs, "submit", submit)
+        with pytest.raises(KeyboardInterrupt):
+            steps(cluster, 1)
+    (job,) = cluster.jobs
+    known = steps(cluster, 2)
+    assert (known["job_ids"][-1], known["started"]["job_id"], known["digest"], known["submitting"]) == (job.id, job.id, jobs.digest(OLD, {}), None)
+    declare(cluster, NEW)
+    steps(cluster, 1)
+    assert cluster.done[-1] == ("stop", job.id)
+
+
+def test_a_job_that_somebody_started_before_is_not_taken_for_the_keepers(cluster: Cluster) -> None:
+    cluster.jobs = [Job("theirs", "a", "RUNNING", 1)]
+    memory = {**keeper(cluster).recall("a"), "digest": "1", "sql": OLD, "submitting": {"digest": "1", "sql": OLD, "from": None, "at": 1000.0}}
+    keeper(cluster).remember("a", memory)
+    assert steps(cluster, 1)["job_ids"] == []
 
 
 def test_an_upgrade_goes_by_savepoint_and_is_accepted_when_healthy(cluster: Cluster) -> None:

@@ -42,6 +42,8 @@ PARAMS = {
             {"principal": "shipper", "write": ["ot/#"], "hosts": {"edge1": ["10.0.0.1", "fd00::1"], "edge2": ["10.0.0.2"]}},
             {"principal": "bridge", "read": ["line/#"], "hosts": {"edge1": ["10.0.0.1", "fd00::1"]}}],
     "max_queued": 1000,
+    "session_expiry": "60d",
+    "autosave": 2,
     "max_fill": 50.0,
     "bridge_counters": "counters.json",
     "bridge_window": 60.0,
@@ -49,6 +51,7 @@ PARAMS = {
 }
 
 CONFIG = "listener 8883\ncertfile /x/cert.pem\nlistener 1884 127.0.0.1\nlistener 0 /run/x\npersistence true\nmax_queued_messages 1000\n"
+CONFIG += "persistent_client_expiration 60d\nautosave_interval 2\n"
 
 
 def counters(last: float = 0.0, step: int = 50, **fields: float) -> str:
@@ -150,6 +153,8 @@ def test_a_stranger_who_is_let_in_fails(stranger: tuple[str, str]) -> None:
         ("listener 1884 127.0.0.1", "listener 1884", "MQ2"), ("certfile /x/cert.pem", "", "MQ2"), ("messages 1000", "messages 999", "MQ7"),
         ("listener 1884", "port 1885\nlistener 1884", "MQ2"),
         ("max_queued_messages 1000", "max_queued_messages 5", "MQ7"), ("persistence true", "", "MQ7"), ("persistence true", "persistence false", "MQ7"),
+        ("persistence true", "persistence true\nmax_queued_bytes 2000", "MQ7"), ("persistence true", "persistence true\nmemory_limit 300000", "MQ7"),
+        ("client_expiration 60d", "client_expiration 1m", "MQ7"), ("autosave_interval 2", "autosave_interval 0", "MQ7"), ("autosave_interval 2", "", "MQ7"),
     ],
 )
 def test_a_configuration_that_keeps_less_or_hides_nothing(old: str, new: str, ident: str) -> None:

@@ -59,7 +59,8 @@ class Host:
 
     unit(name) → ActiveState; keeper() → {"at": epoch s of its last look, "trouble": text}; memory(name) → the keeper's memory of a job;
     gateway(timeout_s) → the release that the SQL gateway says it is of;
-    complete(path) → whether a checkpoint's _metadata is there and not empty; free(path) → (bytes free, bytes); listeners() → [(address, port)].
+    complete(path) → whether a checkpoint's _metadata is there and not empty; free(path) → (bytes free, bytes); listeners() → [(address, port)];
+    checkpoints: the directory in which the keeper looks for what a job goes on from.
     """
 
     unit: Callable[[str], str]
@@ -69,6 +70,7 @@ class Host:
     complete: Callable[[str], bool]
     free: Callable[[str], tuple[int, int]]
     listeners: Callable[[], Sequence[tuple[str, int]]]
+    checkpoints: str = "/var/lib/hnai/flink/checkpoints"
 
 
 @dataclass
@@ -170,9 +172,13 @@ class _Judge:
             check.observed = ", ".join("%s %d/%d tasks" % (job["state"], job["tasks"]["running"], job["tasks"]["total"]) for job in alive) or "none"
             self.seen[name].state = check.observed
             whole = len(alive) == 1 and alive[0]["state"] == "RUNNING" and alive[0]["tasks"]["running"] == alive[0]["tasks"]["total"] > 0
-            rejected = self.host.memory(name).get("rejected") if whole else None
+            memory = self.host.memory(name) if whole else {}
+            rejected, known = memory.get("rejected"), memory.get("job_ids") or []
             if rejected:
                 check.fail("an earlier statement runs, the declared one was given up: %s" % rejected.get("why"))
+            elif whole and alive[0]["jid"] not in known and not (memory.get("upgrade") or memory.get("submitting")):
+                check.fail("job %s was not started by the keeper (its own is %s), so nobody knows what it does and from where it began: cancel it, "
+                           "and the keeper goes on from its newest checkpoint" % (alive[0]["jid"], known[-1] if known else "none"))
             else:
                 check.passed(whole)
         return alive[-1] if alive else None
@@ -389,7 +395,7 @@ class _Judge:
             hint="the disk below /var/lib/hnai/flink/checkpoints; execution.checkpointing.externalized-checkpoint-retention",
             explain="ls -l /var/lib/hnai/flink/checkpoints/<job>/chk-*/_metadata",
         ) as check:
-            free, size = self.host.free("/var/lib/hnai/flink/checkpoints")
+            free, size = self.host.free(self.host.checkpoints)
             problems: list[str] = []
             young: list[str] = []
             found: dict[str, str] = {}
@@ -407,11 +413,13 @@ class _Judge:
                 kept = self.get("/jobs/%s/checkpoints/config" % job["jid"])["externalization"]
                 if not kept.get("enabled") or kept.get("delete_on_cancellation"):
                     problems.append("%s: is thrown away with the job" % job["name"])
-                elif not self.host.complete(path[len("file:"):] if path.startswith("file:") else path):
+                elif not path.removeprefix("file:").startswith(self.host.checkpoints + "/"):
+                    problems.append("%s: %s is not where the keeper looks for it (%s)" % (job["name"], path, self.host.checkpoints))
+                elif not self.host.complete(path.removeprefix("file:")):
                     # A newer one may have replaced it between the two looks.
                     newest = (self.get("/jobs/%s/checkpoints" % job["jid"])["latest"] or {}).get("completed") or newest
                     path = str(newest.get("external_path", ""))
-                    if not self.host.complete(path[len("file:"):] if path.startswith("file:") else path):
+                    if not self.host.complete(path.removeprefix("file:")):
                         problems.append("%s: %s is not there or not complete" % (job["name"], path))
             check.observed = "%d of %d, %.0f %% of the disk free" % (len(found), len(self.expected.jobs), 100.0 * free / max(size, 1))
             check.evidence = {"newest": found, "free_bytes": free, "problems": problems}

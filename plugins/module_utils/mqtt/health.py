@@ -135,12 +135,24 @@ def unheard(config: Sequence[Setting]) -> str:
     return "the broker logs %s only: add log_type notice" % ", ".join(kinds) if kinds and not {"notice", "all"} & set(kinds) else ""
 
 
-def kept(config: Sequence[Setting], declared: int) -> str:
-    """Why a client that is away would not get as much as is declared, by the broker's settings; "" where it would."""
+def kept(config: Sequence[Setting], declared: int, expiry: str, autosave: int) -> str:
+    """Why a client that is away would not get as much as is declared, by the broker's settings; "" where it would. *expiry*: as the broker is told it, "" for
+    any; *autosave*: seconds, 0 for any."""
     told = {one.key: one.value for one in config}
     if int(told.get("max_queued_messages", "1000")) != declared:
         return "the broker keeps %s a client, declared are %d" % (told.get("max_queued_messages", "1000 (as delivered)"), declared)
-    return "" if truth(told.get("persistence", "false")) else "what waits does not outlive the broker: persistence is off"
+    for limit in ("max_queued_bytes", "memory_limit"):
+        if told.get(limit, "0") != "0":
+            return "%s %s: a queue is full before it holds %d" % (limit, told[limit], declared)
+    # Without a word it never forgets anybody.
+    if expiry and told.get("persistent_client_expiration", expiry) != expiry:
+        return "a client that is away for %s loses its queue, declared are %s" % (told["persistent_client_expiration"], expiry)
+    if not truth(told.get("persistence", "false")):
+        return "what waits does not outlive the broker: persistence is off"
+    saves = told.get("autosave_interval", "1800")
+    if autosave and saves != str(autosave):
+        return "what waits is saved %s, declared are %d s: a kill loses the rest" % ("at the end only" if saves == "0" else "every %s s" % saves, autosave)
+    return ""
 
 
 def refused(login: Login, username: str, password: str) -> str:
@@ -284,7 +296,7 @@ def run(report: Report, params: Mapping[str, Any], where: Sources) -> None:
             explain="mosquitto_sub … -t '%s' -W 12" % STORED,
             controls=["SR 7.2"],
         ) as check:
-            _queues(check, params, live, kept(where.config(), params["max_queued"]))
+            _queues(check, params, live, kept(where.config(), params["max_queued"], params["session_expiry"], params["autosave"]))
 
     if params["acl"]:
         rights = {entry["principal"]: entry for entry in params["acl"]}

@@ -327,11 +327,12 @@ class Keeper:
     def recall(self, name: str) -> dict[str, Any]:
         """{"digest", "sql": of the statement that runs, "job_ids": [str], "upgrade": {"digest", "sql", "way", "why", "phase", "old", "start",
         "since"} or null, "rejected": {"digest", "why", "at"} or null, "last": {"way", "result", …}, "current": when its sources were caught up,
-        "parked": {"job_id", "since", "savepoint", "why"} or null, "started": {"job_id", "from": savepoint or null, "at"} or null}.
+        "parked": {"job_id", "since", "savepoint", "why"} or null, "started": {"job_id", "from": savepoint or null, "at"} or null,
+        "submitting": {"digest", "sql", "from", "at"} of a job whose id is not known yet, or null}.
         """
         empty: dict[str, Any] = {
             "digest": "", "sql": "", "job_ids": [], "savepoints": [], "upgrade": None, "rejected": None, "last": None, "current": 0.0,
-            "parked": None, "started": None,
+            "parked": None, "started": None, "submitting": None,
         }
         try:
             return dict(empty, **json.loads((self.state / f"{name}.json").read_text()))
@@ -426,6 +427,16 @@ class Keeper:
         memory = self.recall(name)
         if memory["digest"] == wanted and not memory["sql"]:
             memory["sql"] = sql
+        begun = memory["submitting"]
+        newest = max(alive, key=lambda job: job.started_ms) if alive else None
+        if begun and not memory["upgrade"] and newest and newest.id not in memory["job_ids"] and newest.started_ms >= begun["at"] * 1000:
+            # A kill came between the cluster's answer and the memory of it.
+            say(f"{name} runs as {newest.id}, submitted by a keeper that was killed")
+            memory["job_ids"].append(newest.id)
+            memory.update(digest=begun["digest"], sql=begun["sql"], parked=None, submitting=None,
+                          started={"job_id": newest.id, "from": begun["from"], "at": begun["at"]})
+            memory["last"] = memory["last"] or {"way": "deploy", "result": "deployed", "job_id": newest.id, "at": begun["at"], "digest": begun["digest"]}
+            self.remember(name, memory)
         rejected = memory["rejected"]
         # Whatever else is declared, the statement that was given up is not asked for any more.
         if rejected and (rejected["digest"] != wanted or (self.config / f"{name}.sql").stat().st_mtime > rejected["at"]):
@@ -498,6 +509,7 @@ class Keeper:
         state = newest_state(self.roots, memory["job_ids"])
         if upgrade is None and not memory["digest"]:
             say(f"submit {name} for the first time")
+            self._submitting(name, memory, wanted, sql, None)
             job_id = submit(name, sql, session, None)
             memory["started"] = {"job_id": job_id, "from": None, "at": self.now()}
             done = {"way": "deploy", "result": "deployed", "job_id": job_id, "at": self.now(), "digest": wanted}
@@ -506,6 +518,7 @@ class Keeper:
             start = upgrade["start"] if upgrade else state
             text = memory["sql"] or sql
             say(f"submit {name}: {'from ' + start if start else 'from the committed offsets'}")
+            self._submitting(name, memory, memory["digest"] or wanted, text, start)
             job_id = submit(name, text, session, start)
             memory["job_ids"].append(job_id)
             memory.update(parked=None, started={"job_id": job_id, "from": start, "at": self.now()})
@@ -528,8 +541,14 @@ class Keeper:
                 return
             memory["job_ids"].append(job_id)
             upgrade.update(phase="verifying", since=self.now(), start=state)
+        memory["submitting"] = None
         self.remember(name, memory)
         say(f"{name} runs as {job_id}")
+
+    def _submitting(self, name: str, memory: dict[str, Any], digest: str, sql: str, start: str | None) -> None:
+        """Before a job is asked for: its id comes with the answer, and a keeper may be killed between the two."""
+        memory["submitting"] = {"digest": digest, "sql": sql, "from": start, "at": self.now()}
+        self.remember(name, memory)
 
     def _accept(self, name: str, memory: dict[str, Any], job_id: str) -> None:
         """The new job stays. Its own checkpoints are enough from here on; older savepoints go, all but the last ones."""
