@@ -14,7 +14,7 @@ from typing import Any
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 from ansible_collections.hnai.platform.plugins.module_utils.x509 import read_pem
 
-from . import component, policies
+from . import component, policies, strangers
 from .authority import living
 from .client import Api, BaoError, Forbidden, NotFound, leave, login
 
@@ -31,7 +31,8 @@ NO_VERSION = 999_999_999
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is expected. Fractions 0..1, times in days. Space is enough when ``free`` or ``free_mib`` is there. ``secrets``: paths below ``kv``."""
+    """What is expected. Fractions 0..1, times in days. Space is enough when ``free`` or ``free_mib`` is there. ``secrets``: paths below ``kv``.
+    ``own``: what is the site's, and without it BAO13 is not made; ``audit_files``: where its audit devices write."""
 
     version: str = ""
     voters: int = 1
@@ -44,6 +45,8 @@ class Wanted:
     pki: str = "pki_int"
     pki_root: str = "pki_root"
     secrets: Sequence[str] = ()
+    own: strangers.Own | None = None
+    audit_files: Sequence[str] = ()
 
 
 @dataclass
@@ -69,6 +72,8 @@ class Visit:
     kv_config: dict[str, Any] = field(default_factory=dict)
     tokens: list[dict[str, Any]] = field(default_factory=list)
     accessors: int = 0
+    beside: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
     error: str = ""
 
 
@@ -92,7 +97,9 @@ def tokens(api: Api, token: str, wait: Callable[[float], None] = time.sleep, mos
     return len(accessors), found
 
 
-def visit(api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], None] = time.sleep) -> Visit:
+def visit(
+    api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], None] = time.sleep, own: strangers.Own | None = None,
+) -> Visit:
     """Everything that needs a login, in one visit; its failure is told by ``error``."""
     found = Visit()
     if not deploy.get("secret_id"):
@@ -110,6 +117,9 @@ def visit(api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], 
         found.raft = list(api.call("GET", "sys/storage/raft/configuration", token=token)["data"]["config"]["servers"])
         found.autopilot = dict(api.call("GET", "sys/storage/raft/autopilot/state", token=token).get("data") or {})
         found.kv_config = dict(api.call("GET", kv + "/config", token=token)["data"])
+        if own:
+            listing = strangers.Listing(lambda method, path, body: api.call(method, path, body, token=token), found.unseen)
+            found.beside = [*strangers.said(strangers.beside(listing, own)), *strangers.holders(listing, found.tokens, own)]
     finally:
         leave(api, token)
     return found
@@ -184,7 +194,7 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
         if status and not status.get("sealed", True):
             # The one visit, under this check's deadline; where it ends early the others say why.
             found.error = "the visit as %s did not end" % policies.SELF
-            found = visit(api, deploy, want.kv, host.wait)
+            found = visit(api, deploy, want.kv, host.wait, want.own)
         leader = api.call("GET", "sys/leader")
         facts["leader"] = str(leader.get("leader_address") or "")
         if logged_in(check):
@@ -378,6 +388,27 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
         check.observed, check.evidence = ends[first], {"days_left": ends}
         theirs = any(not info.get("key_id") for info in living(api, want.pki_root).values())
         check.passed(ends[first] >= want.ca_days, _ends(first, ends[first], theirs))
+    if want.own:
+        with report.check(
+            "BAO13",
+            "nobody comes in or signs that no contract names",
+            expected=[],
+            controls=["SR 1.1", "SR 2.1"],
+            hint="the audit log says who made it; take it away with a root token (docs/openbao-ceremony.md), or name it in a contract",
+            explain="bao secrets list; bao auth list; bao list of sys/policies/acl, auth/hnai/role, identity/entity/id and the other paths of the evidence",
+        ) as check:
+            if logged_in(check):
+                devices = ["audit device %s (%s)" % one for one in audit_paths(found.audit).items() if one[1] not in want.audit_files]
+                check.observed = found.beside + (devices if want.audit_files and not want.own.shared else [])
+                check.evidence = {"not_looked_at": found.unseen, "tokens": found.accessors}
+                if check.observed:
+                    check.fail("; ".join(check.observed[:5]))
+                elif found.unseen or found.accessors > MAX_ACCESSORS:
+                    unseen = ", ".join(found.unseen) or "all of %d tokens" % found.accessors
+                    check.inconclusive("%s may not look at %s: site.yml --tags openbao gives it the policy of this release" % (policies.SELF, unseen)
+                                       if found.unseen else "nobody looked at %s" % unseen)
+                else:
+                    check.passed(True)
     return facts
 
 
