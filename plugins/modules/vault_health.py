@@ -15,7 +15,8 @@ description:
     different file systems, each having
     recorded this very check, with space left), that no root token is alive, the served certificate against the site's
     root and the file on disk,
-    that root is not made without a login, that secrets need check-and-set, and that the deploy identity reads no secret by itself.
+    that root is not made without a login, that secrets need check-and-set, that the deploy identity reads no secret by itself,
+    and that nothing lets anybody in that no contract names.
   - Checks behind a login are made as C(hnai-openbao). Without O(deploy) they are V(inconclusive).
 extends_documentation_fragment:
   - hnai.platform.openbao
@@ -76,8 +77,24 @@ options:
     description: Key shares that must be needed at least to open the seal; V(0) for any.
     type: int
     default: 0
+  contracts:
+    description: >-
+      Components whose AppRole, policy and PKI role may be there. Without them BAO13 is not made: whether anything else lies there that lets somebody in,
+      or signs.
+    type: list
+    elements: str
+    default: []
+  ssh_host:
+    description: Mount of the hosts' SSH authority; empty for none.
+    type: str
+    default: ""
+  audit_files:
+    description: Where audit devices may write; another one is a finding of BAO13. Empty for anywhere.
+    type: list
+    elements: path
+    default: []
   shared:
-    description: Whether others have tokens of their own in this OpenBao; then a token that no login made is not a finding.
+    description: Somebody else runs the server, for others too; only what bears a name of ours or holds a policy of ours is a finding of BAO13.
     type: bool
     default: false
 """
@@ -125,7 +142,7 @@ days_left:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.openbao import health
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import health, policies, strangers
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import MAYBE_DEPLOY_ARGS, OPENBAO_ARGS, Client, served_certificate
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
@@ -148,6 +165,9 @@ def main() -> None:
             pki={"type": "str", "default": "pki_int"},
             pki_root={"type": "str", "default": "pki_root"},
             min_threshold={"type": "int", "default": 0},
+            contracts={"type": "list", "elements": "str", "default": []},
+            ssh_host={"type": "str", "default": ""},
+            audit_files={"type": "list", "elements": "path", "default": []},
             shared={"type": "bool", "default": False},
         ),
         supports_check_mode=True,
@@ -159,6 +179,8 @@ def main() -> None:
     def serial_on_disk() -> str:
         return health.pem_serial(module.run_command(["openssl", "x509", "-in", given["cert_file"], "-noout", "-serial"])[1])
 
+    # The run's own identities are entered as components are.
+    names = given["contracts"] and [*given["contracts"], *policies.internal("", "", "", given["ssh_host"])]
     facts = health.run(
         report,
         client,
@@ -176,7 +198,8 @@ def main() -> None:
             pki_root=given["pki_root"],
             secrets=given["paths"],
             threshold=given["min_threshold"],
-            shared=given["shared"],
+            own=strangers.Own(given["kv"], given["pki_root"], given["pki"], given["ssh_host"], names, names, given["shared"]) if names else None,
+            audit_files=given["audit_files"],
         ),
         health.Host(served=lambda: served_certificate(client.host, client.port, given["ca_file"], report.timeout(5)), serial_on_disk=serial_on_disk),
     )

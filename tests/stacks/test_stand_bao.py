@@ -481,10 +481,10 @@ def of(says: str, subject: str = "") -> str:
 
 @faults(
     Fault(a_root_token_is_alive, {"BAO07": of("1")}),
-    Fault(a_token_was_made_by_hand, {"BAO07": of(r"token of accessor \S+ \(default, ops\) was made by hand, 3[12]\.\d days are left")}),
+    Fault(a_token_was_made_by_hand, {"BAO13": of(r"policy ops; token \S+ with default, ops \(auth/token/create\)")}),
     Fault(nobody_may_look_at_tokens, {"BAO07": r"\Ainconclusive : \d+ tokens are alive, and openbao could look at none\Z"}),
     Fault(secrets_are_recorded_in_the_clear, {"BAO05": of(r"in the clear \(log_raw\).*", "other")}),
-    Fault(an_audit_device_is_a_black_hole, {"BAO05": of("not recorded", "other")}),
+    Fault(an_audit_device_is_a_black_hole, {"BAO05": of("not recorded", "other"), "BAO13": of(r"audit device other \(/dev/null\)")}),
     Fault(deploy_may_read_secrets, {"BAO10": of("allowed: openbao/hnai-canary, .*")}),
     Fault(deploy_may_read_secrets_of_one_component, {"BAO10": of(f"allowed: {SECRET}")}),
     Fault(root_is_made_without_a_login, {"BAO11": of("allowed")}),
@@ -538,9 +538,19 @@ def test_what_somebody_made_or_loosened_is_named_by_the_check(stand: Stand) -> N
 
     clean = look()
     assert (clean.changes, clean.pending, clean.foreign) == ([], [], [])
+    assert seen(stand) == ("pass", [])
     with stand.root() as token:
         for path, body in [*STRANGERS.values(), *LOOSENED.values(), *OF_ROOT.values()]:
             stand.client.call("POST", path, body, token=token)
+        entity = stand.client.call("POST", "identity/entity", {"name": "eve", "policies": "hnai-questdb"}, token=token)["data"]["id"]
+        made = stand.client.call("POST", "auth/token/create", {"policies": ["site-admin"], "no_default_policy": True}, token=token)["auth"]
+        named = [*STRANGERS, "entity eve with hnai-questdb", f"token {made['accessor']} with site-admin (auth/token/create)"]
+        assert seen(stand) == ("fail", named)
+        # Of a server that others use too: what has a name of ours in it.
+        assert seen(stand, openbao_external={"owner": "the security office"}) == ("fail", [
+            "AppRole eve of no component of the site", "PKI role of pki_root: eve", "PKI role of pki_int: eve", *named[-2:]])
+        stand.client.call("DELETE", "identity/entity/id/" + entity, token=token)
+        stand.client.call("POST", "auth/token/revoke-accessor", {"accessor": made["accessor"]}, token=token)
         found = look()
         assert {change.what for change in found.changes} == set(LOOSENED)
         assert (found.foreign, found.pending) == (list(STRANGERS), list(OF_ROOT))
@@ -552,3 +562,17 @@ def test_what_somebody_made_or_loosened_is_named_by_the_check(stand: Stand) -> N
             stand.client.call("DELETE", path, token=token)
     after = look()
     assert (after.changes, after.pending, after.foreign) == ([], [], [])
+    assert seen(stand) == ("pass", [])
+    # As before a device's file was declared.
+    first, second = stand.given["openbao_audit_devices"]
+    assert seen(stand, openbao_audit_devices=[first]) == ("fail", ["audit device %(name)s (%(path)s)" % second])
+
+
+def seen(stand: Stand, **given: Any) -> tuple[str, list[str]]:
+    """What BAO13 says, with other variables of the role."""
+    before, stand.given = stand.given, stand.given | given
+    try:
+        (check,) = [one for one in stand.judge() if one["id"] == "BAO13"]
+    finally:
+        stand.given = before
+    return check["status"], check["observed"]

@@ -173,7 +173,7 @@ def test_what_a_broker_includes_counts() -> None:
 
     # A listener ends with its file: the certificate of the second one is of no listener.
     assert in_the_clear(config()) == ["listener 8883", "listener 1883"]
-    assert kept(config(), 7) == "" and "declared are 8" in kept(config(), 8)
+    assert kept(config(), 7, "", 0) == "" and "declared are 8" in kept(config(), 8, "", 0)
     assert unheard(config()) == "the broker logs to file /var/log/m.log: add log_dest stderr"
     files["d/c.conf"] = "log_dest stderr\nlog_type error\nlog_type warning\n"
     assert unheard(config()) == "the broker logs error, warning only: add log_type notice"

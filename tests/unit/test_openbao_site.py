@@ -501,10 +501,10 @@ def test_root_that_stays_alive_is_an_error() -> None:
 
 
 def test_policies_are_least_privilege() -> None:
-    text = policies.component("kafka", ["telegraf/kafka"], True, "hnai", "pki_int")
+    text = policies.component("kafka", ["telegraf/kafka"], True, "hnai", "pki_int", "pki_root")
     assert text.count("path ") == 4 and '"hnai/data/kafka/*"' in text and '"hnai/data/telegraf/kafka"' in text
     assert '"pki_int/sign/hnai-kafka"' in text and "sudo" not in text and '"*"' not in text
-    assert "sign" not in policies.component("kafka", [], False, "hnai", "pki_int")
+    assert "sign" not in policies.component("kafka", [], False, "hnai", "pki_int", "pki_root")
     # Paths with the wrapping limits, and no way from deploy to an identity or a value.
     deploy = policies.deploy()
     assert "auth/approle/role" not in deploy and "data/" not in deploy and "min_wrapping_ttl" in deploy

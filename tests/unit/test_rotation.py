@@ -1028,7 +1028,7 @@ def test_what_no_contract_names_is_listed_by_path_version_and_age_and_never_read
 
 
 def test_the_inventory_may_read_no_secret() -> None:
-    text = policies.component(policies.SELF, [], False, "hnai", "pki_int")
+    text = policies.component(policies.SELF, [], False, "hnai", "pki_int", "pki_root")
     assert [line.split('"')[1] for line in text.splitlines() if "hnai/data/" in line] == ["hnai/data/openbao/*", "hnai/data/+/+/_rotation"]
     assert not any(f'"auth/approle/role/{name}/secret-id-accessor/destroy"' in text for name in policies.IDENTITIES.values())
 

@@ -14,7 +14,7 @@ from typing import Any
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 from ansible_collections.hnai.platform.plugins.module_utils.x509 import read_pem
 
-from . import component, policies
+from . import component, policies, strangers
 from .authority import living
 from .client import Api, BaoError, Forbidden, NotFound, leave, login
 
@@ -32,7 +32,8 @@ NO_VERSION = 999_999_999
 @dataclass(frozen=True)
 class Wanted:
     """What is expected. Fractions 0..1, times in days. Space is enough when ``free`` or ``free_mib`` is there. ``secrets``: paths below ``kv``.
-    ``threshold``: how many key shares must be needed at least (0: not judged). ``shared``: others have tokens of their own here."""
+    ``threshold``: how many key shares must be needed at least (0: not judged). ``own``: what is the site's, and without it BAO13 is not made;
+    ``audit_files``: where its audit devices write."""
 
     version: str = ""
     voters: int = 1
@@ -46,7 +47,8 @@ class Wanted:
     pki_root: str = "pki_root"
     secrets: Sequence[str] = ()
     threshold: int = 0
-    shared: bool = False
+    own: strangers.Own | None = None
+    audit_files: Sequence[str] = ()
 
 
 @dataclass
@@ -72,6 +74,8 @@ class Visit:
     kv_config: dict[str, Any] = field(default_factory=dict)
     tokens: list[dict[str, Any]] = field(default_factory=list)
     accessors: int = 0
+    beside: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
     error: str = ""
 
 
@@ -95,7 +99,9 @@ def tokens(api: Api, token: str, wait: Callable[[float], None] = time.sleep, mos
     return len(accessors), found
 
 
-def visit(api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], None] = time.sleep) -> Visit:
+def visit(
+    api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], None] = time.sleep, own: strangers.Own | None = None,
+) -> Visit:
     """Everything that needs a login, in one visit; its failure is told by ``error``."""
     found = Visit()
     if not deploy.get("secret_id"):
@@ -113,6 +119,9 @@ def visit(api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], 
         found.raft = list(api.call("GET", "sys/storage/raft/configuration", token=token)["data"]["config"]["servers"])
         found.autopilot = dict(api.call("GET", "sys/storage/raft/autopilot/state", token=token).get("data") or {})
         found.kv_config = dict(api.call("GET", kv + "/config", token=token)["data"])
+        if own:
+            listing = strangers.Listing(lambda method, path, body: api.call(method, path, body, token=token), found.unseen)
+            found.beside = [*strangers.said(strangers.beside(listing, own)), *strangers.holders(listing, found.tokens, own)]
     finally:
         leave(api, token)
     return found
@@ -193,7 +202,7 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
         if status and not status.get("sealed", True):
             # The one visit, under this check's deadline; where it ends early the others say why.
             found.error = "the visit as %s did not end" % policies.SELF
-            found = visit(api, deploy, want.kv, host.wait)
+            found = visit(api, deploy, want.kv, host.wait, want.own)
         leader = api.call("GET", "sys/leader")
         facts["leader"] = str(leader.get("leader_address") or "")
         if logged_in(check):
@@ -273,26 +282,24 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
 
     with report.check(
         "BAO07",
-        "no root token is alive, and none that no login made",
+        "no root token is alive",
         expected=0,
-        unit="tokens",
+        unit="root tokens",
         controls=["SR 1.5"],
         hint="bao token revoke -accessor <accessor>; root is made by a quorum when needed (docs/openbao-ceremony.md)",
         explain="bao list auth/token/accessors; bao token lookup -accessor <each>",
     ) as check:
         if logged_in(check):
             roots = [token for token in found.tokens if "root" in (token.get("policies") or [])]
-            # Whatever it may, it outlives every login of ours, and no policy's name says what it may.
-            made = [] if want.shared else [token for token in found.tokens if str(token.get("path", "")).startswith("auth/token/create") and token not in roots]
-            check.observed = len(roots) + len(made)
-            check.evidence = {"tokens": found.accessors, "accessors": [token.get("accessor") for token in roots + made]}
+            check.observed = len(roots)
+            check.evidence = {"tokens": found.accessors, "accessors": [token.get("accessor") for token in roots]}
             if not found.tokens:
                 # Its own one is alive: who sees not even that may not look.
                 check.inconclusive("%d tokens are alive, and %s could look at none" % (found.accessors, policies.SELF))
-            elif found.accessors > MAX_ACCESSORS and not roots + made:
+            elif found.accessors > MAX_ACCESSORS and not roots:
                 check.inconclusive("%d tokens are alive, only %d were looked at" % (found.accessors, MAX_ACCESSORS))
             else:
-                check.passed(not roots + made, "; ".join(_token(token) for token in made[:5]))
+                check.passed(not roots)
 
     with report.check(
         "BAO08",
@@ -394,13 +401,28 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
         check.observed, check.evidence = ends[first], {"days_left": ends}
         theirs = any(not info.get("key_id") for info in living(api, want.pki_root).values())
         check.passed(ends[first] >= want.ca_days, _ends(first, ends[first], theirs))
+    if want.own:
+        with report.check(
+            "BAO13",
+            "nobody comes in or signs that no contract names",
+            expected=[],
+            controls=["SR 1.1", "SR 2.1"],
+            hint="the audit log says who made it; take it away with a root token (docs/openbao-ceremony.md), or name it in a contract",
+            explain="bao secrets list; bao auth list; bao list of sys/policies/acl, auth/hnai/role, identity/entity/id and the other paths of the evidence",
+        ) as check:
+            if logged_in(check):
+                devices = ["audit device %s (%s)" % one for one in audit_paths(found.audit).items() if one[1] not in want.audit_files]
+                check.observed = found.beside + (devices if want.audit_files and not want.own.shared else [])
+                check.evidence = {"not_looked_at": found.unseen, "tokens": found.accessors}
+                if check.observed:
+                    check.fail("; ".join(check.observed[:5]))
+                elif found.unseen or found.accessors > MAX_ACCESSORS:
+                    unseen = ", ".join(found.unseen) or "all of %d tokens" % found.accessors
+                    check.inconclusive("%s may not look at %s: site.yml --tags openbao gives it the policy of this release" % (policies.SELF, unseen)
+                                       if found.unseen else "nobody looked at %s" % unseen)
+                else:
+                    check.passed(True)
     return facts
-
-
-def _token(token: Mapping[str, Any]) -> str:
-    """A token as a reason names it."""
-    left = int(token.get("ttl") or 0) / 86400.0
-    return "token of accessor %s (%s) was made by hand, %.1f days are left" % (token.get("accessor"), ", ".join(token.get("policies") or ()), left)
 
 
 def _ends(first: str, days: float, theirs: bool) -> str:

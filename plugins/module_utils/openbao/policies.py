@@ -58,7 +58,7 @@ def render(rules: Iterable[Rule]) -> str:
     return "\n".join(blocks) + "\n"
 
 
-def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki: str) -> str:
+def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki: str, pki_root: str) -> str:
     """Policy of one component. *grants*: secrets of other components, relative to the KV mount."""
     rules: list[Rule] = [("%s/data/%s/*" % (kv, name), ["read"], {})]
     rules += [("%s/data/%s" % (kv, path), ["read"], {}) for path in sorted(set(grants))]
@@ -78,6 +78,13 @@ def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki:
             ("%s/metadata/" % kv, ["list", "scan"], {}),
             ("%s/metadata/*" % kv, ["read", "list", "scan"], {}),
             ("%s/data/+/+/_rotation" % kv, ["read"], {}),
+            # What lies beside the contracts: names, and the policies of entities and groups.
+            ("sys/mounts", ["read"], {}),
+            ("sys/auth", ["read"], {}),
+            *[(path, ["list"], {}) for path in (
+                "sys/policies/acl/", "auth/%s/role/" % COMPONENT_AUTH, "auth/%s/role/" % IDENTITY_AUTH, "%s/roles/" % pki_root, "%s/roles/" % pki,
+                "auth/token/roles/", "sys/namespaces/")],
+            *[("identity/%s/id/%s" % (kind, one), [right], {}) for kind in ("entity", "group") for one, right in (("", "list"), ("+", "read"))],
         ]
         for identity in IDENTITIES.values():
             role = "auth/%s/role/%s" % (IDENTITY_AUTH, identity)

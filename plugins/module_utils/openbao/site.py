@@ -28,14 +28,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from . import authority, component, policies
+from . import authority, component, policies, strangers
 from .client import Api, BaoError, Forbidden, NotFound, leave, login, revoke
 
 #: 24 random bytes are 32 url-safe characters.
 PASSWORD_BYTES = 24
 COMPONENT_TOKEN_S = 300
 IDENTITIES = ("site-admin", "deploy")
-AUTH_MOUNTS = (policies.COMPONENT_AUTH, policies.IDENTITY_AUTH)
 
 
 class SiteError(Exception):
@@ -229,7 +228,6 @@ class Site:
                     self._component(name, component)
                 self._secrets()
                 self._ssh_role()
-                self._orphans()
                 self._foreign()
             self._identities()
             self._site_ca()
@@ -544,7 +542,7 @@ class Site:
         spec = self.spec
         full = policies.PREFIX + name
         certificate = component.get("certificate")
-        text = policies.component(name, component.get("grants", ()), bool(certificate), spec["kv"], spec["pki_int"])
+        text = policies.component(name, component.get("grants", ()), bool(certificate), spec["kv"], spec["pki_int"], spec["pki_root"])
         self._policy(full, policies.internal(spec["kv"], spec["pki_root"], spec["pki_int"], spec.get("ssh_host", "")).get(name, text))
         self._object(
             "AppRole %s" % full,
@@ -571,39 +569,14 @@ class Site:
                 write = functools.partial(self._call, "POST", "%s/data/%s" % (kv, path), body)
                 self._change("secret %s/%s" % (kv, path), write)
 
-    def _orphans(self) -> None:
-        """AppRoles of components that are placed nowhere any more; only root or site-admin with list may see them."""
-        try:
-            found = self._call("LIST", "auth/%s/role" % policies.COMPONENT_AUTH)["data"].get("keys") or []
-        except (Forbidden, NotFound):
-            return
-        self.out.orphans = sorted(set(found) - {policies.PREFIX + name for name in self.spec["components"]})
-
     def _foreign(self) -> None:
         """Who else could come in, or sign. Only names are asked for; a store whose site-admin may not list them yet says so (``pending``)."""
         spec = self.spec
-        pki = (spec["pki_root"], spec["pki_int"])
-        engines = {spec["kv"], *pki, spec.get("ssh_host", ""), "cubbyhole", "identity", "sys"}
-        for what, path, known in (("secrets engine", "sys/mounts", engines), ("auth method", "sys/auth", {"token", *AUTH_MOUNTS})):
-            for name, present in sorted(self._call("GET", path)["data"].items()):
-                if name.rstrip("/") not in known:
-                    self.out.foreign.append("%s %s (%s)" % (what, name.rstrip("/"), present["type"]))
-        self.out.foreign += ["AppRole %s of no component of the site" % name for name in self.out.orphans]
-        ours = {policies.PREFIX + name for name in spec["components"]}
-        signing = {policies.PREFIX + name for name, one in spec["components"].items() if one.get("certificate")}
-        for what, path, known in (
-            ("policy", "sys/policies/acl", {"default", "root", *IDENTITIES, *ours}),
-            ("AppRole of an identity", "auth/%s/role" % policies.IDENTITY_AUTH, set(IDENTITIES)),
-            ("PKI role of %s:" % pki[0], pki[0] + "/roles", set()),
-            ("PKI role of %s:" % pki[1], pki[1] + "/roles", signing),
-            ("token role", "auth/token/roles", set()),
-            ("namespace", "sys/namespaces", set()),
-        ):
-            try:
-                names = self._call("LIST", path)["data"].get("keys") or []
-            except (Forbidden, NotFound):
-                continue
-            self.out.foreign += ["%s %s" % (what, name) for name in sorted(set(names) - known)]
+        certified = [name for name, one in spec["components"].items() if one.get("certificate")]
+        own = strangers.Own(spec["kv"], spec["pki_root"], spec["pki_int"], spec.get("ssh_host", ""), list(spec["components"]), certified)
+        found = strangers.beside(strangers.Listing(self._call, []), own)
+        self.out.orphans = found[strangers.APPROLE]
+        self.out.foreign += strangers.said(found)
 
     # -- identities ---------------------------------------------------------------------------------------
     def _identities(self) -> None:
