@@ -164,26 +164,54 @@ def test_a_name_in_another_namespace_is_not_alike() -> None:
     assert [(len(one.nodes), one.namespace) for one in found.references] == [(2, 2), (1, 3), (1, 2)]
 
 
+class Slow(Decoder):
+    """Without a short way."""
+
+    def _references(self, count: int) -> list[Any]:
+        return alike(reference for _ in range(count) for reference in apart(Decoder._references(self, 1)))
+
+
+def ends(raw: bytes) -> list[Any]:
+    """How both decoders end with it."""
+    found: list[Any] = []
+    for decoder in (Decoder, Slow):
+        try:
+            with mock.patch.object(audit_codec, "FEW", 1):
+                found.append([(one.status, list(apart(one.references)), one.point) for one in decoder(raw).browse()])
+        except Surprise as error:
+            found.append(str(type(error)))
+    return found
+
+
 @given(st.lists(rows_of_like(), min_size=1, max_size=2), st.integers(0, 10_000), st.binary(min_size=1, max_size=5))
 def test_spoilt_references_that_are_alike_are_read_as_each_alone(rows: list[Any], place: int, junk: bytes) -> None:
     """Bytes in the middle of a run: whatever comes of them, it is what the loop without a short way makes of them."""
-    class Slow(Decoder):
-        def _references(self, count: int) -> list[Any]:
-            return alike(reference for _ in range(count) for reference in apart(Decoder._references(self, 1)))
-
     response = ua.BrowseResponse()
     response.Results = [ua.BrowseResult(ua.StatusCode(0), None, row) for row in rows]
     raw = bytearray(body(response))
     place %= len(raw)
     raw[place:place + len(junk)] = junk
-    ends = []
-    for decoder in (Decoder, Slow):
-        try:
-            with mock.patch.object(audit_codec, "FEW", 1):
-                ends.append([(one.status, list(apart(one.references)), one.point) for one in decoder(bytes(raw)).browse()])
-        except Surprise as error:
-            ends.append(str(type(error)))
-    assert ends[0] == ends[1]
+    fast, slow = ends(bytes(raw))
+    assert fast == slow
+
+
+@pytest.mark.parametrize("node", [ua.NodeId(300, 2), ua.NodeId(300, 0), ua.NodeId(1 << 16 | 300, 2), ua.NodeId("Tag", 2), ua.NodeId(b"Tag", 2)])
+def test_each_byte_of_a_run_counts(node: Any) -> None:
+    one = ua.ReferenceDescription()
+    one.NodeId, one.ReferenceTypeId, one.IsForward = ua.ExpandedNodeId(node.Identifier, node.NamespaceIndex, node.NodeIdType), ua.NodeId(47), True
+    one.BrowseName, one.NodeClass, one.TypeDefinition = ua.QualifiedName("Tag", 2), ua.NodeClass(2), ua.ExpandedNodeId(63)
+    response = ua.BrowseResponse()
+    response.Results = [ua.BrowseResult(ua.StatusCode(0), None, [one] * 6)]
+    raw = body(response)
+    for place in range(len(raw)):
+        for junk in ({0, 1, 0xFF, raw[place] + 1 & 0xFF} - {raw[place]}):
+            fast, slow = ends(raw[:place] + bytes((junk,)) + raw[place + 1:])
+            assert fast == slow, (place, junk)
+    # Two places at once: a number that has a shorter form.
+    length = len(struct_to_binary(one))
+    for place in range(len(raw) - 2 * length, len(raw) - 1):
+        fast, slow = ends(raw[:place] + b"\0\0" + raw[place + 2:])
+        assert fast == slow, place
 
 
 @given(st.lists(NODES, max_size=12))

@@ -453,7 +453,6 @@ class Decoder:
         """How many pieces follow at *at* that are as long as *piece* and differ from it in the places *loose* alone; *most* at most."""
         length = len(piece)
         block = self._data[at:at + most * length]
-        most = len(block) // length
         for place in range(length):
             if place not in loose:
                 column = block[place::length]
