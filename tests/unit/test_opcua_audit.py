@@ -15,7 +15,7 @@ import pytest
 from asyncua import ua
 from opcua_stand import CLIENT_URI, PLANT, SERVER_URI, WRITING, Proxy, Stand, key_pair
 
-from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_run
+from ansible_collections.hnai.platform.plugins.module_utils.opcua import asyncua_reader, audit_run
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import READING, FastReader, Reader, Target, check_reading, der, describe
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_judge import Context, Judge
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_policy import Policy, parse
@@ -372,6 +372,23 @@ def test_the_client_refuses_to_serialise_what_changes_something(name: str) -> No
     with pytest.raises(Forbidden):
         check_reading(getattr(ua, name + "Request")())
     assert name + "Request" not in READING
+
+
+@pytest.mark.parametrize("patience_s", [60.0, 0.0])
+def test_the_connection_is_reset_when_the_server_hangs_up_or_we_waited_long_enough(clean: Stand, monkeypatch: Any, patience_s: float) -> None:
+    async def go() -> tuple[int, float]:
+        reader = Reader(target(clean))
+        await reader.open()
+        port, begin = reader._ua.protocol.transport.get_extra_info("sockname")[1], time.monotonic()
+        await reader.close()
+        return port, time.monotonic() - begin
+
+    monkeypatch.setattr(asyncua_reader, "CLOSE_S", patience_s)
+    port, seconds = asyncio.run(go())
+    wait_closed(clean)
+    assert seconds < 4.0, "the server hung up, and nobody saw it"
+    left = [line for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines() if ":%04X " % port in line]
+    assert not left, "neither side keeps the connection, not even in TIME_WAIT"
 
 
 def test_asyncuas_own_ways_to_write_end_in_the_closed_client(clean: Stand) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import uuid
 from typing import Any
+from unittest import mock
 
 import pytest
 from asyncua import ua
@@ -99,7 +100,7 @@ EDGES = st.one_of(
     st.builds(lambda number, index: ua.NodeId(number, index, ua.NodeIdType.Numeric), st.sampled_from([5, 255, 256, 65535, 65536, 70000, 70001, 1 << 24]),
               st.sampled_from([0, 2, 2, 300])),
     st.builds(ua.NodeId, st.sampled_from(["a", "bb", "Tag\0", ""]), st.sampled_from([2, 2, 3])),
-    st.builds(lambda number: ua.NodeId(number, 2), st.integers(70000, 1 << 25)))
+    st.builds(lambda number: ua.NodeId(number, 2), st.integers(1000, 1100) | st.integers(70000, 1 << 25)))
 
 #: Type of the reference, class of the target, namespace of its name, locale of its DisplayName.
 FIELDS: list[list[Any]] = [[35, 47, 1 << 20], [1, 2, 4], [2, 0, 3], ["", "", "en"]]
@@ -113,7 +114,7 @@ def rows_of_like(draw: Any) -> list[Any]:
     kinds = [base, base]
     for place in draw(st.lists(st.integers(0, 3), max_size=3)):
         kinds.append([*base[:place], draw(st.sampled_from(FIELDS[place])), *base[place + 1:]])
-    for node, name in draw(st.lists(st.tuples(EDGES, st.sampled_from(["Tag1", "Tag22", "Füll", "", None])), max_size=9)):
+    for node, name in draw(st.lists(st.tuples(EDGES, st.sampled_from(["Tag1", "Tag2", "Tag22", "Füll", "", None])), max_size=9)):
         kind, node_class, namespace, display = draw(st.sampled_from(kinds))
         one = ua.ReferenceDescription()
         one.NodeId, one.ReferenceTypeId, one.IsForward = ua.ExpandedNodeId(node.Identifier, node.NamespaceIndex, node.NodeIdType), ua.NodeId(kind), True
@@ -123,16 +124,32 @@ def rows_of_like(draw: Any) -> list[Any]:
     return found
 
 
-@given(st.lists(rows_of_like(), min_size=1, max_size=4))
-def test_references_that_are_alike_are_read_as_each_alone(rows: list[Any]) -> None:
+@given(st.lists(rows_of_like(), min_size=1, max_size=4), st.sampled_from([1, audit_codec.FEW]))
+def test_references_that_are_alike_are_read_as_each_alone(rows: list[Any], few: int) -> None:
     def browse(some: list[Any]) -> list[Any]:
         response = ua.BrowseResponse()
         response.Results = [ua.BrowseResult(ua.StatusCode(0), None, row) for row in some]
-        return Decoder(body(response)).browse()
+        with mock.patch.object(audit_codec, "FEW", few):
+            return Decoder(body(response)).browse()
 
     found = browse(rows)
     assert [list(apart(one.references)) for one in found] == [[reference for one in row for reference in apart(browse([[one]])[0].references)] for row in rows]
     assert [list(one.references) for one in found] == [alike(apart(one.references)) for one in found]
+
+
+@pytest.mark.parametrize("first", [1000, 65530, 131060])
+def test_many_that_differ_in_number_and_name_alone(first: int) -> None:
+    """Over the edges where a number takes another form, and where its upper half is another."""
+    response, row = ua.BrowseResponse(), []
+    for number in range(first, first + 60):
+        one = ua.ReferenceDescription()
+        one.NodeId, one.ReferenceTypeId, one.BrowseName = ua.ExpandedNodeId(number, 2), ua.NodeId(47), ua.QualifiedName("Tag%d" % (number % 20), 2)
+        one.NodeClass, one.DisplayName, one.TypeDefinition = ua.NodeClass(2), ua.LocalizedText(), ua.ExpandedNodeId(63)
+        row.append(one)
+    response.Results = [ua.BrowseResult(ua.StatusCode(0), None, row)]
+    ((found,),) = [one.references for one in Decoder(body(response)).browse()]
+    assert [audit_codec.to_text(node) for node in found.nodes] == ["ns=2;i=%d" % number for number in range(first, first + 60)]
+    assert found.names == ["Tag%d" % (number % 20) for number in range(first, first + 60)]
 
 
 def test_a_name_in_another_namespace_is_not_alike() -> None:
@@ -147,25 +164,54 @@ def test_a_name_in_another_namespace_is_not_alike() -> None:
     assert [(len(one.nodes), one.namespace) for one in found.references] == [(2, 2), (1, 3), (1, 2)]
 
 
+class Slow(Decoder):
+    """Without a short way."""
+
+    def _references(self, count: int) -> list[Any]:
+        return alike(reference for _ in range(count) for reference in apart(Decoder._references(self, 1)))
+
+
+def ends(raw: bytes) -> list[Any]:
+    """How both decoders end with it."""
+    found: list[Any] = []
+    for decoder in (Decoder, Slow):
+        try:
+            with mock.patch.object(audit_codec, "FEW", 1):
+                found.append([(one.status, list(apart(one.references)), one.point) for one in decoder(raw).browse()])
+        except Surprise as error:
+            found.append(str(type(error)))
+    return found
+
+
 @given(st.lists(rows_of_like(), min_size=1, max_size=2), st.integers(0, 10_000), st.binary(min_size=1, max_size=5))
 def test_spoilt_references_that_are_alike_are_read_as_each_alone(rows: list[Any], place: int, junk: bytes) -> None:
     """Bytes in the middle of a run: whatever comes of them, it is what the loop without a short way makes of them."""
-    class Slow(Decoder):
-        def _references(self, count: int) -> list[Any]:
-            return alike(reference for _ in range(count) for reference in apart(Decoder._references(self, 1)))
-
     response = ua.BrowseResponse()
     response.Results = [ua.BrowseResult(ua.StatusCode(0), None, row) for row in rows]
     raw = bytearray(body(response))
     place %= len(raw)
     raw[place:place + len(junk)] = junk
-    ends = []
-    for decoder in (Decoder, Slow):
-        try:
-            ends.append([(one.status, list(apart(one.references)), one.point) for one in decoder(bytes(raw)).browse()])
-        except Surprise as error:
-            ends.append(str(type(error)))
-    assert ends[0] == ends[1]
+    fast, slow = ends(bytes(raw))
+    assert fast == slow
+
+
+@pytest.mark.parametrize("node", [ua.NodeId(300, 2), ua.NodeId(300, 0), ua.NodeId(1 << 16 | 300, 2), ua.NodeId("Tag", 2), ua.NodeId(b"Tag", 2)])
+def test_each_byte_of_a_run_counts(node: Any) -> None:
+    one = ua.ReferenceDescription()
+    one.NodeId, one.ReferenceTypeId, one.IsForward = ua.ExpandedNodeId(node.Identifier, node.NamespaceIndex, node.NodeIdType), ua.NodeId(47), True
+    one.BrowseName, one.NodeClass, one.TypeDefinition = ua.QualifiedName("Tag", 2), ua.NodeClass(2), ua.ExpandedNodeId(63)
+    response = ua.BrowseResponse()
+    response.Results = [ua.BrowseResult(ua.StatusCode(0), None, [one] * 6)]
+    raw = body(response)
+    for place in range(len(raw)):
+        for junk in ({0, 1, 0xFF, raw[place] + 1 & 0xFF} - {raw[place]}):
+            fast, slow = ends(raw[:place] + bytes((junk,)) + raw[place + 1:])
+            assert fast == slow, (place, junk)
+    # Two places at once: a number that has a shorter form.
+    length = len(struct_to_binary(one))
+    for place in range(len(raw) - 2 * length, len(raw) - 1):
+        fast, slow = ends(raw[:place] + b"\0\0" + raw[place + 2:])
+        assert fast == slow, place
 
 
 @given(st.lists(NODES, max_size=12))

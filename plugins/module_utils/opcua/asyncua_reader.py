@@ -71,6 +71,7 @@ RAW = frozenset({audit_codec.READ_ID, audit_codec.BROWSE_ID, audit_codec.BROWSE_
 REFERENCES_PER_NODE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MS = timedelta(milliseconds=1)
+CLOSE_S = 0.05
 CHUNK_LIMIT, MESSAGE_LIMIT = 1 << 20, 64 << 20
 """Most bytes of one chunk and of one answer; a server that sends more does not end."""
 # Status codes (OPC 10000-6, A.2), as numbers: this file is importable without asyncua.
@@ -323,14 +324,20 @@ def endpoint_of(one: Any) -> Endpoint:
                      for token in one.UserIdentityTokens or []))
 
 
-def reset(link: Any) -> None:
-    """Reset the connection of a ClosedClient, so that nothing half-closed counts against the conduit."""
+def abrupt(link: Any) -> Any:
+    """The transport of a ClosedClient, if it has one. Whoever ends the connection now, we reset it: nothing half-closed counts against the conduit."""
     transport = getattr(getattr(link, "protocol", None), "transport", None)
+    raw = transport.get_extra_info("socket") if transport is not None else None
+    if raw is not None:
+        with contextlib.suppress(OSError):
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return transport
+
+
+def reset(link: Any) -> None:
+    """Reset the connection of a ClosedClient."""
+    transport = abrupt(link)
     if transport is not None:
-        raw = transport.get_extra_info("socket")
-        if raw is not None:
-            with contextlib.suppress(OSError):
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
 
 
@@ -451,9 +458,13 @@ class Reader:
 
     async def _close(self) -> None:
         await self._ua.session.close_session(True)
+        gone = asyncio.Event()
+        self._ua.protocol.on_connection_lost = lambda _: gone.set()
         await self._ua.close_secure_channel()
-        # A connection that is closed politely stays in the router's table for two minutes and counts against the conduit.
-        await asyncio.sleep(0.05)
+        abrupt(self._ua)
+        # A server that has it hangs up (OPC 10000-6, 7.1.4); one that does not is not waited for.
+        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait_for(gone.wait(), CLOSE_S)
         self._abort()
 
     async def _call(self, request: Any, response: type) -> Any:

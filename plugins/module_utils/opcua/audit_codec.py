@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -27,6 +27,8 @@ PLAIN_STRUCTURES = frozenset({b"\x00\x7b", b"\x01\x00\x76\x03", b"\x01\x00\x79\x
 """RolePermissionType, binary encoding (i=128), shortest form."""
 _TAIL = {attribute: struct.pack("<I", attribute) + b"\xff\xff\xff\xff\x00\x00\xff\xff\xff\xff" for attribute in range(1, 28)}
 _BETWEEN: dict[tuple[int, ...], list[bytes]] = {}
+FEW = 16
+"""References that are looked at one by one: of so few, to look at all at once costs more."""
 _HEADS = (1, 2, 3, 3, 3, 3)
 """Length of what stands before the identifier, by the encoding of a NodeId: the encoding itself and the namespace."""
 _SCALARS = {1: "<?", 2: "<b", 3: "<B", 4: "<h", 5: "<H", 6: "<i", 7: "<I", 8: "<q", 9: "<Q", 10: "<f", 11: "<d"}
@@ -299,10 +301,14 @@ class Decoder:
 
     def _repeated(self, pattern: bytes, most: int) -> int:
         """How often *pattern* follows, *most* times at most; steps over it."""
-        data, at, size, count = self._data, self._at, len(pattern), 0
-        while count < most and data.startswith(pattern, at):
-            at += size
-            count += 1
+        data, at, count, step = self._data, self._at, 0, 1
+        while step := min(step, most - count):
+            if data.startswith(pattern * step, at):
+                at += len(pattern) * step
+                count += step
+                step *= 2
+            else:
+                step //= 2
         self._at = at
         return count
 
@@ -443,6 +449,16 @@ class Decoder:
             known.learn(known.browsed, data[begin:self._at], found)
         return found
 
+    def _alike(self, at: int, piece: bytes, most: int, loose: Collection[int]) -> int:
+        """How many pieces follow at *at* that are as long as *piece* and differ from it in the places *loose* alone; *most* at most."""
+        length = len(piece)
+        block = self._data[at:at + most * length]
+        for place in range(length):
+            if place not in loose:
+                column = block[place::length]
+                most = min(most, len(column) - len(column.lstrip(piece[place:place + 1])))
+        return most
+
     def _references(self, count: int) -> list[Alike]:
         """*count* ReferenceDescriptions; most of an audit's time would pass here, so the common forms stand in one loop."""
         data, texts, at, found, left = self._data, self._texts, self._at, [], count
@@ -504,10 +520,11 @@ class Decoder:
                 nodes.append(node)
                 names.append(name)
                 left -= 1
-                if form not in (2, 3) or not left:
+                if not left or form not in (1, 2, 3) or (form == 1 and not data[target + 1]):
                     continue
                 # What follows is mostly the same in all bytes but the identifier and the name.
-                before, after, to_node, wide = data[begin:target + 3], data[behind:at], target - begin, target - begin + 7
+                before, after, length = data[begin:target + min(form + 1, 3)], data[behind:at], at - begin
+                to_node, wide = target - begin, target - begin + (4 if form == 1 else 7)
                 while left and data.startswith(before, at):
                     end = at + wide
                     if form == 3:
@@ -515,7 +532,7 @@ class Decoder:
                         if size < 0:
                             break
                         end += size
-                    elif data[end - 1] == data[end - 2] == 0:
+                    elif form == 2 and data[end - 1] == data[end - 2] == 0:
                         break
                     other, size = _NAME.unpack_from(data, end)
                     begin_of_name = end + 6
@@ -524,8 +541,20 @@ class Decoder:
                         break
                     nodes.append(data[at + to_node:end])
                     names.append(data[begin_of_name:behind].decode("utf-8", "replace"))
-                    at = behind + len(after)
+                    begin, at = at, behind + len(after)
                     left -= 1
+                    if at - begin != length or left < FEW:
+                        length = at - begin
+                        continue
+                    # And mostly of one length, and of long numbers the upper half.
+                    to_end, to_name, name_ends = end - begin, begin_of_name - begin, behind - begin
+                    number = range(wide, to_end) if form == 3 else range(wide - 2 * form, wide - 2 * form + 2)
+                    more = self._alike(at, data[begin:at], left, {*number, *range(to_name, name_ends)})
+                    starts = range(at, at + more * length, length)
+                    nodes += [data[one + to_node:one + to_end] for one in starts]
+                    names += [data[one + to_name:one + name_ends].decode("utf-8", "replace") for one in starts]
+                    at += more * length
+                    left -= more
         except (IndexError, struct.error) as error:
             raise Broken("the end") from error
         if at > len(data):

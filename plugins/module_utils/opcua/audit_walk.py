@@ -16,6 +16,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, repeat
+from operator import itemgetter
 from typing import Any
 
 from . import audit_rules as rules
@@ -593,20 +594,22 @@ class Walk:
     # -- attributes ---------------------------------------------------------------------------------------
     async def _attributes(self, nodes: Sequence[Any], browse: Sequence[Any] = ()) -> None:
         """Read and judge *nodes*; meanwhile those of *browse* are browsed."""
-        unread = [node for node in nodes if not self.seen[node].read]
-        for node in unread:
-            self.seen[node].read = True
-        remembered = self._memo.readings(self._channel, unread) if self._memo is not None else {}
+        unread = [(known, list(same)) for known, same in groupby(nodes, self.seen.__getitem__) if not known.read]
+        for known, _ in unread:
+            known.read = True
+        remembered = self._memo.readings(self._channel, [node for _, same in unread for node in same]) if self._memo is not None else {}
         for node, got in remembered.items():
             self._remembered(node, got)
+        if remembered:
+            unread = [(known, rest) for known, same in unread if (rest := [node for node in same if node not in remembered])]
         queue: deque[Group] = deque()
         sort: Any = None
         run: list[Any] = []
-        for known, siblings in groupby([node for node in unread if node not in remembered], self.seen.__getitem__):
+        for known, same in unread:
             if known.sort != sort or len(run) >= RUN:
                 sort, run = known.sort, []
                 queue.append((run, rules.attributes(known.node_class)))
-            run += siblings
+            run += same
         pending: dict[Any, dict[int, Reading]] = {}
         await self._browse(browse, self._reading(queue, partial(self._took, queue, pending)))
         for node, got in pending.items():
@@ -627,7 +630,7 @@ class Walk:
                 raise BadAnswer("%s: %d results for %d operations" % (READ, sum(len(readings) for readings in answer), count))
             rest = iter(answer)
             for nodes, attributes in batch:
-                for readings, same in groupby(zip(nodes, rest), lambda one: one[1]):
+                for readings, same in groupby(zip(nodes, rest), itemgetter(1)):
                     took([node for node, _ in same], attributes, readings)
             return True
 
