@@ -253,7 +253,7 @@ def fault(make: Callable[[Lab], AbstractContextManager[None]], component: str, m
         fault(nobody_observes, "canary", "CN1", "CN2 CN3 CN4"),
         fault(a_device_is_silent, "modbus_filter", "MF2"),
         fault(somebody_orders_a_write, "modbus_filter", "MF3"),
-        fault(the_mqtt_broker_is_down, "mosquitto", "MQ1", "MQ2 MQ3 MQ4 MQ5 MQ6 MQ7 MQ8 MQ9 MA0 MA1 MA4"),
+        fault(the_mqtt_broker_is_down, "mosquitto", "MQ1", "MQ2 MQ3 MQ4 MQ5 MQ6 MQ7 MQ8 MQ9 MA0 MA1 MA2 MA3 MA4"),
         # It was away for the restart.
         fault(a_store_repeats, "victoriametrics", "VM3", "VM1 VM8 FR1 FR2 FR3"),
         # It comes back as a broker that catches up.
