@@ -26,7 +26,10 @@ DOORS = ("pg.enabled", "line.tcp.enabled", "line.udp.enabled")
 """Ways in past vmauth, without TLS: PostgreSQL's protocol has a password that everybody knows, line protocol none."""
 BOUND = ("http.net.bind.to", "http.min.net.bind.to")
 """Where the server itself listens: without TLS, so on the loopback only."""
-SETTINGS = "SELECT property_path, value FROM (SHOW PARAMETERS) WHERE property_path IN (%s)" % ", ".join("'%s'" % one for one in (*DOORS, *BOUND, "http.user"))
+SETTINGS = (
+    "SELECT property_path, value FROM (SHOW PARAMETERS) WHERE property_path IN ('pg.enabled', 'line.tcp.enabled', 'line.udp.enabled',"
+    " 'http.net.bind.to', 'http.min.net.bind.to', 'http.user')"
+)
 ARRIVED = string.Template("SELECT count() FROM $table WHERE ts > dateadd('s', -$seconds, now()) AND ts <= now()")
 
 
