@@ -510,6 +510,20 @@ def a_namesake_lives(site: Site) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def its_clock_was_ahead(site: Site) -> Iterator[None]:
+    """A tag is silent, and what it said before is of times up to ten minutes from now: at every moment until then one of them looks new."""
+    with site.standing_still("level"):
+        now = time.time_ns() // 1_000_000
+        site.tsdb.post(f"level:status,source={SOURCE} value=0 {now + 1000 * second}" for second in range(600))
+        yield
+        assert site.tsdb.client.send("POST", '/api/v1/admin/tsdb/delete_series?match[]={__name__="level:status"}')[0] == 204
+
+
+def test_what_a_clock_that_was_ahead_left_is_no_sign_of_life(site: Site, ages: Asked) -> None:
+    exercise(ages, Fault(its_clock_was_ahead, {"FR1": r"\Afail plc-1: stale: plc-1/level \(\d+ s ahead of the clock\)\Z"}), site)
+
+
 def test_a_namesake_of_a_silent_tag_is_no_sign_of_life(site: Site, ages: Asked) -> None:
     stale = r"\Afail plc-1: stale: plc-1/level \(\d+ s\)\Z"
     exercise(ages, Fault(a_namesake_lives, {"FR1": stale, "FR2": stale}), site)

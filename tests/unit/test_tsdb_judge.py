@@ -273,7 +273,8 @@ def test_stale_tags_are_named_per_source_and_view() -> None:
         ("FR2", "sep1"): "fail",
     }
     assert "plc1/whp (nothing)" in report.checks[0].reason
-    assert store.asked[0][1] == {"nocache": "1", "latency_offset": "1ms"}
+    assert store.asked[0][1] == {"nocache": "1", "latency_offset": "1ms", "time": "%.3f" % (NOW + 172800)}, "what a clock that was ahead left is found"
+    assert "[173400s]" in store.asked[0][0] and "[600s]" in store.asked[2][0]
     assert store.asked[2][1] == {}
 
 

@@ -16,13 +16,14 @@ import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.freshness import run_questdb as run_freshness
-from ansible_collections.hnai.platform.plugins.module_utils.tsdb.questdb import run
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.questdb import KEYS, TYPES, run
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 PARAMS = {"table": "ot", "retention": "31d", "min_free_mib": 1024, "wal_lag_max": 100, "ingest_window": 60.0}
 
-DOORS = {"pg.enabled": "false", "line.tcp.enabled": "false", "line.udp.enabled": "false", "http.user": "platform"}
+DOORS = {"pg.enabled": "false", "line.tcp.enabled": "false", "line.udp.enabled": "false", "http.user": "platform",
+         "http.net.bind.to": "127.0.0.1:9001", "http.min.net.bind.to": "127.0.0.1:9003"}
 
 
 class Site:
@@ -31,7 +32,7 @@ class Site:
     def __init__(self) -> None:
         self.ttl: list[list[Any]] = [[31, "DAY"]]
         self.table: list[list[Any]] = [[True, True]]
-        self.columns = [["ts", True], ["source", True], ["tag", True], ["value", False]]
+        self.columns = [[name, name in KEYS, kind] for name, kind in TYPES.items()]
         self.wal: list[list[Any]] = [["ot", False, 7, 7, "", ""]]
         self.rows, self.free = 900, 5000.0
         self.strangers = {"": 401, "impostor": 401}
@@ -90,7 +91,9 @@ def test_a_healthy_store_passes() -> None:
         ({"ttl": [[0, "HOUR"]]}, {"QD2": "fail"}),
         ({"table": [[True, False]]}, {"QD3": "fail"}),
         ({"table": [[False, True]]}, {"QD3": "fail"}),
-        ({"columns": [["ts", True], ["source", False], ["tag", True]]}, {"QD3": "fail"}),
+        ({"columns": [[name, name in ("ts", "tag"), kind] for name, kind in TYPES.items()]}, {"QD3": "fail"}),
+        ({"columns": [[name, name in KEYS, {"value": "FLOAT"}.get(name, kind)] for name, kind in TYPES.items()]}, {"QD3": "fail"}),
+        ({"columns": [[name, name in KEYS, kind] for name, kind in TYPES.items() if name != "text"]}, {"QD3": "fail"}),
         ({"wal": [["ot", True, 7, 9, "DISK FULL", "no space"]]}, {"QD4": "fail"}),
         ({"wal": [["ot", False, 7, 108, "", ""]]}, {"QD4": "fail"}),
         ({"free": 1000.0}, {"QD5": "fail"}),
@@ -101,6 +104,8 @@ def test_a_healthy_store_passes() -> None:
         ({"doors": {**DOORS, "pg.enabled": "true"}}, {"QD6": "fail"}),
         ({"doors": {**DOORS, "line.tcp.enabled": "true"}}, {"QD6": "fail"}),
         ({"doors": {**DOORS, "http.user": ""}}, {"QD6": "fail"}),
+        ({"doors": {**DOORS, "http.net.bind.to": "0.0.0.0:9001"}}, {"QD6": "fail"}),
+        ({"doors": {**DOORS, "http.min.net.bind.to": "0.0.0.0:9003"}}, {"QD6": "fail"}),
         ({"doors": {}}, {"QD6": "inconclusive"}),
         ({"rows": 0}, {"QD7": "fail"}),
         ({"ttl": [], "table": [], "columns": [], "wal": []}, {"QD2": "fail", "QD3": "inconclusive", "QD4": "inconclusive"}),
@@ -148,7 +153,7 @@ def ages_of(found: list[list[Any]], marks: list[list[Any]] | None = None) -> dic
     def ask(_method: str, path: str, *_rest: Any) -> tuple[int, bytes]:
         query = urllib.parse.parse_qs(path.partition("?")[2])["query"][0]
         start, _, mark = query.removesuffix(" LATEST ON ts PARTITION BY source, tag").rpartition(" AND status != ")
-        assert start.endswith("AND ts <= now()")
+        assert start.endswith("AND ts <= dateadd('d', 2, now())"), "what a clock that was ahead left hides that nothing comes"
         newer = {tuple(row[:2]) for row in marks or []}
         shown = found if mark == str(0x80310000) else [*(marks or []), *(row for row in found if tuple(row[:2]) not in newer)]
         return 200, json.dumps({"dataset": shown}).encode()
@@ -172,6 +177,7 @@ def test_a_tag_read_on_change_is_as_old_as_its_observation() -> None:
     assert ages_of(fresh[:1], [row("plc1", "valve", 1000, 1000)])["plc1"] == ("fail", "stale: plc1/valve (1000 s)")
     assert ages_of(fresh[:2])["sep1"] == ("fail", "stale: sep1/level (nothing)")
     assert {status for status, _reason in ages_of([]).values()} == {"fail"}
+    assert ages_of([row("plc1", "whp", -600, 1), *fresh[1:]])["plc1"] == ("fail", "stale: plc1/whp (600 s ahead of the clock)")
 
 
 # -- the table ------------------------------------------------------------------------------------------------
@@ -202,6 +208,10 @@ class Server:
             return [self.table] if "FROM tables()" in statement else self.columns
         self.said.append(statement)
         return []
+
+
+def test_the_check_knows_the_columns_of_the_program(schema: ModuleType) -> None:
+    assert (dict(schema.COLUMNS), schema.KEYS) == (TYPES, KEYS)
 
 
 def test_a_table_that_is_right_is_left_alone(schema: ModuleType) -> None:

@@ -43,7 +43,8 @@ class Age:
 
     def text(self) -> str:
         """For a reason: source/tag and its age."""
-        return "%s/%s (%s)" % (self.source, self.tag, "nothing" if self.age_s is None else "%.0f s" % self.age_s)
+        age = "nothing" if self.age_s is None else "%.0f s" % self.age_s if self.age_s >= 0 else "%.0f s ahead of the clock" % -self.age_s
+        return "%s/%s (%s)" % (self.source, self.tag, age)
 
 
 def ages(wanted: Iterable[Expected], newest: Iterable[Point], now: float, cyclic_s: float, on_change_s: float) -> list[Age]:

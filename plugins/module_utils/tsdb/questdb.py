@@ -17,11 +17,18 @@ _TTL_S = {"HOUR": 3600.0, "DAY": 86400.0, "WEEK": 604800.0, "MONTH": 31 * 86400.
 
 
 TABLES = "SELECT table_name, ttlValue, ttlUnit, walEnabled, dedup FROM tables()"
-COLUMNS = string.Template("SELECT \"column\", upsertKey FROM table_columns('$table')")
+TYPES = {
+    "ts": "TIMESTAMP_NS", "source": "SYMBOL", "tag": "SYMBOL", "value": "DOUBLE", "text": "VARCHAR", "status": "LONG", "observed_ts": "LONG", "seq": "LONG",
+}
+"""As the role's program `schema` makes the table. Of another type a column loses digits, and the next start of the store ends at it."""
+COLUMNS = string.Template("SELECT \"column\", upsertKey, type FROM table_columns('$table')")
 DOORS = ("pg.enabled", "line.tcp.enabled", "line.udp.enabled")
 """Ways in past vmauth, without TLS: PostgreSQL's protocol has a password that everybody knows, line protocol none."""
+BOUND = ("http.net.bind.to", "http.min.net.bind.to")
+"""Where the server itself listens: without TLS, so on the loopback only."""
 SETTINGS = (
-    "SELECT property_path, value FROM (SHOW PARAMETERS) WHERE property_path IN ('pg.enabled', 'line.tcp.enabled', 'line.udp.enabled', 'http.user')"
+    "SELECT property_path, value FROM (SHOW PARAMETERS) WHERE property_path IN ('pg.enabled', 'line.tcp.enabled', 'line.udp.enabled',"
+    " 'http.net.bind.to', 'http.min.net.bind.to', 'http.user')"
 )
 ARRIVED = string.Template("SELECT count() FROM $table WHERE ts > dateadd('s', -$seconds, now()) AND ts <= now()")
 
@@ -96,14 +103,17 @@ def run(
     with report.check(
         "QD3",
         "a record that comes twice is one row",
-        expected="WAL, deduplicated by %s" % ", ".join(KEYS),
-        hint="somebody changed the table; systemctl restart hnai-questdb brings it back",
+        expected="WAL, deduplicated by %s, each column of its type" % ", ".join(KEYS),
+        hint="somebody changed the table; systemctl restart hnai-questdb brings it back, but no column's type: ALTER TABLE … ALTER COLUMN … TYPE …",
         explain=about(COLUMNS, table),
     ) as check:
         wal, dedup = _one([row for row in rows(reader(), TABLES) if row[0] == table], "tables()")[3:5]
-        keys = [row[0] for row in rows(reader(), about(COLUMNS, table)) if row[1]]
+        columns = rows(reader(), about(COLUMNS, table))
+        keys = [row[0] for row in columns if row[1]]
+        types = {row[0]: row[2] for row in columns}
+        other = ["%s is %s instead of %s" % (name, types.get(name, "not there"), kind) for name, kind in TYPES.items() if types.get(name) != kind]
         check.observed = "%s, %s" % ("WAL" if wal else "no WAL", "deduplicated by %s" % ", ".join(keys) if dedup else "duplicates stay")
-        check.passed(wal and dedup and sorted(keys) == sorted(KEYS))
+        check.passed(wal and dedup and sorted(keys) == sorted(KEYS) and not other, ", ".join(other))
 
     with report.check(
         "QD4",
@@ -162,6 +172,7 @@ def run(
         let_in = [name for name, status in strangers.items() if status not in (401, 403)]
         let_in += [name for name, (status, body) in reads.items() if not 400 <= status < 500 or b'"error"' in body]
         let_in += ["%s=%s" % (name, settings[name]) for name in DOORS if settings[name] != "false"]
+        let_in += ["%s=%s" % (name, settings[name]) for name in BOUND if not settings[name].startswith("127.")]
         let_in += [] if settings["http.user"] else ["whoever comes to the backend"]
         check.passed(not let_in, "let in: %s" % ", ".join(let_in))
 
