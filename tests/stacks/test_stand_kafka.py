@@ -231,6 +231,17 @@ def a_copy_less(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
+def a_second_way_in(cluster: Cluster) -> Iterator[None]:
+    """Under a name that everybody knows, with a password that nobody declared; what its owner uses goes on."""
+    with cluster.admin() as admin:
+        admin.alter_users([(User("reader", "eve's", ("SCRAM-SHA-256",)), "SCRAM-SHA-256")], [])
+        try:
+            yield
+        finally:
+            admin.alter_users([], [("reader", "SCRAM-SHA-256")])
+
+
+@contextmanager
 def topic(cluster: Cluster, replicas: list[int]) -> Iterator[None]:
     """A topic that stands where it is told to."""
     with cluster.admin() as admin:
@@ -365,6 +376,7 @@ def test_a_fault_of_records_fails_its_own_check_and_passes_after_repair(cluster:
     Fault(leaders_elsewhere, {"B6": "^fail"}),
     Fault(offsets_on_one_disk, {"B7": f"^fail .*{OFFSETS}"}),
     Fault(a_copy_less, {"B11": r"^fail .*: ot\.raw replication_factor 1 instead of 3$"}),
+    Fault(a_second_way_in, {"S7": "^fail .*: reader SCRAM-SHA-256 is declared by nobody$"}),
     Fault(one_rack, {"B10": f"^fail .*{TOPIC}"}),
     # The byte a second is set in the cluster.
     Fault(a_stuck_copy, {"L2": f"^fail .*{TOPIC}"}, may="B11"),
