@@ -43,6 +43,11 @@ options:
     description: Purdue level of the zone that each principal comes from.
     type: dict
     default: {}
+  mechanisms:
+    description: >-
+      SCRAM mechanisms that a user may have (S7), by name. For users whose rotation changes the name and not the mechanism; others stand not here.
+    type: dict
+    default: {}
   features:
     description: Feature levels that must be finalized.
     type: dict
@@ -200,6 +205,7 @@ def main() -> None:
             expected_nodes=nodes,
             super_users={"type": "list", "elements": "str", "required": True},
             principal_levels={"type": "dict", "default": {}},
+            mechanisms={"type": "dict", "default": {}},
             features={"type": "dict", "default": {}},
             listeners={"type": "list", "elements": "dict", "required": True, "options": {
                 "name": {"type": "str", "required": True}, "port": {"type": "int", "required": True}, "mutual": {"type": "bool", "required": True}}},
@@ -233,6 +239,7 @@ def main() -> None:
     expected = Expected(
         host=given["host"], node=given["node_id"], nodes=tuple(given["expected_nodes"]), supers=tuple(given["super_users"]),
         levels={str(name): float(level) for name, level in given["principal_levels"].items()},
+        mechanisms={str(name): tuple(may_have) for name, may_have in given["mechanisms"].items()},
         features={str(name): int(level) for name, level in given["features"].items()},
         acls=declared, quotas=None if given["quotas"] is None else quotas.of_pairs(given["quotas"], pairs), topics=topics.parse(given["topics"]),
         groups={str(name): tuple(may_read) for name, may_read in given["groups"].items()},

@@ -66,6 +66,7 @@ SCENARIOS = {
     "external": "a store, a cluster, a broker and an OpenBao that somebody else runs: nothing is installed or restarted there, and all are judged as ever",
     "drift": "21 things changed by hand at once: the check names each and changes nothing, one run repairs them and nothing else",
     "bare-check": "a check on freshly made hosts predicts files, packages, users and units of the run that follows, and names what it cannot know",
+    "swap": "Debian releases exchanged: allowed where the contracts allow both, refused where one says 13 only; the hosts are those of twin; needs no lab",
     "twin": "a second site of other names, addresses and Debian releases, with five brokers, out of its inventory alone; the lab stands again afterwards",
     "kill": "the controller killed ten times over the whole run, in a broker's restart, in a change of the firewall: each changed service restarts once",
     "first-kill": "the controller killed in the middle of the first deployment: the next run converges",

@@ -344,6 +344,7 @@ class Cluster(Judged):
         node = self.at
         return self._answer(kafka_health, node, {
             "node_id": node, "host": self.nodes[node].address, "expected_nodes": list(self.nodes), "principal_levels": LEVELS,
+            "mechanisms": dict.fromkeys(LEVELS, DEFAULTS["kafka_scram_mechanisms"]),
             "super_users": [one.address for one in self.nodes.values()], "features": LEVELS_OF[self.declared],
             "listeners": [{**one, "port": self.ports[one["name"]]} for one in LISTENERS],
             "controllers": [f"{one.address}:{self.ports['controller']}" for one in self.nodes.values()], "acls": ACLS,

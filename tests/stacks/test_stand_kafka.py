@@ -265,6 +265,17 @@ def no_broker_may_restart(cluster: Cluster) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def a_second_way_in(cluster: Cluster) -> Iterator[None]:
+    """Under a name that everybody knows, with a password that nobody declared; what its owner uses goes on."""
+    with cluster.admin() as admin:
+        admin.alter_users([(User("reader", "eve's", ("SCRAM-SHA-256",)), "SCRAM-SHA-256")], [])
+        try:
+            yield
+        finally:
+            admin.alter_users([], [("reader", "SCRAM-SHA-256")])
+
+
+@contextmanager
 def topic(cluster: Cluster, replicas: list[int]) -> Iterator[None]:
     """A topic that stands where it is told to."""
     with cluster.admin() as admin:
@@ -402,6 +413,7 @@ def test_a_fault_of_records_fails_its_own_check_and_passes_after_repair(cluster:
     Fault(a_throttle_was_left, {"B11": r"^fail .*: quota shipper producer_byte_rate 1, which nobody declared$"}),
     Fault(positions_are_deleted_with_age, {"B7": f"^fail .*: {OFFSETS} cleanup.policy delete instead of compact$"}),
     Fault(no_broker_may_restart, {"B4": f"^fail .*: {OFFSETS}-0, {OFFSETS}-1, {OFFSETS}-2$"}),
+    Fault(a_second_way_in, {"S7": "^fail .*: reader SCRAM-SHA-256 is declared by nobody$"}),
     Fault(one_rack, {"B10": f"^fail .*{TOPIC}"}),
     # The byte a second is set in the cluster.
     Fault(a_stuck_copy, {"L2": f"^fail .*{TOPIC}"}, may="B11"),

@@ -328,6 +328,10 @@ def test_what_is_not_as_declared_is_named() -> None:
         "broker 1 log.retention.ms 5 over its file; broker 1 own (not told) over its file")
     assert found["S7"].reason == "kafka2 has the name of a broker; eve is declared by nobody"
     assert checks(dataclasses.replace(Fake(), scram=("eve",)), expected=dataclasses.replace(EXPECTED, levels={}))["S7"].status == "pass"
+    # The other user's rotation changes the mechanism.
+    second = dataclasses.replace(EXPECTED, mechanisms={"flink": ["SCRAM-SHA-256"], "flink.b": ["SCRAM-SHA-256"]})
+    assert checks(Fake(), expected=second)["S7"].reason == "flink SCRAM-SHA-512 is declared by nobody"
+    assert checks(Fake(), expected=dataclasses.replace(second, mechanisms={"flink": ["SCRAM-SHA-512"]}))["S7"].status == "pass"
 
 
 def test_one_broker_has_nobody_to_compare_with() -> None:

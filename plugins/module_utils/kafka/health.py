@@ -72,9 +72,9 @@ class Local:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the inventory declares. `levels`: principal → level of the zone that it comes from; `features`: finalized levels; `acls` None:
-    not compared; `quotas`: user → key → value, None: not compared; `groups`: name → topics that it may read; `addresses`: host:port at which each
-    node, broker and controller, is asked."""
+    """What the inventory declares. `levels`: principal → level of the zone that it comes from; `mechanisms`: user → SCRAM mechanisms that it may have, of
+    those that have the same for good; `features`: finalized levels; `acls` None: not compared; `quotas`: user → key → value, None: not compared;
+    `groups`: name → topics that it may read; `addresses`: host:port at which each node, broker and controller, is asked."""
 
     host: str
     node: int
@@ -95,6 +95,7 @@ class Expected:
     min_free_pct: float = 10.0
     min_cert_days: float = 3.0
     interval_s: float = 1.0
+    mechanisms: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 Spec = dict[str, Any]
@@ -483,6 +484,8 @@ class Health:
         users = self.source.users()
         both = sorted(set(users) & set(self.want.supers))
         strange = sorted(set(users) - {*self.want.levels, *self.want.supers, ANCHOR}) if self.want.levels else []
+        # A second way in under a name that is known: no run takes it away, and the password is whoever made it's.
+        strange += sorted(f"{name} {one}" for name, declared in self.want.mechanisms.items() for one in set(users.get(name, ())) - set(declared))
         c.observed, c.expected = len(both) + len(strange), 0
         c.evidence = {"users": sorted(users), "brokers": list(self.want.supers), "undeclared": strange}
         if self.want.levels and not users:
@@ -635,7 +638,8 @@ class Health:
             (spec("S6", "deny by default, super users as declared", controls=["SR 2.1"], explain="grep -E 'allow.everyone|super.users' server.properties",
                   hint="run the kafka play"), self.s6),
             (spec("S7", "no client has a broker's name or is undeclared", unit="users", controls=["SR 1.1"],
-                  explain="kafka-configs.sh --describe --entity-type users", hint="run the kafka play: it deletes who is not declared; who made it?"), self.s7),
+                  explain="kafka-configs.sh --describe --entity-type users",
+                  hint="who made it? The kafka play deletes who is not declared; of a mechanism: kafka-configs.sh --alter --delete-config"), self.s7),
             (spec("S8", "this broker knows every user that the cluster has", unit="users", controls=["SR 1.1", "SR 7.1"],
                   explain="kafka-configs.sh --command-config admin.properties --bootstrap-server HOST:9091 --describe --entity-type users, on each broker",
                   hint="run the kafka play before any broker restarts: it writes the declared users and the anchor again"), self.s8),
