@@ -303,7 +303,7 @@ def test_names_that_may_not_be_asked_for_are_no_pass(world: World) -> None:
 def logins(*more: dict[str, Any]) -> list[dict[str, Any]]:
     """Tokens as OpenBao shows them, two of them the site's own."""
     return [{"accessor": "a1", "policies": ["hnai-openbao"], "path": "auth/hnai/login"},
-            {"accessor": "a2", "policies": ["response-wrapping"], "path": "auth/hnai/role/hnai-kafka/secret-id"}, *more]
+            {"accessor": "a2", "policies": ["response-wrapping"], "path": "sys/wrapping/wrap"}, *more]
 
 
 @pytest.mark.parametrize(("entity", "token", "alone", "among"), [
