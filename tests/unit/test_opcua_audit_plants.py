@@ -285,6 +285,29 @@ def test_a_level_is_read_while_it_is_browsed(in_flight: int, order: str) -> None
     assert "".join(asked) == order
 
 
+def test_references_are_looked_through_while_others_of_their_level_are_browsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ground = Ground()
+    folders = [ground.add("ns=2;s=f%d" % number, OBJECT) for number in range(40)]
+    for number, folder in enumerate(folders):
+        ground.add("ns=2;s=v%d" % number, VARIABLE, folder)
+    order: list[tuple[str, str]] = []
+    browse, take = ground.browse, audit_walk.Walk._take
+
+    async def browsing(nodes: Sequence[str]) -> list[Browsed]:
+        order.extend(("browsed", node) for node in nodes)
+        return await browse(nodes)
+
+    def taking(walk: Any, node: str, *rest: Any) -> Any:
+        order.append(("looked through", node))
+        return take(walk, node, *rest)
+
+    monkeypatch.setattr(ground, "browse", browsing)
+    monkeypatch.setattr(audit_walk.Walk, "_take", taking)
+    facts, _, _ = audited(ground, batch=8, in_flight=2)
+    assert facts.result.nodes["Object"] >= 40 and order.index(("looked through", "ns=2;s=f0")) < order.index(("browsed", "ns=2;s=f39"))
+    assert [node for what, node in order if what == "looked through" and node in folders] == folders
+
+
 def test_a_subtype_of_what_messages_are_written_by_is_one_of_them() -> None:
     ground = Ground()
     ground.add("ns=0;i=15111", 8, "ns=0;i=58", HAS_SUBTYPE)

@@ -305,11 +305,11 @@ class Walk:
             for task in tasks:
                 task.cancel()
 
-    async def _browse(self, nodes: Sequence[Any], *beside: Step) -> None:
-        """All references of *nodes*, into ``_references``. *beside*: what else is done meanwhile."""
+    async def _browse(self, nodes: Sequence[Any], *beside: Step, told: Callable[[], None] = lambda: None) -> None:
+        """All references of *nodes*, into ``_references``. *beside*: what else is done meanwhile. *told* is called whenever there are more."""
         known = self._memo.references(self._channel, nodes) if self._memo is not None else {}
         self._references.update(known)
-        queue: deque[Any] = deque([node for node in nodes if node not in known])
+        queue: deque[Any] = deque([node for node in nodes if node not in known] if known else nodes)
         alone: deque[Any] = deque()
 
         async def step() -> bool:
@@ -319,6 +319,7 @@ class Walk:
             size = self._governor.size(BROWSE)
             batch = [queue.popleft() for _ in range(min(size, len(queue)))]
             await self._browse_batch(batch, queue, alone)
+            told()
             return True
 
         await self._together(step, *beside)
@@ -520,27 +521,37 @@ class Walk:
         """Everything hierarchical below *tops*, level by level; nodes in *leave* belong to another tree."""
         level = [one for one in tops if one in self.seen]
         while level:
-            await self._attributes(level, [one for one in level if one not in self._references])
-            following: list[Any] = []
-            for node in level:
-                references = self._references.pop(node, ())
-                if node == self._namespaces:
-                    self._metadata = [one for run in references if run.reference_type in self._hierarchical and not run.remote for one in run.nodes]
-                if id(references) in self._leaves:
-                    continue
-                before, dull = len(following), True
-                for run in references:
-                    following += self._take(node, run, region, leave)
-                    if run.reference_type == HAS_TYPE_DEFINITION:
-                        for one in run.nodes:
-                            if self._channel.text(one) in rules.SUBSCRIBED_DATA_SETS:
-                                dull = False
-                                if region != rules.TYPES:
-                                    note(self.result.subscribed_data_sets, self.stable(node))
-                            elif region != rules.TYPES:
-                                self._typed.setdefault(one, node)
-                self._leaf(references, dull and len(following) == before)
+            waiting, following = deque(level), list[Any]()
+            look = partial(self._look_through, waiting, following, region, leave)
+            browse = [one for one in level if one not in self._references]
+            # A method that is met again may have to be judged anew: among types, none before all were read.
+            await self._attributes(level, browse, (lambda: None) if region == rules.TYPES else look)
+            for node in waiting:
+                self._references.setdefault(node, ())
+            look()
             level = following
+
+    def _look_through(self, waiting: deque[Any], following: list[Any], region: str, leave: set[Any]) -> None:
+        """The references of the first of *waiting*, one after the other, as far as they were told; what is new goes to *following*."""
+        while waiting and waiting[0] in self._references:
+            node = waiting.popleft()
+            references = self._references.pop(node)
+            if node == self._namespaces:
+                self._metadata = [one for run in references if run.reference_type in self._hierarchical and not run.remote for one in run.nodes]
+            if id(references) in self._leaves:
+                continue
+            before, dull = len(following), True
+            for run in references:
+                following += self._take(node, run, region, leave)
+                if run.reference_type == HAS_TYPE_DEFINITION:
+                    for one in run.nodes:
+                        if self._channel.text(one) in rules.SUBSCRIBED_DATA_SETS:
+                            dull = False
+                            if region != rules.TYPES:
+                                note(self.result.subscribed_data_sets, self.stable(node))
+                        elif region != rules.TYPES:
+                            self._typed.setdefault(one, node)
+            self._leaf(references, dull and len(following) == before)
 
     def _leaf(self, references: Sequence[Alike], barren: bool) -> None:
         """Where the channel gives the same list to many nodes, it is looked through once. Kept alive, so that its identity stays its own."""
@@ -592,8 +603,8 @@ class Walk:
         known.region, known.parent, known.read = rules.UNLINKED, parent, False
 
     # -- attributes ---------------------------------------------------------------------------------------
-    async def _attributes(self, nodes: Sequence[Any], browse: Sequence[Any] = ()) -> None:
-        """Read and judge *nodes*; meanwhile those of *browse* are browsed."""
+    async def _attributes(self, nodes: Sequence[Any], browse: Sequence[Any] = (), told: Callable[[], None] = lambda: None) -> None:
+        """Read and judge *nodes*; meanwhile those of *browse* are browsed (*told*: see there)."""
         unread = [(known, list(same)) for known, same in groupby(nodes, self.seen.__getitem__) if not known.read]
         for known, _ in unread:
             known.read = True
@@ -611,7 +622,7 @@ class Walk:
                 queue.append((run, rules.attributes(known.node_class)))
             run += same
         pending: dict[Any, dict[int, Reading]] = {}
-        await self._browse(browse, self._reading(queue, partial(self._took, queue, pending)))
+        await self._browse(browse, self._reading(queue, partial(self._took, queue, pending)), told=told)
         for node, got in pending.items():
             self._keep([node], tuple(got), tuple(got.values()))
 
