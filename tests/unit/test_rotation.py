@@ -1051,7 +1051,7 @@ def test_a_log_in_which_this_visit_does_not_stand_proves_nothing(store: KvStore,
 def test_a_version_that_was_deleted_is_no_secret(about: dict[str, Any], status: str) -> None:
     bao = Bao()
     bao.about = about
-    store = KvStore(bao, "t", "hnai")
+    store = KvStore(bao, "t", "hnai", now=lambda: 1795564810.0)
     store.write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
     assert verdicts(store, [item()], {}, 1795564810.0)["SI1", PATH] == status
 
