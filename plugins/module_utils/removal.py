@@ -93,8 +93,8 @@ class Removal:
         """Patterns of what bears the component's name and stands in no record."""
         name = self.component
         return [
-            f"{CREDENTIALS}/hnai-{name}.*", f"/etc/hnai/{name}/tls", f"/etc/hnai/{name}/passwords", f"/run/hnai/{name}",
-            f"{ROTATION}/{name}+*", f"{ROTATION}/tls+{name}", f"{ROTATION}/tls+{name}.*",
+            f"{CREDENTIALS}/hnai-{name}.*", f"/etc/hnai/{name}/tls", f"/etc/hnai/{name}/passwords", f"/run/hnai/{name}", f"{ROTATION}/{name}+*",
+            f"{ROTATION}/tls+{name}", f"{ROTATION}/tls+{name}.*",
         ]  # fmt: skip
 
     def _runs_unrecorded(self) -> None:

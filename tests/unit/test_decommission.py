@@ -351,8 +351,7 @@ def called(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def places(role: Path) -> set[str]:
-    """Absolute paths that a role makes beside its tree, or has a module use: units' directories, tmpfiles, modules' arguments but what they
-    leave to others, and the defaults of those."""
+    """Absolute paths that a role makes beside its tree, or has a module use: units' directories, tmpfiles, modules' arguments and the defaults of those."""
     found: set[str] = set()
     for file in (role / "tree").rglob("*"):
         text = plain(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else ""
@@ -365,8 +364,7 @@ def places(role: Path) -> set[str]:
             code = importlib.import_module(f"ansible_collections.hnai.platform.plugins.modules.{module}")
             options = yaml.safe_load(code.DOCUMENTATION).get("options") or {}
             found |= {str(option["default"]) for name, option in options.items() if option["type"] == "path" and option.get("default") and name not in given}
-            made = {name: one for name, one in given.items() if name != "leave"}
-            found |= {path for text in leaves(made) for path in re.findall(r"(?<![\w}])/(?:etc|var|run|opt|srv)/[\w./+*-]+", text)}
+            found |= {path for text in leaves(given) for path in re.findall(r"(?<![\w}])/(?:etc|var|run|opt|srv)/[\w./+*-]+", text)}
     return found
 
 
