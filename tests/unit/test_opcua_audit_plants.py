@@ -146,7 +146,7 @@ class Ground:
         return [Browsed(0) if release else Browsed(BAD_CONTINUATION_POINT_INVALID) if rest is None else self._page(rest, 0) for rest in rests]
 
 
-def audited(ground: Ground, **change: Any) -> tuple[audit_run.Facts, dict[str, str], dict[str, Any]]:
+def audited(ground: Ground, earlier: Any = None, **change: Any) -> tuple[audit_run.Facts, dict[str, str], dict[str, Any]]:
     """(facts, status by check, record) with a clock that only moves when somebody waits."""
     plan = audit_run.Plan(**{**dict(
         source="plc1", endpoint="opc.tcp://x", policy="Basic256Sha256", mode="SignAndEncrypt", username="observer", application_uri="urn:x",
@@ -159,7 +159,7 @@ def audited(ground: Ground, **change: Any) -> tuple[audit_run.Facts, dict[str, s
     async def sleep(seconds: float) -> None:
         ground.now += seconds
 
-    facts = asyncio.run(audit_run.gather(ground, plan, clock, sleep))
+    facts = asyncio.run(audit_run.gather(ground, plan, clock, sleep, earlier))
     report = Report("x", deadline_s=None)
     record = audit_judge.Judge(report, facts, audit_judge.Context(plan, Policy(today=date(2026, 1, 1)), 1e5)).run()
     return facts, {check.id: check.status for check in report.checks}, record
@@ -283,6 +283,18 @@ def test_a_level_is_read_while_it_is_browsed(in_flight: int, order: str) -> None
     walk = SimpleNamespace(_in_flight=in_flight)
     asyncio.run(audit_walk.Walk._together(walk, step("B"), step("R")))  # type: ignore[arg-type]
     assert "".join(asked) == order
+
+
+def test_what_is_remembered_whole_is_not_asked_for_again() -> None:
+    ground = Ground()
+    for number in range(5):
+        ground.add("ns=2;s=v%d" % number, VARIABLE)
+    first = audited(ground)[0]
+    assert first.memo is not None
+    ground.log.clear()
+    again = audited(ground, first.memo.dump())[0]
+    assert again.resumed and again.result.nodes == first.result.nodes and again.result.lines == first.result.lines
+    assert 0 not in [operations for _, operations in ground.log], "nothing was asked for, in a request of its own"
 
 
 def test_references_are_looked_through_while_others_of_their_level_are_browsed(monkeypatch: pytest.MonkeyPatch) -> None:
