@@ -219,7 +219,8 @@ class Tree:
         )
         self._converge_accounts()
         self._converge_files([entry for entry in self.entries if not entry.path.startswith(SYSUSERS)])
-        others = self._of_others() | {path for path in [*before.files, *before.intended] if matches(path, self.leave)}
+        left = {path for path in [*before.files, *before.intended] if matches(path, self.leave)}
+        others = self._of_others() | left
         obsolete = [path for path in before.files if path not in mine and path not in others]
         obsolete += [
             path
@@ -231,7 +232,7 @@ class Tree:
         self._converge_sysctl()
         self._reload_daemon(obsolete)
         self._find_foreign(set(mine) | set(before.files) | others)
-        final = _Registry(sorted({*mine, *(path for path in before.files if matches(path, self.leave))}), {}, self._parents())
+        final = _Registry(sorted({*mine, *left.intersection(before.files)}), {}, self._parents())
         self.outcome.registry = final != before
         self._write_registry(final)
         return self.outcome

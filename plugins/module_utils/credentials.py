@@ -30,6 +30,15 @@ TWIN = ".b"
 _CREDENTIAL = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
+def base(name: str) -> str:
+    """The identity of a pair.
+
+    >>> base("line1.b")
+    'line1'
+    """
+    return name[: -len(TWIN)] if name.endswith(TWIN) else name
+
+
 def path_of(component: str, name: str) -> str:
     """Where a component's credential lies."""
     return f"{STORE}/hnai-{component}.{name}"

@@ -175,7 +175,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.credentials import TWIN
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import base
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, listeners, quotas, topics
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.health import Expected, Health, Local
@@ -235,7 +235,7 @@ def main() -> None:
         declared = None if given["acls"] is None else frozenset(acls.parse(given["acls"], "acls"))
     except (acls.AclError, KeyError) as error:
         module.fail_json(msg=f"acls: {error}")
-    pairs = [(name[:-len(TWIN)], name) for name in given["principal_levels"] if name.endswith(TWIN)]
+    pairs = [(base(name), name) for name in given["principal_levels"] if base(name) != name]
     expected = Expected(
         host=given["host"], node=given["node_id"], nodes=tuple(given["expected_nodes"]), supers=tuple(given["super_users"]),
         levels={str(name): float(level) for name, level in given["principal_levels"].items()},

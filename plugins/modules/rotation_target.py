@@ -162,13 +162,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
 from ansible_collections.hnai.platform.plugins.module_utils.connections import established, plain
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import base
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError, sync_directory
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import rotate as kafka_rotate
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import scram
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt import rotate as mqtt_rotate
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_model import base
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Client, MqttError, MqttRefused, tls_dialler
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import fence, rotation
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import Adapter, CannotTell, Refusals, Target

@@ -559,16 +559,21 @@ def health(tmp_path_factory: pytest.TempPathFactory, site: Site, door: Door) -> 
 
 
 @contextmanager
-def the_dashboard_may_call_anything_of_the_api(door: Door) -> Iterator[None]:
-    """Nobody can write by the path that writers have; the series can be deleted, and others made."""
-    (paths,) = [user["paths"] for user in door.routes["users"] if user["username"] == "dashboard"]
-    paths.append("/api/v1/.*")
+def the_dashboard_may_call(door: Door, paths: str, one: str) -> Iterator[None]:
+    """*one*: a path among them that it may not call otherwise."""
+    (own,) = [user["paths"] for user in door.routes["users"] if user["username"] == "dashboard"]
+    own.append(paths)
     door.reload()
-    until("the door is as before", lambda: door.lets("/api/v1/rules"), 20)
+    until("the door is as before", lambda: door.lets(one), 20)
     yield
-    paths.pop()
+    own.pop()
     door.reload()
-    until("the door stays open", lambda: not door.lets("/api/v1/rules"), 20)
+    until("the door stays open", lambda: not door.lets(one), 20)
+
+
+def the_dashboard_may_call_anything_of_the_api(door: Door) -> AbstractContextManager[None]:
+    """Nobody can write by the path that writers have; the series can be deleted, and others made."""
+    return the_dashboard_may_call(door, "/api/v1/.*", "/api/v1/rules")
 
 
 def the_store_asks_for_no_login(site: Site) -> AbstractContextManager[None]:
@@ -593,17 +598,9 @@ def only_some_series_are_kept(site: Site) -> AbstractContextManager[None]:
     return site.started("-storage.maxDailySeries=2")
 
 
-@contextmanager
-def somebody_elses_metrics_are_to_be_kept_too(door: Door) -> Iterator[None]:
+def somebody_elses_metrics_are_to_be_kept_too(door: Door) -> AbstractContextManager[None]:
     """Whoever reads may write, by a path that no writer of ours has."""
-    (paths,) = [user["paths"] for user in door.routes["users"] if user["username"] == "dashboard"]
-    paths.append("/api/v1/write")
-    door.reload()
-    until("the door is as before", lambda: door.lets("/api/v1/write"), 20)
-    yield
-    paths.pop()
-    door.reload()
-    until("the door stays open", lambda: not door.lets("/api/v1/write"), 20)
+    return the_dashboard_may_call(door, "/api/v1/write", "/api/v1/write")
 
 
 def test_a_door_that_is_too_wide_fails_its_own_check_and_passes_after_repair(door: Door, health: Asked) -> None:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from ..credentials import TWIN
+from ..credentials import TWIN, base
 from ..opcua.audit_policy import Policy as Waivers
 from ..opcua.audit_policy import PolicyError, names
 from ..opcua.audit_policy import parse as parse_waivers
 from ..verdict import FAIL, INCONCLUSIVE, PASS, Check, Report
 from .acl_live import Answer, CannotTest, Findings, Live, canary_topic, summary, uncovered_by
-from .acl_model import READ, WRITE, Grant, Policy, Right, base, commanders, declared_rights, deviations, grants, into_lines, readers
+from .acl_model import READ, WRITE, Grant, Policy, Right, commanders, declared_rights, deviations, grants, into_lines, readers
 from .acl_mosquitto import AclError
 from .topics import valid_filter
 

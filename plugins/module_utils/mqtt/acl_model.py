@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..credentials import TWIN
+from ..credentials import TWIN, base
 from .topics import example
 
 WRITE, READ = "write", "read"
@@ -102,15 +102,6 @@ def grants(identity: Identity, access: str, pattern: str) -> list[Grant]:
         if topic is not None:
             found.append(Grant(identity.name, access, pattern, topic, identity.default_where, "everything is allowed"))
     return found
-
-
-def base(name: str) -> str:
-    """The identity of a pair.
-
-    >>> base("line1.b")
-    'line1'
-    """
-    return name[: -len(TWIN)] if name.endswith(TWIN) else name
 
 
 def commanders(policy: Policy, patterns: Iterable[str], control: Iterable[str] = ()) -> tuple[list[Grant], list[Grant]]:

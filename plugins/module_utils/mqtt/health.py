@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_model import base
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import base
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_mosquitto import Setting, truth
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.wire import Message, MqttError, MqttRefused

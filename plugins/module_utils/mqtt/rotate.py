@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from ..credentials import TWIN
+from ..credentials import TWIN, base
 from ..openbao.rotation_target import CannotTell, Impossible
-from .acl_model import base
 from .wire import MAX_TEXT, MqttError, MqttRefused
 
 Secret = Mapping[str, Any]
