@@ -259,6 +259,13 @@ class Stand:
     def sessions(self) -> list[str]:
         return [str(one.name) for one in self.server.iserver._external_sessions.values()]
 
+    def left(self) -> list[str]:
+        """The sessions that stay: the server forgets one a moment after it answered its end."""
+        deadline = time.monotonic() + 10
+        while self.sessions() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.sessions()
+
     @property
     def url(self) -> str:
         return "opc.tcp://%s:%d/" % (self.address, self.port)

@@ -83,7 +83,7 @@ def test_everything_that_a_server_says_of_its_variables(site: Any, stand: Stand)
     assert {item["path"].rsplit("/", 1)[1] for item in found.left_out} == {"Curve", "When"}
     # One session, named for what it is, closed; nothing was sent that is not reading.
     assert stand.services["CreateSession"] == stand.services["ActivateSession"] == stand.services["CloseSession"] == 1
-    assert set(stand.services) <= READING and not set(stand.services) & WRITING and not stand.sessions()
+    assert set(stand.services) <= READING and not set(stand.services) & WRITING and not stand.left()
     again = look(site)
     assert (again.tags, again.new, again.left_out) == (found.tags, found.new, found.left_out)
     site[1]["tags"] = found.tags
@@ -133,7 +133,7 @@ def test_half_a_look_is_no_proposal(site: Any, stand: Stand, fault: str) -> None
         look(site)
     assert stand.services["CreateSession"] == stand.services["ActivateSession"] == 1
     if fault != "cut off":
-        assert stand.services["CloseSession"] == 1 and not stand.sessions()
+        assert stand.services["CloseSession"] == 1 and not stand.left()
 
 
 def test_it_comes_after_the_collector_and_counts_with_the_audit(site: Any, stand: Stand) -> None:

@@ -46,7 +46,7 @@ def test_a_server_that_refuses_is_proven_with_three_writes(site: Any, stand: Any
     assert record["holds_for"]["server_certificate"] and record["token"]["approver"] == "j.doe"
     # Written and put back by the engineer, tried once by the mirror: the server's own record.
     assert {name: count for name, count in stand.services.items() if name in WRITING} == {"Write": 3}
-    assert now_at(stand) == 7.5 and stand.sessions() == [] and site.state.read("write_probe") is None
+    assert now_at(stand) == 7.5 and stand.left() == [] and site.state.read("write_probe") is None
     assert [one.split(" of ")[0] for one in site.host.said] == ["opcua_write_probe (canary)"] * 2
     assert "e-secret" not in json.dumps(report.result()) and "secret\"" not in json.dumps(report.result())
 
