@@ -445,6 +445,8 @@ def red(path: Path, *nodes: dict[str, Any]) -> foreign.Findings:
     ({"type": "function", "func": "this['constructor']['constructor']('x')"}, 1, 0), ({"type": "function", "func": "prefetch(global.get('network'))"}, 0, 0),
     ({"type": "function", "func": "fetch('http://plc/set')"}, 1, 0),
     ({"type": "file", "filename": "/var/log/x"}, 0, 0), ({"type": "file", "filename": "/dev/ttyS0"}, 1, 0),
+    ({"type": "file", "filename": ""}, 0, 1), ({"type": "file", "filename": "name", "filenameType": "msg"}, 0, 1),
+    ({"type": "file", "filename": "/var/${N}"}, 0, 1), ({"type": "file", "filename": "/var/log/x", "filenameType": "str"}, 0, 0),
     # Inside a subflow, disabled, in another spelling; a reader and a comment are none.
     ({"type": "modbus-write", "z": "s1"}, 1, 0), ({"type": "modbus-write", "d": True}, 1, 0), ({"type": "modbus-flex-write"}, 1, 0),
     ({"type": "Modbus-Write"}, 0, 1), ({"type": "OPCUA-IIoT-Write"}, 1, 0), ({"type": "opcua-iiot-method-caller"}, 0, 1), ({"type": "OpcUa-Method"}, 1, 0),
@@ -496,6 +498,8 @@ def nifi(path: Path, *processors: dict[str, Any]) -> foreign.Findings:
     ("standard.InvokeHTTP", {"HTTP Method": "delete"}, 1, 0), ("standard.InvokeHTTP", {"HTTP Method": "HEAD"}, 0, 0), ("standard.ExecuteProcess", {}, 1, 0),
     ("groovyx.ExecuteGroovyScript", {}, 1, 0), ("script.InvokeScriptedProcessor", {}, 1, 0), ("script.ScriptedTransformRecord", {}, 1, 0),
     ("standard.PutUDP", {}, 1, 0), ("standard.PutFTP", {}, 1, 0), ("standard.HandleHttpRequest", {}, 1, 0), ("jms.PublishJMS", {}, 1, 0),
+    ("standard.PutFile", {"Directory": "/data/in"}, 0, 0), ("standard.PutFile", {"Directory": "/data/../dev"}, 1, 0), ("standard.PutFile", {}, 0, 1),
+    ("standard.PutFile", {"Directory": "${where}"}, 0, 1), ("standard.PutFile", {"Directory": "#{where}"}, 0, 1),
     ("amqp.PublishAMQP", {}, 1, 0), ("mqtt.PublishMQTT", {"Topic": "#{t}"}, 0, 1), ("standard.PostHTTP", {}, 0, 1), ("standard.LogAttribute", {}, 0, 0),
     ("opcua.PutOpcUaValue", {}, 1, 0), ("x.ReadModbus", {}, 0, 1), ("x.WriteValueTask", {}, 0, 1),
 ])
@@ -505,7 +509,7 @@ def test_nifi(tmp_path: Path, kind: str, properties: dict[str, Any], writes: int
     assert all("/NiFi Flow/line/p" in one for one in found.writes + found.unknown)
 
 
-@pytest.mark.parametrize("kind", ["UpdatePlcTag", "ControlPump", "GetAndSetTag", "OpcWriterService"])
+@pytest.mark.parametrize("kind", ["UpdatePlcTag", "ControlPump", "GetAndSetTag", "OpcWriterService", "InvokeHTTP", "PutFile"])
 def test_a_name_is_no_promise_of_somebody_elses_part(tmp_path: Path, kind: str) -> None:
     found = nifi(tmp_path / "flow.json.gz", {"type": "com.vendor." + kind})
     assert not found.writes and len(found.unknown) == 1

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import posixpath
 import re
 import shlex
 import shutil
@@ -71,7 +72,7 @@ def _json(path: Path) -> Any:
 # -- Node-RED -----------------------------------------------------------------------------------------------------
 _RED_QUIET = frozenset({
     "tab", "subflow", "group", "comment", "inject", "debug", "complete", "catch", "status", "junction", "change", "switch", "range", "template",
-    "delay", "trigger", "batch", "split", "join", "sort", "csv", "json", "xml", "html", "yaml", "rbe", "file", "tls-config",
+    "delay", "trigger", "batch", "split", "join", "sort", "csv", "json", "xml", "html", "yaml", "rbe", "tls-config",
     "link in", "link out", "link call", "mqtt in", "file in", "OpcUa-Endpoint", "OpcUa-Item", "OpcUa-Browser", "OpcUa-Event", "OpcUa-Discovery",
     "OPCUA-IIoT-Connector", "OPCUA-IIoT-Read", "OPCUA-IIoT-Browser", "OPCUA-IIoT-Listener", "OPCUA-IIoT-Event", "OPCUA-IIoT-Node",
     "OPCUA-IIoT-Response", "modbus-read", "modbus-getter", "modbus-flex-getter", "modbus-flex-sequencer", "modbus-client", "modbus-response",
@@ -155,8 +156,12 @@ def node_red(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, 
             libs = [str(one.get("module")) for one in node.get("libs") or [] if isinstance(one, Mapping)]
             if libs or _RED_REACHES.search(text):
                 found.writes.append("%s reaches beyond its message: %s" % (where, ", ".join(libs) or "require, process or code made at run time"))
-        elif kind == "file" and is_device(str(node.get("filename") or "")):
-            found.writes.append("%s writes to the device %s" % (where, node["filename"]))
+        elif kind == "file":
+            name = str(node.get("filename") or "")
+            if not name or str(node.get("filenameType") or "str") != "str" or "${" in name:
+                found.unknown.append("%s: which file, or device, is known at run time only" % where)
+            elif is_device(name):
+                found.writes.append("%s writes to the device %s" % (where, name))
         elif kind == "mqtt out":
             topic = str(node.get("topic") or "")
             if topic:
@@ -228,7 +233,9 @@ def nifi(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, str]
             found.unknown.append("%s: the topic of its last will is made of variables (%r)" % (where, will))
         elif will and any(topic_matches(one, will) for one in patterns):
             found.writes.append("%s has a last will at %s, a topic of commands" % (where, will))
-        if short == "PublishMQTT":
+        if not kind.startswith(_NIFI):
+            (found.writes if why else found.unknown).append(("%s %s" % (where, why)).rstrip())
+        elif short == "PublishMQTT":
             topic = str(given.get("Topic") or "")
             hits = [one for one in patterns if topic_matches(one, topic)]
             if "${" in topic or "#{" in topic or not topic:
@@ -237,11 +244,17 @@ def nifi(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, str]
                 found.writes.append("%s publishes to %s, a topic of commands (%s)" % (where, topic, ", ".join(hits)))
         elif why:
             found.writes.append("%s %s" % (where, why))
+        elif short == "PutFile":
+            folder = str(given.get("Directory") or "")
+            if not folder or "${" in folder or "#{" in folder:
+                found.unknown.append("%s: which directory, or device, is known at run time only (%r)" % (where, folder))
+            elif is_device(posixpath.join(folder, "any")):
+                found.writes.append("%s writes to the devices in %s" % (where, folder))
         elif short == "InvokeHTTP":
             method = str(given.get("HTTP Method") or given.get("http-method") or "GET")
             if method.upper() not in ("GET", "HEAD"):
                 found.writes.append("%s sends %s requests" % (where, method))
-        elif not kind.startswith(_NIFI) or (processes and not _NIFI_QUIET.match(short)):
+        elif processes and not _NIFI_QUIET.match(short):
             found.unknown.append(where)
     return found
 
