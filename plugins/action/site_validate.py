@@ -15,7 +15,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import ne
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import needed_flows
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
-from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, observed, site_ca
+from ansible_collections.hnai.platform.plugins.plugin_utils import checks, contracts, observed, site_ca
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, record, zones
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect, options, plain, twice, written
@@ -66,7 +66,8 @@ class ActionModule(ActionBase):
             data = collect(task_vars["hostvars"], task_vars["groups"])
             add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
             site = Site.from_dict(data)
-            said = mistakes(written(task_vars["hostvars"], task_vars["groups"]), options(), task_vars["groups"], site.file, needed_topics(site))
+            ids = [entry.id for section in checks.load() for entry in section.entries]
+            said = mistakes(written(task_vars["hostvars"], task_vars["groups"]), options(), task_vars["groups"], site.file, needed_topics(site), ids)
             said += twice(task_vars.get("ansible_inventory_sources") or [])
             said += self._site_ca(site, task_vars["hostvars"], task_vars["groups"], now)
             found = [problem.as_dict() for problem in [*sorted({*judge(site, data, today), *said}), *self._observed(site, task_vars["hostvars"])]]

@@ -44,7 +44,7 @@ _HOST = {
     "dual_homed": "hnai_dual_homed",
 }
 #: What the model reads of a source; tags stay where they are.
-_SOURCE_KEYS = ("id", "name", "asset", "protocol", "endpoint", "host", "port", "records_per_s", "group", "node")
+_SOURCE_KEYS = ("id", "name", "asset", "protocol", "limits", "endpoint", "host", "port", "records_per_s", "group", "node")
 
 
 class _Tolerant(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes in what an inventory says that the site model does not look at: options of roles, ids, tags of sources.
+"""Mistakes in what an inventory says that the site model does not look at: options of roles, ids, topics, and (`sources`) the sources.
 
-Roles refuse an option of the wrong type too, and the collector a tag that it cannot read; but one after the other, on a host, in the middle of a run.
+Roles refuse an option of the wrong type too; but one after the other, on a host, in the middle of a run.
 Values that are templates are left to the roles. Pure: what Ansible read in, findings out; whatever the shape of it.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections import Counter
@@ -17,17 +18,13 @@ from typing import Any
 from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import topics
-from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import WIDTHS
+from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import SourceError, devices
+from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import ConfigError
+from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import parse as filter_config
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
+from ansible_collections.hnai.platform.plugins.plugin_utils import sources
+from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_template, shown
 
-PROTOCOLS = ("modbus", "mqtt", "opcua", "sparkplug")
-TYPES = ("bool", "double", "enum", "float", "int", "string")
-ENCODINGS = tuple(sorted(WIDTHS))
-#: As the collector takes them: ids of sources, names of tags.
-SOURCE = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_-]*\Z")
-NAME = re.compile(r"^[a-zA-Z_][a-zA-Z0-9_]*\Z")
-#: What a source is reached by.
-_REACHED = {"opcua": "endpoint", "modbus": "host"}
 #: Variables by which members of a group differ: {variable: group}.
 OWN = {"kafka_node_id": "kafka"}
 #: How the roles themselves read a scalar. A text is read from any scalar.
@@ -36,53 +33,34 @@ _SCALARS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "float": (check_type_float, "a number"),
     "int": (check_type_int, "a whole number"),
 }
-#: Words of a source and of a tag, where they are said.
-_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "opcua": {"policy": ("Aes128Sha256RsaOaep", "Aes256Sha256RsaPss", "Basic256Sha256"), "mode": ("Sign", "SignAndEncrypt")},
-    "modbus": {"table": ("holding", "input"), "word_order": ("big", "little")},
-}
-_TAG_WORDS = {"kind": ("cyclic", "on_change"), "mode": ("poll", "subscribe")}
-#: Keys of a source and of a tag that something reads, of whichever protocol: another one would be passed over in silence.
-_SOURCE_KEYS = frozenset((
-    "id", "name", "asset", "protocol", "tags", "canary", "records_per_s", "limits", "endpoint", "policy", "mode", "server_certificate_file",
-    "server_certificate_next_file", "application_uri", "identity", "publishing_ms", "keepalive_count", "lifetime_count", "silent_keepalives",
-    "session_timeout_s", "request_timeout_s", "connect_timeout_s", "channel_lifetime_s", "repeat_s", "retry_s", "audit", "on_refuted", "host", "port",
-    "unit", "table", "word_order", "filter", "poll_ms", "timeout_s", "gap_registers", "topic", "group", "node", "keepalive_s",
-))  # fmt: skip
-_TAG_KEYS = frozenset((
-    "name", "type", "unit", "unit_to", "kind", "codes", "path", "node", "mode", "sampling_ms", "queue", "address", "encoding", "scale", "nan_is_bad",
-    "metric", "device", "description",
-))  # fmt: skip
+#: The option that lists the conversions which the jobs know by themselves, as the role of Flink has them.
+_UNITS = "ot_collector_fidelity_units"
+#: A length of time, as a text; an option whose default is one is one.
+_LASTS = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h|d|w|y))+")
+#: Options that say with -1: for ever.
+_FOR_EVER = ("kafka_retention_ms", "kafka_retention_bytes")
+#: What stands in paths, URIs and names of other systems.
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+#: Lists of ids of checks.
+_LISTS = ("hnai_expected_skips", "hnai_full_expected_skips", "hnai_allow_inconclusive")
 #: Options that are a size of memory as a JVM takes it, and what such a size looks like.
 _SIZED = re.compile(r"_(heap|memory)$")
 _SIZE = re.compile(r"[1-9][0-9]*[kKmMgG]?")
-#: Numbers of a tag and the least that each may be.
-_NUMBERS = {"sampling_ms": 1, "queue": 1}
-_MARKS = ("{{", "{%", "{#")
 
 
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
-             file: Callable[[str], str], needed: Mapping[str, str] | None = None) -> list[Problem]:
+             file: Callable[[str], str], needed: Mapping[str, str] | None = None, ids: Iterable[str] = ()) -> list[Problem]:
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set.
-    *needed*: topics of Kafka that somebody reads or writes, and who."""
+    *needed*: topics of Kafka that somebody reads or writes, and who. *ids*: of all checks."""
     found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, needed or {})]
     first = next(iter(variables.values()), {})
-    return [*found, *_sources(first.get("hnai_ot_sources"), file("hnai_ot_sources"))]
-
-
-def _shown(value: Any) -> str:
-    """A name for people, however long and whatever it is made of."""
-    text = str(value)
-    return text[:40] if text.isprintable() else ascii(text)[:40]
-
-
-def is_template(value: Any) -> bool:
-    """Whether anything in it is only known when Ansible evaluates it."""
-    if isinstance(value, Mapping):
-        return any(is_template(item) for item in value.values())
-    if isinstance(value, (list, tuple)):
-        return any(is_template(item) for item in value)
-    return isinstance(value, str) and any(mark in value for mark in _MARKS)
+    found += [*_site(first, file, frozenset(ids)), *_jobs(variables, groups, file), *_excused(variables, groups, file)]
+    units = first.get("hnai_units") or {}
+    found += [Problem(file("hnai_units"), *one, "option") for one in sources.unit_problems(units)]
+    # Without Flink a value is stored as it comes.
+    conversions = {*options.get(_UNITS, {}).get("default", ()), *map(str, units if isinstance(units, Mapping) else ())} if groups.get("flink") else None
+    wrong = list(sources.problems(first.get("hnai_ot_sources"), file("hnai_ot_sources"), conversions))
+    return [*found, *(wrong or _canaries(variables, groups, file))]
 
 
 def _options(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:
@@ -106,6 +84,10 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
         yield key, complaint, remedy
     elif _SIZED.search(key) and not _SIZE.fullmatch(str(value)):
         yield key, f"{repr(value)[:60]} is no size of memory", "write a number with k, m or g behind it, such as 512m"
+    elif _LASTS.fullmatch(str(option.get("default"))) and not _LASTS.fullmatch(str(value)):
+        yield key, f"{repr(value)[:60]} is no length of time", f"write a number and its unit, such as {option['default']}"
+    elif key not in OWN and option.get("type") in ("int", "float") and isinstance(value, (int, float, str)) and not _reckons(key, float(value)):
+        yield key, f"{repr(value)[:60]} cannot be", "write a number from 0 to 100" if key.endswith("_percent") else "write a number from 0"
     elif option.get("type") == "list" and option.get("elements") and isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from _inside({**option, "type": option["elements"], "elements": None}, f"{key}[{index}]", item)
@@ -117,7 +99,12 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
                 yield f"{key}.{name}", "is missing", f"write {name}: {' '.join(str(inner.get('description', '')).split())[:80]}"
         for name in value:
             if str(name) not in option["options"]:
-                yield f"{key}.{_shown(name)}", "is unknown", f"use one of: {', '.join(option['options'])}"
+                yield f"{key}.{shown(name)}", "is unknown", f"use one of: {', '.join(option['options'])}"
+
+
+def _reckons(name: str, value: float) -> bool:
+    """Whether an option of this name can be this number: none of them counts below nothing, but what is kept for ever."""
+    return 0 <= value <= (100 if name.endswith("_percent") else 1e15) or (name in _FOR_EVER and value == -1)
 
 
 def against(option: Mapping[str, Any], value: Any) -> str:
@@ -157,8 +144,114 @@ def _own(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any],
                 holders.setdefault(str(number), []).append(host)
         for value, hosts in holders.items():
             if len(hosts) > 1:
-                message = f"{_shown(value)} is the id of {', '.join(hosts)}"
+                message = f"{shown(value)} is the id of {', '.join(hosts)}"
                 yield Problem("inventory", f"{hosts[-1]}: {name}", message, "give each host one of its own", "option")
+
+
+def _site(first: Mapping[str, Any], file: Callable[[str], str], ids: frozenset[str]) -> Iterator[Problem]:
+    """What the site is called, and which ids it lets through."""
+    for name in ("hnai_site", "hnai_environment"):
+        value = first.get(name)
+        if value is not None and not is_template(value) and not (isinstance(value, str) and _PLAIN.fullmatch(value)):
+            remedy = "write letters, digits, . _ - (it stands in paths, URIs and names)"
+            yield Problem(file(name), name, f"{repr(value)[:60]} is no plain name", remedy, "option")
+    for name in _LISTS if ids else ():
+        value = first.get(name)
+        for one in value if isinstance(value, (list, tuple)) else ():
+            if not is_template(one) and str(one) not in ids and not str(one).startswith("V-"):
+                near = difflib.get_close_matches(str(one), ids, n=1)
+                remedy = (f"did you mean {near[0]}? " if near else "") + "docs/verify.md lists them"
+                yield Problem(file(name), f"{name}[{shown(one)}]", "is no check", remedy, "option")
+
+
+def _of_first(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], group: str) -> Mapping[str, Any]:
+    """The variables of a group's first host; nothing where it has none."""
+    return next((variables[host] for host in groups.get(group) or () if host in variables), {})
+
+
+def _tags(told: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Tags of each source, as the store has them."""
+    declared = told.get("hnai_ot_sources")
+    found: dict[str, set[str]] = {}
+    for source in declared if isinstance(declared, (list, tuple)) else ():
+        if isinstance(source, Mapping) and not is_template(source.get("tags")) and isinstance(source.get("tags"), (list, tuple)):
+            found[str(source.get("id"))] = {str(tag.get("name")).lower() for tag in source["tags"] if isinstance(tag, Mapping)}
+    return found
+
+
+def _jobs(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
+    """Jobs that are declared twice, and alerts that could never be raised, or always."""
+    told = _of_first(variables, groups, "flink")
+    jobs, alerts = told.get("flink_jobs"), told.get("flink_alerts")
+    listed = [str(one) for one in jobs] if isinstance(jobs, (list, tuple)) and not is_template(jobs) else []
+    for name, times in Counter(listed).items():
+        if times > 1:
+            yield Problem(file("flink_jobs"), f"flink_jobs[{shown(name)}]", f"stands there {times} times", "declare each job once", "option")
+    if listed and ("alerts" in listed) != bool(alerts):
+        what = "lists alerts, and flink_alerts has nothing to watch" if "alerts" in listed else "lacks alerts, and flink_alerts has something to watch"
+        yield Problem(file("flink_jobs"), "flink_jobs", what, "declare both, or neither", "option")
+    tags, seen = _tags(told), set()
+    for one in alerts if isinstance(alerts, (list, tuple)) else ():
+        if isinstance(one, Mapping) and not is_template(one):
+            pair = str(one.get("source")), str(one.get("tag"))
+            key = f"flink_alerts[{shown(pair[0])}/{shown(pair[1])}]"
+            if pair in seen:
+                yield Problem(file("flink_alerts"), key, "stands there twice", "write its limits into one entry", "option")
+            seen.add(pair)
+            if pair[0] in tags and pair[1] not in tags[pair[0]]:
+                near = difflib.get_close_matches(pair[1], tags[pair[0]], n=1)
+                remedy = f"did you mean {near[0]}?" if near else "name one of its tags, in lower case"
+                yield Problem(file("flink_alerts"), key, f"source {shown(pair[0])} has no such tag", remedy, "option")
+            wrong, remedy = _watches(one)
+            if wrong:
+                yield Problem(file("flink_alerts"), key, wrong, remedy, "option")
+
+
+def _watches(alert: Mapping[str, Any]) -> tuple[str, str]:
+    """What is wrong with an alert's limits and the remedy; "" and "": nothing, or it is judged as an option."""
+    given = {name: alert[name] for name in ("low", "high", "rate") if alert.get(name) is not None}
+    if not given:
+        return "watches nothing", "write low, high or rate"
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in given.values()):
+        return "", ""
+    if "low" in given and "high" in given and not given["low"] < given["high"]:
+        return f"low {given['low']:g} is not below high {given['high']:g}: every value would be one too many", "correct one of the two"
+    if "rate" in given and not given["rate"] > 0:
+        return f"rate {given['rate']:g} cannot be", "write a number above 0"
+    return "", ""
+
+
+def _excused(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
+    """An exception of a source that is none excuses nobody, and its owner believes that it does."""
+    told = _of_first(variables, groups, "ot_collector")
+    declared, name = told.get("hnai_ot_sources"), "ot_collector_audit_exceptions"
+    known = {str(one.get("id")) for one in declared if isinstance(one, Mapping)} if isinstance(declared, (list, tuple)) else None
+    excused = told.get(name)
+    for number, one in enumerate(excused if isinstance(excused, (list, tuple)) else ()):
+        source = one.get("source") if isinstance(one, Mapping) else None
+        if known is not None and isinstance(source, str) and not is_template([source, *known]) and source not in known:
+            yield Problem(file(name), f"{name}[{number}].source", f"{source[:60]!r} is no source", f"one of: {', '.join(sorted(known))[:200]}", "option")
+
+
+def _canaries(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
+    """What the Modbus filter would refuse on its host, said by its own core."""
+    told, name = _of_first(variables, groups, "modbus_filter"), "modbus_filter_canaries"
+    declared, canaries = told.get("hnai_ot_sources"), told.get(name) or []
+    filtered = [one for one in declared if isinstance(one, Mapping) and one.get("protocol") == "modbus"] if isinstance(declared, (list, tuple)) else []
+    if is_template([filtered, canaries]) or not filtered or not isinstance(canaries, (list, tuple)) or not all(isinstance(one, Mapping) for one in canaries):
+        return
+    known = {str(one.get("id")) for one in filtered}
+    for number, one in enumerate(canaries):
+        if str(one.get("for")) not in known:
+            remedy = f"one of: {', '.join(sorted(known))[:200]}"
+            yield Problem(file(name), f"{name}[{number}].for", f"{repr(one.get('for'))[:60]} is no Modbus source", remedy, "option")
+            return
+    try:
+        filter_config(json.dumps({"status_file": "/", "devices": devices(filtered, canaries)}), name)
+    except (SourceError, ConfigError) as error:
+        yield Problem(file(name), name, " ".join(str(error).split()), "correct the canary, or filter of the source", "option")
+    except (KeyError, TypeError, ValueError) as error:
+        yield Problem(file(name), name, f"cannot be read: {error!r}"[:160], "write {id, for, address, host, port, record_port}", "option")
 
 
 def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
@@ -174,7 +267,7 @@ def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Ma
     names_of = {str(one.get("name")) for one in listed}
     for topic, who in sorted(needed.items()) if not is_template(told) else ():
         if topic not in names_of:
-            yield Problem(file(names[0]), f"kafka_topics[{_shown(topic)}]", f"is missing, and {who} needs it", "declare the topic", "option")
+            yield Problem(file(names[0]), f"kafka_topics[{shown(topic)}]", f"is missing, and {who} needs it", "declare the topic", "option")
     for one in listed:
         given = one.get("config")
         config: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
@@ -182,18 +275,18 @@ def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Ma
         counts = (one.get("partitions"), one.get("replication_factor", replicas), settings["min.insync.replicas"])
         if not is_template(one) and all(_whole(count) for count in counts):
             partitions, factor, least = map(int, counts)
-            declared.append(topics.Topic(_shown(one.get("name")), partitions, factor, {**{k: str(v) for k, v in settings.items()}, names[2]: str(least)}))
+            declared.append(topics.Topic(shown(one.get("name")), partitions, factor, {**{k: str(v) for k, v in settings.items()}, names[2]: str(least)}))
         outage = _outage(variables[hosts[0]].get("hnai_slo"))
         kept = config.get("retention.ms", -1)
         if _whole(kept) and 0 <= int(kept) < outage * 1000:
             message = f"{kept} milliseconds is too small for hop {_HOP}: the declared outage of {outage:g} s"
             remedy = f"set it to at least {math.ceil(outage * 1000)}, or declare a shorter outage"
-            yield Problem(file(names[0]), f"kafka_topics[{_shown(one.get('name'))}].config.retention.ms", message, remedy, "buffer")
+            yield Problem(file(names[0]), f"kafka_topics[{shown(one.get('name'))}].config.retention.ms", message, remedy, "buffer")
     for text in topics.check(declared, len(hosts)):
         key, _colon, rest = text.partition(": ")
         message, _semicolon, remedy = rest.rpartition("; ")
         # What a topic does not say is said for all of them.
-        own = any(key.startswith(f"kafka_topics[{_shown(one.get('name'))}].") and _says(one, key) for one in listed)
+        own = any(key.startswith(f"kafka_topics[{shown(one.get('name'))}].") and _says(one, key) for one in listed)
         name = names[0] if own else {"replication_factor": names[1], "replicas": names[2]}.get(key.rpartition(".")[2], names[0])
         yield Problem(file(name), key if name == names[0] else name, message or rest, remedy if message else "rename it", "option")
 
@@ -217,74 +310,3 @@ def _outage(slo: Any) -> float:
     hop = hops.get(_HOP) if isinstance(hops, Mapping) else None
     found = hop.get("outage_s") if isinstance(hop, Mapping) else None
     return found if isinstance(found, (int, float)) and 0 < found < 1e12 else 0
-
-
-def _sources(sources: Any, file: str) -> Iterator[Problem]:
-    """Sources and their tags; what is no map or is a template is judged by others."""
-    known = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, (list, tuple)) else []
-    ids = Counter(str(one.get("id")) for one in known)
-    for ident, times in ids.items():
-        if times > 1:
-            yield Problem(file, f"hnai_ot_sources[{_shown(ident)}].id", f"is used {times} times", "give each source an id of its own", "source")
-    for source in known:
-        key = f"hnai_ot_sources[{_shown(source.get('id'))}]"
-        yield from _unread(file, key, source, _SOURCE_KEYS)
-        yield from _one_of(file, f"{key}.protocol", source.get("protocol"), PROTOCOLS)
-        yield from _like(file, f"{key}.id", source.get("id"), SOURCE)
-        for word, allowed in _WORDS.get(str(source.get("protocol")), {}).items():
-            yield from _one_of(file, f"{key}.{word}", source.get(word, allowed[0]), allowed)
-        reached = _REACHED.get(str(source.get("protocol")))
-        if reached and not source.get(reached):
-            yield Problem(file, f"{key}.{reached}", "is missing", "say where the source is reached", "source")
-        port = source.get("port", 1)
-        if not is_template(port) and not (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536):
-            yield Problem(file, f"{key}.port", f"{repr(port)[:60]} is not one port", "write a number from 1 to 65535, without quotes", "source")
-        tags = source.get("tags")
-        if not is_template(tags) and not (isinstance(tags, (list, tuple)) and tags and all(isinstance(tag, Mapping) for tag in tags)):
-            yield Problem(file, f"{key}.tags", f"{repr(tags)[:60]} is no list of tags", "write what is mirrored: a list of {name, type, …}", "source")
-        listed = [tag for tag in tags if isinstance(tag, Mapping)] if isinstance(tags, (list, tuple)) else []
-        names = Counter(str(tag.get("name")) for tag in listed)
-        canary = source.get("canary")
-        if canary is not None and not is_template([canary, tags]) and str(canary) not in names:
-            yield Problem(file, f"{key}.canary", f"{repr(canary)[:60]} is none of its tags", "name the tag that counts up", "source")
-        for name, times in names.items():
-            if times > 1:
-                message = f"this name is used {times} times: two tags would be one series"
-                yield Problem(file, f"{key}.tags[{_shown(name)}]", message, "name each tag once", "source")
-        nodes: dict[str, str] = {}
-        for tag in listed if source.get("protocol") == "opcua" else ():
-            node, name = tag.get("node"), _shown(tag.get("name"))
-            if isinstance(node, str) and not is_template(node) and nodes.setdefault(node, name) != name:
-                message = f"is the node of {nodes[node]} too: one value would be two series, and one of them by mistake"
-                yield Problem(file, f"{key}.tags[{name}].node", message, "correct the node, or take one of the two tags out", "source")
-        for tag in listed:
-            inside = f"{key}.tags[{_shown(tag.get('name'))}]"
-            yield from _unread(file, inside, tag, _TAG_KEYS)
-            yield from _one_of(file, f"{inside}.type", tag.get("type"), TYPES)
-            yield from _like(file, f"{inside}.name", tag.get("name"), NAME)
-            for word, allowed in _TAG_WORDS.items():
-                yield from _one_of(file, f"{inside}.{word}", tag.get(word, allowed[0]), allowed)
-            for field, least in _NUMBERS.items():
-                value = tag.get(field, least)
-                if not is_template(value) and not (isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < 2**31):
-                    yield Problem(file, f"{inside}.{field}", f"{repr(value)[:60]} cannot be", f"write a number from {least}", "source")
-            if source.get("protocol") == "modbus":
-                yield from _one_of(file, f"{inside}.encoding", tag.get("encoding", "uint16"), ENCODINGS)
-
-
-def _unread(file: str, key: str, given: Mapping[str, Any], known: frozenset[str]) -> Iterator[Problem]:
-    for name in sorted(set(map(str, given)) - known):
-        near = difflib.get_close_matches(name, known, n=1)
-        remedy = f"did you mean {near[0]}? correct it or remove it" if near else "remove it"
-        yield Problem(file, f"{key}.{_shown(name)}", "is a key that nothing reads", remedy, "source")
-
-
-def _like(file: str, key: str, value: Any, pattern: re.Pattern[str]) -> Iterator[Problem]:
-    if not is_template(value) and not (isinstance(value, str) and pattern.match(value)):
-        yield Problem(file, key, f"{repr(value)[:60]} is no plain name", f"write what looks like {pattern.pattern[:-2]}", "source")
-
-
-def _one_of(file: str, key: str, value: Any, allowed: tuple[str, ...]) -> Iterator[Problem]:
-    if is_template(value) or (isinstance(value, str) and value in allowed):
-        return
-    yield Problem(file, key, f"{repr(value)[:60]} is unknown", f"use one of: {', '.join(allowed)}", "source")

@@ -10,8 +10,10 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,14 +55,29 @@ def slay(pid: int) -> None:
             os.kill(one, signal.SIGKILL)
 
 
+def masters(folder: str) -> list[int]:
+    """The connections that ssh keeps open under *folder*: each a process that outlives the run which began it."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if command.read_bytes().startswith(f"ssh: {folder}/".encode()):
+                found.append(int(command.parent.name))
+    return found
+
+
 def kill_a_run(
     argv: Sequence[str], output: Path, reached: Callable[[str], bool], later_s: float, program: str = "ansible-playbook", begins: bool = False
 ) -> str:
     """Starts a run and kills it *later_s* after its output says that it has *reached* the moment. Returns the output.
 
-    A task's heading comes with its first result; where *begins*, when it begins.
+    A task's heading comes with its first result; where *begins*, when it begins. Its connections end with it: a master that lived on would keep a module
+    waiting for ever to say its result to nobody.
     """
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "ANSIBLE_NOCOLOR": "1", **({"ANSIBLE_DISPLAY_SKIPPED_HOSTS": "1"} if begins else {})}
+    kept = tempfile.mkdtemp(prefix="hnai-ssh-")
+    environment = {
+        **os.environ, "PYTHONUNBUFFERED": "1", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_SSH_CONTROL_PATH_DIR": kept,
+        **({"ANSIBLE_DISPLAY_SKIPPED_HOSTS": "1"} if begins else {}),
+    }  # fmt: skip
 
     def text() -> str:
         return output.read_text(encoding="utf-8", errors="replace")
@@ -82,6 +99,10 @@ def kill_a_run(
         finally:
             if process.poll() is None:
                 slay(process.pid)
+            for one in masters(kept):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
+            shutil.rmtree(kept)
     return text()
 
 

@@ -129,7 +129,8 @@ def does_not_ingest(lab: Lab) -> None:
     with edited(lab, host(lab, "victoriametrics"), VM, floor + "512MiB", floor + "100TiB"):
         found = bad(verdict(lab, "victoriametrics"))
         assert "VM7" in found["fail"]
-        assert found["fail"] <= {"VM7", "VM8"}, found
+        # VM3: the floor is not the declared one.
+        assert found["fail"] <= {"VM3", "VM7", "VM8"}, found
         until("nobody notices that no sample arrives", lambda: "VM8" in bad(verdict(lab, "victoriametrics"))["fail"], 120, 5)
     until_well(lab, "victoriametrics")
 
@@ -162,10 +163,9 @@ def one_tag_silent(lab: Lab) -> None:
     assert '"internal_*"]' in text
     try:
         put(text.replace('namedrop = ["internal_*"]', f'namedrop = ["internal_*", "{tag}", "{tag}:*"]'))
-        until("nobody notices the silent tag", lambda: ("FR1", "plc1") in freshness(lab), 150, 5)
-        stale = freshness(lab)
-        assert stale[("FR1", "plc1")] == [f"plc1/{tag}"]
-        assert set(stale) <= {("FR1", "plc1"), ("FR2", "plc1")}
+        # Another tag may be stale for a moment: one that the plant leaves out by itself, behind what an earlier fault held up.
+        alone = {("FR1", "plc1"): [f"plc1/{tag}"]}
+        until("nobody names the silent tag alone", lambda: {key: tags for key, tags in freshness(lab).items() if key != ("FR2", "plc1")} == alone, 150, 5)
     finally:
         put(text)
     until("FR1 is not well again", lambda: not freshness(lab), 120, 5)

@@ -510,6 +510,22 @@ def test_a_component_that_stands_nowhere_is_named(data: dict[str, Any]) -> None:
     assert "groups.store" in {item["key"] for item in errors(data)}
 
 
+@pytest.mark.parametrize(("told", "wrong"), [
+    ({"new_per_minute": 6, "connections": 2}, []), ({}, []), ({"new_per_minute": 7}, ["new_per_minute"]), ({"connections": 3}, ["connections"]),
+    ({"new_per_minute": 60, "connections": 9}, ["connections", "new_per_minute"]), ({"new_per_minute": "often"}, []),
+])
+def test_a_source_is_not_dialled_more_often_than_its_conduit_approves(data: dict[str, Any], told: dict[str, Any], wrong: list[str]) -> None:
+    source = next(one for one in data["ot_sources"] if one["protocol"] == "opcua")
+    source["limits"] = told
+    assert [item["key"] for item in errors(data)] == [f"hnai_ot_sources[{source['id']}].limits.{name}" for name in wrong]
+
+
+@pytest.mark.parametrize("protocol", ["mqtt", "sparkplug"])
+def test_a_source_that_speaks_by_itself_stands_on_an_asset_too(data: dict[str, Any], protocol: str) -> None:
+    data["ot_sources"].append({"id": "line9", "asset": "plc9", "protocol": protocol, "group": "g", "node": "n"})
+    assert "hnai_ot_sources[line9].asset" in {item["key"] for item in errors(data)}
+
+
 def test_a_source_without_an_asset(data: dict[str, Any]) -> None:
     data["ot_sources"].append({"id": "plc9", "asset": "plc9", "protocol": "opcua"})
     assert "hnai_ot_sources[plc9]" in {item["key"] for item in errors(data)}

@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hnai_ot_collector.config import NAME, SOURCE
-from hnai_ot_collector.record import TYPES
-from hnai_ot_collector.registers import _FORMATS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +23,9 @@ OPTIONS = {
     "x_map": {"type": "dict"},
     "x_secret": {"type": "int", "no_log": True},
     "x_heap": {"type": "str"},
+    "x_kept": {"type": "str", "default": "31d"},
+    "x_free_percent": {"type": "int"},
+    "kafka_retention_ms": {"type": "int"},
 }
 
 
@@ -40,6 +40,7 @@ GOOD: list[dict[str, Any]] = [
     {"x_number": 1, "x_share": 0.5, "x_on": True, "x_mode": "observe", "x_list": [1], "x_map": {"a": 1}},
     {"x_heap": "512m"},
     {"x_heap": 536870912},
+    {"x_kept": "1h30m", "x_number": 0, "x_free_percent": 100, "kafka_retention_ms": -1},
     {"x_heap": "{{ a }}m"},
     {"x_number": "7", "x_share": "1", "x_on": "yes", "x_list": "a,b"},
     {"x_number": "{{ a }}", "x_on": "{% if a %}yes{% endif %}", "x_mode": "{{ mode }}", "x_map": "{{ everything }}", "x_list": "{{ all }}"},
@@ -57,6 +58,13 @@ def test_what_a_role_would_take_is_taken(variables: dict[str, Any]) -> None:
     ("name", "value", "message", "remedy"),
     [
         ("x_number", "often", "'often' is not a whole number", "a whole number"),
+        ("x_number", -1, "-1 cannot be", "a number from 0"),
+        ("x_share", float("nan"), "nan cannot be", "a number from 0"),
+        ("x_share", "-0.5", "'-0.5' cannot be", "a number from 0"),
+        ("x_free_percent", 101, "101 cannot be", "from 0 to 100"),
+        ("kafka_retention_ms", -2, "-2 cannot be", "a number from 0"),
+        ("x_kept", 31, "31 is no length of time", "such as 31d"),
+        ("x_kept", "31 days", "'31 days' is no length of time", "such as 31d"),
         ("x_number", 1.5, "1.5 is not a whole number", "a whole number"),
         ("x_number", [1], "[1] is no int", "a whole number"),
         ("x_share", "much", "'much' is not a number", "a number"),
@@ -134,47 +142,6 @@ def test_topics_that_the_brokers_would_refuse(variables: dict[str, Any], key: st
     assert all(message in one.message and one.file and one.remedy for one in found)
 
 
-def source(**more: Any) -> dict[str, Any]:
-    reached = {"host": "plc1", "endpoint": "opc.tcp://plc1:4840/"}
-    return {"id": "s", "protocol": "modbus", **reached, "tags": [{"name": "t", "type": "float", "encoding": "float32"}], **more}
-
-
-@pytest.mark.parametrize(
-    ("sources", "key", "message"),
-    [
-        ([source(), source()], "hnai_ot_sources[s].id", "used 2 times"),
-        ([source(id="a b")], "hnai_ot_sources[a b].id", "no plain name"),
-        ([source(host=None)], "hnai_ot_sources[s].host", "is missing"),
-        ([source(protocol="opcua", endpoint="")], "hnai_ot_sources[s].endpoint", "is missing"),
-        ([source(protocol="opcua", policy="None")], "hnai_ot_sources[s].policy", "'None' is unknown"),
-        ([source(word_order="mixed")], "hnai_ot_sources[s].word_order", "'mixed' is unknown"),
-        ([source(canary="gone")], "hnai_ot_sources[s].canary", "none of its tags"),
-        ([source(tags=None)], "hnai_ot_sources[s].tags", "no list of tags"),
-        ([source(tags={"t": {}})], "hnai_ot_sources[s].tags", "no list of tags"),
-        ([source(tags=[{"name": "a b", "type": "int"}])], "hnai_ot_sources[s].tags[a b].name", "no plain name"),
-        ([source(tags=[{"name": "t", "type": "int", "sampling_ms": 0}])], "hnai_ot_sources[s].tags[t].sampling_ms", "0 cannot be"),
-        ([source(tags=[{"name": "t", "type": "int", "sampling_ms": "500"}])], "hnai_ot_sources[s].tags[t].sampling_ms", "'500' cannot be"),
-        ([source(tags=[{"name": "t", "type": "int", "kind": "Cyclic"}])], "hnai_ot_sources[s].tags[t].kind", "'Cyclic' is unknown"),
-        ([source(port="502")], "hnai_ot_sources[s].port", "'502' is not one port"),
-        ([source(on_refused="stop")], "hnai_ot_sources[s].on_refused", "nothing reads"),
-        ([source(tags=[{"name": "t", "type": "int", "unitto": "kPa"}])], "hnai_ot_sources[s].tags[t].unitto", "nothing reads"),
-        (
-            [source(protocol="opcua", tags=[{"name": name, "type": "int", "node": "nsu=urn:x;s=A"} for name in ("t", "u")])],
-            "hnai_ot_sources[s].tags[u].node",
-            "is the node of t too",
-        ),
-        ([source(protocol="mqqt")], "hnai_ot_sources[s].protocol", "'mqqt' is unknown"),
-        ([source(tags=[{"name": "t", "type": "float", "encoding": "float32"}] * 2)], "hnai_ot_sources[s].tags[t]", "two tags would be one series"),
-        ([source(tags=[{"name": "t", "type": "real"}])], "hnai_ot_sources[s].tags[t].type", "'real' is unknown"),
-        ([source(tags=[{"name": "t", "type": "float", "encoding": "float31"}])], "hnai_ot_sources[s].tags[t].encoding", "'float31' is unknown"),
-    ],
-)
-def test_mistakes_in_sources(sources: list[Any], key: str, message: str) -> None:
-    found = judged({"a": {"hnai_ot_sources": sources}})
-    assert list(found) == [key]
-    assert message in found[key][0]
-
-
 def test_a_topic_that_somebody_needs_is_declared() -> None:
     told = {"kafka_topics": [{"name": "ot.raw", "partitions": 3}]}
     known = {"kafka_topics": {"type": "list"}, "kafka_replication_factor": {"default": 1}, "kafka_min_insync_replicas": {"default": 1}}
@@ -184,14 +151,65 @@ def test_a_topic_that_somebody_needs_is_declared() -> None:
         assert [(one.key, one.message) for one in found] == ([("kafka_topics[ot.alerts]", "is missing, and flink needs it")] if missing else [])
 
 
-def test_an_encoding_is_asked_of_modbus_alone() -> None:
-    assert judged({"a": {"hnai_ot_sources": [source(protocol="opcua", tags=[{"name": "t", "type": "float"}])]}}) == {}
+SOURCES = [{"id": "plc1", "protocol": "opcua", "tags": [{"name": "Level"}, {"name": "flow"}]}]
 
 
-def test_words_are_those_of_the_collector() -> None:
-    assert sorted(TYPES) == sorted(written.TYPES)
-    assert sorted(_FORMATS) == sorted(written.ENCODINGS)
-    assert [one.pattern.replace("\\Z", "$") for one in (written.SOURCE, written.NAME)] == [SOURCE.pattern, NAME.pattern]
+@pytest.mark.parametrize(("told", "key", "message"), [
+    ({"flink_jobs": ["normalise", "alerts"], "flink_alerts": [{"source": "plc1", "tag": "level", "low": 1, "high": 2, "rate": 1}]}, "", ""),
+    ({"flink_jobs": ["normalise", "normalise"]}, "flink_jobs[normalise]", "2 times"),
+    ({"flink_jobs": ["normalise", "alerts"]}, "flink_jobs", "nothing to watch"),
+    ({"flink_jobs": ["normalise"], "flink_alerts": [{"source": "drill", "tag": "x", "low": 1}]}, "flink_jobs", "lacks alerts"),
+    ({"flink_alerts": [{"source": "plc1", "tag": "levle", "low": 1}]}, "flink_alerts[plc1/levle]", "no such tag"),
+    ({"flink_alerts": [{"source": "plc1", "tag": "Level", "low": 1}]}, "flink_alerts[plc1/Level]", "no such tag"),
+    ({"flink_alerts": [{"source": "elsewhere", "tag": "x", "low": 1}]}, "", ""),
+    ({"flink_alerts": [{"source": "plc1", "tag": "flow"}]}, "flink_alerts[plc1/flow]", "watches nothing"),
+    ({"flink_alerts": [{"source": "plc1", "tag": "flow", "low": 0}]}, "", ""),
+    ({"flink_alerts": [{"source": "plc1", "tag": "flow", "low": 2, "high": 2}]}, "flink_alerts[plc1/flow]", "not below"),
+    ({"flink_alerts": [{"source": "plc1", "tag": "flow", "rate": 0}]}, "flink_alerts[plc1/flow]", "rate 0 cannot be"),
+    ({"flink_alerts": [{"source": "plc1", "tag": "flow", "low": 0}] * 2}, "flink_alerts[plc1/flow]", "stands there twice"),
+    ({"flink_alerts": [{"source": "{{ s }}", "tag": "flow"}], "flink_jobs": "{{ jobs }}"}, "", ""),
+])
+def test_jobs_and_alerts(told: dict[str, Any], key: str, message: str) -> None:
+    found = judged({"f": {"hnai_ot_sources": SOURCES, **told}}, {"flink": ["f"]})
+    found = {name: said for name, said in found.items() if name.startswith("flink")}
+    assert list(found) == ([key] if key else []) and all(message in said for said, _remedy in found.values())
+
+
+MODBUS = {
+    "id": "sep1", "asset": "plc1", "protocol": "modbus", "host": "plc1", "port": 502, "word_order": "big", "filter": {"address": "127.0.1.1"},
+    "tags": [{"name": "t", "type": "float", "address": 0, "encoding": "float32"}],
+}  # fmt: skip
+CANARY = {"id": "c", "for": "sep1", "address": "127.0.2.1", "host": "plc1", "port": 1502, "record_port": 1503}
+
+
+@pytest.mark.parametrize(("canary", "key", "message"), [
+    (CANARY, "", ""), ({**CANARY, "for": "sep9"}, "modbus_filter_canaries[0].for", "no Modbus source"),
+    ({**CANARY, "port": 502}, "modbus_filter_canaries", "where a device is"), ({**CANARY, "address": "127.0.1.1"}, "modbus_filter_canaries", "stands twice"),
+    ({**CANARY, "port": "{{ p }}"}, "", ""), ({"id": "c", "for": "sep1"}, "modbus_filter_canaries", "cannot be read"),
+])
+def test_a_canary_of_the_filter(canary: dict[str, Any], key: str, message: str) -> None:
+    found = judged({"e": {"hnai_ot_sources": [MODBUS], "modbus_filter_canaries": [canary]}}, {"modbus_filter": ["e"]})
+    assert list(found) == ([key] if key else []) and all(message in said for said, _remedy in found.values())
+
+
+def test_an_exception_names_a_source_that_is_one() -> None:
+    told = {"hnai_ot_sources": SOURCES, "ot_collector_audit_exceptions": [{"source": "plc1"}, {"source": "plc9"}, {"source": "{{ s }}"}, None]}
+    found = [key for key in judged({"e": told}, {"ot_collector": ["e"]}) if "exceptions" in key]
+    assert found == ["ot_collector_audit_exceptions[1].source"]
+
+
+@pytest.mark.parametrize(("value", "good"), [
+    ("north-1", True), ("{{ name }}", True), ("my lab", False), ("", False), (7, False), ("a/b", False), ("x" * 64, False)])
+def test_what_a_site_is_called(value: Any, good: bool) -> None:
+    for name in ("hnai_site", "hnai_environment"):
+        assert list(judged({"a": {name: value}})) == ([] if good else [name])
+
+
+def test_a_check_that_is_let_through_is_one() -> None:
+    told = {"hnai_expected_skips": ["HO6", "HO66"], "hnai_allow_inconclusive": ["V-kafka", "HO7", "{{ more }}"], "hnai_full_expected_skips": "{{ all }}"}
+    found = written.problems({"a": told}, {}, {}, str, None, ["HO6", "HO7"])
+    assert [(one.key, one.message) for one in found] == [("hnai_expected_skips[HO66]", "is no check")] and "HO6?" in found[0].remedy
+    assert written.problems({"a": told}, {}, {}, str) == []
 
 
 def test_the_roles_options_are_read() -> None:

@@ -21,6 +21,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import (
 from ansible_collections.hnai.platform.plugins.module_utils.zones.law import dial, refused
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import (
     JUMP_GROUP,
+    L2_LIMITS,
     MANAGED_GROUP,
     ROUTER_GROUP,
     Flow,
@@ -56,6 +57,7 @@ SITE_VARIABLES = frozenset(
         "hnai_slo",
         "hnai_state_dir",
         "hnai_store_dir",
+        "hnai_units",
         "hnai_zone",
         "hnai_zones",
     }
@@ -102,7 +104,7 @@ def judge(site: Site, data: Mapping[str, Any], today: datetime.date) -> list[Pro
     found += _external(site)
     found += _quorum(site)
     found += _buffers(site)
-    found += check_kafka(site) + check_mqtt(site) + _edge_nodes(site) + _endpoints(site)
+    found += check_kafka(site) + check_mqtt(site) + _edge_nodes(site) + _endpoints(site) + _faster_than_approved(site)
     found += _names(site, data)
     return sorted(set(found))
 
@@ -524,6 +526,9 @@ def _endpoints(site: Site) -> list[Problem]:
                 dialled = ""
             if not dialled:
                 found.append(Problem(file, f"{key}.{name}", f"{repr(source[name])[:80]} is no endpoint", "write opc.tcp://HOST:PORT/", "source"))
+        if asset is None and source.get("protocol") in ("mqtt", "sparkplug"):
+            message, remedy = f"{repr(source.get('asset'))[:80]} stands nowhere", "name the asset of hnai_assets that it comes from"
+            found.append(Problem(file, f"{key}.asset", message, remedy, "source"))
         if asset is None or not isinstance(dialled, str) or not dialled:
             continue
         own = {asset.name.lower(), asset.v4, asset.v6, *(address for leg in asset.interfaces for address in (leg.v4, leg.v6))}
@@ -534,6 +539,25 @@ def _endpoints(site: Site) -> list[Problem]:
         if there and there not in own:
             message = f"leads to {there}, and the source stands on {asset.name}"
             found.append(Problem(file, f"{key}.{name}", message, f"name {asset.name} or one of its addresses, or correct asset", "source"))
+    return found
+
+
+def _faster_than_approved(site: Site) -> list[Problem]:
+    """A source that may be dialled more often than its conduit lets through would be cut by the router when it is needed most: after an outage."""
+    found = []
+    for index, source in enumerate(site.sources):
+        asset, port = source_endpoint(site, source)
+        told = source.get("limits")
+        wanted = {"new_per_minute": 6, **(told if isinstance(told, Mapping) else {})}
+        for conduit in site.conduits:
+            if asset not in conduit.targets or conduit.service.port != port or source.get("protocol") not in ("opcua", "modbus"):
+                continue
+            approved = {**(L2_LIMITS if site.zones[site.nodes[asset].zone].level <= 2 else {}), **conduit.limits}
+            for name in sorted(set(approved) & set(wanted)):
+                if _amount(wanted[name]) and wanted[name] > approved[name]:
+                    message = f"{wanted[name]:g} is more than {conduit.id} approves ({approved[name]})"
+                    remedy = f"write {approved[name]} at most, or let the conduit's owner approve more"
+                    found.append(Problem(site.file("hnai_ot_sources"), f"{source_key(source, index)}.limits.{name}", message, remedy, "source"))
     return found
 
 
