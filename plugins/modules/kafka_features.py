@@ -85,17 +85,18 @@ def main() -> None:
     )
     given = module.params
     wanted = {str(name): int(level) for name, level in given["features"].items()}
-    files = listeners.Files(given["ca_file"], given["cert_file"], given["key_file"])
+    connection = Connection.from_params(given)
+    links = connection.links()
 
     def supported(address: str) -> features.Levels:
         host, _, port = address.rpartition(":")
         try:
-            return listeners.features((host, int(port)), files, 5.0)
+            return listeners.features((host, int(port)), links, 5.0)
         except LoginError as error:
             raise OSError(str(error)) from error
 
     try:
-        with Admin(Connection.from_params(given), given["timeout"]) as admin:
+        with Admin(connection, given["timeout"], links) as admin:
             finalized = admin.features()
             told = features.tell([*given["bootstrap"], *given["controllers"]], supported) if not wanted else {}
             raised, problems = features.plan(wanted, finalized, [*given["bootstrap"], *given["controllers"]], supported)

@@ -87,7 +87,9 @@ options:
     type: dict
     default: {}
   controllers:
-    description: C(host:port) of every controller.
+    description:
+      - C(host:port) of the controllers that are asked what they can do (F3), beside every broker of O(bootstrap).
+      - A node that is broker and controller is one process. Its controller's listener is asked by the check on its own host.
     type: list
     elements: str
     default: []
@@ -145,7 +147,7 @@ EXAMPLES = r"""
     expected_nodes: [1, 2, 3]
     super_users: [kafka1, kafka2, kafka3]
     bootstrap: [kafka1:9091, kafka2:9091, kafka3:9091]
-    controllers: [kafka1:9093, kafka2:9093, kafka3:9093]
+    controllers: [kafka1:9093]
     topics:
       - {name: ot.raw, partitions: 3, replication_factor: 3, config: {min.insync.replicas: 2}}
     groups: {telegraf-writer: [ot.raw]}
@@ -179,7 +181,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.credentials import b
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import acls, listeners, quotas, topics
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.health import Expected, Health, Local
-from ansible_collections.hnai.platform.plugins.module_utils.kafka.listeners import Files, Listener
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.listeners import Listener
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.storage import META, read_properties
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
@@ -230,7 +232,7 @@ def main() -> None:
     given = module.params
     report = start(module, "kafka", given["version"])
     connection = Connection.from_params(given)
-    files = Files(given["ca_file"], given["cert_file"], given["key_file"])
+    links = connection.links()
     try:
         declared = None if given["acls"] is None else frozenset(acls.parse(given["acls"], "acls"))
     except (acls.AclError, KeyError) as error:
@@ -252,10 +254,10 @@ def main() -> None:
         directory=lambda: read_properties(Path(given["log_dir"], META).read_text(encoding="utf-8")).get("directory.id", ""),
         ports=lambda: listeners.open_ports("/proc", given["unit"]),
         volume=lambda: volume(given["log_dir"]),
-        supported=lambda address, limit_s: listeners.features(address, files, limit_s),
+        supported=lambda address, limit_s: listeners.features(address, links, limit_s),
     )
-    health = Health(report, lambda limit_s: Admin(connection, limit_s), expected, local)
-    health.run([Listener(**item) for item in given["listeners"]], files)
+    health = Health(report, lambda limit_s: Admin(connection, limit_s, links), expected, local)
+    health.run([Listener(**item) for item in given["listeners"]], links)
     finish(module, report)
 
 

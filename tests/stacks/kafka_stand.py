@@ -347,7 +347,7 @@ class Cluster(Judged):
             "mechanisms": dict.fromkeys(LEVELS, DEFAULTS["kafka_scram_mechanisms"]),
             "super_users": [one.address for one in self.nodes.values()], "features": LEVELS_OF[self.declared],
             "listeners": [{**one, "port": self.ports[one["name"]]} for one in LISTENERS],
-            "controllers": [f"{one.address}:{self.ports['controller']}" for one in self.nodes.values()], "acls": ACLS,
+            "controllers": [f"{self.nodes[node].address}:{self.ports['controller']}"], "acls": ACLS,
             "topics": TOPICS, "quotas": {}, "groups": {}, "min_insync_replicas": DEFAULTS["kafka_min_insync_replicas"],
             "log_dir": str(self.nodes[node].folder / "data"), "config_file": str(self.nodes[node].config), "version": RELEASE, "collect": True, **TIMES,
             "max_group_age_s": DEFAULTS["kafka_max_group_age_s"], "max_voter_lag_ms": DEFAULTS["kafka_max_voter_lag_ms"]})["checks"]

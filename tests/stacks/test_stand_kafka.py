@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 import secrets
 import signal
+import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 from kafka_stand import LEVELS_OF, OLDER, RELEASE, Cluster
@@ -77,6 +80,33 @@ def test_what_nobody_declared_is_named_by_the_play_and_left_alone(older: Cluster
         finally:
             client.reset_configs([ConfigResource(ConfigResourceType.BROKER, "2", {"log.cleaner.threads": None})], **known)
     until("they are still said", lambda: older.converge()["foreign"] == [], 60)
+
+
+# -- what a verdict costs -------------------------------------------------------------------------------------------------
+def test_a_verdict_asks_on_few_connections(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs a broker's CPU some milliseconds, and every broker's check asks all of them."""
+    cluster.at = 1
+    cluster.verdict("the cluster is not well", cluster.bad)
+    opened: list[tuple[socket.socket, str]] = []
+
+    def counted(connect: Callable[[socket.socket, Any], Any]) -> Callable[[socket.socket, Any], Any]:
+        def one(this: socket.socket, address: Any) -> Any:
+            # Who does not wait connects the same socket twice.
+            if not any(this is other for other, _host in opened):
+                opened.append((this, address[0]))
+            return connect(this, address)
+
+        return one
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, counted(getattr(socket.socket, name)))
+    assert not cluster.bad(cluster.judge())
+    asked = Counter(host for _socket, host in opened)
+    # Of this node four doors, each on three: with a certificate, without, without TLS; or two logins, without TLS. What it is asked beside that, it is asked
+    # on one of them. Of each the library's, and its first one of this node; of the others one of our own.
+    most = {one.address: 14 if one.id == cluster.at else 2 for one in cluster.nodes.values()}
+    assert asked.keys() == most.keys()
+    assert all(asked[address] <= most[address] for address in most), asked
 
 
 # -- the quorum -----------------------------------------------------------------------------------------------------------

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
 import threading
 import types
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,36 +138,59 @@ def test_quorum_and_cluster(admin: tuple[adapter.Admin, Client]) -> None:
 
 def test_each_live_broker_is_asked_itself_which_users_it_knows(admin: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
     one, client = admin
-    one._connection = adapter.Connection(("kafka1:9091",), "", "", "")
-    answers: dict[str, Any] = {"kafka1:9091": {"flink": {"SCRAM-SHA-512": 8192}},
-                               "kafka3:9091": {"flink": {"SCRAM-SHA-256": 8192, "SCRAM-SHA-512": 8192}}}
+    answers: dict[str, Any] = {"kafka1": {"flink": {"SCRAM-SHA-512": 8192}}, "kafka3": {"flink": {"SCRAM-SHA-256": 8192, "SCRAM-SHA-512": 8192}}}
     limits = []
 
-    @contextlib.contextmanager
-    def connected(addresses: list[str], context: object, timeout_s: float) -> Iterator[str]:
-        limits.append(timeout_s)
-        (address,) = addresses
-        yield address
+    class Links:
+        """Each is asked what only it knows."""
 
-    def describe(address: str) -> dict[str, dict[str, int]]:
-        found = answers[address]
-        if isinstance(found, Exception):
-            raise found
-        return dict(found)
+        def ask(self, address: tuple[str, int], question: object, timeout_s: float) -> dict[str, dict[str, int]]:
+            assert (address[1], question) == (9091, adapter.users.describe)
+            limits.append(timeout_s)
+            found = answers[address[0]]
+            if isinstance(found, Exception):
+                raise found
+            return dict(found)
 
-    monkeypatch.setattr(adapter, "_context", lambda connection: None)
-    monkeypatch.setattr(adapter.scram, "connected", connected)
-    monkeypatch.setattr(adapter.users, "describe", describe)
+    monkeypatch.setattr(one, "_links", Links(), raising=False)
     brokers = client.describe_cluster()["brokers"]
     both = {("flink", "SCRAM-SHA-256"), ("flink", "SCRAM-SHA-512")}
     assert one._known(brokers) == ({1: {("flink", "SCRAM-SHA-512")}, 3: both}, {})
     assert one.lacking() == {("flink", "SCRAM-SHA-256")}
     one._timeout_ms = 60_000
     for error in (TimeoutError("timed out"), adapter.scram.LoginError("closed"), KafkaError("error 31")):
-        answers["kafka3:9091"] = error
+        answers["kafka3"] = error
         assert one._known(brokers) == ({1: {("flink", "SCRAM-SHA-512")}}, {3: str(error)})
     assert one.lacking() == set()
     assert max(limits) == 2.0, "one that hangs holds up nobody"
+
+
+def test_quotas_are_those_of_the_first_broker_that_says_them(admin: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _client = admin
+    one._connection = adapter.Connection(("kafka1:9091", "kafka2:9091", "kafka3:9091"), "", "", "")
+    answers: dict[str, Any] = {"kafka1": TimeoutError("timed out"), "kafka2": {"flink": {"consumer_byte_rate": 1.0}}}
+    asked = []
+
+    class Links:
+        """Each by its name."""
+
+        def ask(self, address: tuple[str, int], question: object, timeout_s: float) -> Any:
+            asked.append(address[0])
+            found = answers.get(address[0], adapter.scram.LoginError("closed"))
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+    monkeypatch.setattr(one, "_links", Links(), raising=False)
+    assert one.quotas() == answers["kafka2"]
+    assert asked == ["kafka1", "kafka2"]
+    answers["kafka2"] = KafkaError("describe_client_quotas: error 31")
+    with pytest.raises(KafkaError, match="error 31") as refused:
+        one.quotas()
+    assert not isinstance(refused.value, Unreachable)
+    del answers["kafka2"]
+    with pytest.raises(Unreachable, match="kafka1:9091: timed out; kafka2:9091: closed; kafka3:9091: closed"):
+        one.quotas()
 
 
 def test_nobody_answered_and_somebody_refused_are_two_things(admin: tuple[adapter.Admin, Client]) -> None:

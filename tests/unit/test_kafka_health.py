@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -153,7 +154,7 @@ def local(fake: Fake, config: str = CONFIG, ports: Sequence[int] = ()) -> health
 
 def checks(fake: Fake, config: str = CONFIG, expected: health.Expected = EXPECTED) -> dict[str, Check]:
     report = Report("kafka", deadline_s=None)
-    health.Health(report, lambda limit: fake, expected, local(fake, config), sleep=lambda s: None).run([], listeners.Files("", "", ""))
+    health.Health(report, lambda limit: fake, expected, local(fake, config), sleep=lambda s: None).run([], listeners.Links(listeners.Files("", "", "")))
     return {check.id: check for check in report.checks}
 
 
@@ -382,7 +383,7 @@ def test_a_node_that_does_not_say_what_it_can_leaves_f3_open() -> None:
 
     report = Report("kafka", deadline_s=None)
     own = dataclasses.replace(local(Fake()), supported=silent)
-    health.Health(report, lambda limit: Fake(), EXPECTED, own, sleep=lambda s: None).run([], listeners.Files("", "", ""))
+    health.Health(report, lambda limit: Fake(), EXPECTED, own, sleep=lambda s: None).run([], listeners.Links(listeners.Files("", "", "")))
     found = next(check for check in report.checks if check.id == "F3")
     assert (found.status, found.evidence["silent"]) == ("inconclusive", {"kafka1:9093": "refused"})
 
@@ -404,7 +405,7 @@ def test_a_cluster_that_cannot_be_asked_is_inconclusive_and_says_why() -> None:
         opened.append(limit_s)
         raise Unreachable("no broker answered")
 
-    health.Health(report, nobody, EXPECTED, local(Fake()), sleep=lambda s: None).run([], listeners.Files("", "", ""))
+    health.Health(report, nobody, EXPECTED, local(Fake()), sleep=lambda s: None).run([], listeners.Links(listeners.Files("", "", "")))
     assert {check.status for check in report.checks if check.id != "S6"} == {"inconclusive"}
     assert all("no broker answered" in check.reason for check in report.checks if check.id != "S6")
     assert len(opened) == 1
@@ -430,7 +431,7 @@ def test_a_broker_that_goes_while_it_is_asked_is_asked_past() -> None:
 
     sources = iter([Going(), Fake()])
     report = Report("kafka", deadline_s=None)
-    health.Health(report, lambda limit: next(sources), EXPECTED, local(Fake()), sleep=lambda s: None).run([], listeners.Files("", "", ""))
+    health.Health(report, lambda limit: next(sources), EXPECTED, local(Fake()), sleep=lambda s: None).run([], listeners.Links(listeners.Files("", "", "")))
     assert {check.status for check in report.checks} == {"pass"}
 
 
@@ -440,7 +441,7 @@ def test_a_full_or_read_only_directory_is_named_when_its_broker_is_gone_with_it(
 
     report = Report("kafka", deadline_s=None)
     own = local(Fake(volume={"read_only": 1, "total_bytes": 100, "usable_bytes": 50}))
-    health.Health(report, nobody, EXPECTED, own, sleep=lambda s: None).run([], listeners.Files("", "", ""))
+    health.Health(report, nobody, EXPECTED, own, sleep=lambda s: None).run([], listeners.Links(listeners.Files("", "", "")))
     assert {check.id for check in report.checks if check.status == "fail"} == {"L1"}
 
 
@@ -532,6 +533,13 @@ def files(pki: Path) -> listeners.Files:
     return listeners.Files(str(pki / "ours.ca.pem"), str(pki / "ours.pem"), str(pki / "ours.key"))
 
 
+@pytest.fixture
+def links(pki: Path) -> Iterator[listeners.Links]:
+    """Of this host; nothing stays open."""
+    with contextlib.closing(listeners.Links(files(pki))) as found:
+        yield found
+
+
 def tls_server(pki: Path, name: str, client: bool) -> Iterator[int]:
     """A TLS server that answers every Kafka frame with its correlation id; `client`: it wants a certificate of ours."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -579,7 +587,7 @@ def of_listener(port: int, mutual: bool, pki: Path, ports: Sequence[int] = (), *
         raise Unreachable("not asked here")
 
     health.Health(report, nobody, expected, local(Fake(), ports=ports), sleep=lambda s: None).run(
-        [listeners.Listener("one", port, mutual)], files(pki))
+        [listeners.Listener("one", port, mutual)], listeners.Links(files(pki)))
     return {(check.id, check.subject): check for check in report.checks if check.subject}
 
 
@@ -605,29 +613,37 @@ def test_a_listener_that_asks_no_certificate_fails(pki: Path, open_tls_port: int
     assert statuses(of_listener(open_tls_port, True, pki, [open_tls_port])) == {"S1": "pass", "S2": "fail", "S4": "pass", "S4 others": "pass"}
 
 
-@pytest.mark.parametrize(("refused", "status"), [(lambda _mechanism: True, "pass"), (lambda mechanism: mechanism.endswith("512"), "fail")])
+def no_answer() -> bool:
+    raise scram.LoginError("closed")
+
+
+@pytest.mark.parametrize(("refused", "status"), [
+    (lambda _mechanism: True, "pass"), (lambda mechanism: mechanism.endswith("512"), "fail"),
+    (lambda mechanism: mechanism.endswith("512") or no_answer(), "inconclusive"), (lambda mechanism: mechanism.endswith("512") and no_answer(), "fail"),
+    (lambda _mechanism: no_answer(), "inconclusive")])  # fmt: skip
 def test_a_listener_that_takes_a_wrong_password_by_one_mechanism_fails(
     pki: Path, right_port: int, refused: Callable[[str], bool], status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "refuses_wrong_password", lambda _host, _listener, _files, mechanism, _limit_s: refused(mechanism))
+    monkeypatch.setattr(health, "refuses_wrong_password", lambda _host, _listener, _links, mechanism, _limit_s: refused(mechanism))
     assert statuses(of_listener(right_port, False, pki, [right_port]))["S3"] == status
 
 
 @pytest.mark.parametrize(
-    ("others", "error", "status", "words", "connections"),
+    ("others", "error", "status", "words"),
     [
-        ((), 0, "pass", "", 2),
-        (("PLAIN", "OAUTHBEARER"), 0, "fail", "offers OAUTHBEARER, PLAIN", 1),
-        (("OAUTHBEARER",), 33, "fail", "offers OAUTHBEARER", 1),
-        ((), 34, "fail", "no login", 1),
-        ((), 33, "inconclusive", "does not offer", 1),
+        ((), 0, "pass", ""),
+        (("PLAIN", "OAUTHBEARER"), 0, "fail", "offers OAUTHBEARER, PLAIN"),
+        (("OAUTHBEARER",), 33, "fail", "offers OAUTHBEARER"),
+        ((), 34, "fail", "no login"),
+        ((), 33, "inconclusive", "does not offer"),
     ],
 )  # fmt: skip
-def test_a_listener_has_no_other_door(pki: Path, others: tuple[str, ...], error: int, status: str, words: str, connections: int) -> None:
-    """Each login says by itself what the listener offers: no connection is made for that alone."""
+def test_a_listener_has_no_other_door(pki: Path, others: tuple[str, ...], error: int, status: str, words: str) -> None:
+    """Each login says by itself what the listener offers, and its connection shows the certificate: no connection is made for that alone."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pki / "ours.pem", pki / "ours.key")
     logins: list[Broker] = []
+    shaken: list[socket.socket] = []
 
     class Both(Broker):
         def handshake(self, body: bytes) -> bytes:
@@ -639,6 +655,7 @@ def test_a_listener_has_no_other_door(pki: Path, others: tuple[str, ...], error:
         broker = Both("x", "SCRAM-SHA-256", others=("SCRAM-SHA-512", *others))
         try:
             with context.wrap_socket(connection, server_side=True) as stream:
+                shaken.append(stream)
                 while frame := stream.recv(1024):
                     broker.sendall(frame)
                     stream.sendall(broker.recv(1 << 16))
@@ -646,10 +663,11 @@ def test_a_listener_has_no_other_door(pki: Path, others: tuple[str, ...], error:
             connection.close()
 
     with contextmanager(served)(handle) as port:
-        check = of_listener(port, False, pki)["S3", "one"]
-    assert check.status == status
+        found = of_listener(port, False, pki)
+    check = found["S3", "one"]
+    assert (check.status, found["S1", "one"].status) == (status, "pass")
     assert words in check.reason
-    assert len(logins) == connections
+    assert len(logins) == len(shaken) == 2
 
 
 def test_a_port_that_nobody_declared_fails(pki: Path, right_port: int) -> None:
@@ -659,15 +677,17 @@ def test_a_port_that_nobody_declared_fails(pki: Path, right_port: int) -> None:
 
 
 @pytest.mark.parametrize("mutual", [True, False])
-def test_a_server_that_hangs_is_inconclusive_within_the_deadline(pki: Path, mute_port: int, mutual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_hangs_is_inconclusive_within_the_deadline(
+    pki: Path, links: listeners.Links, mute_port: int, mutual: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(adapter, "activate", lambda: None)  # The library of this environment, not the hosts'.
     report = Report("kafka", deadline_s=4.0)
     connection = adapter.Connection((f"localhost:{mute_port}",), *dataclasses.astuple(files(pki)))
     expected = dataclasses.replace(EXPECTED, host="localhost", addresses=(f"localhost:{mute_port}",))
-    own = dataclasses.replace(local(Fake(), ports=[mute_port]), supported=lambda address, limit_s: listeners.features(address, files(pki), limit_s))
+    own = dataclasses.replace(local(Fake(), ports=[mute_port]), supported=lambda address, limit_s: listeners.features(address, links, limit_s))
     begin = time.monotonic()
-    health.Health(report, lambda limit_s: adapter.Admin(connection, limit_s), expected, own).run(
-        [listeners.Listener("one", mute_port, mutual)], files(pki))
+    health.Health(report, lambda limit_s: adapter.Admin(connection, limit_s, links), expected, own).run(
+        [listeners.Listener("one", mute_port, mutual)], links)
     assert time.monotonic() - begin < 6.0
     seen = {(check.id, check.subject): check.status for check in report.checks}
     assert {status for check, status in seen.items() if check not in (("S6", ""), ("S4", "others"))} == {"inconclusive"}, seen
@@ -676,7 +696,7 @@ def test_a_server_that_hangs_is_inconclusive_within_the_deadline(pki: Path, mute
     assert len(seen) == len(CLUSTER_IDS) + 4
 
 
-def test_a_cluster_that_uses_up_the_deadline_leaves_the_doors_judged(pki: Path, right_port: int) -> None:
+def test_a_cluster_that_uses_up_the_deadline_leaves_the_doors_judged(links: listeners.Links, right_port: int) -> None:
     report = Report("kafka", deadline_s=3.0)
 
     def hang(limit_s: float) -> Fake:
@@ -684,7 +704,7 @@ def test_a_cluster_that_uses_up_the_deadline_leaves_the_doors_judged(pki: Path, 
         raise AssertionError("never interrupted")
 
     expected = dataclasses.replace(EXPECTED, host="localhost")
-    health.Health(report, hang, expected, local(Fake(), ports=[right_port])).run([listeners.Listener("one", right_port, True)], files(pki))
+    health.Health(report, hang, expected, local(Fake(), ports=[right_port])).run([listeners.Listener("one", right_port, True)], links)
     assert {check.status for check in report.checks if check.subject} == {"pass"}
     assert {check.reason for check in report.checks if not check.subject} == {"deadline"}
 
@@ -731,13 +751,135 @@ def test_who_is_silent_is_not_asked_by_the_library(pki: Path, mute_port: int, ri
         asked.clear()
 
 
-def test_a_half_open_kafka_refuses_nothing(pki: Path, mute_port: int) -> None:
+def test_a_half_open_kafka_refuses_nothing(links: listeners.Links, mute_port: int) -> None:
     with pytest.raises(TimeoutError):
         listeners.refuses_plaintext("127.0.0.1", listeners.Listener("one", mute_port, True), 0.3)
     with pytest.raises(TimeoutError):
-        listeners.refuses_anonymous("localhost", listeners.Listener("one", mute_port, True), files(pki), 0.3)
+        listeners.refuses_anonymous("localhost", listeners.Listener("one", mute_port, True), links, 0.3)
     with pytest.raises(scram.LoginError):
-        listeners.refuses_wrong_password("localhost", listeners.Listener("one", mute_port, False), files(pki), "SCRAM-SHA-512", 0.3)
+        listeners.refuses_wrong_password("localhost", listeners.Listener("one", mute_port, False), links, "SCRAM-SHA-512", 0.3)
+
+
+# -- connections that are kept ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Counted:
+    """A TLS server that wants a certificate of ours and answers each frame with its correlation id and its own number of connections and requests."""
+
+    connections: list[ssl.SSLSocket] = dataclasses.field(default_factory=list)
+    resumed: list[bool] = dataclasses.field(default_factory=list)
+    requests: int = 0
+    port: int = 0
+    mute: bool = False
+    gone: bool = False
+
+
+@pytest.fixture
+def counted(pki: Path) -> Iterator[Counted]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki / "ours.pem", pki / "ours.key")
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_verify_locations(pki / "ours.ca.pem")
+    one = Counted()
+
+    def handle(connection: socket.socket) -> None:
+        if one.gone:
+            connection.close()
+            return
+        with contextlib.suppress(OSError):
+            stream = context.wrap_socket(connection, server_side=True)
+            one.connections.append(stream)
+            one.resumed.append(bool(stream.session_reused))
+            while frame := stream.recv(1024):
+                one.requests += 1
+                if not one.mute:
+                    stream.sendall((5).to_bytes(4, "big") + frame[8:12] + bytes([one.requests]))
+
+    with contextmanager(served)(handle) as one.port:
+        yield one
+
+
+def test_who_is_asked_again_is_asked_on_the_same_connection(links: listeners.Links, counted: Counted) -> None:
+    place = ("localhost", counted.port)
+    assert links.session(place, True, 5.0).subject == "commonName=localhost"
+    assert [links.ask(place, listeners.greeted, 5.0)[0] for _each in range(3)] == [2, 3, 4]
+    assert len(counted.connections) == 1
+    with links.lent(place, 5.0) as stream:
+        assert listeners.greeted(stream)
+    assert len(counted.connections) == 2, "who shows no certificate is somebody else"
+
+
+def test_a_connection_that_its_listener_ended_is_made_anew_by_a_whole_handshake(links: listeners.Links, counted: Counted) -> None:
+    place = ("localhost", counted.port)
+    for number in (1, 2):
+        assert links.ask(place, listeners.greeted, 5.0)
+        assert len(counted.connections) == number
+        counted.connections[-1].shutdown(socket.SHUT_RDWR)
+    assert counted.resumed == [False, False]
+
+
+def test_a_listener_that_is_not_there_any_more_is_not_answered_for(links: listeners.Links, counted: Counted) -> None:
+    place = ("localhost", counted.port)
+    links.ask(place, listeners.greeted, 5.0)
+    counted.gone = True
+    counted.connections[-1].shutdown(socket.SHUT_RDWR)
+    with pytest.raises(OSError):
+        links.ask(place, listeners.greeted, 5.0)
+
+
+def test_a_session_that_was_refused_after_its_handshake_shows_nothing(pki: Path, right_port: int) -> None:
+    """TLS 1.3 ends the handshake before the client's certificate is looked at."""
+    own = files(pki)
+    with contextlib.closing(listeners.Links(dataclasses.replace(own, cert=str(pki / "theirs.pem"), key=str(pki / "theirs.key")))) as strangers:
+        for _each in range(2):
+            with pytest.raises((scram.LoginError, OSError)):
+                strangers.session(("localhost", right_port), True, 5.0)
+            with pytest.raises((scram.LoginError, OSError)):
+                strangers.ask(("localhost", right_port), listeners.greeted, 5.0)
+
+
+def test_an_answer_that_came_too_late_is_nobodys(links: listeners.Links, counted: Counted) -> None:
+    """Every question has the same number: on the old connection it would be taken for the answer to the next one."""
+    place = ("localhost", counted.port)
+    links.ask(place, listeners.greeted, 5.0)
+    counted.mute = True
+    with pytest.raises(TimeoutError):
+        links.ask(place, listeners.greeted, 0.3)
+    assert len(counted.connections) == 1, "who does not answer is not asked twice"
+    counted.mute = False
+    assert links.ask(place, listeners.greeted, 5.0)
+    assert len(counted.connections) == 2
+
+
+def test_a_question_that_waits_holds_up_the_next_one_no_longer_than_allowed(links: listeners.Links, counted: Counted) -> None:
+    place, over = ("localhost", counted.port), threading.Event()
+    begun = threading.Event()
+
+    def slow(_stream: ssl.SSLSocket) -> bool:
+        begun.set()
+        return over.wait(30)
+
+    thread = threading.Thread(target=lambda: links.ask(place, slow, 5.0), daemon=True)
+    thread.start()
+    assert begun.wait(10)
+    with pytest.raises(TimeoutError, match="earlier question"):
+        links.ask(place, listeners.greeted, 0.1)
+    over.set()
+    thread.join(10)
+    assert links.ask(place, listeners.greeted, 5.0)
+    assert len(counted.connections) == 1
+
+
+def test_a_connection_that_is_lent_comes_not_back(links: listeners.Links, counted: Counted) -> None:
+    place = ("localhost", counted.port)
+    links.session(place, False, 5.0)
+    for number in (1, 2):
+        with links.lent(place, 5.0) as stream:
+            listeners.greeted(stream)
+        assert len(counted.connections) == number
+    links.session(place, False, 5.0)
+    assert len(counted.connections) == 2
 
 
 # -- what a node says of itself ----------------------------------------------------------------------------------------
@@ -784,5 +926,5 @@ def test_another_users_socket_is_not_the_units(tmp_path: Path) -> None:
 
 def test_evidence_is_strict_json() -> None:
     report = Report("kafka", deadline_s=None)
-    health.Health(report, lambda limit: Fake(leader=-1), EXPECTED, local(Fake()), sleep=lambda s: None).run([], listeners.Files("", "", ""))
+    health.Health(report, lambda limit: Fake(leader=-1), EXPECTED, local(Fake()), sleep=lambda s: None).run([], listeners.Links(listeners.Files("", "", "")))
     json.dumps(report.result(collect=True), allow_nan=False)

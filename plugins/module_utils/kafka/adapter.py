@@ -16,9 +16,10 @@ from typing import Any
 
 from .. import at_once
 from ..probe_env import activate
-from . import listeners, quotas, scram, users
+from . import quotas, scram, users
 from .acls import Acl
 from .ids import encode
+from .listeners import Files, Links, greeted
 from .state import Group, KafkaError, Login, Partition, Position, Quorum, Snapshot, Unreachable, Voter, lacking
 from .topics import Topic
 from .users import User
@@ -55,16 +56,22 @@ class Connection:
         """From the options of doc fragment and argument spec of the Kafka modules."""
         return cls(tuple(params["bootstrap"]), params["ca_file"], params["cert_file"], params["key_file"])
 
+    def links(self) -> Links:
+        """Nothing is open yet."""
+        return Links(Files(self.ca_file, self.cert_file, self.key_file))
 
-def _context(connection: Connection) -> ssl.SSLContext:
+
+def _context(links: Links) -> ssl.SSLContext:
     """Raises Unreachable when the files cannot be used."""
     try:
-        context = ssl.create_default_context(cafile=connection.ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(connection.cert_file, connection.key_file)
+        return links.context(True)
     except (OSError, ssl.SSLError) as error:
-        raise Unreachable(f"{connection.cert_file}: {error}; the role's identity step puts certificate and key there") from error
-    return context
+        raise Unreachable(f"{links.files.cert}: {error}; the role's identity step puts certificate and key there") from error
+
+
+def _place(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
 
 
 def _directory(value: object) -> str:
@@ -80,13 +87,13 @@ def _voter(data: Mapping[str, Any]) -> Voter:
 
 
 class Admin:
-    """An open admin client. Use as a context manager; every call is bounded by `timeout_s`.
+    """An open admin client. Use as a context manager; every call is bounded by `timeout_s`. What it asks without the library it asks on `links`.
 
     Raises Unreachable when no broker answers, KafkaError when one refuses. Importing this module needs no library, opening does (then
     ProbeMissing of probe_env names the remedy).
     """
 
-    def __init__(self, connection: Connection, timeout_s: float = 10.0) -> None:
+    def __init__(self, connection: Connection, timeout_s: float = 10.0, links: Links | None = None) -> None:
         activate()
         import kafka.admin
         import kafka.errors
@@ -96,14 +103,13 @@ class Admin:
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
         self._timeout_ms = max(1000, int(timeout_s * 1000))
         self._connection = connection
-        context = _context(connection)
+        self._links = links or connection.links()
+        context = _context(self._links)
         # The library asks whichever broker it likes, not the first, and waits for ever for one that takes a connection and is silent in TLS.
-        files = listeners.Files(connection.ca_file, connection.cert_file, connection.key_file)
         limit_s = min(_ASK_S, timeout_s)
 
         def greet(address: str) -> object:
-            host, _, port = address.rpartition(":")
-            return listeners.session(host, listeners.Listener("", int(port), True), files, limit_s)
+            return self._links.ask(_place(address), greeted, limit_s)
 
         said = at_once.ask(greet, connection.bootstrap, _STEPS * limit_s)
         there = [address for address in connection.bootstrap if not isinstance(said[address], Exception)]
@@ -133,6 +139,7 @@ class Admin:
 
     def __exit__(self, *_unused: object) -> None:
         self._client.close()
+        self._links.close()
 
     def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         name = function.__name__
@@ -384,12 +391,10 @@ class Admin:
 
     def _known(self, brokers: Iterable[Mapping[str, Any]]) -> tuple[dict[int, set[Login]], dict[int, str]]:
         """(broker → logins that it knows, broker → why it did not say): each live one asked by itself, which the library cannot."""
-        context = _context(self._connection)
         limit_s = min(_ASK_S, self._timeout_ms / 1000.0)
 
         def ask(address: str) -> set[Login]:
-            with scram.connected([address], context, limit_s) as stream:
-                return {(name, mechanism) for name, found in users.describe(stream).items() for mechanism in found}
+            return {(name, mechanism) for name, found in self._links.ask(_place(address), users.describe, limit_s).items() for mechanism in found}
 
         live = {item["broker_id"]: f"{item['host']}:{item['port']}" for item in brokers if not item.get("is_fenced", False)}
         answers = at_once.ask(lambda node: ask(live[node]), live, _STEPS * limit_s)
@@ -429,11 +434,13 @@ class Admin:
         self._raw(lambda stream: quotas.alter(stream, changes))
 
     def _raw(self, function: Any) -> Any:
-        try:
-            with scram.connected(self._connection.bootstrap, _context(self._connection), self._timeout_ms / 1000.0) as stream:
-                return function(stream)
-        except (scram.LoginError, OSError) as error:
-            raise Unreachable(f"client quotas: {error}") from error
+        failed: list[str] = []
+        for address in self._connection.bootstrap:
+            try:
+                return self._links.ask(_place(address), function, self._timeout_ms / 1000.0)
+            except (scram.LoginError, OSError) as error:
+                failed.append(f"{address}: {error}")
+        raise Unreachable("client quotas: " + "; ".join(failed))
 
     # -- ACLs -------------------------------------------------------------------------------------------------------
 
@@ -498,7 +505,7 @@ class Pipe:
         limit_ms = max(1000, int(timeout_s * 1000))
         shared = {
             "bootstrap_servers": list(connection.bootstrap), "client_id": "hnai-canary", "security_protocol": "SSL",
-            "ssl_context": _context(connection), "request_timeout_ms": limit_ms, "reconnect_backoff_max_ms": 500, "bootstrap_timeout_ms": limit_ms,
+            "ssl_context": _context(connection.links()), "request_timeout_ms": limit_ms, "reconnect_backoff_max_ms": 500, "bootstrap_timeout_ms": limit_ms,
         }
         producer: Any = None
         try:

@@ -193,16 +193,16 @@ def connected(addresses: Sequence[str], context: ssl.SSLContext, timeout_s: floa
 
 def login(
     address: tuple[str, int], context: ssl.SSLContext, mechanism: str, username: str, password: str, timeout_s: float = 5.0,
-    opened: Callable[[socket.socket], None] = lambda _stream: None, offered: Callable[[list[str]], None] = lambda _names: None,
+    opened: Callable[[socket.socket], None] = lambda _stream: None,
 ) -> bool:
     """One login at (host, port). True = accepted, False = refused. Raises LoginError when no statement can be made.
 
-    *opened* is given the connection before the login, *offered* the listener's mechanisms.
+    *opened* is given the connection before the login.
     """
     try:
         with socket.create_connection(address, timeout=timeout_s) as plain, \
                 context.wrap_socket(plain, server_hostname=address[0]) as stream:
             opened(stream)
-            return exchange(stream, mechanism, username, password, offered)
+            return exchange(stream, mechanism, username, password)
     except (OSError, ssl.SSLError, struct.error, UnicodeDecodeError) as error:
         raise LoginError(f"{address[0]}:{address[1]}: {error}") from error
