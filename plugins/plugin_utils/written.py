@@ -18,7 +18,7 @@ from ansible.module_utils.common.validation import check_type_bool, check_type_f
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import topics
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import WIDTHS
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import SSH, Problem
 
 PROTOCOLS = ("modbus", "mqtt", "opcua", "sparkplug")
 TYPES = ("bool", "double", "enum", "float", "int", "string")
@@ -55,6 +55,10 @@ _TAG_KEYS = frozenset((
 ))  # fmt: skip
 #: Options that are a size of memory as a JVM takes it, and what such a size looks like.
 _SIZED = re.compile(r"_(heap|memory)$")
+#: Options that say where a component stores, how such a place is written (units and shells read it), and where none can be.
+_STORED = re.compile(r"_(storage|buffer)_path$")
+_PLACE = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_HIDDEN = tuple(f"/{name}" for name in ("home", "root", "run", "tmp", "var/tmp", "dev", "proc", "sys"))
 _SIZE = re.compile(r"[1-9][0-9]*[kKmMgG]?")
 #: Numbers of a tag and the least that each may be.
 _NUMBERS = {"sampling_ms": 1, "queue": 1}
@@ -66,6 +70,7 @@ def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set.
     *needed*: topics of Kafka that somebody reads or writes, and who."""
     found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, needed or {})]
+    found += [*_entrances(variables, file), *_places(variables, options, file)]
     first = next(iter(variables.values()), {})
     return [*found, *_sources(first.get("hnai_ot_sources"), file("hnai_ot_sources"))]
 
@@ -95,6 +100,53 @@ def _options(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
     for (name, key, complaint, remedy), hosts in seen.items():
         where = ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
         yield Problem(file(name), key, f"{complaint} (on {where})", remedy, "option")
+
+
+def _entrances(variables: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:
+    """Ways in that a run would shut behind itself: role host lets nobody in as root or by a password, the firewall nobody at another port."""
+    seen: dict[tuple[str, str, str], list[str]] = {}
+    for host, told in variables.items():
+        if told.get("ansible_connection", "ssh") not in ("smart", "ssh"):
+            continue
+        for name in ("ansible_user", "ansible_ssh_user"):
+            if told.get(name) == "root":
+                remedy = "log in as a user of your own who has a key and may use sudo: ansible_user, and ansible_become: true"
+                seen.setdefault((name, "root does not come in by SSH any more after the first run", remedy), []).append(host)
+        for name in ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password"):
+            if told.get(name):
+                remedy = "give the user a key on the host (ssh-copy-id), and take the variable out; sudo's password is ansible_become_password"
+                seen.setdefault((name, "nobody comes in by a password any more after the first run", remedy), []).append(host)
+        at, own = told.get("ansible_host", host), told.get("hnai_addresses")
+        # Another address is a way there, such as a port of somebody's gateway that leads to the host's own.
+        direct = is_template(at) or at == host or (isinstance(own, Mapping) and at in own.values())
+        for name in ("ansible_port", "ansible_ssh_port"):
+            port = told.get(name, SSH[1])
+            if direct and not is_template(port) and str(port) != str(SSH[1]):
+                remedy = f"let sshd listen at {SSH[1]} (a line `Port {SSH[1]}` beside its own), and take the variable out"
+                seen.setdefault((name, f"{_shown(port)} is a port that no conduit opens: hosts are managed at tcp/{SSH[1]}", remedy), []).append(host)
+    for (name, message, remedy), hosts in seen.items():
+        where = ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
+        yield Problem(file(name), name, f"{message} (on {where})", remedy, "access")
+
+
+def _places(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:
+    """Directories of data where a unit would not find them, or that two would share."""
+    for host, told in variables.items():
+        taken: dict[str, str] = {}
+        for name, value in sorted(told.items()):
+            if not (name in options and _STORED.search(name) and isinstance(value, str)) or is_template(value):
+                continue
+            remedy = "write the path of a directory of its own, such as /srv/<component>, in plain letters"
+            if not _PLACE.fullmatch(value) or {".", ".."} & set(value.split("/")):
+                yield Problem(file(name), f"{host}: {name}", f"{repr(value)[:80]} is no plain absolute path", remedy, "option")
+            elif any(f"{value}/".startswith(f"{hidden}/") for hidden in _HIDDEN):
+                message = f"{value} lies where the unit's sandbox sees nothing, or where a restart leaves nothing ({', '.join(_HIDDEN)})"
+                yield Problem(file(name), f"{host}: {name}", message, remedy, "option")
+            else:
+                other = next((one for place, one in taken.items() if f"{value}/".startswith(f"{place}/") or f"{place}/".startswith(f"{value}/")), None)
+                if other is not None:
+                    yield Problem(file(name), f"{host}: {name}", f"{value} is, holds or lies in that of {other}", remedy, "option")
+                taken[value] = name
 
 
 def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[str, str, str]]:
