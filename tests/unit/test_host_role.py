@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
 def rendered(text: str, host: str, addresses: dict[str, dict[str, str]], **more: Any) -> Any:
     """*text* on a host of a site of these; `jump` is the jump."""
     known = {"inventory_hostname": host, "groups": {"managed": list(addresses), "jump": ["jump"]}, "hnai_zones": {}, "hnai_assets": {},
-             "hostvars": {name: {"hnai_addresses": one} for name, one in addresses.items()}, **more}  # fmt: skip
+             "hostvars": {name: {"hnai_addresses": one, "ansible_host": next(iter(one.values()))} for name, one in addresses.items()}, **more}  # fmt: skip
     for part in ("defaults", "vars"):
         for name, value in yaml.safe_load((ROLE / part / "main.yml").read_text("utf-8")).items():
             known.setdefault(name, trust_as_template(value) if isinstance(value, str) else value)
@@ -40,6 +41,18 @@ def test_a_site_may_have_one_address_family(families: tuple[str, ...]) -> None:
     opened = [f"{one['v4']}:22" for one in hosts.values() if "v4" in one] + [f"[{one['v6']}]:22" for one in hosts.values() if "v6" in one]
     assert f"PermitOpen {' '.join(opened)}\n" in sshd
     assert rendered("{{ __host_time_sources }}", "a", hosts) == ["jump", *hosts["jump"].values()]
+
+
+@pytest.mark.parametrize(("said", "opened"), [
+    ({}, "a:22"), ({"ansible_host": "a.plant.example"}, "a.plant.example:22"), ({"ansible_host": "fd00:0::2"}, "[fd00:0::2]:22"),
+    ({"ansible_host": "10.0.0.2"}, ""),
+])  # fmt: skip
+def test_the_jump_lets_runs_through_to_what_they_call_a_host(said: dict[str, str], opened: str) -> None:
+    hosts = {"jump": {"v4": "10.0.0.1"}, "a": {"v4": "10.0.0.2", "v6": "fd00::2"}}
+    told = {"jump": {"hnai_addresses": hosts["jump"], "ansible_host": "10.0.0.1"}, "a": {"hnai_addresses": hosts["a"], **said}}
+    sshd = rendered((ROLE / "tree/etc/ssh/sshd_config.d/10-hnai.conf.j2").read_text("utf-8"), "jump", hosts, hostvars=told)
+    (line,) = [line for line in sshd.splitlines() if line.startswith("PermitOpen ")]
+    assert line == " ".join(["PermitOpen 10.0.0.1:22 10.0.0.2:22 [fd00::2]:22", *opened.split()])
 
 
 def test_the_jump_follows_the_clocks_that_the_site_names() -> None:
@@ -122,3 +135,15 @@ def test_the_checker_is_asked_before_the_drop_in_is_there() -> None:
     told = next(one["hnai.platform.config_tree"]["validate"] for one in tasks if "hnai.platform.config_tree" in one)
     command = next(one["command"] for one in told if one["path"] == "/etc/ssh/sshd_config.d/10-hnai.conf")
     assert command[:-1] == ["/bin/sh", f"%d/{CHECK.relative_to(ROLE / 'tree')}", "%s", "%d"] and "ansible_user" in command[-1]
+
+
+ETC = sorted(str(path.relative_to(tree)) for tree in ROLE.parent.glob("*/tree") for path in (tree / "etc").rglob("*") if path.is_file())
+#: All that a distribution has that ours stands in for, and nothing may be beside it: chronyd would go on asking Debian's pool.
+REPLACED = {"etc/chrony/chrony.conf.j2"}
+
+
+def test_what_a_host_has_already_is_added_to_and_not_edited() -> None:
+    """What bears our name, keys by the operator's, the mounts of OpenBao's files in memory by their place."""
+    others = {path for path in ETC if "hnai" not in path} - {"etc/ssh/authorized_keys/__name__.j2", "etc/systemd/system/__mount__.mount.j2"}
+    assert others == REPLACED
+    assert all(re.search(r"\.d/[^/]*$", path) for path in ETC if path.startswith(("etc/ssh/sshd", "etc/sysctl", "etc/sudoers", "etc/audit")))
