@@ -16,12 +16,12 @@ import yaml
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 
-def rendered(role: str, data: Path | str, **more: Any) -> str:
+def rendered(role: str, data: Path | str, unit: str = "", **more: Any) -> str:
     """The role's unit with its data elsewhere; variables that are not asked about are empty."""
     loader = jinja2.ChoiceLoader([jinja2.FileSystemLoader(ROLES / role / "tree/etc/systemd/system"), jinja2.FileSystemLoader(ROLES / "component/templates")])
     environment = jinja2.Environment(loader=loader, trim_blocks=True, undefined=jinja2.ChainableUndefined)
     environment.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new, text, count=1)
-    return environment.get_template(f"hnai-{role}.service.j2").render({f"{role}_storage_path": str(data), "hnai_debian": "13", **more})
+    return environment.get_template(f"hnai-{unit or role}.service.j2").render({f"{role}_storage_path": str(data), "hnai_debian": "13", **more})
 
 
 class Site:
@@ -97,6 +97,20 @@ def test_a_file_system_of_the_sites_own_is_waited_for_and_given_to_who_stores_th
     assert "/srv/data" in writable.replace("-/", "/").split()
     # In its usual place systemd does the same, by StateDirectory=.
     assert usual not in " ".join(re.findall(r"^(?:RequiresMountsFor|ExecStartPre=\+/usr/bin/install -d).*$", rendered(role, usual, **more), re.MULTILINE))
+
+
+@pytest.mark.parametrize("kind", ["own", "shared"])
+def test_the_shipper_s_buffer_may_lie_elsewhere_too(kind: str) -> None:
+    def unit(path: str, instance: str) -> str:
+        return rendered("telegraf", "", "telegraf-__instance__", telegraf_buffer_path=path, telegraf_buffer_filesystem=kind, instance=instance)
+
+    shipper = unit("/srv/buffer", "shipper")
+    assert re.findall(r"^(RequiresMountsFor|AssertPathIsMountPoint)=/srv/buffer$", shipper, re.MULTILINE) == (
+        ["RequiresMountsFor", "AssertPathIsMountPoint"] if kind == "own" else ["RequiresMountsFor"])  # fmt: skip
+    first, *_ = re.findall(r"^ExecStartPre=(.*)$", shipper.partition("# What lies in")[0], re.MULTILINE)
+    assert first == "+/usr/bin/install -d -o hnai-telegraf -g hnai-telegraf -m 0750 /srv/buffer /srv/buffer/shipper"
+    for other in (unit("/var/lib/hnai/telegraf", "shipper"), unit("/srv/buffer", "writer")):
+        assert "install -d -o" not in other and "RequiresMountsFor=/srv" not in other
 
 
 CONTRACTS = [yaml.safe_load(path.read_text("utf-8")) for path in sorted(ROLES.glob("*/meta/component.yml"))]
