@@ -70,7 +70,7 @@ def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set.
     *needed*: topics of Kafka that somebody reads or writes, and who."""
     found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, needed or {})]
-    found += [*_entrances(variables, file), *_places(variables, options, file)]
+    found += [*_entrances(variables, file), *_places(variables, options, groups, file)]
     first = next(iter(variables.values()), {})
     return [*found, *_sources(first.get("hnai_ot_sources"), file("hnai_ot_sources"))]
 
@@ -98,8 +98,7 @@ def _options(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
                 for key, complaint, remedy in _inside(options[name], name, written[name]):
                     seen.setdefault((name, key, complaint, remedy), []).append(host)
     for (name, key, complaint, remedy), hosts in seen.items():
-        where = ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
-        yield Problem(file(name), key, f"{complaint} (on {where})", remedy, "option")
+        yield Problem(file(name), key, f"{complaint} (on {_some(hosts)})", remedy, "option")
 
 
 def _entrances(variables: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:
@@ -125,28 +124,37 @@ def _entrances(variables: Mapping[str, Mapping[str, Any]], file: Callable[[str],
                 remedy = f"let sshd listen at {SSH[1]} (a line `Port {SSH[1]}` beside its own), and take the variable out"
                 seen.setdefault((name, f"{_shown(port)} is a port that no conduit opens: hosts are managed at tcp/{SSH[1]}", remedy), []).append(host)
     for (name, message, remedy), hosts in seen.items():
-        where = ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
-        yield Problem(file(name), name, f"{message} (on {where})", remedy, "access")
+        yield Problem(file(name), name, f"{message} (on {_some(hosts)})", remedy, "access")
 
 
-def _places(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:
-    """Directories of data where a unit would not find them, or that two would share."""
+def _places(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
+            file: Callable[[str], str]) -> Iterator[Problem]:
+    """Directories of data where a unit would not find them, or that two components of a host would share."""
+    remedy = "write the path of a directory of its own, such as /srv/<component>, in plain letters"
+    seen: dict[tuple[str, str], list[str]] = {}
     for host, told in variables.items():
         taken: dict[str, str] = {}
         for name, value in sorted(told.items()):
-            if not (name in options and _STORED.search(name) and isinstance(value, str)) or is_template(value):
+            role = _STORED.sub("", name)
+            if role == name or name not in options or host not in (groups.get(role) or ()) or not isinstance(value, str) or is_template(value):
                 continue
-            remedy = "write the path of a directory of its own, such as /srv/<component>, in plain letters"
+            other = next((one for place, one in taken.items() if f"{value}/".startswith(f"{place}/") or f"{place}/".startswith(f"{value}/")), None)
+            wrong = ""
             if not _PLACE.fullmatch(value) or {".", ".."} & set(value.split("/")):
-                yield Problem(file(name), f"{host}: {name}", f"{repr(value)[:80]} is no plain absolute path", remedy, "option")
+                wrong = f"{repr(value)[:80]} is no plain absolute path"
             elif any(f"{value}/".startswith(f"{hidden}/") for hidden in _HIDDEN):
-                message = f"{value} lies where the unit's sandbox sees nothing, or where a restart leaves nothing ({', '.join(_HIDDEN)})"
-                yield Problem(file(name), f"{host}: {name}", message, remedy, "option")
-            else:
-                other = next((one for place, one in taken.items() if f"{value}/".startswith(f"{place}/") or f"{place}/".startswith(f"{value}/")), None)
-                if other is not None:
-                    yield Problem(file(name), f"{host}: {name}", f"{value} is, holds or lies in that of {other}", remedy, "option")
-                taken[value] = name
+                wrong = f"{value} lies where the unit's sandbox sees nothing, or where a restart leaves nothing ({', '.join(_HIDDEN)})"
+            elif other is not None:
+                wrong = f"{value} is, holds or lies in that of {other}"
+            if wrong:
+                seen.setdefault((name, wrong), []).append(host)
+            taken[value] = name
+    for (name, wrong), hosts in seen.items():
+        yield Problem(file(name), name, f"{wrong} (on {_some(hosts)})", remedy, "option")
+
+
+def _some(hosts: list[str]) -> str:
+    return ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
 
 
 def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[str, str, str]]:

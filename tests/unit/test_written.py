@@ -47,8 +47,6 @@ GOOD: list[dict[str, Any]] = [
     {"x_number": "{{ a }}", "x_on": "{% if a %}yes{% endif %}", "x_mode": "{{ mode }}", "x_map": "{{ everything }}", "x_list": "{{ all }}"},
     {"x_number": None, "x_map": None, "unknown": [1]},
     {"x_mode": object(), "x_number": object(), "x_list": object()},  # a vaulted value
-    {"x_storage_path": "/srv/x", "y_buffer_path": "/srv/xy"},
-    {"x_storage_path": "/data", "y_buffer_path": "{{ '/data' }}", "z_storage_path": "/data"},
     {"ansible_user": "ansible", "ansible_port": 22, "ansible_become_password": "x"},
     {"ansible_user": "{{ me }}", "ansible_port": "{{ port }}", "ansible_ssh_port": "22"},
     {"ansible_port": 2222, "ansible_host": "192.0.2.1", "hnai_addresses": {"v4": "10.0.0.1"}},  # a way that leads to the host's own port
@@ -258,5 +256,19 @@ def test_a_run_does_not_shut_the_door_behind_itself(variables: dict[str, Any], k
     ],
 )  # fmt: skip
 def test_data_have_a_place_that_their_unit_finds(variables: dict[str, Any], name: str, words: str) -> None:
-    found = judged({"a": variables})
-    assert list(found) == [f"a: {name}"] and words in found[f"a: {name}"][0]
+    found = judged({"a": variables, "b": variables, "elsewhere": variables}, {"x": ["a", "b"], "y": ["b", "a"]})
+    ((key, (message, _remedy)),) = found.items()
+    assert key == name and words in message and message.endswith("(on a, b)")
+
+
+@pytest.mark.parametrize("variables", [
+    {"x_storage_path": "/srv/x", "y_buffer_path": "/srv/xy"},
+    {"x_storage_path": "/data", "y_buffer_path": "{{ '/data' }}", "z_storage_path": "/data"},
+])  # fmt: skip
+def test_data_have_a_place_of_their_own(variables: dict[str, Any]) -> None:
+    assert judged({"a": variables}, {"x": ["a"], "y": ["a"], "z": ["a"]}) == {}
+
+
+def test_data_of_components_on_different_hosts_may_have_one_place() -> None:
+    both = {"x_storage_path": "/data", "y_buffer_path": "/data"}
+    assert judged({"a": both, "b": both, "c": {"x_storage_path": "nowhere"}}, {"x": ["a"], "y": ["b"]}) == {}

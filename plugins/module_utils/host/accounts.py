@@ -70,7 +70,8 @@ def numbers(host: Host, texts: Iterable[str]) -> tuple[list[str], list[str]]:
     """
     there = {account.name: account for account in accounts(host)}
     owners = {account.uid: account.name for account in there.values()}
-    wrong, other = [], []
+    wrong: list[str] = []
+    other: list[str] = []
     for words in _declared(texts):
         if words[0].rstrip("!") != "u" or len(words) < 3 or not words[2].isdigit():
             continue
