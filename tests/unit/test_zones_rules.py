@@ -268,3 +268,12 @@ def test_what_is_said_of_a_class_is_said_of_each_of_its_members(lab: dict[str, A
             for second in classes:
                 said = {bool(law.dial(site, site.nodes[a], site.nodes[b], service, kind)) for a in first for b in second if a != b}
                 assert len(said) < 2, (first, second, service, kind)
+
+
+@pytest.mark.parametrize(("number", "said"), [(902, False), ("902", False), (950, True), (None, True)])
+def test_the_conduit_of_the_filter_is_for_the_user_that_it_runs_as(lab: dict[str, Any], number: Any, said: bool) -> None:
+    data = copy.deepcopy(lab)
+    data["hosts"]["edge1"]["vars"]["modbus_filter_uid"] = number
+    found = model_fuzz.errors(data)
+    assert {one["key"].partition("]")[2] for one in found} == ({".uid"} if said else set())
+    assert all(f"the filter on edge1 runs as {number} (modbus_filter_uid)" in one["message"] for one in found)

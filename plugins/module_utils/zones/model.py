@@ -43,6 +43,8 @@ MANAGEMENT_SERVICES: dict[str, tuple[tuple[str, int], ...]] = {
 }
 #: Names what the jump's clock follows (role host).
 CLOCK = "host_time_upstream"
+#: The number of the user by whom alone a device is dialled (role modbus_filter), which its conduits name as `uid`.
+FILTER, FILTER_UID = "modbus_filter", "modbus_filter_uid"
 #: Ports that are the management plane's whoever uses them: no direct conduit may carry them (I9).
 MANAGEMENT_PORTS = frozenset({("udp", 53), ("tcp", 53), ("udp", 514), ("tcp", 514), ("tcp", 6514)})
 #: Keys that ask for address translation or a stand-in; nothing in the model may have one (I11).
