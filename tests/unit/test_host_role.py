@@ -43,6 +43,14 @@ def test_a_site_may_have_one_address_family(families: tuple[str, ...]) -> None:
     assert rendered("{{ __host_time_sources }}", "a", hosts) == ["jump", *hosts["jump"].values()]
 
 
+@pytest.mark.parametrize(("addresses", "bound"), [({"v4": "10.0.0.1"}, "0.0.0.0"), ({"v6": "fd00::1"}, "[::]"), ({"v4": "10.0.0.1", "v6": "fd00::1"}, "[::]")])
+def test_a_kernel_without_the_other_family_can_bind(addresses: dict[str, str], bound: str) -> None:
+    text = rendered((ROLE.parent / "openbao/tree/etc/hnai/openbao/openbao.hcl.j2").read_text("utf-8"), "bao", {"bao": addresses},
+                    hnai_addresses=addresses, ansible_managed="", hnai_site="x", openbao_storage_path="/x", openbao_generate_root=False,
+                    openbao_audit_devices=[], __openbao_ports={"api": 1, "cluster": 2})  # fmt: skip
+    assert re.findall(r'^ +(?:cluster_)?address += "(.*):\d"$', text, re.MULTILINE) == [bound, bound]
+
+
 @pytest.mark.parametrize(("said", "opened"), [
     ({}, "a:22"), ({"ansible_host": "a.plant.example"}, "a.plant.example:22"), ({"ansible_host": "fd00:0::2"}, "[fd00:0::2]:22"),
     ({"ansible_host": "10.0.0.2"}, ""),
