@@ -40,6 +40,8 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 UNITS = Path("/etc/systemd/system")
 MARK = "hnai.platform"
 INDEX_FILES = ("Packages", "InRelease", "key.asc")
+#: What Debian installs itself and chrony stands in for. Whatever else apt would remove is the site's.
+REPLACED = {"systemd-timesyncd"}
 _POLICY = """#!/bin/sh
 # {mark}: no service starts while {mark} installs packages. It says no only while that installation holds its
 # lock, so that it is harmless if the installation was killed; the next run removes it.
@@ -586,6 +588,13 @@ class Debs:
             "resolving " + " ".join(packages),
         )
         chosen = re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+) ", text, re.MULTILINE)
+        gone = sorted(set(re.findall(r"^Remv (\S+)", text, re.MULTILINE)) - REPLACED)
+        if gone:
+            names = ", ".join(gone)
+            raise ArtifactError(
+                "to install %s apt would remove %s, which somebody else put on this host; nothing was changed; remedy: `apt-get remove %s` where it may go, "
+                "or place the component on another host" % (" ".join(packages), names, " ".join(gone))
+            )
         index = (self.apt / "Packages").read_text(encoding="utf-8")
         wanted = self._files(index, chosen)
         missing = []
@@ -610,8 +619,16 @@ class Debs:
         fresh = [unit for unit in units if not masked(unit, self.units)]
         for unit in fresh:
             path = self.units / unit
+            # One that is masked does not run, so this is nothing that our package brought.
             if path.exists() and not path.is_symlink():
                 raise ArtifactError("%s: is a unit of the site's own; remedy: move it away or take %s out of `mask`" % (path, unit))
+            if self.runner(["systemctl", "is-active", unit], 60.0)[1].strip() == "active":
+                raise ArtifactError(
+                    "%s runs on this host, and nothing of ours has started it; nothing was changed; remedy: `systemctl disable --now %s` where it may go; "
+                    "docs/brownfield.md says what may be left to who runs it" % (unit, unit)
+                )
+        for unit in fresh:
+            path = self.units / unit
             self.units.mkdir(parents=True, exist_ok=True)
             link = self.units / (".hnai-mask-%d" % os.getpid())
             if os.path.lexists(link):

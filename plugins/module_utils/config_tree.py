@@ -294,6 +294,11 @@ class Tree:
         files = [entry for entry in self.entries if entry.path.startswith(SYSUSERS)]
         if not files:
             return
+        texts = [entry.content.decode("utf-8", "replace") for entry in files]
+        wrong, other = accounts.numbers(self.host, texts)
+        if wrong:
+            raise HostError(f"{files[0].path}: {'; '.join(wrong)}; nothing was changed; remedy: give it in the inventory a number that is free on every host")
+        self.outcome.warnings += [f"{one}; the account was there before and is left as it is" for one in other]
         changed = self._apply(self._plan(files))
         users, groups = self._declared_accounts()
         missing = [name for name in users if self.host.uid(name) is None] + [name for name in groups if self.host.gid(name) is None]
@@ -304,7 +309,7 @@ class Tree:
             done = self.host.run(["systemd-sysusers", *[self.host.at(entry.path) for entry in files]])
             if done.rc != 0:
                 raise HostError(f"{files[0].path}: systemd-sysusers refused it: {done.message}")
-        for change in accounts.changes(self.host, [entry.content.decode("utf-8", "replace") for entry in files]):
+        for change in accounts.changes(self.host, texts):
             self._told("accounts", f"{change.before}\n", f"{change.after}\n")
             done = Completed(0, b"", b"") if self.check else self.host.run(list(change.command))
             if done.rc == BUSY and change.command[0] == "usermod":

@@ -18,7 +18,8 @@ description:
     later) is replaced as a whole. What lies in it and is not of it
     is named by a warning and in RV(foreign), and left alone. What has loaded it goes on with it until its unit is restarted.
   - Debian packages are installed from a signed repository that the controller pushes to C(/var/lib/hnai/apt). Starts are
-    denied while they install, and the distribution units that the contract lists under C(mask) are masked before.
+    denied while they install, and the distribution units that the contract lists under C(mask) are masked before. Where such a unit runs already, or
+    apt would remove a package of the site for them (other than C(systemd-timesyncd), in whose place chrony stands), nothing is installed.
   - Hosts never reach the internet. The controller fetches and builds what is missing through the ordinary clients
     (C(mvn), C(pip), C(go), C(apt-get)) with the machine's own configuration, once, into C(hnai_store_dir)
     (default C(~/.cache/hnai/store)), and compares it with the sha256 that the lock files pin.

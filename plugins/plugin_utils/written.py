@@ -21,7 +21,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.kafka import topics
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import SourceError, devices
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import ConfigError
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import parse as filter_config
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import SSH, Problem
 from ansible_collections.hnai.platform.plugins.plugin_utils import sources
 from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_template, shown
 
@@ -45,6 +45,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LISTS = ("hnai_expected_skips", "hnai_full_expected_skips", "hnai_allow_inconclusive")
 #: Options that are a size of memory as a JVM takes it, and what such a size looks like.
 _SIZED = re.compile(r"_(heap|memory)$")
+#: Options that say where a component stores, how such a place is written (units and shells read it), and where none can be.
+_STORED = re.compile(r"_(storage|buffer)_path$")
+_PLACE = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_HIDDEN = tuple(f"/{name}" for name in ("home", "root", "run", "tmp", "var/tmp", "dev", "proc", "sys"))
 _SIZE = re.compile(r"[1-9][0-9]*[kKmMgG]?")
 
 
@@ -53,6 +57,7 @@ def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set.
     *needed*: topics of Kafka that somebody reads or writes, and who. *ids*: of all checks."""
     found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, needed or {})]
+    found += [*_entrances(variables, file), *_places(variables, options, groups, file)]
     first = next(iter(variables.values()), {})
     found += [*_site(first, file, frozenset(ids)), *_jobs(variables, groups, file), *_excused(variables, groups, file)]
     units = first.get("hnai_units") or {}
@@ -71,8 +76,63 @@ def _options(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
                 for key, complaint, remedy in _inside(options[name], name, written[name]):
                     seen.setdefault((name, key, complaint, remedy), []).append(host)
     for (name, key, complaint, remedy), hosts in seen.items():
-        where = ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
-        yield Problem(file(name), key, f"{complaint} (on {where})", remedy, "option")
+        yield Problem(file(name), key, f"{complaint} (on {_some(hosts)})", remedy, "option")
+
+
+def _entrances(variables: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:
+    """Ways in that a run would shut behind itself: role host lets nobody in as root or by a password, the firewall nobody at another port."""
+    seen: dict[tuple[str, str, str], list[str]] = {}
+    for host, told in variables.items():
+        if told.get("ansible_connection", "ssh") not in ("smart", "ssh"):
+            continue
+        for name in ("ansible_user", "ansible_ssh_user"):
+            if told.get(name) == "root":
+                remedy = "log in as a user of your own who has a key and may use sudo: ansible_user, and ansible_become: true"
+                seen.setdefault((name, "root does not come in by SSH any more after the first run", remedy), []).append(host)
+        for name in ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password"):
+            if told.get(name):
+                remedy = "give the user a key on the host (ssh-copy-id), and take the variable out; sudo's password is ansible_become_password"
+                seen.setdefault((name, "nobody comes in by a password any more after the first run", remedy), []).append(host)
+        at, own = told.get("ansible_host", host), told.get("hnai_addresses")
+        # Another address is a way there, such as a port of somebody's gateway that leads to the host's own.
+        direct = is_template(at) or at == host or (isinstance(own, Mapping) and at in own.values())
+        for name in ("ansible_port", "ansible_ssh_port"):
+            port = told.get(name, SSH[1])
+            if direct and not is_template(port) and str(port) != str(SSH[1]):
+                remedy = f"let sshd listen at {SSH[1]} (a line `Port {SSH[1]}` beside its own), and take the variable out"
+                seen.setdefault((name, f"{shown(port)} is a port that no conduit opens: hosts are managed at tcp/{SSH[1]}", remedy), []).append(host)
+    for (name, message, remedy), hosts in seen.items():
+        yield Problem(file(name), name, f"{message} (on {_some(hosts)})", remedy, "access")
+
+
+def _places(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
+            file: Callable[[str], str]) -> Iterator[Problem]:
+    """Directories of data where a unit would not find them, or that two components of a host would share."""
+    remedy = "write the path of a directory of its own, such as /srv/<component>, in plain letters"
+    seen: dict[tuple[str, str], list[str]] = {}
+    for host, told in variables.items():
+        taken: dict[str, str] = {}
+        for name, value in sorted(told.items()):
+            role = _STORED.sub("", name)
+            if role == name or name not in options or host not in (groups.get(role) or ()) or not isinstance(value, str) or is_template(value):
+                continue
+            other = next((one for place, one in taken.items() if f"{value}/".startswith(f"{place}/") or f"{place}/".startswith(f"{value}/")), None)
+            wrong = ""
+            if not _PLACE.fullmatch(value) or {".", ".."} & set(value.split("/")):
+                wrong = f"{repr(value)[:80]} is no plain absolute path"
+            elif any(f"{value}/".startswith(f"{hidden}/") for hidden in _HIDDEN):
+                wrong = f"{value} lies where the unit's sandbox sees nothing, or where a restart leaves nothing ({', '.join(_HIDDEN)})"
+            elif other is not None:
+                wrong = f"{value} is, holds or lies in that of {other}"
+            if wrong:
+                seen.setdefault((name, wrong), []).append(host)
+            taken[value] = name
+    for (name, wrong), hosts in seen.items():
+        yield Problem(file(name), name, f"{wrong} (on {_some(hosts)})", remedy, "option")
+
+
+def _some(hosts: list[str]) -> str:
+    return ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
 
 
 def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[str, str, str]]:

@@ -255,3 +255,27 @@ def test_ssh_refuses_a_key_that_it_does_not_know(lab: Lab, site: Site, tmp_path:
     answers = lab.each(lab.groups["managed"], attempt)
     assert {host: text for host, text in answers.items() if not text.endswith("Permission denied (publickey).")} == {}
     assert all(text.startswith("rc 255") for text in answers.values()), answers
+
+
+def test_the_jump_lets_through_to_the_words_that_runs_use(lab: Lab, site: Site) -> None:
+    """sshd compares PermitOpen with what it is asked for, and resolves nothing: a name leads nowhere that the inventory does not call a host by."""
+    jump = lab.groups["jump"][0]
+    host = next(one for one in lab.groups["kafka"] if one != jump)
+
+    def asked(word: str) -> tuple[str, str]:
+        command = ["ssh", "-F", str(lab.state / "ssh/config"), "-o", "BatchMode=yes", "-o", "ControlPath=none", "-W", f"{word}:22", jump]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+        return done.stdout, done.stderr
+
+    assert asked(str(site.nodes[host].v4))[0].startswith("SSH-2.0-")
+    said, refused = asked(host)
+    assert said == "" and "stdio forwarding failed" in refused, (said, refused)
+
+
+def test_sshd_of_a_host_is_asked_whether_the_run_comes_in_again(lab: Lab) -> None:
+    check = ("/bin/sh", "/usr/local/lib/hnai/host/check-sshd", "/etc/ssh/sshd_config.d/10-hnai.conf", "/")
+    for host in {lab.var(one, "hnai_debian"): one for one in lab.groups["managed"]}.values():
+        answers = {user: lab.run(host, *check, user, check=False) for user in (lab.var(host, "ansible_user"), "root", "nobody")}
+        assert [(done.returncode, done.stderr.partition(" ")[0]) for done in answers.values()] == [(0, ""), (1, "this"), (1, "no")], answers
+        broken = lab.run(host, "/bin/sh", check[1], "/etc/hostname", "/", "ansible", check=False)
+        assert broken.returncode not in (0, 127), "sshd takes no file that is none of its own"

@@ -53,6 +53,7 @@ def configuration(given: Mapping[str, Any], host: str, directory: Path, port: in
     template = (ROLE / "tree/etc/hnai/openbao/openbao.hcl.j2").read_text(encoding="utf-8")
     text = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False).from_string(template).render(
         given, ansible_managed="test", inventory_hostname=host, __openbao_ports={"api": port, "cluster": port + 1}, openbao_storage_path=directory / "raft",
+        hnai_addresses={"v4": "127.0.0.1", "v6": "::1"},
     )  # fmt: skip
     for on_host, here in (
         ("/etc/hnai/openbao/tls", directory), ("/run/hnai-openbao/pid", directory / "pid"), ("[::]:", "127.0.0.1:"), (f"https://{host}:", "https://127.0.0.1:"),

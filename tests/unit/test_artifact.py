@@ -341,6 +341,8 @@ class FakeHost:
         self.calls: list[str] = []
         self.policy_seen: list[bool] = []
         self.fail = ""
+        self.removed: list[str] = []
+        self.active: list[str] = []
 
     def __call__(self, argv: Sequence[str], _timeout_s: float) -> tuple[int, str]:
         words = [word for word in argv if (not word.startswith("-") and "=" not in word) or argv[0] != "apt-get"]
@@ -354,7 +356,10 @@ class FakeHost:
         if "update" in words:
             return 0, ""
         if "-s" in argv:
-            return 0, "Inst libx (1.0-1 hnai:trixie [amd64])\nInst demo [1.0-1] (2.0-1 hnai:trixie [amd64])\nConf demo (2.0-1 x)\n"
+            gone = "".join(f"Remv {name} [1.0]\n" for name in self.removed)
+            return 0, gone + "Inst libx (1.0-1 hnai:trixie [amd64])\nInst demo [1.0-1] (2.0-1 hnai:trixie [amd64])\nConf demo (2.0-1 x)\n"
+        if argv[:2] == ["systemctl", "is-active"]:
+            return (0, "active\n") if argv[2] in self.active else (3, "inactive\n")
         if "install" in words:
             self.policy_seen.append(self.policy.exists())
             if self.fail:
@@ -394,6 +399,20 @@ class TestDebs:
         assert found == {"install": ["demo=2.0-1", "libx=1.0-1"], "missing": ["demo_2.0-1_amd64.deb", "libx_1.0-1_amd64.deb"]}
         self.push(debs, tmp_path)
         assert debs.plan(["demo=2.0-1"])["missing"] == []
+
+    def test_what_the_site_put_there_is_not_removed(self, debs: artifact.Debs, tmp_path: Path) -> None:
+        self.push(debs, tmp_path)
+        debs.runner.removed = ["systemd-timesyncd"]
+        assert debs.plan(["demo=2.0-1"])["install"] == ["demo=2.0-1", "libx=1.0-1"]
+        debs.runner.removed += ["ntpsec", "ntp"]
+        with pytest.raises(artifact.ArtifactError, match=r"apt would remove ntp, ntpsec, which somebody else put .* remedy: `apt-get remove ntp ntpsec`"):
+            debs.plan(["demo=2.0-1"])
+
+    def test_what_the_site_runs_is_not_stopped(self, debs: artifact.Debs) -> None:
+        debs.runner.active = ["demo.service"]
+        with pytest.raises(artifact.ArtifactError, match=r"demo.service runs on this host.* remedy: `systemctl disable --now demo.service`"):
+            debs.mask(["other.service", "demo.service"])
+        assert not debs.units.exists(), "masked half"
 
     def test_a_changed_package_is_pushed_again(self, debs: artifact.Debs, tmp_path: Path) -> None:
         self.push(debs, tmp_path)

@@ -220,6 +220,35 @@ def test_the_account_of_a_person_is_his_own(host: Machine, tmp_path: Path) -> No
     assert not converge(host, entries).changed
 
 
+PERSON, SERVICE = 'u ada 2001 "site operator" /home/ada /bin/bash\n', "u hnai-x 902 - / /usr/sbin/nologin\n"
+
+
+@pytest.mark.parametrize(("declared", "there", "said"), [
+    (PERSON, "bob:x:2001:2001::/home/bob:/bin/bash\n", "ada is to have the number 2001, which is bob's on this host"),
+    (SERVICE, "backup-agent:x:902:902::/:/bin/sh\n", "hnai-x is to have the number 902, which is backup-agent's on this host"),
+    (SERVICE, "hnai-x:x:950:950::/:/usr/sbin/nologin\n", "hnai-x has the number 950 on this host, not 902"),
+    ("u hnai-x 902\n", "hnai-x:x:950:950::/:/usr/sbin/nologin\n", "hnai-x has the number 950 on this host, not 902"),
+])  # fmt: skip
+def test_a_number_is_whose_it_is_declared(host: Machine, tmp_path: Path, declared: str, there: str, said: str) -> None:
+    """systemd-sysusers would take another one in silence, and the firewall knows a service by its number."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text(there)
+    for check in (True, False):
+        with pytest.raises(HostError, match=rf"^{SYSUSERS}: {said}; nothing was changed; remedy: give it in the inventory a number that is free"):
+            converge(host, [entry(SYSUSERS, declared)], check=check)
+    assert host.commands == [] and not (tmp_path / "etc/sysusers.d").exists()
+
+
+def test_an_account_that_is_older_than_the_site_is_left_as_it_is(host: Machine, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("ada:x:1005:1005::/srv/ada:/bin/zsh\n")
+    host.users["ada"] = host.groups["ada"] = 1005
+    converge(host, [entry(SYSUSERS, PERSON)])
+    outcome = converge(host, [entry(SYSUSERS, PERSON)])
+    assert outcome.warnings == ["ada has the number 1005 on this host, not 2001; the account was there before and is left as it is"]
+    assert not outcome.changed and not [one for one in host.commands if one[0] == "usermod"]
+
+
 def test_what_the_tree_no_longer_has_is_removed_and_foreign_files_stay(host: Machine, tmp_path: Path) -> None:
     extra = entry("/etc/hnai/x/sub/extra.conf", group="hnai-x", mode=0o640)
     tree = Tree(

@@ -7,18 +7,21 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pytest
+import yaml
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 
-def rendered(role: str, data: Path) -> str:
+def rendered(role: str, data: Path | str, unit: str = "", **more: Any) -> str:
     """The role's unit with its data elsewhere; variables that are not asked about are empty."""
     loader = jinja2.ChoiceLoader([jinja2.FileSystemLoader(ROLES / role / "tree/etc/systemd/system"), jinja2.FileSystemLoader(ROLES / "component/templates")])
     environment = jinja2.Environment(loader=loader, trim_blocks=True, undefined=jinja2.ChainableUndefined)
-    return environment.get_template(f"hnai-{role}.service.j2").render({f"{role}_storage_path": str(data), "hnai_debian": "13"})
+    environment.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new, text, count=1)
+    return environment.get_template(f"hnai-{unit or role}.service.j2").render({f"{role}_storage_path": str(data), "hnai_debian": "13", **more})
 
 
 class Site:
@@ -77,3 +80,50 @@ def test_nothing_is_left_for_systemd_to_expand(tmp_path: Path) -> None:
     assert len(lines) == 1
     assert "$" not in lines[0]
     assert set(re.findall(r"%.", lines[0])) == {"%n"}
+
+
+@pytest.mark.parametrize(("role", "usual"), [
+    ("victoriametrics", "/var/lib/hnai/victoriametrics"), ("questdb", "/var/lib/hnai/questdb"), ("openbao", "/var/lib/hnai/openbao/raft"),
+])  # fmt: skip
+def test_a_file_system_of_the_sites_own_is_waited_for_and_given_to_who_stores_there(role: str, usual: str) -> None:
+    more = {"__openbao_audit_directories": ["/var/log/bao"]}
+    unit = rendered(role, "/srv/data", **more)
+    (mounts,) = re.findall(r"^RequiresMountsFor=(.*)$", unit, re.MULTILINE)
+    assert "/srv/data" in mounts.split()
+    given, *_ = re.findall(rf"^ExecStartPre=\+/usr/bin/install -d -o hnai-{role} -g hnai-{role} -m 07[05]0 (.*)$", unit, re.MULTILINE)
+    assert "/srv/data" in given.split()
+    assert ".hnai-data" not in unit.partition("/usr/bin/install -d")[0], "a guard marks only what is there"
+    (writable,) = re.findall(r"^ReadWritePaths=(.*)$", unit, re.MULTILINE)
+    assert "/srv/data" in writable.replace("-/", "/").split()
+    # In its usual place systemd does the same, by StateDirectory=.
+    assert usual not in " ".join(re.findall(r"^(?:RequiresMountsFor|ExecStartPre=\+/usr/bin/install -d).*$", rendered(role, usual, **more), re.MULTILINE))
+
+
+@pytest.mark.parametrize("kind", ["own", "shared"])
+def test_the_shipper_s_buffer_may_lie_elsewhere_too(kind: str) -> None:
+    def unit(path: str, instance: str) -> str:
+        return rendered("telegraf", "", "telegraf-__instance__", telegraf_buffer_path=path, telegraf_buffer_filesystem=kind, instance=instance)
+
+    shipper = unit("/srv/buffer", "shipper")
+    assert re.findall(r"^(RequiresMountsFor|AssertPathIsMountPoint)=/srv/buffer$", shipper, re.MULTILINE) == (
+        ["RequiresMountsFor", "AssertPathIsMountPoint"] if kind == "own" else ["RequiresMountsFor"])  # fmt: skip
+    first, *_ = re.findall(r"^ExecStartPre=(.*)$", shipper.partition("# What lies in")[0], re.MULTILINE)
+    assert first == "+/usr/bin/install -d -o hnai-telegraf -g hnai-telegraf -m 0750 /srv/buffer /srv/buffer/shipper"
+    for other in (unit("/var/lib/hnai/telegraf", "shipper"), unit("/srv/buffer", "writer")):
+        assert "install -d -o" not in other and "RequiresMountsFor=/srv" not in other
+
+
+CONTRACTS = [yaml.safe_load(path.read_text("utf-8")) for path in sorted(ROLES.glob("*/meta/component.yml"))]
+STORED = [(one["name"], state["path"]) for one in CONTRACTS for state in one["state"] if state["path"] == f"/var/lib/hnai/{one['name']}"]
+
+
+@pytest.mark.parametrize(("role", "path"), STORED)
+def test_every_unit_that_writes_where_a_component_stores_requires_its_mount(role: str, path: str) -> None:
+    """StateDirectory= and WorkingDirectory= require it by themselves (systemd.exec(5))."""
+    units = {one.name: one.read_text("utf-8") for one in (ROLES / role / "tree/etc/systemd/system").glob("*.service*") if one.is_file()}
+    short = path.removeprefix("/var/lib/")
+    required = rf"^(StateDirectory={short}|WorkingDirectory={path}|RequiresMountsFor={path})\b"
+    requiring = {name for name, text in units.items() if re.search(required, text, re.MULTILINE)}
+    writing = {name for name, text in units.items() if re.search(rf"sandbox_writable = \[.*{path}", text)}
+    assert requiring if role != "ot_collector" else not units, "who writes there is Telegraf's unit"
+    assert writing <= requiring

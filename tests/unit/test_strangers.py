@@ -144,6 +144,10 @@ PLANTS = [
     (added("etc/systemd/system/eve.service", "ExecStop=x hnai-kafka\n"), "/etc/systemd/system/eve.service: a unit of nobody that names hnai-kafka"),
     (added("etc/systemd/system/multi-user.target.d/x.conf", "Conflicts=hnai-kafka.service\n"), "/etc/systemd/system/multi-user.target.d/x.conf: a unit of"),
     (added("etc/hosts", "10.9.9.9 kafka2\n"), "/etc/hosts: kafka2 is 10.9.9.9 in a line outside of our block"),
+    (
+        lambda host: put(Path(host.root), "etc/hosts", "# Your system has configured 'manage_etc_hosts' as True.\n" + FILES["etc/hosts"]),
+        "/etc/hosts: cloud-init writes it anew at every start",
+    ),
 ]  # fmt: skip
 
 

@@ -100,7 +100,11 @@ def test_everything_wrong_with_a_site_in_one_run(lab: Path, tmp_path: Path) -> N
 
     change(lab / "hosts.yml", hosts)
     change(variables / "conduits.yml", conduits)
-    (variables / "mistakes.yml").write_text("---\nmosquitto_max_queued_messages: 100\nkafka_heep: 1g\n", encoding="utf-8")
+    mistakes = {
+        "mosquitto_max_queued_messages": 100, "kafka_heep": "1g", "host_time_upstream": ["ntp.example"], "modbus_filter_uid": 950,
+        "questdb_storage_path": "/home/q", "ansible_port": 2222,
+    }  # fmt: skip
+    (variables / "mistakes.yml").write_text(yaml.safe_dump(mistakes), encoding="utf-8")
     code, found, output = run(lab / "hosts.yml", tmp_path, "--tags", "kafka,kafak")
     assert code != 0, output
     assert "--tags kafak: nothing of hnai.platform bears it" in " ".join(output.split()), output
@@ -112,6 +116,9 @@ def test_everything_wrong_with_a_site_in_one_run(lab: Path, tmp_path: Path) -> N
     assert by_key["groups.openbao"]["invariant"] == "quorum"
     assert by_key["edge1: mosquitto_max_queued_messages"]["file"].endswith("group_vars/all/mistakes.yml")
     assert by_key["kafka_heep"]["file"].endswith("group_vars/all/mistakes.yml")
+    for key, invariant in {"jump1: host_time_upstream": "I9", "questdb_storage_path": "option", "ansible_port": "access"}.items():
+        assert (by_key[key]["invariant"], Path(by_key[key]["file"]).name) == (invariant, "mistakes.yml")
+    assert "the filter on edge1 runs as 950" in by_key["hnai_conduits[C-102].uid"]["message"]
     assert "edge2 → edge1" in by_key["hnai_conduits: telegraf → mosquitto.mqtt"]["message"]
     ended = by_key["hnai_conduits[C-101].expires"]
     assert (ended["invariant"], ended["sr"]) == ("expiry", ["SR 2.1"])

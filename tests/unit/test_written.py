@@ -26,6 +26,8 @@ OPTIONS = {
     "x_kept": {"type": "str", "default": "31d"},
     "x_free_percent": {"type": "int"},
     "kafka_retention_ms": {"type": "int"},
+    "x_storage_path": {"type": "path"},
+    "y_buffer_path": {"type": "path"},
 }
 
 
@@ -46,6 +48,10 @@ GOOD: list[dict[str, Any]] = [
     {"x_number": "{{ a }}", "x_on": "{% if a %}yes{% endif %}", "x_mode": "{{ mode }}", "x_map": "{{ everything }}", "x_list": "{{ all }}"},
     {"x_number": None, "x_map": None, "unknown": [1]},
     {"x_mode": object(), "x_number": object(), "x_list": object()},  # a vaulted value
+    {"ansible_user": "ansible", "ansible_port": 22, "ansible_become_password": "x"},
+    {"ansible_user": "{{ me }}", "ansible_port": "{{ port }}", "ansible_ssh_port": "22"},
+    {"ansible_port": 2222, "ansible_host": "192.0.2.1", "hnai_addresses": {"v4": "10.0.0.1"}},  # a way that leads to the host's own port
+    {"ansible_user": "root", "ansible_password": "x", "ansible_port": 2222, "ansible_connection": "local"},
 ]
 
 
@@ -231,3 +237,56 @@ ANYTHING = st.recursive(
 def test_nothing_ends_in_a_traceback(variables: dict[str, Any]) -> None:
     found = written.problems({"a": variables, "b": variables}, {**OPTIONS, **KAFKA}, {"kafka": ["a", "b", "gone"]}, str)
     assert all(isinstance(one.message, str) and one.key.isprintable() for one in found)
+
+
+@pytest.mark.parametrize(
+    ("variables", "key", "message"),
+    [
+        ({"ansible_user": "root"}, "ansible_user", "root does not come in by SSH any more after the first run (on a, b)"),
+        ({"ansible_ssh_user": "root", "ansible_connection": "ssh"}, "ansible_ssh_user", "root does not come in by SSH any more after the first run (on a, b)"),
+        ({"ansible_password": object()}, "ansible_password", "nobody comes in by a password any more after the first run (on a, b)"),
+        ({"ansible_ssh_pass": "hunter2"}, "ansible_ssh_pass", "nobody comes in by a password any more after the first run (on a, b)"),
+        ({"ansible_port": 2222}, "ansible_port", "2222 is a port that no conduit opens: hosts are managed at tcp/22 (on a, b)"),
+        (
+            {"ansible_ssh_port": "2222", "ansible_host": "10.0.0.1", "hnai_addresses": {"v4": "10.0.0.1"}},
+            "ansible_ssh_port", "2222 is a port that no conduit opens: hosts are managed at tcp/22 (on a, b)",
+        ),
+        (
+            {"ansible_port": 2222, "ansible_host": "{{ hnai_addresses.v4 }}"},
+            "ansible_port", "2222 is a port that no conduit opens: hosts are managed at tcp/22 (on a, b)",
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_does_not_shut_the_door_behind_itself(variables: dict[str, Any], key: str, message: str) -> None:
+    found = judged({"a": variables, "b": variables})
+    assert {one: said for one, (said, _remedy) in found.items()} == {key: message}
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("variables", "name", "words"),
+    [
+        *[({"x_storage_path": one}, "x_storage_path", "is no plain absolute path") for one in ("srv/x", "/", "/srv/x/", "/srv/../x", "/my data", "/srv/$x")],
+        *[({"y_buffer_path": path}, "y_buffer_path", "where the unit's sandbox sees nothing") for path in ("/home/data", "/root", "/tmp/x", "/run/x")],
+        ({"x_storage_path": "/data", "y_buffer_path": "/data"}, "y_buffer_path", "/data is, holds or lies in that of x_storage_path"),
+        ({"x_storage_path": "/data", "y_buffer_path": "/data/y"}, "y_buffer_path", "/data/y is, holds or lies in that of x_storage_path"),
+        ({"x_storage_path": "/data/x", "y_buffer_path": "/data"}, "y_buffer_path", "/data is, holds or lies in that of x_storage_path"),
+    ],
+)  # fmt: skip
+def test_data_have_a_place_that_their_unit_finds(variables: dict[str, Any], name: str, words: str) -> None:
+    found = judged({"a": variables, "b": variables, "elsewhere": variables}, {"x": ["a", "b"], "y": ["b", "a"]})
+    ((key, (message, _remedy)),) = found.items()
+    assert key == name and words in message and message.endswith("(on a, b)")
+
+
+@pytest.mark.parametrize("variables", [
+    {"x_storage_path": "/srv/x", "y_buffer_path": "/srv/xy"},
+    {"x_storage_path": "/data", "y_buffer_path": "{{ '/data' }}", "z_storage_path": "/data"},
+])  # fmt: skip
+def test_data_have_a_place_of_their_own(variables: dict[str, Any]) -> None:
+    assert judged({"a": variables}, {"x": ["a"], "y": ["a"], "z": ["a"]}) == {}
+
+
+def test_data_of_components_on_different_hosts_may_have_one_place() -> None:
+    both = {"x_storage_path": "/data", "y_buffer_path": "/data"}
+    assert judged({"a": both, "b": both, "c": {"x_storage_path": "nowhere"}}, {"x": ["a"], "y": ["b"]}) == {}

@@ -16,6 +16,7 @@ import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones import law
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import SR_OF, Service, Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.nft import ruleset
 
 SEEDS = (1, 2, 3)
 #: Mutations that the unit tests try; the scenario model-fuzz tries more than 10 000.
@@ -112,6 +113,62 @@ def test_names_come_from_a_side_zone_or_ones_own(lab: dict[str, Any]) -> None:
         one["to"] = {"host": "data1"}
     messages = [one["message"] for one in model_fuzz.errors(data) if one["invariant"] == "I9"]
     assert any("l3 reaches for l4" in message for message in messages), messages
+
+
+def _with_clocks(lab: dict[str, Any], told: Any = None, **more: Any) -> dict[str, Any]:
+    """Two time servers of the site's own beside the jump. *told*: what the jump's variable names besides."""
+    data = copy.deepcopy(lab)
+    data["management"] = {"ntp": {"asset": ["clock1", "clock2"]}}
+    for number in (1, 2):
+        data["assets"][f"clock{number}"] = {"zone": "mgmt", "addresses": {"v4": f"10.77.9.2{number}", "v6": f"fd77:0:0:9::2{number}"}}
+        data["conduits"].append({
+            "id": f"C-02{number}", "from": {"group": "jump"}, "to": {"asset": f"clock{number}"}, "service": {"proto": "udp", "port": 123, "app": "ntp"},
+            "kind": "management", "data_direction": "both", "owner": "site automation", "reason": "time", "expires": "2030-12-31", **more,
+        })
+    if told is not None:
+        data["hosts"]["jump1"]["vars"]["host_time_upstream"] = told
+    return data
+
+
+def test_the_jump_reaches_the_clocks_of_the_site_and_nobody_else_does(lab: dict[str, Any]) -> None:
+    data = _with_clocks(lab)
+    assert model_fuzz.errors(data) == []
+    site = Site.from_dict(data)
+    for number in (1, 2):
+        for accepted in (f"ip daddr 10.77.9.2{number} udp dport 123", f"ip6 daddr fd77:0:0:9::2{number} udp dport 123"):
+            assert accepted in ruleset(site, "jump1")
+            assert accepted not in ruleset(site, "kafka1")
+    data["conduits"].pop()
+    (found,) = model_fuzz.errors(data)
+    assert found["invariant"] == "I9" and "jump1 → clock2" in found["message"] and "kafka1" not in found["message"]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"from": {"group": "managed"}}, "asks clock2 for the time past the jump"),
+    ({"kind": "direct"}, "time from clock2, which is not the site's time source"),
+])
+def test_time_comes_by_the_jump(lab: dict[str, Any], change: dict[str, Any], words: str) -> None:
+    data = _with_clocks(lab)
+    data["conduits"][-1].update(change)
+    assert [one for one in model_fuzz.errors(data) if one["invariant"] == "I9" and words in one["message"]]
+
+
+@pytest.mark.parametrize(("told", "beyond"), [
+    (["clock1", "10.77.9.22", "fd77:0:0:9::21"], ""), (["clock1", "ntp.example"], "'ntp.example'"), (["10.77.9.23"], "'10.77.9.23'"),
+])
+def test_the_jump_is_told_to_follow_what_it_may_reach(lab: dict[str, Any], told: list[str], beyond: str) -> None:
+    found = model_fuzz.errors(_with_clocks(lab, told))
+    assert [one["message"].partition(":")[0] for one in found] == ([beyond] if beyond else [])
+    assert all("hnai_management.ntp" in one["remedy"] and one["key"] == "jump1: host_time_upstream" for one in found)
+
+
+@pytest.mark.parametrize("given", [
+    {"host": "sec1"}, {"asset": ["clock1", "nobody"]}, {"asset": []}, {"asset": "clock1", "port": 124}, {"asset": "clock1", "host": "sec1"},
+])
+def test_who_keeps_no_clock_for_the_jump(lab: dict[str, Any], given: dict[str, Any]) -> None:
+    data = _with_clocks(lab)
+    data["management"]["ntp"] = given
+    assert [one for one in model_fuzz.errors(data) if one["key"] == "hnai_management.ntp"]
 
 
 @pytest.mark.parametrize(("kind", "direction", "good"), [("diode", "up", True), ("diode", "both", False)])
@@ -211,3 +268,12 @@ def test_what_is_said_of_a_class_is_said_of_each_of_its_members(lab: dict[str, A
             for second in classes:
                 said = {bool(law.dial(site, site.nodes[a], site.nodes[b], service, kind)) for a in first for b in second if a != b}
                 assert len(said) < 2, (first, second, service, kind)
+
+
+@pytest.mark.parametrize(("number", "said"), [(902, False), ("902", False), (950, True), (None, True)])
+def test_the_conduit_of_the_filter_is_for_the_user_that_it_runs_as(lab: dict[str, Any], number: Any, said: bool) -> None:
+    data = copy.deepcopy(lab)
+    data["hosts"]["edge1"]["vars"]["modbus_filter_uid"] = number
+    found = model_fuzz.errors(data)
+    assert {one["key"].partition("]")[2] for one in found} == ({".uid"} if said else set())
+    assert all(f"the filter on edge1 runs as {number} (modbus_filter_uid)" in one["message"] for one in found)

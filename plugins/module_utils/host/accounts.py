@@ -62,6 +62,29 @@ def group_names(host: Host) -> dict[int, str]:
     return {int(row[2]): row[0] for row in _rows(host, "/etc/group", 4) if row[2].isdigit()}
 
 
+def numbers(host: Host, texts: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What is wrong with the numbers that these sysusers.d files give to users: (what must not be, what may stay as it is).
+
+    systemd-sysusers takes another number in silence where one is taken, and leaves an account that is there. Rules that name a service by its number
+    would be somebody else's; a person's account may be older than the site.
+    """
+    there = {account.name: account for account in accounts(host)}
+    owners = {account.uid: account.name for account in there.values()}
+    wrong: list[str] = []
+    other: list[str] = []
+    for words in _declared(texts):
+        if words[0].rstrip("!") != "u" or len(words) < 3 or not words[2].isdigit():
+            continue
+        name, number = words[1], int(words[2])
+        account = there.get(name)
+        if account is None and number in owners:
+            wrong.append(f"{name} is to have the number {number}, which is {owners[number]}'s on this host")
+        elif account is not None and account.uid != number:
+            service = len(words) < 6 or words[5] in ("-", NOLOGIN)
+            (wrong if service else other).append(f"{name} has the number {account.uid} on this host, not {number}")
+    return wrong, other
+
+
 def _declared(texts: Iterable[str]) -> list[list[str]]:
     """The lines of sysusers.d files, as words."""
     return [shlex.split(line) for text in texts for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]

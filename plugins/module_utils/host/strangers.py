@@ -275,6 +275,8 @@ def _names(host: Host) -> Iterator[str]:
     block, _, tail = rest.partition("# END hnai.platform: hosts of the site")
     site: dict[str, set[str]] = {}
     own = _text(host, "/etc/hostname").strip()
+    if "manage_etc_hosts" in head:
+        yield "/etc/hosts: cloud-init writes it anew at every start, without our block: say `manage_etc_hosts: localhost` and take its remark out of the file"
     for address, names in _hosts(block.splitlines()[1:]):
         for name in names:
             site.setdefault(name, set()).add(address)

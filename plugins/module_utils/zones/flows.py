@@ -132,11 +132,12 @@ class _Needs:
                 if node.name not in jumps and self.site.zones[node.zone].level >= 3:
                     self.add(node.name, jump, NTP, ("time", "ntp", "inventory"), "every managed host takes the site's time")
         for name, (givers, ports) in sorted(self.site.services.items()):
+            why = "every managed host uses the site's " + name if name != "ntp" else "the jump takes the time of the site there"
             for node in self.site.managed():
-                if self.site.zones[node.zone].level >= 3 and node.name not in givers:
+                if self.site.zones[node.zone].level >= 3 and node.name not in givers and (name != "ntp" or node.name in jumps):
                     for giver in givers:
                         for service in ports:
-                            self.add(node.name, giver, service, (name, name, "inventory"), "every managed host uses the site's " + name)
+                            self.add(node.name, giver, service, (name, name, "inventory"), why)
         for name, node in sorted(self.site.nodes.items()):
             if node.kind == "asset" and node.role == "controller":
                 for jump in jumps:

@@ -9,7 +9,7 @@ Input (`Site.from_dict`), all keys optional, everything JSON-like:
   assets     {id: {zone, addresses, interfaces, dual_homed, role, services: {name: {proto, port}}, connects: [as in a contract]}}
   conduits   [{id, from, to, service, kind, data_direction, owner, reason, expires, sr, limits, needed_by}]
   boundaries {id: {between: [zone, zone], enforced_by: hnai|external, owner, reason, firewall_mode: enforce|observe, firewall_approved_by}}
-  management {dns|syslog|crl: {group|host|asset: who gives it, proto, port}}
+  management {dns|syslog|crl|ntp: {group|host|asset: who gives it, or a list of them, proto, port}}
   contracts  {component: contract}            roles/<component>/meta/component.yml
   ot_sources [{id, asset, protocol, port}]
   slo        {hops: {hop: {outage_s, records_per_s, record_bytes}}}
@@ -33,12 +33,18 @@ from typing import Any, Union
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
-#: Services of the management plane beside SSH and time: (proto, port) unless hnai_management says otherwise. DNS is both.
+#: Services of the management plane beside SSH: (proto, port) unless hnai_management says otherwise. DNS is both. Time is the jump's own source,
+#: from which everybody else has it.
 MANAGEMENT_SERVICES: dict[str, tuple[tuple[str, int], ...]] = {
     "dns": (("udp", 53), ("tcp", 53)),
     "syslog": (("tcp", 6514),),
     "crl": (("tcp", 80),),
+    "ntp": (("udp", 123),),
 }
+#: Names what the jump's clock follows (role host).
+CLOCK = "host_time_upstream"
+#: The number of the user by whom alone a device is dialled (role modbus_filter), which its conduits name as `uid`.
+FILTER, FILTER_UID = "modbus_filter", "modbus_filter_uid"
 #: Ports that are the management plane's whoever uses them: no direct conduit may carry them (I9).
 MANAGEMENT_PORTS = frozenset({("udp", 53), ("tcp", 53), ("udp", 514), ("tcp", 514), ("tcp", 6514)})
 #: Keys that ask for address translation or a stand-in; nothing in the model may have one (I11).
@@ -734,13 +740,15 @@ class Site:
         return "", ""
 
     def _read_management(self, data: Mapping[str, Any]) -> dict[str, tuple[tuple[str, ...], tuple[tuple[str, int], ...]]]:
-        """Service → (who gives it, its (proto, port)), of what the site declares beside SSH and time."""
+        """Service → (who gives it, its (proto, port)), of what the site declares beside SSH and the jump's time."""
         found: dict[str, tuple[tuple[str, ...], tuple[tuple[str, int], ...]]] = {}
         for name, item in sorted(data.items()):
             key = f"hnai_management.{name}"
-            remedy = "write dns, syslog or crl: {group|host|asset: who gives it, proto, port}"
+            remedy = "write dns, syslog or crl: {group|host|asset: who gives it, or a list of them, proto, port}, ntp: {asset: …}"
+            # chronyd of a managed host asks at the port of NTP, and serves nobody unless the host is the jump.
+            keys = {"asset"} if name == "ntp" else {"group", "host", "asset", "proto", "port"}
             ends = {what: item[what] for what in ("group", "host", "asset") if what in item} if isinstance(item, Mapping) else {}
-            if name not in MANAGEMENT_SERVICES or not isinstance(item, Mapping) or set(item) - {"group", "host", "asset", "proto", "port"}:
+            if name not in MANAGEMENT_SERVICES or not isinstance(item, Mapping) or set(item) - keys:
                 self.problem("hnai_management", key, "is no service of the management plane", remedy, "I9")
                 continue
             proto, port = item.get("proto"), item.get("port")
@@ -750,8 +758,9 @@ class Site:
                     self.problem("hnai_management", key, f"{_short(proto)}/{_short(port)} is not one port", remedy, "I9")
                     continue
                 ports = ((proto, int(port)),)  # type: ignore[arg-type]
-            givers = self._who(ends)
-            if not givers:
+            every = [self._who({what: one}) for what, said in ends.items() for one in (said if isinstance(said, (list, tuple)) else [said])]
+            givers = tuple(dict.fromkeys(one for some in every for one in some))
+            if len(ends) != 1 or not givers or not all(every):
                 self.problem("hnai_management", key, f"{_short(ends)} names nobody of the site", remedy, "I9")
                 continue
             found[name] = (givers, ports)

@@ -20,6 +20,9 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import (
 )
 from ansible_collections.hnai.platform.plugins.module_utils.zones.law import dial, refused
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import (
+    CLOCK,
+    FILTER,
+    FILTER_UID,
     JUMP_GROUP,
     L2_LIMITS,
     MANAGED_GROUP,
@@ -96,6 +99,8 @@ def judge(site: Site, data: Mapping[str, Any], today: datetime.date) -> list[Pro
     found += _approved_twice(site)
     found += _misplaced(site)
     found += _boundaries(site)
+    found += _clock(site)
+    found += _filter_user(site)
     found += _unaudited(site)
     found += expiry(site, today)
     found += _placement(site)
@@ -230,6 +235,34 @@ def _boundaries(site: Site) -> list[Problem]:
             message = f"has a mode, and no router of ours stands between {' and '.join(sorted(one.zones))}"
             remedy = "remove it, or give a router hnai_interfaces in both"
             found.append(Problem(site.file("hnai_boundaries"), f"hnai_boundaries.{one.id}.firewall_mode", message, remedy, "boundary"))
+    return found
+
+
+def _clock(site: Site) -> list[Problem]:
+    """What the jump is told to follow is what it may reach."""
+    givers, _ports = site.services.get("ntp", ((), ()))
+    reached = {name for giver in givers for name in (giver, site.nodes[giver].v4, site.nodes[giver].v6)}
+    found = []
+    for jump in site.groups.get(JUMP_GROUP, ()):
+        told = site.vars.get(jump, {}).get(CLOCK)
+        beyond = [one for one in told if one not in reached] if isinstance(told, list) else []
+        if beyond:
+            message = f"{', '.join(ascii(one)[:80] for one in beyond[:3])}: nothing lets {jump} reach it, so it would go on with its own clock"
+            remedy = "describe it in hnai_assets, name it in hnai_management.ntp: {asset: …}, and approve the conduit; then this variable is not needed"
+            found.append(Problem(site.file(CLOCK), f"{jump}: {CLOCK}", message, remedy, "I9"))
+    return found
+
+
+def _filter_user(site: Site) -> list[Problem]:
+    """A conduit for one user of the filter's host is for the filter's own."""
+    found = []
+    for conduit in site.conduits:
+        for host in sorted(set(conduit.sources) & set(site.placed(FILTER))) if conduit.source_address == FILTER and conduit.uid is not None else ():
+            number = site.value(host, FILTER_UID)
+            if str(number) != str(conduit.uid):
+                message = f"is for the user {conduit.uid}, and the filter on {host} runs as {ascii(number)[:80]} ({FILTER_UID})"
+                key = f"hnai_conduits[{conduit.id}].uid"
+                found.append(Problem(site.file("hnai_conduits"), key, message, "write the same number in both", "flow"))
     return found
 
 
