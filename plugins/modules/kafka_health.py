@@ -173,6 +173,8 @@ summary:
 """
 
 import os
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -249,12 +251,18 @@ def main() -> None:
         max_imbalance_pct=given["max_imbalance_pct"],
         max_lag_ms=given["max_voter_lag_ms"], min_free_pct=given["min_free_pct"], min_cert_days=given["min_cert_days"],
     )
+
+    def said(argv: Sequence[str]) -> str:
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=report.timeout(5.0), check=False)
+        return done.stdout
+
     local = Local(
         config=lambda: Path(given["config_file"]).read_text(encoding="utf-8"),
         directory=lambda: read_properties(Path(given["log_dir"], META).read_text(encoding="utf-8")).get("directory.id", ""),
         ports=lambda: listeners.open_ports("/proc", given["unit"]),
         volume=lambda: volume(given["log_dir"]),
         supported=lambda address, limit_s: listeners.features(address, links, limit_s),
+        mistrust=lambda keystore: listeners.mistrust(keystore, given["ca_file"], given["host"], said),
     )
     health = Health(report, lambda limit_s: Admin(connection, limit_s, links), expected, local)
     health.run([Listener(**item) for item in given["listeners"]], links)

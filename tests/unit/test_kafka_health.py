@@ -149,7 +149,7 @@ EXPECTED = health.Expected(
 
 def local(fake: Fake, config: str = CONFIG, ports: Sequence[int] = ()) -> health.Local:
     return health.Local(lambda: config, lambda: fake.directory, lambda: dict.fromkeys(ports, "00000000"), lambda: fake.volume,
-                        lambda address, limit_s: fake.can)
+                        lambda address, limit_s: fake.can, lambda keystore: "")
 
 
 def checks(fake: Fake, config: str = CONFIG, expected: health.Expected = EXPECTED) -> dict[str, Check]:
@@ -607,6 +607,39 @@ def test_a_foreign_certificate_fails_and_proves_nothing_else(pki: Path, foreign_
     found = of_listener(foreign_port, True, pki, [foreign_port])
     assert statuses(found) == {"S1": "fail", "S2": "inconclusive", "S4": "pass", "S4 others": "pass"}
     assert "not to be trusted" in found["S1", "one"].reason
+
+
+def test_a_broker_that_never_answers_fails_for_what_it_starts_with(pki: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # nobody listens there any more
+
+    def seen(why: str) -> Check:
+        report = Report("kafka", deadline_s=None)
+        config = "ssl.keystore.location=/etc/hnai/kafka/tls/keystore.pem\n"
+        state = dataclasses.replace(local(Fake(), config), mistrust=lambda keystore: why if keystore == "/etc/hnai/kafka/tls/keystore.pem" else "wrong file")
+        judge = health.Health(report, lambda limit: Fake(), dataclasses.replace(EXPECTED, host="localhost"), state, sleep=lambda s: None)
+        check = Check("S1", "t")
+        with contextlib.suppress(OSError):
+            judge.s1(check, listeners.Listener("one", port, True), listeners.Links(files(pki)))
+        return check
+
+    assert seen("self-signed certificate").status == "fail" and "/etc/hnai/kafka/tls/keystore.pem" in seen("self-signed certificate").reason
+    assert seen("").status != "fail", "it may be silent for another reason"
+
+
+def test_what_a_broker_starts_with_is_read_by_openssl(tmp_path: Path) -> None:
+    def run(argv: Sequence[str]) -> str:
+        return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False).stdout
+
+    for name in ("ours", "foreign"):
+        run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", "/CN=kafka1",
+             "-addext", "subjectAltName=DNS:kafka1", "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / name)])
+        (tmp_path / f"{name}.keystore").write_text((tmp_path / "key").read_text() + (tmp_path / name).read_text())
+    ca, keystore = str(tmp_path / "ours"), str(tmp_path / "ours.keystore")
+    assert listeners.mistrust(keystore, ca, "kafka1", run) == ""
+    assert listeners.mistrust(keystore, ca, "kafka2", run) == "hostname mismatch"
+    assert "self-signed" in listeners.mistrust(str(tmp_path / "foreign.keystore"), ca, "kafka1", run).replace("self signed", "self-signed")
+    assert listeners.mistrust(str(tmp_path / "absent"), ca, "kafka1", run) == "", "that is no word about a certificate"
 
 
 def test_a_listener_that_asks_no_certificate_fails(pki: Path, open_tls_port: int) -> None:

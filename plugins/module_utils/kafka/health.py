@@ -19,7 +19,7 @@ from . import quotas
 from .acls import Acl, readers_below
 from .listeners import Links, Listener, refuses_anonymous, refuses_plaintext, refuses_wrong_password
 from .quotas import Quotas
-from .scram import MECHANISMS, OpenDoor
+from .scram import MECHANISMS, LoginError, OpenDoor
 from .state import Group, KafkaError, Snapshot, Unreachable
 from .storage import read_properties
 from .topics import Topic, differences
@@ -61,13 +61,15 @@ class Source(Protocol):
 class Local:
     """What this host says by itself. `config`: text of server.properties; `directory`: id of its log directory; `ports`: TCP ports on which
     the broker's process listens; `volume`: {read_only, total_bytes, usable_bytes} of the file system under the log directory, whether the
-    broker runs or not; `supported`: features of one node, asked directly at (host, port)."""
+    broker runs or not; `supported`: features of one node, asked directly at (host, port); `mistrust`: why the certificate in a file that
+    server.properties names would not be trusted, "" where it would."""
 
     config: Callable[[], str]
     directory: Callable[[], str]
     ports: Callable[[], Mapping[int, str]]
     volume: Callable[[], Mapping[str, int]]
     supported: Callable[[tuple[str, int], float], Mapping[str, tuple[int, int]]]
+    mistrust: Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -541,6 +543,14 @@ class Health:
             seen = links.session((self.want.host, listener.port), listener.mutual, self.report.timeout(5.0))
         except ssl.SSLCertVerificationError as error:
             c.fail(f"not to be trusted: {error.verify_message}")
+            return
+        except (OSError, LoginError):
+            # A broker whose certificate the quorum refuses never comes to answer a client (KIP-595): what it starts with says why.
+            keystore = read_properties(self.local.config()).get("ssl.keystore.location", "")
+            why = self.local.mistrust(keystore) if keystore else ""
+            if not why:
+                raise
+            c.fail(f"does not answer, and what it starts with ({keystore}) is not to be trusted: {why}")
             return
         days = (seen.not_after - self._now()) / _DAY_S
         c.observed = round(days, 2)

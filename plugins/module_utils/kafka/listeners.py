@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import ssl
@@ -217,6 +218,18 @@ def _supported(answer: bytes) -> dict[str, tuple[int, int]]:
         levels[name] = (reader.number(">h"), reader.number(">h"))
         reader.tags()
     return levels
+
+
+_LOOKUP = re.compile(r"^error \d+ at (\d+) depth lookup: (.+)$", re.MULTILINE)
+
+
+def mistrust(keystore: str, ca: str, host: str, run: Callable[[Sequence[str]], str]) -> str:
+    """Why a client would not trust the certificate in a PEM *keystore* as that of *host*; "" where it would, or where that cannot be told.
+
+    *run*: a command's output, whatever its end (openssl-verify(1): `error N at D depth lookup: why`).
+    """
+    found = _LOOKUP.search(run(["openssl", "verify", "-CAfile", ca, "-untrusted", keystore, "-verify_hostname", host, keystore]))
+    return found[2] if found else ""
 
 
 def open_ports(proc: str, unit: str) -> dict[int, str]:
