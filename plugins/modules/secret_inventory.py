@@ -119,12 +119,12 @@ def main() -> None:
     given = module.params
     report = start(module, "openbao")
     rows = []
-    api = connect(given, timeout_s=min(10.0, given["deadline"]))
     external = given["external"]
     owner = (external.get("owner") or "somebody else") if external.get("address") else ""
     files = [] if owner else given["audit_files"]
     token = ""
     try:
+        api = connect(given, timeout_s=min(10.0, given["deadline"]))
         token = component.enter(api, policies.SELF, given["deploy"] or {})
         store = KvStore(api, token, given["kv"])
         store.current(policies.SELF)  # may it look at all? With the policy of an older release it may not

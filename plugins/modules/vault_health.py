@@ -141,7 +141,7 @@ days_left:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import health, policies, strangers
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import MAYBE_DEPLOY_ARGS, OPENBAO_ARGS
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import MAYBE_DEPLOY_ARGS, OPENBAO_ARGS, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
@@ -172,7 +172,10 @@ def main() -> None:
     )
     given = module.params
     report = start(module, "openbao")
-    client = connect(given, timeout_s=lambda: report.timeout(10))
+    try:
+        client = connect(given, timeout_s=lambda: report.timeout(10))
+    except Unreachable as error:
+        module.fail_json(msg=str(error))
 
     def serial_on_disk() -> str:
         return health.pem_serial(module.run_command(["openssl", "x509", "-in", given["cert_file"], "-noout", "-serial"])[1])
