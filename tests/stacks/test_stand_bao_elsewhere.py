@@ -28,7 +28,7 @@ from stands import ask, said
 
 from ansible_collections.hnai.platform.plugins.action import openbao_site
 from ansible_collections.hnai.platform.plugins.filter.rotation import rotations
-from ansible_collections.hnai.platform.plugins.modules import openbao_component, openbao_retire, vault_rotate
+from ansible_collections.hnai.platform.plugins.modules import approle_rotation, authority_rotation, openbao_component, openbao_retire, vault_rotate
 from ansible_collections.hnai.platform.plugins.modules import openbao_site as site_module
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys
 
@@ -41,20 +41,6 @@ HIS = {"BAO04": f"skipped : external: {OWNER}", "BAO11": f"skipped : external: {
 SECRET = "questdb/backend"
 #: Everything where it is written, and not root: the owner's, and the site's in a namespace of its own.
 EVERYTHING = 'path "*" {\n  capabilities = ["create", "read", "update", "delete", "list", "sudo"]\n}\n'
-
-
-def authority(folder: Path) -> tuple[Path, Path, Path]:
-    """(certificate, key) of a server at THERE, and the authority that signed it."""
-    cert, key, ca = (folder / name for name in ("cert.pem", "key.pem", "ca.pem"))
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
-    for argv in (
-        [*new, "-subj", "/CN=their CA", "-addext", "keyUsage=critical,keyCertSign", "-keyout", folder / "ca.key", "-out", ca],
-        [*new, "-subj", "/CN=vault", "-keyout", key, "-out", cert, "-CA", ca, "-CAkey", folder / "ca.key", "-addext", f"subjectAltName=IP:{THERE}",
-         "-addext", "basicConstraints=critical,CA:FALSE"],
-    ):  # fmt: skip
-        done = loopback_bao.run(argv)
-        assert done[0] == 0, done[2]
-    return cert, key, ca
 
 
 class Site:
@@ -128,7 +114,7 @@ class Site:
 @pytest.fixture(scope="module", params=["", "plants/pad1"], ids=["whole", "namespace"])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     bao, theirs = loopback_bao.binary(tmp_path_factory.mktemp("bao")), tmp_path_factory.mktemp("theirs")
-    cert, key, ca = authority(theirs)
+    cert, key, ca = loopback_bao.authority(theirs, THERE)
 
     def configuration(directory: Path, port: int) -> str:
         """The owner's listener, and the one that he offers."""
@@ -165,6 +151,7 @@ def given(loop: loopback_bao.Loopback, above: str, root: str) -> str:
 
 def test_the_first_run_makes_the_site_and_ends_the_token(site: Site) -> None:
     assert not site.first.get("failed"), site.first
+    assert not Path(site.nowhere["ca_file"]).parent.exists(), "the host keeps no bundle"
     assert site.first["root_revoked"] and not site.first["pending"]
     assert site.first.get("warnings", []) == [], "what others have there is nobody's business"
     again = site.converge()
@@ -217,6 +204,15 @@ def test_a_rotation_prepares_a_value_and_gives_it_back(site: Site) -> None:
     assert found["rotation"]["state"] == "IDLE"
 
 
+def test_authorities_and_identities_are_looked_at_for_their_rotation(site: Site) -> None:
+    for path in ("pki/intermediate", "pki/root"):
+        assert site.ask(authority_rotation, path=path, expected=["data1"])["rotation"]["state"] == "IDLE"
+    held = openbao_keys.load(site.state / "openbao/deploy.json") or {}
+    for path in ("approle/deploy", "approle/site-admin"):
+        looked = {"path": path, "identities_file": str(site.state / "openbao/deploy.json"), "site_admin": held["site_admin"]}
+        assert site.ask(approle_rotation, **looked, _ansible_check_mode=True)["alive"] == 1
+
+
 def test_the_verdict_leaves_to_its_owner_what_is_his(site: Site) -> None:
     checks = site.judge()
     found = said(checks)
@@ -237,7 +233,7 @@ def test_what_is_loosened_there_is_named(site: Site) -> None:
 
 def test_another_authority_is_refused_before_anything_is_said(site: Site, tmp_path: Path) -> None:
     before, calls = site.given["openbao_external"], site.log()
-    other = authority(tmp_path)[2].read_text(encoding="ascii")
+    other = loopback_bao.authority(tmp_path, THERE)[2].read_text(encoding="ascii")
     for ca in (other, ""):
         site.given["openbao_external"] = {**before, "ca": ca}
         try:
