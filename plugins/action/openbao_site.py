@@ -10,6 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import policies
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.site import longest
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys, openbao_spec, site_ca
 from ansible_collections.hnai.platform.plugins.plugin_utils.unseen import unseen
@@ -28,8 +29,10 @@ SETTINGS = {
     "identity_ttl": "90d",
     "ssh_host": "",
     "ssh_names": (),
+    "addresses": (),
+    "external": {},
 }
-PASSED = ("address", "ca_file", "server_ca")
+PASSED = ("address", "ca_file", "external")
 #: Names of the identities in identities_file, and in OpenBao.
 IDENTITIES = {"site_admin": "site-admin", "deploy": "deploy"}
 
@@ -52,7 +55,8 @@ class ActionModule(ActionBase):
         try:
             groups = task_vars.get("groups", {})
             settings = {key: args.get(key, default) for key, default in SETTINGS.items()}
-            spec = openbao_spec.build(contracts.placed(groups), groups, settings)
+            placed = [contracts.asking(one, settings["external"]) if one["name"] == policies.SELF else one for one in contracts.placed(groups)]
+            spec = openbao_spec.build(placed, groups, settings)
             if spec["root_ca"] == "site":
                 result.update(self._under_the_site(args, spec, task_vars))
             else:

@@ -24,6 +24,28 @@ options:
     description: KV v2 mount.
     type: str
     default: hnai
+  external:
+    description:
+      - Who else runs the server, C(openbao_external). With an address the module asks it there, from the host on which it runs, and O(address) and
+        O(ca_file) say nothing.
+    type: dict
+    default: {}
+    suboptions:
+      owner:
+        description: Who runs it.
+        type: str
+      group:
+        description: Group of its host that may read its key.
+        type: str
+      ca:
+        description: Certificate of the authority (PEM) by which its listener is verified; at an address the only one.
+        type: str
+      address:
+        description: C(https://host:port).
+        type: str
+      namespace:
+        description: Namespace of the site there.
+        type: str
 """
 
     DEPLOY = r"""

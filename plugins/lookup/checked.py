@@ -36,6 +36,7 @@ _raw:
   elements: raw
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -59,7 +60,7 @@ class LookupModule(LookupBase):
         groups = list(variables.get("group_names") or [])
         what = str(terms[0]) if terms else "components"
         if what == "certificates":
-            return list(record.certificates(known, groups))
+            return list(record.certificates({name: contracts.asking(contract, self._external(name, variables)) for name, contract in known.items()}, groups))
         if what == "exposure":
             ours = {name: contract for name, contract in known.items() if not variables.get(contracts.external_variable(name))}
             return [record.exposure(ours, groups)]
@@ -72,3 +73,8 @@ class LookupModule(LookupBase):
         if what == "full":
             names = [name for name in names if (contracts.COLLECTION_ROOT / "roles" / name / "tasks" / "verify_full.yml").is_file()]
         return names
+
+    def _external(self, component: str, variables: dict[str, Any]) -> Mapping[str, Any]:
+        said = variables.get(contracts.external_variable(component))
+        said = self._templar.template(said) if self._templar else said
+        return said if isinstance(said, Mapping) else {}

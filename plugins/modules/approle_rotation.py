@@ -111,10 +111,10 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.client impor
     ROTATION_ARGS,
     SITE_ADMIN_ARGS,
     BaoError,
-    Client,
     Unreachable,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.component import VisitError
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Busy, Conflict, RotationError
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell, Refusals
 
@@ -139,7 +139,7 @@ def main() -> None:
     )
     given, host, refusals = dict(module.params), Host(), Refusals()
     try:
-        api = Client(given["address"], given["ca_file"], 60.0)
+        api = connect(given, 60.0)
         with contextlib.nullcontext() if module.check_mode else host.lock("rotation-" + given["path"].replace("/", "+")):
             found = identity_steps.visit(
                 api, given, fence.FileFence(host, given["path"]), module.check_mode, functools.partial(refusals.note, "%s:%d" % (api.host, api.port))

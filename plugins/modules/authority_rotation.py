@@ -173,6 +173,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.client impor
     Unreachable,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.component import VisitError
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Busy, RotationError
 
 
@@ -208,10 +209,12 @@ def main() -> None:
     if module.check_mode:
         given["state"] = "planned"
     try:
-        found = authority_steps.visit(Client(given["address"], given["ca_file"]), given["deploy"], given)
-        if found.get("roots"):
+        found = authority_steps.visit(connect(given), given["deploy"], given)
+        # At an address the server is verified by its own authority, not by what the site trusts.
+        here = not given["external"].get("address")
+        if here and found.get("roots"):
             first_tls.trust(given["ca_file"], found["roots"].encode())
-        if given["state"] == "dropped" and found["goes"]["root"] not in found["roots"]:
+        if here and given["state"] == "dropped" and found["goes"]["root"] not in found["roots"]:
             # A second way in before the first one is closed: what is left must be enough to reach OpenBao.
             first_tls.distrust(given["ca_file"], found["goes"]["root"].encode(), lambda path: Client(given["address"], path).call("GET", "sys/seal-status"))
     except Busy as error:

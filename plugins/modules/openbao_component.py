@@ -106,7 +106,8 @@ predicted:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import component
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import AUTHORITIES_ARGS, DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import AUTHORITIES_ARGS, DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 
 
 def main() -> None:
@@ -146,7 +147,7 @@ def main() -> None:
         if not complete:
             raise component.VisitError("no deploy identity yet")
         found = component.visit(
-            Client(given["address"], given["ca_file"]),
+            connect(given),
             given["component"],
             deploy,
             given["read"],

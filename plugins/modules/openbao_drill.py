@@ -77,6 +77,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import component, drill, policies, seal_keys
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.authority import trust_bundle
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable, leave
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 
 
 def read(client: Client, given: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def read(client: Client, given: dict[str, Any]) -> dict[str, Any]:
 
 def practise(module: AnsibleModule, given: dict[str, Any]) -> dict[str, Any]:
     """The drill. Raises what its parts raise."""
-    live = Client(given["address"], given["ca_file"], 60.0)
+    live = connect(given, 60.0)
     fresh = not given["snapshot"]
     if fresh:
         token = component.enter(live, policies.KEYS, given["deploy"])

@@ -100,6 +100,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import component, policies, seal_keys
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import Keys
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable, leave
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Conflict
 
@@ -146,7 +147,7 @@ def main() -> None:
     )
     given = dict(module.params)
     try:
-        client = Client(given["address"], given["ca_file"], 60.0)
+        client = connect(given, 60.0)
         token = component.enter(client, policies.KEYS, given["deploy"])
         try:
             found = take(client, token, given, module.check_mode)

@@ -50,7 +50,8 @@ removed:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import retire
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import OPENBAO_ARGS, SITE_ADMIN_ARGS, BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import OPENBAO_ARGS, SITE_ADMIN_ARGS, BaoError, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
     )
     given = module.params
     try:
-        api = Client(given["address"], given["ca_file"])
+        api = connect(given)
         removed = retire.retire(api, given["site_admin"], given["components"], given["pki_int"], module.check_mode)
     except (retire.RetireError, BaoError, Unreachable, OSError, ValueError) as error:
         module.fail_json(msg=str(error))

@@ -89,10 +89,11 @@ options:
     description: Bundle on the host against which modules verify the server; the root CA is added to it.
     type: path
     default: /etc/hnai/openbao/trust.pem
-  server_ca:
-    description: Certificate of the authority (PEM) of a server that somebody else runs; it is added to O(ca_file) before the server is asked.
-    type: str
-    default: ""
+  addresses:
+    description: Addresses of this host under which a server at an O(external) address sees it. AppRoles are bound to them, else to the loopback.
+    type: list
+    elements: str
+    default: []
   spec:
     description: Set by the action plugin.
     type: dict
@@ -168,6 +169,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.client impor
     Unreachable,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.component import VisitError
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import RotationError
 
 
@@ -203,18 +205,20 @@ def main() -> None:
             "ssh_host": {"type": "str", "default": ""},
             "ssh_names": {"type": "list", "elements": "str", "default": []},
             "root_token": {"type": "str", "default": "", "no_log": True},
-            "server_ca": {"type": "str", "default": ""},
+            "addresses": {"type": "list", "elements": "str", "default": []},
             "spec": {"type": "dict", "default": {}},
             "revoke_root": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     given = module.params
+    # At an address it is verified by its own authority alone, and this host keeps no bundle.
+    here = not given["external"].get("address")
     try:
-        introduced = first_tls.introduce(given["ca_file"], given["server_ca"].encode(), module.check_mode)
-        api = Client(given["address"], given["ca_file"])
+        introduced = here and first_tls.introduce(given["ca_file"], (given["external"].get("ca") or "").encode(), module.check_mode)
+        api = connect(given)
         if given["revoke_root"]:
-            alive = site.revoke_root(api, given["root_token"])
+            alive = site.revoke_root(api, given["root_token"], owned=here)
             module.exit_json(changed=alive, root_revoked=True)
         work = site.Site(
             api,
@@ -228,7 +232,7 @@ def main() -> None:
             diff = {"diff": {"before": "", "after": f"not predicted: {what}\n", "before_header": "OpenBao", "after_header": "OpenBao"}}
             module.exit_json(changed=True, changes=[what], pending=[], orphans=[], foreign=[], root_ca="", **(diff if module._diff else {}))
         out = work.converge()
-        trusted = bool(out.root_ca) and first_tls.trust(given["ca_file"], out.root_ca.encode(), module.check_mode)
+        trusted = here and bool(out.root_ca) and first_tls.trust(given["ca_file"], out.root_ca.encode(), module.check_mode)
     except (site.SiteError, RotationError, VisitError, BaoError, Unreachable, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     if introduced:

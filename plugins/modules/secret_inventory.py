@@ -78,7 +78,8 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import component, inventory, policies
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import MAYBE_DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable, leave
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import MAYBE_DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Unreachable, leave
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotate_approle import living
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
@@ -118,9 +119,12 @@ def main() -> None:
     given = module.params
     report = start(module, "openbao")
     rows = []
-    api = Client(given["address"], given["ca_file"], timeout_s=min(10.0, given["deadline"]))
+    external = given["external"]
+    owner = (external.get("owner") or "somebody else") if external.get("address") else ""
+    files = [] if owner else given["audit_files"]
     token = ""
     try:
+        api = connect(given, timeout_s=min(10.0, given["deadline"]))
         token = component.enter(api, policies.SELF, given["deploy"] or {})
         store = KvStore(api, token, given["kv"])
         store.current(policies.SELF)  # may it look at all? With the policy of an older release it may not
@@ -130,8 +134,8 @@ def main() -> None:
     else:
         rows = inventory.judge(
             report, store, [*given["secrets"], *inventory.identities()],
-            lambda: inventory.reads([tail(file, given["audit_mib"] << 20) for file in given["audit_files"]], given["kv"]), time.time,
-            lambda path: living(api, token, policies.IDENTITIES[path]), given["declared"],
+            lambda: inventory.reads([tail(file, given["audit_mib"] << 20) for file in files], given["kv"]), time.time,
+            lambda path: living(api, token, policies.IDENTITIES[path]), given["declared"], owner,
         )  # fmt: skip
     finally:
         if token:

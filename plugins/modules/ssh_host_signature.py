@@ -61,8 +61,9 @@ certificate:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import ssh_host
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Client, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import DEPLOY_ARGS, OPENBAO_ARGS, BaoError, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.component import VisitError
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 
 
 def main() -> None:
@@ -80,7 +81,7 @@ def main() -> None:
     given = module.params
     public = "" if module.check_mode else given["public"]
     try:
-        found = ssh_host.visit(Client(given["address"], given["ca_file"]), given["deploy"], given["mount"], public, given["principals"])
+        found = ssh_host.visit(connect(given), given["deploy"], given["mount"], public, given["principals"])
     except (VisitError, BaoError, Unreachable, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(public), **found)

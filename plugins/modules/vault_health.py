@@ -17,6 +17,8 @@ description:
     root and the file on disk,
     that root is not made without a login, that secrets need check-and-set, that the deploy identity reads no secret by itself,
     and that nothing lets anybody in that no contract names.
+  - Of a server that somebody else runs (O(external)) only what bears a name of ours or holds a policy of ours is a finding of BAO13. At an address,
+    what its host alone can tell is V(skipped).
   - Checks behind a login are made as C(hnai-openbao). Without O(deploy) they are V(inconclusive).
 extends_documentation_fragment:
   - hnai.platform.openbao
@@ -93,10 +95,6 @@ options:
     type: list
     elements: path
     default: []
-  shared:
-    description: Somebody else runs the server, for others too; only what bears a name of ours or holds a policy of ours is a finding of BAO13.
-    type: bool
-    default: false
 """
 
 EXAMPLES = r"""
@@ -143,7 +141,8 @@ days_left:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import health, policies, strangers
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import MAYBE_DEPLOY_ARGS, OPENBAO_ARGS, Client, served_certificate
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import MAYBE_DEPLOY_ARGS, OPENBAO_ARGS, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -168,17 +167,20 @@ def main() -> None:
             contracts={"type": "list", "elements": "str", "default": []},
             ssh_host={"type": "str", "default": ""},
             audit_files={"type": "list", "elements": "path", "default": []},
-            shared={"type": "bool", "default": False},
         ),
         supports_check_mode=True,
     )
     given = module.params
     report = start(module, "openbao")
-    client = Client(given["address"], given["ca_file"], timeout_s=lambda: report.timeout(10))
+    try:
+        client = connect(given, timeout_s=lambda: report.timeout(10))
+    except Unreachable as error:
+        module.fail_json(msg=str(error))
 
     def serial_on_disk() -> str:
         return health.pem_serial(module.run_command(["openssl", "x509", "-in", given["cert_file"], "-noout", "-serial"])[1])
 
+    external = given["external"]
     # The run's own identities are entered as components are.
     names = given["contracts"] and [*given["contracts"], *policies.internal("", "", "", given["ssh_host"])]
     facts = health.run(
@@ -198,10 +200,11 @@ def main() -> None:
             pki_root=given["pki_root"],
             secrets=given["paths"],
             threshold=given["min_threshold"],
-            own=strangers.Own(given["kv"], given["pki_root"], given["pki"], given["ssh_host"], names, names, given["shared"]) if names else None,
+            own=strangers.Own(given["kv"], given["pki_root"], given["pki"], given["ssh_host"], names, names, bool(external.get("owner"))) if names else None,
             audit_files=given["audit_files"],
+            owner=(external.get("owner") or "somebody else") if external.get("address") else "",
         ),
-        health.Host(served=lambda: served_certificate(client.host, client.port, given["ca_file"], report.timeout(5)), serial_on_disk=serial_on_disk),
+        health.Host(served=lambda: client.served(report.timeout(5)), serial_on_disk=serial_on_disk),
     )
     finish(module, report, **facts)
 

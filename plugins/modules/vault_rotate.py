@@ -117,10 +117,10 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.client impor
     OPENBAO_ARGS,
     ROTATION_ARGS,
     BaoError,
-    Client,
     Unreachable,
 )
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.component import VisitError
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Busy, RotationError
 
 
@@ -145,7 +145,7 @@ def main() -> None:
     if module.check_mode:
         given["state"] = "planned"
     try:
-        found = rotate_steps.visit(Client(given["address"], given["ca_file"]), given["deploy"], given)
+        found = rotate_steps.visit(connect(given), given["deploy"], given)
     except Busy as error:
         module.fail_json(msg=str(error), busy={"owner": error.owner, "run_id": error.run_id, "state": error.state, "expired": error.expired})
     except (RotationError, VisitError, BaoError, Unreachable, ValueError) as error:

@@ -169,6 +169,14 @@ def external_variable(component: str) -> str:
     return f"{component}_external"
 
 
+def asking(contract: Mapping[str, Any], external: Mapping[str, Any]) -> dict[str, Any]:
+    """The contract where somebody else runs the component at an address: on our host nothing of it listens, runs or is kept, it is asked from there."""
+    if not external.get("address"):
+        return dict(contract)
+    there = {key: value for key, value in contract.items() if key != "certificate"}
+    return {**there, "levels": contract["asked_from"], "listens": [], "service": {"units": []}, "state": []}
+
+
 def ports(component: str, collection_root: str | Path | None = None) -> dict[str, int]:
     """{listener: port} of one component, in the contract's order. Raises ContractError."""
     return {item["name"]: item["port"] for item in load(component, collection_root)["listens"]}

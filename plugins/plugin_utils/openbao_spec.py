@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,8 +34,8 @@ def build(
     """The spec of module_utils/openbao/site.py.
 
     *contracts*: of the placed components. *groups*: the inventory's. *settings*: site, kv, pki_root, pki_int and the spans
-    root_ttl, intermediate_ttl, leaf_ttl, identity_ttl; root_ca (own or site); ssh_host (mount, "") and ssh_names. A secret with ``group`` exists
-    only where that child group has a host.
+    root_ttl, intermediate_ttl, leaf_ttl, identity_ttl; root_ca (own or site); ssh_host (mount, "") and ssh_names; external (who else runs the server)
+    and the addresses from which it is asked where it has one. A secret with ``group`` exists only where that child group has a host.
     Raises SpecError.
     """
     items = list(contracts)
@@ -87,6 +88,7 @@ def build(
     }
     # No components of the inventory: the identities under which secrets, authorities and keys are rotated.
     ssh = str(settings.get("ssh_host") or "")
+    external = settings.get("external") or {}
     needed.update({name: {"secrets": [], "grants": [], "certificate": None} for name in policies.internal("", "", "", ssh)})
     return {
         "site": str(settings["site"]),
@@ -94,12 +96,22 @@ def build(
         "pki_root": str(settings["pki_root"]),
         "pki_int": str(settings["pki_int"]),
         "root_ca": str(settings.get("root_ca") or "own"),
-        "cidrs": ["127.0.0.1/32", "::1/128"],
+        "cidrs": _asked_from(settings.get("addresses") or ()) if external.get("address") else ["127.0.0.1/32", "::1/128"],
+        "shared": bool(external),
+        "elsewhere": bool(external.get("address")),
         "ssh_host": ssh,
         "ssh_names": sorted({str(name) for name in settings.get("ssh_names") or ()}),
         "components": needed,
         **spans,
     }
+
+
+def _asked_from(addresses: Iterable[str]) -> list[str]:
+    """Each as a network of its own. Raises SpecError: an AppRole that is bound to nothing opens from everywhere."""
+    found = [str(ipaddress.ip_network(str(address))) for address in addresses]
+    if not found:
+        raise SpecError("openbao_external.address: from which addresses it is asked is not known; write hnai_addresses of the host in group openbao")
+    return sorted(found)
 
 
 def _check_paths(component: str, secrets: list[dict[str, Any]]) -> None:

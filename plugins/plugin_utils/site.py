@@ -181,6 +181,7 @@ def _collect(
     data["groups"] = _groups(groups)
     data["contracts"] = known
     data["external"] = _external(data)
+    data["contracts"] = {name: contracts.asking(contract, data["external"].get(name, {})) for name, contract in known.items()}
     data["defaults"] = defaults(wanted, collection_root)
     return data
 

@@ -49,6 +49,20 @@ def run(argv: Any) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+def authority(folder: Path, *addresses: str) -> tuple[Path, Path, Path]:
+    """(certificate, key) of a server at these addresses, and the authority that signed it."""
+    cert, key, ca = (folder / name for name in ("cert.pem", "key.pem", "ca.pem"))
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
+    for argv in (
+        [*new, "-subj", "/CN=their CA", "-addext", "keyUsage=critical,keyCertSign", "-keyout", folder / "ca.key", "-out", ca],
+        [*new, "-subj", "/CN=vault", "-keyout", key, "-out", cert, "-CA", ca, "-CAkey", folder / "ca.key",
+         "-addext", "subjectAltName=" + ",".join("IP:" + one for one in addresses), "-addext", "basicConstraints=critical,CA:FALSE"],
+    ):  # fmt: skip
+        done = run(argv)
+        assert done[0] == 0, done[2]
+    return cert, key, ca
+
+
 @dataclass
 class Loopback:
     """A running server."""

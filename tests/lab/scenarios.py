@@ -63,7 +63,7 @@ SCENARIOS = {
     "installed": "the tarball in an empty path, another directory, an empty HOME, a private data directory: the site is judged as ever",
     "plan": "a changed setting of Kafka: the plan names the file, three restarts one at a time and their gate, and no host is changed",
     "decommission": "QuestDB and its writer are taken out of the site: nothing is left, the verdict passes, and site.yml installs them again",
-    "external": "a store, a cluster, a broker and an OpenBao that somebody else runs: nothing is installed or restarted there, and all are judged as ever",
+    "external": "a store, a cluster, a broker and an OpenBao that somebody else runs, on a host of ours or at an address: nothing is installed or restarted",
     "drift": "21 things changed by hand at once: the check names each and changes nothing, one run repairs them and nothing else",
     "bare-check": "a check on freshly made hosts predicts files, packages, users and units of the run that follows, and names what it cannot know",
     "swap": "Debian releases exchanged: allowed where the contracts allow both, refused where one says 13 only; the hosts are those of twin; needs no lab",

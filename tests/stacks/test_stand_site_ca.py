@@ -85,7 +85,7 @@ class Site:
     def _module(self, given: Mapping[str, Any]) -> dict[str, Any]:
         printed = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, patch_module_args(dict(given)), contextlib.redirect_stdout(printed):
-            patch.setattr(site_module, "Client", lambda address, ca_file: self.api)
+            patch.setattr(site_module, "connect", lambda given: self.api)
             with pytest.raises(SystemExit):
                 site_module.main()
         found: dict[str, Any] = json.loads(printed.getvalue())

@@ -291,6 +291,37 @@ def test_mount_of_another_type_is_refused(ready: Controller) -> None:
 SSH = {"ssh_host": "ssh-host", "ssh_names": ["kafka1", "10.0.0.1"]}
 
 
+@pytest.mark.parametrize(("mounts", "auth", "made", "taken"), [
+    ({"hnai/": {"type": "kv", "description": "their secrets"}}, {}, {}, "mount hnai"),
+    ({"pki_int/": {"type": "pki"}}, {}, {}, "mount pki_int"),
+    ({"ssh/": {"type": "ssh", "description": ""}}, {}, {}, "mount ssh"),
+    ({}, {"approle/": {"type": "approle", "description": "of everybody"}}, {}, "auth mount approle"),
+    ({}, {"hnai/": {"type": "approle", "description": ""}}, {}, "auth mount hnai"),
+    ({}, {}, {"deploy": "theirs"}, "policy deploy"), ({}, {}, {"site-admin": "theirs"}, "policy site-admin"),
+])  # fmt: skip
+def test_on_a_server_of_others_nothing_of_theirs_is_taken_over(mounts: dict[str, Any], auth: dict[str, Any], made: dict[str, str], taken: str) -> None:
+    controller = Controller()
+    bao = controller.bao
+    bao.mounts.update(mounts)
+    bao.auth.update(auth)
+    bao.policies.update(made)
+    with pytest.raises(site.SiteError, match=f"^{taken}: there already, and not made by this collection"):
+        controller.run(root="root-token", what={**spec(), "shared": True, "ssh_host": "ssh"})
+    assert bao.writes == []
+
+
+def test_what_we_made_there_is_ours(ready: Controller) -> None:
+    assert ready.run(what={**spec(), "shared": True}).changes == []
+
+
+def test_the_token_of_somebody_elses_server_is_ended_whatever_it_may_do() -> None:
+    bao = FakeBao()
+    bao.tokens["given"] = "everything-in-a-namespace"
+    with pytest.raises(site.SiteError, match="nothing was revoked"):
+        site.revoke_root(bao, "given")
+    assert site.revoke_root(bao, "given", owned=False) and "given" not in bao.tokens
+
+
 def test_the_ca_of_the_hosts_ssh_keys_is_made_by_root_and_kept_by_site_admin() -> None:
     made = Controller()
     wanted = {**spec(), **SSH, "components": {**spec()["components"], "ssh-host": {"grants": [], "secrets": [], "certificate": None}}}

@@ -370,3 +370,26 @@ def test_the_deploy_identity_is_tried_on_every_secret_of_the_site(world: World, 
 def test_versions() -> None:
     assert health.version_tuple("v2.7.2+x") == health.version_tuple("2.7.2") == (2, 7, 2)
     assert health.version_tuple("") == () and health.pem_serial("serial=0AB1\n") == "0ab1" and health.pem_serial("x") == ""
+
+
+def test_at_an_address_what_its_host_alone_can_tell_is_its_owners_and_is_not_asked_for(world: World) -> None:
+    for path in ("sys/audit", "sys/storage/raft/configuration", "sys/storage/raft/autopilot/state", "sys/generate-root/attempt"):
+        del world.bao.answers[path]
+    world.want = dataclasses.replace(world.want, owner="IT", threshold=0, own=dataclasses.replace(OWN, shared=True))
+    # As the certificate of a server is that was not signed here.
+    served = world.served()
+    world.served = lambda: {**served, "serial": "ffff"}
+    checks = world.run()
+    skipped = {name: check for name, check in checks.items() if check["status"] == "skipped"}
+    assert sorted(skipped) == ["BAO04", "BAO11"] == reds(checks) and {check["reason"] for check in skipped.values()} == {"external: IT"}
+    assert (checks["BAO03"]["observed"], checks["BAO03"]["expected"]) == ("an active node", "an active node")
+    assert "openbao_external.ca" in checks["BAO08"]["title"] and "IT renews it" in checks["BAO08"]["hint"]
+    world.served = lambda: {**served, "not_after": NOW + 3 * DAY}
+    assert reds(world.run()) == ["BAO04", "BAO08", "BAO11"]
+
+
+def test_at_an_address_nobody_is_let_in_is_no_active_node(world: World) -> None:
+    world.want = dataclasses.replace(world.want, owner="IT")
+    world.bao.answers["auth/approle/login"] = BaoError("POST", "x", 503, ["sealed"])
+    checks = world.run()
+    assert checks["BAO03"]["status"] == "inconclusive" and checks["BAO04"]["status"] == "skipped"

@@ -25,6 +25,7 @@ OPENBAO_ARGS: dict[str, dict[str, Any]] = {
     "address": {"type": "str", "default": "https://127.0.0.1:8200"},
     "ca_file": {"type": "path", "default": "/etc/hnai/openbao/trust.pem"},
     "kv": {"type": "str", "default": "hnai"},
+    "external": {"type": "dict", "default": {}, "options": {name: {"type": "str"} for name in ("owner", "group", "ca", "address", "namespace")}},
 }
 IDENTITY: dict[str, Any] = {"role_id": {"type": "str"}, "secret_id": {"type": "str", "no_log": True}}
 DEPLOY_ARGS: dict[str, dict[str, Any]] = {"deploy": {"type": "dict", "required": True, "options": IDENTITY}}
@@ -107,15 +108,25 @@ class Client:
         self._connection: http.client.HTTPSConnection | None = None
         self.calls = 0
 
+    def _trusted(self) -> ssl.SSLContext:
+        if self._context is None:
+            try:
+                self._context = self._roots()
+            except (OSError, ssl.SSLError) as error:
+                raise Unreachable("%s: trusted roots cannot be read (%s)" % (self._ca_file, error)) from error
+            self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return self._context
+
+    def _roots(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self._ca_file)
+
+    def served(self, timeout_s: float) -> dict[str, Any]:
+        """What the server presents, see `served_certificate`."""
+        return presented(self.host, self.port, self._trusted(), timeout_s)
+
     def _open(self) -> http.client.HTTPSConnection:
         if self._connection is None:
-            if self._context is None:
-                try:
-                    self._context = ssl.create_default_context(cafile=self._ca_file)
-                except (OSError, ssl.SSLError) as error:
-                    raise Unreachable("%s: trusted roots cannot be read (%s)" % (self._ca_file, error)) from error
-                self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-            self._connection = http.client.HTTPSConnection(self.host, self.port, context=self._context)
+            self._connection = http.client.HTTPSConnection(self.host, self.port, context=self._trusted())
         limit = self._timeout_s() if callable(self._timeout_s) else self._timeout_s
         self._connection.timeout = limit
         if self._connection.sock is not None:
@@ -235,6 +246,11 @@ def served_certificate(host: str, port: int, ca_file: str, timeout_s: float = 5.
     """
     context = ssl.create_default_context(cafile=ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return presented(host, port, context, timeout_s, server_name)
+
+
+def presented(host: str, port: int, context: ssl.SSLContext, timeout_s: float, server_name: str | None = None) -> dict[str, Any]:
+    """As `served_certificate`, verified by *context*."""
     try:
         plain = socket.create_connection((host, port), timeout=timeout_s)
         with context.wrap_socket(plain, server_hostname=server_name or host) as secure:

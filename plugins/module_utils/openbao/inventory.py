@@ -112,9 +112,10 @@ def unnamed(store: KvStore, items: Sequence[Mapping[str, Any]], now: float) -> l
 
 def judge(
     report: Report, store: KvStore, items: Sequence[Mapping[str, Any]], audit: Callable[[], Log],
-    now: Callable[[], float], living: Alive = lambda _path: (), declared: Sequence[str] = (),
+    now: Callable[[], float], living: Alive = lambda _path: (), declared: Sequence[str] = (), owner: str = "",
 ) -> list[dict[str, Any]]:
-    """Make SI1 to SI3 for every secret, SI4 for what is none of them; the inventory. *declared*: paths of every contract, its component placed or not."""
+    """Make SI1 to SI3 for every secret, SI4 for what is none of them; the inventory. *declared*: paths of every contract, its component placed or not.
+    *owner*: who has the audit log, where it is out of reach."""
     rows: list[dict[str, Any]] = []
     log: dict[str, dict[str, float]] = {}
     begin, unread = 0.0, ""
@@ -169,7 +170,9 @@ def judge(
             hint="treat the secret as known: ansible-playbook hnai.platform.rotate -e rotate_secret=%s -e rotate_reason=compromise" % item["path"],
             explain="grep the audit log for hnai/data/%s" % item["path"],
         ) as check:
-            if unread:
+            if owner:
+                check.skip("external: %s" % owner)
+            elif unread:
                 check.inconclusive("the audit log cannot be read: %s" % unread)
             else:
                 following = log.get(item["path"] + NEXT, {})

@@ -7,6 +7,7 @@ Spec (made on the controller out of the contracts, ``plugin_utils/openbao_spec.p
      "root_ca": "own" | "site", "chain": [PEM: our intermediate as the site's CA signed it, …, its root] | [],
      "root_ttl": s, "intermediate_ttl": s, "leaf_ttl": s, "identity_ttl": s, "cidrs": ["127.0.0.1/32", "::1/128"],
      "ssh_host": "" | mount of the hosts' SSH CA, "ssh_names": [names and addresses that host certificates may bear],
+     "shared": whether somebody else runs the server, "elsewhere": and it is asked at an address (``elsewhere.py``),
      "components": {"kafka": {"grants": ["telegraf/x"], "secrets": [{"path": "kafka/x", "kind": "password", "username": "x"}],
                               "certificate": {"server": true, "client": true, "domains": ["kafka1", "localhost"]} | null}}}
 
@@ -28,13 +29,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from . import authority, component, policies, strangers
+from . import authority, component, elsewhere, policies, strangers
 from .client import Api, BaoError, Forbidden, NotFound, leave, login, revoke
 
 #: 24 random bytes are 32 url-safe characters.
 PASSWORD_BYTES = 24
 COMPONENT_TOKEN_S = 300
 IDENTITIES = ("site-admin", "deploy")
+#: Auth mounts, and what each is said to be for.
+AUTH_MOUNTS = {policies.COMPONENT_AUTH: "AppRoles of components", policies.IDENTITY_AUTH: "Identities of the automation"}
+SSH_CA = "CA of the hosts' SSH keys"
 
 
 class SiteError(Exception):
@@ -280,6 +284,8 @@ class Site:
             write()
 
     def _policy(self, name: str, text: str, may_write: bool = True) -> None:
+        if self.spec.get("elsewhere"):
+            text = elsewhere.policy(text)
         present = self._read("sys/policies/acl/" + name)
         before = "" if present is None else str(present["policy"])
         if before == text:
@@ -318,6 +324,8 @@ class Site:
                 {"type": "pki", "description": "Intermediate CA: signs the hosts' certificates"},
             ),
         ]
+        if spec.get("shared"):
+            self._untaken(mounts, auths, {name: body["description"] for name, _ttl, body in wanted})
         for name, ttl, body in wanted:
             present = mounts.get(name + "/")
             if present is not None:
@@ -331,10 +339,7 @@ class Site:
                 raise SiteError(
                     "mount %s is of type %s, not %s: choose another name (openbao_kv_mount, openbao_pki_mounts)" % (name, present["type"], body["type"])
                 )
-        for name, text in (
-            (policies.COMPONENT_AUTH, "AppRoles of components"),
-            (policies.IDENTITY_AUTH, "Identities of the automation"),
-        ):
+        for name, text in AUTH_MOUNTS.items():
             longest_s = spec["identity_ttl"] if name == policies.IDENTITY_AUTH else 0
             if name + "/" in auths:
                 self._tuned("auth mount %s" % name, "sys/auth/%s/tune" % name, auths[name + "/"], longest_s, 0)
@@ -356,6 +361,22 @@ class Site:
             self._object("AppRole %s" % identity, "auth/%s/role/%s" % (policies.IDENTITY_AUTH, identity), settings, self._is_root)
         return True
 
+    def _untaken(self, mounts: Mapping[str, Any], auths: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
+        """On a server of others nothing of theirs becomes ours: what bears a name of ours says that we made it. Raises SiteError."""
+        if self.spec.get("ssh_host"):
+            wanted = {**wanted, self.spec["ssh_host"]: SSH_CA}
+        taken = [
+            "%s %s" % (kind, name) for kind, there, ours in (("mount", mounts, wanted), ("auth mount", auths, AUTH_MOUNTS)) for name, text in ours.items()
+            if name + "/" in there and there[name + "/"].get("description") != text
+        ]  # fmt: skip
+        if policies.IDENTITY_AUTH + "/" not in auths:
+            taken += ["policy %s" % name for name in IDENTITIES if self._read("sys/policies/acl/" + name) is not None]
+        if taken:
+            raise SiteError(
+                "%s: there already, and not made by this collection. Nothing was changed; give the site a namespace of its own (openbao_external.namespace), "
+                "or other names (openbao_kv_mount, openbao_pki_mounts, openbao_ssh_host_mount)" % ", ".join(taken)
+            )
+
     def _ssh_ca(self, mounts: Mapping[str, Any]) -> None:
         """The CA of the hosts' SSH certificates; its key never leaves OpenBao. A store from before waits for a ceremony, and nothing waits for that."""
         name = self.spec.get("ssh_host", "")
@@ -366,7 +387,7 @@ class Site:
                 self.out.pending.append("mount %s (no SSH host certificates until then)" % name)
             return
         if name + "/" not in mounts:
-            self._change("mount %s" % name, lambda: self._call("POST", "sys/mounts/" + name, {"type": "ssh", "description": "CA of the hosts' SSH keys"}))
+            self._change("mount %s" % name, lambda: self._call("POST", "sys/mounts/" + name, {"type": "ssh", "description": SSH_CA}))
         elif mounts[name + "/"]["type"] != "ssh":
             raise SiteError("mount %s is of type %s, not ssh: choose another name (openbao_ssh_host_mount)" % (name, mounts[name + "/"]["type"]))
         path = name + "/config/ca"
@@ -573,7 +594,8 @@ class Site:
         """Who else could come in, or sign. Only names are asked for; a store whose site-admin may not list them yet says so (``pending``)."""
         spec = self.spec
         certified = [name for name, one in spec["components"].items() if one.get("certificate")]
-        own = strangers.Own(spec["kv"], spec["pki_root"], spec["pki_int"], spec.get("ssh_host", ""), list(spec["components"]), certified)
+        own = strangers.Own(
+            spec["kv"], spec["pki_root"], spec["pki_int"], spec.get("ssh_host", ""), list(spec["components"]), certified, bool(spec.get("shared")))
         found = strangers.beside(strangers.Listing(self._call, []), own)
         self.out.orphans = found[strangers.APPROLE]
         self.out.foreign += strangers.said(found)
@@ -602,13 +624,16 @@ class Site:
         }
 
 
-def revoke_root(api: Api, root_token: str) -> bool:
-    """Revoke the root token and prove that it is refused. True if it was alive. Raises SiteError when it still works."""
+def revoke_root(api: Api, root_token: str, owned: bool = True) -> bool:
+    """Revoke the root token and prove that it is refused. True if it was alive. Raises SiteError when it still works.
+
+    *owned*: the server is ours. The owner of another one gives a token that may do as much as root in the site's namespace.
+    """
     try:
         found = api.call("GET", "auth/token/lookup-self", token=root_token)["data"]
     except Forbidden:
         return False
-    if "root" not in found.get("policies", []):
+    if owned and "root" not in found.get("policies", []):
         raise SiteError("the token that was given as root token has the policies %s: nothing was revoked" % found.get("policies"))
     revoke(api, root_token)
     try:

@@ -124,6 +124,11 @@ class _Needs:
             for collector in collectors:
                 self.add(collector, asset, ("tcp", port), (who, protocol, contract_file(who)), why)
 
+    def asked(self) -> None:
+        for component, (asset, port) in sorted(self.site.asked.items()):
+            for host in self.site.placed(component):
+                self.add(host, asset, ("tcp", port), (component, "api", contract_file(component)), "it is asked where somebody else runs it")
+
     def management(self) -> None:
         jumps = [host for host in self.site.groups.get(JUMP_GROUP, ()) if host in self.site.nodes]
         for node in self.site.managed():
@@ -150,6 +155,7 @@ def needed_flows(site: Site) -> tuple[list[Flow], list[Problem]]:
         needs = _Needs(site)
         needs.contracts()
         needs.assets()
+        needs.asked()
         needs.management()
         site.memo["needs"] = (tuple(sorted(needs.flows)), tuple(needs.problems))
     flows, problems = site.memo["needs"]

@@ -102,10 +102,15 @@ def _time(here: Zone, there: Zone, target: Node) -> Refusal | None:
 def _security(site: Site, source: Node, target: Node, service: Service, here: Zone, there: Zone) -> Refusal | None:
     if here.id == there.id and service.component and source.name in site.placed(service.component):
         return None
+    # As raft does, within the zone: the one store that somebody else runs there.
+    if here.id == there.id and any(
+        (target.name, service.port) == asked and service.proto == "tcp" and source.name in site.placed(component) for component, asked in site.asked.items()
+    ):
+        return None
     return Refusal(
         "I1",
         f"{here.id} initiates to {target.name}",
-        "security accepts and never initiates, but raft among its members and NTP",
+        "security accepts and never initiates, but raft among its members, a store of somebody else's in the same zone (openbao_external) and NTP",
     )
 
 

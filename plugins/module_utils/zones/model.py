@@ -31,6 +31,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.endpoint import endpoint
+
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 #: Services of the management plane beside SSH: (proto, port) unless hnai_management says otherwise. DNS is both. Time is the jump's own source,
@@ -328,6 +330,8 @@ class Site:
         self.boundaries = self._read_boundaries(self._map(data, "boundaries", "hnai_boundaries"))
         self.conduits: list[Conduit] = self._read_conduits(data.get("conduits") or [])
         self.services = self._read_management(self._map(data, "management", "hnai_management"))
+        self.asked = self._read_asked()
+        """Component that somebody else runs at an address → (the asset there, its port)."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Site:
@@ -430,6 +434,18 @@ class Site:
         """The boundaries of a router that have a mode of their own."""
         legs = {leg.zone for leg in router.interfaces} if ROUTER_GROUP in router.groups else set()
         return [one for one in self.boundaries if one.mode and one.zones <= legs]
+
+    def reached_by(self, host: str) -> Node | None:
+        """The host or asset that a name or an address of a URL means."""
+        try:
+            host = str(ipaddress.ip_address(host))
+        except ValueError:
+            host = host.lower()
+        for node in self.nodes.values():
+            legs = [(leg.v4, leg.v6) for leg in node.interfaces]
+            if host in (node.name.lower(), node.v4, node.v6, *(address for pair in (*legs, *node.seconds.values()) for address in pair)):
+                return node
+        return None
 
     def is_collector(self, node: Node) -> bool:
         """May it dial level 2?"""
@@ -764,6 +780,21 @@ class Site:
                 self.problem("hnai_management", key, f"{_short(ends)} names nobody of the site", remedy, "I9")
                 continue
             found[name] = (givers, ports)
+        return found
+
+    def _read_asked(self) -> dict[str, tuple[str, int]]:
+        """What is wrong with an address is for `validate` to say."""
+        found = {}
+        for component, contract in self.contracts.items():
+            for host in self.placed(component) if "address" in (contract.get("external") or ()) else ():
+                said = self.vars.get(host, {}).get(f"{component}_external")
+                try:
+                    name, port = endpoint(said.get("address") if isinstance(said, Mapping) else None)
+                except ValueError:
+                    continue
+                node = self.reached_by(name)
+                if node is not None and node.kind == "asset":
+                    found[component] = (node.name, port)
         return found
 
     def _who(self, value: Any) -> tuple[str, ...]:

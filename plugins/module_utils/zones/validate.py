@@ -6,10 +6,12 @@ from __future__ import annotations
 import datetime
 import difflib
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.endpoint import endpoint
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import check_kafka, check_mqtt
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import (
     approved_book,
@@ -452,12 +454,42 @@ def _external(site: Site) -> list[Problem]:
                 wrong = f"{', '.join(sorted(set(map(str, value)) - keys))[:80]} is not part of the format"
             else:
                 wrong = next((f"{key}: {repr(one)[:80]} is no text" for key, one in value.items() if not (isinstance(one, str) and one.strip())), "")
+            if not wrong and {"address", "namespace"} & set(value):
+                wrong = _address(site, component, value)
+                remedy = f"write {variable}: {{owner: who runs it, address: https://NAME:PORT, ca: PEM of the authority that signed its certificate}}, "
+                remedy += "NAME in hnai_assets, and one host of the site in the group, which asks it there (docs/brownfield.md)"
             if wrong:
                 found.append(Problem(site.file(variable), f"{host}: {variable}", wrong, remedy, "external"))
         if not found and any(value != next(iter(said.values())) for value in said.values()):
             message = f"is not the same on {', '.join(said)}: one component is run by one"
             found.append(Problem(site.file(variable), variable, message, remedy, "external"))
     return found
+
+
+#: Namespaces of OpenBao and Vault, one in another.
+_NAMESPACE = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*/?\Z")
+
+
+def _address(site: Site, component: str, value: Mapping[str, str]) -> str:
+    """What is wrong with where somebody else runs a component; "" for nothing. A text that may hold a password is not repeated."""
+    if "address" not in value:
+        return "namespace is read with an address alone"
+    try:
+        name, _port = endpoint(value["address"])
+    except ValueError as error:
+        return f"address {error}"
+    if "-----BEGIN CERTIFICATE-----" not in value.get("ca", ""):
+        return "ca is no certificate" if "ca" in value else "has an address and no ca"
+    if "group" in value:
+        return "group is not read with an address: no key of it lies on our host"
+    if not _NAMESPACE.match(value.get("namespace", "ns")):
+        return "namespace is no path of names"
+    there, hosts = site.reached_by(name), site.placed(component)
+    if there is None:
+        return f"address leads to {name}, which is no asset of hnai_assets by its name or address"
+    if there.kind == "host":
+        return f"address leads to {there.name}, a host of the site: leave address out and place {component} there"
+    return f"is asked from one host, and the group has {', '.join(hosts)}" if len(hosts) > 1 else ""
 
 
 def _quorum(site: Site) -> list[Problem]:

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that somebody else runs and that a host of ours asks over the network: ``openbao_external`` with ``address``.
+
+All that differs from our own server stands here. It may be HashiCorp Vault: what both understand is used, whatever OpenBao does better.
+
+* SCAN and the capability ``scan`` are OpenBao's (2.2.0, https://openbao.org/docs/rfcs/scan-operation): the paths are listed folder by folder, and no
+  policy names the capability, which Vault refuses (https://developer.hashicorp.com/vault/docs/concepts/policies#capabilities).
+* A namespace is a header (https://openbao.org/docs/concepts/namespaces, https://developer.hashicorp.com/vault/docs/enterprise/namespaces). The state of
+  the seal and of the cluster belong to no namespace, and audit devices, storage and the making of root to the root namespace alone.
+* Vault makes root without a login (https://developer.hashicorp.com/vault/api-docs/system/generate-root); with the seal and its shares, that is the owner's.
+* A standby forwards or answers 307 (https://developer.hashicorp.com/vault/docs/concepts/ha). No token follows to a place that nobody approved.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from .client import DEFAULT_TIMEOUT_S, Client, NotFound, Unreachable
+from .endpoint import endpoint
+
+#: Answered for the whole server, without a login.
+OF_THE_SERVER = ("sys/seal-status", "sys/leader", "sys/health")
+#: What a policy of ours gives on our own server and nobody asks for here: the owner's.
+_OWNERS = re.compile(r'path "sys/(?:audit|storage/|generate-root-token/|rotate/|key-status)[^"]*" \{\n(?:  [^\n]*\n)+\}\n')
+
+
+def policy(text: str) -> str:
+    """A policy of ours as it is written there: without `scan`, and without what is the owner's."""
+    return _OWNERS.sub("", text.replace(', "scan"', ""))
+
+
+class Elsewhere(Client):
+    """Calls to that server, verified by *ca* (PEM) and nothing else. Raises Unreachable for an address or a CA that is none."""
+
+    def __init__(self, address: str, ca: str, namespace: str = "", timeout_s: float | Callable[[], float] = DEFAULT_TIMEOUT_S) -> None:
+        try:
+            endpoint(address)
+        except ValueError as error:
+            raise Unreachable("openbao_external.address: %s" % error) from error
+        # Without any, Python would take the authorities of the host.
+        if "-----BEGIN CERTIFICATE-----" not in ca:
+            raise Unreachable("openbao_external.ca is no certificate: write the PEM of the authority that signed the server's")
+        super().__init__(address, "openbao_external.ca", timeout_s)
+        self._ca = ca
+        self._namespace = namespace
+
+    def _roots(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cadata=self._ca)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        wrap_ttl: str | None = None,
+    ) -> dict[str, Any]:
+        """As of our own server; SCAN is answered out of lists."""
+        if method == "SCAN":
+            return {"data": {"keys": list(self._below(path, token))}}
+        return super().call(method, path, body, token, wrap_ttl)
+
+    def _below(self, path: str, token: str | None, folder: str = "") -> Iterator[str]:
+        for name in super().call("LIST", path + folder, token=token)["data"].get("keys") or ():
+            if not name.endswith("/"):
+                yield folder + name
+                continue
+            try:
+                yield from self._below(path, token, folder + name)
+            except NotFound:
+                continue  # the last of it went meanwhile
+
+    def _exchange(self, method: str, path: str, payload: str | bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        if self._namespace and path not in OF_THE_SERVER:
+            headers = {**headers, "X-Vault-Namespace": self._namespace}
+        status, raw = super()._exchange(method, path, payload, headers)
+        if 300 <= status < 400:
+            raise Unreachable("%s: a standby that does not forward (HTTP %d): let the address lead to the active node" % (self.address, status))
+        return status, raw
+
+
+def connect(given: Mapping[str, Any], timeout_s: float | Callable[[], float] = DEFAULT_TIMEOUT_S) -> Client:
+    """The server that a module's options name: at the loopback of the host, or at the address where somebody else runs it."""
+    external = given["external"]
+    if not external.get("address"):
+        return Client(given["address"], given["ca_file"], timeout_s)
+    return Elsewhere(external["address"], external.get("ca") or "", external.get("namespace") or "", timeout_s)
