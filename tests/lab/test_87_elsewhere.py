@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An OpenBao in the security zone that nobody of the site manages: the host of the group asks it over the network, by an approved conduit and not before."""
+"""An OpenBao in the security zone that nobody of the site manages: a host at level 4 asks it over the network, by an approved conduit and not before."""
 from __future__ import annotations
 
 import ipaddress
@@ -32,10 +32,21 @@ class Store:
     state: Path
 
 
+def asking(lab: Lab) -> str:
+    """The host that asks: security itself initiates to nobody."""
+    return lab.groups["victoriametrics"][0]
+
+
 def declared(lab: Lab, folder: Path, addresses: dict[str, str], external: dict[str, str]) -> Path:
     """The lab's inventory with that store, and the conduit to it."""
     site = Path(shutil.copytree(lab.inventory.parent, folder / "site"))
     everywhere = site / "group_vars/all"
+    hosts = yaml.safe_load((site / lab.inventory.name).read_text(encoding="utf-8"))
+    groups = hosts["all"]["children"]["managed"]["children"]
+    # The lab's own store stays where it is, a host that carries nothing here; level 4 asks the other one.
+    groups["idle"] = groups.pop("openbao")
+    groups["openbao"] = {"hosts": {asking(lab): None}}
+    (site / lab.inventory.name).write_text(yaml.safe_dump(hosts), encoding="utf-8")
     assets = yaml.safe_load((everywhere / "assets.yml").read_text(encoding="utf-8"))
     assets["hnai_assets"]["vault"] = {
         "zone": lab.var(lab.groups["openbao"][0], "hnai_zone"), "addresses": addresses, "services": {"api": {"proto": "tcp", "port": PORT}}}
@@ -92,8 +103,8 @@ def store(lab: Lab, tmp_path: Path) -> Iterator[Store]:
 
 
 def test_it_is_asked_where_it_is_by_the_conduit_alone(lab: Lab, store: Store) -> None:
-    host = lab.groups["openbao"][0]
-    before = lab.run(host, *OURS).stdout
+    own, host = lab.groups["openbao"][0], asking(lab)
+    before = lab.run(own, *OURS).stdout
     given = {"hnai_state_dir": str(store.state), "openbao_root_token": store.token}
     run = lab.play(PLAY, inventory=store.inventory, extra=given)
     assert run.rc != 0 and store.external["address"] in run.stdout and store.token not in run.stdout, "nothing is approved in the running firewall yet"
@@ -109,4 +120,4 @@ def test_it_is_asked_where_it_is_by_the_conduit_alone(lab: Lab, store: Store) ->
     # Taken away, the word of an identity that is good opens nothing from another host.
     other = lab.groups["kafka"][0]
     assert lab.adhoc(other, "hnai.platform.openbao_component", asked).get("failed")
-    assert lab.run(host, *OURS).stdout == before, "the lab's own was left alone"
+    assert lab.run(own, *OURS).stdout == before, "the lab's own was left alone"

@@ -133,9 +133,13 @@ CONDUIT = {
 ADDRESSES = {"security": {"v4": "10.77.36.40", "v6": "fd77:0:0:36::28"}, "l4": {"v4": "10.77.4.40", "v6": "fd77:0:0:4::28"}}
 
 
+ASKING = {"v4": "10.77.35.40", "v6": "fd77:0:0:35::28"}
+
+
 def asked(lab: dict[str, Any], value: Any = VAULT, *, zone: str = "security", conduit: bool = True, **more: Any) -> dict[str, Any]:
-    """The lab's model where its OpenBao is somebody else's, at an address: an asset in a zone of the site."""
+    """The lab's model where its OpenBao is somebody else's, at an address: an asset in a zone of the site, asked from the IDMZ."""
     data = said(lab, "openbao", {"sec1": value})
+    data["hosts"]["sec1"] |= {"zone": "l35", "addresses": ASKING}
     data["contracts"] = {name: contracts.asking(one, data["external"].get(name, {})) for name, one in lab["contracts"].items()}
     data["assets"] = {**data["assets"], "vault.corp.example": {"zone": zone, "addresses": ADDRESSES[zone], "services": {"api": {"proto": "tcp", "port": 8200}}}}
     data["conduits"] = [*data["conduits"], *([{**CONDUIT, **more}] if conduit else [])]
@@ -159,18 +163,13 @@ def test_a_store_at_an_address_is_asked_by_a_conduit_and_by_nothing_else(lab: di
         key: one for key, one in Site.from_dict(lab).listeners_on("sec1").items() if key[0] != "openbao"}
 
 
-def test_security_initiates_to_that_store_in_its_own_zone_alone(lab: dict[str, Any]) -> None:
-    other = {"id": "C-778", "to": {"asset": "other"}}
+def test_security_initiates_not_even_to_a_store_in_its_own_zone(lab: dict[str, Any]) -> None:
     data = asked(lab)
-    data["assets"]["other"] = {"zone": "security", "addresses": {"v4": "10.77.36.41", "v6": "fd77:0:0:36::29"}}
-    data["conduits"].append({**CONDUIT, **other, "needed_by": "nobody"})
-    assert [(key, "never initiates" in validate(data, TODAY)[0]["remedy"]) for key, _ in wrong(data)] == [("hnai_conduits[C-778]", True)]
-    far = wrong(asked(lab, zone="l4"))
-    assert [key for key, _message in far] == ["hnai_conduits[C-777]"] and "security initiates to vault.corp.example" in far[0][1]
-    # Without the address it is an asset as any other.
-    data = asked(lab)
-    data["hosts"]["sec1"]["vars"]["openbao_external"], data["contracts"], data["external"] = {}, lab["contracts"], {}
+    data["hosts"]["sec1"] = {**lab["hosts"]["sec1"], "vars": data["hosts"]["sec1"]["vars"]}
     assert ("hnai_conduits[C-777]", "security initiates to vault.corp.example: sec1 → vault.corp.example tcp/8200") in wrong(data)
+    assert any("sec1" in message for key, message in wrong(data) if key.startswith("groups.")), "it may not stand there, either"
+    far = wrong(asked(lab, zone="l4"))
+    assert [key for key, _message in far] == ["hnai_conduits[C-777]"], "nor the IDMZ to IT"
 
 
 @pytest.mark.parametrize(("zone", "group", "wanted"), [("l4", "data1", ""), ("l35", "kafka1", ""), ("l3", "edge1", "openbao stands on edge1 in zone l3")])
@@ -207,7 +206,7 @@ def test_who_asks_stands_where_the_law_lets_it_dial(lab: dict[str, Any], zone: s
     ({"address": "https://elsewhere.example:8200"}, "address leads to elsewhere.example, which is no asset"),
     ({"address": "https://10.77.36.99:8200"}, "address leads to 10.77.36.99, which is no asset"),
     ({"address": "https://sec1:8200"}, "address leads to sec1, a host of the site"),
-    ({"address": "https://[fd77:0:0:36::0:11]:8200"}, "address leads to sec1, a host of the site"),
+    ({"address": "https://[fd77:0:0:35::0:28]:8200"}, "address leads to sec1, a host of the site"),
     ({"address": 8200}, "address: 8200 is no text"),
     ({"via": "sec1"}, "via is not part of the format"),
 ])  # fmt: skip
