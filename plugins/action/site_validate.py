@@ -11,7 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import needed_topics
+from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import clients, needed_topics
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import needed_flows
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
@@ -66,8 +66,9 @@ class ActionModule(ActionBase):
             data = collect(task_vars["hostvars"], task_vars["groups"])
             add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
             site = Site.from_dict(data)
+            users = {principal for principal, *_rest in clients(site, "kafka")}
             ids = [entry.id for section in checks.load() for entry in section.entries]
-            said = mistakes(written(task_vars["hostvars"], task_vars["groups"]), options(), task_vars["groups"], site.file, needed_topics(site), ids)
+            said = mistakes(written(task_vars["hostvars"], task_vars["groups"]), options(), task_vars["groups"], site.file, needed_topics(site), ids, users)
             said += twice(task_vars.get("ansible_inventory_sources") or [])
             said += self._site_ca(site, task_vars["hostvars"], task_vars["groups"], now)
             found = [problem.as_dict() for problem in [*sorted({*judge(site, data, today), *said}), *self._observed(site, task_vars["hostvars"])]]

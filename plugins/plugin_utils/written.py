@@ -17,7 +17,8 @@ from typing import Any
 
 from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
 
-from ansible_collections.hnai.platform.plugins.module_utils.kafka import topics
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import base
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import quotas, topics
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import SourceError, devices
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import ConfigError
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import parse as filter_config
@@ -53,13 +54,14 @@ _SIZE = re.compile(r"[1-9][0-9]*[kKmMgG]?")
 
 
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
-             file: Callable[[str], str], needed: Mapping[str, str] | None = None, ids: Iterable[str] = ()) -> list[Problem]:
+             file: Callable[[str], str], needed: Mapping[str, str] | None = None, ids: Iterable[str] = (), users: Iterable[str] = ()) -> list[Problem]:
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set.
-    *needed*: topics of Kafka that somebody reads or writes, and who. *ids*: of all checks."""
+    *needed*: topics of Kafka that somebody reads or writes, and who. *ids*: of all checks. *users*: who may log in to Kafka."""
     found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, needed or {})]
     found += [*_entrances(variables, file), *_places(variables, options, groups, file)]
     first = next(iter(variables.values()), {})
-    found += [*_site(first, file, frozenset(ids)), *_jobs(variables, groups, file), *_excused(variables, groups, file)]
+    found += [*_site(first, file, frozenset(ids)), *_quotas(variables, groups, file, frozenset(users))]
+    found += [*_jobs(variables, groups, file), *_excused(variables, groups, file)]
     units = first.get("hnai_units") or {}
     found += [Problem(file("hnai_units"), *one, "option") for one in sources.unit_problems(units)]
     # Without Flink a value is stored as it comes.
@@ -349,6 +351,25 @@ def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Ma
         own = any(key.startswith(f"kafka_topics[{shown(one.get('name'))}].") and _says(one, key) for one in listed)
         name = names[0] if own else {"replication_factor": names[1], "replicas": names[2]}.get(key.rpartition(".")[2], names[0])
         yield Problem(file(name), key if name == names[0] else name, message or rest, remedy if message else "rename it", "option")
+
+
+def _quotas(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str],
+            users: frozenset[str]) -> Iterator[Problem]:
+    """Quotas that would hold nobody, or stop somebody."""
+    declared, name = _of_first(variables, groups, "kafka").get("kafka_quotas"), "kafka_quotas"
+    if not isinstance(declared, Mapping) or is_template(declared) or not users:
+        return
+    told: dict[str, dict[str, float]] = {}
+    for user, values in declared.items():
+        if isinstance(values, Mapping) and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in values.values()):
+            told[str(user)] = {str(key): float(one) for key, one in values.items()}
+        else:
+            yield Problem(file(name), f"{name}[{shown(user)}]", f"{repr(values)[:60]} is no quota", f"write {{{quotas.KEYS[0]}: bytes a second}}", "option")
+    known = users | {user for user in told if base(user) in users}
+    for text in quotas.check(told, known, groups.get("kafka") or ()):
+        key, _colon, rest = text.partition(": ")
+        message, semicolon, remedy = rest.rpartition("; ")
+        yield Problem(file(name), shown(key), message if semicolon else "is no quota", remedy, "option")
 
 
 def _says(topic: Mapping[str, Any], key: str) -> bool:

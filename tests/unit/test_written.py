@@ -198,6 +198,17 @@ def test_a_canary_of_the_filter(canary: dict[str, Any], key: str, message: str) 
     assert list(found) == ([key] if key else []) and all(message in said for said, _remedy in found.values())
 
 
+@pytest.mark.parametrize(("told", "keys"), [
+    ({"flink": {"consumer_byte_rate": 1e6}, "flink.b": {"request_percentage": 50}, "<default>": {"producer_byte_rate": 1}}, []), ({}, []),
+    ({"flynk": {"consumer_byte_rate": 1}}, ["kafka_quotas[flynk]"]), ({"k1": {"consumer_byte_rate": 1}}, ["kafka_quotas[k1]"]),
+    ({"flink": {"consumer_byte_rate": 0}}, ["kafka_quotas[flink].consumer_byte_rate"]), ({"flink": {"bytes": 1}}, ["kafka_quotas[flink].bytes"]),
+    ({"flink": 5}, ["kafka_quotas[flink]"]), ({"flink": {"consumer_byte_rate": "1M"}}, ["kafka_quotas[flink]"]), ({"flink": "{{ q }}"}, []),
+])
+def test_quotas(told: Any, keys: list[str]) -> None:
+    found = written.problems({"k1": {"kafka_quotas": told}}, {}, {"kafka": ["k1"]}, str, None, (), ["flink"])
+    assert [one.key for one in found] == keys and all(one.message and one.remedy for one in found)
+
+
 def test_an_exception_names_a_source_that_is_one() -> None:
     told = {"hnai_ot_sources": SOURCES, "ot_collector_audit_exceptions": [{"source": "plc1"}, {"source": "plc9"}, {"source": "{{ s }}"}, None]}
     found = [key for key in judged({"e": told}, {"ot_collector": ["e"]}) if "exceptions" in key]
