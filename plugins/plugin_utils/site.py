@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleError
 
-from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import CONTROL_VARIABLE, EXTRA_VARIABLE, MQTT_VARIABLE
+from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import COMMAND_VARIABLE, CONTROL_VARIABLE, EXTRA_VARIABLE, MQTT_VARIABLE
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import CLOCK, FILTER_UID, Problem, numbered
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 
@@ -215,7 +215,7 @@ def _wanted(known: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Variables of the roles that the model reads."""
     buffers = {buffer["variable"].partition(".")[0] for contract in known.values() for buffer in contract.get("buffers", [])}
     external = {contracts.external_variable(name) for name, contract in known.items() if contract.get("external")}
-    return sorted(buffers | external | {EXTRA_VARIABLE, MQTT_VARIABLE, CONTROL_VARIABLE, CLOCK, FILTER_UID})
+    return sorted(buffers | external | {EXTRA_VARIABLE, MQTT_VARIABLE, CONTROL_VARIABLE, COMMAND_VARIABLE, CLOCK, FILTER_UID})
 
 
 def _source(source: dict[str, Any]) -> dict[str, Any]:

@@ -7,23 +7,17 @@ Values that are templates are left to the roles. Pure: what Ansible read in, fin
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
 
-from ansible_collections.hnai.platform.plugins.module_utils.credentials import base
-from ansible_collections.hnai.platform.plugins.module_utils.kafka import quotas, topics
-from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import SourceError, devices
-from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import ConfigError
-from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import parse as filter_config
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import topics
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import SSH, Problem
-from ansible_collections.hnai.platform.plugins.plugin_utils import sources
+from ansible_collections.hnai.platform.plugins.plugin_utils import declared
+from ansible_collections.hnai.platform.plugins.plugin_utils.declared import LASTS, whole
 from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_template, shown
 
 #: Variables by which members of a group differ: {variable: group}.
@@ -34,16 +28,15 @@ _SCALARS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "float": (check_type_float, "a number"),
     "int": (check_type_int, "a whole number"),
 }
-#: The option that lists the conversions which the jobs know by themselves, as the role of Flink has them.
-_UNITS = "ot_collector_fidelity_units"
-#: A length of time, as a text; an option whose default is one is one.
-_LASTS = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h|d|w|y))+")
+_NO_LIMIT = 1e15
+#: Options with limits of their own: (least, most), as their descriptions say.
+_WITHIN = {
+    "firewall_revert_after_s": (5, 3600), "flink_window_s": (1, 99), "flink_out_of_order_s": (0, 99), "flink_slots": (1, 1024), "openbao_key_shares": (1, 255),
+}  # fmt: skip
+#: Names that stand in a statement of SQL.
+_TABLES, _TABLE = frozenset({"questdb_table", "telegraf_questdb_table"}), re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 #: Options that say with -1: for ever.
 _FOR_EVER = ("kafka_retention_ms", "kafka_retention_bytes")
-#: What stands in paths, URIs and names of other systems.
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-#: Lists of ids of checks.
-_LISTS = ("hnai_expected_skips", "hnai_full_expected_skips", "hnai_allow_inconclusive")
 #: Options that are a size of memory as a JVM takes it, and what such a size looks like.
 _SIZED = re.compile(r"_(heap|memory)$")
 #: Options that say where a component stores, how such a place is written (units and shells read it), and where none can be.
@@ -59,15 +52,7 @@ def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
     *needed*: topics of Kafka that somebody reads or writes, and who. *ids*: of all checks. *users*: who may log in to Kafka."""
     found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, needed or {})]
     found += [*_entrances(variables, file), *_places(variables, options, groups, file)]
-    first = next(iter(variables.values()), {})
-    found += [*_site(first, file, frozenset(ids)), *_quotas(variables, groups, file, frozenset(users))]
-    found += [*_jobs(variables, groups, file), *_excused(variables, groups, file)]
-    units = first.get("hnai_units") or {}
-    found += [Problem(file("hnai_units"), *one, "option") for one in sources.unit_problems(units)]
-    # Without Flink a value is stored as it comes.
-    conversions = {*options.get(_UNITS, {}).get("default", ()), *map(str, units if isinstance(units, Mapping) else ())} if groups.get("flink") else None
-    wrong = list(sources.problems(first.get("hnai_ot_sources"), file("hnai_ot_sources"), conversions))
-    return [*found, *(wrong or _canaries(variables, groups, file))]
+    return [*found, *declared.problems(variables, options, groups, file, ids, users)]
 
 
 def _options(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:
@@ -146,10 +131,13 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
         yield key, complaint, remedy
     elif _SIZED.search(key) and not _SIZE.fullmatch(str(value)):
         yield key, f"{repr(value)[:60]} is no size of memory", "write a number with k, m or g behind it, such as 512m"
-    elif _LASTS.fullmatch(str(option.get("default"))) and not _LASTS.fullmatch(str(value)):
+    elif LASTS.fullmatch(str(option.get("default"))) and not LASTS.fullmatch(str(value)):
         yield key, f"{repr(value)[:60]} is no length of time", f"write a number and its unit, such as {option['default']}"
     elif key not in OWN and option.get("type") in ("int", "float") and isinstance(value, (int, float, str)) and not _reckons(key, float(value)):
-        yield key, f"{repr(value)[:60]} cannot be", "write a number from 0 to 100" if key.endswith("_percent") else "write a number from 0"
+        least, most = _limits(key)
+        yield key, f"{repr(value)[:60]} cannot be", f"write a number from {least:g}" + (f" to {most:g}" if most < _NO_LIMIT else "")
+    elif key in _TABLES and not _TABLE.fullmatch(str(value)):
+        yield key, f"{repr(value)[:60]} is no name of a table", "write letters, digits and _"
     elif option.get("type") == "list" and option.get("elements") and isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from _inside({**option, "type": option["elements"], "elements": None}, f"{key}[{index}]", item)
@@ -164,9 +152,14 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
                 yield f"{key}.{shown(name)}", "is unknown", f"use one of: {', '.join(option['options'])}"
 
 
+def _limits(name: str) -> tuple[float, float]:
+    return _WITHIN.get(name, (0, 100 if name.endswith("_percent") else _NO_LIMIT))
+
+
 def _reckons(name: str, value: float) -> bool:
     """Whether an option of this name can be this number: none of them counts below nothing, but what is kept for ever."""
-    return 0 <= value <= (100 if name.endswith("_percent") else 1e15) or (name in _FOR_EVER and value == -1)
+    least, most = _limits(name)
+    return least <= value <= most or (name in _FOR_EVER and value == -1)
 
 
 def against(option: Mapping[str, Any], value: Any) -> str:
@@ -210,112 +203,6 @@ def _own(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any],
                 yield Problem("inventory", f"{hosts[-1]}: {name}", message, "give each host one of its own", "option")
 
 
-def _site(first: Mapping[str, Any], file: Callable[[str], str], ids: frozenset[str]) -> Iterator[Problem]:
-    """What the site is called, and which ids it lets through."""
-    for name in ("hnai_site", "hnai_environment"):
-        value = first.get(name)
-        if value is not None and not is_template(value) and not (isinstance(value, str) and _PLAIN.fullmatch(value)):
-            remedy = "write letters, digits, . _ - (it stands in paths, URIs and names)"
-            yield Problem(file(name), name, f"{repr(value)[:60]} is no plain name", remedy, "option")
-    for name in _LISTS if ids else ():
-        value = first.get(name)
-        for one in value if isinstance(value, (list, tuple)) else ():
-            if not is_template(one) and str(one) not in ids and not str(one).startswith("V-"):
-                near = difflib.get_close_matches(str(one), ids, n=1)
-                remedy = (f"did you mean {near[0]}? " if near else "") + "docs/verify.md lists them"
-                yield Problem(file(name), f"{name}[{shown(one)}]", "is no check", remedy, "option")
-
-
-def _of_first(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], group: str) -> Mapping[str, Any]:
-    """The variables of a group's first host; nothing where it has none."""
-    return next((variables[host] for host in groups.get(group) or () if host in variables), {})
-
-
-def _tags(told: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Tags of each source, as the store has them."""
-    declared = told.get("hnai_ot_sources")
-    found: dict[str, set[str]] = {}
-    for source in declared if isinstance(declared, (list, tuple)) else ():
-        if isinstance(source, Mapping) and not is_template(source.get("tags")) and isinstance(source.get("tags"), (list, tuple)):
-            found[str(source.get("id"))] = {str(tag.get("name")).lower() for tag in source["tags"] if isinstance(tag, Mapping)}
-    return found
-
-
-def _jobs(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
-    """Jobs that are declared twice, and alerts that could never be raised, or always."""
-    told = _of_first(variables, groups, "flink")
-    jobs, alerts = told.get("flink_jobs"), told.get("flink_alerts")
-    listed = [str(one) for one in jobs] if isinstance(jobs, (list, tuple)) and not is_template(jobs) else []
-    for name, times in Counter(listed).items():
-        if times > 1:
-            yield Problem(file("flink_jobs"), f"flink_jobs[{shown(name)}]", f"stands there {times} times", "declare each job once", "option")
-    if listed and ("alerts" in listed) != bool(alerts):
-        what = "lists alerts, and flink_alerts has nothing to watch" if "alerts" in listed else "lacks alerts, and flink_alerts has something to watch"
-        yield Problem(file("flink_jobs"), "flink_jobs", what, "declare both, or neither", "option")
-    tags, seen = _tags(told), set()
-    for one in alerts if isinstance(alerts, (list, tuple)) else ():
-        if isinstance(one, Mapping) and not is_template(one):
-            pair = str(one.get("source")), str(one.get("tag"))
-            key = f"flink_alerts[{shown(pair[0])}/{shown(pair[1])}]"
-            if pair in seen:
-                yield Problem(file("flink_alerts"), key, "stands there twice", "write its limits into one entry", "option")
-            seen.add(pair)
-            if pair[0] in tags and pair[1] not in tags[pair[0]]:
-                near = difflib.get_close_matches(pair[1], tags[pair[0]], n=1)
-                remedy = f"did you mean {near[0]}?" if near else "name one of its tags, in lower case"
-                yield Problem(file("flink_alerts"), key, f"source {shown(pair[0])} has no such tag", remedy, "option")
-            wrong, remedy = _watches(one)
-            if wrong:
-                yield Problem(file("flink_alerts"), key, wrong, remedy, "option")
-
-
-def _watches(alert: Mapping[str, Any]) -> tuple[str, str]:
-    """What is wrong with an alert's limits and the remedy; "" and "": nothing, or it is judged as an option."""
-    given = {name: alert[name] for name in ("low", "high", "rate") if alert.get(name) is not None}
-    if not given:
-        return "watches nothing", "write low, high or rate"
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in given.values()):
-        return "", ""
-    if "low" in given and "high" in given and not given["low"] < given["high"]:
-        return f"low {given['low']:g} is not below high {given['high']:g}: every value would be one too many", "correct one of the two"
-    if "rate" in given and not given["rate"] > 0:
-        return f"rate {given['rate']:g} cannot be", "write a number above 0"
-    return "", ""
-
-
-def _excused(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
-    """An exception of a source that is none excuses nobody, and its owner believes that it does."""
-    told = _of_first(variables, groups, "ot_collector")
-    declared, name = told.get("hnai_ot_sources"), "ot_collector_audit_exceptions"
-    known = {str(one.get("id")) for one in declared if isinstance(one, Mapping)} if isinstance(declared, (list, tuple)) else None
-    excused = told.get(name)
-    for number, one in enumerate(excused if isinstance(excused, (list, tuple)) else ()):
-        source = one.get("source") if isinstance(one, Mapping) else None
-        if known is not None and isinstance(source, str) and not is_template([source, *known]) and source not in known:
-            yield Problem(file(name), f"{name}[{number}].source", f"{source[:60]!r} is no source", f"one of: {', '.join(sorted(known))[:200]}", "option")
-
-
-def _canaries(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
-    """What the Modbus filter would refuse on its host, said by its own core."""
-    told, name = _of_first(variables, groups, "modbus_filter"), "modbus_filter_canaries"
-    declared, canaries = told.get("hnai_ot_sources"), told.get(name) or []
-    filtered = [one for one in declared if isinstance(one, Mapping) and one.get("protocol") == "modbus"] if isinstance(declared, (list, tuple)) else []
-    if is_template([filtered, canaries]) or not filtered or not isinstance(canaries, (list, tuple)) or not all(isinstance(one, Mapping) for one in canaries):
-        return
-    known = {str(one.get("id")) for one in filtered}
-    for number, one in enumerate(canaries):
-        if str(one.get("for")) not in known:
-            remedy = f"one of: {', '.join(sorted(known))[:200]}"
-            yield Problem(file(name), f"{name}[{number}].for", f"{repr(one.get('for'))[:60]} is no Modbus source", remedy, "option")
-            return
-    try:
-        filter_config(json.dumps({"status_file": "/", "devices": devices(filtered, canaries)}), name)
-    except (SourceError, ConfigError) as error:
-        yield Problem(file(name), name, " ".join(str(error).split()), "correct the canary, or filter of the source", "option")
-    except (KeyError, TypeError, ValueError) as error:
-        yield Problem(file(name), name, f"cannot be read: {error!r}"[:160], "write {id, for, address, host, port, record_port}", "option")
-
-
 def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
             file: Callable[[str], str], needed: Mapping[str, str]) -> Iterator[Problem]:
     """Topics that the brokers would refuse, that forget what the declared outage needs, or that somebody needs and nobody declares."""
@@ -335,12 +222,12 @@ def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Ma
         config: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
         settings = {"min.insync.replicas": minimum, **config}
         counts = (one.get("partitions"), one.get("replication_factor", replicas), settings["min.insync.replicas"])
-        if not is_template(one) and all(_whole(count) for count in counts):
+        if not is_template(one) and all(whole(count) for count in counts):
             partitions, factor, least = map(int, counts)
             declared.append(topics.Topic(shown(one.get("name")), partitions, factor, {**{k: str(v) for k, v in settings.items()}, names[2]: str(least)}))
         outage = _outage(variables[hosts[0]].get("hnai_slo"))
         kept = config.get("retention.ms", -1)
-        if _whole(kept) and 0 <= int(kept) < outage * 1000:
+        if whole(kept) and 0 <= int(kept) < outage * 1000:
             message = f"{kept} milliseconds is too small for hop {_HOP}: the declared outage of {outage:g} s"
             remedy = f"set it to at least {math.ceil(outage * 1000)}, or declare a shorter outage"
             yield Problem(file(names[0]), f"kafka_topics[{shown(one.get('name'))}].config.retention.ms", message, remedy, "buffer")
@@ -353,25 +240,6 @@ def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Ma
         yield Problem(file(name), key if name == names[0] else name, message or rest, remedy if message else "rename it", "option")
 
 
-def _quotas(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str],
-            users: frozenset[str]) -> Iterator[Problem]:
-    """Quotas that would hold nobody, or stop somebody."""
-    declared, name = _of_first(variables, groups, "kafka").get("kafka_quotas"), "kafka_quotas"
-    if not isinstance(declared, Mapping) or is_template(declared) or not users:
-        return
-    told: dict[str, dict[str, float]] = {}
-    for user, values in declared.items():
-        if isinstance(values, Mapping) and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in values.values()):
-            told[str(user)] = {str(key): float(one) for key, one in values.items()}
-        else:
-            yield Problem(file(name), f"{name}[{shown(user)}]", f"{repr(values)[:60]} is no quota", f"write {{{quotas.KEYS[0]}: bytes a second}}", "option")
-    known = users | {user for user in told if base(user) in users}
-    for text in quotas.check(told, known, groups.get("kafka") or ()):
-        key, _colon, rest = text.partition(": ")
-        message, semicolon, remedy = rest.rpartition("; ")
-        yield Problem(file(name), shown(key), message if semicolon else "is no quota", remedy, "option")
-
-
 def _says(topic: Mapping[str, Any], key: str) -> bool:
     """Whether a topic has the setting that a finding is about itself."""
     config = topic.get("config")
@@ -379,10 +247,6 @@ def _says(topic: Mapping[str, Any], key: str) -> bool:
 
 
 _HOP = "kafka_to_store"
-
-
-def _whole(value: Any) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20)
 
 
 def _outage(slo: Any) -> float:

@@ -167,7 +167,7 @@ def poured(lab: Lab, tag: str) -> Iterator[list[int]]:
     finally:
         done.set()
         thread.join(120)
-    assert not broken, broken
+        assert not broken, broken  # the reason, whatever the body missed
 
 
 def test_flink_up_and_back_under_load(old_site: Lab) -> None:

@@ -473,6 +473,16 @@ def test_nobody_publishes_to_what_a_line_reads(data: dict[str, Any]) -> None:
     assert errors(data) == []
 
 
+@pytest.mark.parametrize(("write", "wrong"), [("spBv1.0/g/NDATA/e", False), ("spBv1.0/g/NCMD/e", True), ("#", True), ("spBv1.0/+/+/e", True)])
+def test_nobody_publishes_commands(data: dict[str, Any], write: str, wrong: bool) -> None:
+    variables = data["hosts"]["edge1"].setdefault("vars", {})
+    variables |= {"mosquitto_command_patterns": ["spBv1.0/+/NCMD/#"], "mosquitto_extra_acl": [{"principal": "view", "level": 3, "write": [write]}]}
+    data["known_variables"] = [*data.get("known_variables", ()), *variables]
+    assert [item["invariant"] for item in errors(data)] == (["I12"] if wrong else [])
+    data["hosts"]["edge1"]["vars"]["hnai_control_identities"] = ["view"]
+    assert errors(data) == []
+
+
 def test_the_site_broker_has_no_client_above_level_3(data: dict[str, Any]) -> None:
     data["contracts"]["telegraf"]["connects"].append({"to": "mosquitto", "listener": "mqtt", "group": "writer", "principal": "x", "reason": "y"})
     assert {"I13", "I1"} <= {item["invariant"] for item in errors(data)}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.hnai.platform.plugins.plugin_utils import written
+from ansible_collections.hnai.platform.plugins.plugin_utils import declared, written
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +25,8 @@ OPTIONS = {
     "x_heap": {"type": "str"},
     "x_kept": {"type": "str", "default": "31d"},
     "x_free_percent": {"type": "int"},
+    "flink_window_s": {"type": "int"},
+    "questdb_table": {"type": "str"},
     "kafka_retention_ms": {"type": "int"},
     "x_storage_path": {"type": "path"},
     "y_buffer_path": {"type": "path"},
@@ -69,6 +71,8 @@ def test_what_a_role_would_take_is_taken(variables: dict[str, Any]) -> None:
         ("x_share", "-0.5", "'-0.5' cannot be", "a number from 0"),
         ("x_free_percent", 101, "101 cannot be", "from 0 to 100"),
         ("kafka_retention_ms", -2, "-2 cannot be", "a number from 0"),
+        ("flink_window_s", 100, "100 cannot be", "from 1 to 99"),
+        ("questdb_table", "ot; drop", "'ot; drop' is no name of a table", "letters, digits"),
         ("x_kept", 31, "31 is no length of time", "such as 31d"),
         ("x_kept", "31 days", "'31 days' is no length of time", "such as 31d"),
         ("x_number", 1.5, "1.5 is not a whole number", "a whole number"),
@@ -209,10 +213,34 @@ def test_quotas(told: Any, keys: list[str]) -> None:
     assert [one.key for one in found] == keys and all(one.message and one.remedy for one in found)
 
 
-def test_an_exception_names_a_source_that_is_one() -> None:
-    told = {"hnai_ot_sources": SOURCES, "ot_collector_audit_exceptions": [{"source": "plc1"}, {"source": "plc9"}, {"source": "{{ s }}"}, None]}
-    found = [key for key in judged({"e": told}, {"ot_collector": ["e"]}) if "exceptions" in key]
-    assert found == ["ot_collector_audit_exceptions[1].source"]
+def test_what_is_said_of_a_source_names_one_that_is() -> None:
+    said = [{"source": "plc1"}, {"source": "plc9"}, {"source": "{{ s }}"}, None]
+    told = {"hnai_ot_sources": SOURCES, "ot_collector_audit_exceptions": said, "ot_collector_trust_statements": said,
+            "ot_collector_audit_accept_drift": ["plc1", "plc9"], "ot_collector_write_canaries": {"plc1": {}, "plc9": {}}}
+    found = [key for key in judged({"e": told}, {"ot_collector": ["e"]}) if key.startswith("ot_collector")]
+    assert found == ["ot_collector_audit_exceptions[1].source", "ot_collector_trust_statements[1].source", "ot_collector_audit_accept_drift[1]",
+                     "ot_collector_write_canaries[plc9]"]
+
+
+def test_a_file_of_another_collector_lies_where_one_collects() -> None:
+    told = [{"host": "e", "path": "/flows.json"}, {"host": "x", "path": "flows.json"}, {"host": "{{ h }}", "path": "{{ p }}"}, None]
+    assert list(judged({"e": {"ot_collector_foreign": told}}, {"ot_collector": ["e"]})) == ["ot_collector_foreign[1].host", "ot_collector_foreign[1].path"]
+
+
+@pytest.mark.parametrize(("told", "keys"), [
+    ({}, []), ({"openbao_key_threshold": 5}, []), ({"openbao_key_shares": 1, "openbao_key_threshold": 1}, []),
+    ({"openbao_key_threshold": 6}, ["openbao_key_threshold"]),
+    ({"openbao_key_threshold": 1}, ["openbao_key_threshold"]), ({"openbao_pgp_keys": ["a"] * 5}, []), ({"openbao_pgp_keys": ["a"]}, ["openbao_pgp_keys"]),
+    ({"openbao_leaf_ttl": "1y"}, []), ({"openbao_leaf_ttl": "5y"}, ["openbao_leaf_ttl"]), ({"openbao_intermediate_ttl": "3660d"}, ["openbao_intermediate_ttl"]),
+    ({"openbao_leaf_ttl": "{{ ttl }}"}, []), ({"openbao_audit_devices": [{"path": "/a/x"}, {"path": "/b/x"}]}, []),
+    ({"openbao_audit_devices": [{"path": "/a/x"}]}, ["openbao_audit_devices"]),
+    ({"openbao_audit_devices": [{"path": "/a/x"}, {"path": "/a/y"}]}, ["openbao_audit_devices"]),
+])  # fmt: skip
+def test_the_ceremony_of_openbao(told: dict[str, Any], keys: list[str]) -> None:
+    defaults = {name: {"default": value} for name, value in (
+        ("openbao_key_shares", 5), ("openbao_key_threshold", 3), ("openbao_pgp_keys", []), ("openbao_leaf_ttl", "90d"), ("openbao_intermediate_ttl", "5y"),
+        ("openbao_root_ttl", "10y"), ("openbao_audit_devices", []))}
+    assert [one.key for one in declared.problems({"b": told}, defaults, {"openbao": ["b"]}, str)] == keys
 
 
 @pytest.mark.parametrize(("value", "good"), [

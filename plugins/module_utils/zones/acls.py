@@ -17,6 +17,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.model import L
 
 EXTRA_VARIABLE = "kafka_extra_acls"
 CONTROL_VARIABLE = "hnai_control_identities"
+COMMAND_VARIABLE = "mosquitto_command_patterns"
 MQTT_VARIABLE = "mosquitto_extra_acl"
 #: What an identity at or below level 3 may hold: it delivers, it never fetches.
 _LOW_ALLOWED = frozenset({("topic", "write"), ("topic", "describe"), ("cluster", "idempotentwrite"), ("cluster", "idempotent_write")})
@@ -262,8 +263,14 @@ def check_mqtt(site: Site) -> list[Problem]:
     """The site broker has no client above level 3, and nobody but listed control identities publishes to what a line reads."""
     found: list[Problem] = unreadable(site)
     control = {str(name) for host in site.placed("mosquitto") for name in _listed(site, host, CONTROL_VARIABLE)}
+    commands = sorted({str(pattern) for host in site.placed("mosquitto") for pattern in _listed(site, host, COMMAND_VARIABLE)})
     known = _mqtt_clients(site)
-    for principal, levels, reads, _writes, file, key in known:
+    for principal, levels, reads, own, file, key in known:
+        for write in own if principal not in control else ():
+            hits = [pattern for pattern in commands if mqtt_overlap(pattern, write)]
+            if hits:
+                message = f"{principal} may publish to {write}, which commands ({', '.join(hits)})"
+                found.append(Problem(file, f"{key}.topics.write", message, f"narrow it, or list {principal} in {CONTROL_VARIABLE}", "I12"))
         if any(level > 3 for level in levels):
             message = f"{principal} at level {max(levels):g} is a client of the site's MQTT broker"
             found.append(Problem(file, key, message, "fetch from Kafka in the IDMZ instead", "I13"))

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mistakes in what a site declares of its sources, jobs, clients and secrets together: each alone is a value that its role would take.
+
+Whoever would refuse it later is asked here where that is possible (`quotas`, `modbus.filter`). Values that are templates are left to the roles. Pure.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ansible_collections.hnai.platform.plugins.module_utils.credentials import base
+from ansible_collections.hnai.platform.plugins.module_utils.kafka import quotas
+from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import SourceError, devices
+from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import ConfigError
+from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import parse as filter_config
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
+from ansible_collections.hnai.platform.plugins.plugin_utils import sources
+from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_template, shown
+
+#: The option that lists the conversions which the jobs know by themselves, as the role of Flink has them.
+_UNITS = "ot_collector_fidelity_units"
+#: A length of time, as a text; an option whose default is one is one.
+LASTS = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h|d|w|y))+")
+_LENGTH = re.compile(r"([0-9]+(\.[0-9]+)?)(ms|s|m|h|d|w|y)")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
+#: What stands in paths, URIs and names of other systems.
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+#: Lists of ids of checks.
+_LISTS = ("hnai_expected_skips", "hnai_full_expected_skips", "hnai_allow_inconclusive")
+
+
+def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
+             file: Callable[[str], str], ids: Iterable[str] = (), users: Iterable[str] = ()) -> Iterator[Problem]:
+    """All of them. *variables*, *options*, *groups*, *file*: as `written` has them. *ids*: of all checks. *users*: who may log in to Kafka."""
+    first = next(iter(variables.values()), {})
+    yield from _site(first, file, frozenset(ids))
+    yield from _quotas(variables, groups, file, frozenset(users))
+    yield from _jobs(variables, groups, file)
+    yield from _excused(variables, groups, file)
+    yield from _ceremony(variables, options, groups, file)
+    units = first.get("hnai_units") or {}
+    for key, message, remedy in sources.unit_problems(units):
+        yield Problem(file("hnai_units"), key, message, remedy, "option")
+    # Without Flink a value is stored as it comes.
+    conversions = {*options.get(_UNITS, {}).get("default", ()), *map(str, units if isinstance(units, Mapping) else ())} if groups.get("flink") else None
+    wrong = list(sources.problems(first.get("hnai_ot_sources"), file("hnai_ot_sources"), conversions))
+    yield from wrong or _canaries(variables, groups, file)
+
+
+def _of_first(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], group: str) -> Mapping[str, Any]:
+    """The variables of a group's first host; nothing where it has none."""
+    return next((variables[host] for host in groups.get(group) or () if host in variables), {})
+
+
+def _listed(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, (list, tuple)) else ()
+
+
+def whole(value: Any) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20)
+
+
+def _seconds(value: Any) -> float:
+    """A length of time in seconds; 0: it is none, or a template."""
+    if not isinstance(value, str) or not LASTS.fullmatch(value):
+        return 0.0
+    return sum(float(number) * _UNIT_S[unit] for number, _rest, unit in _LENGTH.findall(value))
+
+
+def _site(first: Mapping[str, Any], file: Callable[[str], str], ids: frozenset[str]) -> Iterator[Problem]:
+    """What the site is called, and which ids it lets through."""
+    for name in ("hnai_site", "hnai_environment"):
+        value = first.get(name)
+        if value is not None and not is_template(value) and not (isinstance(value, str) and _PLAIN.fullmatch(value)):
+            remedy = "write letters, digits, . _ - (it stands in paths, URIs and names)"
+            yield Problem(file(name), name, f"{repr(value)[:60]} is no plain name", remedy, "option")
+    for name in _LISTS if ids else ():
+        value = first.get(name)
+        for one in value if isinstance(value, (list, tuple)) else ():
+            if not is_template(one) and str(one) not in ids and not str(one).startswith("V-"):
+                near = difflib.get_close_matches(str(one), ids, n=1)
+                remedy = (f"did you mean {near[0]}? " if near else "") + "docs/verify.md lists them"
+                yield Problem(file(name), f"{name}[{shown(one)}]", "is no check", remedy, "option")
+
+
+def _quotas(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str],
+            users: frozenset[str]) -> Iterator[Problem]:
+    """Quotas that would hold nobody, or stop somebody."""
+    declared, name = _of_first(variables, groups, "kafka").get("kafka_quotas"), "kafka_quotas"
+    if not isinstance(declared, Mapping) or is_template(declared) or not users:
+        return
+    told: dict[str, dict[str, float]] = {}
+    for user, values in declared.items():
+        if isinstance(values, Mapping) and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in values.values()):
+            told[str(user)] = {str(key): float(one) for key, one in values.items()}
+        else:
+            yield Problem(file(name), f"{name}[{shown(user)}]", f"{repr(values)[:60]} is no quota", f"write {{{quotas.KEYS[0]}: bytes a second}}", "option")
+    known = users | {user for user in told if base(user) in users}
+    for text in quotas.check(told, known, groups.get("kafka") or ()):
+        key, _colon, rest = text.partition(": ")
+        message, semicolon, remedy = rest.rpartition("; ")
+        yield Problem(file(name), shown(key), message if semicolon else "is no quota", remedy, "option")
+
+
+def _tags(told: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Tags of each source, as the store has them."""
+    declared = told.get("hnai_ot_sources")
+    found: dict[str, set[str]] = {}
+    for source in declared if isinstance(declared, (list, tuple)) else ():
+        if isinstance(source, Mapping) and not is_template(source.get("tags")) and isinstance(source.get("tags"), (list, tuple)):
+            found[str(source.get("id"))] = {str(tag.get("name")).lower() for tag in source["tags"] if isinstance(tag, Mapping)}
+    return found
+
+
+def _jobs(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
+    """Jobs that are declared twice, and alerts that could never be raised, or always."""
+    told = _of_first(variables, groups, "flink")
+    jobs, alerts = told.get("flink_jobs"), told.get("flink_alerts")
+    listed = [str(one) for one in jobs] if isinstance(jobs, (list, tuple)) and not is_template(jobs) else []
+    for name, times in Counter(listed).items():
+        if times > 1:
+            yield Problem(file("flink_jobs"), f"flink_jobs[{shown(name)}]", f"stands there {times} times", "declare each job once", "option")
+    if listed and ("alerts" in listed) != bool(alerts):
+        what = "lists alerts, and flink_alerts has nothing to watch" if "alerts" in listed else "lacks alerts, and flink_alerts has something to watch"
+        yield Problem(file("flink_jobs"), "flink_jobs", what, "declare both, or neither", "option")
+    tags, seen = _tags(told), set()
+    for one in alerts if isinstance(alerts, (list, tuple)) else ():
+        if isinstance(one, Mapping) and not is_template(one):
+            pair = str(one.get("source")), str(one.get("tag"))
+            key = f"flink_alerts[{shown(pair[0])}/{shown(pair[1])}]"
+            if pair in seen:
+                yield Problem(file("flink_alerts"), key, "stands there twice", "write its limits into one entry", "option")
+            seen.add(pair)
+            if pair[0] in tags and pair[1] not in tags[pair[0]]:
+                near = difflib.get_close_matches(pair[1], tags[pair[0]], n=1)
+                remedy = f"did you mean {near[0]}?" if near else "name one of its tags, in lower case"
+                yield Problem(file("flink_alerts"), key, f"source {shown(pair[0])} has no such tag", remedy, "option")
+            wrong, remedy = _watches(one)
+            if wrong:
+                yield Problem(file("flink_alerts"), key, wrong, remedy, "option")
+
+
+def _watches(alert: Mapping[str, Any]) -> tuple[str, str]:
+    """What is wrong with an alert's limits and the remedy; "" and "": nothing, or it is judged as an option."""
+    given = {name: alert[name] for name in ("low", "high", "rate") if alert.get(name) is not None}
+    if not given:
+        return "watches nothing", "write low, high or rate"
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in given.values()):
+        return "", ""
+    if "low" in given and "high" in given and not given["low"] < given["high"]:
+        return f"low {given['low']:g} is not below high {given['high']:g}: every value would be one too many", "correct one of the two"
+    if "rate" in given and not given["rate"] > 0:
+        return f"rate {given['rate']:g} cannot be", "write a number above 0"
+    return "", ""
+
+
+def _excused(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
+    """What is said of a source that is none holds for nobody, and whoever said it believes that it does; so with files of a host that collects nothing."""
+    told = _of_first(variables, groups, "ot_collector")
+    declared = told.get("hnai_ot_sources")
+    known = {str(one.get("id")) for one in declared if isinstance(one, Mapping)} if isinstance(declared, (list, tuple)) else None
+    said: list[tuple[str, str, Any]] = []
+    for name in ("ot_collector_audit_exceptions", "ot_collector_trust_statements"):
+        value = told.get(name)
+        said += [(name, f"{name}[{number}].source", one.get("source")) for number, one in enumerate(_listed(value)) if isinstance(one, Mapping)]
+    name = "ot_collector_audit_accept_drift"
+    said += [(name, f"{name}[{number}]", one) for number, one in enumerate(_listed(told.get(name)))]
+    canaries, name = told.get("ot_collector_write_canaries"), "ot_collector_write_canaries"
+    said += [(name, f"{name}[{shown(one)}]", one) for one in (canaries if isinstance(canaries, Mapping) else ())]
+    for name, key, source in said:
+        if known is not None and isinstance(source, str) and not is_template([source, *known]) and source not in known:
+            yield Problem(file(name), key, f"{source[:60]!r} is no source", f"one of: {', '.join(sorted(known))[:200]}", "option")
+    name, hosts = "ot_collector_foreign", [str(host) for host in groups.get("ot_collector") or ()]
+    for number, one in enumerate(_listed(told.get(name))):
+        host, path = (one.get("host"), one.get("path")) if isinstance(one, Mapping) else (None, None)
+        if isinstance(host, str) and not is_template(host) and host not in hosts:
+            yield Problem(file(name), f"{name}[{number}].host", f"{host[:60]!r} collects nothing", f"one of: {', '.join(hosts)}", "option")
+        if isinstance(path, str) and not is_template(path) and not path.startswith("/"):
+            yield Problem(file(name), f"{name}[{number}].path", f"{path[:60]!r} is no absolute path", "write it from / on", "option")
+
+
+def _ceremony(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
+              file: Callable[[str], str]) -> Iterator[Problem]:
+    """What the first run of OpenBao would find out when its host stands and nothing can be taken back easily."""
+    told = _of_first(variables, groups, "openbao")
+
+    def of(name: str) -> Any:
+        return told.get(name, options.get(name, {}).get("default"))
+
+    shares, threshold, holders = of("openbao_key_shares"), of("openbao_key_threshold"), of("openbao_pgp_keys")
+    if whole(shares) and whole(threshold) and not (1 <= int(threshold) <= int(shares) <= 255 and (int(threshold) > 1 or int(shares) == 1)):
+        message = f"{threshold} of {shares} shares cannot unseal"
+        yield Problem(file("openbao_key_threshold"), "openbao_key_threshold", message, "write 2 at least, and not more than openbao_key_shares", "option")
+    if isinstance(holders, (list, tuple)) and holders and not is_template(holders) and whole(shares) and len(holders) != int(shares):
+        message = f"has {len(holders)} holders for {shares} shares"
+        yield Problem(file("openbao_pgp_keys"), "openbao_pgp_keys", message, "give each share a holder, or openbao_key_shares their number", "option")
+    lives = [(name, _seconds(of(name))) for name in ("openbao_leaf_ttl", "openbao_intermediate_ttl", "openbao_root_ttl")]
+    for (name, life), (above, longer) in zip(lives, lives[1:]):
+        if life and longer and life >= longer:
+            yield Problem(file(name), name, f"is not shorter than {above}, which signs it", f"shorten {name}, or lengthen {above}", "option")
+    paths = [str(one.get("path")) for one in _listed(of("openbao_audit_devices")) if isinstance(one, Mapping)]
+    if told.get("openbao_audit_devices") is not None and not is_template(paths) and len({path.rpartition("/")[0] for path in paths}) < max(2, len(paths)):
+        remedy = "declare two devices at least, each in a directory of its own, on two file systems"
+        yield Problem(file("openbao_audit_devices"), "openbao_audit_devices", "would leave OpenBao without an answer when one fails", remedy, "option")
+
+
+def _canaries(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
+    """What the Modbus filter would refuse on its host, said by its own core."""
+    told, name = _of_first(variables, groups, "modbus_filter"), "modbus_filter_canaries"
+    declared, canaries = told.get("hnai_ot_sources"), told.get(name) or []
+    filtered = [one for one in declared if isinstance(one, Mapping) and one.get("protocol") == "modbus"] if isinstance(declared, (list, tuple)) else []
+    if is_template([filtered, canaries]) or not filtered or not isinstance(canaries, (list, tuple)) or not all(isinstance(one, Mapping) for one in canaries):
+        return
+    known = {str(one.get("id")) for one in filtered}
+    for number, one in enumerate(canaries):
+        if str(one.get("for")) not in known:
+            remedy = f"one of: {', '.join(sorted(known))[:200]}"
+            yield Problem(file(name), f"{name}[{number}].for", f"{repr(one.get('for'))[:60]} is no Modbus source", remedy, "option")
+            return
+    try:
+        filter_config(json.dumps({"status_file": "/", "devices": devices(filtered, canaries)}), name)
+    except (SourceError, ConfigError) as error:
+        yield Problem(file(name), name, " ".join(str(error).split()), "correct the canary, or filter of the source", "option")
+    except (KeyError, TypeError, ValueError) as error:
+        yield Problem(file(name), name, f"cannot be read: {error!r}"[:160], "write {id, for, address, host, port, record_port}", "option")
