@@ -16,7 +16,8 @@ description:
     recorded this very check, with space left), that no root token is alive, the served certificate against the site's
     root and the file on disk,
     that root is not made without a login, that secrets need check-and-set, that the deploy identity reads no secret by itself,
-    and that nothing lets anybody in that no contract names.
+    that nothing lets anybody in that no contract names,
+    and that nothing of the site's opens more than the site declares.
   - Checks behind a login are made as C(hnai-openbao). Without O(deploy) they are V(inconclusive).
 extends_documentation_fragment:
   - hnai.platform.openbao
@@ -93,6 +94,12 @@ options:
     type: list
     elements: path
     default: []
+  spec:
+    description: >-
+      What the site declares, as P(hnai.platform.openbao_spec#filter) returns it. Without it BAO14 is not made: whether what bears a name of the site's
+      opens more.
+    type: dict
+    default: {}
   shared:
     description: Somebody else runs the server, for others too; only what bears a name of ours or holds a policy of ours is a finding of BAO13.
     type: bool
@@ -168,6 +175,7 @@ def main() -> None:
             contracts={"type": "list", "elements": "str", "default": []},
             ssh_host={"type": "str", "default": ""},
             audit_files={"type": "list", "elements": "path", "default": []},
+            spec={"type": "dict", "default": {}},
             shared={"type": "bool", "default": False},
         ),
         supports_check_mode=True,
@@ -181,6 +189,8 @@ def main() -> None:
 
     # The run's own identities are entered as components are.
     names = given["contracts"] and [*given["contracts"], *policies.internal("", "", "", given["ssh_host"])]
+    placed = given["spec"].get("components", {})
+    signing = [name for name in names if name not in placed or placed[name]["certificate"]]
     facts = health.run(
         report,
         client,
@@ -198,8 +208,9 @@ def main() -> None:
             pki_root=given["pki_root"],
             secrets=given["paths"],
             threshold=given["min_threshold"],
-            own=strangers.Own(given["kv"], given["pki_root"], given["pki"], given["ssh_host"], names, names, given["shared"]) if names else None,
+            own=strangers.Own(given["kv"], given["pki_root"], given["pki"], given["ssh_host"], names, signing, given["shared"]) if names else None,
             audit_files=given["audit_files"],
+            spec=given["spec"],
         ),
         health.Host(served=lambda: served_certificate(client.host, client.port, given["ca_file"], report.timeout(5)), serial_on_disk=serial_on_disk),
     )
