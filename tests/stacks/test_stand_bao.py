@@ -492,6 +492,115 @@ def an_audit_device_is_gone(stand: Stand) -> Iterator[None]:
     log.with_suffix(".moved").rename(log)
 
 
+def of(says: str, subject: str = "") -> str:
+    """A check fails and says this, of this subject alone."""
+    return rf"\Afail {subject}: {says}\Z"
+
+
+@faults(
+    Fault(a_root_token_is_alive, {"BAO07": of("1")}),
+    Fault(a_token_was_made_by_hand, {"BAO13": of(r"policy ops; token \S+ with default, ops \(auth/token/create\)")}),
+    Fault(nobody_may_look_at_tokens, {"BAO07": r"\Ainconclusive : \d+ tokens are alive, and openbao could look at none\Z",
+                                      "BAO14": of(r'policy hnai-openbao: path "auth/token/look-not" .*')}),
+    Fault(secrets_are_recorded_in_the_clear, {"BAO05": of(r"in the clear \(log_raw\).*", "other")}),
+    Fault(an_audit_device_is_a_black_hole, {"BAO05": of("not recorded", "other"), "BAO13": of(r"audit device other \(/dev/null\)")}),
+    Fault(deploy_may_read_secrets, {
+        "BAO10": of("allowed: openbao/hnai-canary, .*"), "BAO14": of(r'policy deploy: path "hnai/data/\*" \["read"\] \(not declared\)')}),
+    Fault(deploy_may_read_secrets_of_one_component, {"BAO10": of(f"allowed: {SECRET}"), "BAO14": of(f'policy deploy: path "hnai/data/{SECRET}" .*')}),
+    Fault(root_is_made_without_a_login, {"BAO11": of("allowed")}),
+    Fault(the_authority_ends_soon, {"BAO12": of(r"the intermediate ends first \((169\.\d|170\.0) days\)")}),
+    Fault(secrets_may_be_overwritten_blindly, {"BAO09": of("cas_required=False instead of True")}),
+    Fault(secrets_delete_themselves, {"BAO09": of("delete_version_after=1h0m0s instead of 0s")}),
+    Fault(one_share_opens_the_seal, {"BAO11": of("1 of 1 key shares make root, declared are 2")}),
+    Fault(another_release_is_declared, {"BAO02": of(r"2\.7\.2")}),
+    Fault(a_stranger_reads_a_secret, {"SI3": of(r"\['hnai-kafka'\]", SECRET), "BAO14": of(f'policy hnai-kafka: path "hnai/data/{SECRET}" .*')}),
+    Fault(the_first_device_missed_a_stranger, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}, may="BAO14"),
+    Fault(an_audit_device_is_gone, {"BAO04": of(".*audit.log is not there"), "BAO05": of(".* is not there: .*", "second")}, unknown="BAO06"),
+    Fault(the_policy_is_of_an_older_release, {"SI1": r"\Ainconclusive : GET hnai/metadata/openbao: HTTP 403"}, may="SI2 SI3 SI4 BAO14"),
+    Fault(a_secret_that_nobody_names, {"SI4": of(r"\['kafka/left'\]")}),
+    Fault(a_secret_is_deleted, {"SI1": of("its version 1 was deleted: .*", SECRET)}),
+    Fault(a_secret_deletes_itself, {"SI1": of(r"OpenBao deletes its version \d+ at \S+ .*", SECRET)}),
+    Fault(a_secret_is_older_than_its_contract_allows, {"SI1": of(r"\d+", SECRET)}),
+    Fault(a_rotation_was_left_open, {"SI2": of("run PREPARED", SECRET)}),
+    Fault(a_voter_is_dead, {"BAO03": of("3")}),
+)
+def test_a_fault_fails_its_own_check_and_passes_after_repair(stand: Stand, fault: Fault) -> None:
+    exercise(stand, fault)
+
+
+#: What somebody makes beside the contracts, and how it is named: left alone, and gone when he takes it away.
+STRANGERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "secrets engine notes (kv)": ("sys/mounts/notes", {"type": "kv"}),
+    "auth method userpass (userpass)": ("sys/auth/userpass", {"type": "userpass"}),
+    "AppRole eve of no component of the site": ("auth/hnai/role/eve", {}),
+    "policy eve": ("sys/policies/acl/eve", {"policy": 'path "*" {\n  capabilities = ["read"]\n}\n'}),
+    "AppRole of an identity eve": ("auth/approle/role/eve", {"token_policies": "site-admin"}),
+    "PKI role of pki_root: eve": ("pki_root/roles/eve", {"allow_any_name": True}),
+    "PKI role of pki_int: eve": ("pki_int/roles/eve", {"allow_any_name": True}),
+    "token role eve": ("auth/token/roles/eve", {}),
+    "namespace eve/": ("sys/namespaces/eve", {}),
+}
+#: What somebody changes of ours, and the change that puts it right.
+CHANGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "AppRole hnai-questdb": ("auth/hnai/role/hnai-questdb", {"token_period": "24h"}),
+    "PKI role hnai-questdb": ("pki_int/roles/hnai-questdb", {"allow_any_name": True}),
+    "policy hnai-questdb": ("sys/policies/acl/hnai-questdb", {"policy": 'path "*" {\n  capabilities = ["read"]\n}\n'}),
+}
+#: What only root puts right.
+OF_ROOT: dict[str, tuple[str, dict[str, Any]]] = {
+    "auth mount hnai: max_lease_ttl=31536000 (not 0)": ("sys/auth/hnai/tune", {"max_lease_ttl": "8760h"}),
+    "hnai/config: delete_version_after": ("hnai/config", {"delete_version_after": "1h"}),
+}
+
+
+def test_what_somebody_made_or_loosened_is_named_by_the_check(stand: Stand) -> None:
+    def look(check: bool = True, root_token: str = "") -> site.Outcome:
+        return site.Site(stand.client, stand.spec, stand.loop.identities, root_token, check=check).converge()
+
+    clean = look()
+    assert (clean.changes, clean.pending, clean.foreign) == ([], [], [])
+    assert seen(stand) == ("pass", [])
+    with stand.root() as token:
+        for path, body in [*STRANGERS.values(), *CHANGED.values(), *OF_ROOT.values()]:
+            stand.client.call("POST", path, body, token=token)
+        entity = stand.client.call("POST", "identity/entity", {"name": "eve", "policies": "hnai-questdb"}, token=token)["data"]["id"]
+        made = stand.client.call("POST", "auth/token/create", {"policies": ["site-admin"], "no_default_policy": True}, token=token)["auth"]
+        named = [*STRANGERS, "entity eve with hnai-questdb", f"token {made['accessor']} with site-admin (auth/token/create)"]
+        assert seen(stand) == ("fail", named)
+        # Of a server that others use too: what has a name of ours in it.
+        assert seen(stand, openbao_external={"owner": "the security office"}) == ("fail", [
+            "AppRole eve of no component of the site", "PKI role of pki_root: eve", "PKI role of pki_int: eve", *named[-2:]])
+        stand.client.call("DELETE", "identity/entity/id/" + entity, token=token)
+        stand.client.call("POST", "auth/token/revoke-accessor", {"accessor": made["accessor"]}, token=token)
+        found = look()
+        assert {change.what for change in found.changes} == set(CHANGED)
+        assert (found.foreign, found.pending) == (list(STRANGERS), list(OF_ROOT))
+        look(check=False)
+        left = look()
+        assert (left.changes, left.foreign, left.pending) == ([], list(STRANGERS), list(OF_ROOT))
+        look(check=False, root_token=token)
+        for path, _body in STRANGERS.values():
+            stand.client.call("DELETE", path, token=token)
+        # A namespace goes by and by.
+        until("what was made is still there", lambda: look().foreign == [], 30, 1)
+    after = look()
+    assert (after.changes, after.pending) == ([], [])
+    assert seen(stand) == ("pass", [])
+    # As before a device's file was declared.
+    first, second = stand.given["openbao_audit_devices"]
+    assert seen(stand, openbao_audit_devices=[first]) == ("fail", ["audit device %(name)s (%(path)s)" % second])
+
+
+def seen(stand: Stand, **given: Any) -> tuple[str, list[str]]:
+    """What BAO13 says, with other variables of the role."""
+    before, stand.given = stand.given, stand.given | given
+    try:
+        (check,) = [one for one in stand.judge() if one["id"] == "BAO13"]
+    finally:
+        stand.given = before
+    return check["status"], check["observed"]
+
+
 # -- what is the site's, and opens more ------------------------------------------------------------------------------
 def otherwise(name: str, *changes: tuple[str, dict[str, Any]], back: Sequence[tuple[str, dict[str, Any]]] = ()) -> Callable[[Stand], Any]:
     """Somebody with a root token changes settings; he puts them *back*, or the role does."""
@@ -622,110 +731,3 @@ LOOSENED: list[tuple[Callable[[Stand], Any], str, list[str]]] = [
         Fault(nobody_may_look_at_what_is_the_sites, {"BAO14": r"\Ainconclusive : openbao may not look at sys/policies/acl/site-admin, .*"}))
 def test_what_opens_more_than_declared_is_named(stand: Stand, fault: Fault) -> None:
     exercise(stand, fault)
-
-
-def of(says: str, subject: str = "") -> str:
-    """A check fails and says this, of this subject alone."""
-    return rf"\Afail {subject}: {says}\Z"
-
-
-@faults(
-    Fault(a_root_token_is_alive, {"BAO07": of("1")}),
-    Fault(a_token_was_made_by_hand, {"BAO13": of(r"policy ops; token \S+ with default, ops \(auth/token/create\)")}),
-    Fault(nobody_may_look_at_tokens, {"BAO07": r"\Ainconclusive : \d+ tokens are alive, and openbao could look at none\Z",
-                                      "BAO14": of(r'policy hnai-openbao: path "auth/token/look-not" .*')}),
-    Fault(secrets_are_recorded_in_the_clear, {"BAO05": of(r"in the clear \(log_raw\).*", "other")}),
-    Fault(an_audit_device_is_a_black_hole, {"BAO05": of("not recorded", "other"), "BAO13": of(r"audit device other \(/dev/null\)")}),
-    Fault(deploy_may_read_secrets, {
-        "BAO10": of("allowed: openbao/hnai-canary, .*"), "BAO14": of(r'policy deploy: path "hnai/data/\*" \["read"\] \(not declared\)')}),
-    Fault(deploy_may_read_secrets_of_one_component, {"BAO10": of(f"allowed: {SECRET}"), "BAO14": of(f'policy deploy: path "hnai/data/{SECRET}" .*')}),
-    Fault(root_is_made_without_a_login, {"BAO11": of("allowed")}),
-    Fault(the_authority_ends_soon, {"BAO12": of(r"the intermediate ends first \((169\.\d|170\.0) days\)")}),
-    Fault(secrets_may_be_overwritten_blindly, {"BAO09": of("cas_required=False instead of True")}),
-    Fault(secrets_delete_themselves, {"BAO09": of("delete_version_after=1h0m0s instead of 0s")}),
-    Fault(one_share_opens_the_seal, {"BAO11": of("1 of 1 key shares make root, declared are 2")}),
-    Fault(another_release_is_declared, {"BAO02": of(r"2\.7\.2")}),
-    Fault(a_stranger_reads_a_secret, {"SI3": of(r"\['hnai-kafka'\]", SECRET), "BAO14": of(f'policy hnai-kafka: path "hnai/data/{SECRET}" .*')}),
-    Fault(the_first_device_missed_a_stranger, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}, may="BAO14"),
-    Fault(an_audit_device_is_gone, {"BAO04": of(".*audit.log is not there"), "BAO05": of(".* is not there: .*", "second")}, unknown="BAO06"),
-    Fault(the_policy_is_of_an_older_release, {"SI1": r"\Ainconclusive : GET hnai/metadata/openbao: HTTP 403"}, may="SI2 SI3 SI4 BAO14"),
-    Fault(a_secret_that_nobody_names, {"SI4": of(r"\['kafka/left'\]")}),
-    Fault(a_secret_is_deleted, {"SI1": of("its version 1 was deleted: .*", SECRET)}),
-    Fault(a_secret_deletes_itself, {"SI1": of(r"OpenBao deletes its version \d+ at \S+ .*", SECRET)}),
-    Fault(a_secret_is_older_than_its_contract_allows, {"SI1": of(r"\d+", SECRET)}),
-    Fault(a_rotation_was_left_open, {"SI2": of("run PREPARED", SECRET)}),
-    Fault(a_voter_is_dead, {"BAO03": of("3")}),
-)
-def test_a_fault_fails_its_own_check_and_passes_after_repair(stand: Stand, fault: Fault) -> None:
-    exercise(stand, fault)
-
-
-#: What somebody makes beside the contracts, and how it is named: left alone, and gone when he takes it away.
-STRANGERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "secrets engine notes (kv)": ("sys/mounts/notes", {"type": "kv"}),
-    "auth method userpass (userpass)": ("sys/auth/userpass", {"type": "userpass"}),
-    "AppRole eve of no component of the site": ("auth/hnai/role/eve", {}),
-    "policy eve": ("sys/policies/acl/eve", {"policy": 'path "*" {\n  capabilities = ["read"]\n}\n'}),
-    "AppRole of an identity eve": ("auth/approle/role/eve", {"token_policies": "site-admin"}),
-    "PKI role of pki_root: eve": ("pki_root/roles/eve", {"allow_any_name": True}),
-    "PKI role of pki_int: eve": ("pki_int/roles/eve", {"allow_any_name": True}),
-    "token role eve": ("auth/token/roles/eve", {}),
-    "namespace eve/": ("sys/namespaces/eve", {}),
-}
-#: What somebody changes of ours, and the change that puts it right.
-CHANGED: dict[str, tuple[str, dict[str, Any]]] = {
-    "AppRole hnai-questdb": ("auth/hnai/role/hnai-questdb", {"token_period": "24h"}),
-    "PKI role hnai-questdb": ("pki_int/roles/hnai-questdb", {"allow_any_name": True}),
-    "policy hnai-questdb": ("sys/policies/acl/hnai-questdb", {"policy": 'path "*" {\n  capabilities = ["read"]\n}\n'}),
-}
-#: What only root puts right.
-OF_ROOT: dict[str, tuple[str, dict[str, Any]]] = {
-    "auth mount hnai: max_lease_ttl=31536000 (not 0)": ("sys/auth/hnai/tune", {"max_lease_ttl": "8760h"}),
-    "hnai/config: delete_version_after": ("hnai/config", {"delete_version_after": "1h"}),
-}
-
-
-def test_what_somebody_made_or_loosened_is_named_by_the_check(stand: Stand) -> None:
-    def look(check: bool = True, root_token: str = "") -> site.Outcome:
-        return site.Site(stand.client, stand.spec, stand.loop.identities, root_token, check=check).converge()
-
-    clean = look()
-    assert (clean.changes, clean.pending, clean.foreign) == ([], [], [])
-    assert seen(stand) == ("pass", [])
-    with stand.root() as token:
-        for path, body in [*STRANGERS.values(), *CHANGED.values(), *OF_ROOT.values()]:
-            stand.client.call("POST", path, body, token=token)
-        entity = stand.client.call("POST", "identity/entity", {"name": "eve", "policies": "hnai-questdb"}, token=token)["data"]["id"]
-        made = stand.client.call("POST", "auth/token/create", {"policies": ["site-admin"], "no_default_policy": True}, token=token)["auth"]
-        named = [*STRANGERS, "entity eve with hnai-questdb", f"token {made['accessor']} with site-admin (auth/token/create)"]
-        assert seen(stand) == ("fail", named)
-        # Of a server that others use too: what has a name of ours in it.
-        assert seen(stand, openbao_external={"owner": "the security office"}) == ("fail", [
-            "AppRole eve of no component of the site", "PKI role of pki_root: eve", "PKI role of pki_int: eve", *named[-2:]])
-        stand.client.call("DELETE", "identity/entity/id/" + entity, token=token)
-        stand.client.call("POST", "auth/token/revoke-accessor", {"accessor": made["accessor"]}, token=token)
-        found = look()
-        assert {change.what for change in found.changes} == set(CHANGED)
-        assert (found.foreign, found.pending) == (list(STRANGERS), list(OF_ROOT))
-        look(check=False)
-        left = look()
-        assert (left.changes, left.foreign, left.pending) == ([], list(STRANGERS), list(OF_ROOT))
-        look(check=False, root_token=token)
-        for path, _body in STRANGERS.values():
-            stand.client.call("DELETE", path, token=token)
-    after = look()
-    assert (after.changes, after.pending, after.foreign) == ([], [], [])
-    assert seen(stand) == ("pass", [])
-    # As before a device's file was declared.
-    first, second = stand.given["openbao_audit_devices"]
-    assert seen(stand, openbao_audit_devices=[first]) == ("fail", ["audit device %(name)s (%(path)s)" % second])
-
-
-def seen(stand: Stand, **given: Any) -> tuple[str, list[str]]:
-    """What BAO13 says, with other variables of the role."""
-    before, stand.given = stand.given, stand.given | given
-    try:
-        (check,) = [one for one in stand.judge() if one["id"] == "BAO13"]
-    finally:
-        stand.given = before
-    return check["status"], check["observed"]
