@@ -8,7 +8,18 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
+from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_spec
 from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_spec import seconds
+
+
+def declared(site: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What OpenBao must hold, out of the contracts of the placed components. *settings*: as `openbao_spec.build` takes them."""
+    groups = site["groups"]
+    placed = [contract for contract in site["contracts"].values() if groups.get(contract.get("placement", contract["name"]))]
+    try:
+        return openbao_spec.build(placed, groups, settings)
+    except openbao_spec.SpecError as error:
+        raise AnsibleFilterError(str(error)) from error
 
 
 def rotations(site: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -216,8 +227,8 @@ def authority_hosts(site: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 class FilterModule:
-    """authority_hosts, host_addresses, leaves, rotations."""
+    """authority_hosts, host_addresses, leaves, openbao_spec, rotations."""
 
     def filters(self) -> dict[str, Any]:
         """By name."""
-        return {"authority_hosts": authority_hosts, "host_addresses": host_addresses, "leaves": leaves, "rotations": rotations}
+        return {"authority_hosts": authority_hosts, "host_addresses": host_addresses, "leaves": leaves, "openbao_spec": declared, "rotations": rotations}

@@ -34,7 +34,7 @@ options:
     elements: str
     default: []
   audit_files:
-    description: Audit logs on this host, of every device. A read that one of them missed is in another one.
+    description: Audit logs on this host, of every device. A read that one of them missed is in another one; one that is gone is left out.
     type: list
     elements: path
     default: [/var/lib/hnai/openbao/audit/audit.log]
@@ -74,6 +74,7 @@ inventory:
 import itertools
 import os
 import time
+from collections.abc import Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -102,6 +103,19 @@ def tail(path: str, size: int) -> list[str]:
             # Where a file ends torn the next one begins with an entry of its own.
             found = part + (b"\n" if found and not part.endswith(b"\n") else b"") + found
     return found.decode("utf-8", "replace").splitlines()
+
+
+def tails(paths: Sequence[str], size: int) -> list[list[str]]:
+    """`tail` of each log that is there: what is recorded is in all of them. Raises OSError where none is."""
+    found, wrong = [], []
+    for path in paths:
+        try:
+            found.append(tail(path, size))
+        except OSError as error:
+            wrong.append(error)
+    if wrong and not found:
+        raise wrong[0]
+    return found
 
 
 def main() -> None:
@@ -134,7 +148,7 @@ def main() -> None:
     else:
         rows = inventory.judge(
             report, store, [*given["secrets"], *inventory.identities()],
-            lambda: inventory.reads([tail(file, given["audit_mib"] << 20) for file in files], given["kv"]), time.time,
+            lambda: inventory.reads(tails(files, given["audit_mib"] << 20), given["kv"]), time.time,
             lambda path: living(api, token, policies.IDENTITIES[path]), given["declared"], owner,
         )  # fmt: skip
     finally:

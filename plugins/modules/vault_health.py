@@ -16,9 +16,10 @@ description:
     recorded this very check, with space left), that no root token is alive, the served certificate against the site's
     root and the file on disk,
     that root is not made without a login, that secrets need check-and-set, that the deploy identity reads no secret by itself,
-    and that nothing lets anybody in that no contract names.
-  - Of a server that somebody else runs (O(external)) only what bears a name of ours or holds a policy of ours is a finding of BAO13. At an address,
-    what its host alone can tell is V(skipped).
+    that nothing lets anybody in that no contract names,
+    and that nothing of the site's opens more than the site declares.
+  - Of a server that somebody else runs (O(external)) only what bears a name of ours or holds a policy of ours is a finding of BAO13, and nothing of the whole
+    server's is one of BAO14. At an address, what its host alone can tell is V(skipped).
   - Checks behind a login are made as C(hnai-openbao). Without O(deploy) they are V(inconclusive).
 extends_documentation_fragment:
   - hnai.platform.openbao
@@ -95,6 +96,12 @@ options:
     type: list
     elements: path
     default: []
+  spec:
+    description: >-
+      What the site declares, as P(hnai.platform.openbao_spec#filter) returns it. Without it BAO14 is not made: whether what bears a name of the site's
+      opens more.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -167,6 +174,7 @@ def main() -> None:
             contracts={"type": "list", "elements": "str", "default": []},
             ssh_host={"type": "str", "default": ""},
             audit_files={"type": "list", "elements": "path", "default": []},
+            spec={"type": "dict", "default": {}},
         ),
         supports_check_mode=True,
     )
@@ -183,6 +191,8 @@ def main() -> None:
     external = given["external"]
     # The run's own identities are entered as components are.
     names = given["contracts"] and [*given["contracts"], *policies.internal("", "", "", given["ssh_host"])]
+    placed = given["spec"].get("components", {})
+    signing = [name for name in names if name not in placed or placed[name]["certificate"]]
     facts = health.run(
         report,
         client,
@@ -200,8 +210,10 @@ def main() -> None:
             pki_root=given["pki_root"],
             secrets=given["paths"],
             threshold=given["min_threshold"],
-            own=strangers.Own(given["kv"], given["pki_root"], given["pki"], given["ssh_host"], names, names, bool(external.get("owner"))) if names else None,
+            own=strangers.Own(
+                given["kv"], given["pki_root"], given["pki"], given["ssh_host"], names, signing, bool(external.get("owner"))) if names else None,
             audit_files=given["audit_files"],
+            spec=given["spec"],
             owner=(external.get("owner") or "somebody else") if external.get("address") else "",
         ),
         health.Host(served=lambda: client.served(report.timeout(5)), serial_on_disk=serial_on_disk),

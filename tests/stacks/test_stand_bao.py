@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import functools
 import importlib
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,13 @@ from jinja2.nativetypes import NativeEnvironment
 from plant_view import until
 from stands import Checks, Fault, Judged, ask, exercise, faults
 
-from ansible_collections.hnai.platform.plugins.filter.rotation import rotations
+from ansible_collections.hnai.platform.plugins.filter.rotation import declared, rotations
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, policies, site
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, Unreachable, leave, login, served_certificate
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import Rotation
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import PASS
-from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_spec
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 
 pytestmark = pytest.mark.scenario("stand-bao")
 DAY = 86400
@@ -73,11 +74,6 @@ class Stand(Judged):
     def __init__(self, loop: loopback_bao.Loopback, given: dict[str, Any]) -> None:
         self.loop, self.given = loop, given
         self.contracts = contracts.all()
-        self.spec = openbao_spec.build(contracts.placed(given["groups"]), given["groups"], {
-            "site": given["hnai_site"], "kv": given["openbao_kv_mount"],
-            "pki_root": given["openbao_pki_mounts"]["root"], "pki_int": given["openbao_pki_mounts"]["intermediate"],
-            **{key: given[f"openbao_{key}"] for key in ("root_ttl", "intermediate_ttl", "leaf_ttl", "identity_ttl")},
-        })  # fmt: skip
         loop.start_site(self.spec)
         site.revoke_root(loop.client, loop.init["root_token"])
         self.given |= {
@@ -85,6 +81,16 @@ class Stand(Judged):
             "__openbao_version": self.contracts["openbao"]["artifacts"][0]["version"],
         }  # fmt: skip
         self._certify()
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the role's variables declare."""
+        given = self.given
+        return declared({"groups": given["groups"], "contracts": self.contracts}, {
+            "site": given["hnai_site"], "kv": given["openbao_kv_mount"], "ssh_host": given["openbao_ssh_host_mount"], "ssh_names": given["__openbao_ssh_names"],
+            "pki_root": given["openbao_pki_mounts"]["root"], "pki_int": given["openbao_pki_mounts"]["intermediate"],
+            **{key: given[f"openbao_{key}"] for key in ("root_ttl", "intermediate_ttl", "leaf_ttl", "identity_ttl")},
+        })  # fmt: skip
 
     @property
     def client(self) -> Client:
@@ -127,7 +133,7 @@ class Stand(Judged):
     def judge(self) -> Checks:
         """Both tasks of the role's verify.yml, each module as it runs on the host."""
         native = NativeEnvironment(undefined=StrictUndefined, autoescape=False)
-        native.filters["hnai.platform.rotations"] = rotations
+        native.filters |= {"hnai.platform.rotations": rotations, "hnai.platform.openbao_spec": declared}
         native.globals["lookup"] = lambda _name: {"groups": self.given["groups"], "contracts": self.contracts}
         found: list[dict[str, Any]] = []
         for task in yaml_of("tasks/verify.yml"):
@@ -185,7 +191,8 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     # Two file systems, one of them in memory, as the role's default has them.
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         given = yaml_of("defaults/main.yml") | {
-            "hnai_site": "loop", "openbao_key_threshold": 2, "groups": sys.modules["lab_conftest"].Lab().groups,
+            "hnai_site": "loop", "openbao_key_threshold": 2, "openbao_ssh_host_mount": "ssh-host", "__openbao_ssh_names": ["kafka1", "10.0.0.1"],
+            "groups": sys.modules["lab_conftest"].Lab().groups,
             "openbao_audit_devices": [
                 {"name": "primary", "path": str(tmp_path_factory.mktemp("audit") / "audit.log")},
                 {"name": "second", "path": f"{memory}/audit.log", "tmpfs_mib": 64},
@@ -224,6 +231,7 @@ def a_voter_is_dead(stand: Stand) -> Iterator[None]:
             node.unseal(shares)
             nodes.append(node)
         stand.given["groups"] = stand.given["groups"] | {"openbao": hosts}
+        stand.converge()
         try:
             stand.verdict("three voters are not well", stand.bad)
             nodes[1].stop()
@@ -233,6 +241,7 @@ def a_voter_is_dead(stand: Stand) -> Iterator[None]:
             stand.verdict("the third voter is not back", stand.bad)
         finally:
             stand.given["groups"] = stand.given["groups"] | {"openbao": one}
+            stand.converge()
             with stand.root() as token:
                 for host in hosts[1:]:
                     stand.client.call("POST", "sys/storage/raft/remove-peer", {"server_id": host}, token=token)
@@ -475,6 +484,15 @@ def the_policy_is_of_an_older_release(stand: Stand) -> Iterator[None]:
     stand.converge()
 
 
+@contextmanager
+def an_audit_device_is_gone(stand: Stand) -> Iterator[None]:
+    """The other one has the readers, too."""
+    log = Path(stand.given["openbao_audit_devices"][1]["path"])
+    log.rename(log.with_suffix(".moved"))
+    yield
+    log.with_suffix(".moved").rename(log)
+
+
 def of(says: str, subject: str = "") -> str:
     """A check fails and says this, of this subject alone."""
     return rf"\Afail {subject}: {says}\Z"
@@ -483,20 +501,23 @@ def of(says: str, subject: str = "") -> str:
 @faults(
     Fault(a_root_token_is_alive, {"BAO07": of("1")}),
     Fault(a_token_was_made_by_hand, {"BAO13": of(r"policy ops; token \S+ with default, ops \(auth/token/create\)")}),
-    Fault(nobody_may_look_at_tokens, {"BAO07": r"\Ainconclusive : \d+ tokens are alive, and openbao could look at none\Z"}),
+    Fault(nobody_may_look_at_tokens, {"BAO07": r"\Ainconclusive : \d+ tokens are alive, and openbao could look at none\Z",
+                                      "BAO14": of(r'policy hnai-openbao: path "auth/token/look-not" .*')}),
     Fault(secrets_are_recorded_in_the_clear, {"BAO05": of(r"in the clear \(log_raw\).*", "other")}),
     Fault(an_audit_device_is_a_black_hole, {"BAO05": of("not recorded", "other"), "BAO13": of(r"audit device other \(/dev/null\)")}),
-    Fault(deploy_may_read_secrets, {"BAO10": of("allowed: openbao/hnai-canary, .*")}),
-    Fault(deploy_may_read_secrets_of_one_component, {"BAO10": of(f"allowed: {SECRET}")}),
+    Fault(deploy_may_read_secrets, {
+        "BAO10": of("allowed: openbao/hnai-canary, .*"), "BAO14": of(r'policy deploy: path "hnai/data/\*" \["read"\] \(not declared\)')}),
+    Fault(deploy_may_read_secrets_of_one_component, {"BAO10": of(f"allowed: {SECRET}"), "BAO14": of(f'policy deploy: path "hnai/data/{SECRET}" .*')}),
     Fault(root_is_made_without_a_login, {"BAO11": of("allowed")}),
     Fault(the_authority_ends_soon, {"BAO12": of(r"the intermediate ends first \((169\.\d|170\.0) days\)")}),
     Fault(secrets_may_be_overwritten_blindly, {"BAO09": of("cas_required=False instead of True")}),
     Fault(secrets_delete_themselves, {"BAO09": of("delete_version_after=1h0m0s instead of 0s")}),
     Fault(one_share_opens_the_seal, {"BAO11": of("1 of 1 key shares make root, declared are 2")}),
     Fault(another_release_is_declared, {"BAO02": of(r"2\.7\.2")}),
-    Fault(a_stranger_reads_a_secret, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),
-    Fault(the_first_device_missed_a_stranger, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}),
-    Fault(the_policy_is_of_an_older_release, {"SI1": r"\Ainconclusive : GET hnai/metadata/openbao: HTTP 403"}, may="SI2 SI3 SI4"),
+    Fault(a_stranger_reads_a_secret, {"SI3": of(r"\['hnai-kafka'\]", SECRET), "BAO14": of(f'policy hnai-kafka: path "hnai/data/{SECRET}" .*')}),
+    Fault(the_first_device_missed_a_stranger, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}, may="BAO14"),
+    Fault(an_audit_device_is_gone, {"BAO04": of(".*audit.log is not there"), "BAO05": of(".* is not there: .*", "second")}, unknown="BAO06"),
+    Fault(the_policy_is_of_an_older_release, {"SI1": r"\Ainconclusive : GET hnai/metadata/openbao: HTTP 403"}, may="SI2 SI3 SI4 BAO14"),
     Fault(a_secret_that_nobody_names, {"SI4": of(r"\['kafka/left'\]")}),
     Fault(a_secret_is_deleted, {"SI1": of("its version 1 was deleted: .*", SECRET)}),
     Fault(a_secret_deletes_itself, {"SI1": of(r"OpenBao deletes its version \d+ at \S+ .*", SECRET)}),
@@ -521,7 +542,7 @@ STRANGERS: dict[str, tuple[str, dict[str, Any]]] = {
     "namespace eve/": ("sys/namespaces/eve", {}),
 }
 #: What somebody changes of ours, and the change that puts it right.
-LOOSENED: dict[str, tuple[str, dict[str, Any]]] = {
+CHANGED: dict[str, tuple[str, dict[str, Any]]] = {
     "AppRole hnai-questdb": ("auth/hnai/role/hnai-questdb", {"token_period": "24h"}),
     "PKI role hnai-questdb": ("pki_int/roles/hnai-questdb", {"allow_any_name": True}),
     "policy hnai-questdb": ("sys/policies/acl/hnai-questdb", {"policy": 'path "*" {\n  capabilities = ["read"]\n}\n'}),
@@ -541,7 +562,7 @@ def test_what_somebody_made_or_loosened_is_named_by_the_check(stand: Stand) -> N
     assert (clean.changes, clean.pending, clean.foreign) == ([], [], [])
     assert seen(stand) == ("pass", [])
     with stand.root() as token:
-        for path, body in [*STRANGERS.values(), *LOOSENED.values(), *OF_ROOT.values()]:
+        for path, body in [*STRANGERS.values(), *CHANGED.values(), *OF_ROOT.values()]:
             stand.client.call("POST", path, body, token=token)
         entity = stand.client.call("POST", "identity/entity", {"name": "eve", "policies": "hnai-questdb"}, token=token)["data"]["id"]
         made = stand.client.call("POST", "auth/token/create", {"policies": ["site-admin"], "no_default_policy": True}, token=token)["auth"]
@@ -553,7 +574,7 @@ def test_what_somebody_made_or_loosened_is_named_by_the_check(stand: Stand) -> N
         stand.client.call("DELETE", "identity/entity/id/" + entity, token=token)
         stand.client.call("POST", "auth/token/revoke-accessor", {"accessor": made["accessor"]}, token=token)
         found = look()
-        assert {change.what for change in found.changes} == set(LOOSENED)
+        assert {change.what for change in found.changes} == set(CHANGED)
         assert (found.foreign, found.pending) == (list(STRANGERS), list(OF_ROOT))
         look(check=False)
         left = look()
@@ -561,8 +582,10 @@ def test_what_somebody_made_or_loosened_is_named_by_the_check(stand: Stand) -> N
         look(check=False, root_token=token)
         for path, _body in STRANGERS.values():
             stand.client.call("DELETE", path, token=token)
+        # A namespace goes by and by.
+        until("what was made is still there", lambda: look().foreign == [], 30, 1)
     after = look()
-    assert (after.changes, after.pending, after.foreign) == ([], [], [])
+    assert (after.changes, after.pending) == ([], [])
     assert seen(stand) == ("pass", [])
     # As before a device's file was declared.
     first, second = stand.given["openbao_audit_devices"]
@@ -577,3 +600,135 @@ def seen(stand: Stand, **given: Any) -> tuple[str, list[str]]:
     finally:
         stand.given = before
     return check["status"], check["observed"]
+
+
+# -- what is the site's, and opens more ------------------------------------------------------------------------------
+def otherwise(name: str, *changes: tuple[str, dict[str, Any]], back: Sequence[tuple[str, dict[str, Any]]] = ()) -> Callable[[Stand], Any]:
+    """Somebody with a root token changes settings; he puts them *back*, or the role does."""
+
+    @contextmanager
+    def make(stand: Stand) -> Iterator[None]:
+        with stand.root() as token:
+            for path, body in changes:
+                # A PKI role is written as a whole.
+                whole = stand.client.call("GET", path, token=token)["data"] if "/roles/" in path else {}
+                stand.client.call("POST", path, {**whole, **body}, token=token)
+        yield
+        with stand.root() as token:
+            for path, body in back:
+                stand.client.call("POST", path, body, token=token)
+            if not back:
+                stand.converge(token)
+
+    make.__name__ = name
+    return make
+
+
+@contextmanager
+def the_policy_default_opens_everything(stand: Stand) -> Iterator[None]:
+    path = "sys/policies/acl/default"
+    with stand.root() as token:
+        before = stand.client.call("GET", path, token=token)["data"]["policy"]
+        stand.client.call("POST", path, {"policy": before + 'path "*" { capabilities = ["read"] }'}, token=token)
+    yield
+    with stand.root() as token:
+        stand.client.call("POST", path, {"policy": before}, token=token)
+
+
+@contextmanager
+def tokens_are_recorded_in_the_clear(stand: Stand) -> Iterator[None]:
+    path = "sys/config/auditing/request-headers/x-vault-token"
+    with stand.root() as token:
+        stand.client.call("POST", path, {"hmac": False}, token=token)
+    yield
+    with stand.root() as token:
+        stand.client.call("DELETE", path, token=token)
+
+
+def an_audit_device_tells_accessors_and_everybody_reads_it(stand: Stand) -> AbstractContextManager[None]:
+    return another_audit_device(stand, "primary", ('"0600"', '"0644"\n    hmac_accessor = "false"'))
+
+
+@contextmanager
+def nobody_may_look_at_what_is_the_sites(stand: Stand) -> Iterator[None]:
+    """The policy is of the release before the check."""
+    with stand.site_admin() as token:
+        path = "sys/policies/acl/hnai-openbao"
+        text = stand.client.call("GET", path, token=token)["data"]["policy"]
+        rules = [one for one in text.split("\n}\n") if not re.search(
+            r'path "(sys/policies/acl/[^"]+|sys/config\S*|auth/hnai/role/\+|auth/approle/role/[^/"]+|pki_int/roles/h\S*|ssh-host/\S*|\S*/acme)"', one)]
+        stand.client.call("PUT", path, {"policy": "\n}\n".join(rules)}, token=token)
+    yield
+    stand.converge()
+
+
+ANY = 'path "*" {\n  capabilities = ["read"]\n}\n'
+LOCKOUT = {"user_lockout_counter_reset_duration": 0, "user_lockout_disable": True, "user_lockout_duration": 0, "user_lockout_threshold": 0}
+LOCAL = "['127.0.0.1/32', '::1/128']"
+_APPROLE, _PKI = "auth/hnai/role/hnai-questdb", "pki_int/roles/hnai-questdb"
+#: How it is made, and what is said of it.
+LOOSENED: list[tuple[Callable[[Stand], Any], str, list[str]]] = [
+    (otherwise("an_approle_asks_for_less", (_APPROLE, {"bind_secret_id": False, "secret_id_num_uses": 0, "secret_id_ttl": 0, "token_bound_cidrs": []})),
+     "AppRole hnai-questdb", ["bind_secret_id=False (not True)", "secret_id_num_uses=0 (not 1)", "secret_id_ttl=0 (not 300)",
+                              f"token_bound_cidrs=[] (not {LOCAL})"]),
+    (otherwise("an_approle_is_open_to_every_address", (_APPROLE, {"secret_id_bound_cidrs": []})),
+     "AppRole hnai-questdb", [f"secret_id_bound_cidrs=[] (not {LOCAL})"]),
+    (otherwise("an_approle_gives_more", (_APPROLE, {
+        "token_policies": ["hnai-questdb", "site-admin"], "token_ttl": "24h", "token_max_ttl": "24h", "token_period": "24h",
+        "token_no_default_policy": False})),
+     "AppRole hnai-questdb", ["token_max_ttl=86400 (not 300)", "token_no_default_policy=False (not True)", "token_period=86400 (not 0)",
+                              "token_policies=['hnai-questdb', 'site-admin'] (not ['hnai-questdb'])", "token_ttl=86400 (not 300)"]),
+    (otherwise("an_approle_gives_what_nobody_revokes", (_APPROLE, {"token_type": "batch"})), "AppRole hnai-questdb", ["token_type=batch (not service)"]),
+    (otherwise("an_identity_lives_for_ever", ("auth/approle/role/deploy", {"secret_id_ttl": 0, "token_policies": ["deploy", "site-admin"]})),
+     "AppRole deploy", ["secret_id_ttl=0 (not 7776000)", "token_policies=['deploy', 'site-admin'] (not ['deploy'])"]),
+    (otherwise("a_pki_role_signs_any_name", (_PKI, {
+        "allow_any_name": True, "allow_glob_domains": True, "allow_subdomains": True, "allow_wildcard_certificates": True, "enforce_hostnames": False})),
+     "PKI role hnai-questdb", ["allow_any_name=True (not False)", "allow_glob_domains=True (not False)", "allow_subdomains=True (not False)",
+                               "allow_wildcard_certificates=True (not False)", "enforce_hostnames=False (not True)"]),
+    (otherwise("a_pki_role_signs_for_longer", (_PKI, {"max_ttl": "8760h", "ttl": "8760h", "not_after_bound": "permit", "not_before_bound": "permit"})),
+     "PKI role hnai-questdb", ["max_ttl=31536000 (not 7776000)", "not_after_bound=permit (not forbid)", "not_before_bound=permit (not forbid)",
+                               "ttl=31536000 (not 7776000)"]),
+    (otherwise("a_pki_role_signs_as_another", (_PKI, {
+        "ou": ["kafka"], "code_signing_flag": True, "use_csr_common_name": True, "use_csr_sans": True, "issuer_ref": "root"})),
+     "PKI role hnai-questdb", ["code_signing_flag=True (not False)", "issuer_ref=root (not default)", "ou=['kafka'] (not ['questdb'])",
+                               "use_csr_common_name=True (not False)", "use_csr_sans=True (not False)"]),
+    (otherwise("a_pki_role_signs_more_names", (_PKI, {"allowed_uri_sans": ["*"], "allowed_other_sans": ["*"], "allowed_domains_template": True,
+                                                      "cn_validations": ["disabled"], "allowed_serial_numbers": ["*"]})),
+     "PKI role hnai-questdb", ["allowed_domains_template=True (not False)", "allowed_other_sans=['*'] (not [])", "allowed_serial_numbers=['*'] (not [])",
+                               "allowed_uri_sans=['*'] (not [])", "cn_validations=['disabled'] (not ['email', 'hostname'])"]),
+    (otherwise("an_ssh_role_certifies_people", ("ssh-host/roles/hnai-host", {
+        "allow_user_certificates": True, "allowed_domains": "*", "allow_subdomains": True})),
+     "SSH role hnai-host", ["allow_subdomains=True (not False)", "allow_user_certificates=True (not False)", "allowed_domains=* (not 10.0.0.1,kafka1)"]),
+    (otherwise("the_policy_of_a_component_opens_everything", ("sys/policies/acl/hnai-questdb", {"policy": ANY})), "policy hnai-questdb", [
+        'path "*" ["read"] (not declared)', 'path "auth/token/revoke-self" nothing (not ["update"])', 'path "hnai/data/questdb/*" nothing (not ["read"])',
+        'path "pki_int/sign/hnai-questdb" nothing (not ["update"])']),
+    (otherwise("the_policy_of_site_admin_opens_everything", ("sys/policies/acl/site-admin", {
+        "policy": policies.site_admin("hnai", "pki_root", "pki_int") + ANY})),
+     "policy site-admin", ['path "*" ["read"] (not declared)']),
+    (otherwise("a_mount_gives_for_longer", ("sys/auth/hnai/tune", {"max_lease_ttl": "8760h"})), "auth mount hnai", ["max_lease_ttl=31536000 (not 0)"]),
+    (otherwise("tokens_live_for_longer", ("sys/auth/token/tune", {"max_lease_ttl": "8760h"}), back=[("sys/auth/token/tune", {"max_lease_ttl": 0})]),
+     "auth mount token", ["max_lease_ttl=31536000 (not 0)"]),
+    (otherwise("an_authority_signs_for_longer", ("sys/mounts/pki_int/tune", {"max_lease_ttl": "87600h"})),
+     "mount pki_int", ["max_lease_ttl=315360000 (not 157680000)"]),
+    (otherwise("a_mount_is_recorded_in_the_clear", ("sys/mounts/hnai/tune", {"audit_non_hmac_response_keys": ["password"], "listing_visibility": "unauth"}),
+               back=[("sys/mounts/hnai/tune", {"audit_non_hmac_response_keys": "", "listing_visibility": "hidden"})]),
+     "mount hnai", ["audit_non_hmac_response_keys=['password'] (not declared)", "listing_visibility=unauth (not declared)"]),
+    (otherwise("wrapped_answers_are_recorded_in_the_clear", ("sys/mounts/sys/tune", {"audit_non_hmac_response_keys": ["secret_id"]}),
+               back=[("sys/mounts/sys/tune", {"audit_non_hmac_response_keys": ""})]),
+     "mount sys", ["audit_non_hmac_response_keys=['secret_id'] (not declared)"]),
+    (otherwise("guesses_are_not_counted", ("sys/auth/approle/tune", {"user_lockout_config": {"lockout_disable": True}}),
+               back=[("sys/auth/approle/tune", {"user_lockout_config": {"lockout_disable": False}})]),
+     "auth mount approle", [f"user_lockout_config={LOCKOUT} (not declared)"]),
+    (otherwise("certificates_without_a_login", ("pki_int/config/cluster", {"path": "https://sec1:8200/v1/pki_int"}),
+               ("pki_int/config/acme", {"enabled": True})),
+     "ACME of pki_int", ["enabled=True (not False)"]),
+    (the_policy_default_opens_everything, "policy default", ['path "*" ["read"] (not declared)']),
+    (tokens_are_recorded_in_the_clear, "audit", ["header x-vault-token=in the clear (not declared)"]),
+    (an_audit_device_tells_accessors_and_everybody_reads_it, "audit device other", ["hmac_accessor=false (not declared)", "mode=0644 (not 0600)"]),
+]
+
+
+@faults(*(Fault(make, {"BAO14": rf"\Afail : {re.escape('; '.join(f'{what}: {one}' for one in said))}\Z"}) for make, what, said in LOOSENED),
+        Fault(nobody_may_look_at_what_is_the_sites, {"BAO14": r"\Ainconclusive : openbao may not look at sys/policies/acl/site-admin, .*"}))
+def test_what_opens_more_than_declared_is_named(stand: Stand, fault: Fault) -> None:
+    exercise(stand, fault)

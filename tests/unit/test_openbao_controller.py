@@ -12,11 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleFilterError
 from site_root import SiteRoot, key_pem, new_key, request
 
 from ansible_collections.hnai.platform.plugins.action import approle_rotation, authority_rotation, openbao_bootstrap, openbao_site, vault_rotate
 from ansible_collections.hnai.platform.plugins.action import openbao_keys as openbao_keys_action
+from ansible_collections.hnai.platform.plugins.filter.rotation import declared
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import files
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import fingerprint
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys, openbao_spec
@@ -69,6 +70,15 @@ def test_an_application_certificate_names_the_uri_of_each_host() -> None:
 def test_wrong_settings(change: dict[str, str], text: str) -> None:
     with pytest.raises(openbao_spec.SpecError, match=text):
         openbao_spec.build(CONTRACTS, GROUPS, {**SETTINGS, **change})
+
+
+def test_the_verdict_judges_by_what_the_run_converges_to() -> None:
+    """The filter of verify, and the action of the run."""
+    groups = {"openbao": ["sec1"], "kafka": ["kafka1"], "mosquitto": []}
+    site = {"groups": groups, "contracts": contracts.all()}
+    assert declared(site, SETTINGS) == openbao_spec.build(contracts.placed(groups), groups, SETTINGS)
+    with pytest.raises(AnsibleFilterError, match="openbao_leaf_ttl: '90 days'"):
+        declared(site, {**SETTINGS, "leaf_ttl": "90 days"})
 
 
 @pytest.mark.parametrize("path", ["alone", "telegraf//x", "telegraf/../kafka"])

@@ -490,6 +490,26 @@ def test_limits_that_somebody_tuned_wait_for_root(ready: Controller) -> None:
     assert (out.changes, out.pending) == ([], [])
 
 
+def test_what_the_server_has_by_itself_is_named_and_left_alone_even_by_root(ready: Controller) -> None:
+    """It may be somebody else's."""
+    ready.bao.auth["token/"]["config"] = {"max_lease_ttl": 7}
+    ready.bao.tokens["ceremony"] = "root"
+    for root in ("", "ceremony"):
+        out = ready.run(root)
+        assert (out.foreign, out.pending, out.changes) == (["auth mount token: max_lease_ttl=7 (not 0)"], [], [])
+
+
+def test_acme_is_switched_off_by_root_alone(ready: Controller) -> None:
+    """site-admin may not even look."""
+    ready.bao.objects["pki_int/config/acme"] = {"enabled": True}
+    ready.bao.refuse = {"pki_int/config": Forbidden}
+    assert ready.run().changes == []
+    ready.bao.refuse = {}
+    ready.bao.tokens["ceremony"] = "root"
+    assert [change.what for change in ready.run("ceremony").changes] == ["ACME of pki_int"]
+    assert ready.bao.objects["pki_int/config/acme"] == {"enabled": False}
+
+
 @pytest.mark.parametrize(
     ("path", "key", "value"),
     [
@@ -499,6 +519,7 @@ def test_limits_that_somebody_tuned_wait_for_root(ready: Controller) -> None:
         ("pki_int/roles/hnai-kafka", "allow_any_name", True),
         ("pki_int/roles/hnai-kafka", "allowed_uri_sans", ["*"]),
         ("pki_int/roles/hnai-kafka", "not_after", "9999-12-31T23:59:59Z"),
+        ("pki_int/roles/hnai-kafka", "not_after_bound", "permit"),
         ("pki_int/roles/hnai-kafka", "ext_key_usage", ["CodeSigning"]),
     ],
 )
@@ -532,10 +553,10 @@ def test_root_that_stays_alive_is_an_error() -> None:
 
 
 def test_policies_are_least_privilege() -> None:
-    text = policies.component("kafka", ["telegraf/kafka"], True, "hnai", "pki_int", "pki_root")
+    text = policies.component("kafka", ["telegraf/kafka"], True, "hnai", "pki_root", "pki_int")
     assert text.count("path ") == 4 and '"hnai/data/kafka/*"' in text and '"hnai/data/telegraf/kafka"' in text
     assert '"pki_int/sign/hnai-kafka"' in text and "sudo" not in text and '"*"' not in text
-    assert "sign" not in policies.component("kafka", [], False, "hnai", "pki_int", "pki_root")
+    assert "sign" not in policies.component("kafka", [], False, "hnai", "pki_root", "pki_int")
     # Paths with the wrapping limits, and no way from deploy to an identity or a value.
     deploy = policies.deploy()
     assert "auth/approle/role" not in deploy and "data/" not in deploy and "min_wrapping_ttl" in deploy

@@ -963,6 +963,14 @@ def test_a_log_that_was_just_renamed_is_read_on(tmp_path: Path) -> None:
     assert secret_inventory.tail(str(log), 100)[-2:] == ["to", "e"], "torn where it was renamed"
 
 
+def test_a_device_that_is_gone_leaves_the_other_ones_readers(tmp_path: Path) -> None:
+    gone, left = str(tmp_path / "gone.log"), tmp_path / "left.log"
+    left.write_text("a\n")
+    assert secret_inventory.tails([gone, str(left)], 100) == secret_inventory.tails([str(left), gone], 100) == [["a"]]
+    with pytest.raises(FileNotFoundError, match="gone"):
+        secret_inventory.tails([gone, gone], 100)
+
+
 def item(path: str = PATH, **more: Any) -> dict[str, Any]:
     return {"path": path, "kind": "scram", "secret_kind": "password", "readers": ["telegraf", "kafka"], "max_age_s": 86400, "why": "", **more}
 
@@ -1028,7 +1036,7 @@ def test_what_no_contract_names_is_listed_by_path_version_and_age_and_never_read
 
 
 def test_the_inventory_may_read_no_secret() -> None:
-    text = policies.component(policies.SELF, [], False, "hnai", "pki_int", "pki_root")
+    text = policies.component(policies.SELF, [], False, "hnai", "pki_root", "pki_int")
     assert [line.split('"')[1] for line in text.splitlines() if "hnai/data/" in line] == ["hnai/data/openbao/*", "hnai/data/+/+/_rotation"]
     assert not any(f'"auth/approle/role/{name}/secret-id-accessor/destroy"' in text for name in policies.IDENTITIES.values())
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.hnai.platform.plugins.module_utils.openbao import health, policies, strangers
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import health, loosened, policies, strangers
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, NotFound, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import DeadlineExceeded, Report
 
@@ -298,6 +298,42 @@ def test_names_that_may_not_be_asked_for_are_no_pass(world: World) -> None:
     world.bao.answers["sys/policies/acl"]["data"]["keys"].append("eve")
     check = world.run()["BAO13"]
     assert (check["status"], check["reason"]) == ("fail", "policy eve"), "what was seen counts"
+
+
+def test_what_opens_more_than_declared_is_no_pass_nor_is_what_was_not_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BAO13's answers are not asked for again."""
+    asked: list[str] = []
+    call = world.bao.call
+
+    def counted(method: str, path: str, body: Any = None, token: Any = None, wrap_ttl: Any = None) -> dict[str, Any]:
+        asked.append(path)
+        return call(method, path, body, token, wrap_ttl)
+
+    said = loosened.Loosened()
+
+    def look(listing: strangers.Listing, *given: Any) -> loosened.Loosened:
+        assert given == ({"kv": "hnai"}, world.bao.answers["sys/audit"]["data"], world.want.audit_files, False)
+        assert listing.read("sys/mounts") and listing.unseen == []
+        return said
+
+    monkeypatch.setattr(loosened, "look", look)
+    monkeypatch.setattr(world.bao, "call", counted)
+    assert "BAO14" not in world.run(), "nothing was declared"
+    world.want = dataclasses.replace(world.want, spec={"kv": "hnai"})
+    asked.clear()
+    assert reds(world.run()) == [] and asked.count("sys/mounts") == 1
+    said = loosened.Loosened(waiting=["mount x is not there"])
+    checks = world.run()
+    assert reds(checks) == [] and checks["BAO14"]["evidence"]["waits_for_a_ceremony"] == said.waiting
+    said = loosened.Loosened(unseen=["auth/hnai/role/hnai-kafka"])
+    checks = world.run()
+    assert reds(checks) == ["BAO14"] and checks["BAO14"]["status"] == "inconclusive"
+    assert "may not look at auth/hnai/role/hnai-kafka: site.yml --tags openbao" in checks["BAO14"]["reason"]
+    said = loosened.Loosened(found=[str(number) for number in range(7)], unseen=["x"])
+    check = world.run()["BAO14"]
+    assert (check["status"], check["reason"], check["observed"]) == ("fail", "0; 1; 2; 3; 4", said.found)
+    world.deploy = {}
+    assert world.run()["BAO14"]["status"] == "inconclusive"
 
 
 def logins(*more: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,13 +8,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
 from ansible_collections.hnai.platform.plugins.module_utils.x509 import read_pem
 
-from . import component, policies, strangers
+from . import component, loosened, policies, strangers
 from .authority import living
 from .client import Api, BaoError, Forbidden, NotFound, leave, login
 
@@ -33,7 +33,8 @@ NO_VERSION = 999_999_999
 class Wanted:
     """What is expected. Fractions 0..1, times in days. Space is enough when ``free`` or ``free_mib`` is there. ``secrets``: paths below ``kv``.
     ``threshold``: how many key shares must be needed at least (0: not judged). ``own``: what is the site's, and without it BAO13 is not made;
-    ``audit_files``: where its audit devices write. ``owner``: who runs it, where nothing but its API can be reached."""
+    ``audit_files``: where its audit devices write. ``spec``: what the site declares (site.py), and without it BAO14 is not made. ``owner``: who runs it,
+    where nothing but its API can be reached."""
 
     version: str = ""
     voters: int = 1
@@ -49,6 +50,7 @@ class Wanted:
     threshold: int = 0
     own: strangers.Own | None = None
     audit_files: Sequence[str] = ()
+    spec: Mapping[str, Any] | None = None
     owner: str = ""
 
 
@@ -77,6 +79,7 @@ class Visit:
     accessors: int = 0
     beside: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    ours: loosened.Loosened = field(default_factory=loosened.Loosened)
     error: str = ""
 
 
@@ -100,10 +103,8 @@ def tokens(api: Api, token: str, wait: Callable[[float], None] = time.sleep, mos
     return len(accessors), found
 
 
-def visit(
-    api: Api, deploy: Mapping[str, str], kv: str, wait: Callable[[float], None] = time.sleep, own: strangers.Own | None = None, host: bool = True,
-) -> Visit:
-    """Everything that needs a login, in one visit; its failure is told by ``error``. *host*: what concerns the server's host, too."""
+def visit(api: Api, deploy: Mapping[str, str], want: Wanted, wait: Callable[[float], None] = time.sleep) -> Visit:
+    """Everything that needs a login, in one visit; its failure is told by ``error``."""
     found = Visit()
     if not deploy.get("secret_id"):
         found.error = "no deploy identity was given (hnai_openbao_deploy)"
@@ -115,15 +116,17 @@ def visit(
         return found
     try:
         found.accessors, found.tokens = tokens(api, token, wait, MAX_ACCESSORS)
-        if host:
+        if not want.owner:
             audit = api.call("GET", "sys/audit", token=token)
             found.audit, found.request_id = dict(audit["data"]), str(audit["request_id"])
             found.raft = list(api.call("GET", "sys/storage/raft/configuration", token=token)["data"]["config"]["servers"])
             found.autopilot = dict(api.call("GET", "sys/storage/raft/autopilot/state", token=token).get("data") or {})
-        found.kv_config = dict(api.call("GET", kv + "/config", token=token)["data"])
-        if own:
-            listing = strangers.Listing(lambda method, path, body: api.call(method, path, body, token=token), found.unseen)
-            found.beside = [*strangers.said(strangers.beside(listing, own)), *strangers.holders(listing, found.tokens, own)]
+        found.kv_config = dict(api.call("GET", want.kv + "/config", token=token)["data"])
+        listing = strangers.Listing(lambda method, path, body: api.call(method, path, body, token=token), found.unseen)
+        if want.own:
+            found.beside = [*strangers.said(strangers.beside(listing, want.own)), *strangers.holders(listing, found.tokens, want.own)]
+        if want.spec:
+            found.ours = loosened.look(replace(listing, unseen=[]), want.spec, found.audit, want.audit_files, bool(want.own and want.own.shared))
     finally:
         leave(api, token)
     return found
@@ -204,7 +207,7 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
         if status and not status.get("sealed", True):
             # The one visit, under this check's deadline; where it ends early the others say why.
             found.error = "the visit as %s did not end" % policies.SELF
-            found = visit(api, deploy, want.kv, host.wait, want.own, not want.owner)
+            found = visit(api, deploy, want, host.wait)
         leader = api.call("GET", "sys/leader")
         facts["leader"] = str(leader.get("leader_address") or "")
         if logged_in(check) and want.owner:
@@ -425,16 +428,35 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
                 devices = ["audit device %s (%s)" % one for one in audit_paths(found.audit).items() if one[1] not in want.audit_files]
                 check.observed = found.beside + (devices if want.audit_files and not want.own.shared else [])
                 check.evidence = {"not_looked_at": found.unseen, "tokens": found.accessors}
-                if check.observed:
-                    check.fail("; ".join(check.observed[:5]))
-                elif found.unseen:
-                    unseen = ", ".join(found.unseen)
-                    check.inconclusive("%s may not look at %s: site.yml --tags openbao gives it the policy of this release" % (policies.SELF, unseen))
-                elif found.accessors > MAX_ACCESSORS:
+                if found.accessors > MAX_ACCESSORS and not (check.observed or found.unseen):
                     check.inconclusive("nobody looked at all of %d tokens" % found.accessors)
                 else:
-                    check.passed(True)
+                    _judged(check, found.unseen)
+    if want.spec:
+        with report.check(
+            "BAO14",
+            "what is the site's opens no more than declared",
+            expected=[],
+            controls=["SR 1.1", "SR 2.1"],
+            hint="the audit log says who changed it; site.yml --tags openbao puts policies, AppRoles and PKI roles of components right, the rest needs root "
+            "(docs/openbao-ceremony.md)",
+            explain="bao read of sys/policies/acl/NAME, auth/hnai/role/NAME, %s/roles/NAME; bao secrets list -detailed; bao auth list -detailed" % want.pki,
+        ) as check:
+            if logged_in(check):
+                check.observed = found.ours.found
+                check.evidence = {"not_looked_at": found.ours.unseen, "waits_for_a_ceremony": found.ours.waiting}
+                _judged(check, found.ours.unseen)
     return facts
+
+
+def _judged(check: Check, unseen: Sequence[str]) -> None:
+    """Of a list of findings: none is no pass where something was not seen."""
+    if check.observed:
+        check.fail("; ".join(check.observed[:5]))
+    elif unseen:
+        check.inconclusive("%s may not look at %s: site.yml --tags openbao gives it the policy of this release" % (policies.SELF, ", ".join(unseen)))
+    else:
+        check.passed(True)
 
 
 def _ends(first: str, days: float, theirs: bool) -> str:

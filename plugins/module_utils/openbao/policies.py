@@ -19,6 +19,7 @@ play alone, is bound to the loopback of the OpenBao host, and every step of it s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 COMPONENT_AUTH = "hnai"
@@ -58,7 +59,30 @@ def render(rules: Iterable[Rule]) -> str:
     return "\n".join(blocks) + "\n"
 
 
-def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki: str, pki_root: str) -> str:
+#: What the policy `default` says as OpenBao makes it; every token holds it that was not made without.
+DEFAULT = {
+    **{"auth/token/%s-self" % what: '["%s"]' % right for what, right in (("lookup", "read"), ("renew", "update"), ("revoke", "update"))},
+    **{"identity/entity/%s/{{identity.entity.%s}}" % (key, key): '["read"]' for key in ("id", "name")},
+    **{"sys/" + path: '["update"]' for path in (
+        "capabilities-self", "leases/renew", "leases/lookup", "wrapping/wrap", "wrapping/lookup", "wrapping/unwrap", "tools/hash", "tools/hash/*")},
+    "sys/internal/ui/resultant-acl": '["read"]',
+    "cubbyhole/*": '["create", "read", "update", "delete", "list"]',
+    "identity/oidc/provider/+/authorize": '["read", "update"]',
+}  # fmt: skip
+_RULE = re.compile(r'path\s+"([^"]*)"\s*\{([^{}]*)\}')
+
+
+def granted(text: str) -> dict[str, str]:
+    """{path: what it may} out of a policy, each on one line; under "" that something else stands there, which is not repeated."""
+    text = re.sub(r"(?m)^\s*#.*$", "", text)
+    found: dict[str, str] = {}
+    for path, body in _RULE.findall(text):
+        said = " ".join(body.split()).replace("capabilities = ", "", 1)
+        found[path] = "%s; %s" % (found[path], said) if path in found else said
+    return {**found, **({"": "something else"} if _RULE.sub("", text).strip() else {})}
+
+
+def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki_root: str, pki: str, ssh: str = "") -> str:
     """Policy of one component. *grants*: secrets of other components, relative to the KV mount."""
     rules: list[Rule] = [("%s/data/%s/*" % (kv, name), ["read"], {})]
     rules += [("%s/data/%s" % (kv, path), ["read"], {}) for path in sorted(set(grants))]
@@ -85,10 +109,16 @@ def component(name: str, grants: Iterable[str], certificate: bool, kv: str, pki:
                 "sys/policies/acl/", "auth/%s/role/" % COMPONENT_AUTH, "auth/%s/role/" % IDENTITY_AUTH, "%s/roles/" % pki_root, "%s/roles/" % pki,
                 "auth/token/roles/", "sys/namespaces/")],
             *[("identity/%s/id/%s" % (kind, one), [right], {}) for kind in ("entity", "group") for one, right in (("", "list"), ("+", "read"))],
+            # What the site's own say, of which none is a secret.
+            *[(path, ["read"], {}) for path in (
+                "sys/policies/acl/default", "sys/policies/acl/%s*" % PREFIX, "auth/%s/role/+" % COMPONENT_AUTH, "%s/roles/%s*" % (pki, PREFIX),
+                *([] if not ssh else ["%s/roles/%s" % (ssh, SSH_ROLE)]), *("%s/config/acme" % mount for mount in (pki_root, pki)))],
+            ("sys/config/auditing/request-headers", ["read", "sudo"], {}),
         ]
         for identity in IDENTITIES.values():
             role = "auth/%s/role/%s" % (IDENTITY_AUTH, identity)
-            rules += [(role + "/secret-id", ["list"], {}), (role + "/secret-id-accessor/lookup", ["update"], {})]
+            rules += [("sys/policies/acl/" + identity, ["read"], {}), (role, ["read"], {}),
+                      (role + "/secret-id", ["list"], {}), (role + "/secret-id-accessor/lookup", ["update"], {})]
     return render(rules)
 
 

@@ -91,15 +91,21 @@ def fresh(found: Mapping[str, Any], now: float) -> bool:
     return dies < born or dies - now > (dies - born) / 3
 
 
-def differs(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether any wanted key has another value; lists without order, addresses without their full-length mask."""
+def differing(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """{key: (there, wanted)} of the wanted keys that have another value; lists without order, addresses without their full-length mask. A key that the
+    server does not have is off."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
-            return sorted(str(item).replace("/32", "").replace("/128", "") for item in value)
-        return value
+            value = sorted(str(item).replace("/32", "").replace("/128", "") for item in value)
+        return value or None
 
-    return any(plain(present.get(key)) != plain(value) for key, value in wanted.items())
+    return {key: (present.get(key), value) for key, value in wanted.items() if plain(present.get(key)) != plain(value)}
+
+
+def said(what: str, off: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """One text a key of `differing`."""
+    return ["%s: %s=%s (not %s)" % (what, key, there, wanted) for key, (there, wanted) in sorted(off.items())]
 
 
 def approle(policy: str, cidrs: list[str], secret_id_ttl_s: int, uses: int) -> dict[str, Any]:
@@ -173,6 +179,16 @@ def _pki_role(component: str, certificate: Mapping[str, Any], leaf_ttl_s: int) -
         "ext_key_usage": [],
         "ext_key_usage_oids": [],
         "generate_lease": False,
+        "issuer_ref": "default",
+        "allow_globs_in_identity_templates": False,
+        "allowed_uri_sans_template": False,
+        "allowed_serial_numbers": [],
+        "cn_validations": ["email", "hostname"],
+        "policy_identifiers": [],
+        "not_before": "",
+        # Else whoever asks names the end of its certificate, and no limit above holds.
+        "not_after_bound": "forbid",
+        "not_before_bound": "forbid",
     }
 
 
@@ -190,8 +206,108 @@ def ssh_role(names: list[str], ttl_s: int) -> dict[str, Any]:
     """Settings of the role that certifies hosts' SSH keys: these names and addresses, and nobody's user key."""
     return {
         "key_type": "ca", "allow_host_certificates": True, "allow_user_certificates": False, "allowed_domains": ",".join(names),
-        "allow_bare_domains": True, "allow_subdomains": False, "ttl": ttl_s, "max_ttl": ttl_s,
+        "allow_bare_domains": True, "allow_subdomains": False, "ttl": ttl_s, "max_ttl": ttl_s, "issuer_ref": "default", "not_before_duration": 30,
+        "allowed_domains_template": False, "allow_wildcards_in_identity_templates": False, "allow_empty_principals": False, "allow_user_key_ids": False,
     }  # fmt: skip
+
+
+#: What it is called, its path, what stands there.
+Object = tuple[str, str, dict[str, Any]]
+
+
+def _policy(spec: Mapping[str, Any], name: str, text: str) -> Object:
+    if spec.get("elsewhere"):
+        text = elsewhere.policy(text)
+    return "policy %s" % name, "sys/policies/acl/" + name, {"policy": text}
+
+
+def identities(spec: Mapping[str, Any]) -> list[Object]:
+    """The run's own identities. Only root changes these."""
+    texts = {"site-admin": policies.site_admin(spec["kv"], spec["pki_root"], spec["pki_int"], spec.get("ssh_host", "")), "deploy": policies.deploy()}
+    return [
+        *(_policy(spec, name, texts[name]) for name in IDENTITIES),
+        *(("AppRole %s" % name, "auth/%s/role/%s" % (policies.IDENTITY_AUTH, name), approle(name, list(spec["cidrs"]), spec["identity_ttl"], 0))
+          for name in IDENTITIES),
+    ]  # fmt: skip
+
+
+def acme(spec: Mapping[str, Any]) -> list[Object]:
+    """It signs for whoever asks, without a login. Only root looks, and changes it."""
+    return [("ACME of %s" % mount, mount + "/config/acme", {"enabled": False}) for mount in (spec["pki_root"], spec["pki_int"])]
+
+
+def of_component(spec: Mapping[str, Any], name: str) -> list[Object]:
+    """Of a component, or of an identity that is entered as one."""
+    full, component = policies.PREFIX + name, spec["components"][name]
+    mounts = (spec["kv"], spec["pki_root"], spec["pki_int"], spec.get("ssh_host", ""))
+    certificate = component.get("certificate")
+    text = policies.component(name, component.get("grants", ()), bool(certificate), *mounts)
+    made = [
+        _policy(spec, full, policies.internal(*mounts).get(name, text)),
+        ("AppRole %s" % full, "auth/%s/role/%s" % (policies.COMPONENT_AUTH, full), approle(full, list(spec["cidrs"]), COMPONENT_TOKEN_S, 1)),
+    ]
+    if certificate:
+        made.append(("PKI role %s" % full, "%s/roles/%s" % (spec["pki_int"], full), pki_role(name, certificate, _life(certificate, spec))))
+    return made
+
+
+def of_ssh(spec: Mapping[str, Any]) -> Object:
+    """Which names may stand in a host's SSH certificate."""
+    role = ssh_role(sorted(spec.get("ssh_names", ())), spec["leaf_ttl"])
+    return "SSH role %s" % policies.SSH_ROLE, "%s/roles/%s" % (spec["ssh_host"], policies.SSH_ROLE), role
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Of a mount: what it is called, the path by which it is tuned, what it is tuned to (None: there is no such mount), its limits as they are to be,
+    what else somebody tuned, and whether the server has it by itself."""
+
+    what: str
+    path: str
+    config: Mapping[str, Any] | None
+    limits: Mapping[str, int]
+    other: Mapping[str, Any]
+    built_in: bool
+
+    @property
+    def off(self) -> dict[str, tuple[Any, Any]]:
+        """Limits that are others."""
+        return differing(self.config or {}, self.limits)
+
+
+#: What the server sets itself: on any mount, and on those that it has by itself, which may be somebody else's to tune.
+_USUAL = {"token_type": "default-service", "listing_visibility": "hidden"}
+_BUILT_IN: dict[str, dict[str, Any]] = {
+    "sys": {"passthrough_request_headers": ["Accept"]}, "identity": {"passthrough_request_headers": ["Authorization"]}, "cubbyhole": {}, "token": {},
+}  # fmt: skip
+
+
+def _says(value: Any) -> bool:
+    """Whether a setting is one: what was once set stays, and is empty."""
+    return any(value.values()) if isinstance(value, Mapping) else bool(value)
+
+
+def tunings(spec: Mapping[str, Any], mounts: Mapping[str, Any], auths: Mapping[str, Any]) -> list[Tuning]:
+    """How long what a mount gives out lives, and whatever else is tuned, of the site's mounts and of those that the server has by itself."""
+    lives = {spec["pki_root"]: spec["root_ttl"], spec["pki_int"]: spec["intermediate_ttl"]}
+    engines = {spec["kv"]: "kv", **dict.fromkeys(lives, "pki"), "sys": "system", "identity": "identity", "cubbyhole": "cubbyhole"}
+    if spec.get("ssh_host"):
+        engines[spec["ssh_host"]] = "ssh"
+    logins = {policies.COMPONENT_AUTH: "approle", policies.IDENTITY_AUTH: "approle", "token": "token"}
+    found = []
+    for kind, path, listed, types in (("mount %s", "sys/mounts/%s/tune", mounts, engines), ("auth mount %s", "sys/auth/%s/tune", auths, logins)):
+        for name in types:
+            limits = {"max_lease_ttl": lives.get(name, 0), "default_lease_ttl": min(lives.get(name, 0), spec["leaf_ttl"])}
+            if name == policies.IDENTITY_AUTH and listed is auths:
+                limits["max_lease_ttl"] = spec["identity_ttl"]
+            present = listed.get(name + "/")
+            config = None if present is None else present.get("config") or {}
+            usual = {**_USUAL, **_BUILT_IN.get(name, {})}
+            other = {key: value for key, value in (config or {}).items() if key not in limits and value != usual.get(key) and _says(value)}
+            if present is not None and present.get("type") != types[name]:
+                other["type"] = present.get("type")
+            found.append(Tuning(kind % name, path % name, config, limits, other, name in _BUILT_IN))
+    return found
 
 
 class Site:
@@ -228,8 +344,9 @@ class Site:
         self._enter()
         try:
             if self._foundation():
-                for name, component in sorted(self.spec["components"].items()):
-                    self._component(name, component)
+                for name in sorted(self.spec["components"]):
+                    for one in of_component(self.spec, name):
+                        self._object(*one)
                 self._secrets()
                 self._ssh_role()
                 self._foreign()
@@ -283,28 +400,16 @@ class Site:
             self._progress(what)
             write()
 
-    def _policy(self, name: str, text: str, may_write: bool = True) -> None:
-        if self.spec.get("elsewhere"):
-            text = elsewhere.policy(text)
-        present = self._read("sys/policies/acl/" + name)
-        before = "" if present is None else str(present["policy"])
-        if before == text:
-            return
-        if not may_write:
-            self.out.pending.append("policy %s" % name)
-            return
-        self._change("policy %s" % name, lambda: self._call("PUT", "sys/policies/acl/" + name, {"policy": text}), before, text)
-
     def _object(self, what: str, path: str, wanted: Mapping[str, Any], may_write: bool = True) -> None:
         present = self._read(path)
-        if present is not None and not differs(present, wanted):
+        if present is not None and not differing(present, wanted):
             return
         if not may_write:
             self.out.pending.append(what)
             return
 
         def show(values: Mapping[str, Any]) -> str:
-            return "".join("%s: %s\n" % (key, values.get(key)) for key in sorted(wanted))
+            return str(values["policy"]) if "policy" in wanted else "".join("%s: %s\n" % (key, values.get(key)) for key in sorted(wanted))
 
         self._change(what, lambda: self._call("POST", path, wanted), "" if present is None else show(present), show(wanted))
 
@@ -328,8 +433,6 @@ class Site:
             self._untaken(mounts, auths, {name: body["description"] for name, _ttl, body in wanted})
         for name, ttl, body in wanted:
             present = mounts.get(name + "/")
-            if present is not None:
-                self._tuned("mount %s" % name, "sys/mounts/%s/tune" % name, present, ttl, min(ttl, spec["leaf_ttl"]))
             if present is None:
                 there = False
                 if ttl:
@@ -341,24 +444,20 @@ class Site:
                 )
         for name, text in AUTH_MOUNTS.items():
             longest_s = spec["identity_ttl"] if name == policies.IDENTITY_AUTH else 0
-            if name + "/" in auths:
-                self._tuned("auth mount %s" % name, "sys/auth/%s/tune" % name, auths[name + "/"], longest_s, 0)
-            else:
+            if name + "/" not in auths:
                 there = False
                 # Without it the server's longest lease (32 days) is the life of every secret_id.
                 longest = {"config": {"max_lease_ttl": "%ds" % longest_s}} if longest_s else {}
                 self._privileged("auth mount %s" % name, "sys/auth/" + name, {"type": "approle", "description": text, **longest})
         if self.check and not there:
             return False
+        for tuning in tunings(spec, mounts, auths):
+            self._tuned(tuning)
         self._ssh_ca(mounts)
         self._kv_config()
         self._authorities()
-        kv, root, intermediate = spec["kv"], spec["pki_root"], spec["pki_int"]
-        self._policy("site-admin", policies.site_admin(kv, root, intermediate, spec.get("ssh_host", "")), self._is_root)
-        self._policy("deploy", policies.deploy(), self._is_root)
-        for identity in IDENTITIES:
-            settings = approle(identity, list(spec["cidrs"]), spec["identity_ttl"], 0)
-            self._object("AppRole %s" % identity, "auth/%s/role/%s" % (policies.IDENTITY_AUTH, identity), settings, self._is_root)
+        for one in [*identities(spec), *(acme(spec) if self._is_root else [])]:
+            self._object(*one, may_write=self._is_root)
         return True
 
     def _untaken(self, mounts: Mapping[str, Any], auths: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
@@ -402,28 +501,28 @@ class Site:
 
     def _ssh_role(self) -> None:
         """Which names may stand in a host's certificate."""
-        mount, names = self.spec.get("ssh_host", ""), sorted(self.spec.get("ssh_names", ()))
+        mount = self.spec.get("ssh_host", "")
         if not mount or any(item.startswith("mount %s " % mount) for item in self.out.pending):
             return
         try:
-            self._object("SSH role %s" % policies.SSH_ROLE, "%s/roles/%s" % (mount, policies.SSH_ROLE), ssh_role(names, self.spec["leaf_ttl"]))
+            self._object(*of_ssh(self.spec))
         except Forbidden:
             if "policy site-admin" not in self.out.pending:  # else it comes with that
                 raise
 
-    def _tuned(self, what: str, path: str, present: Mapping[str, Any], max_s: int, default_s: int) -> None:
-        """How long what a mount gives out lives, and whatever else somebody tuned. The limits are put back by root; the rest is a person's to undo."""
-        config = present.get("config") or {}
-        limits = {"max_lease_ttl": max_s, "default_lease_ttl": default_s}
-        off = {key: value for key, value in limits.items() if config.get(key, value) != value}
-        usual = {"force_no_cache": (False,), "token_type": ("default-service",)}
-        other = sorted("%s=%s" % item for item in config.items() if item[0] not in limits and item[1] not in usual.get(item[0], ()))
-        if off and self._is_root:
-            show = [", ".join("%s=%s" % (key, values[key]) for key in sorted(off)) for values in (config, limits)]
-            self._change("tuning of %s" % what, lambda: self._call("POST", path, off), *show)
-        elif off:
-            self.out.pending.append("%s: %s" % (what, ", ".join("%s=%s (not %s)" % (key, config[key], off[key]) for key in sorted(off))))
-        self.out.foreign += ["%s: %s" % (what, setting) for setting in other]
+    def _tuned(self, tuning: Tuning) -> None:
+        """The limits of the site's mounts are put back by root; the rest is a person's to undo."""
+        if tuning.config is None:
+            return
+        off = tuning.off
+        if tuning.built_in:
+            self.out.foreign += said(tuning.what, off)
+        elif off and self._is_root:
+            show = [", ".join("%s=%s" % (key, off[key][which]) for key in sorted(off)) for which in (0, 1)]
+            self._change("tuning of %s" % tuning.what, lambda: self._call("POST", tuning.path, {key: off[key][1] for key in off}), *show)
+        else:
+            self.out.pending += said(tuning.what, off)
+        self.out.foreign += ["%s: %s=%s" % (tuning.what, *setting) for setting in sorted(tuning.other.items())]
 
     def _privileged(self, what: str, path: str, body: Mapping[str, Any]) -> None:
         if not self._is_root:
@@ -437,11 +536,11 @@ class Site:
         path = self.spec["kv"] + "/config"
         wanted = policies.KV_CONFIG
         present = self._when_ready(lambda: self._read(path)) or {}
-        if not differs(present, wanted):
+        off = differing(present, wanted)
+        if not off:
             return
         if not self._is_root:
-            off = sorted(key for key in wanted if differs({key: present.get(key)}, {key: wanted[key]}))
-            self.out.pending.append("%s: %s" % (path, ", ".join(off)))
+            self.out.pending.append("%s: %s" % (path, ", ".join(sorted(off))))
             return
         self._change("%s: every write needs check-and-set" % path, lambda: self._when_ready(lambda: self._call("POST", path, wanted)))
 
@@ -559,20 +658,6 @@ class Site:
         )
 
     # -- contracts ----------------------------------------------------------------------------------------
-    def _component(self, name: str, component: Mapping[str, Any]) -> None:
-        spec = self.spec
-        full = policies.PREFIX + name
-        certificate = component.get("certificate")
-        text = policies.component(name, component.get("grants", ()), bool(certificate), spec["kv"], spec["pki_int"], spec["pki_root"])
-        self._policy(full, policies.internal(spec["kv"], spec["pki_root"], spec["pki_int"], spec.get("ssh_host", "")).get(name, text))
-        self._object(
-            "AppRole %s" % full,
-            "auth/%s/role/%s" % (policies.COMPONENT_AUTH, full),
-            approle(full, list(spec["cidrs"]), COMPONENT_TOKEN_S, 1),
-        )
-        if certificate:
-            self._object("PKI role %s" % full, "%s/roles/%s" % (spec["pki_int"], full), pki_role(name, certificate, _life(certificate, spec)))
-
     def _secrets(self) -> None:
         kv = self.spec["kv"]
         try:

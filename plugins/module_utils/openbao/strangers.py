@@ -5,7 +5,7 @@ policies; no value is read."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import policies
@@ -40,10 +40,11 @@ class Own:
 
 @dataclass
 class Listing:
-    """Names by path; *unseen*: the paths that this login may not read."""
+    """Names by path; *unseen*: the paths that this login may not read. *known*: what was answered, None where it may not: nothing is asked twice."""
 
     call: Call
     unseen: list[str]
+    known: dict[tuple[str, str], dict[str, Any] | None] = field(default_factory=dict)
 
     def names(self, path: str) -> set[str]:
         """LIST."""
@@ -58,13 +59,17 @@ class Listing:
         return self._ask("GET", path)
 
     def _ask(self, method: str, path: str) -> dict[str, Any]:
-        try:
-            return dict(self.call(method, path, None)["data"])
-        except NotFound:
-            return {}
-        except Forbidden:
+        if (method, path) not in self.known:
+            try:
+                self.known[method, path] = dict(self.call(method, path, None)["data"])
+            except NotFound:
+                self.known[method, path] = {}
+            except Forbidden:
+                self.known[method, path] = None
+        found = self.known[method, path]
+        if found is None and path not in self.unseen:
             self.unseen.append(path)
-            return {}
+        return found or {}
 
 
 def beside(listing: Listing, own: Own) -> dict[str, list[str]]:
