@@ -6,6 +6,7 @@ Whoever would refuse it later is asked here where that is possible (`quotas`, `m
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import re
@@ -55,6 +56,14 @@ def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
 def _of_first(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], group: str) -> Mapping[str, Any]:
     """The variables of a group's first host; nothing where it has none."""
     return next((variables[host] for host in groups.get(group) or () if host in variables), {})
+
+
+def _is_day(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _listed(value: Any) -> Iterable[Any]:
@@ -165,9 +174,11 @@ def _excused(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, It
     declared = told.get("hnai_ot_sources")
     known = {str(one.get("id")) for one in declared if isinstance(one, Mapping)} if isinstance(declared, (list, tuple)) else None
     said: list[tuple[str, str, Any]] = []
-    for name in ("ot_collector_audit_exceptions", "ot_collector_trust_statements"):
-        value = told.get(name)
-        said += [(name, f"{name}[{number}].source", one.get("source")) for number, one in enumerate(_listed(value)) if isinstance(one, Mapping)]
+    for name, day in (("ot_collector_audit_exceptions", "expires"), ("ot_collector_trust_statements", "date")):
+        for number, one in enumerate(one for one in _listed(told.get(name)) if isinstance(one, Mapping)):
+            said.append((name, f"{name}[{number}].source", one.get("source")))
+            if one.get(day) is not None and not is_template(one[day]) and not _is_day(str(one[day])):
+                yield Problem(file(name), f"{name}[{number}].{day}", f"{repr(one[day])[:60]} is no day", 'write "YYYY-MM-DD"', "option")
     name = "ot_collector_audit_accept_drift"
     said += [(name, f"{name}[{number}]", one) for number, one in enumerate(_listed(told.get(name)))]
     canaries, name = told.get("ot_collector_write_canaries"), "ot_collector_write_canaries"

@@ -214,12 +214,17 @@ def test_quotas(told: Any, keys: list[str]) -> None:
 
 
 def test_what_is_said_of_a_source_names_one_that_is() -> None:
-    said = [{"source": "plc1"}, {"source": "plc9"}, {"source": "{{ s }}"}, None]
+    said = [{"source": "plc1", "expires": "2030-12-31", "date": "2026-01-01"}, {"source": "plc9"}, {"source": "{{ s }}", "date": "{{ d }}"}, None]
     told = {"hnai_ot_sources": SOURCES, "ot_collector_audit_exceptions": said, "ot_collector_trust_statements": said,
             "ot_collector_audit_accept_drift": ["plc1", "plc9"], "ot_collector_write_canaries": {"plc1": {}, "plc9": {}}}
     found = [key for key in judged({"e": told}, {"ot_collector": ["e"]}) if key.startswith("ot_collector")]
     assert found == ["ot_collector_audit_exceptions[1].source", "ot_collector_trust_statements[1].source", "ot_collector_audit_accept_drift[1]",
                      "ot_collector_write_canaries[plc9]"]
+
+
+def test_a_day_is_one() -> None:
+    told = {"ot_collector_audit_exceptions": [{"expires": "soon"}], "ot_collector_trust_statements": [{"date": "31.12.2026"}]}
+    assert list(judged({"e": told}, {"ot_collector": ["e"]})) == ["ot_collector_audit_exceptions[0].expires", "ot_collector_trust_statements[0].date"]
 
 
 def test_a_file_of_another_collector_lies_where_one_collects() -> None:
