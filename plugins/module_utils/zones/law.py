@@ -74,13 +74,15 @@ def _management(site: Site, here: Zone, source: Node, target: Node, service: Ser
 
 
 def _management_service(site: Site, here: Zone, source: Node, target: Node, service: Service, there: Zone) -> Refusal | None:
-    """DNS, syslog, CRL: from a managed host to whom hnai_management names, on that port and no other."""
+    """DNS, syslog, CRL: from a managed host to whom hnai_management names, on that port and no other. The jump's own time alike."""
     for givers, ports in site.services.values():
         if target.name in givers and (service.proto, service.port) in ports:
             break
     else:
-        remedy = "kind: management is tcp/22 from the jump, and what hnai_management declares (dns, syslog, crl), to whom it names"
+        remedy = "kind: management is tcp/22 from the jump, and what hnai_management declares (dns, syslog, crl, ntp), to whom it names"
         return Refusal("I9", f"management over {service.text}", remedy)
+    if (service.proto, service.port) == NTP and JUMP_GROUP not in source.groups:
+        return Refusal("I9", f"{source.name} asks {target.name} for the time past the jump", "take time from the jump")
     if source.kind != "host" or here.level < 3:
         return Refusal("I9", f"{source.name} is no managed host of level 3 or above", "give the plant services of its own")
     if here.id != there.id and not there.side:
@@ -90,7 +92,8 @@ def _management_service(site: Site, here: Zone, source: Node, target: Node, serv
 
 def _time(here: Zone, there: Zone, target: Node) -> Refusal | None:
     if JUMP_GROUP not in target.groups:
-        return Refusal("I9", f"time from {target.name}, which is not the site's time source", "take time from the jump")
+        remedy = "take time from the jump; what the jump itself follows stands in hnai_management.ntp, with a conduit of kind: management"
+        return Refusal("I9", f"time from {target.name}, which is not the site's time source", remedy)
     if here.level < 3:
         return Refusal("I1", f"level {here.level:g} reaches for the management network", "give the plant a time source of its own")
     return None
