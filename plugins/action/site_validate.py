@@ -11,8 +11,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import clients, needed_topics
-from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import needed_flows
+from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import needed_topics
+from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import clients, needed_flows
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
 from ansible_collections.hnai.platform.plugins.plugin_utils import checks, contracts, observed, site_ca
