@@ -60,10 +60,10 @@ def a_file_system_of_ours_is_full(lab: Lab) -> Iterator[None]:
 
 @contextmanager
 def positions_cannot_be_kept(lab: Lab) -> Iterator[None]:
-    """The topic of the readers' positions wants one copy more than there are brokers: what is committed is not kept."""
-    topic, key = "__consumer_offsets", "min.insync.replicas"
+    """The topic of the readers' positions takes no record of their size: what is committed is not kept."""
+    topic, key = "__consumer_offsets", "max.message.bytes"
     try:
-        cluster(lab, "config", {"topic": topic, "set": {key: str(len(lab.groups["kafka"]) + 1)}})
+        cluster(lab, "config", {"topic": topic, "set": {key: "16"}})
         yield
     finally:
         cluster(lab, "config", {"topic": topic, "set": {}, "key": key})
@@ -179,6 +179,7 @@ import base64, json, subprocess, urllib.request
 secret = subprocess.run(["systemd-creds", "decrypt", "--name=backend", "/etc/credstore.encrypted/hnai-victoriametrics.backend", "-"],
                         check=True, capture_output=True, timeout=20).stdout
 request = urllib.request.Request("http://127.0.0.1:8429/write", data=b"this is no line protocol\\n", method="POST")
+request.add_header("Stream-Mode", "1")  # else such a request is refused as a whole, and nothing is thrown away
 request.add_header("Authorization", "Basic " + base64.b64encode(b"vmauth:" + secret).decode())
 try:
     print(urllib.request.urlopen(request, timeout=20).status)
@@ -285,8 +286,8 @@ def exercise(lab: Lab, one: Fault) -> None:
     "one",
     [
         fault(a_file_system_of_ours_is_full, "host", "HO3"),
-        # The readers of the site cannot keep their positions either, and no partition of that topic has copies enough.
-        fault(positions_cannot_be_kept, "kafka", "C2", "C1 C3 S5 B3 B4", profile="full", wait_s=180),
+        # The readers of the site cannot keep their positions either.
+        fault(positions_cannot_be_kept, "kafka", "C2", "C1 C3 S5", profile="full", wait_s=180),
         fault(a_door_to_flink, "flink", "H10"),
         fault(records_were_cut_off, "telegraf", "TG4", of="telegraf_shipper"),
         fault(the_buffer_has_no_room, "telegraf", "TG5", of="telegraf_shipper"),
@@ -295,8 +296,8 @@ def exercise(lab: Lab, one: Fault) -> None:
         fault(a_server_never_answers, "ot_collector", "OC2", "OC1 OC3 OC4 OC5 OC6 OC8"),
         # Who may not in reads nothing.
         fault(the_password_is_wrong, "ot_collector", "OC6", "OC1 OC2 OC3 OC4 OC5 OC8"),
-        # What waits for the pipe is read late; the outlet says so after half a minute.
-        fault(the_pipe_is_blocked, "ot_collector", "OC7", "OC13"),
+        # What waits for the pipe is read late, and of the edge node nothing is read that could not be passed on; the outlet says so after half a minute.
+        fault(the_pipe_is_blocked, "ot_collector", "OC7", "OC2 OC13"),
         fault(a_queue_is_longer_than_granted, "ot_collector", "OC8", "OC4"),
         # The broker works by another file than the one that lies there, so nobody knows what it would let in.
         fault(a_client_has_no_password, "mosquitto", "MQ4", "MA0 MA1"),
