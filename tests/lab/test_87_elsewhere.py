@@ -89,8 +89,10 @@ def store(lab: Lab, tmp_path: Path) -> Iterator[Store]:
         return str(made["root_token"])
 
     try:
-        lab.podman("run", "--detach", "--rm", "--name", name, "--network", network, "--volume", f"{bao.parent}:/bao:ro", "--volume", f"{data}:/data",
-                   "--entrypoint", "/bao/bao", image, "server", "-config", "/data/loop.hcl")  # fmt: skip
+        # As the lab's hosts: not every machine gives a container more.
+        limits = ["--runtime", "runc", "--ulimit", "nofile=20000:20000", "--ulimit", "nproc=8192:8192"]
+        lab.podman("run", "--detach", "--rm", *limits, "--name", name, "--network", network, "--volume", f"{bao.parent}:/bao:ro",
+                   "--volume", f"{data}:/data", "--entrypoint", "/bao/bao", image, "server", "-config", "/data/loop.hcl")  # fmt: skip
         lab.podman("exec", name, "bash", "-c", f"for i in $(seq 60); do (exec 3<>/dev/tcp/127.0.0.1/{PORT}) && exit 0; sleep 1; done; exit 1", check=False)
         external = {"owner": "the security office", "address": f"https://{there}:{PORT}", "ca": ca.read_text(encoding="ascii")}
         state = tmp_path / "state"
