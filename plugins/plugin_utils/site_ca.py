@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
+try:
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+except ImportError as error:
+    MISSING: str = str(error)
+else:
+    MISSING = ""
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.files import read_or_none, write_durably
 from ansible_collections.hnai.platform.plugins.module_utils.x509 import X509Error, public_key
@@ -74,6 +79,8 @@ def judge(given: Given, now: float, least_s: float = 0.0) -> list[str]:
     Raises ChainError with the first thing that is wrong.
     """
     place = given.place
+    if MISSING:
+        raise ChainError(f"{place}: cannot be judged without the library cryptography on the controller ({MISSING}); requirements.txt names it")
     found = list(dict.fromkeys("\n".join(line.strip() for line in pem.split("\n")) for pem in _PEM.findall(given.text.replace("\r\n", "\n"))))
     if not found:
         raise ChainError(f"{place}: holds no certificate in PEM; DER: `openssl x509 -inform der`, PKCS#7: `openssl pkcs7 -print_certs`")
@@ -178,8 +185,8 @@ def _may_sign(place: str, one: x509.Certificate, below: int, root: bool) -> None
     if basic.path_length is not None and basic.path_length < below:
         raise ChainError(f"{place}: {_name(one)} allows {basic.path_length} CA(s) under it (path length), and {below} stand there; have it signed higher up, "
                          "or by a CA that may")  # fmt: skip
-    if extended is not None and not root and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in extended and not {
-        ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} <= set(extended):  # fmt: skip
+    needed = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+    if extended is not None and not root and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in extended and not needed <= set(extended):
         raise ChainError(f"{place}: {_name(one)} is limited to other usages than serverAuth and clientAuth (extendedKeyUsage): clients refuse what it signs")
 
 

@@ -91,8 +91,11 @@ def store(lab: Lab, tmp_path: Path) -> Iterator[Store]:
     try:
         # As the lab's hosts: not every machine gives a container more.
         limits = ["--runtime", "runc", "--ulimit", "nofile=20000:20000", "--ulimit", "nproc=8192:8192"]
-        lab.podman("run", "--detach", "--rm", *limits, "--name", name, "--network", network, "--volume", f"{bao.parent}:/bao:ro",
+        lab.podman("run", "--detach", "--rm", "--cap-add", "NET_ADMIN", *limits, "--name", name, "--network", network, "--volume", f"{bao.parent}:/bao:ro",
                    "--volume", f"{data}:/data", "--entrypoint", "/bao/bao", image, "server", "-config", "/data/loop.hcl")  # fmt: skip
+        # Level 4 is behind the site's router.
+        router = lab.var(lab.groups["routers"][0], "hnai_interfaces")[lab.var(host, "hnai_zone")]
+        lab.podman("exec", name, "ip", "route", "replace", "default", "via", router["v4"])
         lab.podman("exec", name, "bash", "-c", f"for i in $(seq 60); do (exec 3<>/dev/tcp/127.0.0.1/{PORT}) && exit 0; sleep 1; done; exit 1", check=False)
         external = {"owner": "the security office", "address": f"https://{there}:{PORT}", "ca": ca.read_text(encoding="ascii")}
         state = tmp_path / "state"

@@ -109,6 +109,7 @@ class Authorities(Protocol):
     def roots(self) -> str:
         """PEM bundle of the roots that are not retired: what hosts shall trust. In a stable order."""
 
+
 class Authority(Rotation):
     """The steps. Each may be repeated; each looks before it writes."""
 
