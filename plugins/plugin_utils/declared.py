@@ -19,6 +19,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.kafka import quotas
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import SourceError, devices
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import ConfigError
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import parse as filter_config
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import duration_s
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
 from ansible_collections.hnai.platform.plugins.plugin_utils import sources
 from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_template, shown
@@ -27,8 +28,6 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_te
 _UNITS = "ot_collector_fidelity_units"
 #: A length of time, as a text; an option whose default is one is one.
 LASTS = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h|d|w|y))+")
-_LENGTH = re.compile(r"([0-9]+(\.[0-9]+)?)(ms|s|m|h|d|w|y)")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
 #: What stands in paths, URIs and names of other systems.
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 #: Lists of ids of checks.
@@ -76,9 +75,7 @@ def whole(value: Any) -> bool:
 
 def _seconds(value: Any) -> float:
     """A length of time in seconds; 0: it is none, or a template."""
-    if not isinstance(value, str) or not LASTS.fullmatch(value):
-        return 0.0
-    return sum(float(number) * _UNIT_S[unit] for number, _rest, unit in _LENGTH.findall(value))
+    return duration_s(value) if isinstance(value, str) and LASTS.fullmatch(value) else 0.0
 
 
 def _site(first: Mapping[str, Any], file: Callable[[str], str], ids: frozenset[str]) -> Iterator[Problem]:
@@ -89,8 +86,7 @@ def _site(first: Mapping[str, Any], file: Callable[[str], str], ids: frozenset[s
             remedy = "write letters, digits, . _ - (it stands in paths, URIs and names)"
             yield Problem(file(name), name, f"{repr(value)[:60]} is no plain name", remedy, "option")
     for name in _LISTS if ids else ():
-        value = first.get(name)
-        for one in value if isinstance(value, (list, tuple)) else ():
+        for one in _listed(first.get(name)):
             if not is_template(one) and str(one) not in ids and not str(one).startswith("V-"):
                 near = difflib.get_close_matches(str(one), ids, n=1)
                 remedy = (f"did you mean {near[0]}? " if near else "") + "docs/verify.md lists them"
@@ -118,9 +114,8 @@ def _quotas(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Ite
 
 def _tags(told: Mapping[str, Any]) -> dict[str, set[str]]:
     """Tags of each source, as the store has them."""
-    declared = told.get("hnai_ot_sources")
     found: dict[str, set[str]] = {}
-    for source in declared if isinstance(declared, (list, tuple)) else ():
+    for source in _listed(told.get("hnai_ot_sources")):
         if isinstance(source, Mapping) and not is_template(source.get("tags")) and isinstance(source.get("tags"), (list, tuple)):
             found[str(source.get("id"))] = {str(tag.get("name")).lower() for tag in source["tags"] if isinstance(tag, Mapping)}
     return found
@@ -130,7 +125,7 @@ def _jobs(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Itera
     """Jobs that are declared twice, and alerts that could never be raised, or always."""
     told = _of_first(variables, groups, "flink")
     jobs, alerts = told.get("flink_jobs"), told.get("flink_alerts")
-    listed = [str(one) for one in jobs] if isinstance(jobs, (list, tuple)) and not is_template(jobs) else []
+    listed = [str(one) for one in _listed(jobs)] if not is_template(jobs) else []
     for name, times in Counter(listed).items():
         if times > 1:
             yield Problem(file("flink_jobs"), f"flink_jobs[{shown(name)}]", f"stands there {times} times", "declare each job once", "option")
@@ -138,7 +133,7 @@ def _jobs(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Itera
         what = "lists alerts, and flink_alerts has nothing to watch" if "alerts" in listed else "lacks alerts, and flink_alerts has something to watch"
         yield Problem(file("flink_jobs"), "flink_jobs", what, "declare both, or neither", "option")
     tags, seen = _tags(told), set()
-    for one in alerts if isinstance(alerts, (list, tuple)) else ():
+    for one in _listed(alerts):
         if isinstance(one, Mapping) and not is_template(one):
             pair = str(one.get("source")), str(one.get("tag"))
             key = f"flink_alerts[{shown(pair[0])}/{shown(pair[1])}]"
