@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.boxes import Cube, addresses, names, numbers
 from ansible_collections.hnai.platform.plugins.module_utils.zones.dimensions import ICMP6, PATHS, rate_of
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import L2_LIMITS, ROUTER_GROUP, Conduit, Node, Site
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import ROUTER_GROUP, Conduit, Node, Site
 
 TABLE = ("inet", "hnai")
 _PROTO = {"tcp": 6, "udp": 17}
@@ -124,7 +124,7 @@ def _passing(site: Site, router: Node, conduit: Conduit, version: int) -> Iterat
             targets.add(there)
     for (here, there), (sources, targets) in sorted(ways.items()):
         plant = min(site.zones[here].level, site.zones[there].level) <= 2
-        limits = {**(L2_LIMITS if plant else {}), **conduit.limits}
+        limits = conduit.limited(plant)
         yield _entry(conduit, "forward", version, iif=legs[here], oif=legs[there], sources=sorted(sources), targets=sorted(targets), limits=limits)
 
 

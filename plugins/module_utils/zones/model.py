@@ -247,6 +247,10 @@ class Conduit:
     ends: tuple[str, str] = ("", "")
     """Both ends as they are written: the name of a group, a host or an asset."""
 
+    def limited(self, plant: bool) -> dict[str, int]:
+        """What it lets through; into the plant (level 2 and below) never without a limit."""
+        return {**(L2_LIMITS if plant else {}), **self.limits}
+
     def pairs(self) -> Iterator[tuple[str, str]]:
         """All (initiator, target) pairs; nobody needs a conduit to itself."""
         for source in self.sources:

@@ -14,7 +14,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones import observe
 from ansible_collections.hnai.platform.plugins.module_utils.zones.law import refused
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import (
     JUMP_GROUP,
-    L2_LIMITS,
     ROUTER_GROUP,
     Boundary,
     Conduit,
@@ -264,7 +263,7 @@ def _forward(
 ) -> Iterator[str]:
     sources, targets = ends
     lowest = min(site.zones[here[0]].level, site.zones[there[0]].level)
-    limits = dict(conduit.limits) if lowest > 2 else {**L2_LIMITS, **conduit.limits}
+    limits = conduit.limited(lowest <= 2)
     for version, family in _FAMILIES:
         from_set = _set(site.nodes[name].address(version, here[0], conduit.source_address) for name in sources)
         to_set = _set(site.nodes[name].address(version, there[0]) for name in targets)

@@ -26,7 +26,6 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.model import (
     FILTER,
     FILTER_UID,
     JUMP_GROUP,
-    L2_LIMITS,
     MANAGED_GROUP,
     ROUTER_GROUP,
     Flow,
@@ -617,7 +616,7 @@ def _faster_than_approved(site: Site) -> list[Problem]:
         for conduit in site.conduits:
             if asset not in conduit.targets or conduit.service.port != port or source.get("protocol") not in ("opcua", "modbus"):
                 continue
-            approved = {**(L2_LIMITS if site.zones[site.nodes[asset].zone].level <= 2 else {}), **conduit.limits}
+            approved = conduit.limited(site.zones[site.nodes[asset].zone].level <= 2)
             for name in sorted(set(approved) & set(wanted)):
                 if _amount(wanted[name]) and wanted[name] > approved[name]:
                     message = f"{wanted[name]:g} is more than {conduit.id} approves ({approved[name]})"

@@ -15,7 +15,7 @@ from html import escape
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import FAIL, INCONCLUSIVE, PASS, SKIPPED
-from ansible_collections.hnai.platform.plugins.module_utils.zones.model import L2_LIMITS, Conduit, Site, Zone
+from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Conduit, Site, Zone
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import glass
 from ansible_collections.hnai.platform.plugins.plugin_utils.report.table import host_names, shorten
 
@@ -398,7 +398,7 @@ def external(site: Site) -> list[dict[str, str]]:
             if boundary is None:
                 continue
             plant = min(site.zones[here].level, site.zones[there].level) <= 2
-            limits = {**(L2_LIMITS if plant else {}), **conduit.limits}
+            limits = conduit.limited(plant)
             for version in (4, 6):
                 ends = [
                     sorted({
