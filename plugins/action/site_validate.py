@@ -11,7 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import needed_topics
+from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import fed_topics, needed_topics
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import clients, needed_flows
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
@@ -68,7 +68,8 @@ class ActionModule(ActionBase):
             site = Site.from_dict(data)
             users = {principal for principal, *_rest in clients(site, "kafka")}
             ids = [entry.id for section in checks.load() for entry in section.entries]
-            said = mistakes(written(task_vars["hostvars"], task_vars["groups"]), options(), task_vars["groups"], site.file, needed_topics(site), ids, users)
+            wanted, fed, groups = needed_topics(site), fed_topics(site), task_vars["groups"]
+            said = mistakes(written(task_vars["hostvars"], groups), options(), groups, site.file, wanted, ids, users, fed)
             said += twice(task_vars.get("ansible_inventory_sources") or [])
             said += self._site_ca(site, task_vars["hostvars"], task_vars["groups"], now)
             found = [problem.as_dict() for problem in [*sorted({*judge(site, data, today), *said}), *self._observed(site, task_vars["hostvars"])]]

@@ -35,12 +35,13 @@ _LISTS = ("hnai_expected_skips", "hnai_full_expected_skips", "hnai_allow_inconcl
 
 
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
-             file: Callable[[str], str], ids: Iterable[str] = (), users: Iterable[str] = ()) -> Iterator[Problem]:
-    """All of them. *variables*, *options*, *groups*, *file*: as `written` has them. *ids*: of all checks. *users*: who may log in to Kafka."""
+             file: Callable[[str], str], ids: Iterable[str] = (), users: Iterable[str] = (), fed: Iterable[str] = ()) -> Iterator[Problem]:
+    """All of them; the arguments are those of `written.problems`."""
     first = next(iter(variables.values()), {})
     yield from _site(first, file, frozenset(ids))
     yield from _quotas(variables, groups, file, frozenset(users))
     yield from _jobs(variables, groups, file)
+    yield from _unfed(variables, options, groups, file, frozenset(fed))
     yield from _excused(variables, groups, file)
     yield from _ceremony(variables, options, groups, file)
     units = first.get("hnai_units") or {}
@@ -147,6 +148,17 @@ def _jobs(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Itera
             wrong, remedy = _watches(one)
             if wrong:
                 yield Problem(file("flink_alerts"), key, wrong, remedy, "option")
+
+
+def _unfed(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
+           file: Callable[[str], str], fed: frozenset[str]) -> Iterator[Problem]:
+    """A writer of a store that waits for ever, at a topic into which nothing comes (the normalised one, and no Flink)."""
+    name, seen = "telegraf_writer_topic", set()
+    for host in (host for group in ("telegraf_writer", "telegraf_questdb") for host in groups.get(group) or ()):
+        topic = variables.get(host, {}).get(name, options.get(name, {}).get("default"))
+        if fed and isinstance(topic, str) and not is_template(topic) and topic not in fed | seen:
+            seen.add(topic)
+            yield Problem(file(name), name, f"nobody who stands in the site writes topic {topic[:60]!r}", f"one of: {', '.join(sorted(fed))[:200]}", "option")
 
 
 def _watches(alert: Mapping[str, Any]) -> tuple[str, str]:

@@ -47,12 +47,14 @@ _SIZE = re.compile(r"[1-9][0-9]*[kKmMgG]?")
 
 
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
-             file: Callable[[str], str], needed: Mapping[str, str] | None = None, ids: Iterable[str] = (), users: Iterable[str] = ()) -> list[Problem]:
+             file: Callable[[str], str], needed: Mapping[str, str] | None = None, ids: Iterable[str] = (), users: Iterable[str] = (),
+             fed: Iterable[str] = ()) -> list[Problem]:
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set.
-    *needed*: topics of Kafka that somebody reads or writes, and who. *ids*: of all checks. *users*: who may log in to Kafka."""
+    *needed*: topics of Kafka that somebody reads or writes, and who. *ids*: of all checks. *users*: who may log in to Kafka.
+    *fed*: topics of Kafka that somebody writes."""
     found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, needed or {})]
     found += [*_entrances(variables, file), *_places(variables, options, groups, file)]
-    return [*found, *declared.problems(variables, options, groups, file, ids, users)]
+    return [*found, *declared.problems(variables, options, groups, file, ids, users, fed)]
 
 
 def _options(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:

@@ -213,6 +213,16 @@ def test_quotas(told: Any, keys: list[str]) -> None:
     assert [one.key for one in found] == keys and all(one.message and one.remedy for one in found)
 
 
+def test_a_writer_of_a_store_fetches_what_somebody_writes() -> None:
+    groups = {"telegraf_writer": ["w", "v"], "telegraf_questdb": ["w", "q"], "flink": ["f"]}
+    told = {"w": {"telegraf_writer_topic": "ot.normalised"}, "v": {"telegraf_writer_topic": "{{ topic }}"}, "q": {}, "f": {"telegraf_writer_topic": "ot.late"}}
+    options = {"telegraf_writer_topic": {"default": "ot.raw"}}
+    assert [one.message for one in written.problems(told, options, groups, str, fed=["ot.raw"])] == [
+        "nobody who stands in the site writes topic 'ot.normalised'"]  # fmt: skip
+    assert [one.remedy for one in written.problems(told, options, groups, str, fed=["ot.normalised"])] == ["one of: ot.normalised"]
+    assert written.problems(told, options, groups, str, fed=["ot.raw", "ot.normalised"]) == []
+
+
 def test_what_is_said_of_a_source_names_one_that_is() -> None:
     said = [{"source": "plc1", "expires": "2030-12-31", "date": "2026-01-01"}, {"source": "plc9"}, {"source": "{{ s }}", "date": "{{ d }}"}, None]
     told = {"hnai_ot_sources": SOURCES, "ot_collector_audit_exceptions": said, "ot_collector_trust_statements": said,

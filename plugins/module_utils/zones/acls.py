@@ -96,6 +96,12 @@ def needed_topics(site: Site) -> dict[str, str]:
     return found
 
 
+def fed_topics(site: Site) -> set[str]:
+    """Topics of Kafka that an identity of the site, or one of `kafka_extra_acls`, may write."""
+    found = {str(acl.get("name")) for acl in extra_acls(site) if str(acl.get("operation")).lower() in ("write", "all")}
+    return found.union(*((connect.get("topics") or {}).get("write") or [] for _principal, _hosts, connect, _file, _key in clients(site, "kafka")))
+
+
 def _listed(site: Site, host: str, variable: str) -> list[Any]:
     """A host's variable that must be a list; what is none has no entries (`unreadable` says so)."""
     value = site.value(host, variable)
