@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import fed_topics, needed_topics
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import clients, needed_flows
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
-from ansible_collections.hnai.platform.plugins.plugin_utils import checks, contracts, observed, site_ca
+from ansible_collections.hnai.platform.plugins.plugin_utils import checks, contracts, observed, site_ca, sources
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, record, zones
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect, options, plain, twice, written
@@ -43,7 +44,7 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("expired", "export", "format", "today"))
+    _VALID_ARGS = frozenset(("expired", "export", "files", "format", "today"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Result with errors and warnings_found; failed if there is an error."""
@@ -71,6 +72,8 @@ class ActionModule(ActionBase):
             wanted, fed, groups = needed_topics(site), fed_topics(site), task_vars["groups"]
             said = mistakes(written(task_vars["hostvars"], groups), options(), groups, site.file, wanted, ids, users, fed)
             said += twice(task_vars.get("ansible_inventory_sources") or [])
+            if boolean(args.get("files", False)):
+                said += self._handed_over(site, task_vars["hostvars"], groups)
             said += self._site_ca(site, task_vars["hostvars"], task_vars["groups"], now)
             found = [problem.as_dict() for problem in [*sorted({*judge(site, data, today), *said}), *self._observed(site, task_vars["hostvars"])]]
             if args.get("export"):
@@ -138,6 +141,14 @@ class ActionModule(ActionBase):
         except OSError as error:
             raise ValueError(f"export {args['export']!r} cannot be written: {error.strerror}; name a folder that you may write to") from error
         return written
+
+    @staticmethod
+    def _handed_over(site: Site, hostvars: Any, groups: Any) -> list[Problem]:
+        """Files of the sources that are to be mirrored: a run that lacks one would end at the collector, with all before it already changed."""
+        hosts, name = groups.get("ot_collector") or [], "hnai_ot_sources"
+        declared = plain(hostvars[hosts[0]][name]) if hosts and name in hostvars[hosts[0]] else ()
+        found = sources.handed_over(declared, lambda path: Path(path).expanduser().read_text(encoding="utf-8"))
+        return [Problem(site.file(name), *one, "source") for one in found]
 
     @staticmethod
     def _site_ca(site: Site, hostvars: Any, groups: Any, now: datetime.datetime) -> list[Problem]:

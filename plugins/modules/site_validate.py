@@ -36,6 +36,12 @@ options:
         boundaries that are not ours (C(external.csv), C(external.json), C(external.md)) to. Nothing is written in check mode.
       - When each conduit was last proven is taken from the verdicts in C(hnai_state_dir).
     type: path
+  files:
+    description:
+      - Whether the files that C(hnai_ot_sources) names must lie on this controller: certificates of servers, passwords of the mirror's identities.
+      - A run that is to deploy the collector looks for them; whoever judges a change of the model elsewhere need not have them.
+    type: bool
+    default: false
   today:
     description: The day on which expiry is judged, as YYYY-MM-DD. The controller's day by default.
     type: str

@@ -13,7 +13,7 @@ import ipaddress
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,6 +192,31 @@ def problems(sources: Any, file: str, conversions: Iterable[str] | None = None) 
     known = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, (list, tuple)) else []
     for key, message, remedy in _all(known, None if conversions is None else frozenset(conversions)):
         yield Problem(file, key, message, remedy, "source")
+
+
+def handed_over(sources: Any, read: Callable[[str], str]) -> Iterator[tuple[str, str, str]]:
+    """(key, what is wrong, remedy) of the files that the plant's people hand over, as they lie on the controller.
+
+    *sources*: evaluated. *read*: a file's text; OSError, UnicodeError: it has none.
+    """
+    for source in (one for one in sources if isinstance(one, Mapping)) if isinstance(sources, (list, tuple)) else ():
+        identity = source.get("identity")
+        given = {"identity.password_file": identity.get("password_file") if isinstance(identity, Mapping) else None}
+        given.update({name: source.get(name) for name in ("server_certificate_file", "server_certificate_next_file")})
+        for name, path in given.items():
+            if not isinstance(path, str) or not path:
+                continue
+            remedy, what = "let the plant's people hand over the server's certificate (PEM): README of role ot_collector", "no certificate (PEM)"
+            if name.endswith("password_file"):
+                remedy, what = "let the plant's people hand over the identity's password: README of role ot_collector", "nothing"
+            key = f"hnai_ot_sources[{shown(source.get('id'))}].{name}"
+            try:
+                text = read(path)
+            except (OSError, UnicodeError) as error:
+                yield key, f"{path[:200]} cannot be read on the controller: {getattr(error, 'strerror', None) or 'it is no text'}", remedy
+                continue
+            if not text.strip() or (what != "nothing" and "-----BEGIN CERTIFICATE-----" not in text):
+                yield key, f"{path[:200]} holds {what}", remedy
 
 
 def unit_problems(units: Any) -> Iterator[tuple[str, str, str]]:

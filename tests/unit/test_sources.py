@@ -242,3 +242,24 @@ ANYTHING = st.recursive(
     **dict.fromkeys(("filter", "limits", "identity", "node", "topic", "lifetime_count", "unit", "canary"), ANYTHING)}), max_size=3) | ANYTHING)
 def test_nothing_ends_in_a_traceback(told: Any) -> None:
     assert all(one.message and one.key.isprintable() for one in sources.problems(told, "f", UNITS))
+
+
+def test_what_the_plant_hands_over_can_be_read(tmp_path: Path) -> None:
+    pem, secret = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n", "hunter2"
+    for name, content in (("a.pem", pem.encode()), ("der", b"0\x82\xff"), ("key", secret.encode()), ("empty", b" \n")):
+        (tmp_path / name).write_bytes(content)
+
+    def found(certificate: Any, password: Any, **more: Any) -> dict[str, str]:
+        source = {"id": "s", "server_certificate_file": certificate, "identity": {"password_file": password}, **more}
+        told = list(sources.handed_over([None, {"id": "t", "identity": None}, source], lambda path: (tmp_path / path).read_text(encoding="utf-8")))
+        assert all(remedy and secret not in message for _key, message, remedy in told)
+        return {key.removeprefix("hnai_ot_sources[s]."): message for key, message, _remedy in told}
+
+    assert found("a.pem", "key", server_certificate_next_file="a.pem") == {} == found(None, 7)
+    assert found("gone", "empty") == {
+        "server_certificate_file": "gone cannot be read on the controller: No such file or directory", "identity.password_file": "empty holds nothing",
+    }
+    assert found("key", ".", server_certificate_next_file="der") == {
+        "server_certificate_file": "key holds no certificate (PEM)", "server_certificate_next_file": "der cannot be read on the controller: it is no text",
+        "identity.password_file": ". cannot be read on the controller: Is a directory",
+    }

@@ -138,8 +138,8 @@ def test_an_expired_conduit_stops_no_run_of_a_running_site(lab: Path, tmp_path: 
 
     change(lab / "group_vars/all/conduits.yml", old)
     first = yaml.safe_load((ROOT / "playbooks/site.yml").read_text(encoding="utf-8"))[0]
-    assert first["vars"] == {"validate_expired": "report"}
-    more = [f"-evalidate_export={tmp_path}/out", *(f"-e{name}={value}" for name, value in first["vars"].items())]
+    assert first["vars"]["validate_expired"] == "report"
+    more = [f"-evalidate_export={tmp_path}/out", "-evalidate_expired=report"]
     code, found, output = run(lab / "hosts.yml", tmp_path, *more)
     assert code == 0, output
     assert found["errors"] == [] and "expired on 2020-01-01" in str(found["warnings"])
@@ -147,6 +147,23 @@ def test_an_expired_conduit_stops_no_run_of_a_running_site(lab: Path, tmp_path: 
     assert written == {"zones.svg", "zones.mmd", "zones.html", "evidence.json", "external.csv", "external.json", "external.md"}
     assert "lab: zones and conduits" in (tmp_path / "out/zones.html").read_text(encoding="utf-8")
     assert '"state": "expired"' in (tmp_path / "out/evidence.json").read_text(encoding="utf-8")
+
+
+def test_a_run_that_deploys_the_collector_looks_for_what_the_plant_hands_over(lab: Path, tmp_path: Path) -> None:
+    first = yaml.safe_load((ROOT / "playbooks/site.yml").read_text(encoding="utf-8"))[0]
+    wanted = {"validate_files": first["vars"]["validate_files"]}
+    keys = [f"hnai_ot_sources[plc1].{name}" for name in ("identity.password_file", "server_certificate_file")]
+
+    def missing(*more: str) -> list[str]:
+        _code, found, _output = run(lab / "hosts.yml", tmp_path, "-e", json.dumps(wanted), *more)
+        return sorted(problem["key"] for problem in found["errors"])
+
+    assert (missing(), missing("--tags", "ot_collector,verify"), missing("--tags", "kafka")) == (keys, keys, [])
+    folder = tmp_path / "state/lab/plc1"
+    folder.mkdir(parents=True)
+    (folder / "observer.password").write_text("x\n", encoding="utf-8")
+    (folder / "opcua-server.pem").write_text("-----BEGIN CERTIFICATE-----\n", encoding="utf-8")
+    assert missing() == []
 
 
 def test_the_chain_of_a_site_s_own_ca(lab: Path, tmp_path: Path) -> None:
