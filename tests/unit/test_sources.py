@@ -141,6 +141,7 @@ def test_the_lab_is_accused_of_nothing() -> None:
     (changed("mqtt", topic="spBv1.0/g/NCMD/e"), "[s].topic", "not where the bridge hears it"),
     (changed("mqtt", topic=...), "[s].topic", "is missing"),
     (changed("sparkplug", group="a/b"), "[s].group", "no level of an MQTT topic"),
+    (changed("sparkplug", node=None), "[s].node", "is missing"),
     (changed("sparkplug", keepalive_s=1), "[s].keepalive_s", "1 cannot be"),
     (changed("sparkplug", tags__0__metric="bdSeq"), "[s].tags[t].metric", "no metric"),
     (changed("sparkplug", tags__1__device="packer"), "[s].tags[u].metric", "is the metric of t too"),

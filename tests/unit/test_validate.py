@@ -554,8 +554,6 @@ NODE = {"id": "spb1", "asset": "plc1", "protocol": "sparkplug", "group": "pad1",
 @pytest.mark.parametrize(("sources", "hosts", "words"), [
     ([NODE], [], "is empty, so nobody hears spb1"),
     ([], ["edge1"], "no source speaks Sparkplug B"),
-    ([{**NODE, "group": "a/b"}], ["edge1"], "no level of an MQTT topic"),
-    ([{**NODE, "node": None}], ["edge1"], "no level of an MQTT topic"),
     ([NODE, {**NODE, "id": "spb2"}], ["edge1"], "is the edge node of spb1 too"),
     ([NODE], ["edge1", "edge2"], "would take each other's session"),
 ])
