@@ -150,15 +150,30 @@ def _jobs(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Itera
                 yield Problem(file("flink_alerts"), key, wrong, remedy, "option")
 
 
+#: Which topics the instances of Telegraf write and read: (option, group).
+_TOPICS = tuple((f"telegraf_{topic}_topic", f"telegraf_{group}") for topic, group in (
+    ("raw", "shipper"), ("raw", "bridge"), ("writer", "writer"), ("writer", "questdb")))  # fmt: skip
+
+
 def _unfed(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
            file: Callable[[str], str], fed: frozenset[str]) -> Iterator[Problem]:
-    """A writer of a store that waits for ever, at a topic into which nothing comes (the normalised one, and no Flink)."""
-    name, seen = "telegraf_writer_topic", set()
-    for host in (host for group in ("telegraf_writer", "telegraf_questdb") for host in groups.get(group) or ()):
-        topic = variables.get(host, {}).get(name, options.get(name, {}).get("default"))
-        if fed and isinstance(topic, str) and not is_template(topic) and topic not in fed | seen:
-            seen.add(topic)
-            yield Problem(file(name), name, f"nobody who stands in the site writes topic {topic[:60]!r}", f"one of: {', '.join(sorted(fed))[:200]}", "option")
+    """Shippers that may not write their topic, and writers that wait for ever: at a topic into which nothing comes (the normalised one, and no Flink), or
+    for a table that the store has under another name."""
+
+    def told(host: str, name: str) -> Any:
+        return variables.get(host, {}).get(name, options.get(name, {}).get("default"))
+
+    seen = set()
+    for name, group in _TOPICS if fed else ():
+        for topic in (told(host, name) for host in groups.get(group) or ()):
+            if isinstance(topic, str) and not is_template(topic) and topic not in fed and (name, topic) not in seen:
+                seen.add((name, topic))
+                yield Problem(file(name), name, f"nobody in the site may write topic {topic[:60]!r}", f"one of: {', '.join(sorted(fed))[:200]}", "option")
+    name = "telegraf_questdb_table"
+    tables = {str(told(host, "questdb_table")) for host in groups.get("questdb") or ()}
+    for table in {str(told(host, name)) for host in groups.get("telegraf_questdb") or ()} - tables if tables else ():
+        if not is_template([table, *tables]):
+            yield Problem(file(name), name, f"{table[:60]!r} is no table of the store", f"write what questdb_table says, {min(tables)[:60]!r}", "option")
 
 
 def _watches(alert: Mapping[str, Any]) -> tuple[str, str]:

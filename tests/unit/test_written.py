@@ -213,14 +213,28 @@ def test_quotas(told: Any, keys: list[str]) -> None:
     assert [one.key for one in found] == keys and all(one.message and one.remedy for one in found)
 
 
-def test_a_writer_of_a_store_fetches_what_somebody_writes() -> None:
-    groups = {"telegraf_writer": ["w", "v"], "telegraf_questdb": ["w", "q"], "flink": ["f"]}
+def test_topics_that_somebody_may_write() -> None:
+    groups = {"telegraf_writer": ["w", "v"], "telegraf_questdb": ["w", "q"], "telegraf_shipper": ["s"], "telegraf_bridge": ["s"], "flink": ["f"]}
     told = {"w": {"telegraf_writer_topic": "ot.normalised"}, "v": {"telegraf_writer_topic": "{{ topic }}"}, "q": {}, "f": {"telegraf_writer_topic": "ot.late"}}
-    options = {"telegraf_writer_topic": {"default": "ot.raw"}}
-    assert [one.message for one in written.problems(told, options, groups, str, fed=["ot.raw"])] == [
-        "nobody who stands in the site writes topic 'ot.normalised'"]  # fmt: skip
-    assert [one.remedy for one in written.problems(told, options, groups, str, fed=["ot.normalised"])] == ["one of: ot.normalised"]
-    assert written.problems(told, options, groups, str, fed=["ot.raw", "ot.normalised"]) == []
+    options = {"telegraf_writer_topic": {"default": "ot.raw"}, "telegraf_raw_topic": {"default": "ot.raw"}}
+
+    def found(*fed: str) -> dict[str, tuple[str, str]]:
+        return {one.key: (one.message, one.remedy) for one in written.problems(told, options, groups, str, fed=fed)}
+
+    assert found("ot.raw") == {"telegraf_writer_topic": ("nobody in the site may write topic 'ot.normalised'", "one of: ot.raw")}
+    assert found("ot.raw", "ot.normalised") == found() == {}
+    told["s"] = {"telegraf_raw_topic": "ot.mine"}
+    assert list(found("ot.raw", "ot.normalised")) == ["telegraf_raw_topic"] and not found("ot.raw", "ot.normalised", "ot.mine")
+
+
+@pytest.mark.parametrize(("store", "writer", "good"), [
+    ({}, {}, True), ("a", "a", True), ("a", "b", False), ("a", {}, False), ({}, "b", False), ("{{ t }}", "b", True)])  # fmt: skip
+def test_store_and_writer_have_one_table(store: Any, writer: Any, good: bool) -> None:
+    told = {"d": {name: value for name, value in (("questdb_table", store), ("telegraf_questdb_table", writer)) if value != {}}}
+    options = {"questdb_table": {"default": "ot"}, "telegraf_questdb_table": {"default": "ot"}}
+    found = written.problems(told, options, {"questdb": ["d"], "telegraf_questdb": ["d"]}, str)
+    assert [one.key for one in found] == ([] if good else ["telegraf_questdb_table"])
+    assert written.problems(told, options, {"telegraf_questdb": ["d"]}, str) == []
 
 
 def test_what_is_said_of_a_source_names_one_that_is() -> None:
