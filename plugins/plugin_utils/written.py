@@ -15,6 +15,7 @@ from typing import Any
 from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import topics
+from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import duration_s
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import SSH, Problem
 from ansible_collections.hnai.platform.plugins.plugin_utils import declared
 from ansible_collections.hnai.platform.plugins.plugin_utils.declared import LASTS, whole
@@ -32,6 +33,14 @@ _NO_LIMIT = 1e15
 #: Options with limits of their own: (least, most), as their descriptions say.
 _WITHIN = {
     "firewall_revert_after_s": (5, 3600), "flink_window_s": (1, 99), "flink_out_of_order_s": (0, 99), "flink_slots": (1, 1024), "openbao_key_shares": (1, 255),
+}  # fmt: skip
+#: Lengths of time as their readers take them: (shape, least and most seconds). OpenBao's are reckoned by us, Telegraf and the store read Go's.
+_GO = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+")
+_LASTING = {
+    **{f"openbao_{life}_ttl": (re.compile(r"[0-9]+[smhdwy]"), 1, _NO_LIMIT) for life in ("root", "intermediate", "leaf", "identity")},
+    **{f"telegraf_{name}": (_GO, 0.001, _NO_LIMIT) for name in ("interval", "flush_interval")},
+    "questdb_retention": (re.compile(r"[0-9]+[hdw]"), 3600, _NO_LIMIT), "victoriametrics_retention": (re.compile(r"[0-9]+[hdwy]"), 86400, _NO_LIMIT),
+    "victoriametrics_latency_offset": (_GO, 0, 1), "victoriametrics_memory_flush": (_GO, 2, _NO_LIMIT),
 }  # fmt: skip
 #: Names that stand in a statement of SQL.
 _TABLES, _TABLE = frozenset({"questdb_table", "telegraf_questdb_table"}), re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
@@ -135,6 +144,8 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
         yield key, f"{repr(value)[:60]} is no size of memory", "write a number with k, m or g behind it, such as 512m"
     elif LASTS.fullmatch(str(option.get("default"))) and not LASTS.fullmatch(str(value)):
         yield key, f"{repr(value)[:60]} is no length of time", f"write a number and its unit, such as {option['default']}"
+    elif key in _LASTING and not _lasts(key, str(value)):
+        yield key, f"{repr(value)[:60]} cannot be", f"write it as {option['default']}: {_described(option)[:160]}"
     elif key not in OWN and option.get("type") in ("int", "float") and isinstance(value, (int, float, str)) and not _reckons(key, float(value)):
         least, most = _limits(key)
         yield key, f"{repr(value)[:60]} cannot be", f"write a number from {least:g}" + (f" to {most:g}" if most < _NO_LIMIT else "")
@@ -148,10 +159,21 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
             if value.get(name) is not None:
                 yield from _inside(inner, f"{key}.{name}", value[name])
             elif inner.get("required"):
-                yield f"{key}.{name}", "is missing", f"write {name}: {' '.join(str(inner.get('description', '')).split())[:80]}"
+                yield f"{key}.{name}", "is missing", f"write {name}: {_described(inner)[:80]}"
         for name in value:
             if str(name) not in option["options"]:
                 yield f"{key}.{shown(name)}", "is unknown", f"use one of: {', '.join(option['options'])}"
+
+
+def _described(option: Mapping[str, Any]) -> str:
+    """A text, or a list of them."""
+    said = option.get("description") or ""
+    return " ".join(" ".join([said] if isinstance(said, str) else map(str, said)).split())
+
+
+def _lasts(name: str, text: str) -> bool:
+    shape, least, most = _LASTING[name]
+    return bool(shape.fullmatch(text)) and least <= duration_s(text) <= most
 
 
 def _limits(name: str) -> tuple[float, float]:

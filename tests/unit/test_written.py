@@ -286,6 +286,22 @@ def test_a_check_that_is_let_through_is_one() -> None:
     assert written.problems({"a": told}, {}, {}, str) == []
 
 
+@pytest.mark.parametrize(("name", "good", "wrong"), [
+    ("openbao_leaf_ttl", ["30d", "12h", "1w"], ["1h30m", "1.5d", "500ms", "0d"]),
+    ("victoriametrics_retention", ["1d", "24h", "5y"], ["12h", "1d12h", "9000000ms", "31m"]),
+    ("questdb_retention", ["1h", "31d", "4w"], ["1y", "90m", "1d12h", "0d"]),
+    ("victoriametrics_latency_offset", ["0s", "500ms", "1s"], ["1.5s", "1d"]),
+    ("victoriametrics_memory_flush", ["2s", "1m30s"], ["500ms", "1d"]),
+    ("telegraf_flush_interval", ["250ms", "1m30s"], ["0s", "1d"]),
+])  # fmt: skip
+def test_a_length_of_time_is_one_that_its_reader_takes(name: str, good: list[str], wrong: list[str]) -> None:
+    known = options(ROOT)
+    for value in [*good, *wrong]:
+        found = [one for one in written.problems({"a": {name: value}}, known, {}, str) if one.key == name]
+        assert bool(found) == (value in wrong), (value, found)
+        assert all(one.remedy and "cannot be" in one.message for one in found)
+
+
 def test_the_roles_options_are_read() -> None:
     found = options(ROOT)
     assert found["firewall_mode"]["choices"] == ["enforce", "observe"]
