@@ -18,8 +18,9 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.model import P
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
 from ansible_collections.hnai.platform.plugins.plugin_utils import checks, contracts, observed, site_ca, sources
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
+from ansible_collections.hnai.platform.plugins.plugin_utils.declared import Known
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, record, zones
-from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, collect, options, plain, twice, written
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, broker_settings, collect, options, plain, twice, written
 from ansible_collections.hnai.platform.plugins.plugin_utils.written import problems as mistakes
 
 #: Tags of the site's plays beside those of components.
@@ -67,10 +68,8 @@ class ActionModule(ActionBase):
             data = collect(task_vars["hostvars"], task_vars["groups"])
             add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
             site = Site.from_dict(data)
-            users = {principal for principal, *_rest in clients(site, "kafka")}
-            ids = [entry.id for section in checks.load() for entry in section.entries]
-            wanted, fed, groups = needed_topics(site), fed_topics(site), task_vars["groups"]
-            said = mistakes(written(task_vars["hostvars"], groups), options(), groups, site.file, wanted, ids, users, fed)
+            groups = task_vars["groups"]
+            said = mistakes(written(task_vars["hostvars"], groups), options(), groups, site.file, self._known(site))
             said += twice(task_vars.get("ansible_inventory_sources") or [])
             if boolean(args.get("files", False)):
                 said += self._handed_over(site, task_vars["hostvars"], groups)
@@ -141,6 +140,14 @@ class ActionModule(ActionBase):
         except OSError as error:
             raise ValueError(f"export {args['export']!r} cannot be written: {error.strerror}; name a folder that you may write to") from error
         return written
+
+    @staticmethod
+    def _known(site: Site) -> Known:
+        return Known(
+            needed=needed_topics(site), fed=fed_topics(site), users={principal for principal, *_rest in clients(site, "kafka")},
+            settings=broker_settings(), checks=[entry.id for section in checks.load() for entry in section.entries],
+            secrets={str(secret["path"]) for contract in site.contracts.values() for secret in contract.get("secrets") or ()},
+        )  # fmt: skip
 
     @staticmethod
     def _handed_over(site: Site, hostvars: Any, groups: Any) -> list[Problem]:

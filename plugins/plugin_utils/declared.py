@@ -12,6 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import base
@@ -22,26 +23,45 @@ from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import duration_s
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
 from ansible_collections.hnai.platform.plugins.plugin_utils import sources
+from ansible_collections.hnai.platform.plugins.plugin_utils.limits import LASTS
 from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_template, shown
 
 #: The option that lists the conversions which the jobs know by themselves, as the role of Flink has them.
 _UNITS = "ot_collector_fidelity_units"
-#: A length of time, as a text; an option whose default is one is one.
-LASTS = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h|d|w|y))+")
 #: What stands in paths, URIs and names of other systems.
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 #: Lists of ids of checks.
 _LISTS = ("hnai_expected_skips", "hnai_full_expected_skips", "hnai_allow_inconclusive")
 
 
+@dataclass(frozen=True)
+class Known:
+    """What else of the site options are held against; where a part is empty, nothing is."""
+
+    #: Topics of Kafka that somebody reads or writes → who.
+    needed: Mapping[str, str] = field(default_factory=dict)
+    #: Topics of Kafka that somebody may write; who may log in there; settings of the broker that its role writes itself.
+    fed: Iterable[str] = ()
+    users: Iterable[str] = ()
+    settings: Iterable[str] = ()
+    #: All checks; paths of all secrets of contracts.
+    checks: Iterable[str] = ()
+    secrets: Iterable[str] = ()
+
+
+NOTHING = Known()
+
+
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
-             file: Callable[[str], str], ids: Iterable[str] = (), users: Iterable[str] = (), fed: Iterable[str] = ()) -> Iterator[Problem]:
+             file: Callable[[str], str], known: Known = NOTHING) -> Iterator[Problem]:
     """All of them; the arguments are those of `written.problems`."""
     first = next(iter(variables.values()), {})
-    yield from _site(first, file, frozenset(ids))
-    yield from _quotas(variables, groups, file, frozenset(users))
+    yield from _site(first, file, frozenset(known.checks))
+    yield from _quotas(variables, groups, file, frozenset(known.users))
     yield from _jobs(variables, groups, file)
-    yield from _unfed(variables, options, groups, file, frozenset(fed))
+    yield from _unfed(variables, options, groups, file, frozenset(known.fed))
+    yield from _clients(variables, options, groups, file, frozenset(known.secrets))
+    yield from _apart(variables, options, groups, file, frozenset(known.settings))
     yield from _excused(variables, groups, file)
     yield from _ceremony(variables, options, groups, file)
     units = first.get("hnai_units") or {}
@@ -174,6 +194,84 @@ def _unfed(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Map
     for table in {str(told(host, name)) for host in groups.get("telegraf_questdb") or ()} - tables if tables else ():
         if not is_template([table, *tables]):
             yield Problem(file(name), name, f"{table[:60]!r} is no table of the store", f"write what questdb_table says, {min(tables)[:60]!r}", "option")
+
+
+#: Lists of who may log in where: (option, group).
+_CLIENTS = (("mosquitto_clients", "mosquitto"), ("questdb_users", "questdb"), ("victoriametrics_users", "victoriametrics"))
+
+
+def _clients(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
+             file: Callable[[str], str], secrets: frozenset[str]) -> Iterator[Problem]:
+    """Identities that stand twice, or whose password nobody makes; and people who share a name or a number."""
+    for name, group in _CLIENTS:
+        told = [one for one in _listed(_of_first(variables, groups, group).get(name)) if isinstance(one, Mapping) and not is_template(one)]
+        yield from _once(told, name, ("username",), file)
+        for number, one in enumerate(told):
+            if secrets and isinstance(one.get("secret"), str) and one["secret"] not in secrets:
+                near = difflib.get_close_matches(one["secret"], secrets, n=1)
+                remedy = f"did you mean {near[0]}?" if near else "name a secret of a contract: component/name"
+                yield Problem(file(name), f"{name}[{number}].secret", f"{one['secret'][:60]!r} is no secret that anybody makes", remedy, "option")
+    name = "host_operators"
+    told = [one for one in _listed(next(iter(variables.values()), {}).get(name)) if isinstance(one, Mapping) and not is_template(one)]
+    yield from _once(told, name, ("name", "uid"), file)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _once(told: list[Mapping[str, Any]], name: str, parts: Iterable[str], file: Callable[[str], str]) -> Iterator[Problem]:
+    for part in parts:
+        for value, times in Counter(str(one[part]) for one in told if part in one).items():
+            if times > 1:
+                yield Problem(file(name), f"{name}[{shown(value)}].{part}", f"stands there {times} times", f"give each entry a {part} of its own", "option")
+
+
+def _apart(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
+           file: Callable[[str], str], settings: frozenset[str]) -> Iterator[Problem]:
+    """Options that only make sense beside others."""
+
+    def of(group: str, name: str) -> Any:
+        value = _of_first(variables, groups, group).get(name, options.get(name, {}).get("default"))
+        return None if is_template(value) else value
+
+    def wrong(name: str, key: str, message: str, remedy: str) -> Problem:
+        return Problem(file(name), key, message, remedy, "option")
+
+    slots, jobs = of("flink", "flink_slots"), of("flink", "flink_jobs")
+    if whole(slots) and isinstance(jobs, (list, tuple)) and int(slots) < len(jobs):
+        yield wrong("flink_slots", "flink_slots", f"{slots} for {len(jobs)} jobs: the rest would wait for ever", f"write {len(jobs)} or more")
+    slo, period = _of_first(variables, groups, "canary").get("hnai_slo"), of("canary", "canary_period_s")
+    promised = slo.get("freshness_p95_s") if isinstance(slo, Mapping) else None
+    if _is_number(period) and _is_number(promised) and period * 5 > promised:
+        message = f"{period:g} s is more than a fifth of the freshness that is promised, {promised:g} s"
+        yield wrong("canary_period_s", "canary_period_s", message, f"write {promised / 5:g} or less")
+    points, records = of("telegraf", "telegraf_metric_buffer_limit"), of("telegraf", "telegraf_max_undelivered_messages")
+    if whole(points) and whole(records) and int(points) < 6 * int(records):
+        name = "telegraf_metric_buffer_limit"
+        yield wrong(name, name, f"{points} points do not hold what {records} records become", f"write {6 * int(records)} or more")
+    replicas, least = of("kafka", "kafka_replication_factor"), of("kafka", "kafka_min_insync_replicas")
+    if whole(replicas) and whole(least) and int(least) > int(replicas):
+        name = "kafka_min_insync_replicas"
+        yield wrong(name, name, f"{least} of {replicas} replicas: nothing would ever be acknowledged", "write one less than kafka_replication_factor")
+    name, brokers = "kafka_initial_controllers", [str(host) for host in groups.get("kafka") or ()]
+    for host in _listed(of("kafka", name)) if brokers else ():
+        if str(host) not in brokers:
+            yield wrong(name, f"{name}[{shown(host)}]", "is no host of group kafka", f"one of: {', '.join(brokers)[:200]}")
+    given, name = of("kafka", "kafka_config"), "kafka_config"
+    for key in sorted(settings & set(map(str, given if isinstance(given, Mapping) else ()))):
+        yield wrong(name, f"{name}[{shown(key)}]", "is set by the role, whose line wins", "use the role's option for it, or remove it")
+    given, name = of("managed", "host_sysctl"), "host_sysctl"
+    for key in given if isinstance(given, Mapping) else ():
+        if not re.fullmatch(r"[a-z0-9_]+([./][A-Za-z0-9_.-]+)+", str(key)):
+            yield wrong(name, f"{name}[{shown(key)}]", "is no setting of the kernel", "write its name as sysctl -a has it")
+    mounts, name = of("openbao", "openbao_pki_mounts"), "openbao_pki_mounts"
+    if isinstance(mounts, Mapping) and mounts.get("root") and mounts.get("root") == mounts.get("intermediate"):
+        yield wrong(name, name, "root and intermediate would be one mount", "give each one of its own")
+    for group, name in (("telegraf", "telegraf_mqtt_host"), ("ot_collector", "ot_collector_mqtt_host")):
+        host, brokers = of(group, name), [str(one) for one in groups.get("mosquitto") or ()]
+        if isinstance(host, str) and brokers and host not in brokers:
+            yield wrong(name, name, f"{host[:60]!r} is no host of group mosquitto", f"one of: {', '.join(brokers)[:200]}")
 
 
 def _watches(alert: Mapping[str, Any]) -> tuple[str, str]:

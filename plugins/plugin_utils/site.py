@@ -15,6 +15,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,12 @@ def options(collection_root: Path | None = None) -> dict[str, dict[str, Any]]:
         for entry in (_mapping(path).get("argument_specs") or {}).values():
             found.update({name: option if isinstance(option, dict) else {} for name, option in (entry.get("options") or {}).items()})
     return found
+
+
+def broker_settings(collection_root: Path | None = None) -> set[str]:
+    """Settings of Kafka's `server.properties` that the role writes itself, below those of `kafka_config`."""
+    template = Path(collection_root or contracts.COLLECTION_ROOT) / "roles/kafka/tree/etc/hnai/kafka/server.properties.j2"
+    return set(re.findall(r"^([a-z][a-z0-9.]+)=", template.read_text(encoding="utf-8"), flags=re.M))
 
 
 def written(hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]]) -> dict[str, dict[str, Any]]:

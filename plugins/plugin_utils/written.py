@@ -15,10 +15,10 @@ from typing import Any
 from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import topics
-from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import duration_s
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import SSH, Problem
 from ansible_collections.hnai.platform.plugins.plugin_utils import declared
-from ansible_collections.hnai.platform.plugins.plugin_utils.declared import LASTS, whole
+from ansible_collections.hnai.platform.plugins.plugin_utils.declared import NOTHING, Known, whole
+from ansible_collections.hnai.platform.plugins.plugin_utils.limits import beyond, described
 from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_template, shown
 
 #: Variables by which members of a group differ: {variable: group}.
@@ -29,41 +29,18 @@ _SCALARS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "float": (check_type_float, "a number"),
     "int": (check_type_int, "a whole number"),
 }
-_NO_LIMIT = 1e15
-#: Options with limits of their own: (least, most), as their descriptions say.
-_WITHIN = {
-    "firewall_revert_after_s": (5, 3600), "flink_window_s": (1, 99), "flink_out_of_order_s": (0, 99), "flink_slots": (1, 1024), "openbao_key_shares": (1, 255),
-}  # fmt: skip
-#: Lengths of time as their readers take them: (shape, least and most seconds). OpenBao's are reckoned by us, Telegraf and the store read Go's.
-_GO = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+")
-_LASTING = {
-    **{f"openbao_{life}_ttl": (re.compile(r"[0-9]+[smhdwy]"), 1, _NO_LIMIT) for life in ("root", "intermediate", "leaf", "identity")},
-    **{f"telegraf_{name}": (_GO, 0.001, _NO_LIMIT) for name in ("interval", "flush_interval")},
-    "questdb_retention": (re.compile(r"[0-9]+[hdw]"), 3600, _NO_LIMIT), "victoriametrics_retention": (re.compile(r"[0-9]+[hdwy]"), 86400, _NO_LIMIT),
-    "victoriametrics_latency_offset": (_GO, 0, 1), "victoriametrics_memory_flush": (_GO, 2, _NO_LIMIT),
-}  # fmt: skip
-#: Names that stand in a statement of SQL.
-_TABLES, _TABLE = frozenset({"questdb_table", "telegraf_questdb_table"}), re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
-#: Options that say with -1: for ever.
-_FOR_EVER = ("kafka_retention_ms", "kafka_retention_bytes")
-#: Options that are a size of memory as a JVM takes it, and what such a size looks like.
-_SIZED = re.compile(r"_(heap|memory)$")
 #: Options that say where a component stores, how such a place is written (units and shells read it), and where none can be.
 _STORED = re.compile(r"_(storage|buffer)_path$")
 _PLACE = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _HIDDEN = tuple(f"/{name}" for name in ("home", "root", "run", "tmp", "var/tmp", "dev", "proc", "sys"))
-_SIZE = re.compile(r"[1-9][0-9]*[kKmMgG]?")
 
 
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
-             file: Callable[[str], str], needed: Mapping[str, str] | None = None, ids: Iterable[str] = (), users: Iterable[str] = (),
-             fed: Iterable[str] = ()) -> list[Problem]:
-    """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set.
-    *needed*: topics of Kafka that somebody reads or writes, and who. *ids*: of all checks. *users*: who may log in to Kafka.
-    *fed*: topics of Kafka that somebody writes."""
-    found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, needed or {})]
+             file: Callable[[str], str], known: Known = NOTHING) -> list[Problem]:
+    """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set."""
+    found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, known.needed)]
     found += [*_entrances(variables, file), *_places(variables, options, groups, file)]
-    return [*found, *declared.problems(variables, options, groups, file, ids, users, fed)]
+    return [*found, *declared.problems(variables, options, groups, file, known)]
 
 
 def _options(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:
@@ -140,17 +117,10 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
         kind, choices = option.get("type", "str"), option.get("choices")
         remedy = f"one of: {', '.join(map(str, choices))}" if choices else f"write {_SCALARS[kind][1] if kind in _SCALARS else f'a {kind}'}"
         yield key, complaint, remedy
-    elif _SIZED.search(key) and not _SIZE.fullmatch(str(value)):
-        yield key, f"{repr(value)[:60]} is no size of memory", "write a number with k, m or g behind it, such as 512m"
-    elif LASTS.fullmatch(str(option.get("default"))) and not LASTS.fullmatch(str(value)):
-        yield key, f"{repr(value)[:60]} is no length of time", f"write a number and its unit, such as {option['default']}"
-    elif key in _LASTING and not _lasts(key, str(value)):
-        yield key, f"{repr(value)[:60]} cannot be", f"write it as {option['default']}: {_described(option)[:160]}"
-    elif key not in OWN and option.get("type") in ("int", "float") and isinstance(value, (int, float, str)) and not _reckons(key, float(value)):
-        least, most = _limits(key)
-        yield key, f"{repr(value)[:60]} cannot be", f"write a number from {least:g}" + (f" to {most:g}" if most < _NO_LIMIT else "")
-    elif key in _TABLES and not _TABLE.fullmatch(str(value)):
-        yield key, f"{repr(value)[:60]} is no name of a table", "write letters, digits and _"
+    elif key not in OWN and option.get("type") not in ("dict", "list"):
+        said, remedy = beyond(key, option, value)
+        if said:
+            yield key, said, remedy
     elif option.get("type") == "list" and option.get("elements") and isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from _inside({**option, "type": option["elements"], "elements": None}, f"{key}[{index}]", item)
@@ -159,31 +129,10 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
             if value.get(name) is not None:
                 yield from _inside(inner, f"{key}.{name}", value[name])
             elif inner.get("required"):
-                yield f"{key}.{name}", "is missing", f"write {name}: {_described(inner)[:80]}"
+                yield f"{key}.{name}", "is missing", f"write {name}: {described(inner)[:80]}"
         for name in value:
             if str(name) not in option["options"]:
                 yield f"{key}.{shown(name)}", "is unknown", f"use one of: {', '.join(option['options'])}"
-
-
-def _described(option: Mapping[str, Any]) -> str:
-    """A text, or a list of them."""
-    said = option.get("description") or ""
-    return " ".join(" ".join([said] if isinstance(said, str) else map(str, said)).split())
-
-
-def _lasts(name: str, text: str) -> bool:
-    shape, least, most = _LASTING[name]
-    return bool(shape.fullmatch(text)) and least <= duration_s(text) <= most
-
-
-def _limits(name: str) -> tuple[float, float]:
-    return _WITHIN.get(name, (0, 100 if name.endswith("_percent") else _NO_LIMIT))
-
-
-def _reckons(name: str, value: float) -> bool:
-    """Whether an option of this name can be this number: none of them counts below nothing, but what is kept for ever."""
-    least, most = _limits(name)
-    return least <= value <= most or (name in _FOR_EVER and value == -1)
 
 
 def against(option: Mapping[str, Any], value: Any) -> str:

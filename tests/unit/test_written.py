@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.hnai.platform.plugins.plugin_utils import declared, written
-from ansible_collections.hnai.platform.plugins.plugin_utils.site import options
+from ansible_collections.hnai.platform.plugins.plugin_utils import declared, limits, written
+from ansible_collections.hnai.platform.plugins.plugin_utils.declared import Known
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import broker_settings, options
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
@@ -72,7 +74,7 @@ def test_what_a_role_would_take_is_taken(variables: dict[str, Any]) -> None:
         ("x_free_percent", 101, "101 cannot be", "from 0 to 100"),
         ("kafka_retention_ms", -2, "-2 cannot be", "a number from 0"),
         ("flink_window_s", 100, "100 cannot be", "from 1 to 99"),
-        ("questdb_table", "ot; drop", "'ot; drop' is no name of a table", "letters, digits"),
+        ("questdb_table", "ot; drop", "'ot; drop' cannot be", "letters, digits"),
         ("x_kept", 31, "31 is no length of time", "such as 31d"),
         ("x_kept", "31 days", "'31 days' is no length of time", "such as 31d"),
         ("x_number", 1.5, "1.5 is not a whole number", "a whole number"),
@@ -157,7 +159,7 @@ def test_a_topic_that_somebody_needs_is_declared() -> None:
     known = {"kafka_topics": {"type": "list"}, "kafka_replication_factor": {"default": 1}, "kafka_min_insync_replicas": {"default": 1}}
     for missing in ("", "ot.alerts"):
         needed = {"ot.raw": "shipper", **({missing: "flink"} if missing else {})}
-        found = written.problems({"k1": told}, known, {"kafka": ["k1"]}, lambda name: f"file of {name}", needed)
+        found = written.problems({"k1": told}, known, {"kafka": ["k1"]}, lambda name: f"file of {name}", Known(needed=needed))
         assert [(one.key, one.message) for one in found] == ([("kafka_topics[ot.alerts]", "is missing, and flink needs it")] if missing else [])
 
 
@@ -209,7 +211,7 @@ def test_a_canary_of_the_filter(canary: dict[str, Any], key: str, message: str) 
     ({"flink": 5}, ["kafka_quotas[flink]"]), ({"flink": {"consumer_byte_rate": "1M"}}, ["kafka_quotas[flink]"]), ({"flink": "{{ q }}"}, []),
 ])
 def test_quotas(told: Any, keys: list[str]) -> None:
-    found = written.problems({"k1": {"kafka_quotas": told}}, {}, {"kafka": ["k1"]}, str, None, (), ["flink"])
+    found = written.problems({"k1": {"kafka_quotas": told}}, {}, {"kafka": ["k1"]}, str, Known(users=["flink"]))
     assert [one.key for one in found] == keys and all(one.message and one.remedy for one in found)
 
 
@@ -219,7 +221,7 @@ def test_topics_that_somebody_may_write() -> None:
     options = {"telegraf_writer_topic": {"default": "ot.raw"}, "telegraf_raw_topic": {"default": "ot.raw"}}
 
     def found(*fed: str) -> dict[str, tuple[str, str]]:
-        return {one.key: (one.message, one.remedy) for one in written.problems(told, options, groups, str, fed=fed)}
+        return {one.key: (one.message, one.remedy) for one in written.problems(told, options, groups, str, Known(fed=fed))}
 
     assert found("ot.raw") == {"telegraf_writer_topic": ("nobody in the site may write topic 'ot.normalised'", "one of: ot.raw")}
     assert found("ot.raw", "ot.normalised") == found() == {}
@@ -281,9 +283,12 @@ def test_what_a_site_is_called(value: Any, good: bool) -> None:
 
 def test_a_check_that_is_let_through_is_one() -> None:
     told = {"hnai_expected_skips": ["HO6", "HO66"], "hnai_allow_inconclusive": ["V-kafka", "HO7", "{{ more }}"], "hnai_full_expected_skips": "{{ all }}"}
-    found = written.problems({"a": told}, {}, {}, str, None, ["HO6", "HO7"])
+    found = written.problems({"a": told}, {}, {}, str, Known(checks=["HO6", "HO7"]))
     assert [(one.key, one.message) for one in found] == [("hnai_expected_skips[HO66]", "is no check")] and "HO6?" in found[0].remedy
     assert written.problems({"a": told}, {}, {}, str) == []
+
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGxLZ0tKc0lYc0d3b3VwZ0dKQ0t3WmpRZ3R3c0d3 me"
 
 
 @pytest.mark.parametrize(("name", "good", "wrong"), [
@@ -293,13 +298,63 @@ def test_a_check_that_is_let_through_is_one() -> None:
     ("victoriametrics_latency_offset", ["0s", "500ms", "1s"], ["1.5s", "1d"]),
     ("victoriametrics_memory_flush", ["2s", "1m30s"], ["500ms", "1d"]),
     ("telegraf_flush_interval", ["250ms", "1m30s"], ["0s", "1d"]),
+    ("flink_taskmanager_memory", ["1g", "1536m", "1073741824"], ["512m", "1048575k", 99]),
+    ("kafka_segment_bytes", [1048576, "67108864"], [10, 2147483648]), ("kafka_scram_iterations", [8192], [4096, 20000]),
+    ("kafka_reauth_ms", [10000], [0, 9999]), ("canary_completeness", [1, 0.999], [0, 1.5]), ("mosquitto_max_inflight_messages", [1], [0]),
+    ("kafka_cluster_id", ["", "4L6g3nShT-eMCtK--X86sw"], ["abc", "4L6g3nShT-eMCtK--X86sw="]), ("kafka_bind_address", ["", "fd00::1"], ["300.1.1.1", "kafka1"]),
+    ("host_ssh_max_startups", ["30", "30:30:120"], ["lots", "30:30"]), ("host_journal_max", ["256M", "1G", "0"], ["many", "-1", "1.5G"]),
+    ("host_access_keys", [[KEY], [f'from="10.0.0.1" {KEY}']], [["nonsense"], [KEY + "\n" + KEY]]),
+    ("host_operators", [[{"name": "eve", "uid": 1100, "keys": [KEY]}]], [
+        [{"name": "root", "uid": 1100, "keys": [KEY]}], [{"name": "a/b", "uid": 1100, "keys": []}], [{"name": "eve", "uid": 1100, "keys": ["x"]}]]),
+    ("firewall_foreign_tables", [["inet docker"]], [["nat"], ["inet"]]),
+    ("openbao_kv_mount", ["hnai"], ["a/b", ""]), ("openbao_ssh_host_mount", ["", "a"], ["a b"]),
+    ("openbao_pki_mounts", [{"root": "a", "intermediate": "b"}], [{"root": "a/", "intermediate": "b"}]),
+    ("mosquitto_command_patterns", [["a/+/#"]], [["a#b"], ["#/a"], [""]]), ("ot_collector_application_uri", ["urn:a:b"], ["not a uri", "urn"]),
+    ("canary_store_url", ["https://data1:8428"], ["http://data1:8428", "https://u:p@data1", "https://"]),
+    ("modbus_filter_mirror_users", [["hnai-telegraf"]], [["root"]]),
+    ("victoriametrics_users", [[{"username": "x", "secret": "s", "paths": ["/a"]}]], [
+        [{"username": "a b", "secret": "s", "paths": ["/a"]}], [{"username": "x", "secret": "s", "paths": ["a"]}]]),
 ])  # fmt: skip
-def test_a_length_of_time_is_one_that_its_reader_takes(name: str, good: list[str], wrong: list[str]) -> None:
+def test_an_option_is_what_its_reader_takes(name: str, good: list[Any], wrong: list[Any]) -> None:
     known = options(ROOT)
     for value in [*good, *wrong]:
-        found = [one for one in written.problems({"a": {name: value}}, known, {}, str) if one.key == name]
+        found = [one for one in written.problems({"a": {name: value}}, known, {}, str) if name in one.key]
         assert bool(found) == (value in wrong), (value, found)
         assert all(one.remedy and "cannot be" in one.message for one in found)
+
+
+def test_each_limit_is_of_an_option_and_its_default_keeps_it() -> None:
+    known = options(ROOT)
+    tables = [*limits._NUMBERS, *limits._LEAST_SIZE, *limits._TIMES, *limits._FOR_EVER, *(re.split(r"[.\[]", key)[0] for key in limits._TEXTS)]
+    assert set(tables) <= set(known)
+    defaults = {name: option["default"] for name, option in known.items() if "default" in option}
+    assert written.problems({"a": defaults}, known, {}, str) == []
+
+
+@pytest.mark.parametrize(("told", "keys"), [
+    ({}, []),
+    ({"flink_slots": 1}, ["flink_slots"]), ({"flink_slots": 1, "flink_jobs": ["normalise"]}, []), ({"flink_slots": 1, "flink_jobs": "{{ jobs }}"}, []),
+    ({"telegraf_metric_buffer_limit": 11999}, ["telegraf_metric_buffer_limit"]), ({"telegraf_metric_buffer_limit": 12000}, []),
+    ({"kafka_min_insync_replicas": 4}, ["kafka_min_insync_replicas"]), ({"kafka_initial_controllers": ["h", "k9"]}, ["kafka_initial_controllers[k9]"]),
+    ({"kafka_initial_controllers": "{{ groups['kafka'] }}"}, []), ({"kafka_config": {"listeners": "x", "num.io.threads": 1}}, ["kafka_config[listeners]"]),
+    ({"hnai_slo": {"freshness_p95_s": 10}, "canary_period_s": 2.5}, ["canary_period_s"]), ({"hnai_slo": {"freshness_p95_s": 10}, "canary_period_s": 2}, []),
+    ({"host_sysctl": {"net.ipv4.tcp_fin_timeout": "30", "vm/swappiness": 1, "no dots": 1}}, ["host_sysctl[no dots]"]),
+    ({"openbao_pki_mounts": {"root": "pki", "intermediate": "pki"}}, ["openbao_pki_mounts"]),
+    ({"telegraf_mqtt_host": "nobody"}, ["telegraf_mqtt_host"]), ({"ot_collector_mqtt_host": "h"}, []),
+    ({"mosquitto_clients": [{"username": "line1", "secret": "mosquitto/lime1"}, {"username": "line1", "secret": "mosquitto/line1"}]},
+     ["mosquitto_clients[line1].username", "mosquitto_clients[0].secret"]),
+    ({"victoriametrics_users": [{"username": "a", "secret": "mosquitto/line1"}, {"username": "b", "secret": "{{ s }}"}]}, []),
+    ({"host_operators": [{"name": "a", "uid": 1}, {"name": "b", "uid": 1}, {"name": "b", "uid": 2}]},
+     ["host_operators[b].name", "host_operators[1].uid"]),
+])  # fmt: skip
+def test_what_only_makes_sense_beside_others(told: dict[str, Any], keys: list[str]) -> None:
+    defaults = {name: {"default": value} for name, value in (
+        ("flink_slots", 4), ("flink_jobs", ["normalise", "alerts"]), ("telegraf_metric_buffer_limit", 50000), ("telegraf_max_undelivered_messages", 2000),
+        ("kafka_replication_factor", 3), ("kafka_min_insync_replicas", 2))}  # fmt: skip
+    groups = {name: ["h"] for name in ("managed", "canary", "flink", "telegraf", "kafka", "openbao", "mosquitto", "ot_collector", "victoriametrics")}
+    known = Known(secrets=["mosquitto/line1"], settings=broker_settings(ROOT))
+    found = list(declared.problems({"h": told}, defaults, groups, str, known))
+    assert [one.key for one in found if one.key.partition("[")[0] in told or one.key in told] == keys and all(one.remedy for one in found)
 
 
 def test_the_roles_options_are_read() -> None:
