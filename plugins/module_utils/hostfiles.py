@@ -103,27 +103,38 @@ class Host:
     def lock(self, name: str, timeout: float = 120.0) -> Iterator[None]:
         """One run at a time: a module outlives a killed controller, so the lock lies on the target.
 
-        Raises HostError when the other holder has not finished within `timeout` (s).
+        Its file goes with it, so that a host keeps none of a component that left. Raises HostError when the other holder has not finished
+        within `timeout` (s).
         """
         directory = self.at("/run/hnai/lock")
         os.makedirs(directory, mode=0o755, exist_ok=True)
         path = os.path.join(directory, name)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + timeout
+        descriptor = self._locked(path)
+        while descriptor is None:
+            if time.monotonic() > deadline:
+                raise HostError(f"{path}: another run still holds this lock after {timeout:g} s; wait for it to end (fuser {path} shows it), then run again")
+            time.sleep(0.2)
+            descriptor = self._locked(path)
         try:
-            deadline = time.monotonic() + timeout
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise HostError(
-                            f"{path}: another run still holds this lock after {timeout:g} s; wait for it to end (fuser {path} shows it), then run again"
-                        ) from None
-                    time.sleep(0.2)
             yield
         finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
             os.close(descriptor)
+
+    @staticmethod
+    def _locked(path: str) -> int | None:
+        """The locked file's descriptor; None while another holds it, or where what was locked is not the file of that name any more."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
+                return descriptor
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(descriptor)
+        return None
 
 
 @dataclass

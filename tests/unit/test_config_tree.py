@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -502,6 +503,24 @@ def test_two_runs_do_not_overlap(host: Machine) -> None:
         pytest.fail("the lock was given twice")
     with host.lock("tree-x", timeout=0.3):
         pass
+    assert os.listdir(host.at("/run/hnai/lock")) == [], "a host keeps nothing of a component that left"
+
+
+def test_a_lock_whose_file_went_meanwhile_is_none(host: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever held it took its file away between our opening it and our locking it: a third run may hold one of that name already."""
+    real, calls = fcntl.flock, []
+
+    def flock(descriptor: int, how: int) -> None:
+        if not calls:
+            os.unlink(host.at("/run/hnai/lock/tree-x"))
+            os.close(os.open(host.at("/run/hnai/lock/tree-x"), os.O_CREAT))
+        calls.append(descriptor)
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with host.lock("tree-x", timeout=5), pytest.raises(HostError, match="another run"), host.lock("tree-x", timeout=0.1):
+        pytest.fail("the lock was given twice")
+    assert len(calls) > 2
 
 
 def test_what_is_held_is_checked_and_told_but_not_written(host: Machine, tmp_path: Path) -> None:

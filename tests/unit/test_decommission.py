@@ -64,9 +64,8 @@ class Machine(Host):
         real.write_text(text, encoding="utf-8")
 
     def files(self) -> set[str]:
-        """All files and links of the host, locks left out."""
-        found = {"/" + os.path.relpath(os.path.join(folder, name), self.root) for folder, _names, files in os.walk(self.root) for name in files}
-        return {path for path in found if not path.startswith("/run/hnai/lock/")}
+        """All files and links of the host."""
+        return {"/" + os.path.relpath(os.path.join(folder, name), self.root) for folder, _names, files in os.walk(self.root) for name in files}
 
 
 OWN = ["/etc/hnai/questdb/routes.json", "/etc/systemd/system/hnai-questdb.service", "/etc/sysusers.d/hnai-questdb.conf", "/usr/local/lib/hnai/questdb/a/schema"]
