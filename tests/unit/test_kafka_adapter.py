@@ -214,13 +214,43 @@ def test_a_library_that_waits_for_ever_is_waited_for_no_longer_than_allowed(admi
     over.set()
 
 
+def test_who_cannot_be_reached_is_said_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def library(**_unused: Any) -> None:
+        raise TimedOut("unable to bootstrap")
+
+    monkeypatch.setattr(adapter, "activate", lambda: None)
+    errors = types.ModuleType("kafka.errors")
+    names = ("KafkaError", "KafkaTimeoutError", "KafkaConnectionError", "NodeNotReadyError", "RequestTimedOutError")
+    errors.__dict__.update({**dict.fromkeys(names, TimedOut), "KafkaError": LibraryError})
+    client = types.ModuleType("kafka.admin")
+    client.KafkaAdminClient = library  # type: ignore[attr-defined]
+    root = types.ModuleType("kafka")
+    root.admin, root.errors = client, errors  # type: ignore[attr-defined]
+    for name, module in (("kafka", root), ("kafka.admin", client), ("kafka.errors", errors)):
+        monkeypatch.setitem(sys.modules, name, module)
+    answers: dict[str, Any] = {"kafka1": b"\x00\x01", "kafka2": ConnectionRefusedError("refused")}
+
+    class Links:
+        def context(self, mutual: bool) -> None:
+            """None is needed."""
+
+        def ask(self, address: tuple[str, int], question: Any, limit_s: float) -> bytes:
+            if isinstance(answers[address[0]], Exception):
+                raise answers[address[0]]
+            return bytes(answers[address[0]])
+
+    for order, said in ((("kafka1:9091", "kafka2:9091"), "unable to bootstrap"), (("kafka2:9091", "kafka1:9091"), "refused")):
+        with pytest.raises(Unreachable, match=f"the first one: [^']*{said}$"):
+            adapter.Admin(adapter.Connection(order, "", "", ""), 1.0, Links())  # type: ignore[arg-type]
+
+
 # -- consumer groups ---------------------------------------------------------------------------------------------------
 
 
 def test_a_group_is_seen_in_the_topics_in_which_it_keeps_a_position(admin: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
     one, client = admin
-    part = dataclasses.make_dataclass("Part", ["topic", "partition"], frozen=True)
-    offset = dataclasses.make_dataclass("Offset", ["offset"], frozen=True)
+    part = dataclasses.make_dataclass("Part", ["topic", "partition"], frozen=True, order=True)
+    offset = dataclasses.make_dataclass("Offset", ["offset", ("timestamp", int, -1)], frozen=True)
     structs = types.ModuleType("kafka.structs")
     structs.TopicPartition = part  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "kafka.structs", structs)
@@ -231,12 +261,19 @@ def test_a_group_is_seen_in_the_topics_in_which_it_keeps_a_position(admin: tuple
     monkeypatch.setattr(client, "describe_topics", lambda names: [
         {"name": name, "error_code": 0, "partitions": [{"partition_index": 0}, {"partition_index": 1}]} for name in names], raising=False)
     monkeypatch.setattr(client, "list_group_offsets", lambda names: {"writer": {part("used", 0): offset(7)}}, raising=False)
-    monkeypatch.setattr(client, "list_partition_offsets", lambda wanted: {
-        tp: offset(10 if when == -1 else 6) for tp, when in wanted.items()}, raising=False)
+    asked: list[Any] = []
+
+    def offsets(wanted: dict[Any, int]) -> dict[Any, Any]:
+        asked.append(wanted)
+        return {tp: offset(*{-1: (10,), -2: (5,), 1_000: (6, 1_001)}[when]) for tp, when in wanted.items()}
+
+    monkeypatch.setattr(client, "list_partition_offsets", offsets, raising=False)
     (found,) = one.groups({"writer": ["used", "allowed"], "absent": ["used"]}, 1_000)
     assert (found.name, found.state, found.protocol) == ("writer", "Stable", "consumer")
     assert [(p.topic, p.number, p.committed, p.end, p.due) for p in found.positions] == [("used", 0, 7, 10, 6), ("used", 1, -1, 10, 6)]
     assert [p.late for p in found.positions] == [False, True]
+    # Where a log begins is asked only of what seems to be late.
+    assert [(p.due_ms, p.begin) for p in found.positions] == [(1_001, 0), (1_001, 5)] and asked[2:] == [{part("used", 1): -2}]
     assert one.groups({"absent": ["used"]}, 1_000) == []
 
 

@@ -119,8 +119,9 @@ class Admin:
                 ssl_context=context, request_timeout_ms=self._timeout_ms, bootstrap_timeout_ms=self._timeout_ms, reconnect_backoff_max_ms=500,
             )
         except KafkaError as error:
+            first = said[connection.bootstrap[0]]
             raise Unreachable(f"no broker of {', '.join(connection.bootstrap)} answered within {timeout_s:g} s; "
-                              f"the first one: {said[connection.bootstrap[0]]}") from error
+                              f"the first one: {first if isinstance(first, Exception) else error}") from error
         #: Nodes that are asked for what only they know; None: all.
         self._asked: list[int] | None = None
         nodes = {f"{node.host}:{node.port}": node.node_id for node in self._client._manager.cluster.brokers()}
@@ -276,13 +277,17 @@ class Admin:
         parts = [TopicPartition(topic["name"], item["partition_index"]) for topic in described for item in topic["partitions"]]
         ends = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, -1)) if parts else {}
         due = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, since_ms)) if parts else {}
-        return [
-            Group(name, item.get("group_state", ""), item.get("protocol_type", ""), tuple(
-                Position(part.topic, part.partition, committed[name][part].offset if part in committed[name] else -1,
-                         ends[part].offset, due[part].offset)
-                for part in parts if part.topic in used[name]))
-            for name, item in sorted(known.items())
-        ]
+
+        def positions(name: str, begins: Mapping[Any, Any]) -> tuple[Position, ...]:
+            return tuple(
+                Position(part.topic, part.partition, committed[name][part].offset if part in committed[name] else -1, ends[part].offset,
+                         due[part].offset, due[part].timestamp, begins[part].offset if part in begins else 0)
+                for part in parts if part.topic in used[name])
+
+        late = {TopicPartition(one.topic, one.number) for name in known for one in positions(name, {}) if one.late}
+        # Where a log begins is asked only where somebody seems to be late: what is gone, nobody can read.
+        begins = self._call(self._client.list_partition_offsets, dict.fromkeys(sorted(late), -2)) if late else {}
+        return [Group(name, item.get("group_state", ""), item.get("protocol_type", ""), positions(name, begins)) for name, item in sorted(known.items())]
 
     def elect_preferred(self) -> None:
         """Give the leadership of every partition back to its first replica, as far as that is there."""
