@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.topics import Topic
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
 
 
@@ -374,9 +375,9 @@ def test_a_setting_that_is_refused_is_said_in_the_brokers_words(looking: tuple[a
     asked: list[tuple[str, Any]] = []
 
     def answering(what: str, result: str) -> None:
-        def change(topics: list[str], incremental: bool, raise_on_unknown: bool) -> dict[str, Any]:
+        def change(topics: list[str], incremental: bool, raise_on_unknown: bool, validate_only: bool) -> dict[str, Any]:
             assert incremental and not raise_on_unknown, "what the library does not know raises no error of ours"
-            asked.append((what, topics))
+            asked.append((f"{what}?" if validate_only else what, topics))
             return {"topic": {name: result if name == "ot.raw" else "OK" for name in topics}}
 
         monkeypatch.setattr(client, what, change, raising=False)
@@ -387,10 +388,27 @@ def test_a_setting_that_is_refused_is_said_in_the_brokers_words(looking: tuple[a
     assert asked == [("alter_configs", ["ot.raw"]), ("reset_configs", ["ot.alerts"])]
     one.configure_topics({}, {})
     assert len(asked) == 2
+    one.configure_topics({"ot.raw": {"retention.ms": "5"}}, {}, validate_only=True)
+    assert asked.pop() == ("alter_configs?", ["ot.raw"])
     for what, change in (("alter_configs", ({"ot.raw": {"retention.msx": "5"}, "ot.alerts": {}}, {})), ("reset_configs", ({}, {"ot.raw": ["x"]}))):
         answering(what, "[Error 40] InvalidConfigurationError: Unknown topic config name: retention.msx")
         with pytest.raises(KafkaError, match=r"^kafka_topics: ot.raw: .*Unknown topic config name: retention.msx$"):
             one.configure_topics(*change)  # type: ignore[arg-type]
+
+
+def test_of_a_rehearsed_topic_only_its_settings_are_judged(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is away is no error of the declaration."""
+    one, client = looking
+    one._errors.InvalidConfigurationError = types.SimpleNamespace(errno=40)
+    found = {"name": "ot.new", "error_code": 38, "error_message": "only 2 brokers are registered"}
+    monkeypatch.setattr(client, "create_topics", lambda wanted, **_how: {"topics": [found]}, raising=False)
+    new = [Topic("ot.new", 1, 3)]
+    one.create_topics(new, validate_only=True)
+    with pytest.raises(KafkaError, match="only 2 brokers"):
+        one.create_topics(new)
+    found.update(error_code=40, error_message="Unknown topic config name: x")
+    with pytest.raises(KafkaError, match=r"ot\.new: Unknown topic config name: x"):
+        one.create_topics(new, validate_only=True)
 
 
 def test_a_topic_has_as_many_replicas_as_its_poorest_partition(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:

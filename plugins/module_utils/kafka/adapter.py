@@ -355,12 +355,14 @@ class Admin:
         }
 
     def create_topics(self, topics: Sequence[Topic], validate_only: bool = False) -> None:
-        """Create, and wait until each has its leaders."""
+        """Create, and wait until each has its leaders. *validate_only*: nothing is done, and only settings that the brokers refuse are an error."""
         wanted = {
             t.name: {"num_partitions": t.partitions, "replication_factor": t.replication_factor, "configs": dict(t.config)} for t in topics
         }
         answer = self._call(self._client.create_topics, wanted, timeout_ms=self._timeout_ms, raise_errors=False, validate_only=validate_only)
-        self._refused("kafka_topics", ((item["name"], item["error_code"], item.get("error_message")) for item in answer["topics"]))
+        counts = {self._errors.InvalidConfigurationError.errno} if validate_only else None
+        self._refused("kafka_topics", ((item["name"], item["error_code"], item.get("error_message")) for item in answer["topics"]
+                                       if counts is None or item["error_code"] in counts))
         if not validate_only:
             self._call(self._client.wait_for_topics, list(wanted), timeout_ms=self._timeout_ms)
 
@@ -368,13 +370,14 @@ class Admin:
         """More partitions."""
         self._call(self._client.create_partitions, dict(partitions), timeout_ms=self._timeout_ms)
 
-    def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]]) -> None:
-        """Set and reset topic-level settings. Raises KafkaError with the broker's words: the library gives them back as an answer."""
+    def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]], validate_only: bool = False) -> None:
+        """Set and reset topic-level settings, or say only whether that would be refused. Raises KafkaError with the broker's words: the library gives them
+        back as an answer."""
         kind = self._api.ConfigResourceType["TOPIC"]
         for change, topics in ((self._client.alter_configs, wanted), (self._client.reset_configs, {name: dict.fromkeys(keys) for name, keys in reset.items()})):
             if topics:
                 answer = self._call(change, [self._api.ConfigResource(kind, name, dict(values)) for name, values in topics.items()],
-                                    incremental=True, raise_on_unknown=False)
+                                    incremental=True, raise_on_unknown=False, validate_only=validate_only)
                 bad = [f"{name}: {result}" for found in answer.values() for name, result in found.items() if result != "OK"]
                 if bad:
                     raise KafkaError("kafka_topics: " + "; ".join(bad))
