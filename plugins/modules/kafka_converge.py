@@ -282,7 +282,9 @@ def converge(module: AnsibleModule, want: site.Declared) -> tuple[site.Outcome, 
         try:
             works = login_test(given)
             with Admin(connection, 5.0) as admin:
-                return site.plan(want, admin, works), site.foreign(want, admin)
+                outcome, foreign = site.plan(want, admin, works), site.foreign(want, admin)
+                site.rehearse(outcome, admin)
+                return outcome, foreign
         except (ProbeMissing, Unreachable, OSError, ssl.SSLError) as error:
             module.warn(f"no cluster to compare with, everything counts as new: {error}")
             return site.plan(want, site.Empty(), lambda user, mechanism: False), []
@@ -290,6 +292,7 @@ def converge(module: AnsibleModule, want: site.Declared) -> tuple[site.Outcome, 
     works = login_test(given)
     with Admin(connection, 30.0) as admin:
         outcome, foreign = site.plan(want, admin, works), site.foreign(want, admin)
+        site.rehearse(outcome, admin)
         if outcome.topics.create:
             # Only a new topic needs all its brokers; users and ACLs are converged also while one is away.
             ready(connection, max(topic.replication_factor for topic in outcome.topics.create), given["timeout"])

@@ -326,12 +326,13 @@ class Cluster(Judged):
         with mock.patch.object(adapter, "activate"), mock.patch.object(listeners, "open_ports", return_value=self.nodes[node].ports()):
             return ask(module, {**self._reached(node), **arguments})
 
-    def converge(self) -> dict[str, Any]:
-        """tasks/site.yml."""
+    def converge(self, **otherwise: Any) -> dict[str, Any]:
+        """tasks/site.yml; *otherwise*: arguments that somebody declared in another way."""
         users = [{"name": name, "password": password, "mechanisms": DEFAULTS["kafka_scram_mechanisms"]} for name, password in self.users.items()]
         return self._answer(kafka_converge, 1, {
             "login_address": f"{self.nodes[1].address}:{self.ports['l3']}", "super_users": [one.address for one in self.nodes.values()], "topics": TOPICS,
-            "users": users, "acls": ACLS, "principal_levels": LEVELS, "timeout": DEFAULTS["kafka_ready_timeout_s"]})
+            "users": users, "acls": ACLS, "principal_levels": LEVELS, "timeout": DEFAULTS["kafka_ready_timeout_s"],
+            **otherwise})
 
     def raise_levels(self) -> None:
         """tasks/features.yml, for the release that runs."""

@@ -204,7 +204,20 @@ class Stand(Judged):
         return replace(
             real, unit=lambda _name: "active" if self.processes["keeper"].poll() is None else "failed",
             checkpoints=str(self.home / "state/checkpoints"),
-            listeners=lambda: [(address, contract[port]) for address, port in real.listeners() if port in contract])
+            listeners=lambda: [(address, contract[port]) for address, port in real.listeners() if port in contract], own=self.opened)
+
+    def opened(self) -> list[tuple[str, int]]:
+        """What this stand's processes listen on: they have no user of their own."""
+        inodes = set()
+        for process in self.processes.values():
+            with contextlib.suppress(FileNotFoundError):  # It was killed.
+                inodes |= {os.readlink(one) for one in Path("/proc", str(process.pid), "fd").iterdir()}
+        found = []
+        for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+            head, *lines = Path("/proc/net", name).read_text(encoding="ascii").splitlines()
+            mine = [line for line in lines if f"socket:[{line.split()[9]}]" in inodes]
+            found += flink_host.parse_listeners("\n".join([head, *mine]), family)
+        return found
 
     # -- what is done to it -------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
-from kafka_stand import LEVELS_OF, OLDER, RELEASE, Cluster
+from kafka_stand import LEVELS_OF, OLDER, RELEASE, TOPICS, Cluster
 from plant_view import until
 from stands import Asked, Fault, exercise, faults, said, unlike
 
@@ -80,6 +80,17 @@ def test_what_nobody_declared_is_named_by_the_play_and_left_alone(older: Cluster
         finally:
             client.reset_configs([ConfigResource(ConfigResourceType.BROKER, "2", {"log.cleaner.threads": None})], **known)
     until("they are still said", lambda: older.converge()["foreign"] == [], 60)
+
+
+def test_what_the_brokers_would_refuse_is_refused_before_anything_is_done(older: Cluster) -> None:
+    new = {"partitions": 1, "replication_factor": 3, "owner_level": 3}
+    typo = [*TOPICS, {**new, "name": "ot.fine"}, {**new, "name": "ot.new", "config": {"no.such.key": "1"}}]
+    wrong = [{**one, "config": {**one["config"], "retention.ms": "a week"}} for one in TOPICS]
+    for check in (True, False):
+        for topics, why in ((typo, r"ot\.new: Unknown topic config name: no\.such\.key"), (wrong, "Invalid value a week for configuration retention.ms")):
+            with pytest.raises(AssertionError, match=why):
+                older.converge(topics=topics, _ansible_check_mode=check)
+    assert older.converge()["changed"] is False and older.converge()["unmanaged_topics"] == []
 
 
 # -- what a verdict costs -------------------------------------------------------------------------------------------------

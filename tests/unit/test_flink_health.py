@@ -2,6 +2,8 @@
 """Flink's verdict is about tasks, checkpoints and progress: each cause turns its own check, and no other but its consequences."""
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import socket
 import threading
@@ -70,6 +72,7 @@ def host(**change: Any) -> Host:
         "unit": lambda _name: "active", "gateway": lambda _timeout: "2.2.1",
         "keeper": lambda: {"at": NOW - 2, "trouble": ""}, "memory": lambda _name: {"sql": "WATERMARK FOR t AS t", "job_ids": ["i", "j"]},
         "complete": lambda path: path == "/c/j/chk-1", "free": lambda _path: (50, 100), "listeners": lambda: [("127.0.0.1", 8081), ("0.0.0.0", 22)],
+        "own": lambda: [("127.0.0.1", 8081), ("127.0.0.1", 40000)],
         "checkpoints": "/c", **change,
     })  # fmt: skip
 
@@ -130,6 +133,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Host | None, dict[str, Any], dict[str, s
     "the keeper knows nothing of it": ({}, host(memory=lambda _n: {"sql": "WATERMARK FOR"}), {}, {"H3": "fail"}),
     "the declared statement was given up": ({}, host(memory=lambda _n: {"sql": "WATERMARK FOR", "rejected": {"why": "bad"}}), {}, {"H3": "fail"}),
     "an old checkpoint": ({CHECKPOINTS: checkpoints(100)}, None, {}, {"H4": "fail"}),
+    "a checkpoint of a time to come": ({CHECKPOINTS: checkpoints(-100)}, None, {}, {"H4": "fail"}),
     "submitted without checkpoints": ({CONFIG: {**CONFIGURED, "interval": NEVER}}, None, {}, {"H4": "fail"}),
     "the last checkpoint failed": (
         {CHECKPOINTS: checkpoints(30, history=[{"status": "FAILED", "trigger_timestamp": ms(20), "failure_message": "disk\nat x"}])}, None, {}, {"H4": "fail"}),
@@ -146,6 +150,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Host | None, dict[str, Any], dict[str, s
         {EXCEPTIONS: {"exceptionHistory": {"entries": [{"timestamp": ms(20), "stacktrace": "a\nCaused by: b"}]}}}, None, {}, {"H8": "fail"}),
     "the keeper is down": ({}, host(unit=lambda _name: "failed"), {}, {"H9": "fail"}),
     "the keeper hangs": ({}, host(keeper=lambda: {"at": NOW - 2000}), {}, {"H9": "fail"}),
+    "the keeper looked in a time to come": ({}, host(keeper=lambda: {"at": NOW + 2000}), {}, {"H9": "fail"}),
     "the keeper can do nothing": ({}, host(keeper=lambda: {"at": NOW - 2, "trouble": "jobs.json is not there"}), {}, {"H9": "fail"}),
     "the gateway is gone": ({}, host(gateway=lambda _timeout: refuse()), {}, {"H9": "inconclusive"}),
     "the gateway is of another release": ({}, host(gateway=lambda _timeout: "2.2.0"), {}, {"H9": "fail"}),
@@ -153,6 +158,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Host | None, dict[str, Any], dict[str, s
     "checkpoints go with the job": ({CONFIG: {**CONFIGURED, "externalization": {"enabled": True, "delete_on_cancellation": True}}}, None, {}, {"H9": "fail"}),
     "the disk is full": ({}, host(free=lambda _path: (1, 100)), {}, {"H9": "fail"}),
     "reachable from elsewhere": ({}, host(listeners=lambda: [("0.0.0.0", 8081)]), {}, {"H10": "fail"}),
+    "a debugger listens": ({}, host(own=lambda: [("127.0.0.1", 8081), ("0.0.0.0", 5005)]), {}, {"H10": "fail"}),
     "jars may be submitted": ({"/config": {"features": {"web-submit": True}}}, None, {}, {"H10": "fail"}),
     "no listener is seen": ({}, host(listeners=list), {}, {"H10": "inconclusive"}),
     "a vertex cannot be asked": ({PRESSURE: OSError("500")}, None, {}, {"H6": "inconclusive"}),
@@ -310,3 +316,9 @@ def test_listening_sockets_of_both_families() -> None:
     tcp6 = "  sl\n   0: 00000000000000000000000001000000:1F93 0:0000 0A 0\n   1: 0000000000000000FFFF00000100007F:1F91 0:0 0A 0\n"
     assert flink_host.parse_listeners(tcp, socket.AF_INET) == [("127.0.0.1", 8081)]
     assert flink_host.parse_listeners(tcp6, socket.AF_INET6) == [("::1", 8083), ("::ffff:127.0.0.1", 8081)]
+    tcp = "head\n" + "".join(f"   {n}: 00000000:138{n} 00000000:0000 0A 0:0 0:0 0 {uid} 0 1\n" for n, uid in enumerate((0, 997, 9970)))
+    assert flink_host.parse_listeners(tcp, socket.AF_INET, 997) == [("0.0.0.0", 0x1381)]
+    with socket.create_server(("127.0.0.1", 0)) as mine:
+        me = pwd.getpwuid(os.getuid()).pw_name
+        assert ("127.0.0.1", mine.getsockname()[1]) in flink_host.own_listeners(me)
+    assert flink_host.own_listeners("hnai-nobody-at-all") == []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,6 +113,8 @@ class Machine:
             (base / name).mkdir(parents=True)
         (base / "digests/a.service.restart").write_text("1")
         (base / "run/a.service.restart").write_text("1")
+        for name in ("digests", "run"):
+            (base / name / "b.timer.restart").write_text("1")
         (base / "mounts").write_text("")
         self.certificate = base / "etc/kafka/tls/cert.pem"
         self.certificate.write_text((authority / "cert.pem").read_text())
@@ -118,7 +122,7 @@ class Machine:
         self.authority = authority
         self.now = time.time()
         self.shown = shown("x.service", "active", "running", 0, 5.0)
-        self.failed, self.tracking, self.audit = "", TRACKING, "Operation not permitted"
+        self.timer, self.failed, self.tracking, self.audit = "active", "", TRACKING, "Operation not permitted"
         self.auditctl = {"-s": "enabled 1\npid 77\nlost 0\n", "-l": "-w /etc/sudoers -p wa -k hnai-sudo\n"}
         self.security = "\u2192 Overall exposure level for hnai-a.service: 2.1 OK\n"
         self.want = Wanted(time_sources=["jump1", "10.0.0.1"], certificates=[str(self.certificate)])
@@ -126,7 +130,9 @@ class Machine:
     def run(self, argv: Sequence[str], timeout_s: float) -> str:
         assert timeout_s > 0
         if argv[0] == "systemctl":
-            return self.shown if argv[1] == "show" else self.failed
+            if argv[1] != "show":
+                return self.failed
+            return self.shown + ("\n" + shown("b.timer", self.timer, "", 0, 5.0)) * ("b.timer" in argv)
         if argv[0] == "chronyc":
             return self.tracking
         if argv[0] == "/usr/sbin/auditctl":
@@ -217,9 +223,15 @@ def harm_ssh_certificate_garbled(machine: Machine) -> None:
     (machine.base / "ssh-cert.pub").write_text("ssh-ed25519-cert-v01@openssh.com AAAA\n")
 
 
+def harm_timer_stopped(machine: Machine) -> None:
+    """Nothing failed, nothing loops: what it starts just never comes."""
+    machine.timer = "inactive"
+
+
 HARMS: list[tuple[Any, str]] = [
     (lambda m: setattr(m, "failed", "x.service loaded failed failed\n"), "HO1"),
     (lambda m: setattr(m, "shown", shown("x.service", "activating", "auto-restart", 9, 4.0)), "HO1"),
+    (harm_timer_stopped, "HO1"),
     (lambda m: (m.base / "run/a.service.restart").write_text("0"), "HO2"),
     (lambda m: setattr(m, "tracking", TRACKING.replace(",jump1,11,", ",,0,")), "HO4"),
     (lambda m: setattr(m, "tracking", TRACKING.replace(",jump1,", ",10.9.9.9,")), "HO4"),
@@ -276,9 +288,20 @@ def test_bytes_and_inodes_run_out(machine: Machine, monkeypatch: pytest.MonkeyPa
     assert "/var" in machine.checks["HO3"].reason
 
 
+def test_a_file_system_that_turned_read_only_is_named_however_much_room_it_has(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned, whole = [str(machine.base / "run")], os.statvfs
+    flags = {turned[0]: os.ST_RDONLY}
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=flags.get(path, whole(path).f_flag)))
+    assert health.read_only([*turned, str(machine.base), str(machine.base / "none")]) == turned
+    monkeypatch.setattr(health, "read_only", lambda paths: turned if paths == ("/var/lib", "/var/log") else [])
+    assert machine.judge() == {**WELL, "HO3": "fail"}
+    assert machine.checks["HO3"].reason.startswith(f"{turned[0]} is read-only")
+
+
 def test_nothing_that_could_be_looked_at_is_no_pass(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "rooms", lambda *_: [])
-    (machine.base / "digests/a.service.restart").unlink()
+    for name in ("a.service", "b.timer"):
+        (machine.base / f"digests/{name}.restart").unlink()
     machine.tracking = ""
     assert machine.judge() == {**WELL, "HO2": "inconclusive", "HO3": "inconclusive", "HO4": "fail"}
 
@@ -319,6 +342,14 @@ def test_a_revocation_list_is_judged_where_there_is_one(machine: Machine) -> Non
     assert machine.checks["HO8"].observed == pytest.approx(5, abs=0.2)
     machine.now += 4.2 * DAY
     assert machine.judge() == {**WELL, "HO8": "fail"}
+    # A clock is wrong: whoever verifies by it takes nothing.
+    machine.now -= 5 * DAY
+    machine.certificate.unlink()
+    machine.want = replace(machine.want, certificates=[])
+    assert machine.judge() == {**{key: status for key, status in WELL.items() if key != "HO7"}, "HO8": "fail"}
+    assert machine.checks["HO8"].reason.startswith(f"{pki}/plant.crl is not valid yet")
+    (pki / "plant.crl").write_text("<html>404</html>")
+    assert machine.judge()["HO8"] == "fail" and "HO7" not in machine.checks and "plant.crl: it holds no" in machine.checks["HO8"].reason
 
 
 def rules(machine: Machine, text: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import adapter
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.acls import Acl
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Unreachable
+from ansible_collections.hnai.platform.plugins.module_utils.kafka.topics import Topic
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.users import User
 
 
@@ -214,13 +215,43 @@ def test_a_library_that_waits_for_ever_is_waited_for_no_longer_than_allowed(admi
     over.set()
 
 
+def test_who_cannot_be_reached_is_said_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def library(**_unused: Any) -> None:
+        raise TimedOut("unable to bootstrap")
+
+    monkeypatch.setattr(adapter, "activate", lambda: None)
+    errors = types.ModuleType("kafka.errors")
+    names = ("KafkaError", "KafkaTimeoutError", "KafkaConnectionError", "NodeNotReadyError", "RequestTimedOutError")
+    errors.__dict__.update({**dict.fromkeys(names, TimedOut), "KafkaError": LibraryError})
+    client = types.ModuleType("kafka.admin")
+    client.KafkaAdminClient = library  # type: ignore[attr-defined]
+    root = types.ModuleType("kafka")
+    root.admin, root.errors = client, errors  # type: ignore[attr-defined]
+    for name, module in (("kafka", root), ("kafka.admin", client), ("kafka.errors", errors)):
+        monkeypatch.setitem(sys.modules, name, module)
+    answers: dict[str, Any] = {"kafka1": b"\x00\x01", "kafka2": ConnectionRefusedError("refused")}
+
+    class Links:
+        def context(self, mutual: bool) -> None:
+            """None is needed."""
+
+        def ask(self, address: tuple[str, int], question: Any, limit_s: float) -> bytes:
+            if isinstance(answers[address[0]], Exception):
+                raise answers[address[0]]
+            return bytes(answers[address[0]])
+
+    for order, said in ((("kafka1:9091", "kafka2:9091"), "unable to bootstrap"), (("kafka2:9091", "kafka1:9091"), "refused")):
+        with pytest.raises(Unreachable, match=f"the first one: [^']*{said}$"):
+            adapter.Admin(adapter.Connection(order, "", "", ""), 1.0, Links())  # type: ignore[arg-type]
+
+
 # -- consumer groups ---------------------------------------------------------------------------------------------------
 
 
 def test_a_group_is_seen_in_the_topics_in_which_it_keeps_a_position(admin: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
     one, client = admin
-    part = dataclasses.make_dataclass("Part", ["topic", "partition"], frozen=True)
-    offset = dataclasses.make_dataclass("Offset", ["offset"], frozen=True)
+    part = dataclasses.make_dataclass("Part", ["topic", "partition"], frozen=True, order=True)
+    offset = dataclasses.make_dataclass("Offset", ["offset", ("timestamp", int, -1)], frozen=True)
     structs = types.ModuleType("kafka.structs")
     structs.TopicPartition = part  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "kafka.structs", structs)
@@ -231,12 +262,19 @@ def test_a_group_is_seen_in_the_topics_in_which_it_keeps_a_position(admin: tuple
     monkeypatch.setattr(client, "describe_topics", lambda names: [
         {"name": name, "error_code": 0, "partitions": [{"partition_index": 0}, {"partition_index": 1}]} for name in names], raising=False)
     monkeypatch.setattr(client, "list_group_offsets", lambda names: {"writer": {part("used", 0): offset(7)}}, raising=False)
-    monkeypatch.setattr(client, "list_partition_offsets", lambda wanted: {
-        tp: offset(10 if when == -1 else 6) for tp, when in wanted.items()}, raising=False)
+    asked: list[Any] = []
+
+    def offsets(wanted: dict[Any, int]) -> dict[Any, Any]:
+        asked.append(wanted)
+        return {tp: offset(*{-1: (10,), -2: (5,), 1_000: (6, 1_001)}[when]) for tp, when in wanted.items()}
+
+    monkeypatch.setattr(client, "list_partition_offsets", offsets, raising=False)
     (found,) = one.groups({"writer": ["used", "allowed"], "absent": ["used"]}, 1_000)
     assert (found.name, found.state, found.protocol) == ("writer", "Stable", "consumer")
     assert [(p.topic, p.number, p.committed, p.end, p.due) for p in found.positions] == [("used", 0, 7, 10, 6), ("used", 1, -1, 10, 6)]
     assert [p.late for p in found.positions] == [False, True]
+    # Where a log begins is asked only of what seems to be late.
+    assert [(p.due_ms, p.begin) for p in found.positions] == [(1_001, 0), (1_001, 5)] and asked[2:] == [{part("used", 1): -2}]
     assert one.groups({"absent": ["used"]}, 1_000) == []
 
 
@@ -337,9 +375,9 @@ def test_a_setting_that_is_refused_is_said_in_the_brokers_words(looking: tuple[a
     asked: list[tuple[str, Any]] = []
 
     def answering(what: str, result: str) -> None:
-        def change(topics: list[str], incremental: bool, raise_on_unknown: bool) -> dict[str, Any]:
+        def change(topics: list[str], incremental: bool, raise_on_unknown: bool, validate_only: bool) -> dict[str, Any]:
             assert incremental and not raise_on_unknown, "what the library does not know raises no error of ours"
-            asked.append((what, topics))
+            asked.append((f"{what}?" if validate_only else what, topics))
             return {"topic": {name: result if name == "ot.raw" else "OK" for name in topics}}
 
         monkeypatch.setattr(client, what, change, raising=False)
@@ -350,10 +388,27 @@ def test_a_setting_that_is_refused_is_said_in_the_brokers_words(looking: tuple[a
     assert asked == [("alter_configs", ["ot.raw"]), ("reset_configs", ["ot.alerts"])]
     one.configure_topics({}, {})
     assert len(asked) == 2
+    one.configure_topics({"ot.raw": {"retention.ms": "5"}}, {}, validate_only=True)
+    assert asked.pop() == ("alter_configs?", ["ot.raw"])
     for what, change in (("alter_configs", ({"ot.raw": {"retention.msx": "5"}, "ot.alerts": {}}, {})), ("reset_configs", ({}, {"ot.raw": ["x"]}))):
         answering(what, "[Error 40] InvalidConfigurationError: Unknown topic config name: retention.msx")
         with pytest.raises(KafkaError, match=r"^kafka_topics: ot.raw: .*Unknown topic config name: retention.msx$"):
             one.configure_topics(*change)  # type: ignore[arg-type]
+
+
+def test_of_a_rehearsed_topic_only_its_settings_are_judged(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is away is no error of the declaration."""
+    one, client = looking
+    one._errors.InvalidConfigurationError = types.SimpleNamespace(errno=40)
+    found = {"name": "ot.new", "error_code": 38, "error_message": "only 2 brokers are registered"}
+    monkeypatch.setattr(client, "create_topics", lambda wanted, **_how: {"topics": [found]}, raising=False)
+    new = [Topic("ot.new", 1, 3)]
+    one.create_topics(new, validate_only=True)
+    with pytest.raises(KafkaError, match="only 2 brokers"):
+        one.create_topics(new)
+    found.update(error_code=40, error_message="Unknown topic config name: x")
+    with pytest.raises(KafkaError, match=r"ot\.new: Unknown topic config name: x"):
+        one.create_topics(new, validate_only=True)
 
 
 def test_a_topic_has_as_many_replicas_as_its_poorest_partition(looking: tuple[adapter.Admin, Client], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check
 
 NOW = 1_800_000_000_000
 CONFIG = ("authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nallow.everyone.if.no.acl.found=false\n"
-          "super.users=User:kafka1;User:kafka2;User:kafka3\ncontroller.quorum.bootstrap.servers=kafka1:9093\n")
+          "super.users=User:kafka1;User:kafka2;User:kafka3\n"
+          "ssl.principal.mapping.rules=RULE:^CN=(kafka1|kafka2|kafka3),OU=kafka(,.*)?$/$1/,DEFAULT\ncontroller.quorum.bootstrap.servers=kafka1:9093\n")
 CLUSTER_IDS = ("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "F1", "F2", "F3", "F4", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "B11", "L1", "L2", "C3",
                "S5", "S6", "S7", "S8")
 DECLARED = (Acl("User:telegraf-shipper", "topic", "ot.raw", "write"), Acl("User:flink", "topic", "ot.raw", "read"))
@@ -95,6 +96,7 @@ class Fake:
     group: Group | None = READS
     entries: tuple[Acl, ...] = DECLARED
     scram: tuple[str, ...] = ("flink", "telegraf-shipper")
+    iterations: int = 8192
     known: tuple[Mapping[int, set[tuple[str, str]]], ...] = (known(),)
     silent: tuple[Mapping[int, str], ...] = ({},)
     directory: str = "d1"
@@ -136,7 +138,7 @@ class Fake:
         return list(self.entries)
 
     def users(self) -> dict[str, dict[str, int]]:
-        return {name: {"SCRAM-SHA-512": 8192} for name in self.scram}
+        return {name: {"SCRAM-SHA-512": self.iterations} for name in self.scram}
 
     def groups(self, topics: Mapping[str, Sequence[str]], since_ms: int) -> list[Group]:
         return [self.group] if self.group and self.group.name in topics else []
@@ -238,12 +240,17 @@ OFFSETS = partition("__consumer_offsets")
         ({"group": Group("flink-normalise", "Empty", "consumer", (position(),))}, {"C3"}),
         ({"group": Group("flink-normalise", "PreparingRebalance", "consumer", (position(),))}, {"C3"}),
         ({"group": Group("flink-normalise", "Stable", "consumer", (position(),))}, set()),
+        # All is gone with age, and it never had to read any of it.
+        ({"group": Group("flink-normalise", "Empty", "", (dataclasses.replace(position(committed=-1, due=-1), begin=100),))}, set()),
+        ({"group": Group("flink-normalise", "Empty", "", (dataclasses.replace(position(committed=-1, due=-1), begin=99),))}, {"C3"}),
+        ({"group": Group("flink-normalise", "Empty", "", (dataclasses.replace(position(committed=90, due=-1), begin=100),))}, {"C3"}),
         ({"entries": DECLARED[:1]}, {"S5"}),
         ({"entries": (*DECLARED, Acl("User:flink", "topic", "ot.raw", "write"))}, {"S5"}),
         ({"entries": ()}, {"S5"}),
         ({"scram": ("kafka2",)}, {"S7"}),
         ({"scram": ("flink", "eve")}, {"S7"}),
         ({"scram": ("flink", ANCHOR)}, set()),
+        ({"iterations": 4096}, {"S7"}),
         ({"known": (known(b1=SHA256),)}, {"S8"}),
         ({"known": (known(b1=set()),)}, {"S8"}),
         ({"known": (known(b1=SHA256, b2=None),), "silent": ({2: "timed out"},)}, {"S8"}),
@@ -353,6 +360,20 @@ def test_a_position_beyond_the_end_is_named() -> None:
     """The log was cut, or the topic made anew: what comes is taken for read."""
     found = checks(dataclasses.replace(Fake(), group=Group("flink-normalise", "Empty", "", (position(committed=101, due=-1),))))["C3"]
     assert found.reason == "flink-normalise stands beyond the end of ot.raw-0: records that it has read are gone"
+    found = checks(dataclasses.replace(Fake(), group=Group("flink-normalise", "Empty", "", (dataclasses.replace(position(due=-1), begin=100),))))["C3"]
+    assert found.reason == "flink-normalise never read 10 records of ot.raw-0: retention was faster"
+
+
+def test_a_record_of_a_time_to_come_hides_how_long_others_wait() -> None:
+    def seen(committed: int, ahead_s: float) -> Check:
+        due_ms = int((time.time() + ahead_s) * 1000)
+        where = dataclasses.replace(position(committed=committed), due_ms=due_ms)
+        return checks(dataclasses.replace(Fake(), group=Group("flink-normalise", "Empty", "", (where,))))["C3"]
+
+    assert (seen(95, 1800).status, seen(95, 1800).reason) == (
+        "inconclusive", "a record of a time to come hides how long others wait for flink-normalise in ot.raw-0: whose clock is ahead (HO4)?")
+    # Nothing waits; or what waits is of now.
+    assert (seen(100, 1800).status, seen(95, 30).status) == ("pass", "pass")
 
 
 def test_one_look_that_was_bad_is_not_lasting() -> None:
@@ -391,10 +412,19 @@ def test_a_node_that_does_not_say_what_it_can_leaves_f3_open() -> None:
 @pytest.mark.parametrize(
     "config",
     [CONFIG.replace("=false", "=true"), CONFIG + "super.users=User:kafka1\n", CONFIG.replace("StandardAuthorizer", "X"),
-     CONFIG + "allow.everyone.if.no.acl.found : true\n"],
+     CONFIG + "allow.everyone.if.no.acl.found : true\n", CONFIG.replace("org.apache.kafka.metadata", "com.example"),
+     # A certificate of another component on a broker's host, or of anybody on one listener, would be a super user.
+     CONFIG.replace(",OU=kafka(,.*)?$", ".*"), CONFIG + "listener.name.internal.ssl.principal.mapping.rules=RULE:.*/kafka1/\n",
+     CONFIG + "principal.builder.class=com.example.Everybody\n"],
 )
 def test_open_by_default_fails(config: str) -> None:
     assert {name for name, status in verdicts(Fake(), config).items() if status == "fail"} == {"S6"}
+
+
+def test_what_opens_a_broker_is_named() -> None:
+    assert checks(Fake(), CONFIG.replace("found=false", "found=true").replace("DEFAULT", "RULE:.*/kafka1/"))["S6"].reason == (
+        "allow.everyone.if.no.acl.found is true instead of false; ssl.principal.mapping.rules is "
+        "RULE:^CN=(kafka1|kafka2|kafka3),OU=kafka(,.*)?$/$1/,RULE:.*/kafka1/ instead of RULE:^CN=(kafka1|kafka2|kafka3),OU=kafka(,.*)?$/$1/,DEFAULT")
 
 
 def test_a_cluster_that_cannot_be_asked_is_inconclusive_and_says_why() -> None:

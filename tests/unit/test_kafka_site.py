@@ -243,15 +243,18 @@ class Fake:
     def topics(self) -> dict[str, Topic]:
         return dict(self.there)
 
-    def create_topics(self, topics: Sequence[Topic]) -> None:
+    def create_topics(self, topics: Sequence[Topic], validate_only: bool = False) -> None:
+        if validate_only:
+            self.done.append("create_topics?")
+            return
         self.done.append("create_topics")
         self.there.update({t.name: dataclasses.replace(t, owner_level=0) for t in topics})
 
     def grow_topics(self, partitions: Mapping[str, int]) -> None:
         self.done.append("grow_topics")
 
-    def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]]) -> None:
-        self.done.append("configure_topics")
+    def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]], validate_only: bool = False) -> None:
+        self.done.append("configure_topics?" if validate_only else "configure_topics")
 
     def users(self) -> dict[str, dict[str, int]]:
         return {name: dict(found) for name, found in self.scram.items()}
@@ -320,6 +323,17 @@ def test_one_run_converges_and_the_next_finds_nothing() -> None:
     again = site.plan(want, cluster, cluster.works)
     assert not again.changed
     assert (again.before, again.after) == ([], [])
+
+
+def test_the_brokers_are_asked_first_and_only_about_what_is_new() -> None:
+    cluster, want = Fake(), declaration()
+    site.rehearse(site.plan(want, cluster, cluster.works), cluster)
+    assert (cluster.done, cluster.there) == (["create_topics?"], {})
+    cluster.there = {topic.name: topic for topic in want.topics}
+    site.rehearse(site.plan(want, cluster, cluster.works), cluster)
+    cluster.there["ot.raw"] = dataclasses.replace(RAW, config={"retention.ms": "1"})
+    site.rehearse(site.plan(want, cluster, cluster.works), cluster)
+    assert cluster.done == ["create_topics?", "configure_topics?"]
 
 
 def test_what_nobody_declared_in_the_cluster_is_named_and_left_alone() -> None:

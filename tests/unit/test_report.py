@@ -299,6 +299,13 @@ def test_explain_tells_how_to_repeat() -> None:
     assert "no record yet" in "\n".join(table.explain(None, "K2", REGISTER))
 
 
+def test_explain_shows_the_host_that_fares_worst() -> None:
+    verdicts = [{**result("kafka", check("K2", status, explain="describe", reason=status)), "host": host}
+                for host, status in (("kafka1", "pass"), ("kafka2", "inconclusive"), ("kafka3", "fail"))]
+    told = "\n".join(table.explain(built(*verdicts), "K2", REGISTER))
+    assert "from       kafka3" in told and "fail, fail" in told and "kafka1" not in told
+
+
 @pytest.mark.parametrize(("asked", "near"), [("K22", "K2"), ("k3", "K2"), ("V-fulll", "V-full")])
 def test_an_unknown_id_is_refused_and_the_nearest_is_named(asked: str, near: str) -> None:
     with pytest.raises(KeyError, match=f"no check {asked}; the nearest: .*{near}"):

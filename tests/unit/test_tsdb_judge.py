@@ -74,6 +74,7 @@ def test_a_time_to_come_is_no_age() -> None:
     found = [newest("plc1", "valve:observed_ts", NOW + 3600), newest("plc1", "whp:status", NOW + 1)]
     judged = {age.tag: age.stale for age in ages(expected(SOURCES), found, NOW, 60, 150)}
     assert (judged["valve"], judged["whp"]) == (True, False)
+    assert next(age for age in ages(expected(SOURCES), [newest("plc1", "whp:status", math.nan)], NOW, 60, 150) if age.tag == "whp").stale
 
 
 def test_a_namesake_of_somebody_else_is_no_sign_of_life() -> None:
@@ -134,6 +135,11 @@ def test_what_the_operator_could_not_see_drives_the_p95() -> None:
     assert p95 is not None and math.isinf(p95)
     assert found.errors == ["timeout"]
     assert freshness(parse_observations(ring(150, blind=7)), "plc1", NOW - 75, NOW).summary["p95"] == pytest.approx(1.5)
+
+
+def test_what_is_no_time_was_not_seen() -> None:
+    line = '{"time": %r, "took": 0.01, "newest": {"plc1": NaN}}' % NOW
+    assert freshness(parse_observations([line]), "plc1", NOW - 75, NOW).blind == 1
 
 
 def test_hops_in_order() -> None:
@@ -235,6 +241,9 @@ def test_a_stopped_observer_fails_and_proves_nothing_about_freshness() -> None:
     assert status["CN1"] == "fail"
     assert status["CN2"] == "inconclusive"
     assert judge([], stream(range(130)))[0]["CN1"] == "fail"
+    # What it wrote while the clock was an hour ahead says nothing of now, whether it lives or not.
+    ahead = [json.dumps({**json.loads(line), "time": NOW + 3600}) for line in ring(3)]
+    assert (judge([*old, *ahead], None)[0]["CN1"], judge([*ring(150), *ahead], None)[0]["CN1"]) == ("fail", "pass")
 
 
 def test_nothing_before_the_restart_counts() -> None:

@@ -59,7 +59,8 @@ class Host:
 
     unit(name) → ActiveState; keeper() → {"at": epoch s of its last look, "trouble": text}; memory(name) → the keeper's memory of a job;
     gateway(timeout_s) → the release that the SQL gateway says it is of;
-    complete(path) → whether a checkpoint's _metadata is there and not empty; free(path) → (bytes free, bytes); listeners() → [(address, port)];
+    complete(path) → whether a checkpoint's _metadata is there and not empty; free(path) → (bytes free, bytes); listeners() → [(address, port)], own() →
+    those of Flink's processes;
     checkpoints: the directory in which the keeper looks for what a job goes on from.
     """
 
@@ -70,6 +71,7 @@ class Host:
     complete: Callable[[str], bool]
     free: Callable[[str], tuple[int, int]]
     listeners: Callable[[], Sequence[tuple[str, int]]]
+    own: Callable[[], Sequence[tuple[str, int]]]
     checkpoints: str = "/var/lib/hnai/flink/checkpoints"
 
 
@@ -218,8 +220,9 @@ class _Judge:
                 check.inconclusive("no checkpoint yet, the job started %.0f s ago" % running_s)
                 return
             check.observed = round(self.now() - newest["latest_ack_timestamp"] / 1000.0, 1) if newest else None
-            if newest is None or check.observed > want.max_checkpoint_age_s:
-                check.fail("none completed" if newest is None else "the newest is too old")
+            if newest is None or abs(check.observed) > want.max_checkpoint_age_s:
+                check.fail("none completed" if newest is None else "the newest is too old" if check.observed > 0 else
+                           "the newest is of a time to come: the clock went back, and nobody knows how old it is")
             elif failed and failed[0]["trigger_timestamp"] > newest["trigger_timestamp"]:
                 check.fail("the last one failed: %s" % str(failed[0].get("failure_message") or "no reason given").split("\n")[0][:200])
             elif p95 is not None and config.get("timeout") and p95 >= config["timeout"] / 2.0:
@@ -374,8 +377,8 @@ class _Judge:
             check.observed = "%s, last look %.0f s ago" % (state, age)
             check.evidence = {"trouble": status.get("trouble")}
             # A savepoint or the start of a job may take minutes; it looks again afterwards.
-            if state != "active" or age > 900:
-                check.fail("it does not run" if state != "active" else "it hangs")
+            if state != "active" or abs(age) > 900:
+                check.fail("it does not run" if state != "active" else "it hangs" if age > 0 else "its last look is of a time to come: the clock went back")
             else:
                 check.passed(not status.get("trouble"), "it looks and can do nothing: %s" % status.get("trouble"))
 
@@ -456,8 +459,10 @@ class _Judge:
             hint="rest.bind-address, web.submit.enable in config.yaml; site.yml --tags flink", explain="ss -ltn; " + self.curl("/config"),
         ) as check:
             features = self.get("/config")["features"]
-            open_ = sorted("%s:%d" % one for one in self.host.listeners() if one[1] in self.expected.ports and not one[0].startswith(LOOPBACK))
-            listening = sorted({port for _address, port in self.host.listeners() if port in self.expected.ports})
+            ours = [one for one in self.host.listeners() if one[1] in self.expected.ports]
+            # Whatever else its processes open (a debugger, a reporter of metrics) is no less a door.
+            open_ = ["%s:%d" % one for one in sorted({*ours, *self.host.own()}) if not one[0].startswith(LOOPBACK)]
+            listening = sorted({port for _address, port in ours})
             check.evidence = {"features": features, "listening": listening, "not on loopback": open_}
             check.observed = "%s, web-submit %s" % (", ".join(open_) or "loopback", "on" if features["web-submit"] else "off")
             if not listening:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import socket
 import struct
 import subprocess
@@ -14,6 +15,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.flink.health import 
 
 #: The keeper's memory (roles/flink, jobs.py): <name>.json per job, .keeper of its last look.
 STATE = "/var/lib/hnai/flink/jobs"
+#: Who all units of Flink run as (roles/flink, sysusers.d).
+USER = "hnai-flink"
 _LISTEN = "0A"
 
 
@@ -62,16 +65,17 @@ def free(path: str) -> tuple[int, int]:
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
-def parse_listeners(text: str, family: int) -> list[tuple[str, int]]:
-    """Listening sockets of /proc/net/tcp or tcp6 (addresses are host-order words in hex).
+def parse_listeners(text: str, family: int, user: int | None = None) -> list[tuple[str, int]]:
+    """Listening sockets of /proc/net/tcp or tcp6 (addresses are host-order words in hex), of all users or of one.
 
-    >>> parse_listeners("head\\n 0: 0100007F:1F91 00000000:0000 0A 0:0 0:0 0 0 0\\n", socket.AF_INET)
-    [('127.0.0.1', 8081)]
+    >>> text = "head\\n 0: 0100007F:1F91 00000000:0000 0A 0:0 0:0 0 997 0 1\\n"
+    >>> parse_listeners(text, socket.AF_INET), parse_listeners(text, socket.AF_INET, 0)
+    ([('127.0.0.1', 8081)], [])
     """
     found = []
     for line in text.splitlines()[1:]:
         fields = line.split()
-        if len(fields) < 4 or fields[3] != _LISTEN:
+        if len(fields) < 4 or fields[3] != _LISTEN or (user is not None and int(fields[7]) != user):
             continue
         address, _, port = fields[1].partition(":")
         words = [struct.pack("=I", int(address[at:at + 8], 16)) for at in range(0, len(address), 8)]
@@ -79,16 +83,24 @@ def parse_listeners(text: str, family: int) -> list[tuple[str, int]]:
     return found
 
 
-def listeners() -> Sequence[tuple[str, int]]:
-    """All listening TCP sockets. Raises OSError."""
+def listeners(user: int | None = None) -> Sequence[tuple[str, int]]:
+    """All listening TCP sockets, or those of one user. Raises OSError."""
     found: list[tuple[str, int]] = []
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         try:
             with open("/proc/net/" + name, encoding="ascii") as file:
-                found += parse_listeners(file.read(), family)
+                found += parse_listeners(file.read(), family, user)
         except FileNotFoundError:
             continue
     return found
+
+
+def own_listeners(user: str = USER) -> Sequence[tuple[str, int]]:
+    """What Flink's user listens on: no other unit has it. Who is not there listens nowhere. Raises OSError."""
+    try:
+        return listeners(pwd.getpwnam(user).pw_uid)
+    except KeyError:
+        return []
 
 
 def keeper(state: str = STATE) -> dict[str, Any]:
@@ -101,5 +113,5 @@ def this_host(gateway: int, state: str = STATE) -> Host:
     return Host(
         unit=unit_state, gateway=lambda timeout_s: str(rest("127.0.0.1", gateway)("/v3/info", timeout_s)["version"]),
         keeper=lambda: keeper(state), memory=lambda name: memory(name, state), complete=complete, free=free,
-        listeners=listeners,
+        listeners=listeners, own=own_listeners,
     )

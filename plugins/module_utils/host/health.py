@@ -50,17 +50,19 @@ LOOP_PROPERTIES = ("Id", "ActiveState", "SubState", "NRestarts", "ActiveEnterTim
 
 
 def looping(shown: str, uptime_s: float) -> dict[str, str]:
-    """{unit: what is seen} of the services that end again and again: with Restart= none of them is ever "failed".
+    """{unit: what is seen} of the services that end again and again: with Restart= none of them is ever "failed". And of timers that wait for nothing.
 
     *shown*: ``systemctl show`` of several units, with the properties of LOOP_PROPERTIES. *uptime_s*: CLOCK_MONOTONIC now. ValueError where none is shown.
     """
     found = {}
     units = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in shown.strip().split("\n\n")]
-    if not all(one.get("Id") for one in units):
+    if not all(one.get("Id") for one in units) or not any(one["Id"].endswith(".service") for one in units):
         raise ValueError("systemctl shows no service")
     for one in units:
         restarts, state, up_s = int(one.get("NRestarts") or 0), one["ActiveState"], uptime_s - int(one["ActiveEnterTimestampMonotonic"]) / 1e6
-        if one["SubState"].startswith("auto-restart"):
+        if one["Id"].endswith(".timer") and state != "active":
+            found[one["Id"]] = "is stopped: what it starts never comes"
+        elif one["SubState"].startswith("auto-restart"):
             found[one["Id"]] = "ended by itself and waits for its next start (%d before)" % restarts
         elif restarts >= LOOP_RESTARTS and (state == "activating" or (state == "active" and up_s < LOOP_S)):
             found[one["Id"]] = "ended by itself %d times, %s" % (restarts, "up for %.0f s" % up_s if state == "active" else "is being started")
@@ -135,6 +137,11 @@ def rooms(paths: Iterable[str], below: Sequence[str] = (), mounts: str = "") -> 
             inodes = 100.0 * info.f_favail / info.f_files if info.f_files else 100.0
             found[device] = Room(path, 100.0 * info.f_bavail / info.f_blocks, inodes, info.f_bavail * info.f_frsize // 1048576)
     return list(found.values())
+
+
+def read_only(paths: Iterable[str]) -> list[str]:
+    """Those of *paths* that nobody can write to: what the kernel makes of a file system when its disk fails (errors=remount-ro)."""
+    return [path for path in paths if os.path.exists(path) and os.statvfs(path).f_flag & os.ST_RDONLY]
 
 
 @dataclass(frozen=True)
@@ -215,6 +222,7 @@ class Host:
     opt: Path = artifact.OPT
     machine: hostfiles.Host = field(default_factory=hostfiles.Host)
     data: tuple[str, ...] = ("/", "/var/lib", "/var/log", "/opt")
+    written: tuple[str, ...] = ("/var/lib", "/var/log")
     below: tuple[str, ...] = ("/var/lib/hnai/", "/opt/hnai/")
     now: Callable[[], float] = time.time
     uptime: Callable[[], float] = time.monotonic
@@ -225,13 +233,15 @@ def check_all(report: Report, want: Wanted, host: Host = Host()) -> None:
     """All checks of one host."""
     run = host.run
     with report.check(
-        "HO1", "no unit failed or ends again and again", expected=0, unit="units", hint="systemctl status UNIT; journalctl -u UNIT",
+        "HO1", "no unit failed or ends again and again, every timer of ours waits", expected=0, unit="units", hint="systemctl status UNIT; journalctl -u UNIT",
         explain="systemctl --failed; systemctl show -p SubState,NRestarts,ActiveEnterTimestamp UNIT",
     ) as check:
         listed = run(["systemctl", "--failed", "--no-legend", "--plain"], report.timeout(10))
         check.raw("failed-units.txt", listed)
         failed = [line.split()[0] for line in listed.splitlines() if line.strip()]
-        loops = looping(run(["systemctl", "show", "--property=" + ",".join(LOOP_PROPERTIES), "*.service"], report.timeout(10)), host.uptime())
+        timers = sorted(one.stem for one in host.digests.glob("*.timer.restart"))
+        shown = run(["systemctl", "show", "--property=" + ",".join(LOOP_PROPERTIES), "*.service", *timers], report.timeout(10))
+        loops = looping(shown, host.uptime())
         check.observed, check.evidence["units"], check.evidence["looping"] = len(failed) + len(loops), failed, loops
         check.passed(not failed and not loops, "; ".join(["%s failed" % unit for unit in failed] + ["%s %s" % one for one in sorted(loops.items())]))
     with report.check(
@@ -248,7 +258,7 @@ def check_all(report: Report, want: Wanted, host: Host = Host()) -> None:
         "HO3", "free disk", expected=want.min_free_percent, unit="% free on the fullest file system",
         hint="journalctl --vacuum-size, or a larger file system", explain="df -h; df -i", controls=["SR 7.2"],
     ) as check:
-        _disk(check, rooms(host.data, host.below, host.mounts.read_text()), want.min_free_percent)
+        _disk(check, rooms(host.data, host.below, host.mounts.read_text()), want.min_free_percent, read_only(host.written))
     with report.check(
         "HO4", "time agrees with the site's source", expected=want.max_time_error_s, unit="s", controls=["SR 2.11"],
         hint="chronyc sources; is the jump reachable on udp/123?", explain="chronyc -c tracking",
@@ -310,14 +320,17 @@ def _releases(report: Report, opt: Path, machine: hostfiles.Host) -> None:
             + ["%s was never released, and may run" % path for path in foreign[:5]]))
 
 
-def _disk(check: Check, found: Sequence[Room], least: float) -> None:
+def _disk(check: Check, found: Sequence[Room], least: float, frozen: Sequence[str]) -> None:
     if not found:
         raise OSError("no file system could be looked at")
     worst = min(found, key=lambda one: min(one.free, one.inodes))
     check.observed = round(min(worst.free, worst.inodes), 1)
     check.evidence = {room.path: {"free_percent": round(room.free, 1), "free_inodes_percent": round(room.inodes, 1), "free_mib": room.free_mib}
                       for room in found}
-    check.passed(check.observed >= least, "%s: %s" % (worst.path, "no inodes" if worst.inodes < worst.free else "%d MiB left" % worst.free_mib))
+    if frozen:
+        check.fail("%s is read-only: look at the disk (dmesg) before it is mounted again" % ", ".join(frozen))
+    else:
+        check.passed(check.observed >= least, "%s: %s" % (worst.path, "no inodes" if worst.inodes < worst.free else "%d MiB left" % worst.free_mib))
 
 
 def _time(check: Check, tracking: str, want: Wanted) -> None:
@@ -337,6 +350,8 @@ def _time(check: Check, tracking: str, want: Wanted) -> None:
 def _papers(report: Report, want: Wanted, found: Sequence[Paper], broken: Mapping[str, str]) -> None:
     certificates = [one for one in found if one.kind == "certificate"]
     missing = sorted(set(want.certificates) - {one.path for one in certificates})
+    torn = {path: why for path, why in broken.items() if path.endswith(".crl")}
+    broken = {path: why for path, why in broken.items() if path not in torn}
     if certificates or missing or broken:
         with report.check(
             "HO7", "every certificate lives long enough", expected=want.min_certificate_days, unit="days left", controls=["SR 1.9"],
@@ -354,7 +369,7 @@ def _papers(report: Report, want: Wanted, found: Sequence[Paper], broken: Mappin
                 + ["%s is not there" % path for path in missing]
                 + ["%s: %s" % item for item in sorted(broken.items())]))
     lists = [one for one in found if one.kind == "crl"]
-    if lists:
+    if lists or torn:
         with report.check(
             "HO8", "every revocation list is young enough", expected=want.min_crl_days, unit="days until the next is due", controls=["SR 1.9"],
             hint="an expired list stops OPC UA as surely as an expired certificate: fetch the new one from its issuer",
@@ -362,9 +377,14 @@ def _papers(report: Report, want: Wanted, found: Sequence[Paper], broken: Mappin
         ) as check:
             left = [one.days for one in lists if one.days is not None]
             check.observed = round(min(left), 1) if left else None
-            check.evidence = {"days": {one.path: one.days if one.days is None else round(one.days, 1) for one in lists}}
+            early = sorted({one.path for one in lists if one.early})
+            check.evidence = {"days": {one.path: one.days if one.days is None else round(one.days, 1) for one in lists}, "unreadable": torn,
+                              "not_valid_yet": early}
             due = [one for one in lists if one.days is not None and one.days < want.min_crl_days]
-            check.passed(not due, "; ".join("%s: %.1f days" % (one.path, one.days or 0.0) for one in due))
+            check.passed(not due and not early and not torn, "; ".join(
+                ["%s: %.1f days" % (one.path, one.days or 0.0) for one in due]
+                + ["%s is not valid yet: its issuer's clock is wrong, or this host's" % path for path in early]
+                + ["%s: %s" % item for item in sorted(torn.items())]))
 
 
 def _audit(report: Report, want: Wanted, host: Host) -> None:

@@ -119,8 +119,9 @@ class Admin:
                 ssl_context=context, request_timeout_ms=self._timeout_ms, bootstrap_timeout_ms=self._timeout_ms, reconnect_backoff_max_ms=500,
             )
         except KafkaError as error:
+            first = said[connection.bootstrap[0]]
             raise Unreachable(f"no broker of {', '.join(connection.bootstrap)} answered within {timeout_s:g} s; "
-                              f"the first one: {said[connection.bootstrap[0]]}") from error
+                              f"the first one: {first if isinstance(first, Exception) else error}") from error
         #: Nodes that are asked for what only they know; None: all.
         self._asked: list[int] | None = None
         nodes = {f"{node.host}:{node.port}": node.node_id for node in self._client._manager.cluster.brokers()}
@@ -276,13 +277,17 @@ class Admin:
         parts = [TopicPartition(topic["name"], item["partition_index"]) for topic in described for item in topic["partitions"]]
         ends = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, -1)) if parts else {}
         due = self._call(self._client.list_partition_offsets, dict.fromkeys(parts, since_ms)) if parts else {}
-        return [
-            Group(name, item.get("group_state", ""), item.get("protocol_type", ""), tuple(
-                Position(part.topic, part.partition, committed[name][part].offset if part in committed[name] else -1,
-                         ends[part].offset, due[part].offset)
-                for part in parts if part.topic in used[name]))
-            for name, item in sorted(known.items())
-        ]
+
+        def positions(name: str, begins: Mapping[Any, Any]) -> tuple[Position, ...]:
+            return tuple(
+                Position(part.topic, part.partition, committed[name][part].offset if part in committed[name] else -1, ends[part].offset,
+                         due[part].offset, due[part].timestamp, begins[part].offset if part in begins else 0)
+                for part in parts if part.topic in used[name])
+
+        late = {TopicPartition(one.topic, one.number) for name in known for one in positions(name, {}) if one.late}
+        # Where a log begins is asked only where somebody seems to be late: what is gone, nobody can read.
+        begins = self._call(self._client.list_partition_offsets, dict.fromkeys(sorted(late), -2)) if late else {}
+        return [Group(name, item.get("group_state", ""), item.get("protocol_type", ""), positions(name, begins)) for name, item in sorted(known.items())]
 
     def elect_preferred(self) -> None:
         """Give the leadership of every partition back to its first replica, as far as that is there."""
@@ -350,12 +355,14 @@ class Admin:
         }
 
     def create_topics(self, topics: Sequence[Topic], validate_only: bool = False) -> None:
-        """Create, and wait until each has its leaders."""
+        """Create, and wait until each has its leaders. *validate_only*: nothing is done, and only settings that the brokers refuse are an error."""
         wanted = {
             t.name: {"num_partitions": t.partitions, "replication_factor": t.replication_factor, "configs": dict(t.config)} for t in topics
         }
         answer = self._call(self._client.create_topics, wanted, timeout_ms=self._timeout_ms, raise_errors=False, validate_only=validate_only)
-        self._refused("kafka_topics", ((item["name"], item["error_code"], item.get("error_message")) for item in answer["topics"]))
+        counts = {self._errors.InvalidConfigurationError.errno} if validate_only else None
+        self._refused("kafka_topics", ((item["name"], item["error_code"], item.get("error_message")) for item in answer["topics"]
+                                       if counts is None or item["error_code"] in counts))
         if not validate_only:
             self._call(self._client.wait_for_topics, list(wanted), timeout_ms=self._timeout_ms)
 
@@ -363,13 +370,14 @@ class Admin:
         """More partitions."""
         self._call(self._client.create_partitions, dict(partitions), timeout_ms=self._timeout_ms)
 
-    def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]]) -> None:
-        """Set and reset topic-level settings. Raises KafkaError with the broker's words: the library gives them back as an answer."""
+    def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]], validate_only: bool = False) -> None:
+        """Set and reset topic-level settings, or say only whether that would be refused. Raises KafkaError with the broker's words: the library gives them
+        back as an answer."""
         kind = self._api.ConfigResourceType["TOPIC"]
         for change, topics in ((self._client.alter_configs, wanted), (self._client.reset_configs, {name: dict.fromkeys(keys) for name, keys in reset.items()})):
             if topics:
                 answer = self._call(change, [self._api.ConfigResource(kind, name, dict(values)) for name, values in topics.items()],
-                                    incremental=True, raise_on_unknown=False)
+                                    incremental=True, raise_on_unknown=False, validate_only=validate_only)
                 bad = [f"{name}: {result}" for found in answer.values() for name, result in found.items() if result != "OK"]
                 if bad:
                     raise KafkaError("kafka_topics: " + "; ".join(bad))

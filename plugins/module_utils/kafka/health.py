@@ -7,6 +7,7 @@ Judged on what the cluster says about itself, never on "the unit is active". Two
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +24,15 @@ from .scram import MECHANISMS, LoginError, OpenDoor
 from .state import Group, KafkaError, Snapshot, Unreachable
 from .storage import read_properties
 from .topics import Topic, differences
-from .users import ANCHOR
+from .users import ANCHOR, MIN_ITERATIONS
 
 _DAY_S = 86400.0
 #: Settings that are made in the cluster: by Kafka itself when it is formatted (B7 is about it), and one that B8 is about.
 _TOLD_ELSEWHERE = frozenset({"min.insync.replicas", "unclean.leader.election.enable"})
 #: Kafka keeps the newest record of each key in these, and everything else is gone with their positions.
 _COMPACTED = ("__consumer_offsets", "__transaction_state")
+#: Settings by which a certificate becomes a name, of all listeners or of one.
+_NAMING = ("principal.mapping.rules", "principal.builder.class")
 _KRAFT, _TRANSACTION = "kraft.version", "transaction.version"
 
 
@@ -459,7 +462,11 @@ class Health:
         # A reader that only stores its position has no members and no protocol: for Kafka it is for ever empty.
         idle = sorted(name for name, group in found.items() if group.state != "Stable" and not (group.state == "Empty" and not group.protocol))
         missing = sorted(set(self.want.groups) - set(found))
+        lost = {name: [f"{p.lost} records of {p.topic}-{p.number}" for p in group.positions if p.lost] for name, group in found.items()}
         blind = sorted(name for name, group in found.items() if not group.positions)
+        # One record of a time to come makes all that wait behind it look new.
+        until_ms = (self._now() + self.want.max_group_age_s) * 1000
+        hidden = sorted(f"{name} in {p.topic}-{p.number}" for name, group in found.items() for p in group.positions if p.lag > 0 and p.due_ms > until_ms)
         c.observed, c.expected = max((p.lag for g in found.values() for p in g.positions), default=None), f"none older than {self.want.max_group_age_s:g} s"
         c.evidence = {"states": {name: group.state for name, group in found.items()}, "missing": missing,
                       "lag": {name: sum(p.lag for p in group.positions) for name, group in found.items()}, "late": {n: p for n, p in late.items() if p},
@@ -468,10 +475,13 @@ class Health:
         reasons += [f"{name} is {found[name].state}" for name in idle]
         reasons += [f"{name} is late in {', '.join(parts[:3])}" for name, parts in late.items() if parts]
         reasons += [f"{name} stands beyond the end of {', '.join(parts[:3])}: records that it has read are gone" for name, parts in ahead.items() if parts]
+        reasons += [f"{name} never read {', '.join(parts[:3])}: retention was faster" for name, parts in lost.items() if parts]
         if reasons:
             c.fail("; ".join(reasons))
         elif blind:
             c.inconclusive(f"{', '.join(blind)} has kept no position yet")
+        elif hidden:
+            c.inconclusive(f"a record of a time to come hides how long others wait for {', '.join(hidden[:3])}: whose clock is ahead (HO4)?")
         else:
             c.passed(True)
 
@@ -495,13 +505,14 @@ class Health:
         strange = sorted(set(users) - {*self.want.levels, *self.want.supers, ANCHOR}) if self.want.levels else []
         # A second way in under a name that is known: no run takes it away, and the password is whoever made it's.
         strange += sorted(f"{name} {one}" for name, declared in self.want.mechanisms.items() for one in set(users.get(name, ())) - set(declared))
-        c.observed, c.expected = len(both) + len(strange), 0
-        c.evidence = {"users": sorted(users), "brokers": list(self.want.supers), "undeclared": strange}
+        weak = sorted(f"{name} {one}" for name, kept in users.items() for one, iterations in kept.items() if iterations < MIN_ITERATIONS)
+        c.observed, c.expected = len(both) + len(strange) + len(weak), 0
+        c.evidence = {"users": sorted(users), "brokers": list(self.want.supers), "undeclared": strange, "weak": weak}
         if self.want.levels and not users:
             c.inconclusive("the cluster names no user, although some are declared")
             return
-        c.passed(not both and not strange, "; ".join(f"{', '.join(names[:5])} {what}" for names, what in (
-            (both, "has the name of a broker"), (strange, "is declared by nobody")) if names))
+        c.passed(not c.observed, "; ".join(f"{', '.join(names[:5])} {what}" for names, what in (
+            (both, "has the name of a broker"), (strange, "is declared by nobody"), (weak, f"has less than {MIN_ITERATIONS} iterations")) if names))
 
     def s8(self, c: Check) -> None:
         """This broker knows whom the others know, and the anchor that keeps them at a restart (users.py)."""
@@ -527,14 +538,17 @@ class Health:
             c.passed(True)
 
     def s6(self, c: Check) -> None:
-        """Deny by default; super users as declared. Kafka does not tell these over its API: the file that it was started with does."""
+        """Deny by default; super users as declared, and no other certificate makes one. Kafka does not tell these over its API: the file that it was
+        started with does."""
         found = read_properties(self.local.config())
-        supers = sorted(found.get("super.users", "").split(";"))
-        c.observed = {"allow.everyone.if.no.acl.found": found.get("allow.everyone.if.no.acl.found"), "super.users": supers,
-                      "authorizer": found.get("authorizer.class.name", "").rpartition(".")[2]}
+        brokers = "|".join(map(re.escape, self.want.supers))
         c.expected = {"allow.everyone.if.no.acl.found": "false", "super.users": sorted(f"User:{name}" for name in self.want.supers),
-                      "authorizer": "StandardAuthorizer"}
-        c.passed(c.observed == c.expected)
+                      "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                      "ssl.principal.mapping.rules": f"RULE:^CN=({brokers}),OU=kafka(,.*)?$/$1/,DEFAULT"}
+        c.observed = {key: value for key, value in found.items() if key in c.expected or key.endswith(_NAMING)}
+        c.observed["super.users"] = sorted(found.get("super.users", "").split(";"))
+        c.passed(c.observed == c.expected, "; ".join(f"{key} is {c.observed.get(key)} instead of {c.expected.get(key)}"
+                                                     for key in sorted({*c.observed, *c.expected}) if c.observed.get(key) != c.expected.get(key)))
 
     def s1(self, c: Check, listener: Listener, links: Links) -> None:
         """TLS of one listener: chain, name, life, protocol."""
@@ -561,7 +575,7 @@ class Health:
         """A client without a certificate."""
         c.observed, how = refuses_anonymous(self.want.host, listener, links, self.report.timeout(5.0))
         c.expected, c.evidence = True, {"how": how, "positive_control": f"S1 {listener.name}"}
-        c.passed(c.observed)
+        c.passed(c.observed, how)
 
     def s3(self, c: Check, listener: Listener, links: Links) -> None:
         """A wrong password, both mechanisms; and no other door beside them."""
@@ -580,7 +594,7 @@ class Health:
         """A client without TLS."""
         c.observed, how = refuses_plaintext(self.want.host, listener, self.report.timeout(3.0))
         c.expected, c.evidence = True, {"how": how, "positive_control": f"S1 {listener.name}"}
-        c.passed(c.observed)
+        c.passed(c.observed, how)
 
     def s4_others(self, c: Check, listeners: Sequence[Listener]) -> None:
         """The process of the broker listens where the contract says, and nowhere else."""

@@ -27,11 +27,11 @@ class Cluster(Protocol):
 
     def topics(self) -> dict[str, Topic]: ...
 
-    def create_topics(self, topics: Sequence[Topic]) -> None: ...
+    def create_topics(self, topics: Sequence[Topic], validate_only: bool = False) -> None: ...
 
     def grow_topics(self, partitions: Mapping[str, int]) -> None: ...
 
-    def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]]) -> None: ...
+    def configure_topics(self, wanted: Mapping[str, Mapping[str, str]], reset: Mapping[str, Sequence[str]], validate_only: bool = False) -> None: ...
 
     def users(self) -> dict[str, dict[str, int]]: ...
 
@@ -149,6 +149,14 @@ def foreign(declared: Declared, cluster: Cluster) -> list[str]:
         except KafkaError as error:  # It may be on its way down; the rest is converged without it.
             found.append(f"broker {node} does not say what is set over its file ({error})")
     return found
+
+
+def rehearse(outcome: Outcome, cluster: Cluster) -> None:
+    """Ask the brokers for their word on the settings of topics, which only they know; nothing is changed. Raises KafkaError."""
+    if outcome.topics.create:
+        cluster.create_topics(outcome.topics.create, validate_only=True)
+    if outcome.topics.set_config:
+        cluster.configure_topics(outcome.topics.set_config, {}, validate_only=True)
 
 
 def apply(outcome: Outcome, cluster: Cluster) -> None:

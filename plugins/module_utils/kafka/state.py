@@ -140,23 +140,30 @@ class Snapshot:
 @dataclass(frozen=True)
 class Position:
     """Where a group stands in one partition. `committed` -1: nowhere; `due`: first offset that it may not have read yet without being
-    late (-1: every record is older than that)."""
+    late (-1: every record is older than that), `due_ms` the time of that record; `begin`: first offset that is there."""
 
     topic: str
     number: int
     committed: int
     end: int
     due: int
+    due_ms: int = -1
+    begin: int = 0
 
     @property
     def lag(self) -> int:
         """Records that wait."""
-        return self.end - max(0, self.committed)
+        return self.end - max(self.begin, self.committed)
 
     @property
     def late(self) -> bool:
         """Whether a record waits that should have been read by now."""
-        return max(0, self.committed) < (self.end if self.due < 0 else self.due)
+        return max(self.begin, self.committed) < (self.end if self.due < 0 else self.due)
+
+    @property
+    def lost(self) -> int:
+        """Records that are gone (retention) and that it had not read."""
+        return max(0, self.begin - self.committed) if self.committed >= 0 else 0
 
     @property
     def ahead(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from ansible_collections.hnai.platform.plugins.module_utils.tsdb.client import Store, StorePartial, duration_s, parse_flags, parse_metrics
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
+_THROWN_AWAY = ("vm_rows_ignored_total", "vm_rows_invalid_total")
 _SECRET_FLAGS = ("password", "key", "token", "secret")
 FLAGS = frozenset((
     "storageDataPath", "httpListenAddr", "httpAuth.username", "httpAuth.password", "retentionPeriod", "dedup.minScrapeInterval", "search.latencyOffset",
@@ -146,7 +147,10 @@ def run(
         hint="a source clock outside the retention, or rows that are no line protocol (vm_rows_ignored_total)",
     ) as check:
         page = backend().text("/metrics")
-        check.observed = int(parse_metrics(page, "vm_rows_ignored_total") + parse_metrics(page, "vm_rows_invalid_total"))
+        unsaid = [name for name in _THROWN_AWAY if name not in page]
+        if unsaid:
+            raise RuntimeError("the store does not say %s" % " and ".join(unsaid))
+        check.observed = int(sum(parse_metrics(page, name) for name in _THROWN_AWAY))
         check.passed(check.observed == 0)
 
     with report.check(

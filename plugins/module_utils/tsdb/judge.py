@@ -39,7 +39,7 @@ class Age:
     @property
     def stale(self) -> bool:
         """Too old, or not there at all; a time that is to come hides how old the others are."""
-        return self.age_s is None or abs(self.age_s) > self.limit_s
+        return self.age_s is None or not abs(self.age_s) <= self.limit_s  # No number is no age.
 
     def text(self) -> str:
         """For a reason: source/tag and its age."""
@@ -163,7 +163,7 @@ def freshness(observations: Sequence[Observation], source: str, start: float, en
     inside = [one for one in observations if start <= one.time <= end]
     for one in inside:
         last = one.newest.get(source)
-        if last is None:
+        if last is None or math.isnan(last):
             blind += 1
             ages_s.append(math.inf)
             if one.error and one.error not in errors:

@@ -128,34 +128,34 @@ def lines(record: Mapping[str, Any], width: int = 160) -> list[tuple[str, str]]:
 
 
 def _seen(record: Mapping[str, Any], ident: str) -> list[str]:
-    """What the record says of the check *ident*: one paragraph a component, subject and way to repeat it."""
+    """What the record says of the check *ident*: one paragraph a component, subject and way to repeat it, of several hosts the one that fares worst."""
     found: list[str] = []
     told: set[tuple[str, str, str]] = set()
-    for verdict in record["verdicts"]:
-        for check in verdict["checks"]:
-            key = (verdict["component"], check.get("explain", ""), check.get("subject", ""))
-            if check["id"].lower() != ident.lower() or key in told:
-                continue
-            told.add(key)
-            again = f"ansible-playbook hnai.platform.verify --limit {verdict['host']} --tags {verdict['component']}"
-            subject = f" ({check['subject']})" if check.get("subject") else ""
-            found += [
-                f"{check['id']}  {check['title']}{subject}",
-                f"  component  {verdict['component']} {verdict.get('version', '')}".rstrip(),
-                f"  from       {verdict['host']}, by {verdict.get('module') or 'its check module'}",
-                f"  expected   {value_text(check.get('expected'), check.get('unit', '')) or '(see the title)'}",
-                f"  observed   {value_text(check.get('observed'), check.get('unit', '')) or '-'}: {check.get('status')}"
-                + (f", {check['reason']}" if check.get("reason") else ""),
-            ]
-            if statistics_text(check):
-                found.append(f"  measured   {statistics_text(check)}")
-            found.append(f"  repeat     on {verdict['host']}: {check['explain']}" if check.get("explain") else f"  repeat     {again}")
-            found += [f"  evidence   {item['path']}  sha256 {item['sha256']}" for item in verdict.get("raw", [])]
-            if check.get("controls"):
-                found.append(f"  evidence for {', '.join(check['controls'])} (IEC 62443-3-3)")
-            if check.get("hint"):
-                found.append(f"  if it fails  {check['hint']}")
-            found.append("")
+    same = [(verdict, check) for verdict in record["verdicts"] for check in verdict["checks"] if check["id"].lower() == ident.lower()]
+    for verdict, check in sorted(same, key=lambda pair: ORDER[pair[1].get("status") or INCONCLUSIVE]):
+        key = (verdict["component"], check.get("explain", ""), check.get("subject", ""))
+        if key in told:
+            continue
+        told.add(key)
+        again = f"ansible-playbook hnai.platform.verify --limit {verdict['host']} --tags {verdict['component']}"
+        subject = f" ({check['subject']})" if check.get("subject") else ""
+        found += [
+            f"{check['id']}  {check['title']}{subject}",
+            f"  component  {verdict['component']} {verdict.get('version', '')}".rstrip(),
+            f"  from       {verdict['host']}, by {verdict.get('module') or 'its check module'}",
+            f"  expected   {value_text(check.get('expected'), check.get('unit', '')) or '(see the title)'}",
+            f"  observed   {value_text(check.get('observed'), check.get('unit', '')) or '-'}: {check.get('status')}"
+            + (f", {check['reason']}" if check.get("reason") else ""),
+        ]
+        if statistics_text(check):
+            found.append(f"  measured   {statistics_text(check)}")
+        found.append(f"  repeat     on {verdict['host']}: {check['explain']}" if check.get("explain") else f"  repeat     {again}")
+        found += [f"  evidence   {item['path']}  sha256 {item['sha256']}" for item in verdict.get("raw", [])]
+        if check.get("controls"):
+            found.append(f"  evidence for {', '.join(check['controls'])} (IEC 62443-3-3)")
+        if check.get("hint"):
+            found.append(f"  if it fails  {check['hint']}")
+        found.append("")
     return found
 
 
