@@ -269,6 +269,8 @@ def test_a_group_is_seen_in_the_topics_in_which_it_keeps_a_position(admin: tuple
         return {tp: offset(*{-1: (10,), -2: (5,), 1_000: (6, 1_001)}[when]) for tp, when in wanted.items()}
 
     monkeypatch.setattr(client, "list_partition_offsets", offsets, raising=False)
+    members: list[dict[str, Any]] = []
+    monkeypatch.setattr(client, "describe_groups", lambda names: {name: {"members": members} for name in names}, raising=False)
     (found,) = one.groups({"writer": ["used", "allowed"], "absent": ["used"]}, 1_000)
     assert (found.name, found.state, found.protocol) == ("writer", "Stable", "consumer")
     assert [(p.topic, p.number, p.committed, p.end, p.due) for p in found.positions] == [("used", 0, 7, 10, 6), ("used", 1, -1, 10, 6)]
@@ -276,6 +278,10 @@ def test_a_group_is_seen_in_the_topics_in_which_it_keeps_a_position(admin: tuple
     # Where a log begins is asked only of what seems to be late.
     assert [(p.due_ms, p.begin) for p in found.positions] == [(1_001, 0), (1_001, 5)] and asked[2:] == [{part("used", 1): -2}]
     assert one.groups({"absent": ["used"]}, 1_000) == []
+    # Its members say what they read; who says nothing, or has none, is judged by where it stands.
+    for said, read in ((b"?", ["used", "used"]), ({"topics": ["used"]}, ["used", "used"]), ({"topics": ["allowed"]}, [])):
+        members[:] = [{"member_metadata": said}]
+        assert [p.topic for group in one.groups({"writer": ["used", "allowed"]}, 1_000) for p in group.positions] == read
 
 
 def test_directory_ids_are_kafkas_text() -> None:

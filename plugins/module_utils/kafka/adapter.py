@@ -264,7 +264,8 @@ class Admin:
 
     def groups(self, topics: Mapping[str, Sequence[str]], since_ms: int) -> list[Group]:
         """The groups of `topics` (name → what it may read) as far as they exist, with their positions against what is older than
-        `since_ms` (ms since 1970). A group reads those topics in which it keeps a position; it need not use all that it may."""
+        `since_ms` (ms since 1970). A group reads those topics in which it keeps a position, of all that it may; but none of them that its members, as
+        far as it has any, have left (a writer that fetches another topic now): that position stays where it was until Kafka forgets it."""
         from kafka.structs import TopicPartition
 
         known = {item["group_id"]: item for item in self._call(self._client.list_groups) if item["group_id"] in topics}
@@ -284,10 +285,22 @@ class Admin:
                          due[part].offset, due[part].timestamp, begins[part].offset if part in begins else 0)
                 for part in parts if part.topic in used[name])
 
+        for name, topics_read in self._subscribed([name for name in known if any(one.late for one in positions(name, {}))]).items():
+            used[name] &= topics_read
         late = {TopicPartition(one.topic, one.number) for name in known for one in positions(name, {}) if one.late}
         # Where a log begins is asked only where somebody seems to be late: what is gone, nobody can read.
         begins = self._call(self._client.list_partition_offsets, dict.fromkeys(sorted(late), -2)) if late else {}
         return [Group(name, item.get("group_state", ""), item.get("protocol_type", ""), positions(name, begins)) for name, item in sorted(known.items())]
+
+    def _subscribed(self, groups: Sequence[str]) -> dict[str, set[str]]:
+        """{group: topics that its members subscribed to}, of groups that have members who say so."""
+        found: dict[str, set[str]] = {}
+        for name, group in (self._call(self._client.describe_groups, groups) if groups else {}).items():
+            for member in group["members"]:
+                said = member["member_metadata"]
+                if isinstance(said, dict):
+                    found.setdefault(name, set()).update(said["topics"])
+        return found
 
     def elect_preferred(self) -> None:
         """Give the leadership of every partition back to its first replica, as far as that is there."""
