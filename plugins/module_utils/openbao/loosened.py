@@ -33,7 +33,7 @@ def look(listing: Listing, spec: Mapping[str, Any], devices: Mapping[str, Any], 
     out = Loosened(unseen=listing.unseen)
     mounts, auths = listing.read("sys/mounts"), listing.read("sys/auth")
     for tuning in site.tunings(spec, mounts, auths):
-        if not (shared and tuning.built_in) and not {"sys/mounts", "sys/auth"} & {*listing.unseen}:
+        if not {"sys/mounts", "sys/auth"} & {*listing.unseen}:
             _tuned(out, tuning, tuning.what == "mount %s" % spec.get("ssh_host"))
     roots = site.identities(spec)
     objects = [*roots, *site.acme(spec), *(one for name in sorted(spec["components"]) for one in site.of_component(spec, name))]

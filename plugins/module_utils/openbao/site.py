@@ -290,10 +290,13 @@ def _says(value: Any) -> bool:
 def tunings(spec: Mapping[str, Any], mounts: Mapping[str, Any], auths: Mapping[str, Any]) -> list[Tuning]:
     """How long what a mount gives out lives, and whatever else is tuned, of the site's mounts and of those that the server has by itself."""
     lives = {spec["pki_root"]: spec["root_ttl"], spec["pki_int"]: spec["intermediate_ttl"]}
-    engines = {spec["kv"]: "kv", **dict.fromkeys(lives, "pki"), "sys": "system", "identity": "identity", "cubbyhole": "cubbyhole"}
+    engines = {spec["kv"]: "kv", **dict.fromkeys(lives, "pki")}
     if spec.get("ssh_host"):
         engines[spec["ssh_host"]] = "ssh"
-    logins = {policies.COMPONENT_AUTH: "approle", policies.IDENTITY_AUTH: "approle", "token": "token"}
+    logins = {policies.COMPONENT_AUTH: "approle", policies.IDENTITY_AUTH: "approle"}
+    if not spec.get("shared"):  # else they are its owner's, and in a namespace of other types
+        engines.update({"sys": "system", "identity": "identity", "cubbyhole": "cubbyhole"})
+        logins["token"] = "token"
     found = []
     for kind, path, listed, types in (("mount %s", "sys/mounts/%s/tune", mounts, engines), ("auth mount %s", "sys/auth/%s/tune", auths, logins)):
         for name in types:
