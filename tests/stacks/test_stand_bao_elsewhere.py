@@ -29,8 +29,8 @@ from stands import ask, said
 
 from ansible_collections.hnai.platform.plugins.action import openbao_site
 from ansible_collections.hnai.platform.plugins.filter.rotation import declared, rotations
-from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, elsewhere
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import NotFound
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, elsewhere
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, NotFound
 from ansible_collections.hnai.platform.plugins.modules import approle_rotation, authority_rotation, openbao_component, openbao_retire, vault_rotate
 from ansible_collections.hnai.platform.plugins.modules import openbao_site as site_module
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys
@@ -98,9 +98,14 @@ class Site:
 
     def certificate(self, folder: Path) -> dict[str, Any]:
         """One of QuestDB's, as its role asks for it."""
-        csr = loopback_bao.run(["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=data1",
-                                "-keyout", folder / "key.pem"])[1]  # fmt: skip
-        return dict(self.ask(openbao_component, component="questdb", sign={"csr": csr, "common_name": "data1"})["certificate"])
+        asked = {"csr": self.request(folder), "common_name": "data1"}
+        return dict(self.ask(openbao_component, component="questdb", sign=asked)["certificate"])
+
+    @staticmethod
+    def request(folder: Path) -> str:
+        """For a new key."""
+        return loopback_bao.run(["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=data1",
+                                 "-keyout", folder / "key.pem"])[1]  # fmt: skip
 
     def theirs(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Its owner's hand, at his own listener."""
@@ -288,6 +293,50 @@ def test_what_is_loosened_there_is_named(site: Site) -> None:
     again = site.converge()
     assert again["changes"] == ["policy hnai-questdb"] and again["orphans"] == ["eve"]
     site.theirs("DELETE", "auth/hnai/role/eve")
+
+
+@pytest.fixture
+def like_vault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A STUB: OpenBao that answers as HashiCorp's documentation says of Vault (plugins/module_utils/openbao/elsewhere.py). Nothing was run against Vault."""
+    plain = elsewhere.Client.call
+
+    def call(self: Any, method: str, path: str, body: Any = None, *more: Any, **named: Any) -> dict[str, Any]:
+        if method == "SCAN":
+            raise BaoError(method, path, 405, ["unsupported operation"])
+        if "/policies/acl/" in path and body and '"scan"' in body["policy"]:
+            raise BaoError(method, path, 400, ["path \"x\": invalid capability scan"])
+        found: dict[str, Any] = plain(self, method, path, body, *more, **named)
+        unknown = {"not_after_bound", "not_before_bound"} if path.startswith("pki_int/roles/hnai-") else {"issuer_ref"} if "ssh/roles/" in path else set()
+        if method == "GET" and unknown:
+            assert unknown <= found["data"].keys()
+            found["data"] = {key: value for key, value in found["data"].items() if key not in unknown}
+        return found
+
+    monkeypatch.setattr(elsewhere.Client, "call", call)
+
+
+@pytest.mark.usefixtures("like_vault")
+def test_settings_that_vault_does_not_have_are_no_difference(site: Site) -> None:
+    again = site.converge()
+    assert (again["changed"], again["changes"], again["pending"], again["foreign"]) == (False, [], [], [])
+    assert {ident for ident in said(site.judge()) if ident != "SI3"} == HIS.keys()
+    site.theirs("POST", "pki_int/roles/hnai-questdb", {**site.theirs("GET", "pki_int/roles/hnai-questdb")["data"], "max_ttl": "9000h"})
+    assert "PKI role hnai-questdb: max_ttl=32400000 (not 7776000)" in said(site.judge())["BAO14"]
+    assert site.converge()["changes"] == ["PKI role hnai-questdb"]
+
+
+def test_nobody_names_the_end_of_a_certificate_whatever_the_role_allows(site: Site, tmp_path: Path) -> None:
+    """Where a server has no such limit of a role, the policy has it."""
+    role = site.theirs("GET", "pki_int/roles/hnai-questdb")["data"]
+    site.theirs("POST", "pki_int/roles/hnai-questdb", {**role, "not_after_bound": "permit", "not_before_bound": "permit"})
+    api = elsewhere.connect({"external": site.external})
+    token = component.enter(api, "questdb", site.deploy)
+    asked = {"csr": site.request(tmp_path), "common_name": "data1"}
+    for more in ({"not_after": "2031-01-01T00:00:00Z"}, {"not_before": "2020-01-01T00:00:00Z"}):
+        with pytest.raises(Forbidden):
+            api.call("POST", "pki_int/sign/hnai-questdb", {**asked, **more}, token=token)
+    assert api.call("POST", "pki_int/sign/hnai-questdb", asked, token=token)["data"]["certificate"]
+    assert site.converge()["changes"] == ["PKI role hnai-questdb"]
 
 
 def test_another_authority_is_refused_before_anything_is_said(site: Site, tmp_path: Path) -> None:

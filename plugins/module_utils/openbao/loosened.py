@@ -49,7 +49,7 @@ def look(listing: Listing, spec: Mapping[str, Any], devices: Mapping[str, Any], 
         elif "policy" in wanted:
             _policy(out, what, str(there.get("policy")), wanted["policy"], one in roots)
         else:
-            out.found += site.said(what, site.differing(there, wanted))
+            out.found += site.said(what, site.off(spec, there, wanted))
     if not shared:
         _servers(out, listing, devices, files)
     return out

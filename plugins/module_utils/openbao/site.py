@@ -103,6 +103,11 @@ def differing(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str
     return {key: (present.get(key), value) for key, value in wanted.items() if plain(present.get(key)) != plain(value)}
 
 
+def off(spec: Mapping[str, Any], present: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """`differing`, of an object on the site's server."""
+    return differing(present, elsewhere.understood(present, wanted) if spec.get("elsewhere") else wanted)
+
+
 def said(what: str, off: Mapping[str, tuple[Any, Any]]) -> list[str]:
     """One text a key of `differing`."""
     return ["%s: %s=%s (not %s)" % (what, key, there, wanted) for key, (there, wanted) in sorted(off.items())]
@@ -405,7 +410,7 @@ class Site:
 
     def _object(self, what: str, path: str, wanted: Mapping[str, Any], may_write: bool = True) -> None:
         present = self._read(path)
-        if present is not None and not differing(present, wanted):
+        if present is not None and not off(self.spec, present, wanted):
             return
         if not may_write:
             self.out.pending.append(what)
