@@ -990,7 +990,7 @@ def test_the_policy_reaches_no_erasure_by_name() -> None:
 
 def entry(path: str, role: str, **more: Any) -> str:
     document: dict[str, Any] = {
-        "time": "2026-11-25T20:16:31.79Z", "type": "response", "auth": {"display_name": "x", "metadata": {"role_name": role}},
+        "time": "2026-11-25T20:16:31.79Z", "type": "response", "auth": {"display_name": "hnai", "metadata": {"role_name": role}},
         "request": {"operation": "read", "path": path}, "response": {"data": {"data": {}}},
     }  # fmt: skip
     return json.dumps({**document, **more}, separators=(",", ":"))
@@ -1004,7 +1004,17 @@ def test_readers_out_of_the_audit_log() -> None:
     ]  # fmt: skip
     found, begin, end = inventory.reads([lines], "hnai")
     assert sorted(found) == ["a/b"] and sorted(found["a/b"]) == ["hnai-telegraf", "hnai-wraps", "root"]
+    assert inventory.reads([[entry("hnai/data/a/b", "", auth={})]], "hnai")[0]["a/b"].keys() == {"(no identity)"}
     assert begin == end == found["a/b"]["root"]
+
+
+@pytest.mark.parametrize(("called", "reader"), [
+    ("hnai", "hnai-telegraf"), ("token", "token hnai-telegraf"), ("token-hnai", "token-hnai hnai-telegraf"), ("approle", "approle hnai-telegraf"),
+])  # fmt: skip
+def test_a_reader_is_no_component_because_his_token_says_so(called: str, reader: str) -> None:
+    """As OpenBao 2.7.2 writes of a token made with metadata, and of an AppRole of the same name on another mount."""
+    claimed = entry("hnai/data/a/b", "", auth={"display_name": called, "metadata": {"role_name": "hnai-telegraf"}})
+    assert list(inventory.reads([[claimed]], "hnai")[0]["a/b"]) == [reader]
 
 
 def test_a_read_that_one_device_missed_is_in_the_other_one() -> None:
