@@ -41,6 +41,7 @@ DAY = 86400
 ROLE = ROOT / "roles/openbao"
 #: Options of the checks' modules whose default is a place on the host; here it lies beside the server.
 PLACES = {"vault_health": {"ca_file": "ca.pem", "cert_file": "cert.pem"}, "secret_inventory": {"ca_file": "ca.pem"}}
+ADDRESSES = {"v4": "127.0.0.1", "v6": "::1"}
 #: One of the lab's secrets; QuestDB alone reads it.
 SECRET = "questdb/backend"
 
@@ -54,7 +55,6 @@ def configuration(given: Mapping[str, Any], host: str, directory: Path, port: in
     template = (ROLE / "tree/etc/hnai/openbao/openbao.hcl.j2").read_text(encoding="utf-8")
     text = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False).from_string(template).render(
         given, ansible_managed="test", inventory_hostname=host, __openbao_ports={"api": port, "cluster": port + 1}, openbao_storage_path=directory / "raft",
-        hnai_addresses={"v4": "127.0.0.1", "v6": "::1"},
     )  # fmt: skip
     for on_host, here in (
         ("/etc/hnai/openbao/tls", directory), ("/run/hnai-openbao/pid", directory / "pid"), ("[::]:", "127.0.0.1:"), (f"https://{host}:", "https://127.0.0.1:"),
@@ -191,7 +191,8 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     # Two file systems, one of them in memory, as the role's default has them.
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         given = yaml_of("defaults/main.yml") | {
-            "hnai_site": "loop", "openbao_key_threshold": 2, "openbao_ssh_host_mount": "ssh-host", "__openbao_ssh_names": ["kafka1", "10.0.0.1"],
+            "hnai_site": "loop", "hnai_addresses": ADDRESSES, "openbao_key_threshold": 2, "openbao_ssh_host_mount": "ssh-host",
+            "__openbao_ssh_names": ["kafka1", "10.0.0.1"],
             "groups": sys.modules["lab_conftest"].Lab().groups,
             "openbao_audit_devices": [
                 {"name": "primary", "path": str(tmp_path_factory.mktemp("audit") / "audit.log")},
@@ -443,6 +444,23 @@ def a_stranger_reads_a_secret(stand: Stand) -> Iterator[None]:
     component.visit(stand.client, "kafka", stand.loop.deploy, [SECRET])
     yield
     stand.converge()
+    put_away(stand)
+
+
+@contextmanager
+def a_reader_says_that_he_is_the_component(stand: Stand) -> Iterator[None]:
+    """A token that somebody made, with the name of an AppRole in its metadata; it is gone before anybody looks."""
+    with stand.root() as token:
+        asked = {"policies": ["hnai-questdb"], "meta": {"role_name": "hnai-questdb"}, "display_name": "hnai", "no_parent": True}
+        made = stand.client.call("POST", "auth/token/create", asked, token=token)["auth"]["client_token"]
+    assert stand.client.call("GET", f"{stand.spec['kv']}/data/{SECRET}", token=made)["data"]["data"]["password"]
+    leave(stand.client, made)
+    yield
+    put_away(stand)
+
+
+def put_away(stand: Stand) -> None:
+    """The audit log as it is."""
     sizes = stand.loop.directory / "audit-rotate"
     sizes.write_text("".join(f"1 2 {device['path']}\n" for device in stand.given["openbao_audit_devices"]), encoding="utf-8")
     subprocess.run(["sh", ROLE / "tree/usr/local/lib/hnai/openbao/rotate-audit", sizes, stand.loop.directory / "pid"], check=True, timeout=20)
@@ -515,6 +533,7 @@ def of(says: str, subject: str = "") -> str:
     Fault(one_share_opens_the_seal, {"BAO11": of("1 of 1 key shares make root, declared are 2")}),
     Fault(another_release_is_declared, {"BAO02": of(r"2\.7\.2")}),
     Fault(a_stranger_reads_a_secret, {"SI3": of(r"\['hnai-kafka'\]", SECRET), "BAO14": of(f'policy hnai-kafka: path "hnai/data/{SECRET}" .*')}),
+    Fault(a_reader_says_that_he_is_the_component, {"SI3": of(r"\['token-hnai hnai-questdb'\]", SECRET)}),
     Fault(the_first_device_missed_a_stranger, {"SI3": of(r"\['hnai-kafka'\]", SECRET)}, may="BAO14"),
     Fault(an_audit_device_is_gone, {"BAO04": of(".*audit.log is not there"), "BAO05": of(".* is not there: .*", "second")}, unknown="BAO06"),
     Fault(the_policy_is_of_an_older_release, {"SI1": r"\Ainconclusive : GET hnai/metadata/openbao: HTTP 403"}, may="SI2 SI3 SI4 BAO14"),

@@ -22,12 +22,15 @@ import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
 from conftest import ROOT
+from identity_stand import Controller
 from jinja2 import StrictUndefined
 from jinja2.nativetypes import NativeEnvironment
 from stands import ask, said
 
 from ansible_collections.hnai.platform.plugins.action import openbao_site
-from ansible_collections.hnai.platform.plugins.filter.rotation import rotations
+from ansible_collections.hnai.platform.plugins.filter.rotation import declared, rotations
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, elsewhere
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, NotFound
 from ansible_collections.hnai.platform.plugins.modules import approle_rotation, authority_rotation, openbao_component, openbao_retire, vault_rotate
 from ansible_collections.hnai.platform.plugins.modules import openbao_site as site_module
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys
@@ -39,6 +42,8 @@ THERE = "127.0.0.2"
 #: What its owner has, as the verdict says it.
 HIS = {"BAO04": f"skipped : external: {OWNER}", "BAO11": f"skipped : external: {OWNER}"}
 SECRET = "questdb/backend"
+#: What a step of an authority's rotation is told by the inventory.
+SPANS = {"site": "loop", "root_ttl_s": 3650 * loopback_bao.DAY, "intermediate_ttl_s": 1825 * loopback_bao.DAY, "expected": ["data1"], "owner": "a controller"}
 #: Everything where it is written, and not root: the owner's, and the site's in a namespace of its own.
 EVERYTHING = 'path "*" {\n  capabilities = ["create", "read", "update", "delete", "list", "sudo"]\n}\n'
 
@@ -51,6 +56,7 @@ class Site:
         self.given = yaml.safe_load((ROLE / "defaults/main.yml").read_text(encoding="utf-8")) | {
             "hnai_site": "loop", "openbao_external": dict(external), "groups": sys.modules["lab_conftest"].Lab().groups,
             "__openbao_address": "https://127.0.0.1:1", "__openbao_version": "9", "hnai_openbao_deploy": {},
+            "hnai_addresses": {"v4": "127.0.0.1", "v6": "::1"},
         }  # fmt: skip
         #: What a call would use that is not told where the server is: there is nobody.
         self.nowhere = {"address": "https://127.0.0.1:1", "ca_file": "/nonexistent/ca.pem"}
@@ -90,6 +96,17 @@ class Site:
         """A module as a task calls it on the host of the group."""
         return ask(module, {"deploy": self.deploy, "external": self.external, **self.nowhere, **arguments})
 
+    def certificate(self, folder: Path) -> dict[str, Any]:
+        """One of QuestDB's, as its role asks for it."""
+        asked = {"csr": self.request(folder), "common_name": "data1"}
+        return dict(self.ask(openbao_component, component="questdb", sign=asked)["certificate"])
+
+    @staticmethod
+    def request(folder: Path) -> str:
+        """For a new key."""
+        return loopback_bao.run(["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=data1",
+                                 "-keyout", folder / "key.pem"])[1]  # fmt: skip
+
     def theirs(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Its owner's hand, at his own listener."""
         return self.loop.client.call(method, f"{self.external.get('namespace', '')}/{path}".lstrip("/"), body, token=self.owner)
@@ -97,8 +114,9 @@ class Site:
     def judge(self) -> list[dict[str, Any]]:
         """Both tasks of the role's verify.yml."""
         native = NativeEnvironment(undefined=StrictUndefined, autoescape=False)
-        native.filters["hnai.platform.rotations"] = rotations
-        native.globals["lookup"] = lambda _name: {"groups": self.given["groups"], "contracts": contracts.all(), "external": {"openbao": self.external}}
+        native.filters |= {"hnai.platform.rotations": rotations, "hnai.platform.openbao_spec": declared}
+        known = {name: contracts.asking(one, self.external) if name == "openbao" else one for name, one in contracts.all().items()}
+        native.globals["lookup"] = lambda _name: {"groups": self.given["groups"], "contracts": known, "external": {"openbao": self.external}}
         given = self.given | {"hnai_openbao_deploy": self.deploy}
         found: list[dict[str, Any]] = []
         for task in yaml.safe_load((ROLE / "tasks/verify.yml").read_text(encoding="utf-8")):
@@ -177,10 +195,8 @@ def test_the_roles_own_play_has_nothing_more_to_do(site: Site, tmp_path: Path) -
 
 
 def test_a_component_has_its_secret_and_its_certificate(site: Site, tmp_path: Path) -> None:
-    csr = loopback_bao.run(["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=data1",
-                            "-keyout", tmp_path / "key.pem"])[1]  # fmt: skip
-    found = site.ask(openbao_component, component="questdb", read=[SECRET], sign={"csr": csr, "common_name": "data1"})
-    assert found["secrets"][SECRET]["password"] and "BEGIN CERTIFICATE" in found["certificate"]["certificate"]
+    found = site.ask(openbao_component, component="questdb", read=[SECRET])
+    assert found["secrets"][SECRET]["password"] and "BEGIN CERTIFICATE" in site.certificate(tmp_path)["certificate"]
     entries = [json.loads(line) for line in site.log().splitlines()]
     read = [one for one in entries if one["type"] == "response" and one["request"]["path"].endswith("data/" + SECRET)][-1]
     assert read["auth"]["metadata"]["role_name"] == "hnai-questdb"
@@ -204,6 +220,54 @@ def test_a_rotation_prepares_a_value_and_gives_it_back(site: Site) -> None:
     assert found["rotation"]["state"] == "IDLE"
 
 
+def test_a_secret_is_rotated_to_its_end(site: Site) -> None:
+    """Step by step as the playbook calls the module; of two controllers the second one changes nothing."""
+    run = {"path": SECRET, "kind": "backend", "expected": ["data1"], "owner": "a controller"}
+    before = site.theirs("GET", "hnai/data/" + SECRET)["data"]
+    found = site.ask(vault_rotate, state="prepared", run_id="whole", **run)
+    with pytest.raises(AssertionError, match=r"is open since .* Another controller works on it"):
+        site.ask(vault_rotate, state="prepared", run_id="other", **run | {"owner": "another controller"})
+    held = {"run_id": "whole", "fence": found["rotation"]["fence"]}
+    found = site.ask(vault_rotate, state="published", proof={"new_works": True, "wrong_refused": True}, **run | held)
+    acks = {"data1": found["rotation"]["fp_new"]}
+    for state, more in (("committed", {"acks": acks}), ("closed", {"proof": {"new_works": True, "old_refused": True, "no_old_session": True}})):
+        held["fence"] = found["rotation"]["fence"]
+        found = site.ask(vault_rotate, state=state, **run | held | more)
+    assert (found["rotation"]["last"]["outcome"], found["rotation"]["last"]["version"]) == ("rotated", before["metadata"]["version"] + 1)
+    read = site.ask(openbao_component, component="questdb", read=[SECRET])["secrets"][SECRET]
+    assert read == site.theirs("GET", "hnai/data/" + SECRET)["data"]["data"] != before["data"]
+    with pytest.raises(NotFound):
+        site.theirs("GET", f"hnai/data/{SECRET}/_next")
+
+
+@pytest.mark.parametrize("path", authority.SCOPES)
+def test_an_authority_is_rotated_to_its_end(site: Site, tmp_path: Path, path: str) -> None:
+    before = site.certificate(tmp_path)
+    found = site.ask(authority_rotation, path=path, state="prepared", run_id="r" + path, **SPANS)
+    for state in ("trusted", "signing", "committed", "dropped", "closed"):
+        last = found["rotation"]
+        proof = {"trusted": {"new_works": True, "wrong_refused": True}, "closed": {"new_works": True, "old_unused": True}}.get(state, {})
+        step = {"run_id": last["run_id"], "fence": last["fence"], "acks": {"data1": last["fp_new"]}, "proof": proof}
+        found = site.ask(authority_rotation, path=path, state=state, **step, **SPANS)
+    after = site.certificate(tmp_path)
+    assert found["rotation"]["last"]["outcome"] == "rotated" and after["ca_chain"] != before["ca_chain"]
+    assert (after["root"] == before["root"]) == (path == authority.INTERMEDIATE) and after["root"] == found["roots"]
+    settled = site.converge()
+    assert not settled.get("failed") and not settled["changes"]
+    assert not Path(site.nowhere["ca_file"]).parent.exists(), "the host keeps no bundle"
+
+
+@pytest.mark.parametrize("reason", ["request", "compromise"])
+def test_the_runs_own_identities_are_rotated_to_their_end(site: Site, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    controller = Controller(elsewhere.connect({"external": site.external}), site.state / "openbao/deploy.json")
+    before = controller.held
+    for path in ("approle/site-admin", "approle/deploy"):
+        found = controller.rotate(path, monkeypatch, name=reason, reason=reason)
+        assert (found["step"], found["rotation"]["last"]["proof"]["alive"]) == ("closed", 1)
+    assert all(before[name]["secret_id"] != controller.held[name]["secret_id"] for name in ("site_admin", "deploy"))
+    assert controller.held.keys() == before.keys() and not site.converge().get("failed")
+
+
 def test_authorities_and_identities_are_looked_at_for_their_rotation(site: Site) -> None:
     for path in ("pki/intermediate", "pki/root"):
         assert site.ask(authority_rotation, path=path, expected=["data1"])["rotation"]["state"] == "IDLE"
@@ -218,7 +282,7 @@ def test_the_verdict_leaves_to_its_owner_what_is_his(site: Site) -> None:
     found = said(checks)
     assert {ident: text for ident, text in found.items() if ident != "SI3"} == HIS
     assert set(found["SI3"].splitlines()) == {f"skipped {one['subject']}: external: {OWNER}" for one in checks if one["id"] == "SI3"}
-    assert {"BAO01", "BAO02", "BAO03", "BAO07", "BAO08", "BAO09", "BAO10", "BAO12", "BAO13", "SI1", "SI2", "SI4"} == {
+    assert {"BAO01", "BAO02", "BAO03", "BAO07", "BAO08", "BAO09", "BAO10", "BAO12", "BAO13", "BAO14", "SI1", "SI2", "SI4"} == {
         one["id"] for one in checks if one["status"] == "pass"}
 
 
@@ -229,6 +293,50 @@ def test_what_is_loosened_there_is_named(site: Site) -> None:
     again = site.converge()
     assert again["changes"] == ["policy hnai-questdb"] and again["orphans"] == ["eve"]
     site.theirs("DELETE", "auth/hnai/role/eve")
+
+
+@pytest.fixture
+def like_vault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A STUB: OpenBao that answers as HashiCorp's documentation says of Vault (plugins/module_utils/openbao/elsewhere.py). Nothing was run against Vault."""
+    plain = elsewhere.Client.call
+
+    def call(self: Any, method: str, path: str, body: Any = None, *more: Any, **named: Any) -> dict[str, Any]:
+        if method == "SCAN":
+            raise BaoError(method, path, 405, ["unsupported operation"])
+        if "/policies/acl/" in path and body and '"scan"' in body["policy"]:
+            raise BaoError(method, path, 400, ["path \"x\": invalid capability scan"])
+        found: dict[str, Any] = plain(self, method, path, body, *more, **named)
+        unknown = {"not_after_bound", "not_before_bound"} if path.startswith("pki_int/roles/hnai-") else {"issuer_ref"} if "ssh/roles/" in path else set()
+        if method == "GET" and unknown:
+            assert unknown <= found["data"].keys()
+            found["data"] = {key: value for key, value in found["data"].items() if key not in unknown}
+        return found
+
+    monkeypatch.setattr(elsewhere.Client, "call", call)
+
+
+@pytest.mark.usefixtures("like_vault")
+def test_settings_that_vault_does_not_have_are_no_difference(site: Site) -> None:
+    again = site.converge()
+    assert (again["changed"], again["changes"], again["pending"], again["foreign"]) == (False, [], [], [])
+    assert {ident for ident in said(site.judge()) if ident != "SI3"} == HIS.keys()
+    site.theirs("POST", "pki_int/roles/hnai-questdb", {**site.theirs("GET", "pki_int/roles/hnai-questdb")["data"], "max_ttl": "9000h"})
+    assert "PKI role hnai-questdb: max_ttl=32400000 (not 7776000)" in said(site.judge())["BAO14"]
+    assert site.converge()["changes"] == ["PKI role hnai-questdb"]
+
+
+def test_nobody_names_the_end_of_a_certificate_whatever_the_role_allows(site: Site, tmp_path: Path) -> None:
+    """Where a server has no such limit of a role, the policy has it."""
+    role = site.theirs("GET", "pki_int/roles/hnai-questdb")["data"]
+    site.theirs("POST", "pki_int/roles/hnai-questdb", {**role, "not_after_bound": "permit", "not_before_bound": "permit"})
+    api = elsewhere.connect({"external": site.external})
+    token = component.enter(api, "questdb", site.deploy)
+    asked = {"csr": site.request(tmp_path), "common_name": "data1"}
+    for more in ({"not_after": "2031-01-01T00:00:00Z"}, {"not_before": "2020-01-01T00:00:00Z"}):
+        with pytest.raises(Forbidden):
+            api.call("POST", "pki_int/sign/hnai-questdb", {**asked, **more}, token=token)
+    assert api.call("POST", "pki_int/sign/hnai-questdb", asked, token=token)["data"]["certificate"]
+    assert site.converge()["changes"] == ["PKI role hnai-questdb"]
 
 
 def test_another_authority_is_refused_before_anything_is_said(site: Site, tmp_path: Path) -> None:

@@ -140,9 +140,12 @@ def test_policies_name_nothing_that_vault_refuses_or_that_is_its_owners() -> Non
         assert all(line.startswith(('path "sys/audit"', 'path "sys/storage/', 'path "sys/generate-root-token/', 'path "sys/rotate/', 'path "sys/key-status"'))
                    for line in gone), name
         assert there.count("path ") == there.count("capabilities = [") == there.count("\n}") == len(left) - len(gone)
-        assert '"scan"' not in there and "[]" not in there
+        assert '"scan"' not in there and "capabilities = []" not in there
         assert elsewhere.policy(there) == there
-    assert elsewhere.policy(texts["kafka"]) == texts["kafka"] and elsewhere.policy(texts[policies.SELF]) != texts[policies.SELF]
+        assert "" not in policies.granted(there) and len(policies.granted(there)) == len(left) - len(gone)
+        limited = {path for path, may in policies.granted(there).items() if 'denied_parameters = { "not_after" = [] "not_before" = [] }' in may}
+        assert limited == {path for path in policies.granted(text) if "/sign/" in path}, name
+    assert "/sign/" in texts["kafka"] and "/sign/" in texts["ssh-host"] and "/sign/" not in texts["authority"]
 
 
 def test_identities_are_bound_to_the_addresses_from_which_it_is_asked() -> None:

@@ -58,7 +58,7 @@ class Store:
         return {"data": found}
 
     def look(self, shared: bool = False) -> loosened.Loosened:
-        return loosened.look(strangers.Listing(self.call, []), SPEC, DEVICES, ["/audit.log"], shared)
+        return loosened.look(strangers.Listing(self.call, []), {**SPEC, "shared": shared}, DEVICES, ["/audit.log"], shared)
 
 
 @pytest.fixture

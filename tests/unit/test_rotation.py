@@ -314,6 +314,59 @@ def test_the_way_back_does_not_need_the_new_value(store: KvStore) -> None:
     assert not run.back_in_force(view, {}, proof).open
 
 
+@pytest.mark.parametrize("state", ["PREPARED", "PUBLISHED", "COMMITTED"])
+def test_an_old_value_that_is_gone_ends_in_its_place_and_the_proof_says_so(state: str) -> None:
+    """Destroyed by hand: nobody can log in with it any more to see it refused, and only the way forward is left."""
+    bao, clock, cluster = Bao(), Clock(), Cluster()
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    step = take(bao, clock, state="prepared", run_id="r1")
+    new, held = step["secrets"]["new"], {"run_id": "r1", "fence": step["rotation"]["fence"]}
+    cluster.kept["telegraf-writer", "SCRAM-SHA-256"] = new["password"]
+
+    def publish() -> None:
+        held["fence"] = take(bao, clock, state="published", proof=PROOF, **held)["rotation"]["fence"]
+
+    def commit() -> None:
+        acks = {"data1": fingerprint(PATH, new["password"])}
+        held["fence"] = take(bao, clock, state="committed", acks=acks, **held)["rotation"]["fence"]
+
+    steps = {"PREPARED": publish, "PUBLISHED": commit}
+    for before in list(steps)[: ["PREPARED", "PUBLISHED", "COMMITTED"].index(state)]:
+        steps.pop(before)()
+    bao.kept[PATH][0] = None
+    with pytest.raises(RotationError, match="only goes forward" if state == "COMMITTED" else r"cannot go back: version 1, the old value, is gone"):
+        take(bao, clock, state="prepared", rollback="r1")
+    step = take(bao, clock, state="prepared")
+    held["fence"] = step["rotation"]["fence"]
+    assert (step["secrets"]["new"], step["rotation"]["direction"]) == (new, "forward")
+    for left in steps.values():
+        left()
+    proof = scram_target(cluster).revoke(step["secrets"]["old"], new, held["fence"])
+    done = take(bao, clock, state="closed", proof=proof, **held)["rotation"]
+    assert cluster.kept == {("telegraf-writer", "SCRAM-SHA-256"): new["password"]}
+    assert done["last"]["proof"]["old_gone"] and bao.kept[PATH] == [None, new]
+
+
+@pytest.mark.parametrize("rollback", ["", "r1"])
+def test_who_comes_to_the_commit_of_a_run_that_another_controller_ended_begins_none(rollback: str) -> None:
+    bao, clock = Bao(), Clock()
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    step = take(bao, clock, state="prepared", run_id="r1")
+    take(bao, clock, state="published", proof=PROOF, run_id="r1", fence=step["rotation"]["fence"])
+    held: dict[str, Any] = {"run_id": "r1", "owner": "next"}
+    found = take(bao, clock, state="prepared", owner="next", dead=["me"], rollback=rollback)["rotation"]
+    if rollback:
+        found = take(bao, clock, state="restored", fence=found["fence"], **held)["rotation"]
+        take(bao, clock, state="rolled_back", fence=found["fence"], acks={"data1": found["fp_old"]}, proof={"old_works": True, "new_refused": True}, **held)
+    else:
+        found = take(bao, clock, state="committed", fence=found["fence"], acks={"data1": found["fp_new"]}, **held)["rotation"]
+        take(bao, clock, state="closed", fence=found["fence"], proof=DEAD, **held)
+    before = copy.deepcopy(bao.kept)
+    with pytest.raises(Lost, match=r"no run is open any more \(the last: r1 %s\): another controller ended it" % ("rolled back" if rollback else "rotated")):
+        take(bao, clock, state="prepared")
+    assert bao.kept == before
+
+
 def test_the_way_back_from_a_version_that_is_gone(store: KvStore) -> None:
     run, _view = published(store)
     store._api.kept[PATH][1] = None  # type: ignore[attr-defined]
@@ -359,7 +412,8 @@ def test_after_a_compromise_an_open_run_waits_no_longer(store: KvStore) -> None:
 
 @pytest.mark.parametrize("document", [
     None, {}, {"state": "PREPARED", "expected": 7}, {"state": "PREPARED", "run_id": "r1", "lease_until": "soon"}, {"state": ["x"]}, {"acks": {}},
-    {"state": "PREPARED", "acks": ["data1"]}, {"state": "IDLE", "of tomorrow": 1}, {"state": "PREPARED", "run_id": 5},
+    {"state": "PREPARED", "acks": ["data1"]}, {"state": "IDLE", "of tomorrow": 1}, {"state": "PREPARED", "run_id": 5}, {"state": "IDLE", "fence": 7},
+    {"state": "PREPARED", "direction": "sideways"}, {"state": "IDLE", "path": PATH}, {"state": "PREPARED", "expected": ["data1", 7]},
 ])  # fmt: skip
 def test_a_journal_that_a_hand_wrote_or_deleted_is_not_taken_for_a_closed_one(store: KvStore, document: Any) -> None:
     begin(store)
@@ -549,11 +603,25 @@ def test_scram_waits_until_the_brokers_agree_and_says_when_they_do_not() -> None
         scram_target(cluster, ("k1:9095", "k2:9095")).provision(OLD, NEW, 1)
 
 
-def test_nothing_is_ended_while_the_other_one_does_not_work() -> None:
+def test_nothing_is_ended_while_the_other_one_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster()
+    monkeypatch.setattr(cluster, "alter_users", lambda _upsert, _delete: None)
     with pytest.raises(RotationError, match="nothing was ended"):
         scram_target(cluster).revoke(OLD, NEW, 1)
     assert cluster.kept == {("telegraf-writer", "SCRAM-SHA-512"): "old"}
+
+
+@pytest.mark.parametrize("there", [{}, {"SCRAM-SHA-256": "a hand's"}, {"SCRAM-SHA-512": "a hand's"}, {"SCRAM-SHA-512": "old"}])
+@pytest.mark.parametrize("back", [False, True])
+def test_what_a_hand_took_away_at_the_target_is_put_there_again(there: dict[str, str], back: bool) -> None:
+    """After the commit nothing else leads on, and whoever lives on it is shut out as long as it is not there."""
+    cluster = Cluster()
+    cluster.kept = {("telegraf-writer", mechanism): password for mechanism, password in there.items()}
+    target = scram_target(cluster)
+    proof = target.withdraw(OLD, NEW, 1) if back else target.revoke(OLD, NEW, 1)
+    assert all(proof[key] for key in (("new_refused", "old_works") if back else ("old_refused", "new_works", "no_old_session")))
+    stays = OLD if back else NEW
+    assert cluster.kept == {("telegraf-writer", stays.get("mechanism", "SCRAM-SHA-512")): stays["password"]}
 
 
 def test_not_reachable_is_not_refused() -> None:
@@ -922,7 +990,7 @@ def test_the_policy_reaches_no_erasure_by_name() -> None:
 
 def entry(path: str, role: str, **more: Any) -> str:
     document: dict[str, Any] = {
-        "time": "2026-11-25T20:16:31.79Z", "type": "response", "auth": {"display_name": "x", "metadata": {"role_name": role}},
+        "time": "2026-11-25T20:16:31.79Z", "type": "response", "auth": {"display_name": "hnai", "metadata": {"role_name": role}},
         "request": {"operation": "read", "path": path}, "response": {"data": {"data": {}}},
     }  # fmt: skip
     return json.dumps({**document, **more}, separators=(",", ":"))
@@ -936,7 +1004,17 @@ def test_readers_out_of_the_audit_log() -> None:
     ]  # fmt: skip
     found, begin, end = inventory.reads([lines], "hnai")
     assert sorted(found) == ["a/b"] and sorted(found["a/b"]) == ["hnai-telegraf", "hnai-wraps", "root"]
+    assert inventory.reads([[entry("hnai/data/a/b", "", auth={})]], "hnai")[0]["a/b"].keys() == {"(no identity)"}
     assert begin == end == found["a/b"]["root"]
+
+
+@pytest.mark.parametrize(("called", "reader"), [
+    ("hnai", "hnai-telegraf"), ("token", "token hnai-telegraf"), ("token-hnai", "token-hnai hnai-telegraf"), ("approle", "approle hnai-telegraf"),
+])  # fmt: skip
+def test_a_reader_is_no_component_because_his_token_says_so(called: str, reader: str) -> None:
+    """As OpenBao 2.7.2 writes of a token made with metadata, and of an AppRole of the same name on another mount."""
+    claimed = entry("hnai/data/a/b", "", auth={"display_name": called, "metadata": {"role_name": "hnai-telegraf"}})
+    assert list(inventory.reads([[claimed]], "hnai")[0]["a/b"]) == [reader]
 
 
 def test_a_read_that_one_device_missed_is_in_the_other_one() -> None:

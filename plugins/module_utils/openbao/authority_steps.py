@@ -10,7 +10,7 @@ from typing import Any
 from .. import x509
 from . import component, policies
 from .authority import Authority, Ca, Pki, plan
-from .client import Api, leave
+from .client import Api, Forbidden, Sealed, leave
 from .kv import KvStore
 from .rotate_steps import public
 from .rotation import BACK, COMMITTED, DRAINED, PREPARED, RotationError, View
@@ -107,5 +107,7 @@ def visit(api: Api, deploy: Mapping[str, str], given: Mapping[str, Any]) -> dict
     token = component.enter(api, policies.AUTHORITY, deploy)
     try:
         return Steps(api, token, given).take()
+    except (Forbidden, Sealed) as error:
+        raise component.explain(error, "as hnai-authority", "Its policy is not the site's: playbooks/components/openbao.yml puts it back") from error
     finally:
         leave(api, token)

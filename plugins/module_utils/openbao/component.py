@@ -19,11 +19,11 @@ class VisitError(Exception):
     """The visit failed; the text names the step and the remedy."""
 
 
-def _explain(error: BaoError, what: str, remedy: str) -> VisitError:
+def explain(error: BaoError, what: str, remedy: str) -> VisitError:
     """*remedy* is that of a refusal; a server that cannot answer has another one."""
     if isinstance(error, Sealed):
         return VisitError(
-            "OpenBao is sealed or has no active node, nothing was changed; remedy: run playbooks/components/openbao.yml where the controller has the keys, "
+            "OpenBao is sealed or has no active node, nothing more was changed: run playbooks/components/openbao.yml where the controller has the keys, "
             "else the key holders unseal it (docs/openbao-ceremony.md); then run again"
         )
     if error.status == 429 or error.status >= 500:
@@ -44,7 +44,7 @@ def entered(api: Api, component: str, deploy: Mapping[str, str]) -> dict[str, An
     try:
         token = str(login(api, policies.IDENTITY_AUTH, deploy["role_id"], deploy["secret_id"])["client_token"])
     except BaoError as error:
-        raise _explain(
+        raise explain(
             error,
             "login as the deploy identity",
             "hnai_openbao_deploy is not (any more) valid: run playbooks/components/openbao.yml, which issues a new one",
@@ -54,7 +54,7 @@ def entered(api: Api, component: str, deploy: Mapping[str, str]) -> dict[str, An
             role_id = api.call("GET", role + "/role-id", token=token)["data"]["role_id"]
             wrapped = api.call("POST", role + "/secret-id", {}, token=token, wrap_ttl="60s")["wrap_info"]["token"]
         except BaoError as error:
-            raise _explain(
+            raise explain(
                 error,
                 "AppRole %s%s" % (policies.PREFIX, component),
                 "If the component is placed in the inventory, run playbooks/components/openbao.yml: it makes the AppRole out of the contract",
@@ -65,7 +65,7 @@ def entered(api: Api, component: str, deploy: Mapping[str, str]) -> dict[str, An
         secret_id = api.call("POST", "sys/wrapping/unwrap", {}, token=wrapped)["data"]["secret_id"]
         return login(api, policies.COMPONENT_AUTH, role_id, secret_id)
     except BaoError as error:
-        raise _explain(
+        raise explain(
             error,
             "login as %s%s" % (policies.PREFIX, component),
             "If the wrapped secret_id was used by someone else, look into the audit log for sys/wrapping/unwrap",
@@ -89,7 +89,7 @@ def read(api: Api, token: str, kv: str, component: str, paths: Iterable[str]) ->
                 "playbooks/components/openbao.yml" % (kv, path, component, component)
             ) from error
         except BaoError as error:
-            raise _explain(error, "secret %s/%s" % (kv, path), "") from error
+            raise explain(error, "secret %s/%s" % (kv, path), "") from error
     return found
 
 
@@ -110,7 +110,7 @@ def sign(api: Api, token: str, pki: str, pki_root: str, component: str, request:
         signed = api.call("POST", "%s/sign/%s%s" % (pki, policies.PREFIX, component), body, token=token)["data"]
         roots = trust_bundle(api, pki_root)
     except BaoError as error:
-        raise _explain(
+        raise explain(
             error,
             "certificate for %s" % request["common_name"],
             "The PKI role %s%s allows the inventory names of the hosts of "

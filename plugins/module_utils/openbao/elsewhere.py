@@ -7,6 +7,10 @@ All that differs from our own server stands here. It may be HashiCorp Vault: wha
   policy names the capability, which Vault refuses (https://developer.hashicorp.com/vault/docs/concepts/policies#capabilities).
 * A namespace is a header (https://openbao.org/docs/concepts/namespaces, https://developer.hashicorp.com/vault/docs/enterprise/namespaces). The state of
   the seal and of the cluster belong to no namespace, and audit devices, storage and the making of root to the root namespace alone.
+* Which end and beginning a certificate may be asked for is a setting of OpenBao's PKI roles (2.3, https://openbao.org/api-docs/secret/pki), as is the
+  issuer of an SSH role (https://openbao.org/api-docs/secret/ssh). Vault passes over settings that it does not know and shows none of them
+  (https://developer.hashicorp.com/vault/api-docs/secret/pki, .../secret/ssh). The first is therefore in the policy too, which both enforce: parameters that
+  may not be given (https://developer.hashicorp.com/vault/docs/concepts/policies#parameter-constraints).
 * Vault makes root without a login (https://developer.hashicorp.com/vault/api-docs/system/generate-root); with the seal and its shares, that is the owner's.
 * A standby forwards or answers 307 (https://developer.hashicorp.com/vault/docs/concepts/ha). No token follows to a place that nobody approved.
 """
@@ -27,9 +31,21 @@ OF_THE_SERVER = ("sys/seal-status", "sys/leader", "sys/health")
 _OWNERS = re.compile(r'path "sys/(?:audit|storage/|generate-root-token/|rotate/|key-status)[^"]*" \{\n(?:  [^\n]*\n)+\}\n')
 
 
+#: A right to have a certificate signed, and what nobody may ask for: nobody of ours does.
+_SIGN = re.compile(r'(path "[^"]+/sign/[^"]+" \{\n  capabilities = \["update"\]\n)(?=\})')
+_UNASKED = '  denied_parameters = {\n    "not_after" = []\n    "not_before" = []\n  }\n'
+#: Settings of OpenBao's alone.
+_OPENBAOS = ("not_after_bound", "not_before_bound", "issuer_ref")
+
+
 def policy(text: str) -> str:
-    """A policy of ours as it is written there: without `scan`, and without what is the owner's."""
-    return _OWNERS.sub("", text.replace(', "scan"', ""))
+    """A policy of ours as it is written there: without `scan`, without what is the owner's, and with the limits of roles that Vault has not."""
+    return _SIGN.sub(lambda found: found.group(1) + _UNASKED, _OWNERS.sub("", text.replace(', "scan"', "")))
+
+
+def understood(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What is wanted of an object, as far as that server has such settings. *there*: the object as it shows it."""
+    return {key: value for key, value in wanted.items() if key in there or key not in _OPENBAOS}
 
 
 class Elsewhere(Client):

@@ -34,7 +34,8 @@ def _time(line: str) -> float:
 def reads(logs: Sequence[Sequence[str]], mount: str) -> Log:
     """Out of the entries of every audit device: each may miss what the others have. Unreadable lines are skipped: a log may begin or end torn.
 
-    A reader is the AppRole's name, or the display name of a token of another kind (``root``, ``token``).
+    A reader is the component's AppRole, or what its token is called (``root``, ``token``, the mount of another login) with the AppRole that it claims:
+    whoever makes a token gives it whatever metadata he likes, and no name without ``token-``.
     """
     found: dict[str, dict[str, float]] = {}
     prefix = mount + "/data/"
@@ -53,7 +54,8 @@ def reads(logs: Sequence[Sequence[str]], mount: str) -> Log:
             if not (answer.get("data") or answer.get("wrap_info")):
                 continue
             auth = entry.get("auth") or {}
-            reader = str((auth.get("metadata") or {}).get("role_name") or auth.get("display_name") or "(no identity)")
+            called, role = (str(one or "") for one in (auth.get("display_name"), (auth.get("metadata") or {}).get("role_name")))
+            reader = (role if called == policies.COMPONENT_AUTH else " ".join(filter(None, (called, role)))) or "(no identity)"
             at = site.instant(entry["time"])
         except (ValueError, KeyError, TypeError):
             continue

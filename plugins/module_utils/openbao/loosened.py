@@ -33,7 +33,7 @@ def look(listing: Listing, spec: Mapping[str, Any], devices: Mapping[str, Any], 
     out = Loosened(unseen=listing.unseen)
     mounts, auths = listing.read("sys/mounts"), listing.read("sys/auth")
     for tuning in site.tunings(spec, mounts, auths):
-        if not (shared and tuning.built_in) and not {"sys/mounts", "sys/auth"} & {*listing.unseen}:
+        if not {"sys/mounts", "sys/auth"} & {*listing.unseen}:
             _tuned(out, tuning, tuning.what == "mount %s" % spec.get("ssh_host"))
     roots = site.identities(spec)
     objects = [*roots, *site.acme(spec), *(one for name in sorted(spec["components"]) for one in site.of_component(spec, name))]
@@ -49,7 +49,7 @@ def look(listing: Listing, spec: Mapping[str, Any], devices: Mapping[str, Any], 
         elif "policy" in wanted:
             _policy(out, what, str(there.get("policy")), wanted["policy"], one in roots)
         else:
-            out.found += site.said(what, site.differing(there, wanted))
+            out.found += site.said(what, site.off(spec, there, wanted))
     if not shared:
         _servers(out, listing, devices, files)
     return out

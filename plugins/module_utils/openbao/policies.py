@@ -69,7 +69,8 @@ DEFAULT = {
     "cubbyhole/*": '["create", "read", "update", "delete", "list"]',
     "identity/oidc/provider/+/authorize": '["read", "update"]',
 }  # fmt: skip
-_RULE = re.compile(r'path\s+"([^"]*)"\s*\{([^{}]*)\}')
+#: Braces within one are those of parameters that may not be given at all; a value of one may be a secret.
+_RULE = re.compile(r'path\s+"([^"]*)"\s*\{((?:[^{}]|(?<=denied_parameters = )\{(?:\s*"\w+" = \[\])*\s*\})*)\}')
 
 
 def granted(text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from ..kafka import rotate as kafka_rotate
 from ..mqtt import rotate as mqtt_rotate
 from ..tsdb import rotate as tsdb_rotate
 from . import component, policies, site
-from .client import Api, leave
+from .client import Api, Forbidden, Sealed, leave
 from .kv import KvStore
 from .rotation import BACK, COMMITTED, DRAINED, IDLE, PROVEN, Rotation, RotationError, View, plan
 
@@ -86,8 +86,13 @@ class Steps:
             given["kind"], make, given["run_id"], given["reason"], given["expected"], given["grace"], given["dead"], given["resume"], given["rollback"],
         )  # fmt: skip
         if view.kind != given["kind"]:
-            raise RotationError("%s: the open run %s is of kind %s" % (view.path, view.run_id, view.kind))
+            raise RotationError(
+                "%s: the open run %s is of kind %s, and the contract says %s: finish it, or roll it back, with the release that began it"
+                % (view.path, view.run_id, view.kind, given["kind"])
+            )
         old, new = self._run.secrets(view, make) if view.state != IDLE else ({}, {})
+        if old:
+            view = self._run.stood_in(view, old)
         return {"rotation": public(view), "resumed": before.open, "secrets": {"old": old, "new": new}}
 
     def _published(self) -> dict[str, Any]:
@@ -127,5 +132,7 @@ def visit(api: Api, deploy: Mapping[str, str], given: Mapping[str, Any]) -> dict
     token = component.enter(api, policies.ROTATION, deploy)
     try:
         return Steps(api, token, given).take()
+    except (Forbidden, Sealed) as error:
+        raise component.explain(error, "as hnai-rotation", "Its policy is not the site's: playbooks/components/openbao.yml puts it back") from error
     finally:
         leave(api, token)

@@ -98,7 +98,7 @@ def fingerprint(path: str, text: str, rounds: int = ROUNDS) -> str:
 
 
 #: What a field may be in JSON, by the type that it has here.
-_KINDS: dict[type, tuple[type, ...]] = {str: (str,), int: (int,), float: (int, float), tuple: (list,), dict: (dict,)}
+_KINDS: dict[type, tuple[type, ...]] = {str: (str,), int: (int,), float: (int, float), list: (list,), dict: (dict,)}
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,11 @@ class View:
                 "%s%s: version %d was deleted, and with it what a run may have left open. Bring it back (bao kv undelete -versions=%d, "
                 "or bao kv rollback to the version before), then run it again" % (path, JOURNAL, fence, fence)
             )
-        given, blank = dict(data or {}), vars(cls(path))
+        given, blank = dict(data or {}), cls(path).document()
         wrong = [key for key, value in given.items() if not isinstance(value, _KINDS.get(type(blank.get(key)), ()))]
-        if wrong or (fence and given.get("state") not in STATES):
+        wrong += [key for key, known in (("state", STATES), ("direction", (FORWARD, BACK))) if given.get(key, blank[key]) not in known]
+        wrong += [] if wrong or all(isinstance(host, str) for host in given.get("expected", ())) else ["expected"]
+        if wrong or (fence and "state" not in given):
             raise RotationError(
                 "%s%s is no journal of this release (%s): use the release that wrote it to finish its run, or bring back the version before the one "
                 "that a hand wrote (bao kv rollback)" % (path, JOURNAL, ", ".join(sorted(wrong) or ["state"]))
@@ -196,16 +198,22 @@ class Rotation:
     def secrets(self, view: View, make: Callable[[Secret], Secret] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """(old, new) of an open run. Raises RotationError where one is gone or is not what the journal names.
 
-        *make*: on the way back a new value that is gone is replaced by one of the same place at the target, which is all that ending it takes.
+        *make*: where the one that goes is gone already it is replaced by one of the same place at the target, which is all that ending it takes.
         """
-        found: list[dict[str, Any]] = []
-        new = (self._path, view.new_version) if view.new_version else (self._path + NEXT, view.next_version)
-        for name, path, version, wanted in (("old", self._path, view.old_version, view.fp_old), ("new", *new, view.fp_new)):
+        places = {
+            "old": (self._path, view.old_version, view.fp_old),
+            "new": (self._path, view.new_version, view.fp_new) if view.new_version else (self._path + NEXT, view.next_version, view.fp_new),
+        }  # fmt: skip
+        found: dict[str, dict[str, Any]] = {}
+        goes, stays = ("new", "old") if view.direction == BACK else ("old", "new")
+        for name in (stays, goes):
+            path, version, wanted = places[name]
             data = self._store.read(path, version)[1]
-            if data is None or self.print_of(data) != wanted:
-                if name == "new" and make and view.direction == BACK:
-                    found.append(dict(make(found[0])))
-                    continue
+            if data is not None and self.print_of(data) == wanted:
+                found[name] = data
+            elif name == goes and make:
+                found[name] = dict(make(found[stays]))
+            else:
                 raise RotationError(
                     "run %s: the %s value (%s, version %d) is %s. %s"
                     % (
@@ -214,13 +222,12 @@ class Rotation:
                         path,
                         version,
                         "gone" if data is None else "not the one that the journal names",
-                        "Bring it back: bao kv undelete where it was deleted, a snapshot where it was destroyed"
+                        "Bring it back: bao kv undelete where it was deleted, a snapshot where it was destroyed, bao kv rollback where a hand wrote the journal"
                         if name == "old"
                         else "Roll the run back (rotate_rollback=%s)" % view.run_id,
                     )
                 )
-            found.append(data)
-        return found[0], found[1]
+        return found["old"], found["new"]
 
     # -- moving -------------------------------------------------------------------------------------------------------
     def _move(self, view: View, **changes: Any) -> View:
@@ -304,6 +311,9 @@ class Rotation:
         else:
             if chosen:
                 raise RotationError("%s: no run is open, so there is none to resume or roll back" % self._path)
+            if not run_id:
+                raise Lost("%s: no run is open any more (the last: %s %s): another controller ended it, or a hand erased its journal. This one stops" % (
+                    self._path, view.last.get("run_id", "-"), view.last.get("outcome", "-")))  # fmt: skip
             view = self._move(
                 view, run_id=run_id, state=IDLE, direction=FORWARD, kind=kind, reason=reason, started_at=self._now(), grace_s=grace_s,
                 expected=sorted(expected), acks={}, proof={}, old_version=0, next_version=0, new_version=0, fp_old="", fp_new="",
@@ -342,6 +352,12 @@ class Rotation:
             view, state=PREPARED, old_version=version, next_version=written, fp_old=self.print_of(current), fp_new=self.print_of(made)
         )  # fmt: skip
 
+    def stood_in(self, view: View, old: Secret) -> View:
+        """What is ended in the place of an old value that is gone is none that anybody had: the proof says so."""
+        if view.direction == BACK or "old_gone" in view.proof or self.print_of(old) == view.fp_old:
+            return view
+        return self._move(view, proof=dict(view.proof, old_gone=True))
+
     def proven(self, view: View, proof: Mapping[str, Any]) -> View:
         """PROVISIONED and PROVEN, on the target's word. Raises RotationError for a proof that is none."""
         self._forward(view)
@@ -363,7 +379,7 @@ class Rotation:
             return view
         if not view.reached(PROVEN):
             raise RotationError("%s: run %s is %s; it is published after it was proven" % (self._path, view.run_id, view.state))
-        return self._move(view, state=PUBLISHED, new_version=self._put(view, view.old_version, self.secrets(view)[1], view.fp_new))
+        return self._move(view, state=PUBLISHED, new_version=self._put(view, view.old_version, self.secrets(view, dict)[1], view.fp_new))
 
     def _put(self, view: View, expected: int, value: Secret, wanted: str) -> int:
         """Write *value* on top of version *expected*, unless a run of before did; its version."""
@@ -424,8 +440,8 @@ class Rotation:
         """DRAINED, after a wait where the grace time is nearly over. Raises RotationError where it is not: the next run goes on."""
         view, left = self.drain(view)
         if left > WAIT_MAX_S:
-            raise RotationError("%s: run %s: %.0f s of the grace time are left. Run it again then; until that both are valid" % (
-                self._path, view.run_id, left))  # fmt: skip
+            raise RotationError("%s: run %s: %.0f s of the grace time are left. Run it again then; until that both are valid (rotate_reason=compromise "
+                                "waits for nothing)" % (self._path, view.run_id, left))  # fmt: skip
         if left > 0:
             sleep(left)
             view = self.drain(view)[0]
@@ -478,6 +494,9 @@ class Rotation:
         if view.reached(COMMITTED):
             raise RotationError("%s: run %s is COMMITTED: the old value is being revoked. It only goes forward (rotate_resume=%s)" % (
                 self._path, view.run_id, view.run_id))  # fmt: skip
+        if view.old_version and self._store.read(self._path, view.old_version)[1] is None:
+            raise RotationError("%s: run %s cannot go back: version %d, the old value, is gone. It still goes forward (rotate_resume=%s)" % (
+                self._path, view.run_id, view.old_version, view.run_id))  # fmt: skip
         return view if view.direction == BACK else self._move(view, direction=BACK, acks={})
 
     def restore(self, view: View) -> View:

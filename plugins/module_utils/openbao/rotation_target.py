@@ -124,9 +124,12 @@ class Target:
 
     def _end(self, dead: Secret, alive: Secret, fence: int) -> tuple[bool, bool, bool]:
         self._guard(fence)
-        # Never end the one before the other is known to work: that would be the outage.
+        # Never end the one before the other is known to work: that would be the outage. Where a hand took it away at the target it is put there again:
+        # the consumers have it, and after the commit nothing else leads on.
         if not self._until(alive, True):
-            raise RotationError("the credential that is to stay does not work at the target: nothing was ended there")
+            self._adapter.put(alive)
+            if not self._until(alive, True):
+                raise RotationError("the credential that is to stay does not work at the target, though it was put there again: nothing was ended there")
         return self._drop(dead, alive)
 
     def _drop(self, dead: Secret, alive: Secret) -> tuple[bool, bool, bool]:

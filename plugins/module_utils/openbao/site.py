@@ -103,6 +103,11 @@ def differing(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str
     return {key: (present.get(key), value) for key, value in wanted.items() if plain(present.get(key)) != plain(value)}
 
 
+def off(spec: Mapping[str, Any], present: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """`differing`, of an object on the site's server."""
+    return differing(present, elsewhere.understood(present, wanted) if spec.get("elsewhere") else wanted)
+
+
 def said(what: str, off: Mapping[str, tuple[Any, Any]]) -> list[str]:
     """One text a key of `differing`."""
     return ["%s: %s=%s (not %s)" % (what, key, there, wanted) for key, (there, wanted) in sorted(off.items())]
@@ -290,10 +295,13 @@ def _says(value: Any) -> bool:
 def tunings(spec: Mapping[str, Any], mounts: Mapping[str, Any], auths: Mapping[str, Any]) -> list[Tuning]:
     """How long what a mount gives out lives, and whatever else is tuned, of the site's mounts and of those that the server has by itself."""
     lives = {spec["pki_root"]: spec["root_ttl"], spec["pki_int"]: spec["intermediate_ttl"]}
-    engines = {spec["kv"]: "kv", **dict.fromkeys(lives, "pki"), "sys": "system", "identity": "identity", "cubbyhole": "cubbyhole"}
+    engines = {spec["kv"]: "kv", **dict.fromkeys(lives, "pki")}
     if spec.get("ssh_host"):
         engines[spec["ssh_host"]] = "ssh"
-    logins = {policies.COMPONENT_AUTH: "approle", policies.IDENTITY_AUTH: "approle", "token": "token"}
+    logins = {policies.COMPONENT_AUTH: "approle", policies.IDENTITY_AUTH: "approle"}
+    if not spec.get("shared"):  # else they are its owner's, and in a namespace of other types
+        engines.update({"sys": "system", "identity": "identity", "cubbyhole": "cubbyhole"})
+        logins["token"] = "token"
     found = []
     for kind, path, listed, types in (("mount %s", "sys/mounts/%s/tune", mounts, engines), ("auth mount %s", "sys/auth/%s/tune", auths, logins)):
         for name in types:
@@ -402,7 +410,7 @@ class Site:
 
     def _object(self, what: str, path: str, wanted: Mapping[str, Any], may_write: bool = True) -> None:
         present = self._read(path)
-        if present is not None and not differing(present, wanted):
+        if present is not None and not off(self.spec, present, wanted):
             return
         if not may_write:
             self.out.pending.append(what)
