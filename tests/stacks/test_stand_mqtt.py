@@ -171,6 +171,24 @@ class Broker:
             health.publish(topic, b"x")
             return any(True for _message in reader.messages(0.5, 2.0))
 
+    def lets_command(self, client: str) -> bool:
+        """Whether it takes a command of this client's."""
+        with self.session(client) as one:
+            return one.publish("spBv1.0/test/NCMD/test", b"x") != 0x87
+
+    @contextmanager
+    def with_a_broken_line(self) -> Iterator[None]:
+        """It read its rules again, and one line is none: it says so in its log, and works on without any rule."""
+        assert not self.lets_command("telegraf-bridge")
+        try:
+            self.load(f"{self.rules}\nnonsense\n")
+            end = time.monotonic() + 60
+            while not self.lets_command("telegraf-bridge"):
+                assert time.monotonic() < end, "a broken line of rules leaves the others in force"
+            yield
+        finally:
+            self.load(self.rules)
+
     @contextmanager
     def letting_the_bridge_read(self, topics: str) -> Iterator[None]:
         """It read a rule that the file does not have any more."""
@@ -318,6 +336,16 @@ def test_a_reader_of_what_no_file_gives_him_fails_the_shared_subscription_alone(
             "MA0": "^fail : the broker lets through: telegraf-bridge"}
     audit = Asked(lambda: ask(mqtt_acl_audit, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
     exercise(audit, Fault(lambda one: one.letting_the_bridge_read("hnai-audit/#"), must), broker)
+
+
+def test_a_broken_line_turns_every_rule_off_and_is_refuted_by_the_file_alone(broker: Broker, asked: dict[str, Any]) -> None:
+    arguments = asked["arguments"] | {
+        "config": str(broker.home / "mosquitto.conf"), "unit": "", "patterns": DEFAULTS["mosquitto_command_patterns"], "lines": ["line1"]}
+    line = len(broker.rules.splitlines()) + 2
+    broken = rf"/acl:{line}: 'nonsense' is neither user, topic nor pattern"
+    must = {"MA0": f"^fail : .* may publish spBv1.0/.*{broken}", "MA1": f"^fail : .*{broken}", "MA2": f"^fail : .*{broken}", "MA3": "^fail", "MA4": "^fail"}
+    audit = Asked(lambda: ask(mqtt_acl_audit, arguments, Host=asked["Host"])["checks"], PATIENCE_S)
+    exercise(audit, Fault(Broker.with_a_broken_line, must), broker)
 
 
 def test_a_broker_of_somebody_elses_is_judged_with_what_it_includes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,19 @@ def test_same_time_with_another_value_or_status_is_a_sample() -> None:
     assert one.sample("p", 2.0, 0x40930000, clock.now)
 
 
+@pytest.mark.parametrize("tag", ["p", "valve"])
+def test_a_time_of_the_future_hides_no_gap(tag: str) -> None:
+    one, out, clock = make()
+    value = 1.0 if tag == "p" else True
+    one.sample(tag, value, 0, clock.now + 1000 * S)
+    one.heard(clock.now + 1000 * S)
+    heard = clock.now
+    clock.sleep(10)
+    one.lost("sequence_gap", [tag])
+    one.sample(tag, value, 0, clock.now)
+    assert [one.gap for one in out if one.gap] == [{"from": heard, "to": to, "reason": "sequence_gap"} for to in (None, clock.now)]
+
+
 def test_link_loss_is_announced_and_closed_around_what_may_be_missing() -> None:
     one, out, clock = make()
     last = clock.now

@@ -213,6 +213,7 @@ PLANTS: list[tuple[str, str, Any, str, str]] = [
     ("CA2", "fail", lambda s: s.conf.write_text(CONF + "[[outputs.http]]\nurl = 'http://localhost/'\nhttp_proxy_url = 'http://plc1:502'\n"),
      "plc1 port 502, which no conduit names", ""),
     ("CA2", "fail", lambda s: s.conf.write_text(CONF + "[[outputs.file]]\nfiles = ['stdout', '/run/../dev/ttyS0']\n"), "device /run/../dev/ttyS0", ""),
+    ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.file]]\nfiles = ['${WHERE}']\n"), "which file, or device, a variable says", ""),
     ("CA2", "inconclusive", lambda s: s.process(100, 1, [str(s.binary), "--config", str(s.conf)], s.binary, age_s=60), "changed after", "CA3"),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[broken"), "cannot be read", "CA3"),
     ("CA2", "inconclusive", lambda s: s.process(100, 1, [str(s.binary), "--config", "http://x/y"], s.binary), "over the network", "CA3"),
@@ -447,6 +448,18 @@ def red(path: Path, *nodes: dict[str, Any]) -> foreign.Findings:
     ({"type": "file", "filename": "/var/log/x"}, 0, 0), ({"type": "file", "filename": "/dev/ttyS0"}, 1, 0),
     ({"type": "file", "filename": ""}, 0, 1), ({"type": "file", "filename": "name", "filenameType": "msg"}, 0, 1),
     ({"type": "file", "filename": "/var/${N}"}, 0, 1), ({"type": "file", "filename": "/var/log/x", "filenameType": "str"}, 0, 0),
+    ({"type": "file", "filename": "//dev/ttyS0"}, 1, 0), ({"type": "file", "filename": "../../dev/ttyS0"}, 1, 0),
+    ({"type": "file", "filename": "/sys/class/gpio/gpio7/value"}, 1, 0), ({"type": "file", "filename": "/dev/shm/x"}, 0, 0),
+    # Either spelling of a variable, in place of any property.
+    ({"type": "mqtt out", "topic": "$(T)"}, 0, 1), ({"type": "mqtt-broker", "willTopic": "$(T)"}, 0, 1), ({"type": "file", "filename": "$(N)"}, 0, 1),
+    ({"type": "function", "func": "${CODE}"}, 0, 1), ({"type": "function", "finalize": "$(CODE)"}, 0, 1),
+    ({"type": "function", "func": "msg.payload = `\n${x}`; return msg;"}, 0, 0),
+    # What settings.js put into the global context may be a module; a value that is only read is none.
+    ({"type": "function", "func": "const o = global.get('plant'); o.session.write(1)"}, 0, 1),
+    ({"type": "function", "func": "let {a, b} = context.global.get('plant')\nb(1)"}, 0, 1),
+    ({"type": "function", "func": "global.get('plant').write(1)"}, 0, 1), ({"type": "function", "func": "context.global.plant.write(1)"}, 0, 1),
+    ({"type": "function", "func": "const v = global.get('last'); global.set('last', msg.payload); msg.payload -= v; return msg"}, 0, 0),
+    ({"type": "function", "func": "globalThis['pro' + 'cess']"}, 1, 0),
     # Inside a subflow, disabled, in another spelling; a reader and a comment are none.
     ({"type": "modbus-write", "z": "s1"}, 1, 0), ({"type": "modbus-write", "d": True}, 1, 0), ({"type": "modbus-flex-write"}, 1, 0),
     ({"type": "Modbus-Write"}, 0, 1), ({"type": "OPCUA-IIoT-Write"}, 1, 0), ({"type": "opcua-iiot-method-caller"}, 0, 1), ({"type": "OpcUa-Method"}, 1, 0),
@@ -501,6 +514,7 @@ def nifi(path: Path, *processors: dict[str, Any]) -> foreign.Findings:
     ("standard.PutFile", {"Directory": "/data/in"}, 0, 0), ("standard.PutFile", {"Directory": "/data/../dev"}, 1, 0), ("standard.PutFile", {}, 0, 1),
     ("standard.PutFile", {"Directory": "${where}"}, 0, 1), ("standard.PutFile", {"Directory": "#{where}"}, 0, 1),
     ("amqp.PublishAMQP", {}, 1, 0), ("mqtt.PublishMQTT", {"Topic": "#{t}"}, 0, 1), ("standard.PostHTTP", {}, 0, 1), ("standard.LogAttribute", {}, 0, 0),
+    ("snmp.SetSNMP", {}, 1, 0), ("snmp.GetSNMP", {}, 0, 0), ("standard.PutFile", {"Directory": "/sys/class/gpio/gpio7"}, 1, 0),
     ("opcua.PutOpcUaValue", {}, 1, 0), ("x.ReadModbus", {}, 0, 1), ("x.WriteValueTask", {}, 0, 1),
 ])
 def test_nifi(tmp_path: Path, kind: str, properties: dict[str, Any], writes: int, unknown: int) -> None:
@@ -518,7 +532,18 @@ def test_a_name_is_no_promise_of_somebody_elses_part(tmp_path: Path, kind: str) 
     assert len(foreign.nifi(tmp_path / "flow.json", [], matches).unknown) == 1
 
 
-@pytest.mark.parametrize("words", ["--mqc=x", "--mqc:x", "-mqc x", "/mqc=x", "mqc=x", "-b:x"])
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/dev/ttyS0"), os.mkfifo])
+def test_a_file_that_stands_for_a_device_is_one(tmp_path: Path, make: Any) -> None:
+    path = tmp_path / "records"
+    assert not telegraf.is_device(str(path))
+    make(path)
+    assert telegraf.is_device(str(path))
+    path.unlink()
+    path.touch()
+    assert not telegraf.is_device(str(path))
+
+
+@pytest.mark.parametrize("words", ["--mqc=x", "--mqc:x", "-mqc x", "/mqc=x", "mqc=x", "-b:x", "/b=x", "--b x", "MQTTCLIENTCONNECTIONSTRING=x"])
 def test_every_spelling_of_an_option_of_opc_publisher(tmp_path: Path, words: str) -> None:
     (tmp_path / "pn.json").write_text("[]")
     assert "MQTT" in foreign.opc_publisher(tmp_path / "pn.json", words).writes[0]
@@ -542,12 +567,14 @@ def test_neuron(tmp_path: Path) -> None:
     base = sqlite3.connect(path)
     base.execute("PRAGMA journal_mode=WAL")
     base.execute("CREATE TABLE nodes (name TEXT, type INTEGER, state INTEGER, plugin_name TEXT)")
-    base.executemany("INSERT INTO nodes VALUES (?, ?, 3, ?)", [("plc", 1, "OPC UA"), ("up", 2, "MQTT"), ("m", 2, "Monitor"), ("n", 2, "Novelty")])
+    base.executemany("INSERT INTO nodes VALUES (?, ?, 3, ?)", [
+        ("plc", 1, "OPC UA"), ("up", 2, "MQTT"), ("m", 2, "Monitor"), ("n", 2, "Novelty"), ("s", 3, "Template")])
     base.commit()
     before = sorted(tmp_path.iterdir())
     found = foreign.neuron(path)
-    assert found.seen == 4 and found.writes == ["application up (MQTT) takes write requests for plc"]
-    assert [one.split(":")[0] for one in found.unknown] == ["application n (Novelty)", "its REST API writes to plc for who holds a token"]
+    assert found.seen == 5 and found.writes == ["application up (MQTT) takes write requests for plc"]
+    assert [one.split(":")[0] for one in found.unknown] == [
+        "application n (Novelty)", "application s (Template)", "its REST API writes to plc for who holds a token"]
     assert sorted(tmp_path.iterdir()) == before
     base.close()
 

@@ -310,7 +310,7 @@ def test_an_item_that_speaks_late_or_has_nothing_new_is_left_alone() -> None:
     channel.present = {node: Value(1.0, 0, T0 + 7, T0 + 7) for node in ("1:s=N0", "1:s=N1")}
     out, _, _, _ = run(quiet(), [channel], 2.2)
     assert not channel.deleted and not [record for record in out if record.gap] and set(channel.read_nodes) == {"1:s=N0", "1:s=N1"}
-    collector = opcua.OpcuaCollector(quiet(), stream.Stream("plc1", [("t0", "double", True), ("t1", "double", False)], out.append, lambda: T0),
+    collector = opcua.OpcuaCollector(quiet(), stream.Stream("plc1", [("t0", "double", True), ("t1", "double", False)], out.append, lambda: T0 + 100),
                                      health.Health("plc1", "opcua", 2, lambda: T0), lambda: "", LOG, opcua.Lock())
     collector._compared(0, Value(2.0, 0, T0, T0))
     assert list(collector._doubted) == [0] and collector._dead(0.0) == []

@@ -76,7 +76,7 @@ def test_the_filter_is_proven_and_every_probe_was_sent(stand: Stand) -> None:
     assert statuses == dict.fromkeys(("MF0", "MF1", *LIVE), "pass"), report.summary()
     assert record["verdict"] == "proven" and record["holds_for"]["devices"] == ["sep1", "sep1-canary"]
     evidence = {check.id: check.evidence for check in report.checks}
-    assert evidence["MF4"]["sent"] == 258 and evidence["MF5"]["sent"] == 36 and evidence["MF6"]["sent"] > 20 and evidence["MF7"]["sent"] > 255
+    assert evidence["MF4"]["sent"] == 266 and evidence["MF5"]["sent"] == 36 and evidence["MF6"]["sent"] > 20 and evidence["MF7"]["sent"] > 255
     assert evidence["MF4"]["controls"] > 60
     assert len(stand.machine.said) == 2 and "begins" in stand.machine.said[0] and "ends" in stand.machine.said[1]
     assert record["tokens"][0]["approver"] == "j.doe"
@@ -123,6 +123,28 @@ def test_one_function_more_is_refuted_and_named(tmp_path: Path, monkeypatch: pyt
     assert statuses["MF4"] == "fail" and statuses["MF0"] == "fail" and record["verdict"] == "refuted"
     assert "unit 1, %02x" % code in reason(report, "MF4") and "function %d," % code in reason(report, "MF4")
     assert statuses["MF1"] == "pass" and "fail" not in [statuses[one] for one in ("MF5", "MF6", "MF7")]
+
+
+@pytest.mark.parametrize("code", [5, 6, 15, 16, 22, 23])
+def test_a_write_that_passes_where_may_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """The filter takes the function for that of a read, and looks at the address of what it would write."""
+    real = filter_server.judge
+
+    def judge(frame: core.Frame, allow: core.Allow) -> Any:
+        body = frame.pdu[5:] if code == 23 else frame.pdu[1:]
+        if frame.pdu[0] != code or not isinstance(real(core.Frame(frame.tid, frame.unit, b"\4" + body[:2] + b"\0\1"), allow), core.Ask):
+            return real(frame, allow)
+        return passing(frame.pdu, frame.unit)
+
+    monkeypatch.setattr(filter_server, "judge", judge)
+    monkeypatch.setattr(conduit_host.conduit, "probes", lambda rights, rng: list(conduit.functions(rights)))
+    with canary() as one:
+        made = Stand(tmp_path, one, [{"unit": 1, "function": 4, "spans": [{"first": 300, "count": 4}]}])
+        try:
+            statuses, report, _ = made.audit()
+        finally:
+            made.thread.close()
+    assert statuses["MF4"] == "fail" and "function %d," % code in reason(report, "MF4")
 
 
 def test_a_function_that_passes_for_one_unit_only_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

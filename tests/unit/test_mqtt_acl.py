@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -151,7 +152,9 @@ def test_a_line_that_the_broker_refuses_is_named(acl: str, place: str) -> None:
         assert who(mosquitto(acl), "write") == ["u"]
         return
     with pytest.raises(AclError, match=place):
-        mosquitto(acl)
+        acl_mosquitto.parse_acl(acl, "acl")
+    # One that reads it again goes on without any rule.
+    assert who(mosquitto(acl)) == [ANYBODY, "u", "v"] and place in mosquitto(acl).open_doors[0]
 
 
 def test_lines_before_the_first_user_are_for_strangers_only() -> None:
@@ -219,8 +222,16 @@ def test_the_listener_of_port_is_judged_beside_the_others() -> None:
 
 
 def test_a_file_that_cannot_be_read_is_no_empty_file() -> None:
-    with pytest.raises(AclError, match="acl: cannot be read"):
-        mosquitto("", conf="acl_file /gone/acl\n")
+    def read(error: Exception, path: str) -> str:
+        if path == "acl":
+            raise error
+        return {"conf": "listener 1\nacl_file acl\npassword_file pw\n", "pw": "u:x\n"}[path]
+
+    gone = acl_mosquitto.load("conf", partial(read, FileNotFoundError("gone")))
+    assert who(gone) == [ANYBODY, "u"] and "acl: cannot be read" in gone.open_doors[0]
+    for error in (PermissionError("no"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no")):
+        with pytest.raises(AclError, match="acl: cannot be read"):
+            acl_mosquitto.load("conf", partial(read, error))
 
 
 # -- dynamic security ----------------------------------------------------------------------------------------
@@ -255,8 +266,21 @@ def role(*acls: dict[str, Any], name: str = "r") -> dict[str, Any]:
     # Roles by priority, then by name; a client's before those of its groups.
     ({"clients": [{"username": "u", "roles": [{"rolename": "r", "priority": 1}, {"rolename": "open", "priority": 2}]}],
       "roles": [role(acl("publishClientSend", NCMD, False)), role(acl("publishClientSend", "#", True), name="open")]}, ["u"]),
-    ({"clients": [{"username": "u", "roles": [{"rolename": "r"}], "groups": [{"groupname": "g", "priority": 9}]}],
+    ({"groups": [{"groupname": "g", "roles": [{"rolename": "open"}], "clients": [{"username": "u", "priority": 9}]}],
       "roles": [role(acl("publishClientSend", NCMD, False)), role(acl("publishClientSend", "#", True), name="open")]}, []),
+    # A group says who is in it; what a client says of its groups is not read.
+    ({"clients": [{"username": "u", "roles": [], "groups": [{"groupname": "g"}]}]}, []),
+    ({"clients": [{"username": "u", "groups": [{"groupname": "g", "priority": 9}]}], "groups": [{"groupname": "g", "roles": [{"rolename": "r"}]}],
+      "roles": [role(acl("publishClientSend", NCMD, False)), role(name="open")], "defaultACLAccess": {"publishClientSend": True}}, ["u"]),
+    # A right without a priority has 0, a role -1; capitals do not matter; only true disables.
+    ({"roles": [role({"acltype": "publishClientSend", "topic": "spBv1.0/#", "allow": True}, acl("publishClientSend", NCMD, False)), role(name="open")]}, ["u"]),
+    ({"roles": [role(acl("publishClientSend", "spBv1.0/#", True), {"acltype": "publishClientSend", "topic": NCMD, "allow": False}), role(name="open")]}, []),
+    ({"roles": [role(acl("PUBLISHclientsend", "spBv1.0/#", True)), role(name="open")]}, ["u"]),
+    ({"clients": [{"username": "u", "disabled": "true", "roles": [{"rolename": "open"}]}]}, ["u"]),
+    # What only one release denies is not denied: a text with %u, the second of a topic.
+    ({"roles": [role(acl("publishClientSend", "spBv1.0/u/NCMD", True), acl("publishClientSend", "spBv1.0/%u/NCMD", False, 5)), role(name="open")]}, ["u"]),
+    ({"roles": [role(acl("publishClientSend", NCMD, True), acl("publishClientSend", NCMD, False, 5)), role(name="open")]}, ["u"]),
+    ({"roles": [role(acl("publishClientSend", NCMD, False, 5), acl("publishClientSend", NCMD, True)), role(name="open")]}, []),
     ({"groups": [{"groupname": "g", "roles": [{"rolename": "open"}], "clients": [{"username": "u"}]}]}, ["u"]),
     ({"defaultACLAccess": {"publishClientSend": True}}, ["u"]),
     ({"defaultACLAccess": {"publishClientSend": True}, "roles": [role(acl("publishClientSend", NCMD, False)), role(name="open")]}, []),
@@ -286,7 +310,7 @@ def test_strangers_without_a_group_have_the_default() -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"clients": [{"roles": []}]}, {"clients": ["u"]}, {"clients": [{"username": "u", "groups": ["g"]}]}, {"groups": [{"groupname": "g", "clients": ["u"]}]},
+    {"clients": [{"roles": []}]}, {"clients": ["u"]}, {"groups": [{"groupname": "g", "clients": ["u"]}]},
     {"clients": [{"username": "u", "roles": [{"rolename": "r", "priority": "high"}]}]}, {"roles": [{"rolename": "r", "acls": [5]}]},
     {"roles": [{"rolename": "r", "acls": [{"acltype": "publishClientSend", "priority": None}]}]}, {"defaultACLAccess": ["publishClientSend"]},
 ])
@@ -297,9 +321,15 @@ def test_what_is_no_configuration_of_dynamic_security_is_named(change: dict[str,
 
 def test_what_is_missing_in_dynamic_security_is_named() -> None:
     assert "does not exist" in dynsec(clients=[{"username": "u", "roles": [{"rolename": "none"}]}]).unknown[0]
-    assert "does not exist" in dynsec(clients=[{"username": "u", "groups": [{"groupname": "none"}]}]).unknown[0]
+    assert "roles stands twice" in dynsec(roles=[role(), role(acl("publishClientSend", "#", True)), role(name="open")]).unknown[0]
     with pytest.raises(AclError):
         acl_mosquitto.parse_dynsec("[1]", "d.json")
+
+
+def test_keys_of_dynamic_security_are_found_as_the_plugin_finds_them() -> None:
+    text = json.dumps({"CLIENTS": [{"UserName": "u", "roles": [{"ROLENAME": "r"}]}], "Roles": [role(acl("publishClientSend", "#", True))], "roles": []})
+    (mine, _), unknown = acl_mosquitto.parse_dynsec(text, "d.json")
+    assert grants(mine, WRITE, NCMD) and not unknown
 
 
 def test_who_may_read_by_dynamic_security() -> None:

@@ -340,9 +340,11 @@ def test_what_systemd_says_of_the_last_load() -> None:
 
 
 @pytest.mark.parametrize("acl", ["topic wirte a b\n", "user x\nnonsense\n"])
-def test_rules_that_cannot_be_read_are_inconclusive_everywhere(acl: str) -> None:
-    statuses, record, _report = audit(Broker(), on_file=acl)
-    assert {statuses[one] for one in ("MA0", "MA1", "MA2", "MA3", "MA4")} == {"inconclusive"} and record["verdict"] == "inconclusive"
+def test_a_broken_line_opens_the_broker_to_everybody(acl: str) -> None:
+    """Whoever makes it read the file again turns every rule off; the record names the line."""
+    statuses, record, _report = audit(Broker(), live=False, on_file=acl)
+    assert {statuses[one] for one in ("MA0", "MA1", "MA2", "MA4")} == {"fail"}
+    assert record["verdict"] == "refuted" and "the broker refuses the file" in record["reason"]
 
 
 def test_no_pattern_is_no_pass() -> None:

@@ -247,6 +247,31 @@ def test_a_method_of_an_object_is_callable_also_in_a_folder_of_types_and_if_a_ty
     assert facts.result.nodes["Method"] == 3
 
 
+@pytest.mark.parametrize("kind", [ORGANIZES, HAS_TYPE_DEFINITION])
+@pytest.mark.parametrize("source", [PLANT, "ns=2;s=tag"])
+def test_a_type_that_an_object_leads_to_has_no_callable_methods_by_it(source: str, kind: int) -> None:
+    """A folder of types, a type that stands below no other; what an object has too is callable, and what says wrongly that it is a type."""
+    ground = Ground()
+    ground.add("ns=2;s=tag", OBJECT, "")
+    ground.add("ns=2;s=T", 8, source, kind)
+    ground.add("ns=2;s=m", METHOD, "ns=2;s=T", set={21: True, 22: True})
+    facts, statuses, _ = audited(ground, tags=("nsu=urn:plant;s=tag",))
+    assert statuses["OA11"] == "pass" and facts.result.nodes["Method"] == 1 and facts.result.regions["types"] >= 2
+    ground.link(ground.add("ns=2;s=o", OBJECT), HAS_COMPONENT, "ns=2;s=m")
+    assert audited(ground, tags=("nsu=urn:plant;s=tag",))[1]["OA11"] == "fail"
+    ground.nodes["ns=2;s=T"] = OBJECT, "T", {}
+    ground.links.pop("ns=2;s=o")
+    _, statuses, _ = audited(ground, tags=("nsu=urn:plant;s=tag",))
+    assert statuses["OA11"] == statuses["OA9"] == "fail"
+
+
+@pytest.mark.parametrize(("node", "status"), [("ns=0;i=11492", "pass"), ("ns=0;i=99999", "fail"), ("ns=2;i=11492", "fail")])
+def test_a_harmless_name_makes_no_method_harmless(node: str, status: str) -> None:
+    ground = Ground()
+    ground.add(node, METHOD, name="GetMonitoredItems", set={21: True, 22: True})
+    assert audited(ground)[1]["OA11"] == status
+
+
 @pytest.mark.parametrize("in_flight", [1, 4])
 @pytest.mark.parametrize("depth", range(1, 6))
 def test_a_method_of_a_type_that_an_object_among_types_has_too_counts_once(depth: int, in_flight: int) -> None:
@@ -371,6 +396,15 @@ def test_what_a_namespace_grants_counts_for_nodes_without_rights_of_their_own(de
     assert audited(ground)[1]["OA12"] == "pass"
 
 
+@pytest.mark.parametrize(("above", "name", "status"), [(PLANT, "m", "fail"), ("ns=0;i=58", "m", "pass"), ("ns=0;i=2253", "GetMonitoredItems", "pass")])
+def test_a_default_that_grants_calls_counts_where_something_can_be_called(above: str, name: str, status: str) -> None:
+    ground = Ground()
+    index = 0 if name == "GetMonitoredItems" else 2
+    ground.add("ns=%d;i=11492" % index, METHOD, above, name=name)
+    ground.metadata(NamespaceUri=TABLE[index], DefaultUserRolePermissions=[(OBSERVER, READ | 1 << 12)])
+    assert audited(ground)[1]["OA12"] == status
+
+
 def test_a_role_that_another_node_told_is_ours_everywhere() -> None:
     ground = Ground()
     ground.add("ns=2;s=a", VARIABLE, set={24: [(OBSERVER, READ), (OBSERVER, READ_WRITE)]})
@@ -416,7 +450,7 @@ def test_only_a_restriction_that_keeps_the_weaker_endpoint_out_is_one(mode: str,
 # -- endpoints -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("token", "check"), [
     (TokenPolicy("a", "anonymous", ""), "OA4"), (TokenPolicy("u", "username", POLICY + "None"), "OA3"),
-    (TokenPolicy("u", "username", POLICY + "Basic256"), "OA2"),
+    (TokenPolicy("u", "username", POLICY + "Basic256"), "OA2"), (TokenPolicy("x", "certificate", POLICY + "None"), "OA2"),
 ])
 def test_a_token_that_only_the_session_tells_of_counts(token: TokenPolicy, check: str) -> None:
     """A list without tokens, as some servers give it here, is none of others."""

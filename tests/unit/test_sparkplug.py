@@ -69,7 +69,7 @@ def test_what_is_unknown_is_passed_over() -> None:
 @pytest.mark.parametrize(("text", "why"), [
     ("08", "cut off"), ("0880", "cut off"), ("08" + "ff" * 10 + "01", "ten bytes"), ("12 05 0a", "says 5 bytes"),
     ("0b", "wire type 3"), ("00", "field number 0"),
-    ("18 80 02", "seq is 256"), ("12 05 4a 03 0a 01 61", "1 keys for 0"),
+    ("18 80 02", "seq is 256"), ("1801 22 12" + b"SPBV1.0_COMPRESSED".hex() + "2a00", "a compressed payload"), ("12 05 4a 03 0a 01 61", "1 keys for 0"),
 ], ids=str)
 def test_what_is_broken_is_named(text: str, why: str) -> None:
     with pytest.raises(sp.SparkplugError, match=why):
@@ -273,6 +273,19 @@ def test_an_alias_of_two_metrics_is_nobodys() -> None:
     node.message("NBIRTH", "", sp.encode(sp.Payload(1, 0, two)))
     assert seen(node.message("NDATA", "", data(1, 2, (1, 3)))) == []
     assert node.unknown == {"alias 1 of the node": 1}
+
+
+def test_a_name_beside_the_alias_of_another_metric_is_nobodys() -> None:
+    node = born()
+    given = (sp.metric("B", sp.INT32, 9, alias=1), sp.metric("B", sp.INT32, 8, alias=2), sp.metric("A", sp.INT32, 7, alias=99))
+    assert seen(node.message("NDATA", "", sp.encode(sp.Payload(1100, 2, given)))) == [("b", 8), ("a", 7)]
+    assert node.unknown == {"alias 1 of the node": 1}
+
+
+def test_without_a_number_nobody_says_that_nothing_is_missing() -> None:
+    node = born()
+    events = node.message("NDATA", "", sp.encode(sp.Payload(1100, None, (sp.metric(None, sp.INT32, 9, alias=1),)), datatypes=False))
+    assert seen(events) == [("a", 9)] and not any(isinstance(one, sn.Heard) for one in events)
 
 
 def test_a_number_left_out_is_loss_of_every_tag() -> None:

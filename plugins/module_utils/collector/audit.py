@@ -215,6 +215,7 @@ class Audit:
                           "started": datetime.fromtimestamp(one.process.started, timezone.utc).isoformat(timespec="milliseconds")}
         bad = [text for text in map(telegraf.able, plugins) if text]
         unknown = ["%s: nobody said what it can" % plugin.text for plugin in plugins if plugin.kind == telegraf.UNKNOWN]
+        unknown += ["%s: which file, or device, a variable says (%s)" % (plugin.text, plugin.hidden) for plugin in plugins if plugin.hidden]
         if not plugins:
             unknown.append("it loads no plugin at all")
         if one.problem:

@@ -100,7 +100,13 @@ _RED_NAMING = frozenset({"group", "catch", "status", "complete"})
 _MODULES = r"(?:process|require|child_process|fs|net|os|dgram|tls|axios|jsmodbus|modbus-serial|node-?opcua|nodes7)\b"
 _RED_REACHES = re.compile(
     r"\brequire\s*\(|\bprocess\s*\.|child_process|\bglobal\s*\.\s*(?:get\s*\(\s*['\"`])?%s|\bimport\s*\(|\beval\s*\(|"
-    r"Function\s*\(|\bconstructor\b|\bfetch\s*\(|\bWebSocket\b" % _MODULES)
+    r"Function\s*\(|\bconstructor\b|\bfetch\s*\(|\bWebSocket\b|\bglobalThis\b" % _MODULES)
+#: What it takes out of the global context, which settings.js may fill with modules under any name; calls of it.
+_RED_TAKES = re.compile(r"(\w+|\{[^{}]*\})\s*=\s*(?:context\s*\.\s*)?global\s*\.\s*get\s*\(")
+_RED_CALLS = r"%s\s*(?:\??\.\s*\w+\s*)*\("
+_RED_CALLS_GLOBAL = re.compile(r"\bglobal\s*\.\s*(?:get\s*\([^()]*\)\s*\??\.\s*\w+|(?!(?:get|set|keys)\b)\w+)\s*(?:\??\.\s*\w+\s*)*\(")
+_RED_VARIABLE = re.compile(r"\$[{(]")
+"""The environment, or a subflow's own, in place of a property."""
 _RED_MESSAGES = ("birthTopic", "closeTopic", "willTopic")
 """What a broker's configuration publishes by itself."""
 
@@ -121,6 +127,11 @@ def _free_action(nodes: Sequence[Mapping[str, Any]], client: Mapping[str, Any]) 
     return ""
 
 
+def _calls_global(text: str) -> bool:
+    names = [name for taken in _RED_TAKES.findall(text) for name in re.findall(r"\w+", taken)]
+    return bool(_RED_CALLS_GLOBAL.search(text)) or any(re.search(r"\b" + _RED_CALLS % re.escape(name), text) for name in names)
+
+
 def node_red(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, str], bool]) -> Findings:
     """flows.json. *patterns*: MQTT topics of commands; *topic_matches* (pattern, topic). Raises CannotTell."""
     flow = _json(path)
@@ -133,7 +144,7 @@ def node_red(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, 
         hits = [one for one in patterns if topic_matches(one, topic)]
         if hits:
             found.writes.append("%s publishes to %s, a topic of commands (%s)" % (where, topic, ", ".join(hits)))
-        elif "${" in topic:
+        elif _RED_VARIABLE.search(topic):
             found.unknown.append("%s: the topic is made of variables (%r)" % (where, topic))
 
     for node in nodes:
@@ -152,13 +163,18 @@ def node_red(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, 
                 if free:
                     found.unknown.append("%s: a message of %s may say another action than %s" % (where, free, action))
         elif kind == "function":
-            text = "\n".join(str(node.get(key) or "") for key in ("func", "initialize", "finalize"))
+            parts = [str(node.get(key) or "") for key in ("func", "initialize", "finalize")]
+            text = "\n".join(parts)
             libs = [str(one.get("module")) for one in node.get("libs") or [] if isinstance(one, Mapping)]
             if libs or _RED_REACHES.search(text):
                 found.writes.append("%s reaches beyond its message: %s" % (where, ", ".join(libs) or "require, process or code made at run time"))
+            elif any(_RED_VARIABLE.match(part) and len(part.split()) == 1 for part in parts):
+                found.unknown.append("%s: a variable says what it does" % where)
+            elif _calls_global(text):
+                found.unknown.append("%s: calls something out of the global context, where settings.js may put modules" % where)
         elif kind == "file":
             name = str(node.get("filename") or "")
-            if not name or str(node.get("filenameType") or "str") != "str" or "${" in name:
+            if not name or str(node.get("filenameType") or "str") != "str" or _RED_VARIABLE.search(name):
                 found.unknown.append("%s: which file, or device, is known at run time only" % where)
             elif is_device(name):
                 found.writes.append("%s writes to the device %s" % (where, name))
@@ -190,7 +206,7 @@ _NIFI_QUIET = re.compile(
 _NIFI_WRITES = (
     (re.compile(r"^(Execute(Process|StreamCommand|Script|GroovyScript|PythonProcessor)|InvokeScriptedProcessor|Scripted\w+)$"),
      "executes programs or scripts"),
-    (re.compile(r"^Plc4xSink\w*$|^(Put|Set|Write)\w*(OPC|S7|Plc|Modbus)\w*$", re.I), "writes to controllers"),
+    (re.compile(r"^Plc4xSink\w*$|^(Put|Set|Write)\w*(OPC|S7|Plc|Modbus|SNMP)\w*$", re.I), "writes to controllers"),
     (re.compile(r"^(PublishMQTT|PublishJMS|PublishAMQP)$"), "publishes to a broker"),
     (re.compile(r"^Put(TCP|UDP|Syslog|SFTP|FTP|WebSocket|Email)$"), "sends to any address"),
     (re.compile(r"^(Listen\w+|HandleHttp\w+|ConnectWebSocket)$"), "takes requests from others"),
@@ -261,9 +277,9 @@ def nifi(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, str]
 
 # -- OPC Publisher ------------------------------------------------------------------------------------------------
 _PUBLISHER_CONTROL = {
-    "MQTT (remote procedure calls)": ("-b", "--mqc", "--mqttclientconnectionstring", "--MqttClientConnectionString"),
-    "IoT Hub or Edge Hub (direct methods)": ("--ec", "--edgehubconnectionstring", "--dc", "--deviceconnectionstring", "--EdgeHubConnectionString"),
-    "Dapr": ("-d", "--dcs", "--daprconnectionstring", "--DaprConnectionString"),
+    "MQTT (remote procedure calls)": ("b", "mqc", "mqttclientconnectionstring"),
+    "IoT Hub or Edge Hub (direct methods)": ("ec", "edgehubconnectionstring", "dc", "deviceconnectionstring"),
+    "Dapr": ("d", "dcs", "daprconnectionstring"),
 }
 
 
@@ -283,9 +299,10 @@ def opc_publisher(path: Path, arguments: str) -> Findings:
         words = shlex.split(arguments, comments=True)
     except ValueError as error:
         raise CannotTell("the arguments cannot be read: %s" % error) from None
-    # Its parser (Mono.Options) takes -, -- and / before a name, = and : behind it; a variable of the environment has nothing before it.
-    flags = {re.split("[=:]", word, maxsplit=1)[0] for word in words}
-    flags |= {"--" + flag.lstrip("-/") for flag in flags}
+    # Its parser (Mono.Options) takes -, -- and / before a name, = and : behind it; a variable of the environment has nothing before it, and .NET does
+    # not tell its capitals from small letters.
+    flags = {re.split("[=:]", word, maxsplit=1)[0].lower() for word in words}
+    flags = {flag.lstrip("-/") for flag in flags if len(flag) > 1}
     for name, known in sorted(_PUBLISHER_CONTROL.items()):
         if flags & set(known):
             found.writes.append("its API (write value, call method) is open to %s: %s" % (name, ", ".join(sorted(flags & set(known)))))
@@ -317,7 +334,7 @@ def neuron(path: Path) -> Findings:
     found = Findings(seen=len(rows))
     drivers = [name for name, kind, _plugin in rows if kind == DRIVER]
     for name, kind, plugin in rows:
-        if kind != APPLICATION:
+        if kind == DRIVER:
             continue
         short = str(plugin).lower()
         if any(short.startswith(one) for one in _NEURON_BACK):

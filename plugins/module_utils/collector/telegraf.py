@@ -7,8 +7,10 @@ not name is *unknown*: nobody said that it cannot write, so a verdict that meets
 from __future__ import annotations
 
 import importlib
+import os
 import posixpath
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +96,12 @@ class Plugin:
     def programs(self) -> list[str]:
         """What it executes although its kind is to read."""
         return [str(self.settings[key]) for key in _PROGRAMS.get(self.name, ()) if self.settings.get(key)]
+
+    @property
+    def hidden(self) -> str:
+        """The file that a variable names; empty: none."""
+        given = [str(one) for one in self.settings.get("files") or []] if self.name == "outputs.file" else []
+        return next((one for one in given if _VARIABLE.search(one)), "")
 
     def targets(self) -> list[tuple[str, int]]:
         """(host, port) of each server that it is told. Raises CannotTell, also where it is told none that is understood."""
@@ -219,9 +227,18 @@ def scripts(plugins: Iterable[Plugin]) -> Iterator[Path]:
 
 
 def is_device(path: str) -> bool:
-    """Whether what is written to *path* may leave by a serial line or the like."""
-    plain = posixpath.normpath(path)
-    return plain.startswith("/dev/") and plain not in ("/dev/null", "/dev/stdout", "/dev/stderr")
+    """Whether what is written to *path* may leave by a serial line, a pin or the like; a relative one is taken from the root."""
+    plain = posixpath.normpath("/" + path.lstrip("/"))
+    if plain in ("/dev/null", "/dev/stdout", "/dev/stderr"):
+        return False
+    real = os.path.realpath(plain)
+    if any(one.startswith(("/dev/", "/sys/")) and one.split("/")[2] != "shm" for one in (plain, real)):
+        return True
+    try:
+        mode = os.stat(real).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def able(plugin: Plugin) -> str:

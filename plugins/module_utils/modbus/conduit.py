@@ -24,6 +24,8 @@ BODIES: Mapping[int, bytes] = {
     20: b"\7\6\0\1\0\0\0\1", 21: b"\x09\6\0\1\0\0\0\1\0\1", 22: b"\0\0\xff\xff\0\1", 23: b"\0\0\0\1\0\0\0\1\2\0\1", 24: b"\0\0",
     43: b"\x0d\1\0", 90: b"\0\1",
 }
+PLACES: Mapping[int, tuple[int, ...]] = {5: (0,), 6: (0,), 15: (0,), 16: (0,), 22: (0,), 23: (0, 4)}
+"""Where in those bodies an address stands."""
 WRITE = b"\x06\0\0\0\1"
 
 
@@ -71,6 +73,10 @@ class Rights:
         """Units of which anything may be asked."""
         return {unit for unit, _function in self.spans} | self.identification
 
+    def first(self, unit: int) -> int:
+        """The lowest address that may be read there; 0 where none may."""
+        return min((low for (one, _function), found in self.spans.items() if one == unit for low, _high in found), default=0)
+
     def allows(self, unit: int, pdu: bytes) -> bool:
         """May this reach a device?"""
         if pdu[:1] == b"\x2b":
@@ -91,6 +97,14 @@ class Rights:
         return Must(unit, struct.pack(">BHH", function, first, count))
 
 
+def placed(code: int, address: int) -> bytes:
+    """The body of this function at another address than 0."""
+    body = bytearray(BODIES[code])
+    for place in PLACES[code]:
+        body[place:place + 2] = address.to_bytes(2, "big")
+    return bytes(body)
+
+
 def functions(rights: Rights) -> Iterator[Probe]:
     """Every function code there is, once with the body that a device would obey; those that change something at each unit."""
     lowest = min(rights.units)
@@ -98,9 +112,12 @@ def functions(rights: Rights) -> Iterator[Probe]:
         for code in range(256) if unit == lowest else sorted(BODIES):
             bodies = [BODIES.get(code, b"\0\0\0\1")]
             if code == 43:
-                bodies.append(b"\x0e\1\0")
+                bodies += [b"\x0e\1\0", b"\x0e\5\0", b"\x0e\1\0\0"]
             if code == 8:
                 bodies.append(b"\0\4\0\0")
+            if code in PLACES and rights.first(unit):
+                # A filter that took it for a read would look at the address.
+                bodies.append(placed(code, rights.first(unit)))
             for body in bodies:
                 pdu = bytes((code,)) + body
                 must = (Must(unit, pdu),) if rights.allows(unit, pdu) else ()

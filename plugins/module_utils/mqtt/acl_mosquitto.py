@@ -266,45 +266,62 @@ def _ranked(entries: Iterable[Mapping[str, Any]], name: str) -> list[Mapping[str
 
 
 def _role_rules(role: Mapping[str, Any], where: str, username: str, reads: bool) -> list[Rule]:
-    kinds = {"publishClientSend": WRITE, "publishClientReceive": READ} if reads else {"publishClientSend": WRITE}
+    kinds = {"publishclientsend": WRITE, "publishclientreceive": READ} if reads else {"publishclientsend": WRITE}
     found = []
     acls = list(enumerate(role.get("acls") or []))
-    for number, acl in sorted(acls, key=lambda one: -int(one[1].get("priority", -1))):
-        access = kinds.get(str(acl.get("acltype")))
+    first: dict[tuple[str, str], int] = {}
+    for number, acl in acls:
+        first.setdefault((_kind(acl), str(acl.get("topic", ""))), number)
+    for number, acl in sorted(acls, key=lambda one: -int(one[1].get("priority", 0))):
+        access = kinds.get(_kind(acl))
         if access is None:
             continue
         topic = str(acl.get("topic", ""))
         allow = bool(acl.get("allow"))
-        free = "%c" in topic
-        # 2.1 substitutes, 2.0 takes the text: the wider of the two counts for what is allowed.
+        # 2.1 substitutes, 2.0 takes the text; of one topic that stands twice 2.1 takes the first, 2.0 both: the wider counts for what is allowed, and
+        # what only one of them denies is not denied.
         for one in dict.fromkeys([topic, *expand(topic, username, None)]) if "%" in topic else [topic]:
             found.append(Rule(allow, access, one, "%s: role %s, acl %d" % (where, role.get("rolename"), number),
-                              "%s %s %s priority %s" % (acl.get("acltype"), "allow" if allow else "deny", topic, acl.get("priority", -1)),
-                              certain=allow or not free))
+                              "%s %s %s priority %s" % (acl.get("acltype"), "allow" if allow else "deny", topic, acl.get("priority", 0)),
+                              certain=allow or ("%" not in topic and first[_kind(acl), topic] == number)))
     return found
+
+
+def _kind(acl: Mapping[str, Any]) -> str:
+    """Its acltype, whose capitals do not matter."""
+    return str(acl.get("acltype")).lower()
 
 
 def _subscribes(roles: Sequence[Mapping[str, Any]], default: bool) -> bool:
     """May it subscribe to anything at all? Then what it may receive decides."""
-    return default or any(acl.get("allow") and str(acl.get("acltype")) in ("subscribeLiteral", "subscribePattern")
+    return default or any(acl.get("allow") and _kind(acl) in ("subscribeliteral", "subscribepattern")
                           for role in roles for acl in role.get("acls") or [])
 
 
 def parse_dynsec(text: str, name: str) -> tuple[list[Identity], list[str]]:
     """(identities, what is not modelled) of dynamic-security.json: client roles by priority, then groups by priority. Raises AclError."""
     try:
-        return _dynsec(json.loads(text), name)
+        return _dynsec(json.loads(text, object_pairs_hook=_as_cjson), name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AclError("%s: is no configuration of the dynamic-security plugin: %s: %s" % (name, type(error).__name__, error)) from error
+
+
+def _as_cjson(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object as the plugin looks into it: capitals do not matter, and of two keys the first counts."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        found.setdefault(key.lower(), value)
+    return found
 
 
 def _dynsec(data: Any, name: str) -> tuple[list[Identity], list[str]]:
     roles = {str(one["rolename"]): one for one in data.get("roles") or []}
     groups = {str(one["groupname"]): one for one in data.get("groups") or []}
     clients = list(data.get("clients") or [])
-    default = data.get("defaultACLAccess") or {}
-    unknown: list[str] = []
-    strangers = str(data.get("anonymousGroup") or "")
+    default = data.get("defaultaclaccess") or {}
+    # Which of two counts is not the same in each release.
+    unknown = ["%s: one of %s stands twice" % (name, kind) for kind, known in (("roles", roles), ("groups", groups)) if len(known) < len(data.get(kind) or [])]
+    strangers = str(data.get("anonymousgroup") or "")
 
     def chain(entries: Iterable[Mapping[str, Any]], who: str) -> list[Mapping[str, Any]]:
         found = []
@@ -320,22 +337,19 @@ def _dynsec(data: Any, name: str) -> tuple[list[Identity], list[str]]:
         # $CONTROL is never given by the default.
         rules = [rule for role in mine for rule in _role_rules(role, name, who, subscribes)]
         rules.append(Rule(False, WRITE, "$CONTROL/#", name, "$CONTROL is never given by default"))
-        return Identity(who, rules, {WRITE: bool(default.get("publishClientSend", False)),
-                                     READ: subscribes and bool(default.get("publishClientReceive", True))}, "%s: defaultACLAccess" % name)
+        return Identity(who, rules, {WRITE: bool(default.get("publishclientsend", False)),
+                                     READ: subscribes and bool(default.get("publishclientreceive", True))}, "%s: defaultACLAccess" % name)
 
     found = []
     for client in clients:
-        if client.get("disabled"):
+        if client.get("disabled") is True:
             continue
         who = str(client["username"])
         mine = chain(client.get("roles") or [], who)
-        member = [dict(one) for one in client.get("groups") or []]
-        member += [{"groupname": key, "priority": one.get("priority", -1)} for key, group in groups.items() for one in group.get("clients") or []
-                   if str(one.get("username")) == who and not any(str(old.get("groupname")) == key for old in member)]
+        # Only the groups tell who is in them: what a client says of its groups is not read.
+        member = [{"groupname": key, "priority": one.get("priority", -1)} for key, group in groups.items() for one in group.get("clients") or []
+                  if str(one.get("username")) == who]
         for entry in _ranked(member, "groupname"):
-            if str(entry.get("groupname")) not in groups:
-                unknown.append("%s: %s is in the group %s, which does not exist" % (name, who, entry.get("groupname")))
-                continue
             mine += chain(groups[str(entry["groupname"])].get("roles") or [], "group %s" % entry["groupname"])
         found.append(identity(who, mine))
     if strangers and strangers not in groups:
@@ -378,12 +392,12 @@ def _scope(policy: Policy, scope: Security, read: Callable[[str], str], declared
                 _merge(policy.identity(one.name), one)
     if dynsec and not scope.acl_file:
         return
-    if not scope.acl_file:
-        policy.open_doors.append("%s: no acl_file (%s): every client may everything" % (name, scope.where))
+    lines, named, broken = _rules(policy, read, scope.acl_file) if scope.acl_file else ([], [], "%s: no acl_file" % name)
+    if broken:
+        policy.open_doors.append("%s (%s): every client may everything" % (broken, scope.where))
         for who in sorted(users) + ([ANONYMOUS] if anonymous else []) + [ANYBODY]:
-            _merge(policy.identity(who), Identity(who, [], {WRITE: True, READ: True}, "%s: no acl_file" % name))
+            _merge(policy.identity(who), Identity(who, [], {WRITE: True, READ: True}, broken))
         return
-    lines, named = parse_acl(_read(policy, read, scope.acl_file), scope.acl_file)
     for who in sorted(users | set(named)):
         _merge(policy.identity(who), Identity(who, rules_of(lines, who, scope.acl_file, scope.username_is_client_id)))
     if anonymous:
@@ -398,6 +412,17 @@ def _scope(policy: Policy, scope: Security, read: Callable[[str], str], declared
         rules = rules_of([line for line in lines if line.pattern], "\0", scope.acl_file)
         _merge(policy.identity(ANYBODY), Identity(ANYBODY, [
             Rule(one.allow, one.access, one.filter.replace("\0", "+"), one.where, one.text, certain=one.allow) for one in rules]))
+
+
+def _rules(policy: Policy, read: Callable[[str], str], path: str) -> tuple[list[Line], list[str], str]:
+    """(lines, users, what is wrong with the file). A broker does not start with a wrong one, but told to read it again it goes on without any rule
+    (seen on 2.0.11). Raises AclError where only we cannot read it."""
+    try:
+        return (*parse_acl(_read(policy, read, path), path), "")
+    except AclError as error:
+        if isinstance(error.__cause__, (OSError, UnicodeError)) and not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        return [], [], str(error)
 
 
 def _merge(into: Identity, more: Identity) -> None:

@@ -18,6 +18,8 @@ NAMESPACE = "spBv1.0"
 NODE_KINDS = ("NBIRTH", "NDEATH", "NDATA")
 DEVICE_KINDS = ("DBIRTH", "DDEATH", "DDATA")
 BDSEQ = "bdSeq"
+COMPRESSED = b"SPBV1.0_COMPRESSED"
+"""What Tahu names a payload whose metrics all stand in its body, compressed."""
 QUALITY = "Quality"
 GOOD, STALE, BAD = 192, 500, 0
 """Values of the property Quality [6.4.13]."""
@@ -218,6 +220,8 @@ def decode(data: bytes) -> Payload:
             metrics.append(_metric(content))
         elif number == 3 and wire == _VARINT and isinstance(content, int):
             seq = content
+        elif number == 4 and content == COMPRESSED:
+            raise SparkplugError("a compressed payload: its metrics are not read")
     if seq is not None and seq > 255:
         raise SparkplugError("seq is %d, at most 255" % seq)
     return Payload(timestamp, seq, tuple(metrics))

@@ -230,7 +230,8 @@ class Node:
 
     def _heard(self, payload: Payload) -> list[Event]:
         ts = _ticks(payload.timestamp)
-        return [] if ts is None else [Heard(ts)]
+        # Without a number nobody can say what came before it.
+        return [] if ts is None or payload.seq is None else [Heard(ts)]
 
     def _number(self, payload: Payload) -> tuple[list[Event], bool]:
         """What the number tells, and whether the message was overtaken by younger ones."""
@@ -365,8 +366,8 @@ class Node:
             name = one.name if one.alias is None or one.name is not None else born.aliases.get(one.alias)
             if name == BDSEQ and not device:
                 continue
-            if name is None or name not in born.metrics:
-                what = "alias %s" % one.alias if name is None else "metric %s" % name[:100]
+            if name is None or name not in born.metrics or born.aliases.get(one.alias, name) != name:
+                what = "metric %s" % name[:100] if name is not None and name not in born.metrics else "alias %s" % one.alias
                 self._not_known("%s of %s" % (what, "device " + device if device else "the node"), 1)
                 continue
             tag = self._by_metric.get((device, name))

@@ -279,10 +279,11 @@ class Judge:
         # An endpoint without security is OA1's finding, not a second one here.
         bad = sorted("%s %s/%s" % (one.url, policy_name(one.policy), one.mode) for one in self.facts.opened.endpoints
                      if policy_name(one.policy) in DEPRECATED and one.mode != "None")
-        # A token without a policy is OA3's.
+        # A token in clear is OA3's; a certificate without a policy is shown without a signature, so it is anybody's who has seen it.
         bad += sorted("%s %s/%s: token %s with %s" % (one.url, policy_name(one.policy), one.mode, token.id, policy_name(token.policy))
                       for one in self.facts.opened.offered() for token in one.tokens
-                      if token.kind != "anonymous" and policy_name(token.policy) in DEPRECATED - {"None"})
+                      if token.kind != "anonymous" and policy_name(token.policy) in DEPRECATED
+                      and (policy_name(token.policy) != "None" or (token.kind == "certificate" and one.mode != "None")))
         check.observed = len(bad)
         check.evidence.update(policies=sorted(seen), unsupported_by_auditor=sorted(seen - DEPRECATED - MODERN))
         self._settle(check, bad)
@@ -556,5 +557,6 @@ class Judge:
         found = ["%s %s" % one for one in logins.items() if one[0] not in self.facts.logins]
         return [
             *found, "OA14 reading over a weaker endpoint", "OA15 whether %s exist as services" % ", ".join(SERVICES),
-            "whether a write is denied: attributes are claims", "other protocols of the same device", "what changes after this moment",
+            "whether a write is denied: attributes are claims", "nodes that no forward reference leads to and no declared tag names",
+            "other protocols of the same device", "what changes after this moment",
             "other users and other client certificates"]

@@ -2,6 +2,7 @@
 """Exceptions that a person took responsibility for: check, node, owner, reason, end. An expired one excuses nothing."""
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -76,7 +77,8 @@ def parse(entries: Iterable[Any], source: str, today: date, where: str = "except
         except ValueError as error:
             raise PolicyError("%s: expires: %r is no date; write \"YYYY-MM-DD\"" % (name, entry["expires"])) from error
         node = str(entry.get("node") or "")
-        if node.strip("*?") == "" and node:
+        literal = re.split(r"[*?]", node)[0]
+        if literal != node and ("nsu=".startswith(literal) or (literal.startswith("nsu=") and ";" not in literal)):
             raise PolicyError("%s: node: %r excuses every node; name a node or a namespace" % (name, node))
         if entry["check"] == "OA0":
             raise PolicyError("%s: check: OA0 is the verdict itself; an exception names what stands behind it" % name)

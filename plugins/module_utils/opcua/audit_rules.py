@@ -62,8 +62,9 @@ ROLES = {
 EVERYBODYS = frozenset({"ns=0;i=15644", "ns=0;i=15656"})
 """Anonymous is a role of every session, AuthenticatedUser of every one with a user (OPC 10000-18, 4.3)."""
 HARMLESS_ROLES = frozenset({"Anonymous", "AuthenticatedUser", "Observer", "TrustedApplication"})
-HARMLESS_METHODS = frozenset({"GetMonitoredItems", "ResendData", "ConditionRefresh", "ConditionRefresh2", "SetSubscriptionDurable"})
-"""Of namespace 0: they change the caller's own subscriptions, nothing else."""
+HARMLESS_METHODS = frozenset({"i=11489", "i=11492", "i=12871", "i=12873", "i=12746", "i=12749", "i=3875", "i=12912"})
+"""GetMonitoredItems, ResendData and SetSubscriptionDurable of ServerType and of Server, ConditionRefresh and ConditionRefresh2: they change the caller's
+own subscriptions, nothing else. By NodeId: a name is anybody's."""
 
 SIGNING_REQUIRED, ENCRYPTION_REQUIRED = 1, 2
 """Bits of AccessRestrictionsType (OPC 10000-3, 8.56)."""
@@ -148,11 +149,6 @@ def granted(union: int, node_class: int, harmless: bool) -> list[str]:
     if node_class == METHOD and not harmless:
         counted.add(12)
     return bits(union, {bit: name for bit, name in PERMISSION_BITS.items() if bit in counted})
-
-
-def harmless_method(name: str, namespace: int, index: int) -> bool:
-    """A standard method (BrowseName and NodeId in namespace 0) that changes nothing but the caller's subscriptions."""
-    return namespace == 0 and index == 0 and name in HARMLESS_METHODS
 
 
 def judge(node_class: int, values: Mapping[int, Any], harmless: bool, region: str) -> list[Finding]:

@@ -177,7 +177,7 @@ class Result:
     dangerous: dict[str, list[str]] = field(default_factory=dict)
     subscribed_data_sets: list[str] = field(default_factory=list)
     lines: dict[str, dict[str, str]] = field(default_factory=dict)
-    without_own_roles: Counter[tuple[str, int]] = field(default_factory=Counter)
+    without_own_roles: Counter[tuple[str, int, bool]] = field(default_factory=Counter)
     missing_tags: list[str] = field(default_factory=list)
     hidden_tags: list[str] = field(default_factory=list)
     unread_tags: list[str] = field(default_factory=list)
@@ -261,6 +261,7 @@ class Walk:
         self.seen: dict[Any, Siblings] = {}
         self._hierarchical: set[str] = {HIERARCHICAL}
         self._later: dict[Any, Alike] = {}
+        self._astray: dict[Any, Siblings] = {}
         self._references: dict[Any, Sequence[Alike]] = {}
         self._again: set[Any] = set()
         self._leaves: set[int] = set()
@@ -468,7 +469,7 @@ class Walk:
         await self._hierarchy(node(HIERARCHICAL))
         types = node(TYPES_FOLDER)
         await self._tree([self._meet(node(ROOT), 1, "Root", rules.INSTANCE, None)], rules.INSTANCE, {types})
-        await self._tree([self._meet(types, 1, "Types", rules.TYPES, node(ROOT))], rules.TYPES, set())
+        await self._types(self._meet(types, 1, "Types", rules.TYPES, node(ROOT)))
         await self._unlinked()
         await self._declared()
         await self._unlinked()
@@ -482,14 +483,27 @@ class Walk:
         while True:
             rest = [(one, reference) for one, reference in self._later.items() if one not in self.seen]
             self._later.clear()
-            if not rest:
+            if not rest and not self._astray:
                 break
             shared: dict[int, Siblings] = {}
             for one, references in rest:
-                self.seen[one] = shared.setdefault(id(references), Siblings(references, rules.UNLINKED, None))
+                of_type = references.node_class in DEFINING
+                siblings = shared.setdefault(id(references), Siblings(references, rules.TYPES if of_type else rules.UNLINKED, None))
+                if of_type:
+                    self._astray.setdefault(one, siblings)
+                    continue
+                self.seen[one] = siblings
                 if one == self._sessions:
                     self._own(one).dynamic = True
             await self._tree([one for one, _ in rest], rules.UNLINKED, set())
+            await self._types()
+
+    async def _types(self, *tops: Any) -> None:
+        """*tops*, and the types that only an object or a tag leads to: what belongs to them is no instance by that."""
+        astray = {one: siblings for one, siblings in self._astray.items() if one not in self.seen}
+        self._astray.clear()
+        self.seen.update(astray)
+        await self._tree([*tops, *astray], rules.TYPES, set())
 
     def _meet(self, node: Any, node_class: int, name: str, region: str, parent: Any) -> Any:
         above = self.seen.get(parent)
@@ -570,7 +584,12 @@ class Walk:
                 if target not in seen:
                     self._later.setdefault(target, references)
             return ()
-        siblings = Siblings(references, region, node, seen[node].dynamic or node in self._open_now)
+        astray = region != rules.TYPES and references.node_class in DEFINING
+        siblings = Siblings(references, rules.TYPES if astray else region, node, seen[node].dynamic or node in self._open_now)
+        if astray:
+            for target in targets:
+                self._astray.setdefault(target, siblings)
+            return ()
         new = dict.fromkeys([target for target in targets if target not in seen and target not in leave], siblings)
         if len(new) < len(targets):
             self._met_again(node, targets)
@@ -744,7 +763,7 @@ class Walk:
         if known.region == rules.TYPES and not self._of_type(known.parent):
             known.region = rules.UNLINKED
         for index, some, stables in self._channel.texts([node], self.names.head):
-            harmless = rules.harmless_method(known.name(node), known.namespace, index)
+            harmless = stables[0] in rules.HARMLESS_METHODS
             self._count(known, index, some, stables, self._weigh(known, attributes, readings, harmless), harmless)
 
     def _count(self, known: Siblings, index: int, nodes: Sequence[Any], stables: Sequence[str], weighed: Weighed, harmless: bool) -> None:
@@ -775,7 +794,7 @@ class Walk:
             result.told_roles += count
             result.roles.update(role for role, _ in weighed.pairs)
         elif not weighed.values.get(ROLE_PERMISSIONS):
-            result.without_own_roles[uri, known.node_class] += count
+            result.without_own_roles[uri, known.node_class, harmless or known.region == rules.TYPES] += count
         elif USER_ROLE_PERMISSIONS not in weighed.values and known.region != rules.TYPES:
             self._untold += [(node, harmless, weighed.values[ROLE_PERMISSIONS]) for node in nodes]
         if known.node_class == METHOD:
@@ -861,8 +880,8 @@ class Walk:
             if not pairs or not rules.fits(USER_ROLE_PERMISSIONS, pairs):
                 continue
             union = rules.permissions([one for one in pairs if ours is None or one[0] in ours])
-            for (namespace, node_class), count in sorted(self.result.without_own_roles.items()):
-                rights = rules.granted(union, node_class, False)
+            for (namespace, node_class, harmless), count in sorted(self.result.without_own_roles.items()):
+                rights = rules.granted(union, node_class, harmless)
                 if namespace == uri and count and rights:
                     self._add("OA12", rules.GRANT, metadata, "%s of %s grant %s to %d nodes of class %s" % (
                         name, uri, ", ".join(rights), count, rules_class(node_class)))

@@ -88,7 +88,11 @@ class Stream:
 
     def _gap_start(self, state: TagState, alive: int | None = None) -> int:
         last = state.source_ts or 0
-        return last if state.cyclic and last else max(last, (state.alive or self.alive or 0) if alive is None else alive)
+        known = (state.alive or self.alive or 0) if alive is None else alive
+        if last > self._clock():
+            # The source's clock was ahead: a gap that began then would hold nothing.
+            return known or self._clock()
+        return last if state.cyclic and last else max(last, known)
 
     def _gap(self, name: str, state: TagState, start: int, end: int | None, reason: str, **more: Any) -> None:
         counters = self.counters
@@ -104,7 +108,7 @@ class Stream:
     # -- what happens -------------------------------------------------------------------------------------
     def heard(self, now: int | None = None) -> None:
         """The source answered: what did not change until then has not changed. *now* is of the clock that stamps its samples."""
-        self.alive = self._clock() if now is None else now
+        self.alive = self._clock() if now is None else min(now, self._clock())
 
     def sample(self, name: str, value: Any, status: int, source_ts: int | None, server_ts: int | None = None,
                origin: str = "source") -> bool:
