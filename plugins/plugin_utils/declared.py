@@ -242,8 +242,8 @@ def _apart(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Map
     if whole(slots) and isinstance(jobs, (list, tuple)) and int(slots) < len(jobs):
         yield wrong("flink_slots", "flink_slots", f"{slots} for {len(jobs)} jobs: the rest would wait for ever", f"write {len(jobs)} or more")
     slo, period = _of_first(variables, groups, "canary").get("hnai_slo"), of("canary", "canary_period_s")
-    promised = slo.get("freshness_p95_s") if isinstance(slo, Mapping) else None
-    if _is_number(period) and _is_number(promised) and period * 5 > promised:
+    promised = slo.get("freshness_p95_s", 0) if isinstance(slo, Mapping) else 0
+    if _is_number(period) and _is_number(promised) and 0 < promised < period * 5:
         message = f"{period:g} s is more than a fifth of the freshness that is promised, {promised:g} s"
         yield wrong("canary_period_s", "canary_period_s", message, f"write {promised / 5:g} or less")
     points, records = of("telegraf", "telegraf_metric_buffer_limit"), of("telegraf", "telegraf_max_undelivered_messages")
