@@ -364,17 +364,25 @@ def test_the_roles_options_are_read() -> None:
 
 
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["1d", "512m", "a/b", "{{ x }}"]),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=4) | st.sampled_from(["id", "name", "tags", "protocol", "type", "canary", "config", "partitions"]), inner, max_size=4),
+    | st.dictionaries(st.text(max_size=4) | st.sampled_from([
+        "id", "name", "tags", "protocol", "type", "canary", "config", "partitions", "username", "secret", "root"]), inner, max_size=4),
     max_leaves=12,
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.sampled_from([*OPTIONS, *KAFKA, "hnai_ot_sources", "hnai_slo", "kafka_node_id"]), ANYTHING, max_size=6))
+EVERY = options(ROOT)
+GROUPS = {name: ["a", "b", "gone"] for name in [
+    "managed", "kafka", "flink", "questdb", "victoriametrics", "mosquitto", "openbao", "canary", "ot_collector", "modbus_filter", "telegraf",
+    *(f"telegraf_{one}" for one in ("shipper", "bridge", "writer", "questdb"))]}  # fmt: skip
+KNOWN = Known(needed={"x": "y"}, fed=["ot.raw"], users=["u"], settings=["listeners"], checks=["HO1"], secrets=["a/b"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from([*EVERY, "hnai_ot_sources", "hnai_slo", "hnai_units", "hnai_site"]), ANYTHING, max_size=8))
 def test_nothing_ends_in_a_traceback(variables: dict[str, Any]) -> None:
-    found = written.problems({"a": variables, "b": variables}, {**OPTIONS, **KAFKA}, {"kafka": ["a", "b", "gone"]}, str)
+    found = written.problems({"a": variables, "b": variables}, EVERY, GROUPS, str, KNOWN)
     assert all(isinstance(one.message, str) and one.key.isprintable() for one in found)
 
 
