@@ -317,7 +317,7 @@ class Site:
             if isinstance(host, Mapping):
                 hosts[name] = host
             else:
-                self.problem("inventory", name, "has no variables", "give it hnai_zone and hnai_addresses")
+                self.problem("inventory", f"hosts.{name}", "has no variables", "give it hnai_zone and hnai_addresses")
         self.vars: dict[str, dict[str, Any]] = {name: _keyed(host.get("vars")) for name, host in hosts.items()}
         # Unquoted, YAML has made a number of it.
         self.debian: dict[str, Any] = {name: _texted(host["debian"]) for name, host in hosts.items() if "debian" in host}
