@@ -429,6 +429,7 @@ def test_a_journal_that_a_hand_wrote_or_deleted_is_not_taken_for_a_closed_one(st
 
 @pytest.mark.parametrize("secret", [
     {"password": "p"}, {"username": "x"}, {"username": "x", "password": "p", "mechanism": "PLAIN"}, {"username": "x", "password": 5},
+    {"username": "", "password": "p"},
 ])  # fmt: skip
 def test_what_is_no_secret_is_said_and_not_held(secret: dict[str, Any]) -> None:
     bao, clock = Bao(), Clock()
