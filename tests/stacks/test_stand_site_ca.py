@@ -25,11 +25,13 @@ from stands import ask
 
 sys.path.insert(0, str(ROOT / "tests/unit"))
 from identity_stand import Killed, Life, Mortal
+from own_files import OwnFiles
 from site_root import SiteRoot, key_pem, new_key, request
 
 from ansible_collections.hnai.platform.plugins.action import openbao_site
-from ansible_collections.hnai.platform.plugins.module_utils import x509
+from ansible_collections.hnai.platform.plugins.module_utils import authority_trust, x509
 from ansible_collections.hnai.platform.plugins.module_utils.authority_trust import blocks
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, authority_steps, component
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Api, NotFound
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import RotationError
@@ -285,6 +287,25 @@ class Rotation:
         return waiting(lambda: self.step("prepared", chain) and None)
 
 
+class Stands:
+    """A host, as the steps of the authority judge it: what its bundle verifies, and which authority its certificate (`Site.certificate`) is of."""
+
+    def __init__(self, folder: Path, found: dict[str, Any]) -> None:
+        self.folder = folder
+        self.stays, self.goes = found["stays"]["anchor"], found["goes"]["anchor"]
+        self.roots = found["roots"]
+
+    def trusts(self, chains: list[str], bundle: str = "") -> list[str]:
+        (self.folder / "bundle").write_text(bundle or self.roots, encoding="ascii")
+        return authority_trust.judge_bundles(Host(), [str(self.folder / "bundle")], chains)
+
+    def serves(self) -> str:
+        there = self.folder / "host/etc/hnai/mosquitto/tls"
+        there.mkdir(parents=True, exist_ok=True)
+        (there / "cert.pem").write_text((self.folder / "full").read_text(encoding="ascii"), encoding="ascii")
+        return authority_trust.leaf(OwnFiles(str(self.folder / "host")), "mosquitto", self.stays, self.goes)
+
+
 def test_the_next_intermediate_under_the_site_s_root(fresh: Site, tmp_path: Path) -> None:
     assert fresh.run()["failed"]
     ca = SiteRoot(time.time())
@@ -307,10 +328,13 @@ def test_the_next_intermediate_under_the_site_s_root(fresh: Site, tmp_path: Path
     old = fresh.certificate(tmp_path)["ca_chain"][0]
     chain = ca.sign(csr, deep=True)
     found = run.step("prepared", chain)
+    stands = Stands(tmp_path, found)
+    assert stands.trusts(found["chains"]) == [] and stands.serves() == authority_trust.GOES
     assert found["roots"] == ca.root and [chain.count("BEGIN") for chain in found["chains"]] == [2, 2]
     assert run.end(found)["roots"] == ca.root
     served = fresh.certificate(tmp_path)["ca_chain"]
     assert served == chain[:2] and served[0] != old, "of the CA between, the certificate that this chain has"
+    assert stands.trusts(found["chains"]) == [] and stands.serves() == authority_trust.STAYS
     assert "the chain of the intermediate that signs" in fresh.run()["warnings"][0], "the file still holds the old one"
     fresh.chain.write_text("".join(chain))
     settled = fresh.run()
@@ -341,11 +365,16 @@ def test_from_a_root_of_ours_to_the_site_s_to_its_next_and_back(fresh: Site, tmp
                 run.step("prepared", first.sign(csr))
         chain = ca.sign(csr, deep=True)
         fresh.chain.write_text("".join(chain))
+        fresh.certificate(tmp_path)
         found = run.step("prepared", chain)
+        stands = Stands(tmp_path, found)
+        assert stands.trusts(found["chains"], before) == [f"{tmp_path}/bundle does not trust authority 2 of 2"]
+        assert stands.trusts(found["chains"], found["roots"]) == [] and stands.serves() == authority_trust.GOES
         assert sorted(blocks(found["roots"])) == sorted(blocks(before + ca.root))
 
         assert run.end(found, between(fresh, "site", before, ca.root))["roots"] == ca.root
         assert fresh.certificate(tmp_path)["ca_chain"] == chain[:2]
+        assert stands.trusts(found["chains"][1:], ca.root) == [] and stands.serves() == authority_trust.STAYS
         settled = fresh.run()
         assert not settled["changed"] and not settled.get("warnings")
         before = ca.root

@@ -177,6 +177,12 @@ def _tasks(node: Any) -> Iterator[dict[str, Any]]:
             yield from _tasks(node.get(key))
 
 
+#: The mounts that a module asks in: a site may call them otherwise (openbao_kv_mount, openbao_pki_mounts).
+MOUNTS = {
+    "openbao_component": {"kv", "pki_root", "pki_int"}, "openbao_site": {"kv", "pki_root", "pki_int"}, "authority_rotation": {"kv", "pki_root", "pki_int"},
+    "vault_rotate": {"kv"}, "approle_rotation": {"kv"}, "openbao_keys": {"kv"}, "openbao_drill": {"kv", "pki_root"}, "openbao_retire": {"pki_int"},
+    "secret_inventory": {"kv"}, "vault_health": {"kv", "pki_root", "pki"}, "ssh_host_signature": {"mount"},
+}  # fmt: skip
 #: For our own server alone: the play refuses what somebody else runs before it comes to them.
 REFUSED = {"openbao_keys", "openbao_drill"}
 
@@ -194,6 +200,10 @@ def test_every_call_is_told_where_the_server_is() -> None:
             for name in modules & {str(key).removeprefix("hnai.platform.") for key in task if str(key).startswith("hnai.platform.")}:
                 asked = task["hnai.platform." + name]
                 found[name].add(str(asked.get("external", "")))
+                there = "hostvars[groups['openbao'][0]]." if "delegate_to" in task else ""
+                for mount in MOUNTS[name]:
+                    variable = "openbao_ssh_host_mount" if mount == "mount" else there + ("openbao_kv_mount" if mount == "kv" else "openbao_pki_mounts")
+                    assert variable in str(asked.get(mount)), (path, task["name"], mount)
                 if name in REFUSED:
                     assert any("openbao_external" in str(one.get("ansible.builtin.assert")) for one in _tasks(content)), path
                 elif "delegate_to" in task:

@@ -7,6 +7,8 @@ import copy
 import functools
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -427,6 +429,7 @@ def test_a_journal_that_a_hand_wrote_or_deleted_is_not_taken_for_a_closed_one(st
 
 @pytest.mark.parametrize("secret", [
     {"password": "p"}, {"username": "x"}, {"username": "x", "password": "p", "mechanism": "PLAIN"}, {"username": "x", "password": 5},
+    {"username": "", "password": "p"},
 ])  # fmt: skip
 def test_what_is_no_secret_is_said_and_not_held(secret: dict[str, Any]) -> None:
     bao, clock = Bao(), Clock()
@@ -1232,6 +1235,60 @@ def test_after_a_compromise_connections_are_cut_where_the_server_ends_none(kind:
     loop = NativeEnvironment(autoescape=False).from_string(task["loop"])
     assert loop.render(given) == (["h"] if cuts else [])
     assert loop.render({**given, "__rotate_decided": {"changed": False, "skipped": True}}) == [], "a run that waits decides nothing"
+
+
+#: Of the names that the play calls; what was asked is written down.
+VAULT_ROTATE = """
+from ansible.plugins.action import ActionBase
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        given = self._task.args
+        with open(%(asked)r, "a") as stream:
+            stream.write("{state}:{path}\\n".format(**given))
+        if given["state"] == "committed" and given["path"] == %(missing)r:
+            return {"failed": True, "msg": given["path"] + ": h still without the new value"}
+        rotation = {"state": "PUBLISHED", "direction": "forward", "run_id": "r", "fence": 1, "fp_new": "n", "fp_old": "o", "reason": "age",
+                    "last": {"outcome": "rotated", "version": 2, "run_id": "r", "proof": {}}}
+        return {"rotation": rotation, "secrets": {"old": {"password": "o"}, "new": {"password": "n"}}}
+"""
+ROTATION_TARGET = """
+from ansible.plugins.action import ActionBase
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        return {"proof": {"old_refused": True, "new_works": True}, "refusals": []}
+"""
+PORTS = """
+from ansible.plugins.lookup import LookupBase
+class LookupModule(LookupBase):
+    def run(self, terms, variables=None, **named):
+        return [{"internal": 1}]
+"""
+
+
+@pytest.mark.parametrize("missing", ["a/x", "b/x", "c/x", ""])
+def test_one_secret_that_stops_before_the_commit_keeps_no_other_from_it(tmp_path: Path, missing: str) -> None:
+    """The play itself, with modules that are none: of *missing* a consumer's host has not acknowledged."""
+    plugins = tmp_path / "ansible_collections/hnai/platform/plugins"
+    for folder, name, text in (
+        ("action", "vault_rotate", VAULT_ROTATE % {"missing": missing, "asked": str(tmp_path / "asked")}),
+        ("action", "rotation_target", ROTATION_TARGET), ("lookup", "ports", PORTS),
+        ("modules", "vault_rotate", ""), ("modules", "rotation_target", ""),
+    ):  # fmt: skip
+        (plugins / folder).mkdir(parents=True, exist_ok=True)
+        (plugins / folder / (name + ".py")).write_text(text, encoding="utf-8")
+    plays = yaml.safe_load((ROOT / "playbooks/rotate.yml").read_text(encoding="utf-8"))
+    (play,) = [one for one in plays if one["name"] == "Rotation, commit"]
+    play["tasks"][0]["ansible.builtin.include_tasks"] = str(ROOT / "playbooks/parts/rotate/commit.yml")
+    item = {"kind": "backend", "expected": ["h"], "consumers": [], "outside": [], "targets": ["localhost"], "ports": [1], "login_ports": [1], "server": "s",
+            "credential": "c", "unit": "u", "internal_port": 1}  # fmt: skip
+    chosen = [{**item, "path": path} for path in ("a/x", "b/x", "c/x")]
+    (tmp_path / "play.yml").write_text(json.dumps([play | {"hosts": "localhost", "vars": {"__rotate_chosen": chosen, "hnai_openbao_deploy": {}}}]), "utf-8")
+    environment = {**{key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path)}
+    argv = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", tmp_path / "play.yml"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path, env=environment)
+    asked = (tmp_path / "asked").read_text(encoding="utf-8").split()
+    assert [one for one in asked if one.startswith("closed:")] == [f"closed:{one['path']}" for one in chosen if one["path"] != missing], done.stdout
+    assert (done.returncode, f"{missing}: h still without the new value" in done.stdout) == ((2, True) if missing else (0, False)), done.stdout
 
 
 def test_a_store_on_two_hosts_is_not_rotated_by_halves() -> None:

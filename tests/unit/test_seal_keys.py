@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import Keys
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.drill import compare
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Client
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.drill import DrillError, compare, open_with
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.seal_keys import Keyring, KeysError, Shares, advance, safe_version
 
 NEW = Keys(5, 3)
@@ -191,6 +191,12 @@ def test_the_keyring_gets_one_term_a_run_however_often_it_is_killed() -> None:
 @pytest.mark.parametrize(("version", "good"), [("2.5.1", False), ("2.5.2", True), ("2.7.2", True), ("v2.10.0", True), ("1.14.8", False), ("", False)])
 def test_old_versions_are_refused(version: str, good: bool) -> None:
     assert safe_version(version) is good
+
+
+@pytest.mark.parametrize("shares", [[], ["one"]])
+def test_a_drill_with_too_few_shares_touches_nothing(shares: list[str]) -> None:
+    with pytest.raises(DrillError, match=f"^{len(shares)} of 2 key shares are at hand: name a file that holds enough"):
+        open_with(Client("https://127.0.0.1:1", ""), b"", shares, 2)
 
 
 def test_what_a_drill_compares() -> None:

@@ -54,6 +54,16 @@ def test_a_verb_of_the_whole_site_refuses_a_part_of_it(tmp_path: Path, verb: str
     assert code != 0 and "leave out --limit, --tags and --skip-tags" in output, output
 
 
+@pytest.mark.parametrize("given", [
+    ["rotate_secret=questdb/backend", "rotate_component=telegraf"], ["rotate_rollback=r1"], ["rotate_component=telegraf", "rotate_resume=r1"],
+    ["rotate_secret=questdb/backend", "rotate_resume=r1", "rotate_rollback=r1"],
+])  # fmt: skip
+def test_a_rotation_that_contradicts_itself_is_refused(tmp_path: Path, given: list[str]) -> None:
+    """One of the two would be passed over, and the operator would not know which."""
+    code, output = run(tmp_path, "rotate", *(word for one in given for word in ("-e", one)))
+    assert code != 0 and "say rotate_secret or rotate_component" in output, output
+
+
 @pytest.mark.parametrize(
     ("starts", "closing", "begun", "restarted"),
     [

@@ -135,6 +135,8 @@ def node(
 
 def open_with(client: Client, snapshot: bytes, shares: Sequence[str], threshold: int, sleep: Callable[[float], None] = time.sleep) -> None:
     """The snapshot replaces what the node holds, and the shares open it. Raises DrillError."""
+    if len(shares) < threshold:
+        raise DrillError("%d of %d key shares are at hand: name a file that holds enough (drill_keys_file)" % (len(shares), threshold))
     # As many shares as the snapshot's store has: 2.7.2 goes on with the number that it knew before, until it is started anew.
     own = client.call("POST", "sys/init", {"secret_shares": max(len(shares), threshold), "secret_threshold": threshold})
     for key in own["keys_base64"][:threshold]:
@@ -154,7 +156,7 @@ def open_with(client: Client, snapshot: bytes, shares: Sequence[str], threshold:
     except BaoError as error:
         raise DrillError("the shares do not open this snapshot (%s): it is of before their rotation, or of another store" % error) from error
     if status.get("sealed", True):
-        raise DrillError("the restored node is still sealed after %d shares" % threshold)
+        raise DrillError("the restored node is still sealed after %d shares: a snapshot of when the store needed more of them" % threshold)
     active(client, sleep)
 
 

@@ -34,7 +34,7 @@ STATES = ("planned", "prepared", "published", "committed", "closed", "restored",
 def following(path: str, kind: str, current: Secret) -> dict[str, Any]:
     """The next value. Raises RotationError for a current one that a hand made into none."""
     try:
-        if not all(isinstance(current[key], str) for key in ("username", "password")):
+        if not all(isinstance(current[key], str) for key in ("username", "password")) or not current["username"]:
             raise KeyError("username, password")
         return KINDS[kind](current, site.password)
     except (KeyError, ValueError) as error:
