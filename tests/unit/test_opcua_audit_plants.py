@@ -183,6 +183,8 @@ def test_a_clean_ground_is_claimed() -> None:
     (VARIABLE, 0, {7: Reading(UNCERTAIN, None)}),
     (OBJECT, 0, {6: 0x40, 7: ABSENT}),
     (OBJECT, 0, {6: 0x40, 7: Reading(0, None)}),
+    (OBJECT, 0, {12: 0x0D}),
+    (VIEW, 0, {12: 0x08}),
 ])
 def test_an_attribute_that_cannot_be_believed_is_a_hole(node_class: int, announced: int, given: dict[int, Any]) -> None:
     ground = Ground()
@@ -255,7 +257,8 @@ def test_a_type_that_an_object_leads_to_has_no_callable_methods_by_it(source: st
     ground.add("ns=2;s=tag", OBJECT, "")
     ground.add("ns=2;s=T", 8, source, kind)
     ground.add("ns=2;s=m", METHOD, "ns=2;s=T", set={21: True, 22: True})
-    facts, statuses, _ = audited(ground, tags=("nsu=urn:plant;s=tag",))
+    facts, statuses, record = audited(ground, tags=("nsu=urn:plant;s=tag",))
+    assert any(text.startswith("1 methods that only types have") for text in record["not_tested"])
     assert statuses["OA11"] == "pass" and facts.result.nodes["Method"] == 1 and facts.result.regions["types"] >= 2
     ground.link(ground.add("ns=2;s=o", OBJECT), HAS_COMPONENT, "ns=2;s=m")
     assert audited(ground, tags=("nsu=urn:plant;s=tag",))[1]["OA11"] == "fail"
@@ -317,8 +320,9 @@ def test_what_is_remembered_whole_is_not_asked_for_again() -> None:
     first = audited(ground)[0]
     assert first.memo is not None
     ground.log.clear()
-    again = audited(ground, first.memo.dump())[0]
+    again, _, record = audited(ground, first.memo.dump())
     assert again.resumed and again.result.nodes == first.result.nodes and again.result.lines == first.result.lines
+    assert any("%d nodes were read then" % again.resumed in text for text in record["not_tested"])
     assert 0 not in [operations for _, operations in ground.log], "nothing was asked for, in a request of its own"
 
 
@@ -412,6 +416,16 @@ def test_a_role_that_another_node_told_is_ours_everywhere() -> None:
     ground.add("ns=2;s=z", VARIABLE, set={25: [(OBSERVER, READ)]})
     _, statuses, record = audited(ground)
     assert statuses["OA12"] == "fail" and [one["node"] for one in record["findings"]] == ["nsu=urn:plant;s=a"]
+
+
+@pytest.mark.parametrize("given", [{12: 5}, {12: ABSENT}, {12: 0x0D, 25: [(OBSERVER, READ)]}])
+def test_events_that_are_only_told_are_no_right(given: dict[int, Any]) -> None:
+    ground = Ground()
+    before = lines(ground)
+    ground.nodes[PLANT] = OBJECT, PLANT, given
+    facts, statuses, _ = audited(ground)
+    assert facts.complete and "fail" not in [statuses[one] for one in ("OA0", "OA10", "OA12")]
+    assert (facts.result.lines == before) == (given[12] != 0x0D), "what a node notifies of is no drift"
 
 
 @pytest.mark.parametrize("node_class", [OBJECT, VIEW])
