@@ -459,6 +459,7 @@ def red(path: Path, *nodes: dict[str, Any]) -> foreign.Findings:
     ({"type": "function", "func": "let {a, b} = context.global.get('plant')\nb(1)"}, 0, 1),
     ({"type": "function", "func": "global.get('plant').write(1)"}, 0, 1), ({"type": "function", "func": "context.global.plant.write(1)"}, 0, 1),
     ({"type": "function", "func": "const v = global.get('last'); global.set('last', msg.payload); msg.payload -= v; return msg"}, 0, 0),
+    ({"type": "function", "func": "let v = global.get('list') || []; v.push(msg.payload); global.get('list').slice(1); v.map(x => x + 1)"}, 0, 0),
     ({"type": "function", "func": "globalThis['pro' + 'cess']"}, 1, 0),
     # Inside a subflow, disabled, in another spelling; a reader and a comment are none.
     ({"type": "modbus-write", "z": "s1"}, 1, 0), ({"type": "modbus-write", "d": True}, 1, 0), ({"type": "modbus-flex-write"}, 1, 0),

@@ -183,8 +183,6 @@ def test_a_clean_ground_is_claimed() -> None:
     (VARIABLE, 0, {7: Reading(UNCERTAIN, None)}),
     (OBJECT, 0, {6: 0x40, 7: ABSENT}),
     (OBJECT, 0, {6: 0x40, 7: Reading(0, None)}),
-    (OBJECT, 0, {12: 0x0D}),
-    (VIEW, 0, {12: 0x08}),
 ])
 def test_an_attribute_that_cannot_be_believed_is_a_hole(node_class: int, announced: int, given: dict[int, Any]) -> None:
     ground = Ground()
@@ -416,16 +414,6 @@ def test_a_role_that_another_node_told_is_ours_everywhere() -> None:
     ground.add("ns=2;s=z", VARIABLE, set={25: [(OBSERVER, READ)]})
     _, statuses, record = audited(ground)
     assert statuses["OA12"] == "fail" and [one["node"] for one in record["findings"]] == ["nsu=urn:plant;s=a"]
-
-
-@pytest.mark.parametrize("given", [{12: 5}, {12: ABSENT}, {12: 0x0D, 25: [(OBSERVER, READ)]}])
-def test_events_that_are_only_told_are_no_right(given: dict[int, Any]) -> None:
-    ground = Ground()
-    before = lines(ground)
-    ground.nodes[PLANT] = OBJECT, PLANT, given
-    facts, statuses, _ = audited(ground)
-    assert facts.complete and "fail" not in [statuses[one] for one in ("OA0", "OA10", "OA12")]
-    assert (facts.result.lines == before) == (given[12] != 0x0D), "what a node notifies of is no drift"
 
 
 @pytest.mark.parametrize("node_class", [OBJECT, VIEW])

@@ -563,5 +563,6 @@ class Judge:
         return [
             *found, "OA14 reading over a weaker endpoint", "OA15 whether %s exist as services" % ", ".join(SERVICES),
             "whether a write is denied: attributes are claims", "nodes that no forward reference leads to and no declared tag names",
+            "the history of events where only EventNotifier tells of it, which is no right of a user",
             "other protocols of the same device", "what changes after this moment",
             "other users and other client certificates"]

@@ -13,7 +13,6 @@ from .audit_types import (
     ACCESS_LEVEL,
     ACCESS_LEVEL_EX,
     ACCESS_RESTRICTIONS,
-    EVENT_NOTIFIER,
     EXECUTABLE,
     METHOD,
     NODE_CLASS,
@@ -33,8 +32,6 @@ COMMON = (NODE_CLASS, WRITE_MASK, USER_WRITE_MASK, ROLE_PERMISSIONS, USER_ROLE_P
 PER_CLASS: dict[int, tuple[int, ...]] = {
     VARIABLE: (ACCESS_LEVEL, USER_ACCESS_LEVEL, ACCESS_LEVEL_EX),
     METHOD: (EXECUTABLE, USER_EXECUTABLE),
-    OBJECT: (EVENT_NOTIFIER,),
-    VIEW: (EVENT_NOTIFIER,),
 }
 MANDATORY_EVERYWHERE = frozenset({NODE_CLASS})
 MANDATORY: dict[int, frozenset[int]] = {
@@ -44,8 +41,6 @@ MANDATORY: dict[int, frozenset[int]] = {
 """All others are optional: an absent one says nothing, and grants nothing."""
 
 ACCESS_BITS = {1: "CurrentWrite", 3: "HistoryWrite", 5: "StatusWrite", 6: "TimestampWrite"}
-EVENT_HISTORY_WRITE = 8
-"""Bit of EventNotifier (OPC 10000-3, 8.59): the history of the node's events can be written."""
 MASK_BITS = (
     "AccessLevel", "ArrayDimensions", "BrowseName", "ContainsNoLoops", "DataType", "Description", "DisplayName", "EventNotifier",
     "Executable", "Historizing", "InverseName", "IsAbstract", "MinimumSamplingInterval", "NodeClass", "NodeId", "Symmetric",

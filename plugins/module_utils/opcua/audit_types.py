@@ -12,12 +12,12 @@ from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 # Attribute ids (OPC 10000-6, A.1).
-NODE_CLASS, WRITE_MASK, USER_WRITE_MASK, EVENT_NOTIFIER, VALUE = 2, 6, 7, 12, 13
+NODE_CLASS, WRITE_MASK, USER_WRITE_MASK, VALUE = 2, 6, 7, 13
 ACCESS_LEVEL, USER_ACCESS_LEVEL, EXECUTABLE, USER_EXECUTABLE = 17, 18, 21, 22
 ROLE_PERMISSIONS, USER_ROLE_PERMISSIONS, ACCESS_RESTRICTIONS, ACCESS_LEVEL_EX = 24, 25, 26, 27
 ATTRIBUTES = {
-    NODE_CLASS: "NodeClass", WRITE_MASK: "WriteMask", USER_WRITE_MASK: "UserWriteMask", EVENT_NOTIFIER: "EventNotifier", VALUE: "Value",
-    ACCESS_LEVEL: "AccessLevel", USER_ACCESS_LEVEL: "UserAccessLevel", EXECUTABLE: "Executable", USER_EXECUTABLE: "UserExecutable",
+    NODE_CLASS: "NodeClass", WRITE_MASK: "WriteMask", USER_WRITE_MASK: "UserWriteMask", VALUE: "Value", ACCESS_LEVEL: "AccessLevel",
+    USER_ACCESS_LEVEL: "UserAccessLevel", EXECUTABLE: "Executable", USER_EXECUTABLE: "UserExecutable",
     ROLE_PERMISSIONS: "RolePermissions", USER_ROLE_PERMISSIONS: "UserRolePermissions", ACCESS_RESTRICTIONS: "AccessRestrictions",
     ACCESS_LEVEL_EX: "AccessLevelEx",
 }

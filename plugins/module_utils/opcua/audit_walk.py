@@ -28,7 +28,6 @@ from .audit_types import (
     BAD_CONTINUATION_POINT_INVALID,
     BAD_NO_CONTINUATION_POINTS,
     CLASSES,
-    EVENT_NOTIFIER,
     METHOD,
     NO_SUCH_NODE,
     NODE_CLASS,
@@ -130,10 +129,6 @@ class Weighed:
                 self.problems.append(text)
         if values.get(WRITE_MASK) and USER_WRITE_MASK in got and USER_WRITE_MASK not in values:
             self.problems.append("WriteMask 0x%X, and no UserWriteMask says for whom" % values[WRITE_MASK])
-        if not values.get(EVENT_NOTIFIER, 0) & rules.EVENT_HISTORY_WRITE:
-            values.pop(EVENT_NOTIFIER, None)
-        elif USER_ROLE_PERMISSIONS not in values:
-            self.problems.append("EventNotifier 0x%02X has HistoryWrite, and no UserRolePermissions say for whom" % values[EVENT_NOTIFIER])
         self.values = values
         self.findings = rules.judge(node_class, values, harmless, region)
         self.informs = [name for name, true in rules.informs(values).items() if true]
