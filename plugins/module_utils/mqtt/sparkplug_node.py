@@ -366,7 +366,7 @@ class Node:
             name = one.name if one.alias is None or one.name is not None else born.aliases.get(one.alias)
             if name == BDSEQ and not device:
                 continue
-            if name is None or name not in born.metrics or born.aliases.get(one.alias, name) != name:
+            if name is None or name not in born.metrics or (one.alias is not None and born.aliases.get(one.alias, name) != name):
                 what = "metric %s" % name[:100] if name is not None and name not in born.metrics else "alias %s" % one.alias
                 self._not_known("%s of %s" % (what, "device " + device if device else "the node"), 1)
                 continue
