@@ -217,6 +217,8 @@ def test_what_a_broker_includes_is_read_where_it_stands() -> None:
 
 @pytest.mark.parametrize(("conf", "anonymous"), [
     ("bind_address 10.0.0.1\n", False), ("port 1883\n", False), ("port 0\n", True),
+    ("per_listener_settings true\nport 1883\n", True), ("per_listener_settings true\nport 1883\nallow_anonymous false\n", False),
+    ("per_listener_settings true\nlistener 1883\n", False), ("per_listener_settings true\nlistener 1\nallow_anonymous false\nlistener 2\n", False),
     ("listener 1\nallow_anonymous true\n# one line\x0ballow_anonymous false\n# and\u2028allow_anonymous false\n", True),
 ])
 def test_who_is_let_in_without_a_name(conf: str, anonymous: bool) -> None:

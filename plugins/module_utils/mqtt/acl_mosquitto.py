@@ -249,6 +249,9 @@ def parse_conf(entries: Sequence[Setting]) -> Config:
             config.unknown.append("%s: %s: its effect on rights is not modelled" % (where, line))
     if apart and config.listeners and not outside:
         config.scopes.pop(0)
+    elif apart and outside and config.scopes[0].allow_anonymous is None:
+        # Of this listener alone 2.0.11 takes no word for yes.
+        config.scopes[0].allow_anonymous = True
     if not config.listeners:
         # Then the broker listens on the loopback only, and lets everybody in who is not refused.
         for scope in config.scopes:
