@@ -217,6 +217,8 @@ PLANTS: list[tuple[str, str, Any, str, str]] = [
     ("CA2", "inconclusive", lambda s: s.process(100, 1, [str(s.binary), "--config", str(s.conf)], s.binary, age_s=60), "changed after", "CA3"),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[broken"), "cannot be read", "CA3"),
     ("CA2", "inconclusive", lambda s: s.process(100, 1, [str(s.binary), "--config", "http://x/y"], s.binary), "over the network", "CA3"),
+    ("CA2", "inconclusive", lambda s: s.process(100, 1, [str(s.binary), "--config", str(s.conf), "--non-strict-env-handling"], s.binary),
+     "may be any part of its configuration", "CA3"),
     ("CA2", "inconclusive", lambda s: s.process(100, 1, [str(s.binary)], s.binary), "name no configuration file", "CA3"),
     ("CA3", "fail", lambda s: s.conf.write_text(CONF + "[[inputs.execd]]\ncommand = ['/bin/sh']\n"), "inputs.execd in", ""),
     ("CA3", "fail", lambda s: s.conf.write_text(CONF + "[[processors.execd]]\ncommand = %s\n" % json.dumps(COMMAND)), "processors.execd in", ""),

@@ -164,7 +164,9 @@ def files(argv: Sequence[str], variable: str | None = None) -> list[Path]:
             named += [Path(value)] if flag == "--config" else _directory(Path(value))
         elif flag in ("--plugin-directory",):
             raise CannotTell("it loads plugins from outside (%s)" % word)
-        elif flag not in ("--quiet", "--debug", "--watch-config", "--pidfile", "--unprotected", "--strict-env-handling", "--non-strict-env-handling", "run"):
+        elif flag == "--non-strict-env-handling":
+            raise CannotTell("a variable of its environment may be any part of its configuration (%s)" % word)
+        elif flag not in ("--quiet", "--debug", "--watch-config", "--pidfile", "--unprotected", "--strict-env-handling", "run"):
             raise CannotTell("its argument %s is not understood" % word)
         elif flag in ("--pidfile", "--watch-config") and not equals:
             next(words, "")
