@@ -206,6 +206,8 @@ PLANTS: list[tuple[str, str, Any, str, str]] = [
     ("CA2", "fail", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\nservers = ['ssl://edge1:8883']\ntopic = 'spBv1.0/{{ .Tag \"g\" }}/DCMD/e'\n"),
      "publishes to spBv1.0/+/DCMD/e, where commands are", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\ntopic = '{{ .Tag \"topic\" }}'\n"), "publishes to #, where", ""),
+    ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\nservers = ['ssl://edge1:8883']\ntopic = 'spBv1.0/{{ .Tag \"g\" }}/NDATA'\n"),
+     "may have slashes, and make a command", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\ntopic = 'spBv1.0/g'\nlayout = 'field'\n"), "publishes to spBv1.0/g/#", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[outputs.mqtt]]\ntopic = '${TOPIC}'\n"), "its topic is made of variables", ""),
     ("CA2", "inconclusive", lambda s: s.conf.write_text(CONF + "[[processors.novelty]]\n"), "processors.novelty", ""),

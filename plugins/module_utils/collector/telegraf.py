@@ -136,6 +136,11 @@ class Plugin:
         # These put the name of a field behind it.
         return "/".join(levels + (["#"] if self.settings.get("layout") in ("field", "homie-v4") else []))
 
+    def reach(self) -> str:
+        """A filter of what it may publish to when what a template fills in has slashes, which Telegraf leaves as they are (1.39). Raises CannotTell."""
+        levels = self.topics().split("/")
+        return "/".join([*levels[:levels.index("+")], "#"] if "+" in levels else levels)
+
 
 @dataclass
 class Loaded:
