@@ -215,6 +215,18 @@ def test_what_a_broker_includes_is_read_where_it_stands() -> None:
         acl_mosquitto.load("conf", {"conf": "include_dir /no/such\n"}.__getitem__)
 
 
+@pytest.mark.parametrize(("conf", "anonymous"), [
+    ("bind_address 10.0.0.1\n", False), ("port 1883\n", False), ("port 0\n", True),
+    ("per_listener_settings true\nport 1883\n", True), ("per_listener_settings true\nport 1883\nallow_anonymous false\n", False),
+    ("per_listener_settings true\nlistener 1883\n", False), ("per_listener_settings true\nlistener 1\nallow_anonymous false\nlistener 2\n", False),
+    ("listener 1\nallow_anonymous true\n# one line\x0ballow_anonymous false\n# and\u2028allow_anonymous false\n", True),
+])
+def test_who_is_let_in_without_a_name(conf: str, anonymous: bool) -> None:
+    """As 2.0.11 does."""
+    policy = acl_mosquitto.load("conf", {"conf": conf}.__getitem__)
+    assert (ANONYMOUS in policy.identities) == anonymous and not policy.unknown
+
+
 def test_the_listener_of_port_is_judged_beside_the_others() -> None:
     conf = "per_listener_settings true\nallow_anonymous true\nport 1883\nlistener 8883\nacl_file a\npassword_file pw\n"
     policy = acl_mosquitto.load("conf", {"conf": conf, "a": "", "pw": "u:x\n"}.__getitem__)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt import acl_mosquitto
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt import acl_emqx, acl_mosquitto
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_judge import Judge, Options, PolicyError, Sources, not_in_force
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_live import CannotTest, Live, canary_topic
 from ansible_collections.hnai.platform.plugins.module_utils.mqtt.acl_model import READ, WRITE, Identity, Policy, grants
@@ -325,6 +325,15 @@ def test_without_live_the_rules_claim_and_the_record_says_what_was_not_tested() 
     assert "live test" in record["not_tested"][0]
     statuses, record, _report = audit(broker, live_refused="nothing is sent in check mode")
     assert record["verdict"] == "claimed" and not broker.sent and "check mode" in record["not_tested"][0]
+
+
+def test_what_no_rule_of_emqx_holds_is_said() -> None:
+    def policy() -> Policy:
+        return acl_emqx.load([{"type": "file", "path": "acl.conf"}], "deny", {"acl.conf": "{deny, all}."}.__getitem__, ["u"])
+
+    record = Judge(Report("emqx"), Options(patterns=PATTERNS), Sources(policy, lambda: "", lambda: ["u"], None, date(2026, 1, 1))).run()
+    assert record["verdict"] == "claimed" and any("superusers" in one for one in record["not_tested"])
+    assert not any("superusers" in one for one in audit(Broker(), live=False)[1]["not_tested"])
 
 
 def test_a_file_that_is_not_in_force_is_no_claim() -> None:

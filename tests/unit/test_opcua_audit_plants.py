@@ -255,7 +255,8 @@ def test_a_type_that_an_object_leads_to_has_no_callable_methods_by_it(source: st
     ground.add("ns=2;s=tag", OBJECT, "")
     ground.add("ns=2;s=T", 8, source, kind)
     ground.add("ns=2;s=m", METHOD, "ns=2;s=T", set={21: True, 22: True})
-    facts, statuses, _ = audited(ground, tags=("nsu=urn:plant;s=tag",))
+    facts, statuses, record = audited(ground, tags=("nsu=urn:plant;s=tag",))
+    assert any(text.startswith("1 methods that only types have") for text in record["not_tested"])
     assert statuses["OA11"] == "pass" and facts.result.nodes["Method"] == 1 and facts.result.regions["types"] >= 2
     ground.link(ground.add("ns=2;s=o", OBJECT), HAS_COMPONENT, "ns=2;s=m")
     assert audited(ground, tags=("nsu=urn:plant;s=tag",))[1]["OA11"] == "fail"
@@ -317,8 +318,9 @@ def test_what_is_remembered_whole_is_not_asked_for_again() -> None:
     first = audited(ground)[0]
     assert first.memo is not None
     ground.log.clear()
-    again = audited(ground, first.memo.dump())[0]
+    again, _, record = audited(ground, first.memo.dump())
     assert again.resumed and again.result.nodes == first.result.nodes and again.result.lines == first.result.lines
+    assert any("%d nodes were read then" % again.resumed in text for text in record["not_tested"])
     assert 0 not in [operations for _, operations in ground.log], "nothing was asked for, in a request of its own"
 
 

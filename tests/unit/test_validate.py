@@ -483,6 +483,24 @@ def test_nobody_publishes_commands(data: dict[str, Any], write: str, wrong: bool
     assert errors(data) == []
 
 
+@pytest.mark.parametrize(("entry", "key"), [
+    ({"write": ["view/a#"]}, "[0].write"), ({"read": ["view/#/b"]}, "[0].read"), ({"read": ["view/a\ntopic write b"]}, "[0].read"),
+    ({"write": ["view/ "]}, "[0].write"), ({"write": [""]}, "[0].write"), ({"principal": "view\nuser other"}, "[0]"), ({"principal": "view+"}, "[0]"),
+    ({"write": ["view/a b", "view/Füllstand"]}, ""),
+])
+def test_no_right_breaks_the_brokers_rules(data: dict[str, Any], entry: dict[str, Any], key: str) -> None:
+    """A broker that reads a broken file again lets everybody do everything."""
+    variables = data["hosts"]["edge1"].setdefault("vars", {})
+    variables |= {"mosquitto_extra_acl": [{"principal": "view", "level": 3, **entry}]}
+    data["known_variables"] = [*data.get("known_variables", ()), *variables]
+    assert [(item["invariant"], item["key"]) for item in errors(data)] == ([("format", "mosquitto_extra_acl" + key)] if key else [])
+
+
+def test_a_topic_of_a_contract_is_a_filter(data: dict[str, Any]) -> None:
+    data["assets"]["plc1"]["connects"][0]["topics"]["write"] = ["line/a#"]
+    assert [(item["invariant"], item["key"].split("connects")[1]) for item in errors(data)] == [("format", "[0].topics.write")]
+
+
 def test_the_site_broker_has_no_client_above_level_3(data: dict[str, Any]) -> None:
     data["contracts"]["telegraf"]["connects"].append({"to": "mosquitto", "listener": "mqtt", "group": "writer", "principal": "x", "reason": "y"})
     assert {"I13", "I1"} <= {item["invariant"] for item in errors(data)}

@@ -235,6 +235,8 @@ class Audit:
                             # A template may never put in the word that makes it a command.
                             open_words = [there for word, there in zip(pattern.split("/"), topics.split("/")) if word not in ("+", "#") and there in ("+", "#")]
                             (unknown if open_words else bad).append("%s publishes to %s, where commands are (%s)" % (plugin.text, topics, pattern))
+                        elif mqtt_overlap(pattern, plugin.reach()):
+                            unknown.append("%s publishes to %s: what it fills in may have slashes, and make a command (%s)" % (plugin.text, topics, pattern))
                 except telegraf.CannotTell as error:
                     unknown.append(str(error))
         judge(check, bad, unknown)

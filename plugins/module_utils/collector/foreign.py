@@ -103,8 +103,13 @@ _RED_REACHES = re.compile(
     r"Function\s*\(|\bconstructor\b|\bfetch\s*\(|\bWebSocket\b|\bglobalThis\b" % _MODULES)
 #: What it takes out of the global context, which settings.js may fill with modules under any name; calls of it.
 _RED_TAKES = re.compile(r"(\w+|\{[^{}]*\})\s*=\s*(?:context\s*\.\s*)?global\s*\.\s*get\s*\(")
-_RED_CALLS = r"%s\s*(?:\??\.\s*\w+\s*)*\("
-_RED_CALLS_GLOBAL = re.compile(r"\bglobal\s*\.\s*(?:get\s*\([^()]*\)\s*\??\.\s*\w+|(?!(?:get|set|keys)\b)\w+)\s*(?:\??\.\s*\w+\s*)*\(")
+_RED_CALLS = r"\b(%s\s*(?:\??\.\s*\w+\s*)*)\("
+_RED_CALLS_GLOBAL = re.compile(r"\bglobal\s*\.\s*((?:get\s*\([^()]*\)\s*\??\.\s*\w+|(?!(?:get|set|keys)\b)\w+)\s*(?:\??\.\s*\w+\s*)*)\(")
+#: What a value of the language has itself.
+_RED_VALUES = """
+concat endsWith every filter find findIndex flat forEach getTime hasOwnProperty includes indexOf join lastIndexOf map pop push reduce replace reverse shift
+slice some sort splice split startsWith substring toFixed toISOString toLowerCase toString toUpperCase trim unshift valueOf
+"""
 _RED_VARIABLE = re.compile(r"\$[{(]")
 """The environment, or a subflow's own, in place of a property."""
 _RED_MESSAGES = ("birthTopic", "closeTopic", "willTopic")
@@ -129,7 +134,8 @@ def _free_action(nodes: Sequence[Mapping[str, Any]], client: Mapping[str, Any]) 
 
 def _calls_global(text: str) -> bool:
     names = [name for taken in _RED_TAKES.findall(text) for name in re.findall(r"\w+", taken)]
-    return bool(_RED_CALLS_GLOBAL.search(text)) or any(re.search(r"\b" + _RED_CALLS % re.escape(name), text) for name in names)
+    calls = _RED_CALLS_GLOBAL.findall(text) + [call for name in names for call in re.findall(_RED_CALLS % re.escape(name), text)]
+    return any(re.findall(r"\w+", call)[-1] not in _RED_VALUES.split() for call in calls)
 
 
 def node_red(path: Path, patterns: Sequence[str], topic_matches: Callable[[str, str], bool]) -> Findings:

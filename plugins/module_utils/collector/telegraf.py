@@ -136,6 +136,11 @@ class Plugin:
         # These put the name of a field behind it.
         return "/".join(levels + (["#"] if self.settings.get("layout") in ("field", "homie-v4") else []))
 
+    def reach(self) -> str:
+        """A filter of what it may publish to when what a template fills in has slashes, which Telegraf leaves as they are (1.39). Raises CannotTell."""
+        levels = self.topics().split("/")
+        return "/".join([*levels[:levels.index("+")], "#"] if "+" in levels else levels)
+
 
 @dataclass
 class Loaded:
@@ -164,7 +169,9 @@ def files(argv: Sequence[str], variable: str | None = None) -> list[Path]:
             named += [Path(value)] if flag == "--config" else _directory(Path(value))
         elif flag in ("--plugin-directory",):
             raise CannotTell("it loads plugins from outside (%s)" % word)
-        elif flag not in ("--quiet", "--debug", "--watch-config", "--pidfile", "--unprotected", "--strict-env-handling", "--non-strict-env-handling", "run"):
+        elif flag == "--non-strict-env-handling":
+            raise CannotTell("a variable of its environment may be any part of its configuration (%s)" % word)
+        elif flag not in ("--quiet", "--debug", "--watch-config", "--pidfile", "--unprotected", "--strict-env-handling", "run"):
             raise CannotTell("its argument %s is not understood" % word)
         elif flag in ("--pidfile", "--watch-config") and not equals:
             next(words, "")

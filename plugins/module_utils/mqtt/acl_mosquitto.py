@@ -186,7 +186,8 @@ class Setting:
 def directives(text: str, name: str = "mosquitto.conf") -> list[Setting]:
     """The settings of one file as they stand."""
     entries: list[Setting] = []
-    for number, raw in enumerate(text.splitlines(), 1):
+    # Of all that Python takes for the end of a line the broker knows one.
+    for number, raw in enumerate(text.split("\n"), 1):
         line = raw.strip()
         if line and not line.startswith("#"):
             key, _blank, value = line.partition(" ")
@@ -214,8 +215,8 @@ def parse_conf(entries: Sequence[Setting]) -> Config:
     apart = any(one.key == "per_listener_settings" and truth(one.value) for one in entries)
     # Without a `listener` line there is one, on the loopback.
     config.scopes.append(Security("the broker"))
-    # The listener of `port` goes by what stands outside of all others; a listener ends with its file.
-    outside = any(one.key == "port" and one.value != "0" for one in entries)
+    # The listener of `port` or `bind_address` goes by what stands outside of all others; a listener ends with its file.
+    outside = any(one.key == "bind_address" or (one.key == "port" and one.value != "0") for one in entries)
     config.listeners += outside
     scopes: dict[str, Security] = {}
     for one in entries:
@@ -248,6 +249,9 @@ def parse_conf(entries: Sequence[Setting]) -> Config:
             config.unknown.append("%s: %s: its effect on rights is not modelled" % (where, line))
     if apart and config.listeners and not outside:
         config.scopes.pop(0)
+    elif apart and outside and config.scopes[0].allow_anonymous is None:
+        # Of this listener alone 2.0.11 takes no word for yes.
+        config.scopes[0].allow_anonymous = True
     if not config.listeners:
         # Then the broker listens on the loopback only, and lets everybody in who is not refused.
         for scope in config.scopes:
@@ -257,7 +261,7 @@ def parse_conf(entries: Sequence[Setting]) -> Config:
 
 def users_of(text: str) -> list[str]:
     """Names in a password file."""
-    return [line.split(":", 1)[0] for line in text.splitlines() if ":" in line and not line.startswith("#")]
+    return [line.split(":", 1)[0] for line in text.split("\n") if ":" in line and not line.startswith("#")]
 
 
 # -- dynamic security -----------------------------------------------------------------------------------

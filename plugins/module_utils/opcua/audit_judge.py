@@ -555,8 +555,14 @@ class Judge:
     def _not_tested(self) -> list[str]:
         logins = {audit_logins.ANONYMOUS: "an anonymous login", audit_logins.STRANGER: "an unknown client certificate"}
         found = ["%s %s" % one for one in logins.items() if one[0] not in self.facts.logins]
+        if self.facts.resumed:
+            found.append("what changed since an earlier run that was stopped: %d nodes were read then" % self.facts.resumed)
+        of_types = sum(one.kind == audit_rules.INFO for one in self.facts.result.findings)
+        if of_types:
+            found.append("%d methods that only types have, and we may execute: whether an object of the type takes a call of one" % of_types)
         return [
             *found, "OA14 reading over a weaker endpoint", "OA15 whether %s exist as services" % ", ".join(SERVICES),
             "whether a write is denied: attributes are claims", "nodes that no forward reference leads to and no declared tag names",
+            "the history of events where only EventNotifier tells of it, which is no right of a user",
             "other protocols of the same device", "what changes after this moment",
             "other users and other client certificates"]

@@ -469,7 +469,7 @@ class Walk:
         await self._hierarchy(node(HIERARCHICAL))
         types = node(TYPES_FOLDER)
         await self._tree([self._meet(node(ROOT), 1, "Root", rules.INSTANCE, None)], rules.INSTANCE, {types})
-        await self._types(self._meet(types, 1, "Types", rules.TYPES, node(ROOT)))
+        await self._definitions(self._meet(types, 1, "Types", rules.TYPES, node(ROOT)))
         await self._unlinked()
         await self._declared()
         await self._unlinked()
@@ -496,9 +496,9 @@ class Walk:
                 if one == self._sessions:
                     self._own(one).dynamic = True
             await self._tree([one for one, _ in rest], rules.UNLINKED, set())
-            await self._types()
+            await self._definitions()
 
-    async def _types(self, *tops: Any) -> None:
+    async def _definitions(self, *tops: Any) -> None:
         """*tops*, and the types that only an object or a tag leads to: what belongs to them is no instance by that."""
         astray = {one: siblings for one, siblings in self._astray.items() if one not in self.seen}
         self._astray.clear()

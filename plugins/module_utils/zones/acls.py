@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import TWIN
-from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap
+from ansible_collections.hnai.platform.plugins.module_utils.mqtt.topics import mqtt_overlap, valid_filter
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import approved_book, clients
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import LEVELS, Problem, Site
 
@@ -265,6 +265,11 @@ def _filters(value: Any) -> list[str]:
     return ["#"]
 
 
+def _plain(text: str) -> bool:
+    """Can it stand in a line of an acl_file as it is?"""
+    return text.isprintable() and text == text.strip()
+
+
 def check_mqtt(site: Site) -> list[Problem]:
     """The site broker has no client above level 3, and nobody but listed control identities publishes to what a line reads."""
     found: list[Problem] = unreadable(site)
@@ -272,6 +277,15 @@ def check_mqtt(site: Site) -> list[Problem]:
     commands = sorted({str(pattern) for host in site.placed("mosquitto") for pattern in _listed(site, host, COMMAND_VARIABLE)})
     known = _mqtt_clients(site)
     for principal, levels, reads, own, file, key in known:
+        # One broken line, and a broker that reads its rules again works on without any.
+        if not _plain(principal) or set(principal) & {"+", "#"}:
+            found.append(Problem(file, key, f"{principal!r} is no user name of an acl_file", "no + or #, no blank at an end, no control character", "format"))
+        for access, topics in (("read", reads), ("write", own)):
+            for topic in topics:
+                if not valid_filter(topic) or not _plain(topic):
+                    message = f"{topic!r} of {principal} is no topic filter, and the broker's rules would be broken"
+                    place = key if key.startswith(MQTT_VARIABLE) else f"{key}.topics"
+                    found.append(Problem(file, f"{place}.{access}", message, "+ and # stand alone in their level, # at the end", "format"))
         for write in own if principal not in control else ():
             hits = [pattern for pattern in commands if mqtt_overlap(pattern, write)]
             if hits:
