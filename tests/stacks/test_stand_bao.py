@@ -54,7 +54,6 @@ def configuration(given: Mapping[str, Any], host: str, directory: Path, port: in
     template = (ROLE / "tree/etc/hnai/openbao/openbao.hcl.j2").read_text(encoding="utf-8")
     text = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False).from_string(template).render(
         given, ansible_managed="test", inventory_hostname=host, __openbao_ports={"api": port, "cluster": port + 1}, openbao_storage_path=directory / "raft",
-        hnai_addresses={"v4": "127.0.0.1", "v6": "::1"},
     )  # fmt: skip
     for on_host, here in (
         ("/etc/hnai/openbao/tls", directory), ("/run/hnai-openbao/pid", directory / "pid"), ("[::]:", "127.0.0.1:"), (f"https://{host}:", "https://127.0.0.1:"),
@@ -192,7 +191,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         given = yaml_of("defaults/main.yml") | {
             "hnai_site": "loop", "openbao_key_threshold": 2, "openbao_ssh_host_mount": "ssh-host", "__openbao_ssh_names": ["kafka1", "10.0.0.1"],
-            "groups": sys.modules["lab_conftest"].Lab().groups,
+            "groups": sys.modules["lab_conftest"].Lab().groups, "hnai_addresses": {"v4": "127.0.0.1", "v6": "::1"},
             "openbao_audit_devices": [
                 {"name": "primary", "path": str(tmp_path_factory.mktemp("audit") / "audit.log")},
                 {"name": "second", "path": f"{memory}/audit.log", "tmpfs_mib": 64},
@@ -213,6 +212,21 @@ def another_release_is_declared(stand: Stand) -> Iterator[None]:
     stand.given["__openbao_version"] = "2.7.99"
     yield
     stand.given["__openbao_version"] = declared
+
+
+@contextmanager
+def a_stranger_copies_the_store(stand: Stand) -> Iterator[None]:
+    """It joined without a vote: the quorum is what it was, and all that is written goes there too."""
+    with loopback_bao.server(stand.loop.bao, functools.partial(configuration, stand.given, "eve")) as node:
+        node.client.call("POST", "sys/storage/raft/join", {
+            "leader_api_addr": stand.client.address, "leader_ca_cert": (stand.loop.directory / "ca.pem").read_text(encoding="ascii"), "non_voter": True,
+        })  # fmt: skip
+        node.unseal(stand.loop.init["keys_base64"][:2])
+        try:
+            yield
+        finally:
+            with stand.root() as token:
+                stand.client.call("POST", "sys/storage/raft/remove-peer", {"server_id": "eve"}, token=token)
 
 
 @contextmanager
@@ -523,6 +537,7 @@ def of(says: str, subject: str = "") -> str:
     Fault(a_secret_deletes_itself, {"SI1": of(r"OpenBao deletes its version \d+ at \S+ .*", SECRET)}),
     Fault(a_secret_is_older_than_its_contract_allows, {"SI1": of(r"\d+", SECRET)}),
     Fault(a_rotation_was_left_open, {"SI2": of("run PREPARED", SECRET)}),
+    Fault(a_stranger_copies_the_store, {"BAO03": "^fail : eve has a copy of the store, and no vote$"}),
     Fault(a_voter_is_dead, {"BAO03": of("3")}),
 )
 def test_a_fault_fails_its_own_check_and_passes_after_repair(stand: Stand, fault: Fault) -> None:

@@ -176,6 +176,10 @@ def in_the_clear(world: World) -> None:
     world.bao.answers["sys/audit"]["data"]["b/"]["options"]["log_raw"] = "true"
 
 
+def a_copy_without_a_vote(world: World) -> None:
+    world.bao.answers["sys/storage/raft/configuration"]["data"]["config"]["servers"].append({"node_id": "x", "leader": False, "voter": False})
+
+
 def two_voters(world: World) -> None:
     world.bao.answers["sys/storage/raft/configuration"]["data"]["config"]["servers"].append({"node_id": "x", "leader": False, "voter": True})
 
@@ -187,6 +191,7 @@ def one_device(world: World) -> None:
 @pytest.mark.parametrize(("harm", "expected"), [
     (change("sys/seal-status", {"initialized": True, "sealed": False, "version": "2.6.9", "t": 3, "n": 5}), ["BAO02"]),
     (two_voters, ["BAO03"]),
+    (a_copy_without_a_vote, ["BAO03"]),
     (change("sys/storage/raft/autopilot/state", {"data": {"healthy": False}}), ["BAO03"]),
     (lambda world: world.devices.update({"b.log": 1}), ["BAO04"]),
     (one_device, ["BAO04"]),
