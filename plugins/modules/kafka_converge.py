@@ -140,7 +140,7 @@ extends_documentation_fragment:
   - hnai.platform.kafka
 attributes:
   check_mode:
-    description: Predicts; a cluster that is not there yet counts as empty.
+    description: Predicts, and fails for a setting of a topic that the brokers would refuse; a cluster that is not there yet counts as empty.
     support: full
   diff_mode:
     description: One line per topic, credential and ACL; passwords never appear.
