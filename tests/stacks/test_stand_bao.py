@@ -607,6 +607,18 @@ def test_what_somebody_made_or_loosened_is_named_by_the_check(stand: Stand) -> N
     assert seen(stand, openbao_audit_devices=[first]) == ("fail", ["audit device %(name)s (%(path)s)" % second])
 
 
+def test_a_root_that_somebody_imported_is_named_before_hosts_trust_it(stand: Stand) -> None:
+    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "/dev/null", "-days", "30", "-subj", "/CN=eve",
+            "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    pem = subprocess.run(["openssl", *made], check=True, capture_output=True, text=True, timeout=60).stdout
+    with stand.root() as token:
+        (issuer,) = stand.client.call("POST", "pki_root/issuers/import/cert", {"pem_bundle": pem}, token=token)["data"]["imported_issuers"]
+        assert pem.strip() in authority.trust_bundle(stand.client, "pki_root")
+        assert seen(stand) == ("fail", [f"root CA of pki_root, which hosts are made to trust: {issuer}"])
+        stand.client.call("DELETE", "pki_root/issuer/" + issuer, token=token)
+    assert seen(stand) == ("pass", [])
+
+
 def seen(stand: Stand, **given: Any) -> tuple[str, list[str]]:
     """What BAO13 says, with other variables of the role."""
     before, stand.given = stand.given, stand.given | given

@@ -379,6 +379,22 @@ def test_who_holds_a_policy_without_a_login_of_the_sites(
         "secrets engine notes (x)", "auth method ldap (x)", "policy hnai-eve", "policy theirs", "AppRole of an identity theirs"]
 
 
+@pytest.mark.parametrize(("named", "said"), [
+    # A rotation is open, or over; to the site's own CA, and of a root that had no name.
+    ((("root", "k"), ("root-r17", "k")), []), ((("retired-1234abcd", "k"), ("root-r17", "k")), []),
+    ((("first-1234abcd", "k"), ("site-5678cdef", "")), []),
+    # The only one, whatever it is called.
+    ((("", "k"),), []),
+    ((("root", "k"), ("", "")), ["root CA of pki_root, which hosts are made to trust: 2"]),
+    ((("root", "k"), ("eve", "k"), ("retired-1234abcd", "k")), ["root CA of pki_root, which hosts are made to trust: eve"]),
+])  # fmt: skip
+def test_a_root_that_no_run_made_would_be_trusted_by_every_host(world: World, named: tuple[tuple[str, str], ...], said: list[str]) -> None:
+    world.bao.answers["pki_root/issuers"] = {"data": {"key_info": {
+        str(number): {"issuer_name": name, "key_id": key} for number, (name, key) in enumerate(named, 1)}}}
+    check = world.run()["BAO13"]
+    assert (check["status"], check["observed"]) == ("fail" if said else "pass", said)
+
+
 def test_an_authority_that_is_not_told_is_inconclusive(world: World) -> None:
     world.bao.answers["pki_int/cert/ca_chain"] = NotFound("GET", "x", 404, [])
     assert world.run()["BAO12"]["status"] == "inconclusive"
