@@ -41,6 +41,7 @@ DAY = 86400
 ROLE = ROOT / "roles/openbao"
 #: Options of the checks' modules whose default is a place on the host; here it lies beside the server.
 PLACES = {"vault_health": {"ca_file": "ca.pem", "cert_file": "cert.pem"}, "secret_inventory": {"ca_file": "ca.pem"}}
+ADDRESSES = {"v4": "127.0.0.1", "v6": "::1"}
 #: One of the lab's secrets; QuestDB alone reads it.
 SECRET = "questdb/backend"
 
@@ -190,8 +191,9 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     # Two file systems, one of them in memory, as the role's default has them.
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         given = yaml_of("defaults/main.yml") | {
-            "hnai_site": "loop", "openbao_key_threshold": 2, "openbao_ssh_host_mount": "ssh-host", "__openbao_ssh_names": ["kafka1", "10.0.0.1"],
-            "groups": sys.modules["lab_conftest"].Lab().groups, "hnai_addresses": {"v4": "127.0.0.1", "v6": "::1"},
+            "hnai_site": "loop", "hnai_addresses": ADDRESSES, "openbao_key_threshold": 2, "openbao_ssh_host_mount": "ssh-host",
+            "__openbao_ssh_names": ["kafka1", "10.0.0.1"],
+            "groups": sys.modules["lab_conftest"].Lab().groups,
             "openbao_audit_devices": [
                 {"name": "primary", "path": str(tmp_path_factory.mktemp("audit") / "audit.log")},
                 {"name": "second", "path": f"{memory}/audit.log", "tmpfs_mib": 64},
