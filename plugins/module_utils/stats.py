@@ -22,8 +22,9 @@ def betainc(a: float, b: float, x: float) -> float:
         return x
     if x > (a + 1.0) / (a + b + 2.0):
         return 1.0 - betainc(b, a, 1.0 - x)
+    # Of 10**17 and more the logarithms have no digits left behind the point: no number may come of it, but no error either.
     front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+        min(700.0, math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
     )
     tiny = 1e-300
     c, d = 1.0, 1.0 - (a + b) * x / (a + 1.0)

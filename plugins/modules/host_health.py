@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: host_health
 short_description: Health of a host
 description:
-  - HO1 units that failed or end again and again. HO2 units that wait for a restart. HO3 free disk and inodes. HO4 time error against the site's source.
+  - HO1 units that failed or end again and again, and timers of ours that were stopped. HO2 units that wait for a restart. HO3 free disk and inodes, and
+    file systems that turned read-only. HO4 time error against the site's source.
     HO5 kernel settings, HO6 those that this host cannot write. HO7 life of every certificate below C(/etc/hnai), HO8 age of every
     revocation list there. HO9 the audit daemon, where it can run. HO10 sandboxes of the units, where they are asked for.
     HO11 releases below C(/opt/hnai), which lie there as they were unpacked, with nothing beside them that somebody could load.

@@ -140,7 +140,7 @@ extends_documentation_fragment:
   - hnai.platform.kafka
 attributes:
   check_mode:
-    description: Predicts; a cluster that is not there yet counts as empty.
+    description: Predicts, and fails for a setting of a topic that the brokers would refuse; a cluster that is not there yet counts as empty.
     support: full
   diff_mode:
     description: One line per topic, credential and ACL; passwords never appear.
@@ -266,12 +266,7 @@ def ready(connection: Connection, brokers: int, timeout_s: float) -> None:
 
     _snapshot, reasons, waited = gate.wait_until(look, judge, timeout_s, time.monotonic, time.sleep)
     if reasons:
-        detail = ""
-        try:
-            look(5.0)
-        except KafkaError as error:
-            detail = f" ({error})"
-        raise Unreachable(f"after {waited:.0f} s: {'; '.join(reasons)}{detail}; look at 'journalctl -u hnai-kafka' on the brokers")
+        raise Unreachable(f"after {waited:.0f} s: {'; '.join(reasons)}; look at 'journalctl -u hnai-kafka' on the brokers")
 
 
 def converge(module: AnsibleModule, want: site.Declared) -> tuple[site.Outcome, list[str]]:

@@ -217,6 +217,21 @@ def another_release_is_declared(stand: Stand) -> Iterator[None]:
 
 
 @contextmanager
+def a_stranger_copies_the_store(stand: Stand) -> Iterator[None]:
+    """It joined without a vote: the quorum is what it was, and all that is written goes there too."""
+    with loopback_bao.server(stand.loop.bao, functools.partial(configuration, stand.given, "eve")) as node:
+        node.client.call("POST", "sys/storage/raft/join", {
+            "leader_api_addr": stand.client.address, "leader_ca_cert": (stand.loop.directory / "ca.pem").read_text(encoding="ascii"), "non_voter": True,
+        })  # fmt: skip
+        node.unseal(stand.loop.init["keys_base64"][:2])
+        try:
+            yield
+        finally:
+            with stand.root() as token:
+                stand.client.call("POST", "sys/storage/raft/remove-peer", {"server_id": "eve"}, token=token)
+
+
+@contextmanager
 def a_voter_is_dead(stand: Stand) -> Iterator[None]:
     """Of three nodes one is killed: everything works, and the next one that is lost takes the store with it."""
     one = stand.given["groups"]["openbao"]
@@ -542,6 +557,7 @@ def of(says: str, subject: str = "") -> str:
     Fault(a_secret_deletes_itself, {"SI1": of(r"OpenBao deletes its version \d+ at \S+ .*", SECRET)}),
     Fault(a_secret_is_older_than_its_contract_allows, {"SI1": of(r"\d+", SECRET)}),
     Fault(a_rotation_was_left_open, {"SI2": of("run PREPARED", SECRET)}),
+    Fault(a_stranger_copies_the_store, {"BAO03": "^fail : eve has a copy of the store, and no vote$"}),
     Fault(a_voter_is_dead, {"BAO03": of("3")}),
 )
 def test_a_fault_fails_its_own_check_and_passes_after_repair(stand: Stand, fault: Fault) -> None:
@@ -609,6 +625,18 @@ def test_what_somebody_made_or_loosened_is_named_by_the_check(stand: Stand) -> N
     # As before a device's file was declared.
     first, second = stand.given["openbao_audit_devices"]
     assert seen(stand, openbao_audit_devices=[first]) == ("fail", ["audit device %(name)s (%(path)s)" % second])
+
+
+def test_a_root_that_somebody_imported_is_named_before_hosts_trust_it(stand: Stand) -> None:
+    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "/dev/null", "-days", "30", "-subj", "/CN=eve",
+            "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    pem = subprocess.run(["openssl", *made], check=True, capture_output=True, text=True, timeout=60).stdout
+    with stand.root() as token:
+        (issuer,) = stand.client.call("POST", "pki_root/issuers/import/cert", {"pem_bundle": pem}, token=token)["data"]["imported_issuers"]
+        assert pem.strip() in authority.trust_bundle(stand.client, "pki_root")
+        assert seen(stand) == ("fail", [f"root CA of pki_root, which hosts are made to trust: {issuer}"])
+        stand.client.call("DELETE", "pki_root/issuer/" + issuer, token=token)
+    assert seen(stand) == ("pass", [])
 
 
 def seen(stand: Stand, **given: Any) -> tuple[str, list[str]]:

@@ -447,6 +447,22 @@ def the_keeper_can_do_nothing(stand: Stand) -> Iterator[None]:
 
 
 @contextmanager
+def a_debugger_listens(stand: Stand) -> Iterator[None]:
+    """Somebody looked for a fault, and what he opened stayed open: whoever reaches it runs code."""
+    file = stand.home / "run"
+    text, gateway = file.read_text(encoding="utf-8"), "\ngateway)\n"
+    head, tail = text.split(gateway)
+    agent = f"exec java -agentlib:jdwp=transport=dt_socket,server=y,suspend=n,address=*:{free_block(1)}"
+    file.write_text(head + gateway + tail.replace("exec java", agent, 1), encoding="utf-8")
+    try:
+        stand.restart("gateway")
+        yield
+    finally:
+        file.write_text(text, encoding="utf-8")
+        stand.restart("gateway")
+
+
+@contextmanager
 def half_open(stand: Stand) -> Iterator[None]:
     """The JobManager accepts, and never answers."""
     stand.extra = {"deadline": 8.0, "call_timeout": 5.0}
@@ -486,6 +502,7 @@ def the_task_manager_was_killed(stand: Stand) -> Iterator[None]:
     Fault(twice, {"H3": "^fail clock: RUNNING 2/2 tasks, RUNNING 2/2 tasks"}),
     Fault(finished, {"H3": "^fail clock: none"}, unknown="H9"),
     Fault(the_sink_waits, {"H6": "^fail talker: held up: Source"}, "H4"),
+    Fault(a_debugger_listens, {"H10": r"^fail : :::\d+, web-submit off$"}),
     Fault(the_keeper_can_do_nothing, {"H9": "^fail keeper: it looks and can do nothing: JSONDecodeError"}),
     Fault(a_job_list_without_jobs, {"H3": "^fail clock: none"}, unknown="H9"),
     Fault(the_task_manager_was_killed, {"H2": "^fail : 0", "H3": "^fail clock: "}, "H4 H5 H6 H7 H8 H9"),

@@ -317,6 +317,30 @@ def a_second_way_in(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
+def few_iterations(cluster: Cluster) -> Iterator[None]:
+    """A tool with other defaults wrote the password again: who reads the metadata log guesses it faster."""
+    with cluster.admin() as admin:
+        login = "SCRAM-SHA-512"
+        admin.alter_users([(User("shipper", cluster.users["shipper"], (login,), 4096), login)], [])
+        try:
+            yield
+        finally:
+            admin.alter_users([(User("shipper", cluster.users["shipper"], (login,)), login)], [])
+
+
+@contextmanager
+def any_certificate_of_a_brokers_host_is_a_broker(cluster: Cluster) -> Iterator[None]:
+    """Telegraf's on that host, too."""
+    file = cluster.nodes[1].config
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace(",OU=kafka(,.*)?$", ".*"), encoding="utf-8")
+    try:
+        yield
+    finally:
+        file.write_text(text, encoding="utf-8")
+
+
+@contextmanager
 def topic(cluster: Cluster, replicas: list[int]) -> Iterator[None]:
     """A topic that stands where it is told to."""
     with cluster.admin() as admin:
@@ -455,6 +479,8 @@ def test_a_fault_of_records_fails_its_own_check_and_passes_after_repair(cluster:
     Fault(positions_are_deleted_with_age, {"B7": f"^fail .*: {OFFSETS} cleanup.policy delete instead of compact$"}),
     Fault(no_broker_may_restart, {"B4": f"^fail .*: {OFFSETS}-0, {OFFSETS}-1, {OFFSETS}-2$"}),
     Fault(a_second_way_in, {"S7": "^fail .*: reader SCRAM-SHA-256 is declared by nobody$"}),
+    Fault(few_iterations, {"S7": "^fail .*: shipper SCRAM-SHA-512 has less than 8192 iterations$"}),
+    Fault(any_certificate_of_a_brokers_host_is_a_broker, {"S6": r"^fail .*: ssl\.principal\.mapping\.rules is RULE:\S+\.\*/\$1/,DEFAULT instead of "}),
     Fault(one_rack, {"B10": f"^fail .*{TOPIC}"}),
     # The byte a second is set in the cluster.
     Fault(a_stuck_copy, {"L2": f"^fail .*{TOPIC}"}, may="B11"),

@@ -139,6 +139,8 @@ FAULTS: dict[str, tuple[dict[str, Any], Host | None, dict[str, Any], dict[str, s
         {CHECKPOINTS: checkpoints(30, history=[{"status": "FAILED", "trigger_timestamp": ms(20), "failure_message": "disk\nat x"}])}, None, {}, {"H4": "fail"}),
     "checkpoints near their timeout": ({CHECKPOINTS: checkpoints(summary={"end_to_end_duration": {"p95": 400000.0}})}, None, {}, {"H4": "fail"}),
     "fresh restarts": ({RESTARTS: [{"value": "3"}]}, None, {}, {"H5": "fail"}),
+    "given up again and again": (
+        jobs({}, *({"jid": f"f{age}", "state": "FAILED", "end-time": ms(age)} for age in (290, 20))), None, {}, {"H5": "fail"}),
     "backpressure": ({PRESSURE: {"status": "ok", "backpressureLevel": "high"}}, None, {}, {"H6": "fail"}),
     "backpressure is never measured": ({PRESSURE: {"status": "deprecated"}}, None, {}, {"H6": "inconclusive"}),
     "event time stands still": ({WATERMARKS: [{"value": str(ms(5))}, {"value": str(ms(90))}]}, None, {}, {"H7": "fail"}),
@@ -192,6 +194,13 @@ def test_a_job_without_a_checkpoint_resource_has_none() -> None:
 
 def test_numbers_that_are_texts_do_not_count() -> None:
     assert verdicts(look(cluster(**{CHECKPOINTS: checkpoints(summary={"end_to_end_duration": {"p95": "NaN"}})}))) == WHOLE
+
+
+def test_a_job_that_was_given_up_once_is_begun_anew_and_well() -> None:
+    """So does a new statement that Flink refuses to run; and what was given up long ago is history."""
+    gone = ({"jid": "f", "state": "FAILED", "end-time": ms(20)}, {"jid": "g", "state": "FAILED", "end-time": ms(301)},
+            {"jid": "h", "state": "CANCELED", "end-time": ms(20)}, {"jid": "i", "name": "other", "state": "FAILED", "end-time": ms(20)})
+    assert verdicts(look(cluster(**jobs({}, *gone)))) == WHOLE
 
 
 def test_what_is_long_ago_is_history() -> None:

@@ -190,6 +190,12 @@ def harm_second_certificate_of_a_file(machine: Machine) -> None:
     machine.now += 17 * DAY
 
 
+def harm_certificate_of_a_source_whose_name_holds_key(machine: Machine) -> None:
+    servers = machine.base / "etc/ot_collector/servers"
+    servers.mkdir(parents=True)
+    (servers / "keyence1.pem").write_text("it was never a certificate")
+
+
 def certified(machine: Machine, until: str) -> None:
     """The host's SSH key has a certificate of the site's CA."""
 
@@ -240,6 +246,7 @@ HARMS: list[tuple[Any, str]] = [
     (harm_certificate_garbled, "HO7"),
     (harm_certificate_late, "HO7"),
     (harm_certificate_early, "HO7"),
+    (harm_certificate_of_a_source_whose_name_holds_key, "HO7"),
     (harm_second_certificate_of_a_file, "HO7"),
     (harm_ssh_certificate_late, "HO7"),
     (harm_ssh_certificate_garbled, "HO7"),

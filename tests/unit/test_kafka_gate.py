@@ -192,6 +192,19 @@ def test_waiting_asks_until_it_is_good_and_stays_good() -> None:
     assert (reasons, waited) == ([], 4.0)
 
 
+def test_why_nobody_answers_is_said_and_keeps_no_dead_broker_from_its_start() -> None:
+    def look(limit: float) -> Snapshot:
+        raise Unreachable("describe_cluster: Node paused: {'throttle'}")
+
+    def waited(serving: bool) -> list[str]:
+        time = Time()
+        return gate.wait_until(look, lambda s: list(gate.decide(s, 1, serving, RULES).reasons), 5, time.clock, time.sleep)[1]
+
+    (reason,) = waited(True)
+    assert reason.startswith("no broker answers about the cluster") and reason.endswith("(describe_cluster: Node paused: {'throttle'})")
+    assert waited(False) == []
+
+
 def test_waiting_ends_at_the_deadline_with_the_reasons() -> None:
     time = Time()
     _snapshot, reasons, waited = gate.wait_until(

@@ -441,17 +441,29 @@ def test_a_cluster_that_cannot_be_asked_is_inconclusive_and_says_why() -> None:
     assert len(opened) == 1
 
 
-def test_a_cluster_that_hangs_is_looked_at_once_and_leaves_time_for_the_rest() -> None:
+@pytest.mark.parametrize(("error", "said"), [(Unreachable("no answer in time"), "Unreachable: no answer in time"), (KeyError("voters"), "KeyError: 'voters'")])
+def test_a_cluster_that_hangs_or_makes_no_sense_is_looked_at_once_and_leaves_time_for_the_rest(error: Exception, said: str) -> None:
     class Hung(Fake):
         def snapshot(self) -> Snapshot:
             self.looks += 1
-            raise Unreachable("no answer in time")
+            raise error
 
     found = Hung()
     wrong = {name: check.reason for name, check in checks(found).items() if check.status != "pass"}
     assert set(wrong) == {"Q1", "Q2", "Q3", "Q4", "Q5", "Q6", *(f"B{number}" for number in range(1, 11)), "L1", "L2", "S8"}
-    assert set(wrong.values()) == {"Unreachable: no answer in time"}
+    assert set(wrong.values()) == {said}
     assert found.looks == 1
+
+
+def test_a_quota_that_slows_the_question_down_is_named() -> None:
+    class Slow(Fake):
+        def set_over_file(self, node: int) -> dict[str, str]:
+            raise Unreachable("Node paused: {'throttle'}")
+
+    limits = {"flink": {"consumer_byte_rate": 1e6}, "<default>": {"request_percentage": 0.5}}
+    found = checks(Slow(limits=limits))["B11"]
+    assert (found.status, found.observed, found.reason) == ("fail", 1, "quota <default> request_percentage 0.5, which nobody declared")
+    assert checks(Slow())["B11"].status == "inconclusive"
 
 
 def test_a_broker_that_goes_while_it_is_asked_is_asked_past() -> None:

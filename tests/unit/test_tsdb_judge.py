@@ -225,6 +225,8 @@ def test_the_canary_of_somebody_else_is_not_ours() -> None:
         (ring(150, age=11.0), stream(range(130)), {"CN2"}),
         (ring(150), stream([n for n in range(130) if n != 60]), {"CN3"}),
         (ring(150), stream([*range(60), 59, *range(60, 129)]), {"CN3"}),
+        # A counter out of its mind.
+        (ring(150), stream([*range(129), 10**18]), {"CN3"}),
         (ring(150, age=40.0), stream(range(70)), {"CN2", "CN4"}),
         (ring(150, blind=150), None, {"CN2", "CN3", "CN4"}),
     ],

@@ -176,6 +176,10 @@ def in_the_clear(world: World) -> None:
     world.bao.answers["sys/audit"]["data"]["b/"]["options"]["log_raw"] = "true"
 
 
+def a_copy_without_a_vote(world: World) -> None:
+    world.bao.answers["sys/storage/raft/configuration"]["data"]["config"]["servers"].append({"node_id": "x", "leader": False, "voter": False})
+
+
 def two_voters(world: World) -> None:
     world.bao.answers["sys/storage/raft/configuration"]["data"]["config"]["servers"].append({"node_id": "x", "leader": False, "voter": True})
 
@@ -187,6 +191,7 @@ def one_device(world: World) -> None:
 @pytest.mark.parametrize(("harm", "expected"), [
     (change("sys/seal-status", {"initialized": True, "sealed": False, "version": "2.6.9", "t": 3, "n": 5}), ["BAO02"]),
     (two_voters, ["BAO03"]),
+    (a_copy_without_a_vote, ["BAO03"]),
     (change("sys/storage/raft/autopilot/state", {"data": {"healthy": False}}), ["BAO03"]),
     (lambda world: world.devices.update({"b.log": 1}), ["BAO04"]),
     (one_device, ["BAO04"]),
@@ -372,6 +377,22 @@ def test_who_holds_a_policy_without_a_login_of_the_sites(
     assert strangers.said(strangers.beside(strangers.Listing(call, []), shared)) == ["policy hnai-eve"]
     assert strangers.said(strangers.beside(strangers.Listing(call, []), OWN)) == [
         "secrets engine notes (x)", "auth method ldap (x)", "policy hnai-eve", "policy theirs", "AppRole of an identity theirs"]
+
+
+@pytest.mark.parametrize(("named", "said"), [
+    # A rotation is open, or over; to the site's own CA, and of a root that had no name.
+    ((("root", "k"), ("root-r17", "k")), []), ((("retired-1234abcd", "k"), ("root-r17", "k")), []),
+    ((("first-1234abcd", "k"), ("site-5678cdef", "")), []),
+    # The only one, whatever it is called.
+    ((("", "k"),), []),
+    ((("root", "k"), ("", "")), ["root CA of pki_root, which hosts are made to trust: 2"]),
+    ((("root", "k"), ("eve", "k"), ("retired-1234abcd", "k")), ["root CA of pki_root, which hosts are made to trust: eve"]),
+])  # fmt: skip
+def test_a_root_that_no_run_made_would_be_trusted_by_every_host(world: World, named: tuple[tuple[str, str], ...], said: list[str]) -> None:
+    world.bao.answers["pki_root/issuers"] = {"data": {"key_info": {
+        str(number): {"issuer_name": name, "key_id": key} for number, (name, key) in enumerate(named, 1)}}}
+    check = world.run()["BAO13"]
+    assert (check["status"], check["observed"]) == ("fail" if said else "pass", said)
 
 
 def test_an_authority_that_is_not_told_is_inconclusive(world: World) -> None:

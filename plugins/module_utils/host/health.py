@@ -154,6 +154,10 @@ class Paper:
     early: bool = False
 
 
+#: Private keys, which lie beside them (module_utils/host_certificate.py). A source's certificate is named after the source, which may be a Keyence.
+_KEYS = ("key.pem", "keystore.pem")
+
+
 def papers(paths: Iterable[Path], now: float) -> tuple[list[Paper], dict[str, str]]:
     """(what the files hold, {file: why it cannot be read}). A file with several counts each."""
     found: list[Paper] = []
@@ -276,7 +280,7 @@ def check_all(report: Report, want: Wanted, host: Host = Host()) -> None:
     if beyond:
         report.skip("HO6", "kernel settings of the whole machine", "not possible here: %s" % ", ".join(beyond))
     files = [path for pattern in ("*/tls/*.pem", "*/pki/*.pem", "*/servers/*.pem", "*/tls/*.crl", "*/pki/**/*.crl") for path in host.etc.glob(pattern)]
-    held, broken = papers([path for path in files if "key" not in path.name], host.now())
+    held, broken = papers([path for path in files if path.name not in _KEYS], host.now())
     of_ssh, torn = ssh_papers(host.ssh, host.now())
     _papers(report, want, held + of_ssh, {**broken, **torn})
     if want.audit_rules:

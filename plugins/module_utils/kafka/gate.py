@@ -184,8 +184,8 @@ def wait_until(
         try:
             snapshot = look(max(1.0, min(10.0, left)))
             reasons = judge(snapshot)
-        except Unreachable:
-            reasons = judge(None)
+        except Unreachable as error:
+            reasons = [f"{reason} ({error})" for reason in judge(None)]
         except KafkaError as error:
             reasons = [str(error)]  # Somebody answered, so this is not "nobody is there".
         good = 0 if reasons else good + 1

@@ -225,7 +225,10 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
                 "failure_tolerance": found.autopilot.get("failure_tolerance"),
             }
             leaders = [server for server in found.raft if server.get("leader")]
-            check.passed(len(voters) == want.voters and len(leaders) == 1 and found.autopilot.get("healthy") is True)
+            # It has the whole store, and counts for nothing: who joined it?
+            copies = sorted(str(server.get("node_id")) for server in found.raft if not server.get("voter"))
+            check.passed(len(voters) == want.voters and len(leaders) == 1 and found.autopilot.get("healthy") is True and not copies,
+                         "%s has a copy of the store, and no vote" % ", ".join(copies) if copies else "")
 
     files: dict[str, str] = {}
     with report.check(

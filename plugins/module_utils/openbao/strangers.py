@@ -4,16 +4,20 @@ policies; no value is read."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import policies
+from .authority import RETIRED
 from .client import Forbidden, NotFound
 
 #: call(method, path, body) → an answer, with a login. Raises BaoError.
 Call = Callable[[str, str, "Mapping[str, Any] | None"], Mapping[str, Any]]
 APPROLE = "AppRole %s of no component of the site"
+#: Names that roots are given: by the ceremony, by a rotation to what had none, by one to the site's CA, and by each run (site.py, authority.py).
+OF_RUNS = re.compile(r"root|(first|site)-[0-9a-f]{8}|root-.+")
 AUTH_MOUNTS = (policies.COMPONENT_AUTH, policies.IDENTITY_AUTH)
 #: Of a token that wraps an answer for somebody, for seconds.
 WRAPPING = frozenset({"response-wrapping", "default"})
@@ -50,6 +54,12 @@ class Listing:
         """LIST."""
         return set(self._ask("LIST", path).get("keys") or ())
 
+    def issuers(self, mount: str) -> dict[str, str]:
+        """{id: name} of the authorities of a mount that are not retired."""
+        found = self._ask("LIST", mount + "/issuers").get("key_info") or {}
+        names = {ident: str(one.get("issuer_name") or "") for ident, one in found.items()}
+        return {ident: name for ident, name in names.items() if not name.startswith(RETIRED)}
+
     def types(self, path: str) -> dict[str, str]:
         """{mount: type}."""
         return {name.rstrip("/"): str(one["type"]) for name, one in self._ask("GET", path).items()}
@@ -85,6 +95,10 @@ def beside(listing: Listing, own: Own) -> dict[str, list[str]]:
         name for name in listing.names("sys/policies/acl") - {"default", "root", *own.policies} if not own.shared or name.startswith(policies.PREFIX)}
     if not own.shared:
         found["AppRole of an identity %s"] = listing.names("auth/%s/role" % policies.IDENTITY_AUTH) - set(policies.IDENTITIES.values())
+    # Hosts are made to trust each of them (authority.trust_bundle). One is in force, and a rotation names what it puts beside it.
+    roots = listing.issuers(own.pki_root)
+    found["root CA of " + own.pki_root + ", which hosts are made to trust: %s"] = {
+        name or ident for ident, name in roots.items() if len(roots) > 1 and not OF_RUNS.fullmatch(name)}
     found["PKI role of " + own.pki_root + ": %s"] = listing.names(own.pki_root + "/roles")
     found["PKI role of " + own.pki_int + ": %s"] = listing.names(own.pki_int + "/roles") - {policies.PREFIX + name for name in own.signing}
     if not own.shared:
