@@ -37,7 +37,7 @@ class Survey(Walk):
         self._paths: dict[Any, tuple[str, ...]] = {}
         self._properties: dict[Any, dict[str, Any]] = {}
         self._got: dict[tuple[Any, int], Reading] = {}
-        self._kinds: dict[str, str] = dict(TYPES)
+        self._types: dict[str, str] = dict(TYPES)
 
     async def _walk(self) -> None:
         node = self._channel.node
@@ -135,8 +135,8 @@ class Survey(Walk):
 
     async def _find_types(self, used: set[str]) -> None:
         """Subtypes of the types that we know, as far down as it takes to find those in use; properties of enumerations with them."""
-        unknown = {text for text in used if self.names.stable(text) not in self._kinds}
-        if not unknown and not any(self._kinds.get(self.names.stable(text)) == ENUM for text in used):
+        unknown = {text for text in used if self.names.stable(text) not in self._types}
+        if not unknown and not any(self._types.get(self.names.stable(text)) == ENUM for text in used):
             return
         level = {self._channel.node("ns=0;%s" % text): kind for text, kind in TYPES.items()}
         met = set(level)
@@ -150,11 +150,11 @@ class Survey(Walk):
                         below[reference.node] = kind
             for one, kind in below.items():
                 text = self._channel.text(one)
-                self._kinds.setdefault(self.names.stable(text), kind)
+                self._types.setdefault(self.names.stable(text), kind)
                 unknown.discard(text)
             met |= set(below)
             level = below
-        enumerations = [self._channel.node(text) for text in sorted(used) if self._kinds.get(self.names.stable(text)) == ENUM]
+        enumerations = [self._channel.node(text) for text in sorted(used) if self._types.get(self.names.stable(text)) == ENUM]
         await self._browse(enumerations)
         await self._read_all([(one, DEFINITION) for one in enumerations])
         for one in enumerations:
@@ -175,7 +175,7 @@ class Survey(Walk):
     def _variable(self, one: Any) -> Variable:
         told = self._value(one, DATA_TYPE)
         data_type = self.names.stable(str(told)) if told else ""
-        kind = self._kinds.get(data_type, "")
+        kind = self._types.get(data_type, "")
         codes = self._codes(one)
         if kind == ENUM and not codes:
             codes = self._codes(self._channel.node(str(told)))
