@@ -58,6 +58,10 @@ options:
     type: list
     elements: str
     default: []
+  authorities:
+    description: Certificates (PEM) that sign for the site. HO12 names any other that a component's C(ca.pem) holds; nothing is said where it is empty.
+    type: str
+    default: ""
   foreign_ignore:
     description: Globs over what HO12 would name, for what the site wants so.
     type: list
@@ -108,6 +112,7 @@ def main() -> None:
             exposure=dict(type="dict", default={}),
             user=dict(type="str", default=""),
             operators=dict(type="list", elements="str", default=[]),
+            authorities=dict(type="str", default=""),
             foreign_ignore=dict(type="list", elements="str", default=[]),
         ),
         supports_check_mode=True,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable
@@ -17,12 +18,20 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Com
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
 FINGERPRINT = "ssh-ed25519 SHA256:"
 NFT = "flush ruleset\n"
+
+
+def pem(content: str) -> str:
+    return f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(content.encode()).decode()}\n-----END CERTIFICATE-----\n"
+
+
+ROOT = pem("the site's root")
 OURS = "PermitRootLogin no\nAuthorizedKeysFile .ssh/authorized_keys /etc/ssh/authorized_keys/%u\n"
 UNITS = ("hnai-kafka.service", "hnai-telegraf-bridge.service")
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nrun:x:1000:1000::/srv/run:/bin/bash\nada:x:2001:2001::/srv/ada:/bin/bash\n"
     "www-data:x:33:33::/var/www:/usr/sbin/nologin\nsync:x:4:65534::/bin:/bin/sync\n",
     "etc/group": "root:x:0:\nadm:x:4:ada\nsudo:x:27:run\nshadow:x:42:\nrun:x:1000:\n",
+    "etc/hnai/kafka/tls/ca.pem": ROOT,
     "etc/hostname": "kafka1\n",
     "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 kafka1\n# BEGIN hnai.platform: hosts of the site\n10.0.0.1 kafka1\nfd00::1 kafka1\n10.0.0.2 kafka2\n"
     "# END hnai.platform: hosts of the site\n10.0.0.2 kafka2\n",
@@ -79,7 +88,7 @@ def put(root: Path, path: str, text: str) -> None:
 
 
 def look(host: Machine, *ignore: str) -> list[str]:
-    return found(host, Declared("run", ["ada"], ignore))
+    return found(host, Declared("run", ["ada"], ignore, ROOT))
 
 
 def test_a_host_as_debian_and_this_role_leave_it_has_no_stranger(host: Machine) -> None:
@@ -90,6 +99,15 @@ def test_a_bare_host_has_none_either(tmp_path: Path) -> None:
     host = Machine(tmp_path)
     host.rc = 127
     assert look(host) == []
+
+
+def test_an_authority_that_is_not_the_sites(host: Machine) -> None:
+    place, hers = Path(host.at("/etc/hnai/kafka/tls/ca.pem")), hashlib.sha256(b"hers").hexdigest()
+    place.write_text(ROOT + "text\n" + pem("hers") + "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n")
+    said = [f"/etc/hnai/kafka/tls/ca.pem: trusts an authority that is not the site's (SHA-256 {one}…)" for one in (hers[:32], "unreadable")]
+    assert look(host) == said
+    assert found(host, Declared("run", ["ada"], (), ROOT + pem("hers"))) == said[1:], "while a root is being replaced there are two"
+    assert found(host, Declared("run", ["ada"])) == [], "nobody has told which are"
 
 
 def test_what_sshd_does_not_say_is_not_taken_for_well(host: Machine) -> None:

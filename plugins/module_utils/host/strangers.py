@@ -6,6 +6,7 @@ whole sentence). What the site does declare is kept by config_tree and access_ke
 """
 from __future__ import annotations
 
+import base64
 import fnmatch
 import glob
 import hashlib
@@ -63,17 +64,18 @@ PYTHON = ("/usr/local/lib/python3*/dist-packages/*.pth", "/usr/local/lib/python3
 @dataclass(frozen=True)
 class Declared:
     """Whom the site declared: the user of the runs (who became root by sudo, where the inventory names none) and the operators. `ignore`: globs over
-    what would be told."""
+    what would be told. `authorities`: the certificates (PEM) that sign for the site; empty: there are none yet, or nobody asks."""
 
     user: str = field(default_factory=lambda: os.environ.get("SUDO_USER", ""))
     operators: Sequence[str] = ()
     ignore: Sequence[str] = ()
+    authorities: str = ""
 
 
 def declared(given: Mapping[str, Any]) -> Declared:
     """Out of a module's options."""
     named = {"user": given["user"]} if given["user"] else {}
-    return Declared(operators=given["operators"], ignore=given["foreign_ignore"], **named)
+    return Declared(operators=given["operators"], ignore=given["foreign_ignore"], authorities=given.get("authorities") or "", **named)
 
 
 def found(host: Host, declared: Declared) -> list[str]:
@@ -87,6 +89,7 @@ def found(host: Host, declared: Declared) -> list[str]:
         *_loaded(host, owned),
         *_units(host, owned),
         *_names(host),
+        *_authorities(host, declared),
     ]
     return [sentence for sentence in dict.fromkeys(every) if not any(fnmatch.fnmatchcase(sentence, pattern) for pattern in declared.ignore)]
 
@@ -291,3 +294,23 @@ def _hosts(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
         words = line.partition("#")[0].split()
         if len(words) > 1:
             yield words[0], words[1:]
+
+
+def _authorities(host: Host, declared: Declared) -> Iterator[str]:
+    """Whoever stands in the file that a component verifies by can sign itself the name of anybody: a broker's, a server's."""
+    known = set(_fingerprints(declared.authorities))
+    for path in _inside(host, "/etc/hnai/*/tls/ca.pem") if known else ():
+        for fingerprint in _fingerprints(_text(host, path)):
+            if fingerprint not in known:
+                yield f"{path}: trusts an authority that is not the site's (SHA-256 {fingerprint[:32]}…)"
+
+
+def _fingerprints(text: str) -> list[str]:
+    """Of the certificates of a PEM file, as openssl x509 -fingerprint -sha256 has them, without colons; one that cannot be read is of nobody."""
+    found = []
+    for block in re.findall(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", text, re.DOTALL):
+        try:
+            found.append(hashlib.sha256(base64.b64decode("".join(block.split()), validate=True)).hexdigest())
+        except ValueError:
+            found.append("unreadable")
+    return found
