@@ -152,7 +152,7 @@ def test_a_new_one_that_a_hand_ended_never_becomes_the_controllers(tmp_path: Pat
         if "next" not in controller.held:
             continue
         del bao.ids[controller.held["next"][KEYS[path]]["secret_id"]]
-        with pytest.raises((RotationError, CannotTell), match="roll (it|the run) back"):
+        with pytest.raises((RotationError, CannotTell), match=r"roll (it|the run) back"):
             controller.rotate(path, monkeypatch)
         enters(bao, controller.held)
         controller.rotate(path, monkeypatch, rollback="run-c1")
