@@ -18,6 +18,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.client impor
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.kv import KvStore
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotate_approle import living
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation import RotationError
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.rotation_target import CannotTell
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
 
@@ -133,6 +134,31 @@ def test_rolled_back_from_any_event_the_old_one_is_the_only_one(tmp_path: Path, 
         assert bao.kv[path + "/_rotation"][-1]["last"]["outcome"] == "rolled back"
         back += 1
     assert back > 15
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_new_one_that_a_hand_ended_never_becomes_the_controllers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """A run that was killed had proven it; with what the file holds then nobody would enter OpenBao any more."""
+    last, ended = 0, 0
+    while True:
+        last += 1
+        bao, controller = made(tmp_path / str(last))
+        before = controller.held
+        try:
+            controller.rotate(path, monkeypatch, last)
+            break
+        except Killed:
+            pass
+        if "next" not in controller.held:
+            continue
+        del bao.ids[controller.held["next"][KEYS[path]]["secret_id"]]
+        with pytest.raises((RotationError, CannotTell), match=r"roll (it|the run) back"):
+            controller.rotate(path, monkeypatch)
+        enters(bao, controller.held)
+        controller.rotate(path, monkeypatch, rollback="run-c1")
+        assert controller.held == before and bao.alive(policies.IDENTITIES[path]) == [before[KEYS[path]]["secret_id"]], last
+        ended += 1
+    assert ended > 10
 
 
 def test_after_the_commit_it_only_goes_forward(site: tuple[Bao, Controller], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -349,6 +349,17 @@ def test_an_old_value_that_is_gone_ends_in_its_place_and_the_proof_says_so(state
     assert done["last"]["proof"]["old_gone"] and bao.kept[PATH] == [None, new]
 
 
+def test_of_a_run_that_goes_back_already_the_old_value_is_to_be_brought_back(store: KvStore) -> None:
+    begin(store)
+    begin(store, rollback="r1")
+    old, store._api.kept[PATH][0] = store._api.kept[PATH][0], None  # type: ignore[attr-defined]
+    run, view = begin(store, rollback="r1")
+    with pytest.raises(RotationError, match=r"the old value \(\S+, version 1\) is gone\. Bring it back"):
+        run.secrets(view, lambda current: next_scram(current, lambda: "another"))
+    store._api.kept[PATH][0] = old  # type: ignore[attr-defined]
+    assert run.secrets(view)[0]["password"] == "old"
+
+
 @pytest.mark.parametrize("rollback", ["", "r1"])
 def test_who_comes_to_the_commit_of_a_run_that_another_controller_ended_begins_none(rollback: str) -> None:
     bao, clock = Bao(), Clock()

@@ -142,6 +142,10 @@ class Steps:
         old, new = self._run.secrets(view)
         if not view.reached(PROVEN):
             view = self._run.proven(view, self._target.provision(old, new, view.fence))
+        elif "old" not in held and not self._adapter.works(new):
+            # A run before this one proved it. The controller is not to be left with one that somebody has ended since.
+            raise RotationError("%s: run %s: the new secret_id is not taken any more, and the old one is in use: roll it back (rotate_rollback=%s)" % (
+                view.path, view.run_id, view.run_id))  # fmt: skip
         return self._forward(view, old, new) if "old" in held else self._said("proven", view)
 
     def _forward(self, view: View, old: Secret, new: Secret) -> dict[str, Any]:

@@ -494,10 +494,12 @@ class Rotation:
         if view.reached(COMMITTED):
             raise RotationError("%s: run %s is COMMITTED: the old value is being revoked. It only goes forward (rotate_resume=%s)" % (
                 self._path, view.run_id, view.run_id))  # fmt: skip
+        if view.direction == BACK:
+            return view
         if view.old_version and self._store.read(self._path, view.old_version)[1] is None:
             raise RotationError("%s: run %s cannot go back: version %d, the old value, is gone. It still goes forward (rotate_resume=%s)" % (
                 self._path, view.run_id, view.old_version, view.run_id))  # fmt: skip
-        return view if view.direction == BACK else self._move(view, direction=BACK, acks={})
+        return self._move(view, direction=BACK, acks={})
 
     def restore(self, view: View) -> View:
         """The old value is the newest version again.

@@ -90,7 +90,10 @@ class Target:
 
     def _guard(self, version: int) -> None:
         if not self._fence.pass_(version):
-            raise RotationError("this target has seen a later step of the rotation: another controller works on it, nothing was changed here")
+            raise RotationError(
+                "this target has seen a later step of the rotation: another controller works on it, or OpenBao is older than it was (a snapshot, a new store: "
+                "docs/rotation.md, runbook). Nothing was changed here"
+            )
 
     def _works(self, secret: Secret) -> bool:
         try:
