@@ -38,7 +38,7 @@ options:
     type: path
   files:
     description:
-      - Whether the files that C(hnai_ot_sources) names must lie on this controller: certificates of servers, passwords of the mirror's identities.
+      - Whether the files that C(hnai_ot_sources) names, certificates of servers and passwords of the mirror's identities, must lie on this controller.
       - A run that is to deploy the collector looks for them; whoever judges a change of the model elsewhere need not have them.
     type: bool
     default: false
@@ -116,6 +116,7 @@ def main() -> None:
         argument_spec={
             "expired": {"type": "str", "choices": ["error", "report"], "default": "error"},
             "export": {"type": "path"},
+            "files": {"type": "bool", "default": False},
             "format": {"type": "str", "choices": ["text", "json"], "default": "text"},
             "today": {"type": "str"},
         },
