@@ -102,7 +102,7 @@ def encrypt(host: Host, name: str, value: bytes) -> bytes:
 def converge(host: Host, component: str, items: Mapping[str, str | None], check: bool = False) -> list[str]:
     """Stores what differs; returns the names of the credentials that were (or would be) written or repaired.
 
-    A value of None (only in check mode) means: not known here; it counts as unchanged where a credential lies already.
+    A value of None (only in check mode) means: not known here; it counts as unchanged where a credential lies already, as this host can open it.
     """
     if not NAME.match(component):
         raise HostError(f"component: '{component}' is not a component's name")
@@ -114,7 +114,7 @@ def converge(host: Host, component: str, items: Mapping[str, str | None], check:
         if value is None:
             if not check:
                 raise HostError(f"credentials: '{name}' has no value")
-            if read_file(host, path) is None:
+            if decrypt(host, component, name) is None or _drifted(host, path):
                 changed.append(name)
             continue
         if value == "":

@@ -88,6 +88,12 @@ def test_check_mode_writes_nothing_and_knows_about_values_it_was_not_given(host:
     assert not (tmp_path / "etc").exists()
     converge(host, "x", {"db": "one"})
     assert converge(host, "x", {"db": None}, check=True) == []
+    path = tmp_path / path_of("x", "db")[1:]
+    path.chmod(0o644)
+    assert converge(host, "x", {"db": None}, check=True) == ["db"]
+    path.chmod(0o600)
+    host.key = b"k2"
+    assert converge(host, "x", {"db": None}, check=True) == ["db"]
 
 
 def test_selection_names_what_is_missing(host: Creds) -> None:
