@@ -102,7 +102,7 @@ def drifts(lab: Lab) -> dict[str, Drift]:
     canary, unit = "/etc/hnai/canary/canary.json", "/etc/systemd/system/hnai-questdb.service"
     acl, foreign, ours = "/etc/hnai/mosquitto/acl", f"/etc/hnai/mosquitto/{MARK}", f"/etc/hnai/mosquitto/old-{MARK}"
     jar, key = f"/opt/hnai/kafka/current/libs/{MARK}.jar", "/root/.ssh/authorized_keys2"
-    ran = "/run/hnai/hnai-victoriametrics-auth.service.restart"
+    ran, credential = "/run/hnai/hnai-victoriametrics-auth.service.restart", "/etc/credstore.encrypted/hnai-telegraf.kafka_bridge"
     mechanism = "/usr/local/lib/hnai/telegraf/mechanism"
 
     def enabled(name: str) -> Callable[[Lab, str], str]:
@@ -166,6 +166,8 @@ def drifts(lab: Lab) -> dict[str, Drift]:
         "key file of nobody": Drift(edge, shell("mkdir -p /etc/ssh/authorized_keys; " + appended("/etc/ssh/authorized_keys/nobody", public_key())),
                                     seen("ls /etc/ssh/authorized_keys 2>/dev/null | wc -l"), ("/etc/ssh/authorized_keys/nobody", MARK),
                                     frozenset({(edge, "host", "Keep the keys that open this host")})),
+        "credential readable": Drift(edge, shell(f"chmod 0644 {credential}"), seen(f"stat -c '%a %U' {credential}"), ("kafka_bridge",),
+                                     frozenset({(edge, "component", "Deliver the credentials and the certificate")})),
         "certificate replaced": Drift(store, shell(f"cat /etc/hnai/victoriametrics/tls/cert.pem > {authority}/cert.pem"), seen(own),
                                       (authority, "it does not belong to the key on this host"),
                                       frozenset({(store, "component", "Visit OpenBao as the component"),
@@ -179,7 +181,7 @@ EVERY = (
     "file content", "mode", "owner", "foreign file", "foreign jar", "key of root", "account of a service", "release changed",
     "file of ours once", "unit disabled", "unit edited", "change taken up", "unit stopped", "old digest",
     "package removed", "topic setting", "extra ACL", "missing ACL", "Mosquitto ACL line", "Flink job cancelled", "nft rule", "sysctl", "authorized key",
-    "key file of nobody", "certificate replaced",
+    "key file of nobody", "credential readable", "certificate replaced",
 )  # fmt: skip
 STAYS = ("foreign file", "foreign jar", "key of root")
 State = dict[str, dict[str, list[Any]]]
