@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Lab
-from journals import compare, marks, unmarked
+from journals import compare, marks, once, unmarked
 from killing import chance, kill_a_run
 from plant_view import journal, now_ms, source, stored, until
 
@@ -77,10 +77,10 @@ def rotate(lab: Lab, case: Case, **extra: str) -> str:
     return done.stdout
 
 
-def kill(lab: Lab, case: Case, output: Path, task: str, later_s: float) -> None:
+def kill(lab: Lab, case: Case, output: Path, task: str, later_s: float, begins: bool = False) -> None:
     """Starts a rotation and kills its controller, *later_s* after a task began."""
     heading = re.compile(rf"TASK \[(\S+ : )?{re.escape(task)}\]")
-    kill_a_run(argv(lab, case), output, lambda said: bool(heading.search(said)), later_s)
+    kill_a_run(argv(lab, case), output, lambda said: bool(heading.search(said)), later_s, begins=begins)
 
 
 def looked(lab: Lab, case: Case) -> dict[str, Any]:
@@ -114,7 +114,9 @@ def test_a_killed_rotation_is_finished_by_the_next_run(lab: Lab, tmp_path: Path,
     end = now_ms()
     until("nothing flows after the rotation", lambda: now_ms() - end > 40_000, 60, 1)
     tags = source(lab, case.stream)["tags"]
-    store = stored(lab, [case.stream], start, end + 5_000)[case.stream]
+    # At least once (data-path.md): what a restarted writer had stored and not committed yet it writes again, and the store shows it once.
+    store, again = once(stored(lab, [case.stream], start, end + 5_000)[case.stream])
+    print(f"{again} samples written again with the same value")
     account = compare(journal(lab, case.device, start, end), tags, store, start, end)
     print(account.text())
     assert account.samples, "the plant produced nothing"
@@ -132,7 +134,8 @@ def test_a_killed_rotation_is_finished_by_the_next_run(lab: Lab, tmp_path: Path,
 
 
 def test_a_rollback_restores_the_old_value_in_one_run(lab: Lab, tmp_path: Path) -> None:
-    kill(lab, WRITER, tmp_path / "killed.log", "Say which value they live on", 0.5)
+    # Half a second later a quick machine has committed, and what is committed only goes forward.
+    kill(lab, WRITER, tmp_path / "killed.log", "Say which value they live on", 0, begins=True)
     was = looked(lab, WRITER)["rotation"]
     rotate(lab, WRITER, rotate_rollback=was["run_id"])
     now = looked(lab, WRITER)["rotation"]
