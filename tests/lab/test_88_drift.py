@@ -52,6 +52,8 @@ class Drift:
     new: tuple[str, ...] = ()
     #: The file of a drift that is only named: it stays where it is.
     stays: str = ""
+    #: Tasks that change because of it unless something of ours was quicker.
+    maybe: frozenset[Event] = frozenset()
 
 
 def file_of(path: str) -> Callable[[Lab, str], str]:
@@ -154,8 +156,9 @@ def drifts(lab: Lab) -> dict[str, Drift]:
                                     file_of(acl), (acl, "topic"),
                                     frozenset({(edge, "mosquitto", TREE), (edge, "mosquitto", "Run the unit")})),
         "Flink job cancelled": Drift(stream, cancelled, running_jobs, ("hnai-flink-jobs.service", "no job of that name runs"),
-                                     frozenset({(stream, "flink", "Run the units"), (stream, "flink", "Deploy the jobs")}),
-                                     ("unit hnai-flink-jobs.service",)),
+                                     frozenset({(stream, "flink", "Run the units")}), ("unit hnai-flink-jobs.service",),
+                                     # The keeper may have the job again before the next task asks for it.
+                                     maybe=frozenset({(stream, "flink", "Deploy the jobs")})),
         "nft rule": Drift(stream, shell("nft add rule inet hnai input tcp dport 12345 accept"), seen("nft -s -t list table inet hnai | sha256sum"),
                           ("tcp dport 12345 accept", "the loaded table was changed by hand"),
                           frozenset({(stream, "firewall", "Enforce the approved conduits")}), ("/var/lib/hnai/firewall/confirmed.json",)),
@@ -311,9 +314,10 @@ def nothing_else(course: Course) -> None:
         assert course.runs[name].rc == 0, f"{name}: {course.runs[name].stdout[-4000:]}"
     assert not differing(course.states["planted"], course.states["checked"], written=True)
     expected = frozenset().union(*(drift.events for drift in course.drifts.values()))
-    assert changed(course.runs["repair"]) == expected
+    found = changed(course.runs["repair"])
+    assert expected <= found <= expected.union(*(drift.maybe for drift in course.drifts.values()))
     counted = {host: number for host, number in course.runs["repair"].stats["changed"].items() if number}
-    assert counted == Counter(host for host, _role, _task in expected), "a task that says nothing of itself changed something"
+    assert counted == Counter(host for host, _role, _task in found), "a task that says nothing of itself changed something"
     assert course.runs["again"].changed() == []
     allowed: dict[str, set[str]] = {}
     for drift in course.drifts.values():
