@@ -17,7 +17,7 @@ from conftest import Lab
 from plant_view import collector, now_ms, stored, until
 from test_50_faults import control, systemctl
 from test_61_kafka_health import cluster
-from test_64_checks import AWAY, bad, edited, judged
+from test_64_checks import AWAY, bad, called, edited, judged
 from test_65_host_faults import extra_file, stopped, where
 
 pytestmark = pytest.mark.scenario("host-faults-2")
@@ -160,11 +160,12 @@ def a_client_is_away(lab: Lab) -> Iterator[None]:
     """Its session stays and its queue fills with the line's messages."""
     host = where(lab, "mosquitto")
     assert "MQ7" not in bad(judged(lab, "mosquitto", host, extra=LITTLE)), "something waits on a quiet broker"
-    lab.python(host, AWAY, "telegraf-bridge", "begin")
+    bridge = called(lab, host, "telegraf-bridge")
+    lab.python(host, AWAY, bridge, "begin")
     try:
         yield
     finally:
-        lab.python(host, AWAY, "telegraf-bridge", "end")
+        lab.python(host, AWAY, bridge, "end")
 
 
 # -- the stores -----------------------------------------------------------------------------------------------
