@@ -187,7 +187,7 @@ class Audit:
         check.evidence = {key: device[key] for key in ("connected", "clients", "served", "exceptions", "trouble", "last_trouble", "dials", "failed_dials")}
         served, trouble = device["last_served"] or 0.0, device["last_trouble"] or {"at": 0.0}
         if not served and not trouble["at"]:
-            check.skip("nobody has asked for anything yet")
+            check.inconclusive("nobody has asked for anything yet")
             return
         check.observed = "answers" if served >= trouble["at"] else trouble["text"]
         check.passed(served >= trouble["at"], "since the last answer: %s" % trouble.get("text", ""))
