@@ -27,7 +27,6 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     # KIP-1030: 1 MiB at least. A session that never has to log in again outlives its password.
     "kafka_segment_bytes": (1048576, 2147483647), "kafka_scram_iterations": (8192, 16384), "kafka_reauth_ms": (10000, 86400000),
     "kafka_limit_nofile": (1024, 1048576), "kafka_offsets_retention_minutes": (1, 2147483647), "kafka_stop_timeout_s": (5, 3600),
-    "kafka_retention_ms": (0, _MOST), "kafka_retention_bytes": (0, _MOST),
     # 0 would be without a limit (mosquitto.conf(5)).
     "mosquitto_max_inflight_messages": (1, 65535), "mosquitto_max_packet_bytes": (1024, 268435455), "mosquitto_autosave_s": (1, 3600),
     "mosquitto_session_expiry_days": (1, 36500), "modbus_filter_clients": (1, 64), "openbao_key_shares": (1, 255), "questdb_workers": (1, 256),

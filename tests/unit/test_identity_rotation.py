@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +83,24 @@ def test_a_rotation_ends_with_one_new_one_and_the_old_one_refused(site: tuple[Ba
     assert controller.rotate(path, monkeypatch)["rotation"]["last"]["version"] == 3
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_killed_after_any_event_both_log_in_and_the_next_run_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    last, died = 0, 0
-    while True:
-        last += 1
+def killed_after_each_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> Iterator[tuple[int, Bao, Controller, dict[str, Any]]]:
+    """(event, OpenBao, controller, what it held before) of a rotation that was killed after its first event, its second, until one comes to its end."""
+    for last in itertools.count(1):
         bao, controller = made(tmp_path / str(last))
         before = controller.held
         try:
             controller.rotate(path, monkeypatch, last)
-            break
         except Killed:
-            died += 1
+            yield last, bao, controller, before
+        else:
+            return
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_killed_after_any_event_both_log_in_and_the_next_run_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    died = 0
+    for last, bao, controller, before in killed_after_each_event(tmp_path, monkeypatch, path):
+        died += 1
         enters(bao, controller.held)
         if controller.held[KEYS[path]] != before[KEYS[path]] and "old" not in controller.held:
             continue  # it was over
@@ -111,16 +119,8 @@ def test_killed_after_any_event_both_log_in_and_the_next_run_ends_it(tmp_path: P
 
 @pytest.mark.parametrize("path", PATHS)
 def test_rolled_back_from_any_event_the_old_one_is_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    last, back = 0, 0
-    while True:
-        last += 1
-        bao, controller = made(tmp_path / str(last))
-        before = controller.held
-        try:
-            controller.rotate(path, monkeypatch, last)
-            break
-        except Killed:
-            pass
+    back = 0
+    for last, bao, controller, before in killed_after_each_event(tmp_path, monkeypatch, path):
         journal = (bao.kv.get(path + "/_rotation") or [{}])[-1]
         if not journal.get("run_id") or journal["state"] == "COMMITTED":
             continue
@@ -139,16 +139,8 @@ def test_rolled_back_from_any_event_the_old_one_is_the_only_one(tmp_path: Path, 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_new_one_that_a_hand_ended_never_becomes_the_controllers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """A run that was killed had proven it; with what the file holds then nobody would enter OpenBao any more."""
-    last, ended = 0, 0
-    while True:
-        last += 1
-        bao, controller = made(tmp_path / str(last))
-        before = controller.held
-        try:
-            controller.rotate(path, monkeypatch, last)
-            break
-        except Killed:
-            pass
+    ended = 0
+    for last, bao, controller, before in killed_after_each_event(tmp_path, monkeypatch, path):
         if "next" not in controller.held:
             continue
         del bao.ids[controller.held["next"][KEYS[path]]["secret_id"]]
