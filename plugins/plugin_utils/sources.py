@@ -194,29 +194,34 @@ def problems(sources: Any, file: str, conversions: Iterable[str] | None = None) 
         yield Problem(file, key, message, remedy, "source")
 
 
+#: Files that the plant's people hand over: key → (what it is, what one without it holds, what stands in it).
+_PEM = ("the server's certificate (PEM)", "no certificate (PEM)", "-----BEGIN CERTIFICATE-----")
+_HANDED = {
+    "identity.password_file": ("the identity's password", "nothing", ""), "server_certificate_file": _PEM, "server_certificate_next_file": _PEM,
+}  # fmt: skip
+
+
 def handed_over(sources: Any, read: Callable[[str], str]) -> Iterator[tuple[str, str, str]]:
     """(key, what is wrong, remedy) of the files that the plant's people hand over, as they lie on the controller.
 
     *sources*: evaluated. *read*: a file's text; OSError, UnicodeError: it has none.
     """
     for source in (one for one in sources if isinstance(one, Mapping)) if isinstance(sources, (list, tuple)) else ():
-        identity = source.get("identity")
-        given = {"identity.password_file": identity.get("password_file") if isinstance(identity, Mapping) else None}
-        given.update({name: source.get(name) for name in ("server_certificate_file", "server_certificate_next_file")})
-        for name, path in given.items():
+        for name, (what, without, mark) in _HANDED.items():
+            path: Any = source
+            for part in name.split("."):
+                path = path.get(part) if isinstance(path, Mapping) else None
             if not isinstance(path, str) or not path:
                 continue
-            remedy, what = "let the plant's people hand over the server's certificate (PEM): README of role ot_collector", "no certificate (PEM)"
-            if name.endswith("password_file"):
-                remedy, what = "let the plant's people hand over the identity's password: README of role ot_collector", "nothing"
-            key = f"hnai_ot_sources[{shown(source.get('id'))}].{name}"
             try:
                 text = read(path)
             except (OSError, UnicodeError) as error:
-                yield key, f"{path[:200]} cannot be read on the controller: {getattr(error, 'strerror', None) or 'it is no text'}", remedy
-                continue
-            if not text.strip() or (what != "nothing" and "-----BEGIN CERTIFICATE-----" not in text):
-                yield key, f"{path[:200]} holds {what}", remedy
+                wrong = f"cannot be read on the controller: {getattr(error, 'strerror', None) or 'it is no text'}"
+            else:
+                wrong = "" if text.strip() and mark in text else f"holds {without}"
+            if wrong:
+                remedy = f"let the plant's people hand over {what}: README of role ot_collector"
+                yield f"hnai_ot_sources[{shown(source.get('id'))}].{name}", f"{path[:200]} {wrong}", remedy
 
 
 def unit_problems(units: Any) -> Iterator[tuple[str, str, str]]:
