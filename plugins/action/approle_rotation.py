@@ -12,6 +12,7 @@ from ansible.errors import AnsibleActionFail
 
 from ansible_collections.hnai.platform.plugins.action.vault_rotate import ByOwner
 from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
+from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_asked import asked
 
 NAME = "hnai.platform.approle_rotation"
 #: Names of the identities in identities_file.
@@ -41,7 +42,7 @@ class ActionModule(ByOwner):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The module's result without any value. Raises AnsibleActionFail naming file and remedy."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        args = dict(self._task.args)
+        args = asked(self._task.args, task_vars, "deploy", "external", "kv")
         path = Path(str(args.get("identities_file") or "")).expanduser()
         if args.get("path") not in KEYS:
             raise AnsibleActionFail(f"approle_rotation: path is one of {', '.join(KEYS)}")

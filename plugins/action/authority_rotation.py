@@ -12,6 +12,7 @@ from ansible.errors import AnsibleActionFail
 from ansible_collections.hnai.platform.plugins.action.vault_rotate import ByOwner
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.authority import INTERMEDIATE
 from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys, openbao_spec, site_ca
+from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_asked import asked
 
 NAME = "hnai.platform.authority_rotation"
 
@@ -22,7 +23,7 @@ class ActionModule(ByOwner):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The module's result. Raises AnsibleActionFail naming the key, and the remedy."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        args = dict(self._task.args)
+        args = asked(self._task.args, task_vars, "deploy", "external", "kv", "pki_root", "pki_int")
         try:
             for key, default in (("root_ttl", "10y"), ("intermediate_ttl", "5y")):
                 args[key + "_s"] = openbao_spec.seconds(args.get(key, default), f"openbao_{key}")

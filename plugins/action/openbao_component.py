@@ -10,3 +10,4 @@ class ActionModule(Openly):
     """See the module's documentation."""
 
     module = "hnai.platform.openbao_component"
+    asks = ("deploy", "external", "kv", "pki_root", "pki_int")

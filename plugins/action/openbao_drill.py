@@ -9,6 +9,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
+from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_asked import asked
 
 NAME = "hnai.platform.openbao_drill"
 
@@ -22,7 +23,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The module's result. Raises AnsibleActionFail naming file and remedy."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        args = dict(self._task.args)
+        args = asked(self._task.args, task_vars, "deploy", "kv", "pki_root")
         path = args.pop("keys_file", None)
         try:
             held = openbao_keys.load(path) if path else None

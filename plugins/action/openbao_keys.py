@@ -12,6 +12,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.files import remove_durably
 from ansible_collections.hnai.platform.plugins.plugin_utils import openbao_keys
+from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_asked import asked
 from ansible_collections.hnai.platform.plugins.plugin_utils.unseen import unseen
 
 NAME = "hnai.platform.openbao_keys"
@@ -28,7 +29,7 @@ class ActionModule(ActionBase):
         """The module's result without any share. Raises AnsibleActionFail naming file and remedy."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         unseen(self._connection)
-        args = dict(self._task.args)
+        args = asked(self._task.args, task_vars, "deploy", "kv")
         try:
             if args.get("what") == "shares" and not self._task.check_mode:
                 result.update(self._shares(args, task_vars))

@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_asked import asked
 from ansible_collections.hnai.platform.plugins.plugin_utils.unseen import unseen
 
 NAME = "hnai.platform.vault_rotate"
@@ -72,5 +73,5 @@ class ActionModule(ByOwner):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The module's result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        result.update(self._as_owner(NAME, self._task.args, task_vars))
+        result.update(self._as_owner(NAME, asked(self._task.args, task_vars, "deploy", "external", "kv"), task_vars))
         return result

@@ -51,7 +51,7 @@ options:
     DEPLOY = r"""
 options:
   deploy:
-    description: The deploy identity, C(hnai_openbao_deploy).
+    description: The deploy identity, C(hnai_openbao_deploy). Like O(external) and the mounts it is taken from the site where the task does not give it.
     type: dict
     required: true
     suboptions:

@@ -62,7 +62,6 @@ EXAMPLES = r"""
     identities_file: "{{ hnai_state_dir }}/openbao/deploy.json"
     run_id: "{{ now(utc=true, fmt='%Y%m%dT%H%M%S.%fZ') }}"
     forced: true
-    deploy: "{{ hnai_openbao_deploy }}"
 """
 
 RETURN = r"""

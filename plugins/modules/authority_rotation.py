@@ -108,7 +108,6 @@ EXAMPLES = r"""
 - name: Say what a rotation of the intermediate would do
   hnai.platform.authority_rotation:
     path: pki/intermediate
-    deploy: "{{ hnai_openbao_deploy }}"
 """
 
 RETURN = r"""

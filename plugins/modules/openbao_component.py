@@ -78,7 +78,6 @@ EXAMPLES = r"""
 - name: Visit OpenBao as the component
   hnai.platform.openbao_component:
     component: kafka
-    deploy: "{{ hnai_openbao_deploy }}"
     read: [kafka/admin]
     sign: {csr: "{{ __request.csr }}", common_name: "{{ inventory_hostname }}", dns: [localhost], ips: [127.0.0.1]}
   delegate_to: "{{ groups['openbao'][0] }}"

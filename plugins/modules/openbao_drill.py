@@ -59,7 +59,6 @@ EXAMPLES = r"""
 - name: Prove that the store can be restored
   hnai.platform.openbao_drill:
     keys_file: "{{ hnai_state_dir }}/openbao/init.json"
-    deploy: "{{ hnai_openbao_deploy }}"
 """
 
 RETURN = r"""

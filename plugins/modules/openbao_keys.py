@@ -70,7 +70,6 @@ EXAMPLES = r"""
   hnai.platform.openbao_keys:
     what: keyring
     run_id: "{{ now(utc=true, fmt='%Y%m%dT%H%M%SZ') }}"
-    deploy: "{{ hnai_openbao_deploy }}"
 """
 
 RETURN = r"""

@@ -44,7 +44,6 @@ EXAMPLES = r"""
   hnai.platform.ssh_host_signature:
     public: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHY2r8n0bLkY0r7Q7Kc0c9l5m0e3b1d2f4g5h6j7k8l9
     principals: [kafka1, 10.20.0.11]
-    deploy: "{{ hnai_openbao_deploy }}"
 """
 
 RETURN = r"""

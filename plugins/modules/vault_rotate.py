@@ -74,7 +74,6 @@ EXAMPLES = r"""
   hnai.platform.vault_rotate:
     path: telegraf/kafka_writer
     kind: scram
-    deploy: "{{ hnai_openbao_deploy }}"
 """
 
 RETURN = r"""

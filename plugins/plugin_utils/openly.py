@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_asked import asked
 from ansible_collections.hnai.platform.plugins.plugin_utils.remedies import FULL
 from ansible_collections.hnai.platform.plugins.plugin_utils.unseen import unseen
 
@@ -28,20 +29,23 @@ def shown(found: dict[str, Any]) -> str:
 
 
 class Openly(ActionBase):
-    """Runs *module* with the task's own arguments."""
+    """Runs *module* with the task's own arguments, and with what it *asks*."""
 
     TRANSFERS_FILES = False
     _supports_check_mode = True
     _supports_async = False
     module = ""
+    #: What the site says of OpenBao, for a module that asks it (openbao_asked).
+    asks: tuple[str, ...] = ()
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """The module's result, or why it refuses."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         unseen(self._connection)
         try:
-            found = dict(self._execute_module(module_name=self.module, task_vars=task_vars))
-        except AnsibleConnectionFailure:
+            args = asked(self._task.args, task_vars, *self.asks) if self.asks else self._task.args
+            found = dict(self._execute_module(module_name=self.module, module_args=args, task_vars=task_vars))
+        except (AnsibleActionFail, AnsibleConnectionFailure):
             self._task.no_log = False  # the task is this process's own copy
             raise
         if not found.get("failed"):

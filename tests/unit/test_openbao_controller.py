@@ -144,6 +144,10 @@ def test_put_aside_keeps(tmp_path: Path) -> None:
 ANSWER = {"keys_base64": ["k1", "k2"], "root_token": "r"}
 
 
+#: What an action has to know of the site to ask OpenBao.
+ASKED: dict[str, Any] = {"groups": {"openbao": ["sec1"]}, "hostvars": {"sec1": {}}}
+
+
 def action(kind: type, args: dict[str, Any], answers: list[dict[str, Any]], check: bool = False, before: Any = None) -> tuple[Any, list[dict[str, Any]]]:
     """An action plugin whose module calls give *answers* in turn; *before*(args) looks at the world at each call."""
     sent: list[dict[str, Any]] = []
@@ -357,29 +361,29 @@ def test_a_rotation_waits_for_the_site_s_ca_with_the_chain_in_force_at_its_place
     given = {"state": "prepared", "path": "pki/intermediate", "root_ca": "site", "intermediate_chain": str(chain), "request_file": str(target)}
     answer = {"failed": True, "msg": "x", "unsigned": csr, "in_force": old[0]}
     made, sent = action(authority_rotation.ActionModule, given, [answer])
-    result = made.run(None, {})
+    result = made.run(None, ASKED)
     assert result["failed"] and result["msg"].startswith("The site's CA has to sign") and "signed below the root that hosts trust: " in result["msg"]
     assert "rotate_secret=pki/intermediate again" in result["msg"] and target.read_text() == result["csr"] == csr
     assert sent[0]["chain"] == [] and not {"intermediate_chain", "request_file", "unsigned"} & {*sent[0], *result}
     right = ca.sign(csr)
     chain.write_text("".join(right))
     made, sent = action(authority_rotation.ActionModule, given, [{"rotation": {}}])
-    assert made.run(None, {}) == {"rotation": {}} and sent[0]["chain"] == right
+    assert made.run(None, ASKED) == {"rotation": {}} and sent[0]["chain"] == right
 
 
 def test_what_a_rotation_answers_is_not_shown_on_the_way(tmp_path: Path) -> None:
     """`action` looks at every call of a module."""
     made, sent = action(vault_rotate.ActionModule, {"state": "prepared"}, [{"secrets": {"new": {"password": "p"}}}])
-    assert made.run()["secrets"] and len(sent) == 1
+    assert made.run(None, ASKED)["secrets"] and len(sent) == 1
     made, _sent = action(vault_rotate.ActionModule, {"state": "prepared"}, [{"failed": True, "exception": "ValueError: p"}])
-    assert made.run() == {"failed": True, "msg": vault_rotate.BROKEN}
+    assert made.run(None, ASKED) == {"failed": True, "msg": vault_rotate.BROKEN}
     identities = tmp_path / "deploy.json"
     openbao_keys.store(identities, {"deploy": ISSUED["deploy"], "site_admin": ISSUED["site-admin"]})
     made, sent = action(approle_rotation.ActionModule, {"path": "approle/deploy", "identities_file": str(identities), "deploy": ISSUED["deploy"]}, [
         {"step": "issued", "issued": {"role_id": "r", "secret_id": "next"}}, {"step": "closed"}])
-    assert made.run()["step"] == "closed" and len(sent) == 2
+    assert made.run(None, ASKED)["step"] == "closed" and len(sent) == 2
     shares = tmp_path / "init.json"
     openbao_keys.store(shares, ANSWER)
     made, sent = action(openbao_keys_action.ActionModule, {"what": "shares", "keys_file": str(shares), "threshold": 2}, [
         {"step": "issued", "issued": {"keys": ["n"], "keys_base64": ["n"], "verification_nonce": "v"}}, {"step": "in_force"}])
-    assert made.run()["step"] == "in_force" and len(sent) == 2
+    assert made.run(None, ASKED)["step"] == "in_force" and len(sent) == 2

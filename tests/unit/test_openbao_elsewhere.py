@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleActionFail
 from test_openbao_client import certificate
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import elsewhere, policies
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, NotFound, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.elsewhere import connect
-from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_spec
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_asked, openbao_spec
+from ansible_collections.hnai.platform.plugins.plugin_utils.openbao_asked import asked
 
 ROOT = Path(__file__).parents[2]
 #: What lies below hnai/metadata/, as LIST answers it. HashiCorp Vault, too, answers 405 to a verb that it does not know.
@@ -177,12 +179,12 @@ def _tasks(node: Any) -> Iterator[dict[str, Any]]:
             yield from _tasks(node.get(key))
 
 
-#: The mounts that a module asks in: a site may call them otherwise (openbao_kv_mount, openbao_pki_mounts).
+#: What is told to a module that a play calls where role and group are at hand: openbao_kv_mount, openbao_pki_mounts may be others in a site.
 MOUNTS = {
-    "openbao_component": {"kv", "pki_root", "pki_int"}, "openbao_site": {"kv", "pki_root", "pki_int"}, "authority_rotation": {"kv", "pki_root", "pki_int"},
-    "vault_rotate": {"kv"}, "approle_rotation": {"kv"}, "openbao_keys": {"kv"}, "openbao_drill": {"kv", "pki_root"}, "openbao_retire": {"pki_int"},
-    "secret_inventory": {"kv"}, "vault_health": {"kv", "pki_root", "pki"}, "ssh_host_signature": {"mount"},
+    "openbao_site": {"kv", "pki_root", "pki_int"}, "openbao_retire": {"pki_int"}, "secret_inventory": {"kv"}, "vault_health": {"kv", "pki_root", "pki"},
 }  # fmt: skip
+#: Their actions take it from the site (openbao_asked), so that no task can forget it.
+TOLD = {"openbao_component", "vault_rotate", "authority_rotation", "approle_rotation", "openbao_keys", "openbao_drill", "ssh_host_signature"}
 #: For our own server alone: the play refuses what somebody else runs before it comes to them.
 REFUSED = {"openbao_keys", "openbao_drill"}
 
@@ -190,24 +192,44 @@ REFUSED = {"openbao_keys", "openbao_drill"}
 def test_every_call_is_told_where_the_server_is() -> None:
     """One that is not would look for it on the loopback of a host where it is not."""
     modules = {path.stem for path in (ROOT / "plugins/modules").glob("*.py") if "connect(given" in path.read_text(encoding="utf-8")}
-    assert {"openbao_component", "openbao_site", "vault_rotate", "vault_health", "secret_inventory", "openbao_retire"} <= modules
+    assert modules == {*MOUNTS, *TOLD}
     assert not [path for path in (ROOT / "plugins/modules").glob("*.py")
                 if path.stem not in {*modules, "openbao_bootstrap"} and "openbao.client import" in path.read_text(encoding="utf-8")]
-    found: dict[str, set[str]] = {name: set() for name in modules}
+    found: dict[str, int] = dict.fromkeys(modules, 0)
     for path in [*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("playbooks/**/*.yml")]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         for task in _tasks(content):
             for name in modules & {str(key).removeprefix("hnai.platform.") for key in task if str(key).startswith("hnai.platform.")}:
-                asked = task["hnai.platform." + name]
-                found[name].add(str(asked.get("external", "")))
-                there = "hostvars[groups['openbao'][0]]." if "delegate_to" in task else ""
-                for mount in MOUNTS[name]:
-                    variable = "openbao_ssh_host_mount" if mount == "mount" else there + ("openbao_kv_mount" if mount == "kv" else "openbao_pki_mounts")
-                    assert variable in str(asked.get(mount)), (path, task["name"], mount)
+                given, found[name] = task["hnai.platform." + name], found[name] + 1
+                for mount in MOUNTS.get(name, ()):
+                    assert ("openbao_kv_mount" if mount == "kv" else "openbao_pki_mounts") in str(given.get(mount)), (path, task["name"], mount)
                 if name in REFUSED:
                     assert any("openbao_external" in str(one.get("ansible.builtin.assert")) for one in _tasks(content)), path
-                elif "delegate_to" in task:
-                    assert asked.get("external") == "{{ hostvars[groups['openbao'][0]].openbao_external | default({}) }}", (path, task["name"])
+                if name in TOLD:
+                    assert not {"deploy", "external", "kv", "pki_root", "pki_int"} & {*given}, (path, task["name"])
                 else:
-                    assert asked.get("external") in ("{{ openbao_external | default({}) }}", "{{ openbao_external }}"), (path, task["name"])
+                    assert "delegate_to" not in task, (path, task["name"])
+                    assert given.get("external") in ("{{ openbao_external | default({}) }}", "{{ openbao_external }}"), (path, task["name"])
     assert all(found.values()), found
+
+
+def test_what_is_asked_of_openbao_comes_from_the_site_whichever_host_asks() -> None:
+    here = {"groups": {"openbao": ["sec1", "sec2"]}, "hostvars": {
+        "sec1": {"hnai_openbao_deploy": {"role_id": "r"}, "openbao_kv_mount": "plant", "openbao_pki_mounts": {"intermediate": "plant_int"},
+                 "openbao_external": {"owner": "IT"}},
+        "sec2": {"openbao_kv_mount": "other"}, "kafka1": {"openbao_kv_mount": "other"}}}  # fmt: skip
+    every = ("deploy", "external", "kv", "pki_root", "pki_int")
+    assert asked({"path": "a/b"}, here, *every) == {
+        "path": "a/b", "deploy": {"role_id": "r"}, "external": {"owner": "IT"}, "kv": "plant", "pki_root": "pki_root", "pki_int": "plant_int"}  # fmt: skip
+    assert asked({"kv": "mine"}, here, "kv", "deploy") == {"kv": "mine", "deploy": {"role_id": "r"}}, "the task's own word stands"
+    bare = {"groups": {"openbao": ["sec1"]}, "hostvars": {"sec1": {}}}
+    assert asked({}, bare, *every) == {"deploy": {}, "external": {}, "kv": "hnai", "pki_root": "pki_root", "pki_int": "pki_int"}
+    for empty in (None, {"groups": {}}, {"groups": {"openbao": []}}):
+        with pytest.raises(AnsibleActionFail, match="group openbao has no host"):
+            asked({}, empty, "kv")
+
+
+def test_the_defaults_of_the_mounts_are_the_roles() -> None:
+    """Plays without the role do not know its defaults."""
+    defaults = yaml.safe_load((ROOT / "roles/openbao/defaults/main.yml").read_text(encoding="utf-8"))
+    assert (defaults["openbao_kv_mount"], defaults["openbao_pki_mounts"]) == (openbao_asked.KV, openbao_asked.MOUNTS)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 
 from ansible_collections.hnai.platform.plugins.action import rotation_target
 from ansible_collections.hnai.platform.plugins.action.openbao_component import ActionModule
@@ -129,6 +129,10 @@ def test_the_controllers_own_disk_is_named(number: int, remedy: str) -> None:
 
 
 # -- results that hold secrets -----------------------------------------------------------------------------------
+#: What the action has to know of the site to ask OpenBao.
+ASKED: dict[str, Any] = {"groups": {"openbao": ["sec1"]}, "hostvars": {"sec1": {}}}
+
+
 def action(found: Any) -> tuple[ActionModule, SimpleNamespace]:
     """The action, with a module that answers *found* or raises it; and its task."""
     task = SimpleNamespace(args={}, async_val=0, no_log=True, check_mode=False, diff=False, environment=None, _role=None, action="x", delegate_to=None)
@@ -146,10 +150,10 @@ def action(found: Any) -> tuple[ActionModule, SimpleNamespace]:
 
 def test_a_result_stays_hidden_and_a_refusal_is_shown_alone() -> None:
     made, task = action({"changed": False, "secrets": {"a": {"password": "s3cret"}}})
-    assert made.run(task_vars={})["secrets"] == {"a": {"password": "s3cret"}}
+    assert made.run(task_vars=ASKED)["secrets"] == {"a": {"password": "s3cret"}}
     assert task.no_log is True
     made, task = action({"failed": True, "msg": "OpenBao is sealed", "invocation": {"module_args": {"secrets": "s3cret"}}})
-    result = made.run(task_vars={})
+    result = made.run(task_vars=ASKED)
     assert (result["failed"], result["msg"]) == (True, "OpenBao is sealed")
     assert "s3cret" not in str(result)
     assert task.no_log is False
@@ -159,12 +163,19 @@ def test_the_passwords_of_a_rotation_stay_hidden_where_its_module_breaks() -> No
     """With no_log alone Ansible shows the text of the exception."""
     assert issubclass(rotation_target.ActionModule, Openly) and rotation_target.ActionModule.module == "hnai.platform.rotation_target"
     made, _task = action({"failed": True, "exception": "ValueError: s3cret"})
-    assert "s3cret" not in str(made.run(task_vars={}))
+    assert "s3cret" not in str(made.run(task_vars=ASKED))
 
 
 def test_a_host_that_is_away_is_shown() -> None:
     made, task = action(AnsibleConnectionFailure("no route"))
     with pytest.raises(AnsibleConnectionFailure):
+        made.run(task_vars=ASKED)
+    assert task.no_log is False
+
+
+def test_a_site_without_openbao_is_told_so() -> None:
+    made, task = action({})
+    with pytest.raises(AnsibleActionFail, match="group openbao has no host"):
         made.run(task_vars={})
     assert task.no_log is False
 
