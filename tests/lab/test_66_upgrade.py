@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -145,25 +145,34 @@ def test_a_run_that_was_killed_goes_on_and_a_raised_level_closes_the_way_back(ol
 
 
 @contextmanager
-def poured(lab: Lab, tag: str) -> Iterator[list[int]]:
-    """Numbered records into ot.raw while the body runs; afterwards the acknowledged numbers."""
+def poured(lab: Lab, tag: str) -> Iterator[tuple[list[int], set[int]]]:
+    """Numbered records into ot.raw while the body runs; afterwards the acknowledged numbers, and those of which nobody knows: on a machine that is busy
+    the client gives a batch up and begins a new epoch, and the broker refuses what it had of the one before (error 47)."""
     done = threading.Event()
     sent: list[int] = []
+    doubtful: set[int] = set()
     broken: list[BaseException] = []
 
     def pour() -> None:
         try:
-            while not done.is_set():
-                begin, at = len(sent), now_ms()
-                write(lab, [record(tag, float(number), at + number - begin, number) for number in range(begin, begin + 100)])
-                sent.extend(range(begin, begin + 100))
+            for begin in count(0, 100):
+                if done.is_set():
+                    return
+                at, numbers = now_ms(), range(begin, begin + 100)
+                try:
+                    write(lab, [record(tag, float(number), at + number - begin, number) for number in numbers])
+                    sent.extend(numbers)
+                except AssertionError as error:
+                    if "InvalidProducerEpochError" not in str(error) or len(doubtful) >= 300:
+                        raise
+                    doubtful.update(numbers)
         except BaseException as error:
             broken.append(error)
 
     thread = threading.Thread(target=pour)
     thread.start()
     try:
-        yield sent
+        yield sent, doubtful
     finally:
         done.set()
         thread.join(120)
@@ -175,7 +184,7 @@ def test_flink_up_and_back_under_load(old_site: Lab) -> None:
     lab, host = old_site, old_site.groups["flink"][0]
     begin = now_ms() - 1_000
     tag = f"upgrade_{begin}"
-    with poured(lab, tag) as sent:
+    with poured(lab, tag) as (sent, doubtful):
         until("nothing is sent", lambda: len(sent) >= 300, 60)
         for releases in (NEW, OLD, NEW):
             run = upgrade(lab, "flink", releases)
@@ -191,6 +200,6 @@ def test_flink_up_and_back_under_load(old_site: Lab) -> None:
         return found if set(found) >= set(sent) else []
 
     found = Counter(until("not every record is in the sink", arrived, 120, 5))
-    print(f"sent {len(sent)}, in the sink {sum(found.values())}")
+    print(f"acknowledged {len(sent)}, in doubt {len(doubtful)}, in the sink {sum(found.values())}")
     assert [number for number in sent if found[number] != 1] == []
-    assert not set(found) - set(sent)
+    assert not set(found) - set(sent) - doubtful
