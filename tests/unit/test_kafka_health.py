@@ -94,6 +94,7 @@ class Fake:
     dir_brokers: tuple[int, ...] = (1, 2, 3)
     future: tuple[Mapping[str, int], ...] = ({},)
     group: Group | None = READS
+    states: tuple[str, ...] = ()
     entries: tuple[Acl, ...] = DECLARED
     scram: tuple[str, ...] = ("flink", "telegraf-shipper")
     iterations: int = 8192
@@ -103,6 +104,7 @@ class Fake:
     volume: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"read_only": 0, "total_bytes": 100, "usable_bytes": 50})
     looks: int = 0
     dir_looks: int = 0
+    group_looks: int = 0
 
     def snapshot(self) -> Snapshot:
         self.looks += 1
@@ -141,6 +143,9 @@ class Fake:
         return {name: {"SCRAM-SHA-512": self.iterations} for name in self.scram}
 
     def groups(self, topics: Mapping[str, Sequence[str]], since_ms: int) -> list[Group]:
+        self.group_looks += 1
+        if self.group and self.states:
+            self.group = dataclasses.replace(self.group, state=self.states[min(self.group_looks, len(self.states)) - 1], protocol="consumer")
         return [self.group] if self.group and self.group.name in topics else []
 
 
@@ -354,6 +359,19 @@ def test_what_is_not_there_to_judge_is_skipped_and_says_why() -> None:
     assert {name: check.reason for name, check in found.items() if check.status == "skipped"} == {
         "B7": "there is none yet: nothing was ever committed", "B10": "no rack is declared", "B11": "no topic is declared", "C3": "no group is declared",
         "F4": "no exactly-once is declared"}
+
+
+@pytest.mark.parametrize(("states", "reason", "looks"), [
+    (("PreparingRebalance", "CompletingRebalance", "Stable"), "", 3),
+    (("Assigning", "Reconciling", "Stable"), "", 3),
+    (("PreparingRebalance",), "flink-normalise is PreparingRebalance", 15),
+    (("PreparingRebalance", "Empty"), "flink-normalise is Empty", 2),
+])
+def test_a_group_that_shares_its_partitions_out_is_looked_at_again(states: tuple[str, ...], reason: str, looks: int) -> None:
+    fake = dataclasses.replace(Fake(), states=states)
+    found = checks(fake)["C3"]
+    assert (found.status, found.reason) == ("fail" if reason else "pass", reason)
+    assert fake.group_looks == looks
 
 
 def test_a_position_beyond_the_end_is_named() -> None:
