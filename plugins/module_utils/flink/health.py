@@ -266,8 +266,8 @@ class _Judge:
             entries = self.get("/jobs/%s/exceptions" % job_id)["exceptionHistory"]["entries"]
             fresh = [one for one in entries if one["timestamp"] >= (self.now() - self.expected.recent_s) * 1000.0]
             check.observed = len(fresh)
-            check.evidence = {"all": len(entries), "fresh": [_first_line(one) for one in fresh[:5]]}
-            check.passed(not fresh, _first_line(fresh[0]) if fresh else "")
+            check.evidence = {"all": len(entries), "fresh": [first_line(one) for one in fresh[:5]]}
+            check.passed(not fresh, first_line(fresh[0]) if fresh else "")
 
     def backpressure(self, name: str, job: Mapping[str, Any], vertices: Sequence[Mapping[str, Any]]) -> None:
         """H6. The first question only starts the measurement."""
@@ -523,7 +523,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _first_line(entry: Mapping[str, Any]) -> str:
+def first_line(entry: Mapping[str, Any]) -> str:
     """The innermost cause of an exception, one line."""
     lines = str(entry.get("stacktrace", "")).splitlines()
     causes = [line for line in lines if line.startswith("Caused by: ")]
