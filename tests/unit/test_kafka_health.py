@@ -347,6 +347,12 @@ def test_what_is_not_as_declared_is_named() -> None:
     assert checks(Fake(), expected=dataclasses.replace(second, mechanisms={"flink": ["SCRAM-SHA-512"]}))["S7"].status == "pass"
 
 
+def test_a_topic_that_nobody_declared_is_named_and_stops_nothing() -> None:
+    more = (partition("mine"), partition("mine", 1), partition("hnai.canary.1-a"))
+    found = checks(Fake(partitions=(partition(), partition("__consumer_offsets"), *more)))["B11"]
+    assert (found.status, found.evidence["undeclared"]) == ("pass", ["mine"])
+
+
 def test_one_broker_has_nobody_to_compare_with() -> None:
     alone = Fake(brokers=(1,), known=({1: USERS},))
     assert verdicts(alone, expected=dataclasses.replace(EXPECTED, nodes=(1,)))["S8"] == "pass"

@@ -18,6 +18,7 @@ from .. import at_once
 from ..verdict import Check, Report
 from . import quotas
 from .acls import Acl, readers_below
+from .canary import undeclared
 from .listeners import Links, Listener, refuses_anonymous, refuses_plaintext, refuses_wrong_password
 from .quotas import Quotas
 from .scram import MECHANISMS, LoginError, OpenDoor
@@ -388,7 +389,8 @@ class Health:
         c.passed(not narrow and not without, f"broker {', '.join(map(str, without))} has no rack" if without else ", ".join(narrow[:5]))
 
     def b11(self, c: Check) -> None:
-        """Declared topics and the quotas are as declared, and this broker's file is not overridden in the cluster. A topic that is not there is B2's."""
+        """Declared topics and the quotas are as declared, and this broker's file is not overridden in the cluster. A topic that is not there is B2's; one
+        that nobody declared is named: it may be somebody's, and stops no upgrade."""
         if not self.want.topics:
             c.skip("no topic is declared")
             return
@@ -403,9 +405,10 @@ class Health:
             c.observed, c.expected, c.evidence = len(limits), 0, {"differences": limits[:50], "unsaid": str(error)}
             c.fail("; ".join(limits[:5]))
             return
+        extra = undeclared((one.topic for look in self._samples[-1:] for one in look.partitions), (topic.name for topic in self.want.topics))
         found = [*differences(self.want.topics, present), *limits,
                  *(f"broker {self.want.node} {key} {over[key] or '(not told)'} over its file" for key in sorted(over))]
-        c.observed, c.expected, c.evidence = len(found), 0, {"differences": found[:50], "topics": sorted(present)}
+        c.observed, c.expected, c.evidence = len(found), 0, {"differences": found[:50], "topics": sorted(present), "undeclared": extra[:50]}
         if not present and not found:
             c.inconclusive("none of the declared topics is there")
             return
