@@ -442,6 +442,27 @@ def test_a_job_that_never_caught_up_is_replayed_from_the_committed_offsets(clust
     assert cluster.texts[-1] == text % 2
 
 
+def test_the_old_one_that_comes_late_is_not_taken_for_the_new_one(cluster: Cluster) -> None:
+    """The gateway was away, and handed it over all the same."""
+    steps(cluster, 1)
+    cluster.jobs = []
+    cluster.refuse = {OLD: OSError("timed out")}
+    with pytest.raises(OSError, match="timed out"):
+        steps(cluster, 1)
+    declare(cluster, NEW)
+    cluster.refuse = {NEW: OSError("timed out")}
+    with pytest.raises(OSError, match="timed out"):
+        steps(cluster, 2)
+    memory = keeper(cluster).recall("a")
+    keeper(cluster).remember("a", {**memory, "submitting": {**memory["submitting"], "digest": jobs.digest(OLD, {})}})
+    cluster.refuse, cluster.jobs = {}, [Job("late", "a", "RUNNING", 2_000_000)]
+    steps(cluster, 1)
+    assert cluster.done[-1] == ("cancel", "late")
+    cluster.watched = ("healthy", "")
+    assert steps(cluster, 3)["digest"] == jobs.digest(NEW, {})
+    assert cluster.texts[-1] == NEW
+
+
 def test_a_job_that_somebody_started_before_is_not_taken_for_the_keepers(cluster: Cluster) -> None:
     cluster.jobs = [Job("theirs", "a", "RUNNING", 1)]
     memory = {**keeper(cluster).recall("a"), "digest": "1", "sql": OLD, "submitting": {"digest": "1", "sql": OLD, "from": None, "at": 1000.0}}

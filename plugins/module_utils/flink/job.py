@@ -140,15 +140,15 @@ def works(
     while True:
         job_id = str((recall().get("job_ids") or [""])[-1])
         try:
-            found = next((one for one in get("/jobs/overview", CALL_S)["jobs"] if one["jid"] == job_id), {"state": "not there"})
+            here: Mapping[str, Any] = next((one for one in get("/jobs/overview", CALL_S)["jobs"] if one["jid"] == job_id), {"state": "not there"})
             failed = get("/jobs/%s/exceptions" % job_id, CALL_S)["exceptionHistory"]["entries"]
             done = (get("/jobs/%s/checkpoints" % job_id, CALL_S)["latest"] or {}).get("completed")
         except OSError as error:
             why = str(error)
         else:
             failures |= {(job_id, int(one["timestamp"])) for one in failed}
-            why = first_line(failed[0]) if failed else "it is %s, and has completed no checkpoint" % found["state"]
-            whole = found["state"] == "RUNNING" and found["tasks"]["running"] == found["tasks"]["total"] > 0
+            why = first_line(failed[0]) if failed else "it is %s, and has completed no checkpoint" % here["state"]
+            whole = here["state"] == "RUNNING" and here["tasks"]["running"] == here["tasks"]["total"] > 0
             if whole and done and done["trigger_timestamp"] > max((one["timestamp"] for one in failed), default=0):
                 return
         if len(failures) >= FAILURES or clock() >= end:

@@ -516,6 +516,8 @@ class Keeper:
         """A kill, or a gateway that went away, came between the cluster's answer and the memory of it."""
         begun, upgrade = memory["submitting"], memory["upgrade"]
         own = [*memory["job_ids"], upgrade.get("new") if upgrade else None]
+        if begun and upgrade and upgrade["phase"] == "stopping" and begun["digest"] != upgrade["digest"]:
+            begun = None  # The old one was asked for again, in vain, before its statement changed.
         fresh = [job for job in alive if begun and job.id not in own and job.started_ms >= begun["at"] * 1000]
         if fresh:
             self._runs(name, memory, max(fresh, key=lambda job: job.started_ms).id)
