@@ -15,6 +15,8 @@ description:
     replayed.
   - The new job is healthy when all its tasks run and it has completed checkpoints of its own. If not, the old statement goes on from
     the same savepoint, and the task fails with what the new one said.
+  - A job that was never deployed before must show that it works, too - all tasks run, and it completes a checkpoint. If it fails again and again, the task
+    fails with what it said, and C(hnai-flink-jobs) tries on.
   - A deployed job that nobody works on any more (somebody cancelled it) is waited for until the keeper has started it again.
   - Check mode prints which way it would go, and touches nothing.
 options:
@@ -86,14 +88,16 @@ rolled_back:
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.flink import host, job
+from ansible_collections.hnai.platform.plugins.module_utils.flink import health, host, job
 
 CONFIG = "/etc/hnai/flink/jobs"
 KEEPER = "/usr/local/lib/hnai/flink/jobs.py"
+JOBMANAGER = health.rest("127.0.0.1", 8081)
 
 
 def read(path: str) -> str | None:
@@ -167,15 +171,24 @@ def present(module: AnsibleModule, name: str) -> dict[str, Any]:
     if name not in (known.get("jobs") or []) and not os.path.exists(os.path.join(CONFIG, name + ".json")):
         job.write(os.path.join(CONFIG, name + ".json"), "{}\n", (owner.st_uid, owner.st_gid))
     digest = plan.digest or job.digest(sql, known.get("session") or {})
+
+    def recall() -> Mapping[str, Any]:
+        if read(path) != sql:
+            raise job.JobError("another statement was declared meanwhile: what becomes of this one is not known")
+        return host.memory(name)
+
+    begin = time.monotonic()
     # A rejection of before counts again only where it is not meant to be tried once more.
     found = job.wait(
-        lambda: host.memory(name), host.keeper, digest, given["timeout"], time.monotonic, time.sleep, since if plan.way == "rejected" else 0.0,
+        recall, host.keeper, digest, given["timeout"], time.monotonic, time.sleep, since if plan.way == "rejected" else 0.0,
         plan.job_id if plan.gone else "",
     )
     result.update(way=found.way, why=found.why or plan.why, job_id=found.job_id, previous_job_id=found.previous_job_id, savepoint=found.savepoint,
                   rolled_back=found.rolled_back)
     if plan.gone:
         result.update(way=plan.way, why=plan.why, previous_job_id=plan.job_id)
+    if plan.way == "deploy" and plan.digest and not plan.gone:
+        job.works(recall, JOBMANAGER, max(0.0, begin + given["timeout"] - time.monotonic()), time.monotonic, time.sleep)
     if found.rolled_back:
         module.fail_json(msg="%s: the new statement was not healthy, the old one runs again as %s: %s" % (name, found.job_id, found.why), **result)
     if found.result == "refused":

@@ -20,7 +20,8 @@ description:
     O(timeout) is over, or when nothing but such lost users is left, which waiting does not bring back.
   - With O(state=ready) waits until this node is back, whatever else is broken. It serves, is caught up and in sync wherever it has a replica.
   - With O(state=healthy) waits until all brokers are back, know the same users, all voters are caught up and all replicas in sync, twice in a row.
-  - A node that serves nobody is allowed when nothing can be lost by starting it.
+  - A node that serves nobody is allowed when nothing can be lost by starting it. One that only does not answer here, and is not fenced, may still be
+    in the way of V(min.insync.replicas) and then waits.
 options:
   state:
     description: The question.

@@ -71,7 +71,8 @@ def host(**change: Any) -> Host:
     return Host(**{
         "unit": lambda _name: "active", "gateway": lambda _timeout: "2.2.1",
         "keeper": lambda: {"at": NOW - 2, "trouble": ""}, "memory": lambda _name: {"sql": "WATERMARK FOR t AS t", "job_ids": ["i", "j"]},
-        "complete": lambda path: path == "/c/j/chk-1", "free": lambda _path: (50, 100), "listeners": lambda: [("127.0.0.1", 8081), ("0.0.0.0", 22)],
+        "complete": lambda path: path == "/c/j/chk-1", "states": lambda ids: [f"/c/{one}/chk-1" for one in ids],
+        "free": lambda _path: (50, 100), "listeners": lambda: [("127.0.0.1", 8081), ("0.0.0.0", 22)],
         "own": lambda: [("127.0.0.1", 8081), ("127.0.0.1", 40000)],
         "checkpoints": "/c", **change,
     })  # fmt: skip
@@ -173,9 +174,15 @@ def test_each_fault_turns_its_own_check(fault: str) -> None:
     assert verdicts(look(cluster(**answers), on, **expected)) == {**WHOLE, **changed}
 
 
-def test_a_job_that_is_gone_fails_and_what_hangs_on_it_is_not_made_up() -> None:
-    found = verdicts(look(cluster(**jobs({"state": "FAILED"}))))
-    assert found == {"H1": "pass", "H2": "pass", "H3": "fail", "H9": "inconclusive", "H10": "pass"}
+@pytest.mark.parametrize(("on", "retained"), [
+    (host(), "pass"),
+    (host(states=lambda _ids: []), "fail"),
+    (host(complete=lambda _path: False), "fail"),
+    (host(memory=lambda _name: {}, states=lambda _ids: []), "inconclusive"),  # It never ran.
+])
+def test_of_a_job_that_is_gone_what_it_goes_on_from_is_looked_for_and_nothing_is_made_up(on: Host, retained: str) -> None:
+    found = verdicts(look(cluster(**jobs({"state": "FAILED"})), on))
+    assert found == {"H1": "pass", "H2": "pass", "H3": "fail", "H9": retained, "H10": "pass"}
 
 
 def test_the_reason_of_a_failed_checkpoint_is_one_line() -> None:
@@ -318,6 +325,13 @@ def test_the_host_reads_its_own_files(tmp_path: Path) -> None:
     assert not flink_host.complete(str(tmp_path / "a.json" / "chk-1"))
     (tmp_path / "_metadata").write_text("x")
     assert flink_host.complete(str(tmp_path))
+
+
+def test_what_lies_on_disk_of_a_job(tmp_path: Path) -> None:
+    for path in ("checkpoints/j/chk-1", "checkpoints/j/shared", "savepoints/j/savepoint-j-1", "checkpoints/other/chk-2"):
+        (tmp_path / path).mkdir(parents=True)
+    found = flink_host.states(["i", "j"], str(tmp_path / "jobs"))
+    assert found == [str(tmp_path / "checkpoints/j/chk-1"), str(tmp_path / "savepoints/j/savepoint-j-1")]
 
 
 def test_listening_sockets_of_both_families() -> None:

@@ -109,6 +109,46 @@ def test_a_job_that_is_gone_is_no_answer() -> None:
     assert not Plan("none", "", "1", "j1").gone
 
 
+def rest(*looks: tuple[str, list[int], int]) -> tuple[Clock, Any]:
+    """What the JobManager says, a look every 2 s: state, when the job failed, when its newest checkpoint began (0: none)."""
+    clock = Clock()
+
+    def get(path: str, _timeout_s: float) -> Any:
+        state, failed, done = looks[min(int(clock.now / 2), len(looks) - 1)]
+        if state == "away":
+            raise ConnectionError("refused")
+        return {
+            "/jobs/overview": {"jobs": [{"jid": "j1", "state": state.split()[0], "tasks": {"running": 2 - state.count("half"), "total": 2}}]},
+            "/jobs/j1/exceptions": {"exceptionHistory": {"entries": [{"timestamp": at, "stacktrace": "a.B: no topic"} for at in reversed(failed)]}},
+            "/jobs/j1/checkpoints": {"latest": {"completed": {"trigger_timestamp": done} if done else None}},
+        }[path]
+
+    return clock, get
+
+
+@pytest.mark.parametrize("looks", [
+    [("RUNNING", [], 5)],
+    [("away", [], 0), ("CREATED", [], 0), ("RUNNING", [], 0), ("RUNNING", [], 5)],
+    [("RESTARTING", [3], 0), ("RUNNING", [3], 2), ("RUNNING", [3, 4], 2), ("RUNNING half", [3, 4], 5), ("RUNNING", [3, 4], 5)],
+])
+def test_a_first_job_works_when_it_is_whole_and_made_a_checkpoint_since_it_last_failed(looks: list[tuple[str, list[int], int]]) -> None:
+    clock, get = rest(*looks)
+    job.works(lambda: RUNS, get, 60, clock, clock.sleep)
+    assert clock.now == 2 * (len(looks) - 1)
+
+
+@pytest.mark.parametrize(("looks", "words", "seconds"), [
+    ([("RESTARTING", [3], 0), ("RUNNING", [3, 4], 2), ("RESTARTING", [3, 4, 5], 2)], "deployed as j1, and does not work: a.B: no topic. The keeper", 4),
+    ([("RUNNING", [], 0)], "it is RUNNING, and has completed no checkpoint", 60),
+    ([("away", [], 0)], "refused", 60),
+])
+def test_a_first_job_that_does_not_work_is_said(looks: list[tuple[str, list[int], int]], words: str, seconds: int) -> None:
+    clock, get = rest(*looks)
+    with pytest.raises(JobError, match=words):
+        job.works(lambda: RUNS, get, 60, clock, clock.sleep)
+    assert clock.now == seconds
+
+
 def test_the_digest_is_the_keepers() -> None:
     assert job.digest("a", {"b": "c"}) == hashlib.sha256(json.dumps(["a", {"b": "c"}]).encode()).hexdigest()
 

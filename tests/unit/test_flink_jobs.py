@@ -51,6 +51,14 @@ def test_of_two_of_one_name_the_older_goes() -> None:
     assert jobs.decide("1", both, memory())[:2] == ("cancel", "x")
 
 
+@pytest.mark.parametrize("known", [memory(job_ids=["x"]), memory(job_ids=["x"], upgrade={"phase": "stopping", "old": "x"}),
+                                   memory(job_ids=["w"], upgrade={"phase": "verifying", "old": "w", "new": "x"})])
+def test_of_two_the_one_stays_that_the_keeper_started(known: dict[str, Any]) -> None:
+    """Somebody submitted the other one by hand: nobody knows what it does, and from where it began."""
+    both = [Job("x", "a", "RUNNING", 1), Job("y", "a", "RUNNING", 2)]
+    assert jobs.decide("1", both, known)[:2] == ("cancel", "y")
+
+
 def test_a_job_that_goes_away_is_waited_for() -> None:
     assert jobs.decide("1", [Job("x", "a", "CANCELLING", 1)], memory()).kind == "none"
     assert jobs.decide("2", [Job("x", "a", "CANCELLING", 1)], upgrade("stopping")).kind == "none"
@@ -72,7 +80,7 @@ def test_an_upgrade_stops_starts_and_is_judged() -> None:
     old, new = Job("x", "a", "RUNNING", 1), Job("y", "a", "RUNNING", 2)
     assert jobs.decide("2", [old], upgrade("stopping")) == Action("stop", "x")
     assert jobs.decide("2", [], upgrade("stopping")) == Action("start")
-    assert jobs.decide("2", [new], upgrade("stopping")) == Action("adopt", "y")
+    assert jobs.decide("2", [new], upgrade("stopping"))[:2] == ("cancel", "y"), "nobody knows what it is"
     assert jobs.decide("2", [new], upgrade("verifying")).kind == "none"
     assert jobs.decide("2", [new], upgrade("verifying"), ("healthy", "")) == Action("accept", "y")
     assert jobs.decide("2", [new], upgrade("verifying"), ("broken", "bad")) == Action("give_up", "y", "bad")
@@ -110,6 +118,8 @@ def test_the_newest_complete_state_of_its_own_jobs(tmp_path: Path) -> None:
     stopped = checkpoint(savepoints, "j2", "savepoint-j2-1", 250)
     assert jobs.newest_state([checkpoints, savepoints], ["j1", "j2"]) == str(stopped)
     assert jobs.newest_state([checkpoints, savepoints], []) is None
+    checkpoint(checkpoints, "j3", "chk-1", 50)
+    assert jobs.newest_state([checkpoints, savepoints], ["j1", "j2", "j3"]).endswith("j3/chk-1"), "the clock went back meanwhile"
 
 
 def test_statements_end_at_a_line_end_only() -> None:
@@ -126,6 +136,33 @@ def test_a_statement_set_is_one_statement() -> None:
     assert found[1].endswith("INSERT INTO t SELECT 1;\nINSERT INTO u SELECT 2;\nEND;")
 
 
+@pytest.mark.parametrize(("text", "words"), [
+    ("SELECT 1;\nINSERT INTO t SELECT 1;", "'SELECT 1' is neither"),
+    ("CREATE TABLE u WITH ('connector' = 'x') AS SELECT 1;\nINSERT INTO t SELECT 1;", "'CREATE TABLE u WITH' is neither"),
+    ("EXECUTE INSERT INTO t SELECT 1;", "'EXECUTE INSERT INTO t' is neither"),
+    ("/* open\nINSERT INTO t SELECT 1;", "is neither"),
+    ("INSERT INTO t SELECT 1;\nINSERT INTO t SELECT 2;", "2 statements of it start a job each"),
+    ("CREATE TABLE t (a INT);", "no statement of it starts a job"),
+    ("SET 'pipeline.name' = 'mine';\nINSERT INTO t SELECT 1;", "is its keeper's to say"),
+    ("SET 'execution.state-recovery.ignore-unclaimed-state' = 'true';\nINSERT INTO t SELECT 1;", "is its keeper's to say"),
+])
+def test_a_file_starts_one_job_and_its_plan_none(monkeypatch: pytest.MonkeyPatch, text: str, words: str) -> None:
+    """A plan executes what stands before the statement that it explains."""
+    asked: list[str] = []
+    monkeypatch.setattr(jobs.Session, "__enter__", lambda session: session)
+    monkeypatch.setattr(jobs.Session, "__exit__", lambda *_error: None)
+    monkeypatch.setattr(jobs.Session, "execute", lambda _session, statement: asked.append(statement) or {})
+    for what in (lambda: jobs.explain("a", text, {}), lambda: jobs.submit("a", text, {}, None)):
+        with pytest.raises(jobs.Refused, match=words):
+            what()
+    assert asked == []
+
+
+def test_what_is_made_ready_and_said_before_a_statement_starts_nothing() -> None:
+    text = "/* a; */ CREATE TEMPORARY VIEW v AS SELECT 1;\n/* b */\n/* c */ set 'table.exec.state.ttl' = '1 h';\n/* d */ insert into t SELECT /*+ x */ 1;\n"
+    assert [one.split()[0] for one in jobs.checked("a", text)] == ["CREATE", "set", "insert"]
+
+
 def node(number: int, kind: str, contents: str, *inputs: int) -> dict[str, Any]:
     return {"id": number, "type": kind, "contents": contents, "predecessors": [{"id": one, "ship_strategy": "HASH"} for one in inputs]}
 
@@ -140,15 +177,29 @@ def plan_of(key: str = "key=[a]", calc: str = "x", sink: str = "t[5]: Writer", f
 
 
 def test_another_expression_keeps_the_state_and_numbers_of_a_session_say_nothing() -> None:
-    assert jobs.way(jobs.shape(plan_of()), jobs.shape(plan_of(calc="y", sink="t[55]: Writer", first=4)))[0] == "savepoint"
+    assert jobs.way(jobs.shape(plan_of(), {}), jobs.shape(plan_of(calc="y", sink="t[55]: Writer", first=4), {}))[0] == "savepoint"
 
 
 def test_another_key_or_another_operator_is_replayed() -> None:
-    before = jobs.shape(plan_of())
-    assert jobs.way(before, jobs.shape(plan_of(key="key=[a, b]")))[0] == "replay"
+    before = jobs.shape(plan_of(), {})
+    assert jobs.way(before, jobs.shape(plan_of(key="key=[a, b]"), {}))[0] == "replay"
     more = plan_of()
     more["nodes"].insert(2, node(8, "Calc[8]", "z", 7))
-    assert jobs.way(before, jobs.shape(more))[0] == "replay"
+    assert jobs.way(before, jobs.shape(more, {}))[0] == "replay"
+
+
+@pytest.mark.parametrize(("text", "way"), [
+    ("CREATE TABLE r (a INT) WITH ('connector' = 'kafka', 'topic'='ot.raw', 'properties.x' = 'y');", "savepoint"),
+    ("CREATE TEMPORARY TABLE `r` (a INT) WITH ('connector' = 'kafka', 'topic' = 'ot.raw2');", "replay"),
+    ("create table if not exists c.d.r (a INT) WITH ('connector' = 'files', 'topic' = 'ot.raw');", "replay"),
+])
+def test_how_far_one_topic_was_read_says_nothing_of_another(text: str, way: str) -> None:
+    """A source goes on with the partitions that its state names, whatever the statement says."""
+    old = "CREATE TABLE r (a INT) WITH (\n  'connector' = 'kafka',\n  'topic' = 'ot.raw'\n);\n"
+    before, after = (jobs.shape(plan_of(), jobs.reads(one)) for one in (old, text))
+    found = jobs.way(before, after)
+    assert found[0] == way
+    assert way == "savepoint" or "ot.raw, was " in found[1] or "ot.raw2, was " in found[1]
 
 
 def test_a_materializer_has_state() -> None:
@@ -156,7 +207,7 @@ def test_a_materializer_has_state() -> None:
     plan["nodes"][2] = node(9, "SinkMaterializer[9]", "pk=[a]", 7)
     other = plan_of()
     other["nodes"][2] = node(9, "SinkMaterializer[9]", "pk=[b]", 7)
-    assert jobs.way(jobs.shape(plan), jobs.shape(other))[0] == "replay"
+    assert jobs.way(jobs.shape(plan, {}), jobs.shape(other, {}))[0] == "replay"
 
 
 def test_options_and_the_moment_of_a_replay() -> None:
@@ -164,6 +215,7 @@ def test_options_and_the_moment_of_a_replay() -> None:
     assert jobs.options(sql) == {"replay_margin_s": "90", "upgrade": "replay"}
     assert "'scan.startup.mode' = 'timestamp', 'scan.startup.timestamp-millis' = '1500'" in jobs.from_moment(sql, 1.5)
     assert "group-offsets" not in jobs.from_moment(sql, 1.5)
+    assert jobs.from_moment(sql.replace(" = ", "="), 1.5) == jobs.from_moment(sql, 1.5).replace("x = ", "x=")
 
 
 class Cluster:
@@ -177,12 +229,14 @@ class Cluster:
         self.shapes: dict[str, list[list[Any]]] = {}
         self.refuse: dict[str, Exception] = {}
         self.texts: list[str] = []
+        self.sessions: list[dict[str, str]] = []
 
     def submit(self, name: str, sql: str, session: dict[str, str], start: str | None) -> str:
         if sql in self.refuse:
             raise self.refuse[sql]
         job = f"job{len(self.texts) + 1}"
         self.texts.append(sql)
+        self.sessions.append(session)
         self.done.append(("submit", Path(start).name if start else "none"))
         self.jobs = [*self.jobs, Job(job, name, "RUNNING", int(1000 * self.clock) + len(self.texts))]
         return job
@@ -202,10 +256,14 @@ OLD, NEW = "INSERT INTO t SELECT 1;\n", "INSERT INTO t SELECT 2;\n"
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return made(tmp_path, monkeypatch)
+
+
+def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     for name in ("config", "state", "checkpoints", "savepoints"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "config/jobs.json").write_text(json.dumps({"jobs": ["a"], "session": {}}))
-    found = Cluster(tmp_path)
+        (root / name).mkdir(parents=True)
+    (root / "config/jobs.json").write_text(json.dumps({"jobs": ["a"], "session": {}}))
+    found = Cluster(root)
     for name in ("submit", "stop", "cancel"):
         monkeypatch.setattr(jobs, name, getattr(found, name))
     monkeypatch.setattr(jobs, "running", lambda: found.jobs)
@@ -265,6 +323,144 @@ def test_a_keeper_that_was_killed_before_it_knew_the_id_of_its_job_knows_it_agai
     declare(cluster, NEW)
     steps(cluster, 1)
     assert cluster.done[-1] == ("stop", job.id)
+
+
+class Killed(BaseException):
+    """By SIGKILL: nothing catches it."""
+
+
+@pytest.mark.parametrize("verdict", ["healthy", "broken"])
+@pytest.mark.parametrize("way", ["savepoint", "replay"])
+def test_a_kill_at_any_moment_of_an_upgrade_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, verdict: str) -> None:
+    """Before and after everything that the keeper does to the cluster or its memory; and it is away for ten minutes."""
+    text = "-- keeper: replay_margin_s=90\nCREATE TABLE r WITH ('scan.startup.mode' = 'group-offsets');\nINSERT INTO t SELECT %d;\n"
+    old, new = text % 1, text % 2
+    moment = 0
+    while True:
+        cluster = made(tmp_path / str(moment), monkeypatch)
+        cluster.shapes = {new: [["Deduplicate", [], "key=[b]"]]} if way == "replay" else {}
+        declare(cluster, old)
+        steps(cluster, 2)
+        checkpoint(cluster.root / "checkpoints", "job1", "chk-1", 1)
+        left = [moment]
+
+        def dying(call: Any, left: list[int] = left) -> Any:
+            def called(*given: Any) -> Any:
+                left[0] -= 1
+                if left[0] == -1:
+                    raise Killed
+                answer = call(*given)
+                left[0] -= 1
+                if left[0] == -1:
+                    raise Killed
+                return answer
+            return called
+
+        declare(cluster, new)
+        with monkeypatch.context() as mortal:
+            for name in ("submit", "stop", "cancel"):
+                mortal.setattr(jobs, name, dying(getattr(cluster, name)))
+            mortal.setattr(jobs.Keeper, "remember", dying(jobs.Keeper.remember))
+            try:
+                for _step in range(12):
+                    cluster.watched = (verdict, "") if len(cluster.texts) > 1 else ("", "")
+                    steps(cluster, 1)
+                    for job in cluster.jobs:
+                        checkpoint(cluster.root / "checkpoints", job.id, f"chk-{_step + 2}", 2000 + _step)
+            except Killed:
+                cluster.clock += 600
+        killed = left[0] < 0
+        cluster.watched = (verdict, "")
+        known = steps(cluster, 12)
+        (job,) = cluster.jobs
+        assert (known["job_ids"][-1], known["upgrade"]) == (job.id, None)
+        assert known["digest"] == jobs.digest(new if verdict == "healthy" else old, {})
+        starts = [start for what, start in cluster.done if what == "submit"]
+        for number, (submitted, start) in enumerate(zip(cluster.texts, starts)):
+            if submitted == old and number:
+                assert start == "savepoint-job1", "the old one never without its state, and never from the new one's"
+            elif submitted == new:
+                assert (way, start) == ("savepoint", "savepoint-job1")
+            elif number:
+                assert "'scan.startup.timestamp-millis' = '910000'" in submitted and (way, start) == ("replay", "none")
+        if not killed:
+            break
+        moment += 1
+    assert moment >= 12
+
+
+def test_the_old_statement_comes_back_as_it_ran_and_never_from_the_state_of_the_new_one(cluster: Cluster) -> None:
+    """With the settings that it ran with: with others its state might not fit either."""
+    steps(cluster, 1)
+    (cluster.root / "config/jobs.json").write_text(json.dumps({"jobs": ["a"], "session": {"table.exec.mini-batch.enabled": "true"}}))
+    steps(cluster, 2)
+    new = checkpoint(cluster.root / "checkpoints", "job2", "chk-1", 5000)
+    cluster.watched = ("broken", "bad")
+    steps(cluster, 2)
+    assert not new.exists()
+    cluster.jobs = []
+    checkpoint(cluster.root / "checkpoints", "job2", "chk-1", 5000)
+    known = steps(cluster, 1)
+    assert cluster.done[-1] == ("submit", "savepoint-job1")
+    assert cluster.sessions == [{}, {"table.exec.mini-batch.enabled": "true"}, {}, {}]
+    assert known["job_ids"] == ["job1", "job3", "job4"]
+
+
+DIVISION = "java.lang.ArithmeticException: / by zero"
+MIGRATION = "org.apache.flink.util.StateMigrationException: The new state serializer (a) must not be incompatible"
+
+
+@pytest.mark.parametrize(("trace", "why"), [
+    (f"java.lang.RuntimeException: wrapped\n\tat a.b\nCaused by: {DIVISION}\n\tat c", f"Caused by: {DIVISION}"),
+    (f"{DIVISION}\n\tat c", DIVISION),
+    (f"{MIGRATION}\n\tat c", f"{MIGRATION}{jobs.UNFIT}"),
+])
+def test_what_a_new_job_died_of_is_said_with_what_helps(monkeypatch: pytest.MonkeyPatch, trace: str, why: str) -> None:
+    said = {"exceptionHistory": {"entries": [{"exceptionName": "x", "stacktrace": trace}]}}
+    monkeypatch.setattr(jobs, "call", lambda _method, _url: said)
+    assert jobs.watch(Job("j", "a", "RESTARTING", 1)) == ("broken", why)
+
+
+def test_a_job_that_is_no_more_while_its_statement_changes_is_replayed_from_where_it_stood(cluster: Cluster) -> None:
+    text = "-- keeper: replay_margin_s=90, upgrade=replay\nCREATE TABLE r WITH ('scan.startup.mode' = 'group-offsets');\nINSERT INTO t SELECT %d;\n"
+    declare(cluster, text % 1)
+    steps(cluster, 2)
+    cluster.clock, cluster.jobs = 5000.0, []
+    declare(cluster, text % 2)
+    steps(cluster, 2)
+    assert "'scan.startup.timestamp-millis' = '910000'" in cluster.texts[-1]
+
+
+def test_a_job_that_never_caught_up_is_replayed_from_the_committed_offsets(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment after its start could be a moment after records that it has not read yet."""
+    monkeypatch.setattr(jobs, "behind", lambda _job: 1e6)
+    text = "-- keeper: replay_margin_s=90, upgrade=replay\nCREATE TABLE r WITH ('scan.startup.mode' = 'group-offsets');\nINSERT INTO t SELECT %d;\n"
+    declare(cluster, text % 1)
+    steps(cluster, 2)
+    declare(cluster, text % 2)
+    steps(cluster, 2)
+    assert cluster.texts[-1] == text % 2
+
+
+def test_the_old_one_that_comes_late_is_not_taken_for_the_new_one(cluster: Cluster) -> None:
+    """The gateway was away, and handed it over all the same."""
+    steps(cluster, 1)
+    cluster.jobs = []
+    cluster.refuse = {OLD: OSError("timed out")}
+    with pytest.raises(OSError, match="timed out"):
+        steps(cluster, 1)
+    declare(cluster, NEW)
+    cluster.refuse = {NEW: OSError("timed out")}
+    with pytest.raises(OSError, match="timed out"):
+        steps(cluster, 2)
+    memory = keeper(cluster).recall("a")
+    keeper(cluster).remember("a", {**memory, "submitting": {**memory["submitting"], "digest": jobs.digest(OLD, {})}})
+    cluster.refuse, cluster.jobs = {}, [Job("late", "a", "RUNNING", 2_000_000)]
+    steps(cluster, 1)
+    assert cluster.done[-1] == ("cancel", "late")
+    cluster.watched = ("healthy", "")
+    assert steps(cluster, 3)["digest"] == jobs.digest(NEW, {})
+    assert cluster.texts[-1] == NEW
 
 
 def test_a_job_that_somebody_started_before_is_not_taken_for_the_keepers(cluster: Cluster) -> None:

@@ -123,6 +123,23 @@ def test_a_node_that_serves_nobody_goes_first_even_where_partitions_are_in_need(
     assert decision == gate.Decision(gate.NOT_READY, ())
 
 
+def test_a_node_that_does_not_answer_here_is_still_counted_on_until_it_is_fenced() -> None:
+    """Its acceptor is busy or deaf, or it died just now: what the controllers believe, the producers get."""
+    needed = cluster(partitions=(partition(isr=(1, 2)),))
+    [reason] = gate.decide(needed, 1, False, RULES).reasons
+    assert reason.endswith("would fall under min.insync.replicas: ot.raw-0")
+    assert gate.decide(cluster(), 1, False, RULES).allowed, "two others hold it"
+    refusing = cluster(partitions=(partition(isr=(1,)),))
+    assert gate.decide(refusing, 1, False, RULES).allowed, "nothing is acknowledged there: nobody else can fetch from it, and a restart is the cure"
+    assert gate.decide(dataclasses.replace(needed, brokers={1: True, 2: False, 3: False}), 1, False, RULES).allowed
+    assert gate.decide(dataclasses.replace(needed, quorum=quorum(leader=-1)), 1, False, RULES).allowed, "nobody can fence it"
+
+
+def test_a_broker_that_is_no_voter_waits_for_the_voters_too() -> None:
+    snapshot = cluster(quorum=quorum(lags={2: 9000}), brokers=dict.fromkeys((1, 2, 3, 4), False))
+    assert gate.decide(snapshot, 4, True, gate.Rules((1, 2, 3, 4))).reasons == ("voter 2 is not caught up",)
+
+
 def test_a_node_that_serves_nobody_may_still_be_a_voter_that_is_needed() -> None:
     snapshot = cluster(brokers={2: False, 3: False}, quorum=quorum(lags={2: 60_000}))
     assert not gate.decide(snapshot, 1, False, RULES).allowed

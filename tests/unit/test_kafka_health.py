@@ -94,6 +94,7 @@ class Fake:
     dir_brokers: tuple[int, ...] = (1, 2, 3)
     future: tuple[Mapping[str, int], ...] = ({},)
     group: Group | None = READS
+    states: tuple[str, ...] = ()
     entries: tuple[Acl, ...] = DECLARED
     scram: tuple[str, ...] = ("flink", "telegraf-shipper")
     iterations: int = 8192
@@ -103,6 +104,7 @@ class Fake:
     volume: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"read_only": 0, "total_bytes": 100, "usable_bytes": 50})
     looks: int = 0
     dir_looks: int = 0
+    group_looks: int = 0
 
     def snapshot(self) -> Snapshot:
         self.looks += 1
@@ -141,6 +143,9 @@ class Fake:
         return {name: {"SCRAM-SHA-512": self.iterations} for name in self.scram}
 
     def groups(self, topics: Mapping[str, Sequence[str]], since_ms: int) -> list[Group]:
+        self.group_looks += 1
+        if self.group and self.states:
+            self.group = dataclasses.replace(self.group, state=self.states[min(self.group_looks, len(self.states)) - 1], protocol="consumer")
         return [self.group] if self.group and self.group.name in topics else []
 
 
@@ -342,6 +347,12 @@ def test_what_is_not_as_declared_is_named() -> None:
     assert checks(Fake(), expected=dataclasses.replace(second, mechanisms={"flink": ["SCRAM-SHA-512"]}))["S7"].status == "pass"
 
 
+def test_a_topic_that_nobody_declared_is_named_and_stops_nothing() -> None:
+    more = (partition("mine"), partition("mine", 1), partition("hnai.canary.1-a"))
+    found = checks(Fake(partitions=(partition(), partition("__consumer_offsets"), *more)))["B11"]
+    assert (found.status, found.evidence["undeclared"]) == ("pass", ["mine"])
+
+
 def test_one_broker_has_nobody_to_compare_with() -> None:
     alone = Fake(brokers=(1,), known=({1: USERS},))
     assert verdicts(alone, expected=dataclasses.replace(EXPECTED, nodes=(1,)))["S8"] == "pass"
@@ -354,6 +365,19 @@ def test_what_is_not_there_to_judge_is_skipped_and_says_why() -> None:
     assert {name: check.reason for name, check in found.items() if check.status == "skipped"} == {
         "B7": "there is none yet: nothing was ever committed", "B10": "no rack is declared", "B11": "no topic is declared", "C3": "no group is declared",
         "F4": "no exactly-once is declared"}
+
+
+@pytest.mark.parametrize(("states", "reason", "looks"), [
+    (("PreparingRebalance", "CompletingRebalance", "Stable"), "", 3),
+    (("Assigning", "Reconciling", "Stable"), "", 3),
+    (("PreparingRebalance",), "flink-normalise is PreparingRebalance", 15),
+    (("PreparingRebalance", "Empty"), "flink-normalise is Empty", 2),
+])
+def test_a_group_that_shares_its_partitions_out_is_looked_at_again(states: tuple[str, ...], reason: str, looks: int) -> None:
+    fake = dataclasses.replace(Fake(), states=states)
+    found = checks(fake)["C3"]
+    assert (found.status, found.reason) == ("fail" if reason else "pass", reason)
+    assert fake.group_looks == looks
 
 
 def test_a_position_beyond_the_end_is_named() -> None:

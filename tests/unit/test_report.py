@@ -559,6 +559,31 @@ def test_metrics_of_a_part_do_not_hide_the_site(tmp_path: Path) -> None:
     assert (part / "metrics.prom").read_bytes() != whole
 
 
+def test_what_only_a_full_verdict_asks_holds_until_the_next_one(tmp_path: Path) -> None:
+    """Lost records, an open door: five minutes later a quick verdict would have cleared the alert."""
+    probe = {**result("kafka", check("K1", "fail", subject="deny")), "module": "probe"}
+    full = built(result("kafka", check("K1", "fail"), check("C1", "fail", subject="lost")), probe, result("gone", check("G1", "fail")),
+                 run_id="20260131T110000.000Z", profile="full", **WHOLE)
+    archive.write(tmp_path, full, {})
+
+    def problems() -> dict[str, float]:
+        got = samples((tmp_path / "hnai.prom").read_bytes())
+        found = {series.split('id="')[1][:2] + series.split('subject="')[1][:4]: value for series, value in got.items() if "check_problem" in series}
+        return {name.strip('"}'): value for name, value in found.items()}
+
+    assert problems() == {"K1": 1.0, "K1deny": 1.0, "C1lost": 1.0, "G1": 1.0}
+    quick = archive.write(tmp_path, built(result("kafka", check("K1")), run_id="20260131T120000.000Z", **WHOLE), {})
+    assert problems() == {"K1": 0.0, "K1deny": 1.0, "C1lost": 1.0}, "what is on no host any more is over"
+    assert b"C1" not in (quick / "metrics.prom").read_bytes(), "the run itself says what it found"
+    again = built(result("kafka", check("K1"), check("C1", subject="lost")), run_id="20260131T130000.000Z", profile="full", **WHOLE)
+    archive.write(tmp_path, again, {})
+    archive.write(tmp_path, built(result("kafka", check("K1")), run_id="20260131T140000.000Z", **WHOLE), {})
+    assert problems() == {"K1": 0.0, "C1lost": 0.0}
+    (tmp_path / "20260131T130000.000Z/record.json").write_text("{")
+    archive.write(tmp_path, built(result("kafka", check("K1")), run_id="20260131T150000.000Z", **WHOLE), {})
+    assert problems() == {"K1": 0.0}
+
+
 # -- metrics ----------------------------------------------------------------------------------------------
 SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)\{((?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*",?)*)\} (\S+)')
 

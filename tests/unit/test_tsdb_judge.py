@@ -229,6 +229,8 @@ def test_the_canary_of_somebody_else_is_not_ours() -> None:
         (ring(150), stream([*range(129), 10**18]), {"CN3"}),
         (ring(150, age=40.0), stream(range(70)), {"CN2", "CN4"}),
         (ring(150, blind=150), None, {"CN2", "CN3", "CN4"}),
+        # It answered 200, showed them, and threw them away: what is left is whole.
+        (ring(150), stream(range(100, 130), 9_975_000), {"CN4"}),
     ],
 )
 def test_each_fault_fails_its_check(lines: list[str], samples: Samples | None, bad: set[str]) -> None:

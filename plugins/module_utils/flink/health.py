@@ -59,7 +59,8 @@ class Host:
 
     unit(name) → ActiveState; keeper() → {"at": epoch s of its last look, "trouble": text}; memory(name) → the keeper's memory of a job;
     gateway(timeout_s) → the release that the SQL gateway says it is of;
-    complete(path) → whether a checkpoint's _metadata is there and not empty; free(path) → (bytes free, bytes); listeners() → [(address, port)], own() →
+    complete(path) → whether a checkpoint's _metadata is there and not empty; states(job ids) → what lies on disk of their checkpoints and savepoints;
+    free(path) → (bytes free, bytes); listeners() → [(address, port)], own() →
     those of Flink's processes;
     checkpoints: the directory in which the keeper looks for what a job goes on from.
     """
@@ -69,6 +70,7 @@ class Host:
     keeper: Callable[[], Mapping[str, Any]]
     memory: Callable[[str], Mapping[str, Any]]
     complete: Callable[[str], bool]
+    states: Callable[[Sequence[str]], Sequence[str]]
     free: Callable[[str], tuple[int, int]]
     listeners: Callable[[], Sequence[tuple[str, int]]]
     own: Callable[[], Sequence[tuple[str, int]]]
@@ -264,8 +266,8 @@ class _Judge:
             entries = self.get("/jobs/%s/exceptions" % job_id)["exceptionHistory"]["entries"]
             fresh = [one for one in entries if one["timestamp"] >= (self.now() - self.expected.recent_s) * 1000.0]
             check.observed = len(fresh)
-            check.evidence = {"all": len(entries), "fresh": [_first_line(one) for one in fresh[:5]]}
-            check.passed(not fresh, _first_line(fresh[0]) if fresh else "")
+            check.evidence = {"all": len(entries), "fresh": [first_line(one) for one in fresh[:5]]}
+            check.passed(not fresh, first_line(fresh[0]) if fresh else "")
 
     def backpressure(self, name: str, job: Mapping[str, Any], vertices: Sequence[Mapping[str, Any]]) -> None:
         """H6. The first question only starts the measurement."""
@@ -400,7 +402,7 @@ class _Judge:
             check.passed(self.report.version in ("", check.observed), "the JobManager is of %s" % self.report.version)
 
     def retained(self) -> None:
-        """H9: the newest checkpoint of every job lies on disk, complete, and outlives the job."""
+        """H9: the newest checkpoint of every job lies on disk, complete, and outlives the job; a job that is down has what it can go on from."""
         with self.report.check(
             "H9", "retained checkpoints lie on disk", expected="one a job, complete, kept when the job ends", subject="checkpoints",
             hint="the disk below /var/lib/hnai/flink/checkpoints; execution.checkpointing.externalized-checkpoint-retention",
@@ -432,6 +434,14 @@ class _Judge:
                     path = str(newest.get("external_path", ""))
                     if not self.host.complete(path.removeprefix("file:")):
                         problems.append("%s: %s is not there or not complete" % (job["name"], path))
+            alive = {job["name"] for job in self.jobs or [] if job["state"] not in GONE}
+            for name in sorted(set(self.expected.jobs) - alive):
+                known = self.host.memory(name).get("job_ids") or []
+                there = [path for path in self.host.states(known) if self.host.complete(path)]
+                if there:
+                    found[name] = there[-1]
+                elif known:
+                    problems.append("%s: it is down, and nothing that it could go on from lies on disk" % name)
             check.observed = "%d of %d, %.0f %% of the disk free" % (len(found), len(self.expected.jobs), 100.0 * free / max(size, 1))
             check.evidence = {"newest": found, "free_bytes": free, "problems": problems}
             if free < size * 0.05:
@@ -513,7 +523,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _first_line(entry: Mapping[str, Any]) -> str:
+def first_line(entry: Mapping[str, Any]) -> str:
     """The innermost cause of an exception, one line."""
     lines = str(entry.get("stacktrace", "")).splitlines()
     causes = [line for line in lines if line.startswith("Caused by: ")]

@@ -2,6 +2,7 @@
 """What a Flink host knows about itself: the keeper's files, checkpoints on disk, listening sockets. Reads only."""
 from __future__ import annotations
 
+import glob
 import json
 import os
 import pwd
@@ -59,6 +60,12 @@ def complete(path: str) -> bool:
         return False
 
 
+def states(job_ids: Sequence[str], state: str = STATE) -> list[str]:
+    """Directories of checkpoints and savepoints of these jobs, beside the keeper's memory."""
+    roots = [os.path.join(os.path.dirname(state), kind) for kind in ("checkpoints", "savepoints")]
+    return sorted(found for job_id in job_ids for root in roots for found in glob.glob(os.path.join(root, job_id, "*-*")))
+
+
 def free(path: str) -> tuple[int, int]:
     """(bytes free, bytes) of the file system. Raises OSError."""
     found = os.statvfs(path)
@@ -112,6 +119,6 @@ def this_host(gateway: int, state: str = STATE) -> Host:
     """The host that the module runs on. *gateway*: the port of the SQL gateway on loopback."""
     return Host(
         unit=unit_state, gateway=lambda timeout_s: str(rest("127.0.0.1", gateway)("/v3/info", timeout_s)["version"]),
-        keeper=lambda: keeper(state), memory=lambda name: memory(name, state), complete=complete, free=free,
+        keeper=lambda: keeper(state), memory=lambda name: memory(name, state), complete=complete, states=lambda job_ids: states(job_ids, state), free=free,
         listeners=listeners, own=own_listeners,
     )

@@ -13,8 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils.flink.health import Get, first_line
+
 #: Ways by which a statement reaches the cluster; of the others the first needs nothing, the last two will not come about.
 ACTING = ("deploy", "savepoint", "replay")
+#: So often a job fails that was never deployed before until it is said: what it needs may only be starting.
+FAILURES = 3
+CALL_S = 10.0
 
 
 class JobError(Exception):
@@ -125,9 +130,35 @@ def wait(
         sleep(2.0)
 
 
+def works(
+    recall: Callable[[], Mapping[str, Any]], get: Get, timeout_s: float, clock: Callable[[], float], sleep: Callable[[float], None],
+) -> None:
+    """Waits until the first job of a name shows that it works: all its tasks run, and it has completed a checkpoint since it last failed. There is nothing
+    to go back to, so the keeper tries on. Raises JobError."""
+    end = clock() + timeout_s
+    failures: set[tuple[str, int]] = set()
+    while True:
+        job_id = str((recall().get("job_ids") or [""])[-1])
+        try:
+            here: Mapping[str, Any] = next((one for one in get("/jobs/overview", CALL_S)["jobs"] if one["jid"] == job_id), {"state": "not there"})
+            failed = get("/jobs/%s/exceptions" % job_id, CALL_S)["exceptionHistory"]["entries"]
+            done = (get("/jobs/%s/checkpoints" % job_id, CALL_S)["latest"] or {}).get("completed")
+        except OSError as error:
+            why = str(error)
+        else:
+            failures |= {(job_id, int(one["timestamp"])) for one in failed}
+            why = first_line(failed[0]) if failed else "it is %s, and has completed no checkpoint" % here["state"]
+            whole = here["state"] == "RUNNING" and here["tasks"]["running"] == here["tasks"]["total"] > 0
+            if whole and done and done["trigger_timestamp"] > max((one["timestamp"] for one in failed), default=0):
+                return
+        if len(failures) >= FAILURES or clock() >= end:
+            raise JobError("deployed as %s, and does not work: %s. The keeper tries on: change the statement, or take it away (state: absent)" % (job_id, why))
+        sleep(2.0)
+
+
 def write(path: str, text: str, owner: tuple[int, int]) -> None:
     """Atomic; owner: uid, gid. Raises OSError."""
-    temporary = "%s.new" % path
+    temporary = "%s.%d.new" % (path, os.getpid())  # Another run may write, too.
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
     os.chown(temporary, *owner)

@@ -83,6 +83,15 @@ def name(expires: float, token: str) -> str:
     return f"{PREFIX}{int(expires)}-{token}"
 
 
+def undeclared(names: Iterable[str], declared: Iterable[str]) -> list[str]:
+    """Topics that nobody declared, Kafka's own and a canary's left out.
+
+    >>> undeclared(["ot.raw", "mine", "__consumer_offsets", "hnai.canary.1-a"], ["ot.raw"])
+    ['mine']
+    """
+    return sorted(name for name in set(names) - set(declared) if not name.startswith(("__", PREFIX)))
+
+
 def expired(names: Iterable[str], now: float) -> list[str]:
     """Those of `names` that an earlier canary left behind."""
     found = []

@@ -91,15 +91,20 @@ def decide(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) ->
     others_ahead = [v.id for v in quorum.voters if v.id != node and quorum.lag_ms(v) < rules.max_lag_ms]
     is_voter = any(v.id == node for v in quorum.voters)
     behind = [voter for voter in quorum.behind(rules.max_lag_ms) if voter != node]
-    if quorum.leader_id >= 0 and is_voter:
+    if quorum.leader_id >= 0:
         # A voter that is behind decides nothing now, so its restart takes nothing away.
-        if not alone and len(others_ahead) < quorum.majority and node not in quorum.behind(rules.max_lag_ms):
+        if is_voter and not alone and len(others_ahead) < quorum.majority and node not in quorum.behind(rules.max_lag_ms):
             reasons.append(f"without node {node} only {len(others_ahead)} of {len(quorum.voters)} voters are caught up, "
                            f"{quorum.majority} are needed")
         elif behind and used:
             reasons.append(f"voter {_some(behind)} is not caught up")
+    fallen = sorted(p.name for p in snapshot.partitions
+                    if node in p.isr and len(p.isr) == p.min_isr and not alone)
     if not used:
-        # It is in no ISR and leads nothing; starting it can only help, also where partitions are in need.
+        # Starting it can only help, also where partitions are in need: it is in no ISR and leads nothing. Unless the controllers count on it all the same:
+        # it died just now, and is fenced in seconds, or it is deaf here and serves on another listener.
+        if fallen and quorum.leader_id >= 0 and node in snapshot.live():
+            reasons.append(f"it does not answer here, but is not fenced, and without it would fall under min.insync.replicas: {_some(fallen)}")
         return Decision(position, tuple(reasons))
     missing = sorted(set(rules.expected) - snapshot.live())
     if missing:
@@ -109,8 +114,6 @@ def decide(snapshot: Snapshot | None, node: int, serving: bool, rules: Rules) ->
     under = [name for name in snapshot.under_min_isr() if name not in set(snapshot.offline())]
     if under:
         reasons.append(f"under min.insync.replicas: {_some(under)}")
-    fallen = sorted(p.name for p in snapshot.partitions
-                    if node in p.isr and len(p.isr) == p.min_isr and not alone)
     if fallen:
         reasons.append(f"would fall under min.insync.replicas: {_some(fallen)}")
     if snapshot.reassignments:

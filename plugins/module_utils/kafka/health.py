@@ -18,6 +18,7 @@ from .. import at_once
 from ..verdict import Check, Report
 from . import quotas
 from .acls import Acl, readers_below
+from .canary import undeclared
 from .listeners import Links, Listener, refuses_anonymous, refuses_plaintext, refuses_wrong_password
 from .quotas import Quotas
 from .scram import MECHANISMS, LoginError, OpenDoor
@@ -33,6 +34,9 @@ _TOLD_ELSEWHERE = frozenset({"min.insync.replicas", "unclean.leader.election.ena
 _COMPACTED = ("__consumer_offsets", "__transaction_state")
 #: Settings by which a certificate becomes a name, of all listeners or of one.
 _NAMING = ("principal.mapping.rules", "principal.builder.class")
+#: What a group is while its members share its partitions out, for seconds when one comes or goes; and how often it is looked at then.
+_SHARING = ("PreparingRebalance", "CompletingRebalance", "Assigning", "Reconciling")
+_SHARING_LOOKS = 15
 _KRAFT, _TRANSACTION = "kraft.version", "transaction.version"
 
 
@@ -385,7 +389,8 @@ class Health:
         c.passed(not narrow and not without, f"broker {', '.join(map(str, without))} has no rack" if without else ", ".join(narrow[:5]))
 
     def b11(self, c: Check) -> None:
-        """Declared topics and the quotas are as declared, and this broker's file is not overridden in the cluster. A topic that is not there is B2's."""
+        """Declared topics and the quotas are as declared, and this broker's file is not overridden in the cluster. A topic that is not there is B2's; one
+        that nobody declared is named: it may be somebody's, and stops no upgrade."""
         if not self.want.topics:
             c.skip("no topic is declared")
             return
@@ -400,9 +405,10 @@ class Health:
             c.observed, c.expected, c.evidence = len(limits), 0, {"differences": limits[:50], "unsaid": str(error)}
             c.fail("; ".join(limits[:5]))
             return
+        extra = undeclared((one.topic for look in self._samples[-1:] for one in look.partitions), (topic.name for topic in self.want.topics))
         found = [*differences(self.want.topics, present), *limits,
                  *(f"broker {self.want.node} {key} {over[key] or '(not told)'} over its file" for key in sorted(over))]
-        c.observed, c.expected, c.evidence = len(found), 0, {"differences": found[:50], "topics": sorted(present)}
+        c.observed, c.expected, c.evidence = len(found), 0, {"differences": found[:50], "topics": sorted(present), "undeclared": extra[:50]}
         if not present and not found:
             c.inconclusive("none of the declared topics is there")
             return
@@ -464,7 +470,7 @@ class Health:
         if not self.want.groups:
             c.skip("no group is declared")
             return
-        found = {group.name: group for group in self.source.groups(self.want.groups, int((self._now() - self.want.max_group_age_s) * 1000))}
+        found = self._groups()
         late = {name: sorted(f"{p.topic}-{p.number}" for p in group.positions if p.late) for name, group in found.items()}
         ahead = {name: sorted(f"{p.topic}-{p.number}" for p in group.positions if p.ahead) for name, group in found.items()}
         # A reader that only stores its position has no members and no protocol: for Kafka it is for ever empty.
@@ -492,6 +498,19 @@ class Health:
             c.inconclusive(f"a record of a time to come hides how long others wait for {', '.join(hidden[:3])}: whose clock is ahead (HO4)?")
         else:
             c.passed(True)
+
+    def _groups(self) -> dict[str, Group]:
+        """The declared groups that are there. One that shares its partitions out is no reader that is stuck: it is looked at again, for as long as leaves
+        the other checks their time."""
+        least = (self.report.remaining() or 0.0) / 2
+        for look in range(_SHARING_LOOKS):
+            if look:
+                self._sleep(self.want.interval_s)
+            found = {group.name: group for group in self.source.groups(self.want.groups, int((self._now() - self.want.max_group_age_s) * 1000))}
+            left = self.report.remaining()
+            if not any(group.state in _SHARING for group in found.values()) or (left is not None and left < least):
+                break
+        return found
 
     # -- security ---------------------------------------------------------------------------------------------------
 

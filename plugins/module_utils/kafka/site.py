@@ -13,7 +13,7 @@ from typing import Protocol
 
 from . import acls, quotas, topics, users
 from .acls import Acl
-from .canary import PREFIX
+from .canary import undeclared
 from .state import KafkaError, Login
 from .topics import Topic
 from .users import User
@@ -137,8 +137,7 @@ def foreign(declared: Declared, cluster: Cluster) -> list[str]:
     """What nobody declared and `apply` leaves alone: topics, a declared user's other mechanism (half of a rotation, or a way in), and what is set over a
     broker's file (an operator's throttle, or anything else)."""
     present = cluster.users()
-    known = {topic.name for topic in declared.topics}
-    found = [f"topic {name}" for name in sorted(set(cluster.topics()) - known) if not name.startswith(("__", PREFIX))]
+    found = [f"topic {name}" for name in undeclared(cluster.topics(), (topic.name for topic in declared.topics))]
     for user in declared.users:
         others = sorted(set(present.get(user.name, ())) - set(user.mechanisms))
         found += [f"user {user.name} {mechanism} beside {', '.join(user.mechanisms)}" for mechanism in others]

@@ -98,7 +98,8 @@ def run(
         ) as check:
             if not accounts:
                 raise RuntimeError("the samples are not known (CN3)")
-            _silence(check, accounts[0], params, start, instant)
+            shown = [one.newest[canary.source] for one in inside if start <= one.newest.get(canary.source, -math.inf) <= instant]
+            _silence(check, accounts[0], params, start, instant, min(shown, default=None))
             full = full and bool(accounts[0].start is not None and accounts[0].start <= start + 5.0 + params["settle"])
     n = len(inside)
     return {"start": start, "end": instant, "n": n, "full": bool(full and n >= params["min_observations"])}
@@ -185,14 +186,17 @@ def _completeness(
     return account
 
 
-def _silence(check: Check, account: Completeness, params: Mapping[str, Any], start: float, end: float) -> None:
-    """The longest pause between samples, the one before the window's end included."""
-    if account.end is None:
+def _silence(check: Check, account: Completeness, params: Mapping[str, Any], start: float, end: float, shown: float | None) -> None:
+    """The longest pause between samples, the one before the window's end included, and what the store once had: *shown* is the oldest sample that the
+    operator saw."""
+    if account.end is None or account.start is None:
         check.observed = round(end - start, 1)
         check.fail("silent for the whole window")
         return
     tail = end - params["settle"] - account.end
-    longest = max(account.longest_gap_s or 0.0, tail)
+    head = 0.0 if shown is None else account.start - shown
+    longest = max(account.longest_gap_s or 0.0, tail, head)
     check.observed = round(longest, 2)
-    check.evidence = {"between_samples_s": account.longest_gap_s, "at_the_end_s": round(max(0.0, tail), 2)}
-    check.passed(longest <= params["max_gap"])
+    check.evidence = {"between_samples_s": account.longest_gap_s, "at_the_end_s": round(max(0.0, tail), 2),
+                      "shown_and_gone_s": round(max(0.0, head), 2)}
+    check.passed(longest <= params["max_gap"], "" if longest > head else "the operator was shown %.0f s of it that the store no longer has" % head)

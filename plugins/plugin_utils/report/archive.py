@@ -27,7 +27,8 @@ ODD = "backslashreplace"
 """What is no Unicode text (a file name of a host that is no UTF-8) is written so, and ends no verdict."""
 
 METRICS = "hnai.prom"
-"""The metrics of the newest run that covered the whole site, for a textfile collector: a run of one part never hides the others."""
+"""The metrics of the newest run that covered the whole site, for a textfile collector: a run of one part never hides the others, and a quick one never what
+only the last full one asked."""
 
 
 def run_id(now: datetime) -> str:
@@ -75,6 +76,15 @@ def last_full(folder: Path, now: datetime) -> dict[str, Any]:
         return {}
     seconds = (now - ended).total_seconds()
     return {**found, "age_s": round(seconds, 1), "age": age_text(seconds)}
+
+
+def _full(folder: Path) -> dict[str, Any] | None:
+    """The record of the last full verdict of the whole site; None where there is none that can be read."""
+    try:
+        found = json.loads((folder / str(_pointer(folder).get("run_id", "none")) / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
 
 
 def proven(folder: Path, new: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
@@ -186,7 +196,7 @@ def write(folder: Path, record: dict[str, Any], raw: Mapping[tuple[str, str], Ma
         last = {one["id"]: {key: one[key] for key in ("verdict", "at")} for one in shown if one["verdict"]}
         _replace(folder / CONDUITS, (json.dumps(last, sort_keys=True) + "\n").encode("utf-8"))
     if (record.get("covers") or {}).get("whole_site"):
-        _replace(folder / METRICS, files["metrics.prom"])
+        _replace(folder / METRICS, metrics.render(record, _full(folder)))
     kept = str(_pointer(folder).get("run_id", ""))
     for old in records(folder)[:-KEEP]:
         if old.parent.name != kept:

@@ -44,14 +44,27 @@ def _checks(record: Mapping[str, Any]) -> Iterable[tuple[_Key, Mapping[str, Any]
             yield (verdict["component"], verdict["host"], check["id"], check.get("subject", "")), check
 
 
-def render(record: Mapping[str, Any]) -> bytes:
-    """The metrics of one record. A check that came twice counts once, by its worst."""
-    site = record["site"]
-    against = {(p["component"], p["host"], p["id"], p["subject"]) for p in record["problems"]}
+def _worst(record: Mapping[str, Any]) -> tuple[dict[_Key, Mapping[str, Any]], set[_Key]]:
+    """Each check, by its worst where it came twice; and what speaks against the verdict."""
     worst: dict[_Key, Mapping[str, Any]] = {}
     for key, check in _checks(record):
         if key not in worst or STATE.get(check.get("status", ""), 2) > STATE.get(worst[key].get("status", ""), 2):
             worst[key] = check
+    return worst, {(p["component"], p["host"], p["id"], p["subject"]) for p in record["problems"]}
+
+
+def render(record: Mapping[str, Any], full: Mapping[str, Any] | None = None) -> bytes:
+    """The metrics of one record. A check that came twice counts once, by its worst. *full*: the record of the last full verdict: what only that one asks
+    holds until it is asked again, or an alert would be over with the next quick verdict."""
+    site = record["site"]
+    worst, against = _worst(record)
+    if full:
+        asked = {(one["component"], one["host"], one.get("module")) for one in record["verdicts"]}
+        there, ids = {one[:2] for one in asked}, {key[:3] for key in worst}
+        others = {key for one in full["verdicts"] if (one["component"], one["host"], one.get("module")) not in asked for key, _ in _checks({"verdicts": [one]})}
+        before, spoke = _worst(full)
+        kept = {key: check for key, check in before.items() if key[:2] in there and (key in others or key[:3] not in ids)}
+        worst, against = {**kept, **worst}, against | (spoke & set(kept) - set(worst))
     series: dict[str, list[tuple[dict[str, str], float]]] = {name: [] for name in HELP}
 
     def add(name: str, value: float, **labels: str) -> None:

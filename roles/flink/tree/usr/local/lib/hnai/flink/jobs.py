@@ -25,6 +25,7 @@ Files: jobs.json {"jobs": [name], "session": {key: value}}, <name>.sql beside it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -57,6 +58,15 @@ CAUGHT_UP, LOOK_EVERY_S = 2000, 30.0
 #: States in which Flink itself still works on a job.
 ALIVE = {"INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "RECONCILING", "FAILING", "CANCELLING", "SUSPENDED"}
 LEAVING = {"FAILING", "CANCELLING"}
+#: Of two plans that look the same one may have other types.
+UNFIT = "; the state does not fit although the plan looks the same: say '-- keeper: upgrade=replay' in the statement"
+#: What starts a job; what a file may do before; what of that would start one, too; and settings that are not the file's.
+STARTS = re.compile(r"(INSERT|EXECUTE\s+STATEMENT\s+SET)\b", re.IGNORECASE)
+PREPARES = re.compile(r"(CREATE|ALTER|DROP|USE|SET|RESET|LOAD|UNLOAD|ADD\s+JAR)\b", re.IGNORECASE)
+CREATES_AS = re.compile(r"CREATE\s+(OR\s+REPLACE\s+)?(MATERIALIZED\s+)?TABLE\b.*\bAS\s+(SELECT|WITH)\b", re.IGNORECASE | re.DOTALL)
+OURS = re.compile(r"(SET|RESET)\s+'(pipeline\.name|execution\.(state-recovery|savepoint)\.[^']*)'", re.IGNORECASE)
+#: Options of a table that say what is read: offsets of one topic fit no other.
+READS = ("connector", "topic", "topic-pattern", "path")
 #: Operators without state of their own; of all others what they do must be the same for their state to fit.
 STATELESS = ("Calc", "Source", "TableSourceScan", "WatermarkAssigner", "MiniBatchAssigner", "DropUpdateBefore", "Union", "Expand", "Correlate")
 
@@ -93,19 +103,21 @@ def decide(wanted: str, alive: list[Job], memory: dict[str, Any], verdict: tuple
     >>> decide("1", [], {"digest": "", "upgrade": None})
     Action(kind='start', job_id='', why='')
     """
-    alive = sorted(alive, key=lambda job: job.started_ms)
-    for older in alive[:-1]:
-        if older.state != "CANCELLING":
-            return Action("cancel", older.id, "a newer job of that name runs")
+    upgrade = memory.get("upgrade")
+    own = [*memory.get("job_ids", []), upgrade.get("new") if upgrade else None]
+    # Of several the one goes on that the keeper started, and of those the newest.
+    alive = sorted(alive, key=lambda job: (job.id in own, job.started_ms))
+    for other in alive[:-1]:
+        if other.state != "CANCELLING":
+            return Action("cancel", other.id, "another job of that name runs")
     if any(one.state == "CANCELLING" for one in alive):
         return Action("none")
     job = alive[-1] if alive else None
-    upgrade = memory.get("upgrade")
     if upgrade:
-        if upgrade["phase"] == "stopping":
-            return Action("stop", job.id) if job and job.id == upgrade["old"] else Action("adopt", job.id) if job else Action("start")
-        if upgrade["phase"] == "returning":
-            return Action("cancel", job.id, "it is replaced by the old one") if job else Action("start")
+        if upgrade["phase"] == "stopping" and job and job.id == upgrade["old"]:
+            return Action("stop", job.id)
+        if upgrade["phase"] != "verifying":
+            return Action("cancel", job.id, "another one takes its place") if job else Action("start")
         if job is None or verdict[0] == "broken":
             return Action("give_up", job.id if job else "", verdict[1] or "it is gone")
         return Action("accept", job.id) if verdict[0] == "healthy" else Action("none")
@@ -121,14 +133,13 @@ def undeclared(known: set[str], jobs: list[Job]) -> list[Job]:
 
 def newest_state(roots: list[Path], job_ids: list[str]) -> str | None:
     """Path of the newest complete savepoint or checkpoint (its _metadata is there and not empty) of these jobs, or None."""
-    best: tuple[float, str] | None = None
-    for root in roots:
-        for job_id in job_ids:
-            for meta in (root / job_id).glob("*-*/_metadata"):
-                stat = meta.stat()
-                if stat.st_size > 0 and (best is None or stat.st_mtime > best[0]):
-                    best = (stat.st_mtime, str(meta.parent))
-    return best[1] if best else None
+    # The newest job that has any: a clock may have gone back since the one before it.
+    for job_id in reversed(job_ids):
+        found = [(meta.stat(), str(meta.parent)) for root in roots for meta in (root / job_id).glob("*-*/_metadata")]
+        complete = [(stat.st_mtime, path) for stat, path in found if stat.st_size > 0]
+        if complete:
+            return max(complete)[1]
+    return None
 
 
 def options(sql: str) -> dict[str, str]:
@@ -141,15 +152,26 @@ def options(sql: str) -> dict[str, str]:
 
 def from_moment(sql: str, moment_s: float) -> str:
     """The statement, reading Kafka from a moment on instead of from the committed offsets."""
-    return sql.replace(
-        "'scan.startup.mode' = 'group-offsets'", "'scan.startup.mode' = 'timestamp', 'scan.startup.timestamp-millis' = '%d'" % (moment_s * 1000)
+    return re.sub(
+        r"'scan\.startup\.mode'\s*=\s*'group-offsets'", "'scan.startup.mode' = 'timestamp', 'scan.startup.timestamp-millis' = '%d'" % (moment_s * 1000), sql
     )
 
 
-def shape(plan: dict[str, Any]) -> list[list[Any]]:
-    """What of an execution plan decides whether state fits: the operators in their order, their inputs, and what those with state do.
+def reads(sql: str) -> dict[str, str]:
+    """Table → what of its options says what is read there."""
+    found = {}
+    for one in statements(sql):
+        table = re.match(r"CREATE\s+(?:OR\s+REPLACE\s+)?(?:TEMPORARY\s+)?TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?([`\w.]+)", one, re.IGNORECASE)
+        if table:
+            options_of = dict(re.findall(r"'([^']+)'\s*=\s*'((?:[^']|'')*)'", one))
+            found[table[1].replace("`", "").split(".")[-1]] = ", ".join(f"{key} {options_of[key]}" for key in READS if key in options_of)
+    return found
 
-    Flink finds state again by the position of its operator; numbers in brackets count statements of a session and say nothing.
+
+def shape(plan: dict[str, Any], tables: dict[str, str]) -> list[list[Any]]:
+    """What of an execution plan decides whether state fits: the operators in their order, their inputs, what those with state do, and what is read.
+
+    Flink finds state again by the position of its operator; numbers in brackets count statements of a session and say nothing. tables: see reads.
     """
     places = {node["id"]: place for place, node in enumerate(plan["nodes"])}
     found = []
@@ -157,7 +179,9 @@ def shape(plan: dict[str, Any]) -> list[list[Any]]:
         kind = re.sub(r"\[\d+\]", "", node["type"])
         inputs = [[places[one["id"]], one["ship_strategy"]] for one in node.get("predecessors", [])]
         without = kind.split("(")[0].startswith(STATELESS) or kind.endswith((": Writer", ": Committer"))
-        found.append([kind, inputs, "" if without else re.sub(r"\[\d+\]", "", node["contents"])])
+        does = "" if without else re.sub(r"\[\d+\]", "", node["contents"])
+        # A source's state is how far it has read: of what, only the statement says.
+        found.append([kind, inputs, tables.get(kind.removeprefix("Source: "), "") if kind.startswith("Source: ") else does])
     return found
 
 
@@ -179,7 +203,7 @@ def statements(text: str) -> list[str]:
     body = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
     found: list[str] = []
     within = False
-    for part in (part.strip() for part in re.split(r";[ \t]*(?:\n|$)", body)):
+    for part in (re.sub(r"\A(\s|/\*.*?\*/)+", "", part, flags=re.DOTALL).rstrip() for part in re.split(r";[ \t]*(?:\n|$)", body)):
         if within:
             found[-1] += "\n" + part + ";"
             within = part.upper() != "END"
@@ -188,6 +212,26 @@ def statements(text: str) -> list[str]:
             if re.match(r"EXECUTE\s+STATEMENT\s+SET\b", part, re.IGNORECASE):
                 found[-1] += ";"
                 within = True
+    return found
+
+
+def checked(name: str, sql: str) -> list[str]:
+    """The statements of a SQL file, exactly one of which starts a job; the others are only made ready for it. Raises Refused.
+
+    Whatever else starts a job would do so when its plan is asked for, too; and a second one would bear the same name.
+    """
+    found = statements(sql)
+    starting = [one for one in found if STARTS.match(one)]
+    for one in found:
+        head = " ".join(one.split()[:4])
+        if one not in starting and (not PREPARES.match(one) or CREATES_AS.match(one)):
+            raise Refused(f"{name}.sql: {head!r} is neither INSERT INTO or EXECUTE STATEMENT SET, which start its job, nor CREATE, SET or the like")
+        if OURS.match(one):
+            raise Refused(f"{name}.sql: {head!r}: by what name a job runs, and from what state, is its keeper's to say; leave it out")
+    if len(starting) > 1:
+        raise Refused(f"{name}.sql: {len(starting)} statements of it start a job each; put them into one EXECUTE STATEMENT SET")
+    if not starting:
+        raise Refused(f"{name}.sql: no statement of it starts a job; end it with INSERT INTO")
     return found
 
 
@@ -245,28 +289,30 @@ def submit(name: str, sql: str, session: dict[str, str], start: str | None) -> s
     properties = dict(session, **{"pipeline.name": name})
     if start:
         properties["execution.state-recovery.path"] = "file://" + start
+    wanted = checked(name, sql)
     with Session(name, properties) as gateway:
         job_id = ""
-        for statement in statements(sql):
+        for statement in wanted:
             job_id = gateway.execute(statement).get("jobID") or job_id
     if not job_id:
-        raise Refused(f"{name}.sql: no statement of it starts a job; end it with INSERT INTO")
+        raise Refused(f"{name}.sql: Flink names no job that it started")
     return job_id
 
 
 def explain(name: str, sql: str, session: dict[str, str]) -> list[list[Any]]:
     """Shape of a statement's plan; starts no job. Raises Refused, OSError."""
+    wanted = checked(name, sql)
     with Session(name, dict(session)) as gateway:
         text = ""
-        for statement in statements(sql):
+        for statement in wanted:
             asked = re.sub(r"^EXECUTE\s+STATEMENT\s+SET\b|^(?=INSERT\b)", _explained, statement, flags=re.IGNORECASE)
             answer = gateway.execute(asked)
             if asked is not statement and asked != statement:
                 text = answer["results"]["data"][0]["fields"][0]
     _before, found, plan = text.partition("== Physical Execution Plan ==")
     if not found:
-        raise Refused(f"{name}.sql: no statement of it starts a job; end it with INSERT INTO")
-    return shape(json.loads(plan))
+        raise Refused(f"{name}.sql: Flink shows no plan of it")
+    return shape(json.loads(plan), reads(sql))
 
 
 def _explained(match: re.Match[str]) -> str:
@@ -295,8 +341,10 @@ def watch(job: Job) -> tuple[str, str]:
     """("healthy" | "broken" | "", why) of a job that has just started."""
     failed = call("GET", f"{REST}/jobs/{job.id}/exceptions")["exceptionHistory"]["entries"]
     if failed:
-        said = [line for line in str(failed[0].get("stacktrace", "")).splitlines() if line.startswith("Caused by: ")]
-        return "broken", (said[-1] if said else str(failed[0].get("exceptionName", "it failed")))[:500]
+        lines = str(failed[0].get("stacktrace", "")).splitlines()
+        causes = [line for line in lines if line.startswith("Caused by: ")]
+        said = (causes[-1] if causes else lines[0] if lines else str(failed[0].get("exceptionName", "it failed")))[:500]
+        return "broken", said + (UNFIT if re.search("StateMigrationException|Failed to rollback to checkpoint/savepoint", "".join(lines)) else "")
     if job.state != "RUNNING" or not job.whole:
         return "", f"{job.state}, not all tasks run"
     done = call("GET", f"{REST}/jobs/{job.id}/checkpoints")["counts"]["completed"]
@@ -325,13 +373,13 @@ class Keeper:
         self.config, self.state, self.roots, self.now = config, state, [checkpoints, savepoints], now
 
     def recall(self, name: str) -> dict[str, Any]:
-        """{"digest", "sql": of the statement that runs, "job_ids": [str], "upgrade": {"digest", "sql", "way", "why", "phase", "old", "start",
-        "since"} or null, "rejected": {"digest", "why", "at"} or null, "last": {"way", "result", …}, "current": when its sources were caught up,
-        "parked": {"job_id", "since", "savepoint", "why"} or null, "started": {"job_id", "from": savepoint or null, "at"} or null,
-        "submitting": {"digest", "sql", "from", "at"} of a job whose id is not known yet, or null}.
+        """{"digest", "sql", "session": of the statement that runs, "job_ids": [str], "upgrade": {"digest", "sql", "session", "way", "why", "phase", "old",
+        "new", "start", "since", "position"} or null, "rejected": {"digest", "why", "at"} or null, "last": {"way", "result", …}, "current": when its
+        sources were caught up, "parked": {"job_id", "since", "savepoint", "why"} or null, "started": {"job_id", "from": savepoint or null, "at"} or
+        null, "submitting": {"digest", "sql", "session", "from", "at"} of a job whose id is not known yet, or null}.
         """
         empty: dict[str, Any] = {
-            "digest": "", "sql": "", "job_ids": [], "savepoints": [], "upgrade": None, "rejected": None, "last": None, "current": 0.0,
+            "digest": "", "sql": "", "session": None, "job_ids": [], "savepoints": [], "upgrade": None, "rejected": None, "last": None, "current": 0.0,
             "parked": None, "started": None, "submitting": None,
         }
         try:
@@ -427,16 +475,7 @@ class Keeper:
         memory = self.recall(name)
         if memory["digest"] == wanted and not memory["sql"]:
             memory["sql"] = sql
-        begun = memory["submitting"]
-        newest = max(alive, key=lambda job: job.started_ms) if alive else None
-        if begun and not memory["upgrade"] and newest and newest.id not in memory["job_ids"] and newest.started_ms >= begun["at"] * 1000:
-            # A kill came between the cluster's answer and the memory of it.
-            say(f"{name} runs as {newest.id}, submitted by a keeper that was killed")
-            memory["job_ids"].append(newest.id)
-            memory.update(digest=begun["digest"], sql=begun["sql"], parked=None, submitting=None,
-                          started={"job_id": newest.id, "from": begun["from"], "at": begun["at"]})
-            memory["last"] = memory["last"] or {"way": "deploy", "result": "deployed", "job_id": newest.id, "at": begun["at"], "digest": begun["digest"]}
-            self.remember(name, memory)
+        self._known_again(name, memory, alive)
         rejected = memory["rejected"]
         # Whatever else is declared, the statement that was given up is not asked for any more.
         if rejected and (rejected["digest"] != wanted or (self.config / f"{name}.sql").stat().st_mtime > rejected["at"]):
@@ -445,7 +484,8 @@ class Keeper:
         upgrade = memory["upgrade"]
         verdict = ("", "")
         if upgrade and upgrade["phase"] == "verifying" and alive:
-            verdict = watch(alive[-1])
+            new = next((job for job in alive if job.id == upgrade.get("new", job.id)), None)
+            verdict = watch(new) if new else ("broken", "it is gone")
             if not verdict[0] and self.now() - upgrade["since"] > VERIFY_S:
                 verdict = ("broken", f"after {VERIFY_S:.0f} s: {verdict[1]}")
         action = decide(wanted, alive, memory, verdict)
@@ -458,24 +498,34 @@ class Keeper:
             self._stop(name, memory, next(job for job in alive if job.id == action.job_id))
         elif action.kind == "start":
             self._start(name, sql, wanted, session, memory)
-        elif action.kind == "adopt":
-            memory["job_ids"].append(action.job_id)
-            memory["upgrade"].update(phase="verifying", since=self.now())
-            self.remember(name, memory)
         elif action.kind == "accept":
             self._accept(name, memory, action.job_id)
         elif action.kind == "give_up":
             self._give_up(name, memory, action)
         elif alive and not upgrade and "replay_margin_s" in options(memory["sql"]) and self.now() - memory.get("looked", 0.0) >= LOOK_EVERY_S:
-            pending = behind(alive[-1].id)
-            memory["looked"] = self.now()
-            memory["current"] = self.now() if pending is not None and pending <= CAUGHT_UP else memory["current"]
+            self._look(memory, alive[-1])
             self.remember(name, memory)
+
+    def _look(self, memory: dict[str, Any], job: Job) -> None:
+        """Notes whether its sources are caught up."""
+        pending = behind(job.id)
+        memory["looked"] = self.now()
+        memory["current"] = self.now() if pending is not None and pending <= CAUGHT_UP else memory["current"]
+
+    def _known_again(self, name: str, memory: dict[str, Any], alive: list[Job]) -> None:
+        """A kill, or a gateway that went away, came between the cluster's answer and the memory of it."""
+        begun, upgrade = memory["submitting"], memory["upgrade"]
+        own = [*memory["job_ids"], upgrade.get("new") if upgrade else None]
+        if begun and upgrade and upgrade["phase"] == "stopping" and begun["digest"] != upgrade["digest"]:
+            begun = None  # The old one was asked for again, in vain, before its statement changed.
+        fresh = [job for job in alive if begun and job.id not in own and job.started_ms >= begun["at"] * 1000]
+        if fresh:
+            self._runs(name, memory, max(fresh, key=lambda job: job.started_ms).id)
 
     def _begin(self, name: str, sql: str, wanted: str, session: dict[str, str], memory: dict[str, Any], job: Job | None) -> None:
         """Decides the way, notes it, and stops the old job. A statement that Flink does not take is rejected at once; nothing is stopped."""
         try:
-            how, why = choose(name, memory["sql"], sql, session)
+            how, why = choose(name, memory, sql, session)
         except Refused as error:
             say(f"{name}: the new statement is refused, the old one goes on: {error}")
             memory["rejected"] = {"digest": wanted, "why": str(error), "at": self.now()}
@@ -483,8 +533,13 @@ class Keeper:
             self.remember(name, memory)
             return
         say(f"upgrade {name} by {how}: {why}")
+        if job and not memory["current"]:
+            with contextlib.suppress(OSError, Refused):
+                self._look(memory, job)
+        # position: where the sources stood at least; now if they were caught up a moment ago, else when they last were. 0: nobody knows.
         memory["upgrade"] = {
-            "digest": wanted, "sql": sql, "way": how, "why": why, "phase": "stopping", "old": job.id if job else "", "start": None, "since": self.now(),
+            "digest": wanted, "sql": sql, "session": session, "way": how, "why": why, "phase": "stopping", "old": job.id if job else "", "start": None,
+            "since": self.now(), "position": memory["current"],
         }
         self.remember(name, memory)
         if job:
@@ -499,55 +554,54 @@ class Keeper:
         except Refused as error:
             say(f"{name} {job.id}: no savepoint ({error}); cancelled, its newest checkpoint stands in")
             cancel(job.id)
-        # Where the sources stood: now if they were caught up a moment ago, else when they last were.
-        memory["upgrade"]["position"] = memory["current"] or job.started_ms / 1000.0
-        self.remember(name, memory)
 
     def _start(self, name: str, sql: str, wanted: str, session: dict[str, str], memory: dict[str, Any]) -> None:
         """Submits what is due: the declared statement for the first time, the deployed one again, the new one, or the old one back."""
         upgrade = memory["upgrade"]
-        state = newest_state(self.roots, memory["job_ids"])
+        start = newest_state(self.roots, memory["job_ids"])
         if upgrade is None and not memory["digest"]:
-            say(f"submit {name} for the first time")
-            self._submitting(name, memory, wanted, sql, None)
-            job_id = submit(name, sql, session, None)
-            memory["started"] = {"job_id": job_id, "from": None, "at": self.now()}
-            done = {"way": "deploy", "result": "deployed", "job_id": job_id, "at": self.now(), "digest": wanted}
-            memory.update(digest=wanted, sql=sql, job_ids=[job_id], last=done)
+            start = None
         elif upgrade is None or upgrade["phase"] == "returning":
-            start = upgrade["start"] if upgrade else state
-            text = memory["sql"] or sql
-            say(f"submit {name}: {'from ' + start if start else 'from the committed offsets'}")
-            self._submitting(name, memory, memory["digest"] or wanted, text, start)
+            start = upgrade["start"] if upgrade else start
+            wanted, sql, session = memory["digest"], memory["sql"] or sql, session if memory["session"] is None else memory["session"]
+        else:
+            # Known before anything is asked for: it is the way back.
+            upgrade["start"] = start
+            wanted, sql, session = upgrade["digest"], upgrade["sql"], upgrade.get("session", session)
+            start = None if upgrade["way"] == "replay" else start
+        text = sql
+        if upgrade and upgrade["phase"] == "stopping" and upgrade["way"] == "replay":
+            margin = int(options(sql).get("replay_margin_s", "0"))
+            text = from_moment(sql, upgrade["position"] - margin) if margin and upgrade.get("position") else sql
+        say(f"submit {name}: {'from ' + start if start else 'without state'}{', from a moment before' if text != sql else ''}")
+        # Its id comes with the answer, and a keeper may be killed between the two.
+        memory["submitting"] = {"digest": wanted, "sql": sql, "session": session, "from": start, "at": self.now()}
+        self.remember(name, memory)
+        try:
             job_id = submit(name, text, session, start)
-            memory["job_ids"].append(job_id)
-            memory.update(parked=None, started={"job_id": job_id, "from": start, "at": self.now()})
+        except Refused as error:
+            if not upgrade or upgrade["phase"] == "returning":
+                raise
+            self._give_up(name, memory, Action("give_up", "", str(error)))
+            return
+        self._runs(name, memory, job_id)
+
+    def _runs(self, name: str, memory: dict[str, Any], job_id: str) -> None:
+        """The job that was asked for is there. A new one belongs to the others, from whose state they all go on, when it is accepted."""
+        begun, upgrade = memory["submitting"], memory["upgrade"]
+        say(f"{name} runs as {job_id}")
+        if upgrade and upgrade["phase"] == "stopping":
+            upgrade.update(phase="verifying", since=self.now(), new=job_id)
+        else:
             if upgrade:
                 memory["last"].update(job_id=job_id)
-                memory["upgrade"] = None
-        else:
-            upgrade["start"] = state
-            text, start = upgrade["sql"], state
-            if upgrade["way"] == "replay":
-                start = None
-                margin = int(options(text).get("replay_margin_s", "0"))
-                if margin:
-                    text = from_moment(text, upgrade.get("position", self.now()) - margin)
-            say(f"submit {name}: {'from ' + start if start else 'without state, by replay'}")
-            try:
-                job_id = submit(name, text, session, start)
-            except Refused as error:
-                self._give_up(name, memory, Action("give_up", "", str(error)))
-                return
+                shutil.rmtree(self.roots[0] / upgrade.get("new", "none"), ignore_errors=True)
+            elif not memory["digest"]:
+                memory["last"] = {"way": "deploy", "result": "deployed", "job_id": job_id, "at": self.now(), "digest": begun["digest"]}
             memory["job_ids"].append(job_id)
-            upgrade.update(phase="verifying", since=self.now(), start=state)
+            memory.update(digest=begun["digest"], sql=begun["sql"], session=begun.get("session"), upgrade=None, parked=None,
+                          started={"job_id": job_id, "from": begun["from"], "at": begun["at"]})
         memory["submitting"] = None
-        self.remember(name, memory)
-        say(f"{name} runs as {job_id}")
-
-    def _submitting(self, name: str, memory: dict[str, Any], digest: str, sql: str, start: str | None) -> None:
-        """Before a job is asked for: its id comes with the answer, and a keeper may be killed between the two."""
-        memory["submitting"] = {"digest": digest, "sql": sql, "from": start, "at": self.now()}
         self.remember(name, memory)
 
     def _accept(self, name: str, memory: dict[str, Any], job_id: str) -> None:
@@ -556,11 +610,13 @@ class Keeper:
         say(f"{name}: {job_id} is whole, upgraded by {upgrade['way']}")
         memory["last"] = {"way": upgrade["way"], "why": upgrade["why"], "result": "upgraded", "job_id": job_id, "previous": upgrade["old"],
                           "savepoint": upgrade["start"], "at": self.now(), "digest": upgrade["digest"]}
-        for old in memory["job_ids"][:-1]:
-            shutil.rmtree(self.roots[0] / old, ignore_errors=True)
+        for old in memory["job_ids"]:
+            if old != job_id:
+                shutil.rmtree(self.roots[0] / old, ignore_errors=True)
         savepoints = memory["savepoints"] + [upgrade["start"]] if upgrade["start"] else memory["savepoints"]
         memory.update(
-            digest=upgrade["digest"], sql=upgrade["sql"], upgrade=None, rejected=None, job_ids=[job_id], savepoints=self._kept(savepoints)
+            digest=upgrade["digest"], sql=upgrade["sql"], session=upgrade.get("session"), upgrade=None, rejected=None, job_ids=[job_id],
+            savepoints=self._kept(savepoints)
         )
         self.remember(name, memory)
 
@@ -568,17 +624,19 @@ class Keeper:
         """The new job goes, the old statement comes back from where it stopped."""
         upgrade = memory["upgrade"]
         say(f"{name}: the new statement is not healthy, back to the old one: {action.why}")
-        if action.job_id:
-            cancel(action.job_id)
         memory["last"] = {"way": upgrade["way"], "why": action.why, "result": "rolled back", "job_id": "", "previous": upgrade["old"],
                           "savepoint": upgrade["start"], "at": self.now(), "digest": upgrade["digest"]}
         memory["rejected"] = {"digest": upgrade["digest"], "why": action.why, "at": self.now()}
         upgrade["phase"] = "returning"
+        memory["submitting"] = None
         if not memory["sql"]:
             # A memory from before statements were kept: the new one is all there is, and it is tried again.
-            memory.update(digest=upgrade["digest"], sql=upgrade["sql"], upgrade=None, rejected=None)
+            memory.update(digest=upgrade["digest"], sql=upgrade["sql"], session=upgrade.get("session"), upgrade=None, rejected=None,
+                          job_ids=[upgrade["new"]] if upgrade.get("new") else [])
             memory["last"]["result"] = "broken, no statement to go back to"
         self.remember(name, memory)
+        if action.job_id:
+            cancel(action.job_id)
 
 
 def digest(sql: str, session: dict[str, str]) -> str:
@@ -586,15 +644,16 @@ def digest(sql: str, session: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps([sql, session]).encode()).hexdigest()
 
 
-def choose(name: str, old: str, new: str, session: dict[str, str]) -> tuple[str, str]:
-    """The way from one statement to another, and why. Raises Refused when Flink does not take the new one, OSError."""
+def choose(name: str, memory: dict[str, Any], new: str, session: dict[str, str]) -> tuple[str, str]:
+    """The way from the statement that runs to another, and why. Raises Refused when Flink does not take the new one, OSError."""
+    old = memory["sql"]
     after = explain(name, new, session)
     if options(new).get("upgrade") == "replay":
         return "replay", "the statement asks for it"
     if not old:
         return "replay", "nobody remembers the old statement"
     try:
-        before = explain(name, old, session)
+        before = explain(name, old, session if memory["session"] is None else memory["session"])
     except Refused as error:
         return "replay", f"the old statement is not taken any more: {error}"
     return way(before, after)
@@ -636,7 +695,7 @@ def outlook(keeper: Keeper, name: str, sql: str) -> dict[str, Any]:
         if not memory["digest"]:
             explain(name, sql, session)
             return dict(found, way="deploy", why="no job of that name was deployed yet")
-        how, why = choose(name, memory["sql"], sql, session)
+        how, why = choose(name, memory, sql, session)
     except Refused as error:
         return dict(found, way="refused", why=str(error))
     return dict(found, way=how, why=why)
