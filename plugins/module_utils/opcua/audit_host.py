@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from .. import intrusive
 from ..credentials import decrypt
-from ..hostfiles import Host
+from ..hostfiles import Host, sync_directory
 from ..verdict import Report
 from . import audit_gate, audit_logins, audit_run
 from .audit_judge import REFUTED, UNKNOWN, Context, Judge
@@ -91,15 +91,26 @@ class State:
         except (OSError, ValueError, EOFError):
             return None
 
+    def surely(self, name: str) -> Any:
+        """As ``read``. Raises AuditError for a file that is there and cannot be read."""
+        found, path = self.read(name), self._folder / (name + ".json.gz")
+        if found is None and path.exists():
+            raise AuditError("%s cannot be read: an earlier write probe kept there what it did; look at the canary's value by hand, then remove it" % path)
+        return found
+
     def write(self, name: str, data: Any) -> None:
-        """Replace the file, whole or not at all."""
+        """Replace the file, whole or not at all, also through a power cut."""
         if not self._write:
             return
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = self._folder / (name + ".new")
-        new.write_bytes(gzip.compress(json.dumps(data).encode(), 6))
-        os.chmod(new, 0o600)
+        with new.open("wb") as stream:
+            stream.write(gzip.compress(json.dumps(data).encode(), 6))
+            os.fchmod(stream.fileno(), 0o600)
+            stream.flush()
+            os.fsync(stream.fileno())
         new.rename(self._folder / (name + ".json.gz"))
+        sync_directory(str(self._folder))
 
     def mark(self, name: str, there: bool) -> None:
         """An empty file that is there or not; site.yml looks for it."""
