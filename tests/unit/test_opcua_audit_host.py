@@ -247,3 +247,17 @@ def test_the_recorder_reads_with_one_session_and_the_servers_own_times(site: Any
     recorder = Recorder(Report("x", deadline_s=None), places, options, host, now=lambda: now, wait=lambda _s: None)
     refused = recorder.take(source, [Tag("l", text, 200.0)], 1.0, 9.0)
     assert "is not known" in refused.error and stand.services.total() == before
+
+
+def test_the_recorder_keeps_to_the_load_budget_and_leaves_a_busy_server(site: Any, stand: Stand) -> None:
+    places, source, host, now = site
+    options = Options(application_uri=CLIENT_URI, environment="", exceptions=[], accept_drift=[], deadline_s=60.0, write_state=True)
+    recorder = Recorder(Report("x", deadline_s=None), places, options, host, now=lambda: now, wait=lambda _s: None)
+    tags = [Tag("t%d" % number, "nsu=%s;s=n7_%d" % (PLANT, number), 200.0) for number in range(4)]
+    stand.operations.clear()
+    found = recorder.take(source, tags, 3.0, 8.0)
+    assert not found.error and found.reads >= 3
+    for begin, _ in stand.operations:
+        assert sum(count for moment, count in stand.operations if begin <= moment < begin + 1.0) <= 8
+    stand.spoil.busy_every = 1
+    assert recorder.take(source, tags, 3.0, 8.0).error.count("BadResourceUnavailable") == 2 and not stand.left()
