@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +87,21 @@ def test_an_unfinished_audit_goes_on(site: Any, stand: Stand) -> None:
     status, record = audit(site)
     assert record["verdict"] == "claimed" and status["OA18"] == "pass"
     assert not (site[0].state / "plc-1" / "resume.json.gz").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_session_before_the_run(site: Any, stand: Stand, number: signal.Signals) -> None:
+    site[1]["audit"]["per_second"] = 20
+    earlier = signal.signal(number, lambda *_given: None)
+    timer = threading.Timer(2.0, os.kill, (os.getpid(), number))
+    timer.start()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            audit(site)
+    finally:
+        timer.join()
+        signal.signal(number, earlier)
+    assert ended.value.code == 128 + number and stand.services["CloseSession"] == 1 and not stand.left()
 
 
 def test_what_was_asked_for_a_day_ago_is_asked_for_again(site: Any, stand: Stand) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +181,21 @@ def test_a_run_that_is_killed_between_is_finished_by_the_next_one_first(site: An
     status, record, _report = probe(site)
     assert order == [("engineer", 7.5), ("engineer", 8.5), ("engineer", 7.5), ("observer", 8.5)]
     assert record["verdict"] == "proven" and now_at(stand) == 7.5 and site.state.read("write_probe") is None
+
+
+def test_a_signal_waits_until_the_value_is_back(site: Any, stand: Any) -> None:
+    async def hook(user: str, plain: Any, params: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await plain()
+
+    stand.faults.write = hook
+    earlier = signal.signal(signal.SIGTERM, lambda *_given: None)
+    try:
+        with pytest.raises(SystemExit):
+            probe(site)
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+    assert stand.services["Write"] == 3 and now_at(stand) == 7.5 and site.state.read("write_probe") is None
 
 
 def test_what_somebody_else_wrote_since_is_left_alone(site: Any, stand: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from .audit_host import Audit, State, plan_of
+from .audit_host import Audit, State, plan_of, to_its_end
 from .audit_load import READ, Batch, Budget, Governor
 from .audit_run import FACTS, STATE, sessions_free
 from .audit_types import VALUE, AuditError, Names
@@ -34,7 +34,7 @@ class Recorder(Audit):
             target = dataclasses.replace(self._target(source), name="hnai-fidelity/%s" % name)
             self._dial(source, state, float("inf"))
             floor_s = plan_of(source, self.options, window_s).latency_floor_s
-            return asyncio.run(asyncio.wait_for(self._session(target, tags, window_s, int(budget_per_s), floor_s), window_s + 60.0))
+            return to_its_end(asyncio.wait_for(self._session(target, tags, window_s, int(budget_per_s), floor_s), window_s + 60.0))
         except (asyncio.TimeoutError, TimeoutError):
             return Recording(error="the server did not answer in time")
         except (AuditError, OSError, ValueError) as error:

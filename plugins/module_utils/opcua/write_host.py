@@ -15,7 +15,7 @@ from ..credentials import decrypt
 from ..hostfiles import Host
 from ..verdict import FAIL, INCONCLUSIVE, Check, Report
 from . import write_probe
-from .audit_host import Audit, Options, Places, State, plan_of
+from .audit_host import Audit, Options, Places, State, plan_of, to_its_end
 from .audit_load import Budget
 from .audit_types import BAD, AuditError
 from .write_probe import ABSENT, DENIED, NOTHING, Attempt, Canary, same
@@ -150,7 +150,7 @@ class Probe(Audit):
     def _services(self, name: str, source: Mapping[str, Any], state: State, target: Any, token: intrusive.Token) -> None:
         self._say("begins", name, token)
         budget = self._budget(source)
-        found = asyncio.run(write_probe.service_probe(lambda: self._channel(source, state, target, budget),
+        found = to_its_end(write_probe.service_probe(lambda: self._channel(source, state, target, budget),
                                                       list(self._writer.SERVICES)))
         self._say("ends", name, token)
         check = self._add("OW6", name, expected="absent", hint="take the services away from this identity, or from the server")
@@ -196,9 +196,9 @@ class Probe(Audit):
 
         self._say("begins", name, token)
         budget = self._budget(source)
-        attempt = asyncio.run(write_probe.canary_probe(
+        attempt = to_its_end(write_probe.canary_probe(
             lambda: self._channel(source, state, commissioning, budget),
-            lambda: self._channel(source, state, target, budget), canary, FileJournal(state), tags, spend))
+            lambda: self._channel(source, state, target, budget), canary, FileJournal(state), tags, spend), whole=True)
         self._say("ends", name, token)
         self._judge(name, attempt, canary, token, tags)
 
