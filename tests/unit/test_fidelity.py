@@ -63,6 +63,12 @@ def test_each_way_of_being_unfaithful(plant: Any, counts: tuple[int, int, int, i
     (0.0, 0.0, Tag("leak", "n", 1000.0), True),
     (32.0, 1e-14, Tag("degF", "n", 1000.0, 5 / 9, -160 / 9), True),      # what is left of 17.8 - 17.8
     (32.0, 1e-7, Tag("degF", "n", 1000.0, 5 / 9, -160 / 9), False),
+    (2_000_000_001, 2_000_000_000.0, Tag("counter", "n", 1000.0, type="int"), False),     # one off is another value
+    (2**53, 2.0**53, Tag("counter", "n", 1000.0, type="int"), True),
+    (2**63 - 1, 9.223372036854775e18, Tag("counter", "n", 1000.0, type="int"), True),     # beyond what a store has exactly
+    (2_000_000_001, 2_000_000_001 * 0.1, Tag("scaled", "n", 1000.0, 0.1, type="int"), True),
+    (1_000_001, 1_000_000.0, Tag("state", "n", 1000.0, type="enum"), False),
+    (-0.0, 0.0, Tag("leak", "n", 1000.0), True),
 ])
 def test_the_tolerance_is_of_what_the_conversion_adds_up(number: float, stored: float, tag: Tag, same: bool) -> None:
     recording = Recording(0, 20_000, {tag.name: [[at, number, 0] for at in range(0, 20_000, 1000)]}, pause_ms=100.0)

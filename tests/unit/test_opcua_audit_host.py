@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +87,21 @@ def test_an_unfinished_audit_goes_on(site: Any, stand: Stand) -> None:
     status, record = audit(site)
     assert record["verdict"] == "claimed" and status["OA18"] == "pass"
     assert not (site[0].state / "plc-1" / "resume.json.gz").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_session_before_the_run(site: Any, stand: Stand, number: signal.Signals) -> None:
+    site[1]["audit"]["per_second"] = 20
+    earlier = signal.signal(number, lambda *_given: None)
+    timer = threading.Timer(2.0, os.kill, (os.getpid(), number))
+    timer.start()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            audit(site)
+    finally:
+        timer.join()
+        signal.signal(number, earlier)
+    assert ended.value.code == 128 + number and stand.services["CloseSession"] == 1 and not stand.left()
 
 
 def test_what_was_asked_for_a_day_ago_is_asked_for_again(site: Any, stand: Stand) -> None:
@@ -247,3 +265,17 @@ def test_the_recorder_reads_with_one_session_and_the_servers_own_times(site: Any
     recorder = Recorder(Report("x", deadline_s=None), places, options, host, now=lambda: now, wait=lambda _s: None)
     refused = recorder.take(source, [Tag("l", text, 200.0)], 1.0, 9.0)
     assert "is not known" in refused.error and stand.services.total() == before
+
+
+def test_the_recorder_keeps_to_the_load_budget_and_leaves_a_busy_server(site: Any, stand: Stand) -> None:
+    places, source, host, now = site
+    options = Options(application_uri=CLIENT_URI, environment="", exceptions=[], accept_drift=[], deadline_s=60.0, write_state=True)
+    recorder = Recorder(Report("x", deadline_s=None), places, options, host, now=lambda: now, wait=lambda _s: None)
+    tags = [Tag("t%d" % number, "nsu=%s;s=n7_%d" % (PLANT, number), 200.0) for number in range(4)]
+    stand.operations.clear()
+    found = recorder.take(source, tags, 3.0, 8.0)
+    assert not found.error and found.reads >= 3
+    for begin, _ in stand.operations:
+        assert sum(count for moment, count in stand.operations if begin <= moment < begin + 1.0) <= 8
+    stand.spoil.busy_every = 1
+    assert recorder.take(source, tags, 3.0, 8.0).error.count("BadResourceUnavailable") == 2 and not stand.left()

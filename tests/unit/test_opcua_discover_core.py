@@ -153,9 +153,29 @@ def test_enumerations_bring_their_codes_and_a_change_of_them_shows() -> None:
 
 def test_a_hostile_name_stays_a_comment_or_a_string() -> None:
     bad = one("x\n- evil: 1\u2028# y", type="", data_type="i=13")
-    text = render(propose("s", [bad, one('q"\n---\ntags: []', node="nsu=urn:a;s=}\n")], []))
+    text = render(propose("s", [bad, one('q"\n---\ntags: []', node="nsu=urn:a;s=}: #")], []))
     assert [line for line in text.splitlines() if not line.startswith(("#", " ", "---", "tags:"))] == []
     assert len(yaml.safe_load(text)["tags"]) == 1
+
+
+def test_what_the_inventory_cannot_hold_is_left_out_and_nothing_of_a_server_is_evaluated() -> None:
+    """A proposal is taken over into the inventory, where Ansible evaluates what stands in curly brackets."""
+    evil = "{{ lookup('pipe', 'id') }}"
+    bad = [one("P", evil), one("P", "n", node="nsu=urn:a;s=" + evil), one("P", "u", unit=evil), one("P", "c", type="enum", codes=((0, "{% x"),)),
+           one("P", "s", node="nsu=urn:b;c;s=x"), one("P", "l", node="nsu=urn:a;s=x\ny")]
+    told = propose("s", [*bad, one("P", "good", unit="{bar}")], [])
+    assert told.new == ["good"] and len(told.left_out) == len(bad)
+    assert sum("Ansible would evaluate" in item["why"] for item in told.left_out) == 4
+    # Neither is what is there changed into it.
+    have = [{"name": "u", "node": bad[2].node, "type": "double", "unit": "bar", "unit_to": "bar"}]
+    told = propose("s", [bad[2]], have)
+    assert told.tags == have and not told.changed and not told.gone and told.left_out
+
+
+def test_a_sampling_interval_that_is_none_is_the_usual_one() -> None:
+    for told, wanted in ((2500.2, 2501), (0.0, 1000), (1e12, 1000), (float("nan"), 1000), (float("inf"), 1000)):
+        proposal = propose("s", [one("P", sampling_ms=told, low=float("nan"), high=told)], [])
+        assert proposal.tags[0]["sampling_ms"] == wanted and not proposal.ranges
 
 
 def test_units_in_the_letters_of_the_inventory() -> None:

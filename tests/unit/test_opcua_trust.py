@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import time
 from collections.abc import Iterator
@@ -114,6 +115,21 @@ def test_each_fault_of_a_server_turns_its_own_check(site: Site, tmp_path: Path) 
     kept = Path(site.host.at("/var/lib/hnai/opcua_trust/review/plc1"))
     (file,) = kept.iterdir()
     assert der(file.read_bytes()) == bytes(site.plant["plc1"].server.iserver.endpoints[0].ServerCertificate)
+
+
+def test_a_certificate_that_nobody_can_read_is_a_reason_where_it_is_used_and_nowhere_else(site: Site) -> None:
+    sound, rsa_key = odd(bits=2048), bytes.fromhex("06092a864886f70d010101")
+    unknown = sound.replace(rsa_key, bytes.fromhex("06092a864886f70d01017f"))
+    endpoints = site.plant["plc1"].server.iserver.endpoints
+    endpoints.append(copy.deepcopy(endpoints[0]))
+    endpoints[-1].SecurityPolicyUri, endpoints[-1].ServerCertificate = "http://opcfoundation.org/UA/SecurityPolicy#ECC_curve448", unknown
+    try:
+        assert {status for status, _ in site.found().values()} == {"pass"}
+    finally:
+        endpoints.pop()
+    present(site, "plc1", unknown)
+    found = site.found()
+    assert found["OT3:plc1"][0] == "inconclusive" and "Unknown key type" in found["OT3:plc1"][1] and found["OT3:plc2"][0] == "pass"
 
 
 def test_the_announced_certificate_is_as_good_as_the_pinned_one(site: Site) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from own_files import OwnFiles
-from trust_ca import Authority
+from trust_ca import PEM, Authority, build
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import trust_x509
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import AuditError, IdentityRejected, LinkLost, PinMismatch, Refused
@@ -234,6 +234,16 @@ def test_what_says_nothing_about_the_certificate_is_no_refusal(site: Site) -> No
     assert site.switched(said).switched and site.dialled == SOURCES, "so each may be asked in the next run"
 
 
+def test_a_server_that_is_full_has_not_refused_the_certificate(site: Site) -> None:
+    said = site.said(site.prepared())
+    site.fault = {name: Refused("BadTooManySessions", 0x80560000) for name in SOURCES[:2]}
+    site.fault["plc3"] = Refused("BadSecurityPolicyRejected", 0x80550000)
+    site.switched(said)
+    site.fault, site.trusting = {}, set(SOURCES)
+    told = site.switched(said)
+    assert told.accepted == SOURCES[:2] and [one["source"] for one in told.waiting] == ["plc3"]
+
+
 def test_a_rejected_identity_blocks_as_a_refusal(site: Site) -> None:
     told = site.prepared()
     site.fault = {"plc1": IdentityRejected("BadIdentityTokenRejected")}
@@ -297,6 +307,25 @@ def test_what_the_ca_signed_wrongly_replaces_nothing(site: Site, more: dict[str,
     assert site.pair() == old and site.trust().status(SOURCES, []).candidate == {}
     # The key is kept: the next run signs it.
     assert site.prepared().candidate and site.crypto.made == 1
+
+
+def test_one_way_to_a_root_is_enough(site: Site) -> None:
+    """An authority that was renewed with its key is there twice, in any order."""
+    ca, now = site.ca, site.now
+    leaf = build("edge1", ca._other.public_key(), "between", ca._between, now=now).public_bytes(PEM)
+
+    def signed(subject: str, key: Any, by: str, signer: Any, days: float = 99.0) -> bytes:
+        made: bytes = build(subject, key.public_key(), by, signer, ca=True, days=days, now=now).public_bytes(PEM)
+        return made
+
+    roots = [signed("root", ca._root, "root", ca._root, days) for days in (-3.0, 99.0)]
+    betweens = [signed("between", ca._between, "root", ca._root, days) for days in (-3.0, 99.0)]
+    for way in (1, -1):
+        assert trust_x509.chain_problem(leaf, betweens[::way], b"".join(roots[::way]), now) == ""
+    assert "root has expired" in trust_x509.chain_problem(leaf, betweens[1:], roots[0], now)
+    assert "CN=between is not valid now" in trust_x509.chain_problem(leaf, betweens[:1], roots[1], now)
+    circle = [signed("between", ca._between, "other", ca._other), signed("other", ca._other, "between", ca._between)]
+    assert "no issuer" in trust_x509.chain_problem(leaf, circle, roots[1], now)
 
 
 def test_a_candidate_that_grew_old_is_dropped_and_made_anew(site: Site) -> None:

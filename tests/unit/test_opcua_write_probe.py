@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from write_stand import CANARY, PATH, Faults, mirror, now_at, plant, probe, put
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import write_channel, write_probe
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_host import Options
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_load import Budget
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import Forbidden, LinkLost
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.write_host import Leave, Probe
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Check, Report
@@ -179,6 +183,21 @@ def test_a_run_that_is_killed_between_is_finished_by_the_next_one_first(site: An
     assert record["verdict"] == "proven" and now_at(stand) == 7.5 and site.state.read("write_probe") is None
 
 
+def test_a_signal_waits_until_the_value_is_back(site: Any, stand: Any) -> None:
+    async def hook(user: str, plain: Any, params: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await plain()
+
+    stand.faults.write = hook
+    earlier = signal.signal(signal.SIGTERM, lambda *_given: None)
+    try:
+        with pytest.raises(SystemExit):
+            probe(site)
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+    assert stand.services["Write"] == 3 and now_at(stand) == 7.5 and site.state.read("write_probe") is None
+
+
 def test_what_somebody_else_wrote_since_is_left_alone(site: Any, stand: Any) -> None:
     site.state.write("write_probe", {"path": PATH, "kind": 11, "before": 1.0, "tried": 2.0})
     _status, record, report = probe(site)
@@ -196,6 +215,117 @@ def test_a_connection_that_ends_at_the_mirrors_write_is_looked_after(site: Any, 
     stand.faults.write = hook
     status, record, _report = probe(site)
     assert now_at(stand) == 7.5 and record["verdict"] == "refuted" and status["OW4"] == "pass"
+
+
+def test_a_fault_of_the_whole_service_is_no_statement_about_rights(site: Any, stand: Any) -> None:
+    async def hook(user: str, plain: Any, params: Any) -> Any:
+        if user == "observer":
+            raise ServiceError(ua.StatusCodes.BadTooManyOperations)
+        return await plain()
+
+    stand.faults.write = hook
+    status, record, _report = probe(site)
+    assert status["OW3"].startswith("inconclusive: the Write as a whole was answered with 0x80100000") and record["verdict"] == "inconclusive"
+    assert status["OW4"] == "pass" and now_at(stand) == 7.5 and site.state.read("write_probe") is None
+
+
+def test_a_server_that_dies_at_the_mirrors_write_is_accused_of_nothing_and_the_note_stays(site: Any, stand: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead: list[str] = []
+
+    async def hook(user: str, plain: Any, params: Any) -> Any:
+        if user == "observer":
+            dead.append(user)
+            raise ServiceError(ua.StatusCodes.BadShutdown)
+        return await plain()
+
+    def mortal(name: str) -> None:
+        plain = getattr(write_channel.WriteChannel, name)
+
+        async def ask(self: Any, *given: Any) -> Any:
+            if dead:
+                raise LinkLost("dead")
+            return await plain(self, *given)
+
+        monkeypatch.setattr(write_channel.WriteChannel, name, ask)
+
+    mortal("open")
+    mortal("value")
+    stand.faults.write = hook
+    status, record, _report = probe(site)
+    assert status["OW3"].startswith("inconclusive") and record["verdict"] == "inconclusive" and status["OW4"].startswith("fail")
+    assert site.state.read("write_probe")["before"] == 7.5
+
+
+def test_a_canary_that_changes_by_itself_is_not_held_against_the_server(site: Any, stand: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rights = write_probe._rights
+
+    async def later(channel: Any, nodes: Any) -> Any:
+        await asyncio.to_thread(stand.call, put(stand, 8.5))
+        return await rights(channel, nodes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write_probe, "_rights", later)
+        status, record, _report = probe(site)
+    # To the very value that the mirror would have tried: it did not try, and the token may be used again.
+    assert "changes by itself" in status["OW3"] and record["verdict"] == "inconclusive" and stand.services["Write"] == 2
+    stand.call(put(stand, 7.5))
+
+    async def hook(user: str, plain: Any, params: Any) -> Any:
+        if user != "observer":
+            return await plain()
+        await put(stand, 55.0)
+        return [ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)]
+
+    stand.faults.write = hook
+    status, record, _report = probe(site)
+    assert status["OW3"].startswith("inconclusive: 0x801F0000 BadUserAccessDenied, but the value went from 7.5 to 55.0")
+    assert record["verdict"] == "inconclusive" and "left alone" in status["OW4"] and now_at(stand) == 55.0
+
+
+def test_what_the_control_wrote_comes_back_when_nobody_could_see_it(site: Any, stand: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, asked = write_channel.WriteChannel.value, []
+
+    async def value(self: Any, node: str) -> Any:
+        asked.append(node)
+        return write_channel.Value(0x80310000, 0, None) if len(asked) == 2 else await plain(self, node)
+
+    monkeypatch.setattr(write_channel.WriteChannel, "value", value)
+    status, record, _report = probe(site)
+    assert status["OW2"].startswith("inconclusive: the canary's value cannot be read: 0x80310000") and record["verdict"] == "inconclusive"
+    assert status["OW4"] == "pass" and now_at(stand) == 7.5 and site.state.read("write_probe") is None and stand.services["Write"] == 2
+
+
+def test_a_control_that_was_refused_while_somebody_else_wrote_undoes_nothing(site: Any, stand: Any) -> None:
+    async def hook(user: str, plain: Any, params: Any) -> Any:
+        await put(stand, 55.0)
+        return [ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)]
+
+    stand.faults.write = hook
+    status, _record, _report = probe(site)
+    assert "write was refused: 0x801F0000" in status["OW2"] and stand.services["Write"] == 1 and now_at(stand) == 55.0
+
+
+def test_a_note_is_about_its_own_canary_and_one_that_cannot_be_read_is_not_passed_over(site: Any, stand: Any) -> None:
+    site.state.write("write_probe", {"path": PATH[:2], "kind": 11, "before": 1.0, "tried": 7.5})
+    status, _record, _report = probe(site)
+    assert "at another canary" in status["OW1"] and "put 1.0 back there by hand" in status["OW1"]
+    (site.places.state / "plc-1/write_probe.json.gz").write_bytes(b"")
+    assert "write_probe.json.gz cannot be read" in probe(site)[0]["OW1"]
+    site.state.remove("write_probe")
+    (site.places.state / "plc-1/write_tokens.json.gz").write_bytes(b"")
+    assert "write_tokens.json.gz cannot be read" in probe(site)[0]["OW3"]
+    assert stand.services["Write"] == 0 and now_at(stand) == 7.5
+
+
+def test_it_keeps_to_the_load_budget(site: Any, stand: Any) -> None:
+    """Rights of 40 tags are 240 attributes, of which no second at the server sees more than 100."""
+    site.source["tags"] = [{"node": "nsu=%s;s=Pump" % PLANT}] * 40
+    site.source["audit"] = {"per_second": 100}
+    stand.operations.clear()
+    assert probe(site)[1]["verdict"] == "proven"
+    for begin, _ in stand.operations:
+        assert sum(count for moment, count in stand.operations if begin <= moment < begin + 1.0) <= 100
+    assert sum(count for _, count in stand.operations) > 240
 
 
 def test_other_rights_are_another_class(site: Any, stand: Any) -> None:
@@ -283,7 +413,7 @@ def test_the_channel_writes_one_node_and_only_after_it_was_armed(site: Any, stan
                    lambda *_given: True)._target(site.source)
 
     async def go() -> None:
-        channel = write_channel.WriteChannel(target)
+        channel = write_channel.WriteChannel(target, Budget(50, time.monotonic, asyncio.sleep))
         await channel.open()
         canary = "ns=%d;s=Canary" % stand.index
         try:

@@ -214,11 +214,15 @@ def _property(raw: bytes) -> Any:
     return uacrypto.CertProperties(raw, "pem" if raw.lstrip().startswith(b"-----") else "der")
 
 
+def first_of(data: bytes) -> bytes:
+    """The first certificate of *data* (DER, maybe a chain)."""
+    return data[:int.from_bytes(data[2:4], "big") + 4] if data[1:2] == b"\x82" else data
+
+
 def describe(data: bytes) -> Certificate:
     """What the first certificate of *data* (DER, maybe a chain) says. Raises BadAnswer."""
     try:
-        length = int.from_bytes(data[2:4], "big") + 4 if data[1:2] == b"\x82" else len(data)
-        first = data[:length]
+        first = first_of(data)
         cert = x509.load_der_x509_certificate(first)
         key = cert.public_key()
         kind = "RSA" if isinstance(key, rsa.RSAPublicKey) else "EC" if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__
@@ -242,9 +246,10 @@ def describe(data: bytes) -> Certificate:
             subject=cert.subject.rfc4514_string(), issuer=cert.issuer.rfc4514_string(),
             not_before=cert.not_valid_before_utc.timestamp(), not_after=cert.not_valid_after_utc.timestamp(), key_type=kind,
             key_bits=int(getattr(key, "key_size", 0)), signature_hash=algorithm.name if algorithm else "none", uris=uris, names=names,
-            key_usage=usage, extended=extended, chain=2 if len(data) > length else 1,
+            key_usage=usage, extended=extended, chain=2 if len(data) > len(first) else 1,
             key_sha256=hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest())
-    except (ValueError, IndexError) as error:
+    except Exception as error:
+        # An algorithm or a curve that nobody knows, an extension that is there twice: each is a class of its own.
         raise BadAnswer("a certificate of the server cannot be read: %s" % error) from error
 
 
@@ -319,7 +324,8 @@ def endpoint_of(one: Any) -> Endpoint:
     return Endpoint(
         url=str(one.EndpointUrl or ""), mode=_MODES.get(int(one.SecurityMode), "Invalid"), policy=str(one.SecurityPolicyUri or ""),
         application_uri=str(one.Server.ApplicationUri or ""),
-        certificate_sha256=describe(one.ServerCertificate).sha256 if one.ServerCertificate else "",
+        # Not described: one that we cannot read, of a policy that we do not use, is no fault.
+        certificate_sha256=hashlib.sha256(first_of(bytes(one.ServerCertificate))).hexdigest() if one.ServerCertificate else "",
         tokens=tuple(TokenPolicy(str(token.PolicyId or ""), _KINDS.get(int(token.TokenType), "issued"), str(token.SecurityPolicyUri or ""))
                      for token in one.UserIdentityTokens or []))
 

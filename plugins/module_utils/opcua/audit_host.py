@@ -6,27 +6,31 @@ Everything that is missing (environment, certificate, pin, password, a free conn
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gzip
 import json
 import os
+import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from .. import intrusive
 from ..credentials import decrypt
-from ..hostfiles import Host
+from ..hostfiles import Host, sync_directory
 from ..verdict import Report
 from . import audit_gate, audit_logins, audit_run
 from .audit_judge import REFUTED, UNKNOWN, Context, Judge
 from .audit_policy import parse
 from .audit_types import NO_ASYNCUA, AuditError
 from .collector import StatusError, decode
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +95,26 @@ class State:
         except (OSError, ValueError, EOFError):
             return None
 
+    def surely(self, name: str) -> Any:
+        """As ``read``. Raises AuditError for a file that is there and cannot be read."""
+        found, path = self.read(name), self._folder / (name + ".json.gz")
+        if found is None and path.exists():
+            raise AuditError("%s cannot be read: an earlier write probe kept there what it did; look at the canary's value by hand, then remove it" % path)
+        return found
+
     def write(self, name: str, data: Any) -> None:
-        """Replace the file, whole or not at all."""
+        """Replace the file, whole or not at all, also through a power cut."""
         if not self._write:
             return
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = self._folder / (name + ".new")
-        new.write_bytes(gzip.compress(json.dumps(data).encode(), 6))
-        os.chmod(new, 0o600)
+        with new.open("wb") as stream:
+            stream.write(gzip.compress(json.dumps(data).encode(), 6))
+            os.fchmod(stream.fileno(), 0o600)
+            stream.flush()
+            os.fsync(stream.fileno())
         new.rename(self._folder / (name + ".json.gz"))
+        sync_directory(str(self._folder))
 
     def mark(self, name: str, there: bool) -> None:
         """An empty file that is there or not; site.yml looks for it."""
@@ -114,6 +129,34 @@ class State:
         """It is of no use any more."""
         if self._write:
             (self._folder / (name + ".json.gz")).unlink(missing_ok=True)
+
+
+def to_its_end(work: Coroutine[Any, Any, T], whole: bool = False) -> T:
+    """``asyncio.run``, where SIGTERM and SIGHUP end *work* as SIGINT does: the session is closed first. *whole*: all three wait until it is done."""
+    ended: list[int] = []
+
+    async def heard() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def end(number: int) -> None:
+            ended.append(number)
+            if task is not None:
+                task.cancel()
+
+        for one in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if whole else (signal.SIGTERM, signal.SIGHUP):
+            # Only the main thread hears signals.
+            with contextlib.suppress(RuntimeError, ValueError):
+                loop.add_signal_handler(one, ended.append if whole else end, one)
+        return await work
+
+    try:
+        found = asyncio.run(heard())
+    except asyncio.CancelledError:
+        if not ended:
+            raise
+    if ended:
+        raise SystemExit(128 + ended[0])
+    return found
 
 
 def sources_of(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -168,7 +211,7 @@ class Audit:
             target = self._target(source)
             self._dial(source, state, self._left(share_s, begin) / 2)
             plan = plan_of(source, self.options, self._left(share_s, begin))
-            facts = asyncio.run(audit_run.gather(self._reader.FastReader(target), plan, time.monotonic, asyncio.sleep, earlier))
+            facts = to_its_end(audit_run.gather(self._reader.FastReader(target), plan, time.monotonic, asyncio.sleep, earlier))
             self._logins(source, state, target, facts, self._left(share_s, begin))
         except (AuditError, OSError, ValueError) as error:
             facts.error = str(error)
@@ -211,7 +254,7 @@ class Audit:
                 continue
             self._host.run(["logger", "-t", "hnai-audit", "opcua_audit of %s tries %s, token %s by %s" % (source["id"], ident, token.id, token.approver)],
                            timeout=10.0)
-            facts.logins[ident] = asyncio.run(audit_logins.attempt(ident, self._reader.Reader(as_whom(target))))
+            facts.logins[ident] = to_its_end(audit_logins.attempt(ident, self._reader.Reader(as_whom(target))))
 
     def _keep(self, state: State, facts: audit_run.Facts, record: Mapping[str, Any], first: bool, asked_at: float) -> None:
         """*asked_at*: when the oldest of the answers was asked for."""

@@ -27,6 +27,10 @@ TYPES: dict[str, str] = {
 """OPC UA data type (stable form) → type of a tag; a subtype has its supertype's."""
 READABLE = 1
 SAMPLING_MS, QUEUE = 1000, 120
+LONGEST_MS = 1 << 31
+_NODE = re.compile(r"^(?:nsu=[^;]+;)?[sigb]=.+\Z")
+"""What stands for a node in the inventory; the collector and the validation have the same."""
+_MARKS = ("{{", "{%", "{#")
 _PLAIN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null", "none"})
 _SIGNS = {"°": "deg", "³": "3", "²": "2", "µ": "u", "μ": "u", "·": "*"}
@@ -54,8 +58,18 @@ class Variable:
     codes: tuple[tuple[int, str], ...] = ()
     sampling_ms: float = 0.0
 
+    @property
+    def evaluated(self) -> str:
+        """What of it Ansible would evaluate in an inventory, where a server has nothing to say; empty = nothing."""
+        texts = (*self.path, self.node, self.unit or "", *(name for _, name in self.codes))
+        return next((one for one in texts if any(mark in one for mark in _MARKS)), "")
+
     def why_not(self) -> str:
         """Why it is no tag; empty = it can be one."""
+        if self.evaluated:
+            return "Ansible would evaluate %r" % self.evaluated
+        if not _NODE.match(self.node):
+            return "a node cannot be written so in the inventory: a semicolon in its namespace, or more than one line"
         if self.rank not in (-1, -3, -2):
             return "an array (ValueRank %d)" % self.rank
         if not self.type:
@@ -175,7 +189,7 @@ def _new(variable: Variable, name: str) -> dict[str, Any]:
         "name": name, "node": variable.node, "type": variable.type, "unit": unit, "unit_to": unit,
         # Silence is no loss until somebody says that the value is sampled.
         "kind": "on_change", "mode": "subscribe",
-        "sampling_ms": max(SAMPLING_MS, math.ceil(variable.sampling_ms)) if math.isfinite(variable.sampling_ms) else SAMPLING_MS, "queue": QUEUE,
+        "sampling_ms": max(SAMPLING_MS, math.ceil(variable.sampling_ms)) if variable.sampling_ms <= LONGEST_MS else SAMPLING_MS, "queue": QUEUE,
     }
     if variable.type == ENUM and variable.codes:
         tag["codes"] = dict(variable.codes)
@@ -225,6 +239,10 @@ def propose(source: str, variables: Iterable[Variable], tags: Sequence[Mapping[s
             else:
                 proposal.gone.append(name)
             continue
+        if hit.evaluated:
+            proposal.tags.append(dict(tag))
+            _leave_out(proposal, hit)
+            continue
         said = _told(hit, tag)
         proposal.changed += [{"name": name, "field": key, "from": tag.get(key), "to": said[key]} for key in _TOLD if key in said]
         _keep(proposal, {**tag, **said}, hit)
@@ -232,9 +250,8 @@ def propose(source: str, variables: Iterable[Variable], tags: Sequence[Mapping[s
     for one in every:
         if (one.path, one.node) in known:
             continue
-        why = one.why_not()
-        if why:
-            proposal.left_out.append({"path": "/".join(step_name(step) for step in one.path), "node": one.node, "why": why})
+        if one.why_not():
+            _leave_out(proposal, one)
         else:
             fresh.append(one)
     # A name that is free again is not given to another thing in the same breath: what stores the old values would join them.
@@ -245,12 +262,16 @@ def propose(source: str, variables: Iterable[Variable], tags: Sequence[Mapping[s
     return proposal
 
 
+def _leave_out(proposal: Proposal, variable: Variable) -> None:
+    proposal.left_out.append({"path": "/".join(step_name(step) for step in variable.path), "node": variable.node, "why": variable.why_not()})
+
+
 def _keep(proposal: Proposal, tag: dict[str, Any], variable: Variable) -> None:
     tag["path"] = list(variable.path)
     proposal.tags.append(tag)
     if variable.access is not None and variable.access & ~READABLE & 0x6A:
         proposal.writable.append(str(tag["name"]))
-    if variable.low is not None and variable.high is not None:
+    if variable.low is not None and variable.high is not None and math.isfinite(variable.low) and math.isfinite(variable.high):
         proposal.ranges[str(tag["name"])] = [variable.low, variable.high]
 
 

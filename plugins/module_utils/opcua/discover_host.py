@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import audit_run
-from .audit_host import Audit, State, plan_of, sources_of
+from .audit_host import Audit, State, plan_of, sources_of, to_its_end
 from .audit_types import AuditError
 from .discover import Proposal, propose
 from .discover_walk import Survey
@@ -43,7 +43,7 @@ class Discover(Audit):
             surveys.append(Survey(*args, declared=[tuple(map(str, tag["path"])) for tag in source.get("tags") or () if tag.get("path")]))
             return surveys[-1]
 
-        facts = asyncio.run(audit_run.gather(self._reader.FastReader(target), plan, time.monotonic, asyncio.sleep, walker=walker))
+        facts = to_its_end(audit_run.gather(self._reader.FastReader(target), plan, time.monotonic, asyncio.sleep, walker=walker))
         if facts.error:
             # Half a look is worth nothing: what it did not reach would be taken for gone.
             raise AuditError(facts.error)

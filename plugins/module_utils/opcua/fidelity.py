@@ -23,6 +23,8 @@ BAD_TYPE_MISMATCH = 0x80740000
 """What the record says of a value of another type than the model declares, and of none."""
 QUICK = 0.75
 """Of the sampling interval: samples that follow each other sooner need not all be in a subscription, and not the same ones in a recording."""
+WHOLE = 1 << 53
+"""Whole numbers up to here are exact in the store."""
 TOLERANCE = 1e-9
 """Of the larger of what a unit's conversion adds up: one multiplication and one addition in float64."""
 
@@ -153,6 +155,9 @@ def lags(recording: Recording, tag: str, shown: Shown) -> list[tuple[float, floa
 
 
 def _same(found: float, number: float, tag: Tag) -> bool:
+    if (tag.scale, tag.offset) == (1.0, 0.0) and tag.type in ("int", "enum", "bool") and abs(number) <= WHOLE:
+        # Nothing was reckoned: a counter that is one off is another value.
+        return found == number
     return abs(found - (number * tag.scale + tag.offset)) <= TOLERANCE * max(abs(number * tag.scale), abs(tag.offset))
 
 

@@ -34,6 +34,10 @@ PKI, STATE = "/etc/hnai/ot_collector/pki", "/var/lib/hnai/opcua_trust"
 CURRENT, CANDIDATE = "current", "candidate"
 TRUSTED, REMOVED = "trusted", "removed"
 USAGES = ("clientAuth", "serverAuth")
+ABOUT_ITSELF = frozenset({0x80010000, 0x80020000, 0x80030000, 0x80040000, 0x800A0000, 0x800C0000, 0x800E0000, 0x80100000, 0x80560000, 0x807D0000, 0x80810000,
+                          0x80B70000})
+"""With these a server says how it is and nothing about us: BadUnexpectedError, BadInternalError, BadOutOfMemory, BadResourceUnavailable, BadTimeout,
+BadShutdown, BadServerHalted, BadTooManyOperations, BadTooManySessions, BadTcpServerTooBusy, BadTcpNotEnoughResources, BadMaxConnectionsReached."""
 _PAIR = ("key.pem", "cert.pem")
 DAY_S = 86400.0
 
@@ -397,7 +401,7 @@ class Trust:
         except (PinMismatch, ClearPassword) as error:
             return None, str(error)
         except Refused as error:
-            return False, str(error)
+            return None if error.code in ABOUT_ITSELF else False, str(error)
         except (AuditError, OSError, ValueError) as error:
             # No free connection, no answer, nothing to dial with: the server has not spoken about the certificate.
             return None, str(error)

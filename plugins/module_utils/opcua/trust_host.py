@@ -2,7 +2,6 @@
 """Trust on the mirror's host: the short session with a candidate, and what the servers present, both behind the audit's gate."""
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 import re
@@ -11,7 +10,7 @@ from typing import Any
 
 from ..hostfiles import HostError, atomic_write, ensure_directory
 from . import trust_judge
-from .audit_host import Audit, State, sources_of
+from .audit_host import Audit, State, sources_of, to_its_end
 from .audit_types import NO_ASYNCUA, AuditError, Certificate
 from .collector import StatusError, decode
 from .trust import Crypto, Statement, Trust, TrustError, Wanted
@@ -53,7 +52,7 @@ class Dialler(Audit):
             finally:
                 await channel.close()
 
-        asyncio.run(once())
+        to_its_end(once())
 
     def started(self) -> float:
         """When the running collector began, unix s; 0 = not known."""

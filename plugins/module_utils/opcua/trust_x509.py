@@ -100,16 +100,20 @@ def chain_problem(leaf: bytes, chain: Sequence[bytes], roots: bytes, now: float)
         anchors = x509.load_pem_x509_certificates(roots)
     except ValueError as error:
         return "a certificate of the chain cannot be read: %s" % error
-    for _ in range(len(between) + 1):
-        if not current.not_valid_before_utc <= moment <= current.not_valid_after_utc:
-            return "%s is not valid now" % current.subject.rfc4514_string()
-        issuers = [one for one in (*anchors, *between) if one.subject == current.issuer and _issued(current, one)]
-        if not issuers:
-            return "no issuer of %s is there" % current.subject.rfc4514_string()
-        if issuers[0] in anchors:
-            return "" if issuers[0].not_valid_after_utc >= moment else "the root has expired"
-        current = issuers[0]
-    return "the chain has no end"
+    return _way_problem(current, anchors, between, moment)
+
+
+def _way_problem(current: x509.Certificate, anchors: Sequence[x509.Certificate], between: Sequence[x509.Certificate], moment: datetime.datetime) -> str:
+    """One way is enough: an issuer that was renewed with its key is there twice."""
+    if not current.not_valid_before_utc <= moment <= current.not_valid_after_utc:
+        return "%s is not valid now" % current.subject.rfc4514_string()
+    problems = []
+    for issuer in (one for one in (*anchors, *between) if one.subject == current.issuer and _issued(current, one)):
+        if issuer in anchors:
+            problems.append("" if issuer.not_valid_after_utc >= moment else "the root has expired")
+        else:
+            problems.append(_way_problem(issuer, anchors, [one for one in between if one != issuer], moment))
+    return min(problems, default="no issuer of %s is there" % current.subject.rfc4514_string(), key=bool)
 
 
 def _issued(one: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -6,11 +6,14 @@ what is written is its Value, whole, without an index range. A permit for a serv
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .asyncua_reader import MISSING, ClosedClient, ClosedProtocol, Reader, Target, check_reading, text_node
-from .audit_types import VALUE, BadAnswer, Forbidden, LinkLost
+from .audit_load import Budget
+from .audit_types import VALUE, BadAnswer, Forbidden, LinkLost, Reading
+from .write_probe import DENIED
 
 if not MISSING:
     from asyncua import ua
@@ -89,9 +92,10 @@ class WriteChannel(Reader):
 
     client_class = OneDoorClient
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, budget: Budget) -> None:
         super().__init__(target)
         self._canary: str | None = None
+        self._budget = budget
         self.writes = 0
 
     def arm(self, canary: str) -> None:
@@ -99,6 +103,22 @@ class WriteChannel(Reader):
         if self._canary is not None and self._canary != canary:
             raise Forbidden("a second node was about to be made writable: %s after %s" % (canary, self._canary))
         self._canary = canary
+
+    async def read(self, wanted: Sequence[tuple[Any, int]]) -> list[Reading]:
+        """See Channel; no more at once than a second may see."""
+        found: list[Reading] = []
+        for begin in range(0, len(wanted), self._budget.per_second):
+            found += await super().read(wanted[begin:begin + self._budget.per_second])
+        return found
+
+    async def _call(self, request: Any, response: type) -> Any:
+        given = request.Parameters
+        count = max(len(getattr(given, name, ())) for name in ("NodesToRead", "NodesToBrowse", "ContinuationPoints"))
+        await self._budget.take(count)
+        try:
+            return await super()._call(request, response)
+        finally:
+            self._budget.give_back(count)
 
     async def value(self, node: str) -> Value:
         """Value of a node with its type."""
@@ -118,7 +138,8 @@ class WriteChannel(Reader):
         return Value(status, int(variant.VariantType.value), variant.Value)
 
     async def write(self, node: str, kind: int, value: Any) -> int:
-        """StatusCode of one write of the canary's value. Raises Forbidden for any other node."""
+        """StatusCode of one write of the canary's value. Raises Forbidden for any other node, BadAnswer for a fault of the service as a whole that is no
+        refusal: whoever reads the node does not know then whether it was written."""
         if self._canary is None or node != self._canary:
             raise Forbidden("%s is not the canary; nothing else is ever written" % node)
         one = ua.WriteValue()
@@ -128,6 +149,8 @@ class WriteChannel(Reader):
         request.Parameters.NodesToWrite = [one]
         answer = await self._pass(Permit("Write", node), request)
         if isinstance(answer, int):
+            if answer not in DENIED:
+                raise BadAnswer("the Write as a whole was answered with 0x%08X, which tells nothing about rights" % answer)
             return answer
         results = answer.Results or []
         if len(results) != 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -14,9 +15,10 @@ from ..credentials import decrypt
 from ..hostfiles import Host
 from ..verdict import FAIL, INCONCLUSIVE, Check, Report
 from . import write_probe
-from .audit_host import Audit, Options, Places, State
+from .audit_host import Audit, Options, Places, State, plan_of, to_its_end
+from .audit_load import Budget
 from .audit_types import BAD, AuditError
-from .write_probe import ABSENT, DENIED, NOTHING, Attempt, Canary
+from .write_probe import ABSENT, DENIED, NOTHING, Attempt, Canary, same
 
 COMPONENT = "ot_audit"
 SERVICE, CANARY = "service", "canary"
@@ -58,8 +60,8 @@ class FileJournal:
         self._state = state
 
     def note(self) -> Mapping[str, Any] | None:
-        found = self._state.read("write_probe")
-        return found if isinstance(found, dict) else None
+        found: Mapping[str, Any] | None = self._state.surely("write_probe")
+        return found
 
     def keep(self, note: Mapping[str, Any]) -> None:
         self._state.write("write_probe", dict(note))
@@ -96,7 +98,10 @@ class Probe(Audit):
             raise intrusive.NotAuthorised("check mode sends nothing")
         moment = datetime.fromtimestamp(self._now(), timezone.utc)
         token = intrusive.check(self.leave.tokens, self.leave.approvers, self.leave.site, str(source["endpoint"]), moment, self._verify)
-        used = state.read("write_tokens") or []
+        try:
+            used = state.surely("write_tokens") or []
+        except AuditError as error:
+            raise intrusive.NotAuthorised(str(error)) from error
         if self.leave.mode == CANARY and token.id in used:
             raise intrusive.NotAuthorised("the one attempt of this token was made: another try needs another token")
         return token
@@ -128,10 +133,14 @@ class Probe(Audit):
     def _add(self, ident: str, subject: str, **more: Any) -> Check:
         return self.report.add(Check(id=ident, title=TITLES[ident], subject=subject, controls=CONTROLS, **more))
 
-    def _channel(self, source: Mapping[str, Any], state: State, target: Any) -> Any:
+    def _channel(self, source: Mapping[str, Any], state: State, target: Any, budget: Budget) -> Any:
         """A channel, after the conduit's gate. Raises AuditError."""
         self._dial(source, state, 65.0)
-        return self._writer.WriteChannel(target)
+        return self._writer.WriteChannel(target, budget)
+
+    def _budget(self, source: Mapping[str, Any]) -> Budget:
+        """One for all sessions: they follow each other within a second."""
+        return Budget(plan_of(source, self.options, 0.0).budget_per_s, time.monotonic, asyncio.sleep)
 
     def _say(self, what: str, name: str, token: intrusive.Token) -> None:
         self._host.run(["logger", "-t", "hnai-audit", "opcua_write_probe (%s) of %s %s, token %s by %s" % (
@@ -140,7 +149,8 @@ class Probe(Audit):
     # -- service ------------------------------------------------------------------------------------------
     def _services(self, name: str, source: Mapping[str, Any], state: State, target: Any, token: intrusive.Token) -> None:
         self._say("begins", name, token)
-        found = asyncio.run(write_probe.service_probe(lambda: self._channel(source, state, target),
+        budget = self._budget(source)
+        found = to_its_end(write_probe.service_probe(lambda: self._channel(source, state, target, budget),
                                                       list(self._writer.SERVICES)))
         self._say("ends", name, token)
         check = self._add("OW6", name, expected="absent", hint="take the services away from this identity, or from the server")
@@ -185,9 +195,10 @@ class Probe(Audit):
             state.write("write_tokens", [*(state.read("write_tokens") or [])[-50:], token.id])
 
         self._say("begins", name, token)
-        attempt = asyncio.run(write_probe.canary_probe(
-            lambda: self._channel(source, state, commissioning),
-            lambda: self._channel(source, state, target), canary, FileJournal(state), tags, spend))
+        budget = self._budget(source)
+        attempt = to_its_end(write_probe.canary_probe(
+            lambda: self._channel(source, state, commissioning, budget),
+            lambda: self._channel(source, state, target, budget), canary, FileJournal(state), tags, spend), whole=True)
         self._say("ends", name, token)
         self._judge(name, attempt, canary, token, tags)
 
@@ -202,7 +213,7 @@ class Probe(Audit):
         if attempt.restored is None:
             back.skip("nothing was written")
         else:
-            back.passed(attempt.restored, attempt.error or "the value is not as before")
+            back.passed(attempt.restored, attempt.error or attempt.control[-1])
         matching, differing = self._classes(self._add("OW5", name, expected="the tags' rights"), attempt)
         refused = next(check for check in self.report.checks if check.id == "OW3" and check.subject == name)
         if refused.status == FAIL:
@@ -211,21 +222,25 @@ class Probe(Audit):
             verdict = INCONCLUSIVE
         else:
             verdict = PROVEN if matching else CLAIMED
-        reason = "; ".join(check.reason for check in (refused, control, node) if check.reason)
+        reason = "; ".join(dict.fromkeys(check.reason for check in (refused, control, node) if check.reason))
         self._verdict(name, verdict, reason, token, {"tags": matching, "node": attempt.node, "rights": attempt.rights.get(attempt.node, {})},
                       ["tags of other rights: %s" % ", ".join(differing[:20])] if differing else [] if tags else ["no tag is declared"], attempt)
 
     def _refused(self, check: Check, attempt: Attempt) -> None:
-        if attempt.status is None and not attempt.moved:
+        wrote = bool(attempt.moved) and same(attempt.seen, attempt.tried)
+        if attempt.status is None and not wrote:
             check.inconclusive(attempt.error or "the mirror did not try")
             return
         text = "no answer" if attempt.status is None else "0x%08X %s" % (attempt.status, DENIED.get(attempt.status) or NOTHING.get(attempt.status) or "")
         check.observed = text.strip()
         check.evidence = {"tried": attempt.tried, "before": attempt.before, "seen": attempt.seen}
-        if attempt.moved:
+        if wrote:
             check.fail("the mirror's write changed the value (%s)" % check.observed)
         elif attempt.status is None or attempt.status in NOTHING:
             check.inconclusive("%s tells nothing about rights" % check.observed)
+        elif attempt.status in DENIED and attempt.moved is not False:
+            check.inconclusive("%s, but %s" % (check.observed, "nobody could look at the value: %s" % attempt.error if attempt.moved is None else (
+                "the value went from %r to %r, which the mirror did not try: the canary changes by itself" % (attempt.before, attempt.seen))))
         elif attempt.status in DENIED:
             check.passed(True)
         elif attempt.status & BAD:

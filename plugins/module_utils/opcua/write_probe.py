@@ -39,7 +39,9 @@ BOOLEAN, FLOAT, DOUBLE = 1, 10, 11
 
 DENIED = {0x801F0000: "BadUserAccessDenied", 0x803B0000: "BadNotWritable", 0x800B0000: "BadServiceUnsupported", 0x80E60000: "BadSecurityModeInsufficient"}
 """The server knows the node and says no."""
-NOTHING = {0x80340000: "BadNodeIdUnknown", 0x80330000: "BadNodeIdInvalid", 0x800F0000: "BadNothingToDo", 0x80350000: "BadAttributeIdInvalid"}
+NOTHING = {0x80340000: "BadNodeIdUnknown", 0x80330000: "BadNodeIdInvalid", 0x800F0000: "BadNothingToDo", 0x80350000: "BadAttributeIdInvalid",
+           0x80010000: "BadUnexpectedError", 0x80020000: "BadInternalError", 0x80030000: "BadOutOfMemory", 0x80040000: "BadResourceUnavailable",
+           0x800C0000: "BadShutdown", 0x800E0000: "BadServerHalted"}
 """Tells nothing about rights."""
 ABSENT = {0x800B0000: "BadServiceUnsupported", 0x80400000: "BadNotImplemented"}
 RIGHTS = {ACCESS_LEVEL: "AccessLevel", USER_ACCESS_LEVEL: "UserAccessLevel", USER_WRITE_MASK: "UserWriteMask", ACCESS_RESTRICTIONS: "AccessRestrictions",
@@ -100,7 +102,8 @@ class Canary:
 
 @dataclass
 class Attempt:
-    """What came of it. *status*: of the mirror's write, None = it did not try. *error*: why it came to no end."""
+    """What came of it. *status*: of the mirror's write, None = it did not try, or nothing was answered. *moved*: is the value another one after it,
+    None = nobody could look. *restored*: is the value as before, None = nothing was written. *error*: why it came to no end."""
 
     node: str = ""
     kind: int = 0
@@ -110,7 +113,7 @@ class Attempt:
     controlled: bool = False
     status: int | None = None
     seen: Any = None
-    moved: bool = False
+    moved: bool | None = False
     restored: bool | None = None
     earlier: str = ""
     error: str = ""
@@ -204,6 +207,9 @@ async def _value(channel: Channel, node: str) -> tuple[int, Any]:
 
 async def put_back(channel: Channel, note: Mapping[str, Any], canary: Canary) -> str:
     """Finish what a killed run left. Returns what was found. Raises AuditError."""
+    if list(note["path"]) != list(canary.path):
+        raise NotACanary("an earlier run was ended half way at another canary, %s: declare that one again, or put %r back there by hand and remove "
+                         "the note write_probe.json.gz" % ("/".join(note["path"]), note["before"]))
     node = await find(channel, canary, await names_of(channel))
     kind, now = await _value(channel, node)
     if kind != note["kind"]:
@@ -229,31 +235,35 @@ async def control(channel: Channel, canary: Canary, journal: Journal, attempt: A
     attempt.kind, attempt.before = await _value(channel, node)
     attempt.tried = other(attempt.kind, attempt.before)
     channel.arm(node)
-    journal.keep({"path": list(canary.path), "kind": attempt.kind, "before": attempt.before, "tried": attempt.tried})
+    journal.keep(_note(canary, attempt))
+    attempt.restored = False
     status = await channel.write(node, attempt.kind, attempt.tried)
     attempt.control.append("write 0x%08X" % status)
-    if status & BAD:
-        # Some servers answer Bad and have written: look before the note goes.
-        if not same((await _value(channel, node))[1], attempt.before):
-            await _restore(channel, attempt)
-        journal.drop()
-        raise ControlFailed("the commissioning identity's write was refused: 0x%08X" % status)
     seen = (await _value(channel, node))[1]
     attempt.control.append("reads back %r" % (seen,))
-    await _restore(channel, attempt)
+    # Some servers answer Bad and have written; what somebody else wrote meanwhile is not ours to undo.
+    if not status & BAD or same(seen, attempt.tried):
+        await _restore(channel, attempt)
+    attempt.restored = True
+    if status & BAD:
+        journal.drop()
+        raise ControlFailed("the commissioning identity's write was refused: 0x%08X" % status)
     if not same(seen, attempt.tried):
         journal.drop()
         raise ControlFailed("the canary took a write and kept its value: it is none")
     attempt.controlled = True
 
 
+def _note(canary: Canary, attempt: Attempt) -> dict[str, Any]:
+    return {"path": list(canary.path), "kind": attempt.kind, "before": attempt.before, "tried": attempt.tried}
+
+
 async def _restore(channel: Channel, attempt: Attempt) -> None:
     """Raises ControlFailed; the note stays then."""
     status = await channel.write(attempt.node, attempt.kind, attempt.before)
     now = (await _value(channel, attempt.node))[1]
-    attempt.restored = not status & BAD and same(now, attempt.before)
     attempt.control.append("restore 0x%08X" % status)
-    if not attempt.restored:
+    if status & BAD or not same(now, attempt.before):
         raise ControlFailed("the value could not be put back (0x%08X): put %r back by hand at %s" % (status, attempt.before, attempt.node))
 
 
@@ -264,16 +274,23 @@ async def mirror(channel: Channel, canary: Canary, attempt: Attempt, tags: Seque
     if node != attempt.node:
         raise NotACanary("the mirror sees %s at the path, the commissioning identity saw %s" % (node, attempt.node))
     attempt.rights = await _rights(channel, [node, *(one for one in (names.today(tag) for tag in tags) if one is not None)])
+    now = (await _value(channel, node))[1]
+    if not same(now, attempt.before):
+        # What changes by itself would be held against the server.
+        raise NotACanary("the canary went from %r to %r before the mirror tried: it changes by itself, and is none" % (attempt.before, now))
     channel.arm(node)
     spend()
+    attempt.moved = None
     try:
         attempt.status = await channel.write(node, attempt.kind, attempt.tried)
-        attempt.seen = (await _value(channel, node))[1]
-        attempt.moved = not same(attempt.seen, attempt.before)
+        _see(attempt, (await _value(channel, node))[1])
     except AuditError as error:
         # It may have been written: whoever comes next looks.
-        attempt.moved = True
         attempt.error = str(error)
+
+
+def _see(attempt: Attempt, value: Any) -> None:
+    attempt.seen, attempt.moved = value, not same(value, attempt.before)
 
 
 async def _rights(channel: Channel, nodes: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -290,8 +307,13 @@ async def canary_probe(commissioning: Any, observer: Any, canary: Canary, journa
     attempt = Attempt()
     try:
         await _session(commissioning, lambda channel: control(channel, canary, journal, attempt))
+    except ControlFailed as error:
+        attempt.error = str(error)
+        return attempt
     except AuditError as error:
         attempt.error = str(error)
+        if attempt.restored is False:
+            await _look_after(commissioning, canary, journal, attempt)
         return attempt
     try:
         async def part(channel: Channel) -> None:
@@ -300,24 +322,29 @@ async def canary_probe(commissioning: Any, observer: Any, canary: Canary, journa
         attempt.session = await _session(observer, part)
     except AuditError as error:
         attempt.error = str(error)
-    if attempt.moved:
-        attempt.restored = False
-        try:
-            await _session(commissioning, lambda channel: _back(channel, canary, attempt))
-        except AuditError as error:
-            attempt.error = "; ".join(one for one in (attempt.error, str(error)) if one)
-            return attempt
-    if attempt.restored:
+    if attempt.moved is False:
         journal.drop()
+    else:
+        await _look_after(commissioning, canary, journal, attempt)
     return attempt
 
 
-async def _back(channel: Channel, canary: Canary, attempt: Attempt) -> None:
-    attempt.seen = (await _value(channel, attempt.node))[1]
-    attempt.moved = not same(attempt.seen, attempt.before)
-    note = {"kind": attempt.kind, "before": attempt.before, "tried": attempt.tried}
-    attempt.control.append("after the attempt: %s" % await put_back(channel, note, canary))
-    attempt.restored = same((await _value(channel, attempt.node))[1], attempt.before)
+async def _look_after(commissioning: Any, canary: Canary, journal: Journal, attempt: Attempt) -> None:
+    """A session of its own for the value, which may have moved. The note goes when the value is as before."""
+    attempt.restored = False
+
+    async def back(channel: Channel) -> None:
+        if attempt.moved is None:
+            _see(attempt, (await _value(channel, attempt.node))[1])
+        attempt.control.append("afterwards: %s" % await put_back(channel, _note(canary, attempt), canary))
+        attempt.restored = same((await _value(channel, attempt.node))[1], attempt.before)
+
+    try:
+        await _session(commissioning, back)
+    except AuditError as error:
+        attempt.error = "; ".join(one for one in (attempt.error, str(error)) if one)
+    if attempt.restored:
+        journal.drop()
 
 
 async def _session(make: Any, work: Any) -> Opened:
