@@ -349,6 +349,52 @@ def test_an_old_value_that_is_gone_ends_in_its_place_and_the_proof_says_so(state
     assert done["last"]["proof"]["old_gone"] and bao.kept[PATH] == [None, new]
 
 
+@pytest.mark.parametrize("versions", [1, 3])
+@pytest.mark.parametrize("state", ["PREPARED", "PUBLISHED", "COMMITTED"])
+def test_a_secret_that_was_erased_by_name_is_published_again_and_the_run_ends(state: str, versions: int) -> None:
+    """`bao kv metadata delete` takes every version and their numbers; the new value still lies prepared. Killed after it was written again, too."""
+    bao, clock, cluster = Bao(), Clock(), Cluster()
+    for number in range(versions):
+        KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": f"old{number}"}, number)
+    step = take(bao, clock, state="prepared", run_id="r1")
+    new, held = step["secrets"]["new"], {"run_id": "r1", "fence": step["rotation"]["fence"]}
+    acks = {"data1": fingerprint(PATH, new["password"])}
+    steps: dict[str, dict[str, Any]] = {"PUBLISHED": {"proof": PROOF}, "COMMITTED": {"acks": acks}}
+    before = list(steps)[: ["PREPARED", "PUBLISHED", "COMMITTED"].index(state)]
+    for name in before:
+        held["fence"] = take(bao, clock, state=name.lower(), **steps.pop(name), **held)["rotation"]["fence"]
+    cluster.kept["telegraf-writer", "SCRAM-SHA-256"] = new["password"]
+    del bao.kept[PATH]
+    with pytest.raises(RotationError, match="only goes forward" if state == "COMMITTED" else r"cannot go back: .* is gone.*bao kv metadata delete of"):
+        take(bao, clock, state="prepared", rollback="r1")
+    step = take(bao, clock, state="prepared")
+    held["fence"] = step["rotation"]["fence"]
+    assert step["secrets"]["new"] == new and bao.kept.get(PATH, []) == ([new] if before else [])
+    for name, more in steps.items():
+        journal = copy.deepcopy(bao.kept[PATH + "/_rotation"])
+        take(bao, clock, state=name.lower(), **more, **held)
+        bao.kept[PATH + "/_rotation"] = journal  # killed before the journal came to name it
+        held["fence"] = take(bao, clock, state=name.lower(), **more, **held)["rotation"]["fence"]
+    done = take(bao, clock, state="closed", proof=scram_target(cluster).revoke(step["secrets"]["old"], new, held["fence"]), **held)["rotation"]
+    assert (bao.kept[PATH], bao.kept[PATH + "/_next"]) == ([new], [None])
+    assert (done["last"]["outcome"], done["last"]["version"], done["last"]["proof"]["old_gone"]) == ("rotated", 1, True)
+
+
+def test_where_a_run_of_the_site_made_a_secret_anew_the_remedy_goes(store: KvStore) -> None:
+    """It creates what is absent; nobody is told to bring back a version that was erased."""
+    bao, clock = store._api, Clock()
+    assert isinstance(bao, Bao)
+    step = take(bao, clock, state="prepared", run_id="r1")
+    bao.kept[PATH] = [{"username": "telegraf-writer", "password": "made anew"}, {"username": "telegraf-writer", "password": "and by hand"}]
+    held = {"run_id": "r1", "fence": step["rotation"]["fence"]}
+    with pytest.raises(RotationError, match=rf"the old value was erased: erase what is there as well \(bao kv metadata delete {PATH}\), .*rotate_resume=r1"):
+        take(bao, clock, state="published", proof=PROOF, **held)
+    del bao.kept[PATH]
+    held["fence"] = take(bao, clock, state="prepared", resume="r1")["rotation"]["fence"]
+    take(bao, clock, state="published", proof=PROOF, **held)
+    assert bao.kept[PATH] == [step["secrets"]["new"]]
+
+
 def test_of_a_run_that_goes_back_already_the_old_value_is_to_be_brought_back(store: KvStore) -> None:
     begin(store)
     begin(store, rollback="r1")

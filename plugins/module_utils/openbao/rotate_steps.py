@@ -92,7 +92,7 @@ class Steps:
             )
         old, new = self._run.secrets(view, make) if view.state != IDLE else ({}, {})
         if old:
-            view = self._run.stood_in(view, old)
+            view = self._run.put_back(self._run.stood_in(view, old), new)
         return {"rotation": public(view), "resumed": before.open, "secrets": {"old": old, "new": new}}
 
     def _published(self) -> dict[str, Any]:

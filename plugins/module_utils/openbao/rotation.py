@@ -201,16 +201,18 @@ class Rotation:
         *make*: where the one that goes is gone already it is replaced by one of the same place at the target, which is all that ending it takes.
         """
         places = {
-            "old": (self._path, view.old_version, view.fp_old),
-            "new": (self._path, view.new_version, view.fp_new) if view.new_version else (self._path + NEXT, view.next_version, view.fp_new),
+            "old": ([(self._path, view.old_version)], view.fp_old),
+            # Until the journal closes it lies prepared, too.
+            "new": ([(self._path, view.new_version)] * bool(view.new_version) + [(self._path + NEXT, view.next_version)], view.fp_new),
         }  # fmt: skip
         found: dict[str, dict[str, Any]] = {}
         goes, stays = ("new", "old") if view.direction == BACK else ("old", "new")
         for name in (stays, goes):
-            path, version, wanted = places[name]
-            data = self._store.read(path, version)[1]
-            if data is not None and self.print_of(data) == wanted:
-                found[name] = data
+            where, wanted = places[name]
+            lies = [self._store.read(path, version)[1] for path, version in where]
+            there = [data for data in lies if data is not None and self.print_of(data) == wanted]
+            if there:
+                found[name] = there[0]
             elif name == goes and make:
                 found[name] = dict(make(found[stays]))
             else:
@@ -219,15 +221,20 @@ class Rotation:
                     % (
                         view.run_id,
                         name,
-                        path,
-                        version,
-                        "gone" if data is None else "not the one that the journal names",
-                        "Bring it back: bao kv undelete where it was deleted, a snapshot where it was destroyed, bao kv rollback where a hand wrote the journal"
+                        *where[0],
+                        "gone" if lies[0] is None else "not the one that the journal names",
+                        "Bring it back: bao kv undelete where it was deleted, a snapshot where it was destroyed, bao kv rollback where a hand wrote the "
+                        "journal. %s" % self._anew()
                         if name == "old"
                         else "Roll the run back (rotate_rollback=%s)" % view.run_id,
                     )
                 )
         return found["old"], found["new"]
+
+    def _anew(self) -> str:
+        """What is left where no value of a run can be had any more."""
+        return "Where nothing does, erase it with what the run left (bao kv metadata delete of %s, %s%s and %s%s): site.yml makes and distributes another" % (
+            self._path, self._path, NEXT, self._path, JOURNAL)  # fmt: skip
 
     # -- moving -------------------------------------------------------------------------------------------------------
     def _move(self, view: View, **changes: Any) -> View:
@@ -358,6 +365,15 @@ class Rotation:
             return view
         return self._move(view, proof=dict(view.proof, old_gone=True))
 
+    def put_back(self, view: View, new: Secret) -> View:
+        """What was published and is gone, with its numbers where it was erased by name, is the newest version again: consumers wait for it."""
+        if view.direction == BACK or not view.reached(PUBLISHED):
+            return view
+        version, present = self._store.read(self._path)
+        if present is not None and (version == view.new_version or self.print_of(present) != view.fp_new):
+            return view
+        return self._move(view, new_version=self._put(view, version, new, view.fp_new))
+
     def proven(self, view: View, proof: Mapping[str, Any]) -> View:
         """PROVISIONED and PROVEN, on the target's word. Raises RotationError for a proof that is none."""
         self._forward(view)
@@ -384,8 +400,10 @@ class Rotation:
     def _put(self, view: View, expected: int, value: Secret, wanted: str) -> int:
         """Write *value* on top of version *expected*, unless a run of before did; its version."""
         version, present = self._store.read(self._path)
-        if version == expected + 1 and present is not None and self.print_of(present) == wanted:
+        if present is not None and self.print_of(present) == wanted and version <= expected + 1:
             return version
+        if not version:
+            expected = 0  # erased by name (bao kv metadata delete), and the numbers with it
         if version != expected:
             raise self._foreign(view, version, expected)
         try:
@@ -398,10 +416,21 @@ class Rotation:
 
     def _foreign(self, view: View, version: int, expected: int) -> RotationError:
         return RotationError(
-            "%s: version %d was written by somebody else than run %s (expected %d). Who did it stands in the audit log; put the old value back "
-            "on top of it (bao kv rollback -version=%d), then roll the run back (rotate_rollback=%s)"
-            % (self._path, version, view.run_id, expected, view.old_version, view.run_id)
-        )
+            "%s: version %d was written by somebody else than run %s (expected %d). Who did it stands in the audit log; %s"
+            % (
+                self._path, version, view.run_id, expected,
+                "put the old value back on top of it (bao kv rollback -version=%d), then roll the run back (rotate_rollback=%s)"
+                % (view.old_version, view.run_id)
+                if self._old(view) is not None
+                else "the old value was erased: erase what is there as well (bao kv metadata delete %s), then the run goes on with its new one "
+                "(rotate_resume=%s)" % (self._path, view.run_id),
+            )
+        )  # fmt: skip
+
+    def _old(self, view: View) -> dict[str, Any] | None:
+        """The old value. The number of one that was erased may be another's by now."""
+        data = self._store.read(self._path, view.old_version)[1]
+        return data if data is not None and self.print_of(data) == view.fp_old else None
 
     def acknowledge(self, view: View, acks: Mapping[str, str]) -> View:
         """Hosts whose consumers live on the new value ({host: fingerprint}); DISTRIBUTED once nobody is missing.
@@ -496,9 +525,9 @@ class Rotation:
                 self._path, view.run_id, view.run_id))  # fmt: skip
         if view.direction == BACK:
             return view
-        if view.old_version and self._store.read(self._path, view.old_version)[1] is None:
-            raise RotationError("%s: run %s cannot go back: version %d, the old value, is gone. It still goes forward (rotate_resume=%s)" % (
-                self._path, view.run_id, view.old_version, view.run_id))  # fmt: skip
+        if view.old_version and self._old(view) is None:
+            raise RotationError("%s: run %s cannot go back: version %d, the old value, is gone. It still goes forward (rotate_resume=%s). %s" % (
+                self._path, view.run_id, view.old_version, view.run_id, self._anew()))  # fmt: skip
         return self._move(view, direction=BACK, acks={})
 
     def restore(self, view: View) -> View:
@@ -517,9 +546,10 @@ class Rotation:
             ours = present is None or (version == view.old_version + 1 and self.print_of(present) == view.fp_new)
             if version != view.old_version and not ours:
                 raise self._foreign(view, version, view.old_version + 1)
-            old = self._store.read(self._path, view.old_version)[1]
+            old = self._old(view)
             if old is None:
-                raise RotationError("%s: version %d, the old value, is gone: bring it back (bao kv undelete, or a snapshot)" % (self._path, view.old_version))
+                raise RotationError("%s: version %d, the old value, is gone: bring it back (bao kv undelete, or a snapshot). %s" % (
+                    self._path, view.old_version, self._anew()))  # fmt: skip
             try:
                 self._store.write(self._path, old, version)
             except Conflict:
