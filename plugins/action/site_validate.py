@@ -20,7 +20,18 @@ from ansible_collections.hnai.platform.plugins.plugin_utils import checks, contr
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
 from ansible_collections.hnai.platform.plugins.plugin_utils.declared import Known
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, record, zones
-from ansible_collections.hnai.platform.plugins.plugin_utils.site import add_names, broker_settings, collect, options, plain, twice, written
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import (
+    add_names,
+    broker_settings,
+    collect,
+    evaluated,
+    options,
+    twice,
+    unheard,
+    value_of,
+    written,
+)
+from ansible_collections.hnai.platform.plugins.plugin_utils.written import OWN
 from ansible_collections.hnai.platform.plugins.plugin_utils.written import problems as mistakes
 
 #: Tags of the site's plays beside those of components.
@@ -69,8 +80,10 @@ class ActionModule(ActionBase):
             add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
             site = Site.from_dict(data)
             groups = task_vars["groups"]
-            said = mistakes(written(task_vars["hostvars"], groups), options(), groups, site.file, self._known(site))
-            said += twice(task_vars.get("ansible_inventory_sources") or [])
+            told, given = written(task_vars["hostvars"], groups), task_vars.get("ansible_inventory_sources") or []
+            said = evaluated(told, task_vars["hostvars"], {*options(), *OWN, "ansible_host"}, site.file)
+            said += mistakes(told, options(), groups, site.file, self._known(site))
+            said += twice(given) + unheard(given, groups)
             if boolean(args.get("files", False)):
                 said += self._handed_over(site, task_vars["hostvars"], groups)
             said += self._site_ca(site, task_vars["hostvars"], task_vars["groups"], now)
@@ -144,7 +157,7 @@ class ActionModule(ActionBase):
     @staticmethod
     def _known(site: Site) -> Known:
         return Known(
-            needed=needed_topics(site), fed=fed_topics(site), users={principal for principal, *_rest in clients(site, "kafka")},
+            needed=needed_topics(site), fed=() if site.lost else fed_topics(site), users={principal for principal, *_rest in clients(site, "kafka")},
             settings=broker_settings(), checks=[entry.id for section in checks.load() for entry in section.entries],
             secrets={str(secret["path"]) for contract in site.contracts.values() for secret in contract.get("secrets") or ()},
         )  # fmt: skip
@@ -153,7 +166,7 @@ class ActionModule(ActionBase):
     def _handed_over(site: Site, hostvars: Any, groups: Any) -> list[Problem]:
         """Files of the sources that are to be mirrored: a run that lacks one would end at the collector, with all before it already changed."""
         hosts, name = groups.get("ot_collector") or [], "hnai_ot_sources"
-        declared = plain(hostvars[hosts[0]][name]) if hosts and name in hostvars[hosts[0]] else ()
+        declared = value_of(hostvars[hosts[0]], name, name, {}) if hosts and name in hostvars[hosts[0]] else ()
         found = sources.handed_over(declared, lambda path: Path(path).expanduser().read_text(encoding="utf-8"))
         return [Problem(site.file(name), *one, "source") for one in found]
 
@@ -167,6 +180,9 @@ class ActionModule(ActionBase):
         except site_ca.ChainError as error:
             remedy = "docs/openbao-ceremony.md, A root of the site's own"
             return [Problem(site.file(site_ca.VARIABLE), site_ca.VARIABLE, str(error), remedy, "expiry" if error.ended else "format")]
+        except AnsibleError as error:
+            message = f"cannot be evaluated: {' '.join(str(error).split())[:200]}"
+            return [Problem(site.file(site_ca.VARIABLE), site_ca.VARIABLE, message, "correct the template", "format")]
         return []
 
     @staticmethod
@@ -174,8 +190,8 @@ class ActionModule(ActionBase):
         """What the last playbooks/firewall_observed.yml has to say about hosts that are to enforce."""
         names = ("firewall_mode", "firewall_approved_by", "firewall_cut_flows")
         hosts = [node.name for node in site.managed()]
-        state = next((str(hostvars[host]["hnai_state_dir"]) for host in hosts if "hnai_state_dir" in hostvars[host]), "")
-        found = observed.read(str(Path(state).expanduser() / "firewall/observed.json")) if state else {}
+        state = next((value_of(hostvars[host], "hnai_state_dir", "", {}) for host in hosts if "hnai_state_dir" in hostvars[host]), "")
+        found = observed.read(str(Path(str(state)).expanduser() / "firewall/observed.json")) if state else {}
         seen = [host for host in found.get("hosts") or {} if host in hosts]
-        wanted = {host: {name: plain(hostvars[host][name]) for name in names if name in hostvars[host]} for host in seen}
+        wanted = {host: {name: value_of(hostvars[host], name, name, {}) for name in names if name in hostvars[host]} for host in seen}
         return observed.problems(site, found, wanted)

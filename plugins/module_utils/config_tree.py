@@ -46,6 +46,8 @@ SYSCTL = ("/etc/sysctl.d/", "/usr/lib/sysctl.d/")
 UNITS = ("/etc/systemd/system/", "/usr/lib/systemd/system/")
 #: Where a unit's drop-ins of a person stand, those for this boot alone and of `systemctl set-property` too (systemd.unit(5)).
 DROP_INS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
+#: The component that stands on every host; its tree looks for what bears our name and is nobody's.
+BASE = "host"
 #: usermod(8): the account is in use; its home then cannot be changed.
 BUSY = 8
 MASK = "********"
@@ -252,13 +254,14 @@ class Tree:
                 "files that no longer belong to the tree must then be removed by hand"
             ) from error
 
-    def _of_others(self) -> set[str]:
-        """Files that another component owns: a file that moved from one tree to another stays."""
+    def _of_others(self, begun: bool = False) -> set[str]:
+        """Files that another component owns: a file that moved from one tree to another stays. *begun*: or would own, had its run not been killed."""
         owned: set[str] = set()
         for path in glob.glob(self.host.at(f"{REGISTRY_DIRECTORY}/*.json")):
             if path != self.host.at(self.registry_path):
                 with open(path, encoding="utf-8") as stream:
-                    owned.update(json.load(stream)["files"])
+                    told = json.load(stream)
+                    owned.update(told["files"], told.get("intended", ()) if begun else ())
         return owned
 
     def _write_registry(self, registry: _Registry) -> None:
@@ -568,6 +571,14 @@ class Tree:
                     path = f"{inside}/{name}"
                     if path not in ours and not matches(path, self.foreign_ignore):
                         self.outcome.foreign.append(path)
+        for top in UNITS if self.component == BASE else ():
+            for found in glob.glob(self.host.at(f"{top}hnai-*")):
+                path = top + os.path.basename(found)
+                # Under our name and of no component: its own tree would not look there.
+                if os.path.isdir(found) or _unit_of(path) != os.path.basename(path):
+                    continue
+                if path not in ours | self._of_others(begun=True) and not matches(path, self.foreign_ignore):
+                    self.outcome.foreign.append(path)
         self.outcome.foreign.sort()
 
 

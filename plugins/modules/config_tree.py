@@ -23,7 +23,8 @@ description:
     what is put back (M(hnai.platform.unit) then restarts or reloads it).
   - Files that the tree once had and no longer has are removed (a removed unit is stopped and disabled first). Files that
     never were part of it are never touched; those in the component's own directories (C(/etc/hnai/<component>), C(/usr/local/lib/hnai/<component>), drop-ins
-    of its units) are named by a warning and in RV(foreign), and so is a link in the place of one of them.
+    of its units) are named by a warning and in RV(foreign), and so is a link in the place of one of them. The tree of role C(host) also names units
+    called C(hnai-*) that no component has.
   - What is owned stands in C(/var/lib/hnai/trees/<component>.json), which is widened before the first change and narrowed
     after the last, so a run that was killed loses nothing.
   - A tree carries no secret. A rendered file with a PEM private key is refused; values that look like secrets are masked in

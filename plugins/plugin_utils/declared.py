@@ -30,6 +30,8 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_te
 _UNITS = "ot_collector_fidelity_units"
 #: What stands in paths, URIs and names of other systems.
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+#: A site where tests may break what they like, and any other.
+_ENVIRONMENTS = ("lab", "production")
 #: Lists of ids of checks.
 _LISTS = ("hnai_expected_skips", "hnai_full_expected_skips", "hnai_allow_inconclusive")
 
@@ -106,6 +108,11 @@ def _site(first: Mapping[str, Any], file: Callable[[str], str], ids: frozenset[s
         if value is not None and not is_template(value) and not (isinstance(value, str) and _PLAIN.fullmatch(value)):
             remedy = "write letters, digits, . _ - (it stands in paths, URIs and names)"
             yield Problem(file(name), name, f"{repr(value)[:60]} is no plain name", remedy, "option")
+        elif name == "hnai_environment" and value is not None and not is_template(value) and value not in _ENVIRONMENTS:
+            yield Problem(file(name), name, f"{value!r} is unknown", f"one of: {', '.join(_ENVIRONMENTS)}", "option")
+    for name in ("hnai_site", "hnai_environment", "hnai_state_dir") if ids else ():
+        if first.get(name) is None:
+            yield Problem(file(name), name, "is missing", "write it into group_vars/all: docs/site-model.md, Site and verify variables", "option")
     for name in _LISTS if ids else ():
         for one in _listed(first.get(name)):
             if not is_template(one) and str(one) not in ids and not str(one).startswith("V-"):
@@ -330,6 +337,10 @@ def _ceremony(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, 
     if isinstance(holders, (list, tuple)) and holders and not is_template(holders) and whole(shares) and len(holders) != int(shares):
         message = f"has {len(holders)} holders for {shares} shares"
         yield Problem(file("openbao_pgp_keys"), "openbao_pgp_keys", message, "give each share a holder, or openbao_key_shares their number", "option")
+    name = "openbao_intermediate_chain"
+    if told.get(name) and of("openbao_root_ca") == "own":
+        remedy = "write openbao_root_ca: site before the first run, which would make a root of its own, or remove it"
+        yield Problem(file(name), name, "is given, and openbao_root_ca is own: nothing reads it", remedy, "option")
     lives = [(name, _seconds(of(name))) for name in ("openbao_leaf_ttl", "openbao_intermediate_ttl", "openbao_root_ttl")]
     for (name, life), (above, longer) in zip(lives, lives[1:]):
         if life and longer and life >= longer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import difflib
 import fcntl
 import functools
 import hashlib
@@ -16,16 +17,17 @@ import json
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import COMMAND_VARIABLE, CONTROL_VARIABLE, EXTRA_VARIABLE, MQTT_VARIABLE
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import CLOCK, FILTER_UID, Problem, numbered
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
+from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_template, some
 
 _SITE = {
     "zones": "hnai_zones",
@@ -44,6 +46,8 @@ _HOST = {
     "interfaces": "hnai_interfaces",
     "dual_homed": "hnai_dual_homed",
 }
+#: What the controller itself must be able to say.
+_CONTROLLER = ("hnai_site", "hnai_environment", "hnai_state_dir", "hnai_store_dir")
 #: What the model reads of a source; tags stay where they are.
 _SOURCE_KEYS = ("id", "name", "asset", "protocol", "limits", "endpoint", "host", "port", "records_per_s", "group", "node")
 
@@ -163,19 +167,22 @@ def _collect(
     managed = [str(host) for host in groups.get("managed", [])]
     site = hostvars[managed[0]] if managed else {}
     broken: dict[str, str] = {}
-    data: dict[str, Any] = {key: _evaluated(site, name, name, broken) if name in site else None for key, name in _SITE.items()}
+    data: dict[str, Any] = {key: value_of(site, name, name, broken) if name in site else None for key, name in _SITE.items()}
     if isinstance(data["ot_sources"], list):
         data["ot_sources"] = [_source(source) if isinstance(source, dict) else source for source in data["ot_sources"]]
     for zone in data["zones"].values() if isinstance(data["zones"], dict) else ():
         if isinstance(zone, dict) and "level" in zone:
             zone["level"] = numbered(zone["level"])  # for the templates that read the model
+    for name in _CONTROLLER:
+        if name in site:
+            value_of(site, name, name, broken)
     wanted = _wanted(known)
     hosts: dict[str, Any] = {}
     for host in managed:
         variables = hostvars[host]
-        entry = {key: _evaluated(variables, name, f"{host}: {name}", broken) for key, name in _HOST.items() if name in variables}
-        entry["debian"] = _evaluated(variables, "hnai_debian", f"{host}: hnai_debian", broken) if "hnai_debian" in variables else None
-        entry["vars"] = {name: _evaluated(variables, name, f"{host}: {name}", broken) for name in wanted if name in variables}
+        entry = {key: value_of(variables, name, f"{host}: {name}", broken) for key, name in _HOST.items() if name in variables}
+        entry["debian"] = value_of(variables, "hnai_debian", f"{host}: hnai_debian", broken) if "hnai_debian" in variables else None
+        entry["vars"] = {name: value_of(variables, name, f"{host}: {name}", broken) for name in wanted if name in variables}
         hosts[host] = entry
     data["hosts"] = hosts
     data["broken"] = broken
@@ -187,7 +194,7 @@ def _collect(
     return data
 
 
-def _evaluated(variables: Mapping[str, Any], name: str, key: str, broken: dict[str, str]) -> Any:
+def value_of(variables: Mapping[str, Any], name: str, key: str, broken: dict[str, str]) -> Any:
     """A variable's value; None where Ansible cannot say it (a template, a vaulted value), and `broken` says why by its key."""
     try:
         return plain(variables[name])
@@ -287,6 +294,50 @@ def written(hostvars: Mapping[str, Any], groups: Mapping[str, Iterable[str]]) ->
     return {str(host): {str(name): value for name, value in raw(host).items()} for host in groups.get("managed", [])}
 
 
+#: A template that asks somebody is asked in the run alone.
+_ASKS = re.compile(r"\b(lookup|query|q)\(")
+
+
+def evaluated(told: Mapping[str, dict[str, Any]], hostvars: Mapping[str, Any], names: Collection[str], file: Callable[[str], str]) -> list[Problem]:
+    """Puts into *told* what the templates among *names* come out as, so that they are judged as what they are; what only a run can say stays a template.
+    Returns those that no run can evaluate, and vaulted ones whose key is not given."""
+    wrong: dict[tuple[str, str, str, str], list[str]] = {}
+    for host, variables in told.items():
+        for name in [name for name in variables if name in names]:
+            value, severity, remedy = variables[name], "error", "correct the template, or give the key of the vault"
+            try:
+                if is_template(value):
+                    if not _ASKS.search(json.dumps(plain(value), default=str)):
+                        variables[name] = plain(hostvars[host][name])
+                    continue
+                _opened(value)
+                continue
+            except AnsibleUndefinedVariable as error:
+                # Facts and what roles say themselves are there when the role runs.
+                said, severity, remedy = " ".join(str(error).split()), "warning", "correct its name, unless the run itself sets it"
+                if _RUNS.search(said):
+                    continue
+            except (AnsibleError, RecursionError) as error:
+                said, variables[name] = " ".join(str(error).split()), "{{ }}"
+            wrong.setdefault((name, f"cannot be evaluated: {said[:200]}", remedy, severity), []).append(host)
+    return [Problem(file(name), name, f"{said} (on {some(hosts)})", remedy, "format", severity) for (name, said, remedy, severity), hosts in wrong.items()]
+
+
+#: Names that are undefined before a run, and those of which the model says so.
+_RUNS = re.compile(r"'(ansible_|__|hnai_)")
+
+
+def _opened(value: Any) -> None:
+    """Raises AnsibleError where a part of it is vaulted and its key is not given."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _opened(item)
+    elif value is not None and not isinstance(value, (bool, int, float, str, bytes, datetime.date)):
+        str(value)
+
+
 def variable_files(sources: Iterable[str]) -> dict[str, str]:
     """Variable → the inventory file that sets it (the most specific last), relative to the working directory if below it."""
     found: dict[str, str] = {}
@@ -298,17 +349,67 @@ def variable_files(sources: Iterable[str]) -> dict[str, str]:
 
 def _files_of(sources: Iterable[str]) -> Iterator[tuple[Path, bool]]:
     """(YAML file of an inventory, whether it is the inventory itself and not variables), the most specific last."""
-    for source in sources:
-        base = Path(source)
-        if base.is_file() and base.suffix in (".yml", ".yaml"):
-            yield base, True
-        if not base.exists():
-            continue
-        home = base if base.is_dir() else base.parent
-        for kind in ("group_vars/all", "group_vars", "host_vars"):
-            for path in sorted({*home.glob(f"{kind}.y*ml"), *home.glob(f"{kind}/**/*.y*ml")}):
-                if not path.is_dir():
-                    yield path, False
+    for base in map(Path, sources):
+        for path in [base] if base.is_file() else sorted(base.iterdir()) if base.is_dir() else ():
+            if path.is_file() and path.suffix in (".yml", ".yaml"):
+                yield path, True
+        parts = list(_parts(base))
+        for kind, name in (("group_vars", "all"), ("group_vars", ""), ("host_vars", "")):
+            for folder, stem, taken in parts:
+                if folder == kind and (stem == "all" if name else (kind, stem) != ("group_vars", "all")):
+                    yield from ((path, False) for path in _inside(taken[0]))
+
+
+#: How the name of a file of variables ends, in the order in which Ansible looks (DataLoader.find_vars_files): the first that is there is read.
+_ENDINGS = ("", ".yml", ".yaml", ".json")
+
+
+def _parts(base: Path) -> Iterator[tuple[str, str, list[Path]]]:
+    """(group_vars or host_vars, group or host, what bears its name: the one that Ansible reads first) beside an inventory."""
+    home = base if base.is_dir() else base.parent
+    for kind in ("group_vars", "host_vars") if base.exists() else ():
+        folder = home / kind
+        entries = {path.name: path for path in folder.iterdir() if not _passed_over(path)} if folder.is_dir() else {}
+        stems = {name.removesuffix(ending) for name in entries for ending in _ENDINGS if name.endswith(ending)}
+        for stem in sorted(stems):
+            taken = [entries[stem + ending] for ending in _ENDINGS if stem + ending in entries]
+            # `kafka.yml` is not of a group that is called so, unless there is one.
+            if not any(stem.endswith(ending) for ending in _ENDINGS if ending):
+                yield kind, stem, taken
+
+
+def _passed_over(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.endswith("~")
+
+
+def _inside(path: Path) -> Iterator[Path]:
+    """The files of variables of one group or host."""
+    if not path.is_dir():
+        yield path
+        return
+    for inner in sorted(path.iterdir()):
+        if not _passed_over(inner) and (inner.is_dir() or inner.suffix in _ENDINGS):
+            yield from _inside(inner)
+
+
+def unheard(sources: Iterable[str], groups: Mapping[str, Iterable[str]]) -> list[Problem]:
+    """Files of variables that nobody reads: of a group or host that is not there, or behind another of the same name."""
+    found = []
+    members = {"group_vars": set(map(str, groups)) | {"all", "ungrouped"}, "host_vars": {str(host) for hosts in groups.values() for host in hosts}}
+    for base in map(Path, sources):
+        parts = list(_parts(base))
+        for kind, stem, taken in parts:
+            for path in taken[1:]:
+                found.append(Problem(_shown(path), "(file)", f"is not read: {taken[0].name} stands beside it", "put both into one", "name"))
+            if stem in members[kind] or ("." in stem and taken[0].suffix not in _ENDINGS[1:]):
+                continue
+            what = kind.partition("_")[0]
+            near = difflib.get_close_matches(stem, members[kind] - {one for folder, one, _taken in parts if folder == kind}, n=1, cutoff=0.8)
+            # Of a host that left, the next one's name differs by a digit.
+            severity = "error" if near and kind == "group_vars" else "warning"
+            remedy = f"did you mean {near[0]}? rename it, or remove it" if near else "rename it, or remove it"
+            found.append(Problem(_shown(taken[0]), "(file)", f"no {what} is called {stem}: nothing reads it", remedy, "name", severity))
+    return found
 
 
 def unreadable(sources: Iterable[str]) -> list[Problem]:
@@ -339,22 +440,43 @@ def _form(sources: tuple[str, ...]) -> tuple[list[Problem], list[Problem]]:
 
 def _composed(sources: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """(file, its YAML node, or the problem that it has none)."""
-    for path, _inventory in _files_of(sources):
+    for path, inventory in _files_of(sources):
         file = _shown(path)
         try:
             text = path.read_text(encoding="utf-8")
             root = None if text.startswith("$ANSIBLE_VAULT") else yaml.compose(text, Loader=_Tolerant)
+            line, why = next(_unmade(root, set()), (0, ""))
         except (OSError, ValueError, yaml.YAMLError) as error:
             mark = getattr(error, "problem_mark", None)
-            why = str(getattr(error, "problem", None) or error).strip()
-            tab = mark is not None and "\t" in "".join(text.splitlines()[mark.line : mark.line + 1])
-            remedy = "indent with spaces: YAML takes no tabs there" if tab else "correct it: Ansible cannot read the file"
-            yield file, Problem(file, f"line {mark.line + 1}" if mark else "(file)", why, remedy, "format")
-            continue
-        if root is None or isinstance(root, yaml.MappingNode):
+            line, why = mark.line + 1 if mark else 0, str(getattr(error, "problem", None) or error).strip()
+        if why:
+            said = "".join(text.splitlines()[line - 1 : line]) if line else ""
+            remedy = "indent with spaces: YAML takes no tabs there" if "\t" in said else "correct it: Ansible cannot read the file"
+            remedy = 'put a value that is a template in quotes: "{{ … }}"' if "{{" in said else remedy
+            yield file, Problem(file, f"line {line}" if line else "(file)", why, remedy, "format")
+        elif root is None or isinstance(root, yaml.MappingNode) or inventory:
             yield file, root
         else:
             yield file, Problem(file, "(file)", "is no map of variables", "write variable: value", "format")
+
+
+def _unmade(node: Any, seen: set[int]) -> Iterator[tuple[int, str]]:
+    """(line, why) of what is YAML and still no value: a day that no month has, a template without quotes, which is a map for a key."""
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            if node.tag.rpartition(":")[2] in ("timestamp", "int", "float"):
+                _Tolerant("").construct_object(node)
+        except (ValueError, yaml.YAMLError) as error:
+            yield node.start_mark.line + 1, f"{node.value[:60]!r}: {getattr(error, 'problem', None) or error}"
+        return
+    for item in node.value:
+        for part in item if isinstance(node, yaml.MappingNode) else [item]:
+            if isinstance(node, yaml.MappingNode) and part is item[0] and not isinstance(part, yaml.ScalarNode):
+                yield part.start_mark.line + 1, "a key is a map or a list"
+            yield from _unmade(part, seen)
 
 
 def _twice(node: Any, path: str, seen: set[int]) -> Iterator[tuple[str, int, int]]:

@@ -187,6 +187,11 @@ def is_template(value: Any) -> bool:
     return isinstance(value, str) and any(mark in value for mark in _MARKS)
 
 
+def some(hosts: list[str]) -> str:
+    """For messages: the first of many hosts."""
+    return ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
+
+
 def problems(sources: Any, file: str, conversions: Iterable[str] | None = None) -> Iterator[Problem]:
     """All of them. *file*: where the sources are declared. *conversions*: pairs ``unit>unit_to`` that the jobs know; None: nobody converts."""
     known = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, (list, tuple)) else []

@@ -19,7 +19,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.model import S
 from ansible_collections.hnai.platform.plugins.plugin_utils import declared
 from ansible_collections.hnai.platform.plugins.plugin_utils.declared import NOTHING, Known, whole
 from ansible_collections.hnai.platform.plugins.plugin_utils.limits import beyond, described
-from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_template, shown
+from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_template, shown, some
 
 #: Variables by which members of a group differ: {variable: group}.
 OWN = {"kafka_node_id": "kafka"}
@@ -51,15 +51,26 @@ def _options(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
                 for key, complaint, remedy in _inside(options[name], name, written[name]):
                     seen.setdefault((name, key, complaint, remedy), []).append(host)
     for (name, key, complaint, remedy), hosts in seen.items():
-        yield Problem(file(name), key, f"{complaint} (on {_some(hosts)})", remedy, "option")
+        yield Problem(file(name), key, f"{complaint} (on {some(hosts)})", remedy, "option")
 
 
 def _entrances(variables: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:
     """Ways in that a run would shut behind itself: role host lets nobody in as root or by a password, the firewall nobody at another port."""
     seen: dict[tuple[str, str, str], list[str]] = {}
+    machines: dict[tuple[str, str], str] = {}
     for host, told in variables.items():
+        if told.get("ansible_connection") == "local":
+            remedy = "take it out of the group managed: what the controller may is said in hnai_assets"
+            seen.setdefault(("ansible_connection", "local means the controller, which a run would make a host of the site", remedy), []).append(host)
         if told.get("ansible_connection", "ssh") not in ("smart", "ssh"):
             continue
+        way = (str(told.get("ansible_host", host)), str(told.get("ansible_port", SSH[1])))
+        if not is_template(list(way)) and machines.setdefault(way, host) != host:
+            remedy = "give each host its own address: whatever is done to one would be done to the other"
+            seen.setdefault(("ansible_host", f"{shown(way[0])} leads to {machines[way]} too", remedy), []).append(host)
+        if told.get("ansible_become") in (False, "false", "no", "False"):
+            remedy = "write ansible_become: true; the user may become root by sudo"
+            seen.setdefault(("ansible_become", "without root nothing of a host can be changed", remedy), []).append(host)
         for name in ("ansible_user", "ansible_ssh_user"):
             if told.get(name) == "root":
                 remedy = "log in as a user of your own who has a key and may use sudo: ansible_user, and ansible_become: true"
@@ -77,7 +88,7 @@ def _entrances(variables: Mapping[str, Mapping[str, Any]], file: Callable[[str],
                 remedy = f"let sshd listen at {SSH[1]} (a line `Port {SSH[1]}` beside its own), and take the variable out"
                 seen.setdefault((name, f"{shown(port)} is a port that no conduit opens: hosts are managed at tcp/{SSH[1]}", remedy), []).append(host)
     for (name, message, remedy), hosts in seen.items():
-        yield Problem(file(name), name, f"{message} (on {_some(hosts)})", remedy, "access")
+        yield Problem(file(name), name, f"{message} (on {some(hosts)})", remedy, "access")
 
 
 def _places(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
@@ -103,11 +114,7 @@ def _places(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Ma
                 seen.setdefault((name, wrong), []).append(host)
             taken[value] = name
     for (name, wrong), hosts in seen.items():
-        yield Problem(file(name), name, f"{wrong} (on {_some(hosts)})", remedy, "option")
-
-
-def _some(hosts: list[str]) -> str:
-    return ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
+        yield Problem(file(name), name, f"{wrong} (on {some(hosts)})", remedy, "option")
 
 
 def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[str, str, str]]:
@@ -116,8 +123,9 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
     if complaint:
         kind, choices = option.get("type", "str"), option.get("choices")
         remedy = f"one of: {', '.join(map(str, choices))}" if choices else f"write {_SCALARS[kind][1] if kind in _SCALARS else f'a {kind}'}"
+        remedy = "put it in quotes" if kind == "str" and isinstance(value, bool) and not choices else remedy
         yield key, complaint, remedy
-    elif key not in OWN and option.get("type") not in ("dict", "list"):
+    elif key not in OWN and option.get("type") not in ("dict", "list") and isinstance(value, (int, float, str)):
         said, remedy = beyond(key, option, value)
         if said:
             yield key, said, remedy
@@ -138,6 +146,8 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
 def against(option: Mapping[str, Any], value: Any) -> str:
     """What is wrong with an option's value, "" where nothing is. The value of a secret is not repeated."""
     kind, shown = option.get("type", "str"), "the value" if option.get("no_log") else repr(value)[:60]
+    if kind == "str" and isinstance(value, bool) and not option.get("choices"):
+        return f"{value!r} is no text: YAML reads words such as no and on so"
     if not isinstance(value, (bool, int, float, str, Mapping, list, tuple)):
         return ""  # nothing, or what only its reader can open: a vaulted value, a date
     if kind in ("dict", "list"):

@@ -568,6 +568,27 @@ def test_a_drop_in_of_nobody_is_named_also_where_the_tree_has_none(host: Machine
     assert (tmp_path / stray[1:]).exists()
 
 
+def test_a_unit_of_our_name_and_of_no_component_is_named_once(host: Machine, tmp_path: Path) -> None:
+    """By the tree of every host; also in check mode, on a bare host, and not what a killed run of another component began."""
+    for name in ("etc/systemd/system/hnai-evil.service", "etc/systemd/system/hnai-evil.timer", "usr/lib/systemd/system/hnai-packaged.path",
+                 "etc/systemd/system/hnai-let.service", "etc/systemd/system/hnai-x.txt", "etc/systemd/system/mine.service"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("[Service]\n")
+    (tmp_path / "etc/systemd/system/hnai-dir.service").mkdir()
+    (tmp_path / "etc/systemd/system/hnai-link.service").symlink_to("/nowhere")
+    converge(host, standard())
+    begun = tmp_path / "var/lib/hnai/trees/y.json"
+    begun.write_text(json.dumps({"files": [], "intended": {"/etc/systemd/system/hnai-y.service": "0"}, "directories": []}))
+    (tmp_path / "etc/systemd/system/hnai-y.service").write_text("[Service]\n")
+    strange = ["/etc/systemd/system/hnai-evil.service", "/etc/systemd/system/hnai-evil.timer", "/etc/systemd/system/hnai-link.service",
+               "/usr/lib/systemd/system/hnai-packaged.path"]  # fmt: skip
+    for check in (True, False):
+        outcome = Tree(host, "host", [], [], [], check, foreign_ignore=("/etc/systemd/system/hnai-let*",)).converge()
+        assert outcome.foreign == strange and not outcome.changed
+    assert converge(host, standard()).foreign == [], "by nobody else"
+    assert (tmp_path / "etc/systemd/system/hnai-evil.service").exists()
+
+
 def test_what_lies_beside_a_program_and_a_link_to_a_directory_are_named(host: Machine, tmp_path: Path) -> None:
     """`import json` in a script takes the json.py of its own directory first."""
     script = entry("/usr/local/lib/hnai/x/run", "#!/usr/bin/python3\nimport json\n", 0o755)

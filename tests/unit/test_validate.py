@@ -137,6 +137,8 @@ def test_a_group_that_looks_like_one_that_nobody_is_in(data: dict[str, Any]) -> 
     assert "did you mean" not in str(errors(data))
     (found,) = [item for item in errors(data) if item["key"] == "groups.mosquito"]
     assert found["message"] == "places nothing; nobody is in mosquitto"
+    data["groups"]["writers_of_ours"], data["groups"]["stores"], data["groups"]["store"] = ["data1"], ["data1"], []
+    assert "groups.stores" in {item["key"] for item in errors(data)} and "groups.writers_of_ours" not in str(errors(data))
     assert found["remedy"].startswith("rename it to mosquitto")
 
 
@@ -294,6 +296,68 @@ def test_a_malformed_conduit(data: dict[str, Any], change: dict[str, Any], key: 
     assert (f"hnai_conduits[C-201].{key}", invariant) in {(item["key"], item["invariant"]) for item in errors(data)}
 
 
+@pytest.mark.parametrize(("part", "name", "change", "keys"), [
+    ("zones", "l35", {"level": "3,5"}, ["hnai_zones.l35.level"]),
+    ("zones", "l2", {"level": None}, ["hnai_zones.l2.level"]),
+    ("zones", "security", {"side": "Security"}, ["hnai_zones.security.side"]),
+    ("zones", "mgmt", {"level": "high"}, ["hnai_zones.mgmt.level"]),
+    ("zones", "l4", {"cidrs": "10.0.4.0/24"}, ["hnai_zones.l4.cidrs"]),
+    ("hosts", "kafka3", {"zone": "l53"}, ["kafka3: hnai_zone"]),
+    ("hosts", "edge1", {"zone": None}, ["edge1: hnai_zone"]),
+    ("hosts", "router", {"zone": "mgnt"}, ["router: hnai_zone"]),
+    ("hosts", "router", {"interfaces": {"l3": {"name": "a b"}}}, ["router: hnai_interfaces.l3"]),
+    ("hosts", "router", {"interfaces": []}, ["router: hnai_interfaces"]),
+    ("hosts", "kafka2", {"addresses": {"v4": "fd00:35::12", "v6": "10.0.35.12"}}, ["kafka2: hnai_addresses.v4", "kafka2: hnai_addresses.v6"]),
+    ("hosts", "data1", {"addresses": {}}, ["data1: hnai_addresses"]),
+    ("assets", "plc1", {"zone": "l1"}, ["hnai_assets.plc1.zone"]),
+])  # fmt: skip
+def test_what_follows_from_a_mistake_is_none(data: dict[str, Any], part: str, name: str, change: dict[str, Any], keys: list[str]) -> None:
+    data[part][name].update(change)
+    assert [item["key"] for item in errors(data)] == keys
+
+
+@pytest.mark.parametrize("part", ["zones", "assets", "conduits", "ot_sources"])
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_variable_of_which_nothing_can_be_read_accuses_no_other(data: dict[str, Any], part: str, broken: bool) -> None:
+    data[part], variable = None if broken else "all of it", f"hnai_{part}"
+    data["broken"] = {variable: "'x' is undefined"} if broken else {}
+    assert [item["key"] for item in errors(data)] == [variable]
+    data["groups"]["kafka"].remove("kafka3")
+    data["hosts"]["kafka2"]["zone"] = "l3x" if part != "zones" else "l35"
+    assert {variable, "groups.kafka"} <= {item["key"] for item in errors(data)}, "what is wrong beside it is said"
+
+
+@pytest.mark.parametrize(("change", "key"), [
+    ({"kind": "Direct"}, "kind"), ({"sr": ["SR5.2"]}, "sr"), ({"expires": "soon"}, "expires"), ({"owner": "\u00a0\u200b-"}, "owner"),
+    ({"limits": {"connections": 0}}, "limits"), ({"Owner": "x"}, "Owner"), ({"data_direction": "upwards"}, "data_direction"),
+    ({"needed_by": " -"}, "needed_by"),
+])  # fmt: skip
+def test_a_conduit_with_a_mistake_is_still_somebodys_approval(data: dict[str, Any], change: dict[str, Any], key: str) -> None:
+    """Its flow is not missing; and that it may not be, or has ended, is not hidden behind the mistake."""
+    conduit(data, "C-401").update(change)
+    assert [item["key"] for item in errors(data)] == [f"hnai_conduits[C-401].{key}"]
+    assert "C-401" not in {one.id for one in Site.from_dict(data).conduits}, "it opens nothing"
+    down(data)
+    conduit(data, "C-900").update(sr=["SR5.2"])
+    conduit(data, "C-900")["expires"] = "2029-12-31"
+    said = {(item["key"], item["invariant"]) for item in errors(data)}
+    assert {("hnai_conduits[C-900]", "I1"), ("hnai_conduits[C-900].sr", "format"), ("hnai_conduits[C-900].expires", "expiry")} <= said
+
+
+def test_a_conduit_says_what_is_spoken_at_its_port(data: dict[str, Any]) -> None:
+    data["ot_sources"].append({"id": "sep1", "asset": "plc1", "protocol": "modbus", "port": 502, "records_per_s": 1})
+    service = conduit(data, "C-101")["service"]
+    service.update(app="modbus", ops=["read"])
+    found = {item["key"]: item for item in errors(data)}
+    assert found["hnai_conduits[C-101].service.app"]["invariant"] == "I8"
+    assert "speaks opcua" in found["hnai_conduits[C-101].service.app"]["message"]
+
+
+def test_an_asset_has_a_role_that_somebody_reads(data: dict[str, Any]) -> None:
+    data["assets"]["plc1"]["role"] = "ot-source"
+    assert [(item["key"], "ot_source" in item["remedy"]) for item in errors(data)] == [("hnai_assets.plc1.role", True)]
+
+
 @pytest.mark.parametrize("ident", ["drop-in", "invalid-forward", "spoof-l3"])
 def test_an_id_is_none_of_the_comments_that_our_rules_have(data: dict[str, Any], ident: str) -> None:
     conduit(data, "C-201")["id"] = ident
@@ -404,6 +468,8 @@ def test_a_dual_homed_host_is_declared_or_refused(data: dict[str, Any]) -> None:
         ({"v4": "10.0.3.11", "v6": "fd00:4::11"}, "I10"),
         ({"v4": "10.0.3.0", "v6": "fd00:3::11"}, "I10"),
         ({"v4": "10.0.3.255", "v6": "fd00:3::11"}, "I10"),
+        ({"v4": "10.0.3.11", "v6": "fd00:3::"}, "I10"),
+        ({"v4": "10.0.3.11", "v6": "fd00:3::11", "V4": "10.0.3.12"}, "format"),
         ({"v4": "10.0.3.300", "v6": "fd00:3::11"}, "format"),
         ({}, "format"),
     ],

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.errors import AnsibleFilterError
+from ansible.errors import AnsibleError, AnsibleFilterError, AnsibleUndefinedVariable
 
 from ansible_collections.hnai.platform.plugins.filter import zones
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import validate
 from ansible_collections.hnai.platform.plugins.plugin_utils import site
+from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_template
 
 CONTRACT = """\
 name: kafka
@@ -102,6 +103,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
         "group_vars/kafka.yml": "a: [1\n",
         "host_vars/a.yml": "- 1\n",
         "host_vars/b.yml/inner.yml": "a:\n  - b: 1\n    b: 2\n  - b: 1\na: 3\n",
+        "host_vars/d": "a: 1\nb: 2030-02-30\n",
+        "host_vars/e.json": '{\n\t"a": {},\n\t"a": 1\n}',
+        "host_vars/f.yaml": "a: 0o8\nb: 012\nd: 2030-01-31\ne: =\nc: {{ a }}\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +113,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "host_vars/c.yml").write_bytes(b"a: \xff\n")
     sources = [str(tmp_path / "hosts.yml"), "somewhere,", str(tmp_path / "gone.yml")]
     found = {Path(one.file).name: (one.key, one.message, one.remedy) for one in site.unreadable(sources)}
-    assert set(found) == {"tabs.yml", "kafka.yml", "a.yml", "c.yml"}
+    assert set(found) == {"tabs.yml", "kafka.yml", "a.yml", "c.yml", "d", "f.yaml"}
+    assert found["d"][:2] == ("line 2", "'2030-02-30': day is out of range for month")
+    assert found["f.yaml"][0] == "line 5" and "in quotes" in found["f.yaml"][2]
     assert found["tabs.yml"][0] == "line 3" and "spaces" in found["tabs.yml"][2]
     assert found["a.yml"][1] == "is no map of variables"
     assert all(all(one) for one in found.values())
@@ -119,7 +125,67 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
     assert {key: text.partition(":")[0] for key, text in double.items()} == {
         ("inner.yml", "a[0].b"): "stands in line 2 and in line 3",
         ("inner.yml", "a"): "stands in line 1 and in line 5",
+        ("e.json", "a"): "stands in line 2 and in line 3",
     }
+
+
+@pytest.mark.parametrize("source", ["hosts.yml", "."])
+def test_what_ansible_passes_over_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """As DataLoader.find_vars_files reads: by the name alone first, and nothing else then."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("hosts.yml", "group_vars/all.yml", "group_vars/kafka/a.yml", "group_vars/kafka/.b.yml", "group_vars/kafka/c.yml~",
+                 "group_vars/kafka.yml", "group_vars/mosquito.yml", "group_vars/pad1",
+                 "group_vars/README.md", "host_vars/edge1.site.yml", "host_vars/edge2.site", "host_vars/edge2.yml",
+                 "host_vars/kafka1.yaml", "host_vars/kafka1.json"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a: 1\n", encoding="utf-8")
+    groups = {"kafka": ["kafka1"], "mosquitto": ["edge1.site"], "telegraf": ["edge1.site"]}
+    found = {one.file: (one.severity, one.message, one.remedy) for one in site.unheard([source], groups)}
+    assert found == {
+        "group_vars/kafka.yml": ("error", "is not read: kafka stands beside it", "put both into one"),
+        "group_vars/mosquito.yml": ("error", "no group is called mosquito: nothing reads it", "did you mean mosquitto? rename it, or remove it"),
+        "group_vars/pad1": ("warning", "no group is called pad1: nothing reads it", "rename it, or remove it"),
+        "host_vars/edge2.yml": ("warning", "no host is called edge2: nothing reads it", "rename it, or remove it"),
+        "host_vars/kafka1.json": ("error", "is not read: kafka1.yaml stands beside it", "put both into one"),
+    }
+    read = [path.as_posix() for path, inventory in site._files_of([source]) if not inventory]
+    assert read == ["group_vars/all.yml", "group_vars/README.md", "group_vars/kafka/a.yml", "group_vars/mosquito.yml", "group_vars/pad1",
+                    "host_vars/edge1.site.yml", "host_vars/edge2.yml", "host_vars/edge2.site", "host_vars/kafka1.yaml"]  # fmt: skip
+    assert site.variable_files([source])["a"] == "host_vars/kafka1.yaml"
+
+
+class Vaulted:
+    """A value whose key nobody gave."""
+
+    def __str__(self) -> str:
+        raise AnsibleError("no vault secrets found")
+
+
+def test_what_a_template_comes_out_as_is_judged(tmp_path: Path) -> None:
+    told = {
+        "k1": {"x_id": "{{ 1 }}", "x_key": Vaulted(), "x_gone": "{{ nowhere }}", "x_fact": "{{ ansible_facts.x }}", "x_asks": "{{ lookup('file', 'x') }}"},
+        "k2": {"x_id": 1, "x_key": [{"a": Vaulted()}], "other": "{{ gone }}", "x_bad": "{{ bad"},
+    }
+
+    class Hostvars(dict[str, Any]):
+        def __getitem__(self, host: str) -> Any:
+            return Answers(told[host])
+
+    class Answers(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            said = {"x_id": 1, "x_gone": AnsibleUndefinedVariable("'nowhere' is undefined"), "x_bad": AnsibleError("Syntax\nerror"),
+                    "x_fact": AnsibleUndefinedVariable("'ansible_facts' is undefined")}[name]  # fmt: skip
+            if isinstance(said, Exception):
+                raise said
+            return said
+
+    found = site.evaluated(told, Hostvars(told), {"x_id", "x_key", "x_gone", "x_fact", "x_asks", "x_bad"}, lambda name: f"file of {name}")
+    assert {(one.key, one.severity, one.message, one.file) for one in found} == {
+        ("x_key", "error", "cannot be evaluated: no vault secrets found (on k1, k2)", "file of x_key"),
+        ("x_gone", "warning", "cannot be evaluated: 'nowhere' is undefined (on k1)", "file of x_gone"),
+        ("x_bad", "error", "cannot be evaluated: Syntax error (on k2)", "file of x_bad"),
+    }
+    assert told["k1"]["x_id"] == 1 and is_template([told["k1"]["x_key"]]) and told["k1"]["x_asks"].startswith("{{ lookup")
 
 
 class Unspeakable(dict[str, Any]):

@@ -104,7 +104,9 @@ def test_everything_wrong_with_a_site_in_one_run(lab: Path, tmp_path: Path) -> N
         "mosquitto_max_queued_messages": 100, "kafka_heep": "1g", "host_time_upstream": ["ntp.example"], "modbus_filter_uid": 950,
         "questdb_storage_path": "/home/q", "ansible_port": 2222,
     }  # fmt: skip
-    (variables / "mistakes.yml").write_text(yaml.safe_dump(mistakes), encoding="utf-8")
+    vaulted = "kafka_heap: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  3132\nkafka_reauth_ms: \"{{ 'often' }}\"\nflink_slots: \"{{ 1 \"\n"
+    (variables / "mistakes.yml").write_text(yaml.safe_dump(mistakes) + vaulted, encoding="utf-8")
+    (lab / "group_vars/mosquitos.yml").write_text("mosquitto_autosave_s: 5\n", encoding="utf-8")
     code, found, output = run(lab / "hosts.yml", tmp_path, "--tags", "kafka,kafak")
     assert code != 0, output
     assert "--tags kafak: nothing of hnai.platform bears it" in " ".join(output.split()), output
@@ -118,6 +120,9 @@ def test_everything_wrong_with_a_site_in_one_run(lab: Path, tmp_path: Path) -> N
     assert by_key["kafka_heep"]["file"].endswith("group_vars/all/mistakes.yml")
     for key, invariant in {"jump1: host_time_upstream": "I9", "questdb_storage_path": "option", "ansible_port": "access"}.items():
         assert (by_key[key]["invariant"], Path(by_key[key]["file"]).name) == (invariant, "mistakes.yml")
+    assert by_key["kafka_heap"]["message"].startswith("cannot be evaluated: ") and by_key["flink_slots"]["message"].startswith("cannot be evaluated: Syntax")
+    assert by_key["kafka_reauth_ms"]["message"].startswith("'often' is not a whole number")
+    assert "no group is called mosquitos" in by_key["(file)"]["message"]
     assert "the filter on edge1 runs as 950" in by_key["hnai_conduits[C-102].uid"]["message"]
     assert "edge2 → edge1" in by_key["hnai_conduits: telegraf → mosquitto.mqtt"]["message"]
     ended = by_key["hnai_conduits[C-101].expires"]

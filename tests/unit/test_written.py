@@ -55,7 +55,7 @@ GOOD: list[dict[str, Any]] = [
     {"ansible_user": "ansible", "ansible_port": 22, "ansible_become_password": "x"},
     {"ansible_user": "{{ me }}", "ansible_port": "{{ port }}", "ansible_ssh_port": "22"},
     {"ansible_port": 2222, "ansible_host": "192.0.2.1", "hnai_addresses": {"v4": "10.0.0.1"}},  # a way that leads to the host's own port
-    {"ansible_user": "root", "ansible_password": "x", "ansible_port": 2222, "ansible_connection": "local"},
+    {"ansible_user": "root", "ansible_password": "x", "ansible_port": 2222, "ansible_connection": "containers.podman.podman"},
 ]
 
 
@@ -82,6 +82,7 @@ def test_what_a_role_would_take_is_taken(variables: dict[str, Any]) -> None:
         ("x_share", "much", "'much' is not a number", "a number"),
         ("x_heap", "lots", "'lots' is no size of memory", "such as 512m"),
         ("x_heap", "1.5g", "'1.5g' is no size of memory", "such as 512m"),
+        ("questdb_table", False, "False is no text: YAML reads words such as no", "in quotes"),
         ("x_on", "perhaps", "'perhaps' is not true or false", "true or false"),
         ("x_mode", "enforced", "'enforced' is unknown", "one of: enforce, observe"),
         ("x_list", {"a": 1}, "{'a': 1} is no list", "a list"),
@@ -266,23 +267,31 @@ def test_a_file_of_another_collector_lies_where_one_collects() -> None:
     ({"openbao_leaf_ttl": "{{ ttl }}"}, []), ({"openbao_audit_devices": [{"path": "/a/x"}, {"path": "/b/x"}]}, []),
     ({"openbao_audit_devices": [{"path": "/a/x"}]}, ["openbao_audit_devices"]),
     ({"openbao_audit_devices": [{"path": "/a/x"}, {"path": "/a/y"}]}, ["openbao_audit_devices"]),
+    ({"openbao_intermediate_chain": "/x.pem"}, ["openbao_intermediate_chain"]), ({"openbao_intermediate_chain": "/x.pem", "openbao_root_ca": "site"}, []),
 ])  # fmt: skip
 def test_the_ceremony_of_openbao(told: dict[str, Any], keys: list[str]) -> None:
     defaults = {name: {"default": value} for name, value in (
         ("openbao_key_shares", 5), ("openbao_key_threshold", 3), ("openbao_pgp_keys", []), ("openbao_leaf_ttl", "90d"), ("openbao_intermediate_ttl", "5y"),
-        ("openbao_root_ttl", "10y"), ("openbao_audit_devices", []))}
+        ("openbao_root_ttl", "10y"), ("openbao_audit_devices", []), ("openbao_root_ca", "own"))}
     assert [one.key for one in declared.problems({"b": told}, defaults, {"openbao": ["b"]}, str)] == keys
 
 
 @pytest.mark.parametrize(("value", "good"), [
-    ("north-1", True), ("{{ name }}", True), ("my lab", False), ("", False), (7, False), ("a/b", False), ("x" * 64, False)])
+    ("lab", True), ("{{ name }}", True), ("my lab", False), ("", False), (7, False), ("a/b", False), ("x" * 64, False)])
 def test_what_a_site_is_called(value: Any, good: bool) -> None:
     for name in ("hnai_site", "hnai_environment"):
         assert list(judged({"a": {name: value}})) == ([] if good else [name])
+    assert (list(judged({"a": {"hnai_site": "north-1"}})), list(judged({"a": {"hnai_environment": "north-1"}}))) == ([], ["hnai_environment"])
+
+
+def test_what_no_site_can_be_without() -> None:
+    found = written.problems({"a": {"hnai_site": "north", "hnai_environment": "production"}}, {}, {}, str, Known(checks=["HO6"]))
+    assert [(one.key, one.message) for one in found] == [("hnai_state_dir", "is missing")]
 
 
 def test_a_check_that_is_let_through_is_one() -> None:
-    told = {"hnai_expected_skips": ["HO6", "HO66"], "hnai_allow_inconclusive": ["V-kafka", "HO7", "{{ more }}"], "hnai_full_expected_skips": "{{ all }}"}
+    told = {"hnai_site": "a", "hnai_environment": "lab", "hnai_state_dir": "/s"}
+    told |= {"hnai_expected_skips": ["HO6", "HO66"], "hnai_allow_inconclusive": ["V-kafka", "HO7", "{{ more }}"], "hnai_full_expected_skips": "{{ all }}"}
     found = written.problems({"a": told}, {}, {}, str, Known(checks=["HO6", "HO7"]))
     assert [(one.key, one.message) for one in found] == [("hnai_expected_skips[HO66]", "is no check")] and "HO6?" in found[0].remedy
     assert written.problems({"a": told}, {}, {}, str) == []
@@ -406,8 +415,19 @@ def test_nothing_ends_in_a_traceback(variables: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_a_run_does_not_shut_the_door_behind_itself(variables: dict[str, Any], key: str, message: str) -> None:
     found = judged({"a": variables, "b": variables})
+    if variables.get("ansible_host") == "10.0.0.1":
+        assert found.pop("ansible_host")[0] == "10.0.0.1 leads to a too (on b)"
     assert {one: said for one, (said, _remedy) in found.items()} == {key: message}
     assert "hunter2" not in str(found)
+
+
+def test_each_host_is_one_machine_and_none_is_the_controller() -> None:
+    gate = {"ansible_host": "10.0.0.1", "ansible_port": 2201, "hnai_addresses": {"v4": "10.1.0.1"}}
+    at = [{"ansible_host": "10.0.0.1"}, gate, {"ansible_host": "{{ at }}"}, {}]
+    assert judged(dict(zip("abcd", at))) == {}, "a gateway with a port for each host is a way"
+    assert judged({"a": at[0], "b": {}, "c": {"ansible_host": "b"}})["ansible_host"][0] == "b leads to b too (on c)"
+    said = judged({"a": {"ansible_connection": "local"}, "b": {"ansible_become": False}, "c": {"ansible_become": True}})
+    assert {key: message.rpartition(" (on ")[2] for key, (message, _remedy) in said.items()} == {"ansible_connection": "a)", "ansible_become": "b)"}
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,8 @@ class _Needs:
         targets = self.site.placed(component, listener.get("group", ""))
         if not targets:
             where = listener.get("group") or self.site.contracts[component].get("placement", component)
+            if self.site.missing("group", str(where)):
+                return
             message = f"{who} needs {component}.{name}, which stands nowhere"
             self.problems.append(Problem("inventory", f"groups.{where}", message, f"place a host in group {where}", "flow"))
         for source in sources:
@@ -109,6 +111,8 @@ class _Needs:
             asset, port = source_endpoint(self.site, source)
             key = source_key(source, index)
             node = self.site.nodes.get(asset)
+            if self.site.missing("asset", asset):
+                continue
             if node is None or node.kind != "asset" or not port:
                 remedy = "name an asset of hnai_assets that has this service with a port"
                 self.problems.append(

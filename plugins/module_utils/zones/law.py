@@ -223,6 +223,8 @@ def refused(site: Site, conduits: list[Conduit]) -> list[Problem]:
 
 
 def _families(site: Site, source: Node, target: Node) -> Refusal | None:
+    if not all(node.v4 or node.v6 or node.interfaces for node in (source, target)):
+        return None  # who has no address at all was named for that
     for version in (4, 6):
         if source.address(version, site.zone_of(target, source).id) and target.address(version, site.zone_of(source, target).id):
             return None

@@ -87,6 +87,7 @@ LEVELS = (0, 1, 2, 3, 3.5, 4, 5)
 #: More sessions or a higher rate than this is no limit.
 MOST = 100_000
 L2_LIMITS = {"connections": 2, "new_per_minute": 6}
+ASSET_ROLES = ("ot_source", "controller", "collector")
 COLLECTOR_GROUP = "ot_collector"
 JUMP_GROUP = "jump"
 ROUTER_GROUP = "routers"
@@ -303,8 +304,16 @@ class Site:
         self._members: dict[str, tuple[str, ...]] = {}
         self.memo: dict[str, Any] = {}
         """What others derived from this model, which never changes."""
+        self.unread: set[str] = set()
+        """Variables of which nothing could be read."""
+        self.lost: set[str] = set()
+        """Hosts and assets that are there and could not be read: what follows from that is no mistake of its own."""
+        self.legless = False
+        """A leg of a router or of another host in several zones could not be read."""
+        self._torn: set[str] = set()
         for key, why in sorted(self._map(data, "broken", "").items()):
             self.problem(key.rpartition(" ")[2], key, f"cannot be evaluated: {why}", "correct the template, or give the key of the vault")
+            self.unread.add(key)
         self.contracts: dict[str, dict[str, Any]] = self._map(data, "contracts", "")
         self.groups: dict[str, tuple[str, ...]] = {}
         for name, members in self._map(data, "groups", "").items():
@@ -325,13 +334,17 @@ class Site:
         self.slo: dict[str, Any] = self._map(data, "slo", "hnai_slo")
         self.sources: list[dict[str, Any]] = self._maps(data, "ot_sources", "hnai_ot_sources", "write id, asset, protocol")
         self.break_glass: list[dict[str, Any]] = self._maps(data, "break_glass", "hnai_break_glass", "write {id, owner, reason, since, hours}")
-        self.zones = self._read_zones(self._map(data, "zones", "hnai_zones"))
+        told = self._map(data, "zones", "hnai_zones")
+        self.zones = self._read_zones(told)
+        self._torn |= set(told) - set(self.zones)
         self.nodes: dict[str, Node] = {}
         self._read_hosts(hosts)
         self.assets: dict[str, dict[str, Any]] = {}
         self._read_assets(self._map(data, "assets", "hnai_assets"))
         self._check_addresses()
         self.boundaries = self._read_boundaries(self._map(data, "boundaries", "hnai_boundaries"))
+        self.flawed: list[Conduit] = []
+        """Conduits that say who and what, and have a mistake: they open nothing, and are judged."""
         self.conduits: list[Conduit] = self._read_conduits(data.get("conduits") or [])
         self.services = self._read_management(self._map(data, "management", "hnai_management"))
         self.asked = self._read_asked()
@@ -355,6 +368,7 @@ class Site:
         value = data.get(key)
         if value is not None and not isinstance(value, Mapping):
             self.problem(variable or key, variable or key, "is not a map", "write a map")
+            self.unread.add(variable)
             return {}
         return _keyed(value)
 
@@ -362,6 +376,7 @@ class Site:
         value = data.get(key)
         if value is not None and not isinstance(value, (list, tuple)):
             self.problem(variable, variable, "is not a list", "write a list")
+            self.unread.add(variable)
             return []
         return list(value or [])
 
@@ -463,6 +478,12 @@ class Site:
             found = found.get(part) if isinstance(found, Mapping) else None
         return found
 
+    def missing(self, what: str, name: str) -> bool:
+        """Does a group, host or asset lack somebody who could not be read, which was said?"""
+        if what == "group":
+            return bool(self.lost & set(self.groups.get(name, ())))
+        return name in self.lost or (what == "asset" and "hnai_assets" in self.unread)
+
     # -- reading
 
     def _read_zones(self, data: Mapping[str, Any]) -> dict[str, Zone]:
@@ -490,7 +511,10 @@ class Site:
             island = zone.get("island", False)
             if not isinstance(island, bool):
                 self.problem("hnai_zones", f"{key}.island", f"{_short(island)} is neither true nor false", "write true or false", "I4")
+            before = len(self.problems)
             cidrs = self._cidrs(f"{key}.cidrs", zone.get("cidrs"))
+            if len(self.problems) > before:
+                self._torn.add(name)
             # What cannot be read counts as an island: nothing is opened by a mistake.
             zones[name] = Zone(name, float(level), cidrs, str(side or ""), island is not False)
         self._overlaps(zones)
@@ -538,10 +562,12 @@ class Site:
         if not isinstance(value, Mapping) or not (value.get("v4") or value.get("v6")):
             self.problem(variable, key, "has no address", "write {v4: …, v6: …}")
             return "", ""
+        for extra in sorted(set(map(str, value)) - {"v4", "v6", "name"}):
+            self.problem(variable, f"{key}.{extra}", "is not part of the format", "remove it or use one of: v4, v6")
         for family, version in (("v4", 4), ("v6", 6)):
             text = value.get(family)
             if not text:
-                if zone and zone.cidr(version):
+                if zone and zone.cidr(version) and zone.id not in self._torn:
                     self.problem(
                         variable,
                         f"{key}.{family}",
@@ -562,12 +588,12 @@ class Site:
                 self.problem(variable, f"{key}.{family}", f"{address} is IPv{address.version}", f"write an IPv{version} address")
             elif address.is_link_local or address.is_loopback or address.is_unspecified or address.is_multicast:
                 self.problem(variable, f"{key}.{family}", f"{address} names no host in a zone", "write its address in the zone", "I10")
-            elif zone and not any(net.version == version and address in net for net in zone.cidrs):
+            elif zone and zone.id not in self._torn and not any(net.version == version and address in net for net in zone.cidrs):
                 net = zone.cidr(version)
                 remedy = f"use an address of {net}" if net else f"remove it, or give zone {zone.id} an IPv{version} network"
                 self.problem(variable, f"{key}.{family}", f"{address} is not in zone {zone.id}", remedy, "I10")
-            elif zone and any(address in (net[0], net[-1]) for net in zone.cidrs if net.version == version == 4 and net.prefixlen < 31):
-                self.problem(variable, f"{key}.{family}", f"{address} means the whole network {zone.cidr(4)}", "write the address of one host", "I10")
+            elif zone and any(address in _of_all(net) for net in zone.cidrs if net.version == version):
+                self.problem(variable, f"{key}.{family}", f"{address} means the whole network {zone.cidr(version)}", "write the address of one host", "I10")
             else:
                 result[family] = str(address)
         return result["v4"], result["v6"]
@@ -581,17 +607,16 @@ class Site:
             groups = frozenset(memberships.get(name, set()))
             if MANAGED_GROUP not in groups:
                 continue
+            zone = self.zones.get(str(host.get("zone") or ""))
+            if zone is None or not _NAME.match(name):
+                self.lost.add(name)
             if not _NAME.match(name):
                 self.problem("inventory", _short(name), "is no plain name", "use letters, digits, dot, dash and underscore")
                 continue
-            zone = self.zones.get(str(host.get("zone") or ""))
             if zone is None:
-                self.problem(
-                    "hnai_zone",
-                    f"{name}: hnai_zone",
-                    f"{_short(host.get('zone'))} is no zone",
-                    "use one of: " + ", ".join(sorted(self.zones)),
-                )
+                if not self._unreadable(host.get("zone"), f"{name}: hnai_zone"):
+                    message, remedy = f"{_short(host.get('zone'))} is no zone", "use one of: " + ", ".join(sorted(self.zones))
+                    self.problem("hnai_zone", f"{name}: hnai_zone", message, remedy)
                 continue
             v4, v6 = self._addresses("hnai_addresses", f"{name}: hnai_addresses", host.get("addresses"), zone)
             legs = self._read_legs("hnai_interfaces", f"{name}: hnai_interfaces", host.get("interfaces"))
@@ -614,6 +639,10 @@ class Site:
                     "I9",
                 )
 
+    def _unreadable(self, zone: Any, key: str = "") -> bool:
+        """Is a zone not there because something else is wrong, which was said?"""
+        return bool(self.unread & {"hnai_zones", key}) or (isinstance(zone, str) and zone in self._torn)
+
     def _read_seconds(self, name: str, data: Any, zone: Zone) -> dict[str, tuple[str, str]]:
         if not isinstance(data, Mapping):
             self.problem("hnai_second_addresses", f"{name}: hnai_second_addresses", "is not a map", "write <name>: {v4, v6}")
@@ -629,11 +658,15 @@ class Site:
         remedy = "write <zone>: {name, v4, v6}" if named else "write <zone>: {v4, v6}"
         if data is not None and not isinstance(data, Mapping):
             self.problem(variable, where, "is not a map", remedy)
+            self.legless = True
             return ()
         for zone_id, leg in sorted(_keyed(data).items()):
             key = f"{where}.{zone_id}"
             name = str(leg.get("name", "")) if isinstance(leg, Mapping) else ""
             if zone_id not in self.zones or not isinstance(leg, Mapping) or ((named or name) and not _INTERFACE.match(name)):
+                self.legless = True
+                if zone_id not in self.zones and self._unreadable(zone_id):
+                    continue
                 self.problem(variable, key, "needs a known zone and an interface name" if named else "needs a known zone", remedy)
                 continue
             if name and (name == "lo" or name in {one.name for one in legs}):
@@ -649,21 +682,25 @@ class Site:
             key = f"hnai_assets.{name}"
             if not isinstance(asset, Mapping):
                 self.problem("hnai_assets", key, "is not a map", "write zone, addresses, services")
+                self.lost.add(name)
                 continue
             if not _NAME.match(name):
                 self.problem("hnai_assets", f"hnai_assets.{_short(name)}", "is no plain name", "use letters, digits, dot, dash and underscore")
+                self.lost.add(name)
                 continue
             self._translated("hnai_assets", key, asset)
             for extra in sorted(set(map(str, asset)) - _ASSET_KEYS - TRANSLATION):
                 self.problem("hnai_assets", f"{key}.{extra}", "is not part of the format", "remove it or use one of: " + ", ".join(sorted(_ASSET_KEYS)))
+            if asset.get("role", "ot_source") not in ASSET_ROLES:
+                self.problem("hnai_assets", f"{key}.role", f"{_short(asset['role'])} is unknown", "remove it or use one of: " + ", ".join(ASSET_ROLES))
             zone = self.zones.get(str(asset.get("zone") or ""))
-            if zone is None:
-                self.problem(
-                    "hnai_assets",
-                    f"{key}.zone",
-                    f"{_short(asset.get('zone'))} is no zone",
-                    "use one of: " + ", ".join(sorted(self.zones)),
-                )
+            if zone is None or name in self.nodes:
+                self.lost.add(name)
+            if zone is None and self._unreadable(asset.get("zone")):
+                pass
+            elif zone is None:
+                message, remedy = f"{_short(asset.get('zone'))} is no zone", "use one of: " + ", ".join(sorted(self.zones))
+                self.problem("hnai_assets", f"{key}.zone", message, remedy)
             elif name in self.nodes:
                 self.problem("hnai_assets", key, "is a managed host too", "describe it once: host or asset", "I7")
             else:
@@ -837,6 +874,7 @@ class Site:
         ids: set[str] = set()
         if not isinstance(data, (list, tuple)):
             self.problem("hnai_conduits", "hnai_conduits", "is not a list", "write a list of conduits")
+            self.unread.add("hnai_conduits")
             return found
         for index, given in enumerate(data):
             if not isinstance(given, Mapping):
@@ -852,8 +890,8 @@ class Site:
             conduit = self._read_conduit(index, item)
             if conduit is not None and conduit.id in ids:
                 self._wrong(conduit.id, "id", "is used twice", "give each conduit an id of its own")
-            elif conduit is not None and len(self.problems) == before:
-                found.append(conduit)
+            elif conduit is not None:
+                (found if len(self.problems) == before else self.flawed).append(conduit)
             ids.add(str(item.get("id")))
         return sorted(found, key=lambda conduit: conduit.id)
 
@@ -869,7 +907,7 @@ class Site:
         for key in sorted(set(item) - _CONDUIT_KEYS - TRANSLATION):
             self._wrong(ident, key, "is not part of the format", "remove it or use one of: " + ", ".join(sorted(_CONDUIT_KEYS)))
         for key in ("owner", "reason"):
-            if not isinstance(item.get(key), str) or not item[key].strip():
+            if not _says(item.get(key)):
                 self._wrong(ident, key, "is missing", f"name the {key}: a conduit without one is not approved")
         kind = item.get("kind", "direct")
         if kind not in KINDS:
@@ -905,10 +943,11 @@ class Site:
                 remedy = f"write hnai_second_addresses: {{{second}: {{v4: …, v6: …}}}} at {name}, or remove the key"
                 self._wrong(ident, "source_address", f"{name} has no second address {_short(second)}", remedy)
         needed_by = item.get("needed_by") or ""
-        if not isinstance(needed_by, str) or needed_by.isspace():
+        if not isinstance(needed_by, str) or (needed_by and not _says(needed_by)):
             self._wrong(ident, "needed_by", f"{_short(needed_by)} names nothing", "say in words what outside the contracts needs it, or remove the key")
-        if expires is None or service is None or not sources or not targets:
+        if service is None or not sources or not targets:
             return None
+        expires = expires or datetime.date.max
         said = tuple(sr) if sr else self._sr(str(kind), service, sources, targets)
         owner, reason = str(item.get("owner") or "").strip(), str(item.get("reason") or "").strip()
         ends = (next(iter(map(str, item["from"].values()))), next(iter(map(str, item["to"].values()))))
@@ -946,6 +985,8 @@ class Site:
             self._wrong(ident, key, f"group {name} means anybody", "name a group of the site", "I5")
             return ()
         found = self._who(value)
+        if not found and self.missing(what, str(name)):
+            return ()
         if not found and what == "group":
             self._wrong(
                 ident,
@@ -1006,8 +1047,20 @@ class Site:
         return tuple(name for name in targets if name in carriers)
 
 
+def _of_all(net: Network) -> tuple[Any, ...]:
+    """Addresses of a network that are nobody's own: its name and broadcast (RFC 3021), its routers' anycast (RFC 4291, 6164)."""
+    if net.max_prefixlen - net.prefixlen < 2:
+        return ()
+    return (net[0], net[-1]) if net.version == 4 else (net[0],)
+
+
+def _says(value: Any) -> bool:
+    """A text that a person wrote: dots, dashes and blanks of any width name nobody."""
+    return isinstance(value, str) and any(char.isalnum() for char in value)
+
+
 def _declared(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(value.get(key), str) and value[key].strip() for key in ("owner", "reason"))
+    return isinstance(value, Mapping) and all(_says(value.get(key)) for key in ("owner", "reason"))
 
 
 def _keyed(value: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.endpoint import endpoint
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import check_kafka, check_mqtt
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import (
+    approvals,
     approved_book,
     contract_file,
     needed_flows,
@@ -23,10 +24,13 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import (
 from ansible_collections.hnai.platform.plugins.module_utils.zones.law import dial, refused
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import (
     CLOCK,
+    DIRECTIONS,
     FILTER,
     FILTER_UID,
     JUMP_GROUP,
+    KINDS,
     MANAGED_GROUP,
+    READ_VERBS,
     ROUTER_GROUP,
     Flow,
     Problem,
@@ -93,7 +97,8 @@ def judge(site: Site, data: Mapping[str, Any], today: datetime.date) -> list[Pro
         # Without it every other question has the answer that nothing is wrong.
         remedy = f"put every host that site.yml may touch into the group {MANAGED_GROUP}"
         found.append(Problem("inventory", f"groups.{MANAGED_GROUP}", "is empty or missing: there is no site", remedy, "format"))
-    forbidden = refused(site, site.conduits)
+    # What has no kind or direction that is known can be held against nothing.
+    forbidden = refused(site, site.conduits) + refused(site, [one for one in site.flawed if one.kind in KINDS and one.direction in DIRECTIONS])
     found += forbidden
     found += _missing(site, flows)
     found += _stale(site, flows, {problem.key for problem in forbidden})
@@ -117,9 +122,9 @@ def judge(site: Site, data: Mapping[str, Any], today: datetime.date) -> list[Pro
 
 def _missing(site: Site, flows: Iterable[Flow]) -> list[Problem]:
     """Needed flows without a conduit, one problem per component and listener."""
-    approved = approved_book(site)
+    approved = {*approved_book(site), *approvals(site.flawed)}
     groups: dict[tuple[str, str, str, int, str, str], list[Flow]] = {}
-    for flow in flows:
+    for flow in flows if "hnai_conduits" not in site.unread else ():
         if (flow.source, flow.target, flow.proto, flow.port) not in approved:
             groups.setdefault((flow.component, flow.listener, flow.proto, flow.port, flow.why, flow.file), []).append(flow)
     found = []
@@ -154,7 +159,8 @@ def _stale(site: Site, flows: Iterable[Flow], forbidden: set[str]) -> list[Probl
     found = []
     for conduit in site.conduits:
         key = f"hnai_conduits[{conduit.id}]"
-        if conduit.needed_by or key in forbidden:
+        plant = "hnai_ot_sources" in site.unread and any(site.zones[site.nodes[name].zone].level <= 2 for name in conduit.targets)
+        if conduit.needed_by or key in forbidden or plant:
             continue
         pairs = list(conduit.pairs())
         unused = [pair for pair in pairs if (*pair, conduit.service.proto, conduit.service.port) not in needed]
@@ -202,7 +208,7 @@ def _misplaced(site: Site) -> list[Problem]:
     absent = sorted(name for name in known if not site.groups.get(name))
     found = []
     for group, members in sorted(site.groups.items()):
-        near = difflib.get_close_matches(group, absent, n=1, cutoff=0.8) if members and group not in known else []
+        near = difflib.get_close_matches(group, absent, n=1, cutoff=0.7) if members and group not in known else []
         if near:
             remedy = f"rename it to {near[0]}, or to something that cannot be taken for it"
             found.append(Problem("inventory", f"groups.{group}", f"places nothing; nobody is in {near[0]}", remedy, "name"))
@@ -225,7 +231,7 @@ def _boundaries(site: Site) -> list[Problem]:
                     crossed.setdefault((min(here, there), max(here, there)), conduit.id)
     found = []
     for (first, second), ident in sorted(crossed.items()):
-        if site.external(first, second) or any({first, second} <= legs for legs in ours):
+        if site.external(first, second) or any({first, second} <= legs for legs in ours) or site.legless or site.missing("group", ROUTER_GROUP):
             continue
         message = f"joins {first} and {second}, and nothing is said to stand between them"
         boundary = "{between: [" + f"{first}, {second}" + "], enforced_by: external, owner, reason}"
@@ -270,8 +276,9 @@ def _filter_user(site: Site) -> list[Problem]:
 def _unaudited(site: Site) -> list[Problem]:
     """I8: what goes into level 2 must be something that an audit can be made of. That the audit is young enough is judged by verify."""
     audited = {(source_endpoint(site, source)[0], str(source.get("protocol"))) for source in site.sources}
+    spoken = {source_endpoint(site, source): str(source.get("protocol")) for source in site.sources}
     found = []
-    for conduit in site.conduits:
+    for conduit in site.conduits if "hnai_ot_sources" not in site.unread else ():
         plant = [name for name in conduit.targets if site.zones[site.nodes[name].zone].level <= 2]
         crossing = any(site.zones[site.nodes[name].zone].level > 2 for name in conduit.sources)
         missing = [name for name in plant if (name, conduit.service.app) not in audited]
@@ -279,6 +286,12 @@ def _unaudited(site: Site) -> list[Problem]:
             message = f"leads to {', '.join(missing)} by {conduit.service.app or 'no protocol'}, and no source of that kind stands there: nothing audits it"
             remedy = "declare the source in hnai_ot_sources, so that verify --tags ot audits it, or remove the conduit"
             found.append(Problem(site.file("hnai_conduits"), f"hnai_conduits[{conduit.id}].to", message, remedy, "I8"))
+        for name in plant if crossing and not missing else ():
+            speaks = spoken.get((name, conduit.service.port), conduit.service.app)
+            if speaks != conduit.service.app and speaks in READ_VERBS:
+                message = f"is approved as {conduit.service.app}, and the source at {name} {conduit.service.proto}/{conduit.service.port} speaks {speaks}"
+                remedy = f"write app: {speaks} and its verbs, or correct the port"
+                found.append(Problem(site.file("hnai_conduits"), f"hnai_conduits[{conduit.id}].service.app", message, remedy, "I8"))
     return found
 
 
@@ -293,7 +306,7 @@ def expiry(site: Site, today: datetime.date) -> list[Problem]:
     """Conduits that end within 30 days or have ended, and what was let through by break-glass. It changes no rule."""
     now = _moment(today)
     found = _glass(site, now)
-    for conduit in site.conduits:
+    for conduit in (*site.conduits, *site.flawed):
         left = (conduit.expires - now.date()).days
         key = f"hnai_conduits[{conduit.id}].expires"
         remedy = "renew it with its owner, or remove it"
@@ -312,7 +325,7 @@ def expiry(site: Site, today: datetime.date) -> list[Problem]:
 def glass(site: Site, today: datetime.date) -> list[dict[str, str]]:
     """Every break-glass entry: {id, owner, reason, until, state: open | over | wrong, why}. A day in `since` counts from its end."""
     now = _moment(today)
-    known = {conduit.id for conduit in site.conduits}
+    known = {conduit.id for conduit in (*site.conduits, *site.flawed)}
     found = []
     for entry in site.break_glass:
         ident, owner, reason = (str(entry.get(key) or "").strip() for key in ("id", "owner", "reason"))
@@ -494,7 +507,8 @@ def _address(site: Site, component: str, value: Mapping[str, str]) -> str:
 def _quorum(site: Site) -> list[Problem]:
     found = []
     for component, contract in sorted(site.contracts.items()):
-        members = site.placed(component)
+        lost = site.lost & set(site.groups.get(str(contract.get("placement", component)), ()))
+        members = sorted({*site.placed(component), *lost})
         if contract.get("quorum", component in ("kafka", "openbao")) and len(members) > 1 and len(members) % 2 == 0:
             message = f"{component} has {len(members)} voting members: {', '.join(members)}"
             remedy = f"use {len(members) - 1} or {len(members) + 1}: an even number survives no more failures than one fewer"
@@ -535,7 +549,7 @@ def _buffers(site: Site) -> list[Problem]:
             found.append(Problem(file, f"{key}.{ascii(extra)[1:-1][:80]}", "is not part of the format", remedy, "buffer"))
         if not _hop_complete(hop):
             found.append(Problem(file, key, "is incomplete", "write {outage_s, records_per_s, record_bytes}, numbers > 0", "buffer"))
-        elif name not in declared:
+        elif name not in declared and not site.lost:
             message = "is declared, but no placed component buffers it"
             found.append(
                 Problem(
@@ -590,7 +604,7 @@ def _endpoints(site: Site) -> list[Problem]:
                 dialled = ""
             if not dialled:
                 found.append(Problem(file, f"{key}.{name}", f"{repr(source[name])[:80]} is no endpoint", "write opc.tcp://HOST:PORT/", "source"))
-        if asset is None and source.get("protocol") in ("mqtt", "sparkplug"):
+        if asset is None and source.get("protocol") in ("mqtt", "sparkplug") and not site.missing("asset", str(source.get("asset"))):
             message, remedy = f"{repr(source.get('asset'))[:80]} stands nowhere", "name the asset of hnai_assets that it comes from"
             found.append(Problem(file, f"{key}.asset", message, remedy, "source"))
         if asset is None or not isinstance(dialled, str) or not dialled:
@@ -640,6 +654,8 @@ def _edge_nodes(site: Site) -> list[Problem]:
         nodes.setdefault(node, name)
     hearing = site.placed("ot_collector", HEARING)
     names = ", ".join(sorted(nodes.values()))
+    if site.missing("group", HEARING) or "hnai_ot_sources" in site.unread:
+        return found
     if sources and not hearing:
         remedy = f"put the collector's host into {HEARING}, a child of the group ot_collector"
         found.append(Problem("inventory", f"groups.{HEARING}", f"is empty, so nobody hears {names}", remedy, "source"))
