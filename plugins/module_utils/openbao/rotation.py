@@ -525,7 +525,9 @@ class Rotation:
                 self._path, view.run_id, view.run_id))  # fmt: skip
         if view.direction == BACK:
             return view
-        if view.old_version and self._old(view) is None:
+        # Before PROVEN nothing was put on top of it: whatever is there stays.
+        there = self._old(view) if view.reached(PROVEN) else self._store.read(self._path, view.old_version)[1]
+        if view.old_version and there is None:
             raise RotationError("%s: run %s cannot go back: version %d, the old value, is gone. It still goes forward (rotate_resume=%s). %s" % (
                 self._path, view.run_id, view.old_version, view.run_id, self._anew()))  # fmt: skip
         return self._move(view, direction=BACK, acks={})
