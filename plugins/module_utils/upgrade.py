@@ -117,10 +117,10 @@ def _way_back(wish: Wish, direction: str, others: Sequence[str], due: Mapping[st
     if not wish.levels:
         same = number(others[0])[:2] == number(wish.wanted)[:2]
         return f"to {others[0]}, by the same verb, as long as it runs" if same else f"none to {others[0]}: another minor release"
-    if due:
-        steps = ", ".join(f"{name} {wish.finalized[name]} → {level}" for name, level in due.items())
-        return f"to {others[0]}, by the same verb, until {wish.component}_features raises {steps}"
     older = wish.levels.get(others[0], {})
     if any(wish.finalized.get(name, 0) > level for name, level in older.items()) or not older:
         return f"none to {others[0]}: the levels in force are above what it reads"
+    if due:
+        steps = ", ".join(f"{name} {wish.finalized[name]} → {level}" for name, level in due.items())
+        return f"to {others[0]}, by the same verb, until {wish.component}_features raises {steps}"
     return f"to {others[0]}, by the same verb"

@@ -171,9 +171,10 @@ def present(module: AnsibleModule, name: str) -> dict[str, Any]:
     if name not in (known.get("jobs") or []) and not os.path.exists(os.path.join(CONFIG, name + ".json")):
         job.write(os.path.join(CONFIG, name + ".json"), "{}\n", (owner.st_uid, owner.st_gid))
     digest = plan.digest or job.digest(sql, known.get("session") or {})
+    ours = read(path)
 
     def recall() -> Mapping[str, Any]:
-        if read(path) != sql:
+        if read(path) != ours:
             raise job.JobError("another statement was declared meanwhile: what becomes of this one is not known")
         return host.memory(name)
 

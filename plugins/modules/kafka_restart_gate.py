@@ -14,7 +14,8 @@ description:
   - Looks at the whole cluster through any broker that answers, also when the play is limited to one host. Restarts nothing.
   - With O(state=ranked) says when the node's turn is, without judging. V(0) it is not ready (serves nobody, is fenced, or its controller lags),
     V(1) follower, V(2) active controller. A node that is not ready is given O(timeout) to become so, since it may just be starting.
-  - With O(state=allowed) waits until a restart of this node is safe. No partition offline, under min.insync.replicas or falling under it
+  - With O(state=allowed) waits until a restart of this node is safe, twice in a row, since replicas may come and go.
+    No partition offline, under min.insync.replicas or falling under it
     without this node, no reassignment, every declared broker registered and unfenced, every voter caught up by time (not by offset),
     a caught-up majority without this node, and no other running broker that lacks a SCRAM user which another one knows. Fails with the reasons when
     O(timeout) is over, or when nothing but such lost users is left, which waiting does not bring back.
@@ -156,7 +157,7 @@ def main() -> None:
         never = too_old()
         snapshot, reasons, waited = gate.wait_until(
             look, judge, 0.0 if never else patience, time.monotonic, time.sleep,
-            stable=2 if asking in ("healthy", "ready") and not module.check_mode else 1)
+            stable=1 if never or asking == "ranked" or module.check_mode else 2)
         reasons = [*never, *reasons]
         if given["elect_preferred"] and not reasons and not module.check_mode:
             with Admin(connection, 10.0) as admin:

@@ -165,7 +165,8 @@ def test_a_declaration_is_whole_or_not_there(tmp_path: Path) -> None:
 class Module:
     """What the module uses of Ansible."""
 
-    check_mode = False
+    check_mode = _diff = False
+    params: dict[str, Any]
 
     def __init__(self, answer: tuple[int, str, str]) -> None:
         self.answer = answer
@@ -182,6 +183,35 @@ def test_the_keeper_gets_the_statement_to_the_byte(monkeypatch: pytest.MonkeyPat
     module = Module((0, '{"digest": "2", "way": "none", "why": "", "job_id": ""}', ""))
     assert flink_job.ask(module, "a", "SELECT 'ä';\n").way == "none"
     assert module.given == {"data": "SELECT 'ä';\n".encode(), "binary_data": True}
+
+
+@pytest.mark.parametrize(("plan", "proven"), [
+    (Plan("deploy", "", "1"), True), (Plan("deploy", "", "1", "j0"), False), (Plan("deploy", "the cluster does not answer yet"), False),
+    (Plan("savepoint", "", "1", "j0"), False),
+])
+def test_a_first_deployment_must_prove_itself_and_a_statement_that_was_replaced_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan, proven: bool
+) -> None:
+    proved: list[str] = []
+    sql = "SELECT 1;\r\n"
+    (tmp_path / "jobs.json").write_text('{"jobs": ["a"], "session": {}}')
+    module = Module((0, "", ""))
+    module.params = {"sql": sql, "src": None, "upgrade_mode": "auto", "retry": False, "timeout": 5.0}
+    for name, what in {"CONFIG": str(tmp_path), "ask": lambda *_given: plan}.items():
+        monkeypatch.setattr(flink_job, name, what)
+    monkeypatch.setattr(flink_job.host, "memory", lambda _name: {**RUNS, "digest": plan.digest or job.digest(sql, {})})
+    monkeypatch.setattr(flink_job.job, "works", lambda recall, *_given: proved.append(recall()["job_ids"][-1]))
+    assert flink_job.present(module, "a")["job_id"] == "j1"
+    assert proved == ["j1"] * proven
+
+    def another(_name: str) -> dict[str, Any]:
+        (tmp_path / "a.sql").write_text("SELECT 2;\n")
+        return {**RUNS, "digest": "0"}
+
+    monkeypatch.setattr(flink_job.host, "memory", another)
+    monkeypatch.setattr(flink_job.time, "sleep", lambda _seconds: None)
+    with pytest.raises(JobError, match="another statement was declared meanwhile"):
+        flink_job.present(module, "a")
 
 
 def test_a_keeper_without_a_plan_is_an_error_and_a_bare_host_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:

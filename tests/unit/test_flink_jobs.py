@@ -584,6 +584,57 @@ def test_a_job_that_cannot_make_a_savepoint_is_replaced_from_its_newest_checkpoi
     assert cluster.done[1:] == [("cancel", "job1"), ("submit", "chk-8")]
 
 
+@pytest.mark.parametrize(("trace", "error"), [
+    ("a.B: x\nCaused by: CheckpointException: Checkpoint Coordinator is suspending.", OSError),  # An earlier wish took longer than it was waited for.
+    ("a.B: x\nCaused by: java.io.IOException: no space", jobs.Refused),
+])
+def test_a_job_that_ends_by_an_earlier_wish_is_not_cancelled(monkeypatch: pytest.MonkeyPatch, trace: str, error: type[Exception]) -> None:
+    """Its savepoint would be thrown away, and all since the last checkpoint before the wish come twice."""
+    done = {"status": {"id": "COMPLETED"}, "operation": {"failure-cause": {"stack-trace": trace}}}
+    monkeypatch.setattr(jobs, "call", lambda method, *_given: {"request-id": "r"} if method == "POST" else done)
+    with pytest.raises(error):
+        jobs.stop("j")
+
+
+@pytest.mark.parametrize("why", ["upgrade", "park"])
+def test_a_job_that_ends_because_it_was_asked_to_is_left_to_it(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """The savepoint took longer than it was waited for: its sources have finished, its sinks not yet."""
+    steps(cluster, 1)
+    checkpoint(cluster.root / "checkpoints", "job1", "chk-1", 1)
+    if why == "park":
+        hold(cluster, monkeypatch, "2.2.0", "2.2.0")
+    else:
+        declare(cluster, NEW)
+
+    def slow(_job: str) -> str:
+        raise OSError("no savepoint within 180 s")
+
+    with monkeypatch.context() as waiting:
+        waiting.setattr(jobs, "stop", slow)
+        with pytest.raises(OSError, match="180 s"):
+            steps(cluster, 1)
+        cluster.clock += 181
+        cluster.jobs = [Job("job1", "a", "RUNNING", 1, whole=False, ending=True)]
+        with pytest.raises(OSError, match="its savepoint comes"):
+            steps(cluster, 1)
+    assert cluster.done == [("submit", "none")]
+    (cluster.root / "config/park").unlink(missing_ok=True)
+    checkpoint(cluster.root / "savepoints", "job1", "savepoint-job1", 400)
+    cluster.jobs = []
+    steps(cluster, 1)
+    assert cluster.done[1:] == [("submit", "savepoint-job1")]
+
+
+def test_a_job_that_only_ends_to_some_part_is_replaced_from_its_newest_checkpoint(cluster: Cluster) -> None:
+    """One of its sources had an end: nobody asked the job to stop, and it never will."""
+    steps(cluster, 1)
+    checkpoint(cluster.root / "checkpoints", "job1", "chk-8", 100)
+    cluster.jobs = [cluster.jobs[0]._replace(whole=False, ending=True)]
+    declare(cluster, NEW)
+    steps(cluster, 2)
+    assert cluster.done[1:] == [("cancel", "job1"), ("submit", "chk-8")]
+
+
 def test_a_memory_of_the_first_release_is_understood(cluster: Cluster) -> None:
     (cluster.root / "state/a.json").write_text(json.dumps({"digest": jobs.digest(OLD, {}), "job_ids": ["job0"]}))
     cluster.jobs = [Job("job0", "a", "RUNNING", 1)]

@@ -74,6 +74,9 @@ def test_flink_goes_back_within_a_minor_release_only() -> None:
 
 def test_where_the_levels_already_are_above_the_old_release() -> None:
     assert kafka("4.3.1", "4.2.2", finalized=AT_30).way_back.startswith("none to 4.2.2")
+    by_hand = kafka("4.3.1", "4.2.2", finalized={**AT_30, "transaction.version": 1})
+    assert by_hand.due == {"transaction.version": 2}
+    assert by_hand.way_back.startswith("none to 4.2.2"), "what is still due takes nothing back"
 
 
 def test_releases_are_compared_by_number() -> None:

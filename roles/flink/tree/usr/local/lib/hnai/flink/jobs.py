@@ -79,6 +79,8 @@ class Job(NamedTuple):
     state: str
     started_ms: int
     whole: bool = True
+    #: Its tasks finish, one after the other.
+    ending: bool = False
 
 
 class Action(NamedTuple):
@@ -254,7 +256,8 @@ def call(method: str, url: str, body: Any = None, timeout_s: float = 20.0) -> An
 def running() -> list[Job]:
     """All jobs that the JobManager knows."""
     return [
-        Job(job["jid"], job["name"], job["state"], job["start-time"], job["tasks"]["running"] == job["tasks"]["total"] > 0)
+        Job(job["jid"], job["name"], job["state"], job["start-time"], job["tasks"]["running"] == job["tasks"]["total"] > 0,
+            0 < job["tasks"]["finished"] == job["tasks"]["total"] - job["tasks"]["running"])
         for job in call("GET", REST + "/jobs/overview")["jobs"]
     ]
 
@@ -329,7 +332,10 @@ def stop(job_id: str, sleep: Callable[[float], None] = time.sleep) -> str:
         if answer["status"]["id"] == "COMPLETED":
             done = answer["operation"]
             if "location" not in done:
-                words = re.findall(r"(?:Caused by: )?([\w.]+(?:Exception|Error)[^\\\n]*)", str(done.get("failure-cause", {}).get("stack-trace", "")))
+                trace = str(done.get("failure-cause", {}).get("stack-trace", ""))
+                if "Checkpoint Coordinator is suspending" in trace:
+                    raise OSError(f"{job_id} ends by an earlier wish: its savepoint comes, or it goes on")
+                words = re.findall(r"(?:Caused by: )?([\w.]+(?:Exception|Error)[^\\\n]*)", trace)
                 raise Refused(f"no savepoint of {job_id}: {words[-1] if words else done}")
             return str(done["location"]).removeprefix("file:")
         if time.monotonic() > deadline:
@@ -374,7 +380,7 @@ class Keeper:
 
     def recall(self, name: str) -> dict[str, Any]:
         """{"digest", "sql", "session": of the statement that runs, "job_ids": [str], "upgrade": {"digest", "sql", "session", "way", "why", "phase", "old",
-        "new", "start", "since", "position"} or null, "rejected": {"digest", "why", "at"} or null, "last": {"way", "result", …}, "current": when its
+        "new", "start", "since", "position", "asked"} or null, "rejected": {"digest", "why", "at"} or null, "last": {"way", "result", …}, "current": when its
         sources were caught up, "parked": {"job_id", "since", "savepoint", "why"} or null, "started": {"job_id", "from": savepoint or null, "at"} or
         null, "submitting": {"digest", "sql", "session", "from", "at"} of a job whose id is not known yet, or null}.
         """
@@ -422,9 +428,7 @@ class Keeper:
             parked = memory["parked"] = {"job_id": job.id, "since": self.now(), "savepoint": "", "why": ""}
             self.remember(name, memory)
         try:
-            if job.state != "RUNNING" or not job.whole:
-                raise Refused(f"it is {job.state}, not all tasks run")
-            parked["savepoint"] = stop(job.id)
+            parked["savepoint"] = self._savepoint(name, memory, parked, job)
         except Refused as error:
             if self.now() - parked["since"] < PARK_S:
                 raise
@@ -434,6 +438,17 @@ class Keeper:
         if parked["savepoint"]:
             memory["savepoints"] = self._kept(memory["savepoints"] + [parked["savepoint"]])
         self.remember(name, memory)
+
+    def _savepoint(self, name: str, memory: dict[str, Any], wish: dict[str, Any], job: Job) -> str:
+        """Stops a job with a savepoint. Raises Refused for one that is not whole. One that ends because it was asked to, and took longer than it was waited
+        for or than the keeper lived, is left to it: else its savepoint would be thrown away, and all since the checkpoint before would come twice."""
+        if job.ending and self.now() - wish.get("asked", 0.0) < SAVEPOINT_S + PARK_S:
+            raise OSError(f"{job.id} ends by an earlier wish: its savepoint comes")
+        if job.state != "RUNNING" or not job.whole:
+            raise Refused(f"it is {job.state}, not all tasks run")
+        wish["asked"] = self.now()
+        self.remember(name, memory)
+        return stop(job.id)
 
     def _kept(self, savepoints: list[str]) -> list[str]:
         """Removes all but the newest ones from disk."""
@@ -548,9 +563,7 @@ class Keeper:
     def _stop(self, name: str, memory: dict[str, Any], job: Job) -> None:
         """With a savepoint; a job that is not whole cannot make one, its newest checkpoint is the way on."""
         try:
-            if job.state != "RUNNING" or not job.whole:
-                raise Refused(f"it is {job.state}, not all tasks run")
-            say(f"{name} {job.id} stopped with savepoint {stop(job.id)}")
+            say(f"{name} {job.id} stopped with savepoint {self._savepoint(name, memory, memory['upgrade'], job)}")
         except Refused as error:
             say(f"{name} {job.id}: no savepoint ({error}); cancelled, its newest checkpoint stands in")
             cancel(job.id)
