@@ -338,6 +338,27 @@ def test_a_reader_of_what_no_file_gives_him_fails_the_shared_subscription_alone(
     exercise(audit, Fault(lambda one: one.letting_the_bridge_read("hnai-audit/#"), must), broker)
 
 
+@pytest.mark.parametrize(("rules", "words"), [
+    ("{rules}\nnonsense\n", "Invalid line in acl_file"), ("{rules}\ntopic reed x y\n", "Invalid topic access type"), ("user\n", "Missing username"),
+    ("topic read a/#/b\n", "Invalid ACL topic"), (None, "Unable to open acl_file"), ("{rules}", ""), ("", "")])
+def test_a_reload_of_rules_that_the_broker_would_not_start_with_is_refused(broker: Broker, rules: str | None, words: str) -> None:
+    """What the unit runs before it sends SIGHUP (ExecReload)."""
+    acl = broker.home / "acl"
+    command, environment = broker_program()
+    try:
+        if rules is None:
+            acl.unlink()
+        else:
+            acl.write_text(rules.format(rules=broker.rules), encoding="utf-8")
+        done = subprocess.run([ROLE / "tree/usr/local/lib/hnai/mosquitto/rules", command, acl], env={**os.environ, **environment}, capture_output=True,
+                              text=True, timeout=60, check=False)
+    finally:
+        acl.write_text(broker.rules, encoding="utf-8")
+    assert (done.returncode != 0) == bool(words) and words in done.stderr
+    reload = [line for line in (ROLE / "tree/etc/systemd/system/hnai-mosquitto.service.j2").read_text(encoding="utf-8").splitlines() if "ExecReload" in line]
+    assert "mosquitto/rules /usr/sbin/mosquitto /etc/hnai/mosquitto/acl" in reload[0] and "kill -HUP" in reload[-1]
+
+
 def test_a_broken_line_turns_every_rule_off_and_is_refuted_by_the_file_alone(broker: Broker, asked: dict[str, Any]) -> None:
     arguments = asked["arguments"] | {
         "config": str(broker.home / "mosquitto.conf"), "unit": "", "patterns": DEFAULTS["mosquitto_command_patterns"], "lines": ["line1"]}

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from ansible_collections.hnai.platform.plugins.filter import collector as filters
 from ansible_collections.hnai.platform.plugins.module_utils.collector.sources import NotReadable, changed
@@ -51,3 +53,33 @@ def test_the_role_keeps_it_back_and_asks_first() -> None:
     assert "hold" not in deploy[2]["hnai.platform.config_tree"]
     for key in ("component", "group", "foreach", "foreign_ignore", "validate"):
         assert deploy[2]["hnai.platform.config_tree"][key] == tree["hnai.platform.config_tree"][key]
+
+
+@pytest.mark.parametrize(("told", "changed_ones", "marked", "refuted", "stopped", "unknown"), [
+    ({}, [], [], [], [], []),
+    ({"go": "claimed", "halt": "proven"}, ["go", "halt"], [], [], [], []),
+    ({"go": "refuted", "halt": "refuted"}, ["go", "halt"], [], ["go"], ["halt"], []),
+    ({"go": "refuted"}, [], [], [], [], []),                                    # it runs and is red
+    ({"go": "inconclusive", "halt": "inconclusive"}, ["go", "halt"], [], [], [], ["go", "halt"]),
+    ({}, ["go", "halt"], [], [], [], ["go", "halt"]),                           # nobody was asked
+    ({"halt": "refuted"}, [], ["halt"], [], ["halt"], []),
+    ({"halt": "inconclusive"}, ["halt"], ["halt"], [], ["halt"], []),           # refuted once: an audit that could not ask lets nothing in
+    ({}, ["halt"], ["halt"], [], ["halt"], []),                                 # check mode asks nobody
+    ({"halt": "claimed"}, ["halt"], ["halt"], [], [], []),
+    ({"go": "inconclusive", "halt": "refuted"}, ["go"], ["halt"], [], ["halt"], ["go"]),
+])
+def test_what_the_gate_makes_of_an_audit(
+    told: dict[str, str], changed_ones: list[str], marked: list[str], refuted: list[str], stopped: list[str], unknown: list[str]
+) -> None:
+    raw = yaml.safe_load((ROLE / "vars/main.yml").read_text())
+    names = ("marked", "due", "endpoints", "bad", "stops", "stopped", "refuted", "unknown", "known")
+    known = {
+        **{f"__ot_collector_{name}": trust_as_template(raw[f"__ot_collector_{name}"]) for name in names},
+        "ot_collector_sources": [{"id": "go", "protocol": "opcua"}, {"id": "halt", "protocol": "opcua", "on_refuted": "stop"}],
+        "__ot_collector_changed": changed_ones,
+        "__ot_collector_tree": {"watched": [f"/var/lib/hnai/ot_audit/{one}/stop" for one in marked]},
+        "__ot_collector_audit": {"endpoints": {name: {"verdict": verdict} for name, verdict in told.items()}} if told else {},
+    }
+    plays = Templar(DataLoader(), variables=known)
+    found = [plays.template(trust_as_template("{{ __ot_collector_%s }}" % name)) for name in ("refuted", "stopped", "unknown")]
+    assert [sorted(one) for one in found] == [refuted, stopped, unknown]

@@ -2,18 +2,22 @@
 """Answers that no server should give: the audit never hangs, never fills the memory, and says why it knows nothing."""
 from __future__ import annotations
 
+import asyncio
 import random
 import struct
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from asyncua import ua
-from opcua_hostile import HUGE, Space, audit, decode, mutate, response
+from asyncua.common.utils import Buffer
+from opcua_hostile import HUGE, TARGET, Space, audit, decode, mutate, response
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_codec
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import CHUNK_LIMIT, ClosedProtocol
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import CHUNK_LIMIT, ClosedProtocol, Reader
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_codec import Broken, Decoder, groups_request, header, read_request
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import BadAnswer
 
 NODE = audit_codec.numeric(2, 5)
 
@@ -61,6 +65,26 @@ def test_values_without_an_end_are_given_to_nobody(encoding: int) -> None:
         Decoder(hostile).read()
     with pytest.raises(Broken):
         Decoder(hostile).survivable()
+
+
+@pytest.mark.parametrize("encoding", [0x80, 0x98, 0x99, 24])
+def test_neither_are_they_where_the_library_reads_everything(encoding: int) -> None:
+    """As the recorder and the write probe ask."""
+    answer = ua.ReadResponse()
+    answer.Results = [ua.DataValue(ua.Variant(1.5, ua.VariantType.Double))]
+    whole = response(answer)
+    for data, words in ((whole, ""), (whole.replace(struct.pack("<Bd", 11, 1.5), struct.pack("<Bi", encoding, 2**31 - 1)), "Broken")):
+        async def send(*_given: Any, data: bytes = data) -> Buffer:
+            return Buffer(data)
+
+        reader = Reader(TARGET)
+        reader._ua = SimpleNamespace(_send_request=send)
+        for ask in (reader.read([(ua.NodeId(1, 2), 13)]), reader.timed([ua.NodeId(1, 2)])):
+            if not words:
+                assert 1.5 in asyncio.run(ask)[0]
+                continue
+            with pytest.raises(BadAnswer, match=words):
+                asyncio.run(ask)
 
 
 def test_a_structure_that_is_no_role_is_given_to_nobody() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -317,6 +318,23 @@ def test_a_note_is_about_its_own_canary_and_one_that_cannot_be_read_is_not_passe
     assert stand.services["Write"] == 0 and now_at(stand) == 7.5
 
 
+def test_a_canary_of_a_plcs_own_width_is_one(site: Any, stand: Any) -> None:
+    """A Double that the device has as REAL: it gives back what it can hold."""
+    async def hook(user: str, plain: Any, params: Any) -> Any:
+        one = params.NodesToWrite[0].Value.Value
+        one.Value = struct.unpack("<f", struct.pack("<f", one.Value))[0]
+        if user == "observer":
+            await put(stand, one.Value)
+            return [ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)]
+        return await plain()
+
+    stand.call(put(stand, 0.10000000149011612))
+    stand.faults.write = hook
+    status, record, _report = probe(site)
+    assert status["OW2"] == "pass" and status["OW3"].startswith("fail: the mirror's write changed the value") and record["verdict"] == "refuted"
+    assert status["OW4"] == "pass" and now_at(stand) == 0.10000000149011612
+
+
 def test_it_keeps_to_the_load_budget(site: Any, stand: Any) -> None:
     """Rights of 40 tags are 240 attributes, of which no second at the server sees more than 100."""
     site.source["tags"] = [{"node": "nsu=%s;s=Pump" % PLANT}] * 40
@@ -450,7 +468,8 @@ def test_nothing_else_in_the_collection_can_encode_a_write() -> None:
 
 # -- values -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("kind", "value", "wanted"), [
-    (1, True, False), (11, 7.5, 8.5), (11, float("nan"), 1.0), (10, 1e30, 1.0), (2, 127, 126), (3, 255, 254), (6, -5, -4), (9, 2**64 - 1, 2**64 - 2)])
+    (1, True, False), (11, 7.5, 8.5), (11, float("nan"), 1.0), (10, 1e30, 1.0),
+    (10, 0.10000000149011612, 1.100000023841858), (11, 0.1, 1.100000023841858), (2, 127, 126), (3, 255, 254), (6, -5, -4), (9, 2**64 - 1, 2**64 - 2)])
 def test_another_value_of_the_same_type(kind: int, value: Any, wanted: Any) -> None:
     assert write_probe.same(write_probe.other(kind, value), wanted)
 

@@ -476,6 +476,12 @@ class Reader:
     async def _call(self, request: Any, response: type) -> Any:
         async def ask() -> Any:
             data = await self._ua._send_request(request, self._target.request_timeout_s)
+            if response is ua.ReadResponse:
+                # Six bytes can be two thousand million nulls to asyncua.
+                whole = bytes(data)
+                status, begin = audit_codec.header(whole)
+                ua.StatusCode(status).check()
+                audit_codec.Decoder(whole[begin:]).survivable()
             answer = struct_from_binary(response, data)
             answer.ResponseHeader.ServiceResult.check()
             return answer

@@ -8,6 +8,7 @@ a note puts it back first. A node is the canary only if it lies at the declared 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -187,7 +188,8 @@ def other(kind: int, value: Any) -> Any:
         return value + 1 if value < WHOLE[kind] else value - 1
     if kind in (FLOAT, DOUBLE) and isinstance(value, (int, float)):
         number = float(value)
-        return number + 1.0 if math.isfinite(number) and abs(number) < 1e6 else 1.0
+        # As a Float has it: many a Double is a PLC's REAL, and what comes back must be what was written.
+        return float(struct.unpack("<f", struct.pack("<f", number + 1.0))[0]) if math.isfinite(number) and abs(number) < 1e6 else 1.0
     raise NotACanary("the canary's value has type %d; a canary is a Boolean or a number" % kind)
 
 
@@ -250,7 +252,8 @@ async def control(channel: Channel, canary: Canary, journal: Journal, attempt: A
         raise ControlFailed("the commissioning identity's write was refused: 0x%08X" % status)
     if not same(seen, attempt.tried):
         journal.drop()
-        raise ControlFailed("the canary took a write and kept its value: it is none")
+        raise ControlFailed("the canary took a write of %r and %s: it is none" % (
+            attempt.tried, "kept its value" if same(seen, attempt.before) else "held %r" % (seen,)))
     attempt.controlled = True
 
 
