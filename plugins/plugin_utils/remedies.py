@@ -43,7 +43,8 @@ KINDS = (
         "`chage -l <ansible_user>` at the host's console; an account of machines has no such end (`chage -M -1 -E -1 <ansible_user>`)",
     ),
     _kind(
-        r"sudo: .*password|must have a tty|missing sudo password|incorrect sudo password|not in the sudoers|may not run sudo|is not allowed to (run sudo|execute)|"
+        r"sudo: .*password|must have a tty|missing sudo password|"
+        r"incorrect sudo password|not in the sudoers|may not run sudo|is not allowed to (run sudo|execute)|"
         r"sudo: .*not permitted|waiting for (privilege escalation|become)|sudo: account validation",
         "sudo refuses the user of the connection",
         "`ssh {host} sudo -n true` must succeed: a file in /etc/sudoers.d of the host that says `<ansible_user> ALL=(ALL) NOPASSWD: ALL`, "
