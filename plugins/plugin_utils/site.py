@@ -418,7 +418,7 @@ def unreadable(sources: Iterable[str]) -> list[Problem]:
 
 
 def twice(sources: Iterable[str]) -> list[Problem]:
-    """Keys that stand twice in a map: Ansible takes the last, and warns."""
+    """Keys that stand twice in a map: Ansible takes the last, and warns. In two files of one group: it takes the last, in silence."""
     return list(_form(tuple(map(os.path.abspath, sources)))[1])
 
 
@@ -427,6 +427,7 @@ def _form(sources: tuple[str, ...]) -> tuple[list[Problem], list[Problem]]:
     """(what cannot be read, what stands twice). The callback asks before Ansible's workers are forked, validate in one of them: read once for both."""
     bad: list[Problem] = []
     double: list[Problem] = []
+    first_of: dict[tuple[Path, str], str] = {}
     for file, root in _composed(sources):
         if isinstance(root, Problem):
             bad.append(root)
@@ -435,7 +436,17 @@ def _form(sources: tuple[str, ...]) -> tuple[list[Problem], list[Problem]]:
                 Problem(file, key, f"stands in line {first} and in line {second}: only the last would count", "take one of them out", "format")
                 for key, first, second in _twice(root, "", set())
             ]
+            folder = Path(file).parent
+            for name in _keys(root) if {"group_vars", "host_vars"} & set(folder.parent.parts) else ():
+                before = first_of.setdefault((folder, name), file)
+                if before != file:
+                    message = f"stands in {Path(before).name} too, and only what stands here counts"
+                    double.append(Problem(file, name, message, "take one of them out", "format", "warning"))
     return bad, double
+
+
+def _keys(root: Any) -> set[str]:
+    return {key.value for key, _value in root.value if isinstance(key, yaml.ScalarNode)} if isinstance(root, yaml.MappingNode) else set()
 
 
 def _composed(sources: Iterable[str]) -> Iterator[tuple[str, Any]]:
