@@ -7,10 +7,11 @@ from typing import Any
 
 from ansible import constants as C
 from ansible import context
+from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
 
 from ansible_collections.hnai.platform.plugins.plugin_utils.remedies import Said, told
-from ansible_collections.hnai.platform.plugins.plugin_utils.site import unreadable
+from ansible_collections.hnai.platform.plugins.plugin_utils.site import unreadable, unreadable_file, vaulted
 
 DOCUMENTATION = r"""
 name: hnai_remedies
@@ -39,7 +40,14 @@ class CallbackModule(CallbackBase):
         has ended before this."""
         if C.RUN_VARS_PLUGINS == "start":
             return
-        for problem in unreadable(context.CLIARGS.get("inventory") or C.DEFAULT_HOST_LIST or ()):
+        sources = context.CLIARGS.get("inventory") or C.DEFAULT_HOST_LIST or ()
+        closed = []
+        for path in vaulted(sources):
+            try:
+                playbook._loader.load_from_file(str(path), cache="all", unsafe=True, trusted_as_template=True)
+            except AnsibleError as error:
+                closed.append(unreadable_file(path, str(error)))
+        for problem in [*unreadable(sources), *closed]:
             self._display.error(f"{problem.file}: {problem.key}: {problem.message}\nremedy: {problem.remedy}", wrap_text=False)
 
     def _heard(self, result: Any, away: bool) -> None:

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+#: Who converts units on the way, and who then stores what comes.
+CONVERTER, WRITERS = "flink", ("telegraf_writer", "telegraf_questdb")
 #: Without these a host is no host of the site, and without OpenBao there is nobody to ask: they go with the machine.
 BASE = ("host", "firewall", "openbao")
 
 
-def decommission(site: Mapping[str, Any], component: str = "", host: str = "") -> dict[str, Any]:
-    """{refusals, hosts, components: [{component, artifacts, state, credentials}], retired}. Nothing may go while `refusals` is not empty.
+def decommission(site: Mapping[str, Any], component: str = "", host: str = "", sources: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """{refusals, notes, hosts, components: [{component, artifacts, state, credentials}], retired}. Nothing may go while `refusals` is not empty.
 
-    The inventory is right first: a component goes from where the inventory no longer has it. `retired`: those that stand nowhere any more.
+    The inventory is right first: a component goes from where the inventory no longer has it. `retired`: those that stand nowhere any more. `notes`: what
+    of it nobody can take back. *sources*: hnai_ot_sources.
     """
     contracts, groups = site["contracts"], site["groups"]
     managed = sorted(groups.get("managed", []))
@@ -28,7 +31,7 @@ def decommission(site: Mapping[str, Any], component: str = "", host: str = "") -
     if component in BASE:
         refusals.append(f"{component} is part of every host or of the run itself; it goes with the machine")
     if refusals:
-        return {"refusals": refusals, "hosts": [], "components": [], "retired": []}
+        return {"refusals": refusals, "notes": [], "hosts": [], "components": [], "retired": []}
     names = [component] if component else [name for name in sorted(contracts) if name not in BASE]
     for name in names:
         still = [one for one in placed[name] if not host or one == host]
@@ -39,10 +42,23 @@ def decommission(site: Mapping[str, Any], component: str = "", host: str = "") -
         refusals += _needed(site, component, placed)
     return {
         "refusals": refusals,
+        "notes": _twice_stored(groups, sources) if component == CONVERTER else [],
         "hosts": [host] if host else managed,
         "components": [_own(contracts, name, not placed[name]) for name in names],
         "retired": [name for name in names if not placed[name]] if component else [],
     }
+
+
+def _twice_stored(groups: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Without Flink the writers fetch the raw records, from the oldest on, and a series of a store has no unit."""
+    tags = [(one.get("id"), tag) for one in sources for tag in one.get("tags") or []]
+    converted = [f"{ident}:{tag.get('name')}" for ident, tag in tags if tag.get("unit", "") != tag.get("unit_to", tag.get("unit", ""))]
+    if not converted or not any(groups.get(group) for group in WRITERS):
+        return []
+    some = ", ".join(converted[:3]) + (" …" if len(converted) > 3 else "")
+    note = f"{len(converted)} tags that Flink converted ({some}) would be stored twice, in both units, at each instant that Kafka still keeps, when the "
+    note += "writers turn to the raw records (the next site.yml): give the stores an empty place first (victoriametrics_storage_path, questdb_table), or "
+    return [note + "stop the writers until the records of before are gone (docs/decommission.md)"]
 
 
 def _needed(site: Mapping[str, Any], component: str, placed: Mapping[str, list[str]]) -> list[str]:

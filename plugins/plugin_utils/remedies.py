@@ -32,7 +32,19 @@ def _kind(known: str, cause: str, remedy: str, away: bool = False) -> Kind:
 
 KINDS = (
     _kind(
-        r"sudo: .*password|missing sudo password|incorrect sudo password|not in the sudoers|may not run sudo|is not allowed to (run sudo|execute)|"
+        r"module interpreter .* was not found|requires a minimum of python",
+        "this host has no Python that Ansible can use",
+        "`apt install python3` at its console, and ansible_python_interpreter: /usr/bin/python3; Debian 12 and 13 bring one that fits",
+    ),
+    _kind(r"\bsudo: (command )?not found", "this host has no sudo", "`apt install sudo` at its console, then what docs/brownfield.md says of Ways in"),
+    _kind(
+        r"password (has |is )?expired|password change required|account (has |is )?expired|required to change your password",
+        "the account of the connection has expired",
+        "`chage -l <ansible_user>` at the host's console; an account of machines has no such end (`chage -M -1 -E -1 <ansible_user>`)",
+    ),
+    _kind(
+        r"sudo: .*password|must have a tty|missing sudo password|"
+        r"incorrect sudo password|not in the sudoers|may not run sudo|is not allowed to (run sudo|execute)|"
         r"sudo: .*not permitted|waiting for (privilege escalation|become)|sudo: account validation",
         "sudo refuses the user of the connection",
         "`ssh {host} sudo -n true` must succeed: a file in /etc/sudoers.d of the host that says `<ansible_user> ALL=(ALL) NOPASSWD: ALL`, "
@@ -65,7 +77,7 @@ KINDS = (
         True,
     ),
     _kind(
-        r"permission denied",
+        r"permission denied|too many authentication failures",
         "SSH refuses the login",
         "ansible_user and its key (IdentityFile, agent) against ~/.ssh/authorized_keys on the host; " + _REACH,
         True,

@@ -418,7 +418,7 @@ def unreadable(sources: Iterable[str]) -> list[Problem]:
 
 
 def twice(sources: Iterable[str]) -> list[Problem]:
-    """Keys that stand twice in a map: Ansible takes the last, and warns."""
+    """Keys that stand twice in a map: Ansible takes the last, and warns. In two files of one group: it takes the last, in silence."""
     return list(_form(tuple(map(os.path.abspath, sources)))[1])
 
 
@@ -427,6 +427,7 @@ def _form(sources: tuple[str, ...]) -> tuple[list[Problem], list[Problem]]:
     """(what cannot be read, what stands twice). The callback asks before Ansible's workers are forked, validate in one of them: read once for both."""
     bad: list[Problem] = []
     double: list[Problem] = []
+    first_of: dict[tuple[Path, str], str] = {}
     for file, root in _composed(sources):
         if isinstance(root, Problem):
             bad.append(root)
@@ -435,29 +436,64 @@ def _form(sources: tuple[str, ...]) -> tuple[list[Problem], list[Problem]]:
                 Problem(file, key, f"stands in line {first} and in line {second}: only the last would count", "take one of them out", "format")
                 for key, first, second in _twice(root, "", set())
             ]
+            folder = Path(file).parent
+            for name in _keys(root) if {"group_vars", "host_vars"} & set(folder.parent.parts) else ():
+                before = first_of.setdefault((folder, name), file)
+                if before != file:
+                    message = f"stands in {Path(before).name} too, and only what stands here counts"
+                    double.append(Problem(file, name, message, "take one of them out", "format", "warning"))
     return bad, double
+
+
+def _keys(root: Any) -> set[str]:
+    return {key.value for key, _value in root.value if isinstance(key, yaml.ScalarNode)} if isinstance(root, yaml.MappingNode) else set()
 
 
 def _composed(sources: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """(file, its YAML node, or the problem that it has none)."""
     for path, inventory in _files_of(sources):
-        file = _shown(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-            root = None if text.startswith("$ANSIBLE_VAULT") else yaml.compose(text, Loader=_Tolerant)
-            line, why = next(_unmade(root, set()), (0, ""))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            mark = getattr(error, "problem_mark", None)
-            line, why = mark.line + 1 if mark else 0, str(getattr(error, "problem", None) or error).strip()
-        if why:
-            said = "".join(text.splitlines()[line - 1 : line]) if line else ""
-            remedy = "indent with spaces: YAML takes no tabs there" if "\t" in said else "correct it: Ansible cannot read the file"
-            remedy = 'put a value that is a template in quotes: "{{ … }}"' if "{{" in said else remedy
-            yield file, Problem(file, f"line {line}" if line else "(file)", why, remedy, "format")
-        elif root is None or isinstance(root, yaml.MappingNode) or inventory:
-            yield file, root
-        else:
-            yield file, Problem(file, "(file)", "is no map of variables", "write variable: value", "format")
+        yield _shown(path), _root(path, inventory)
+
+
+def _root(path: Path, inventory: bool = False) -> Any:
+    """The YAML node of a file, or the problem that it has none."""
+    file = _shown(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = None if text.startswith(_VAULTED) else yaml.compose(text, Loader=_Tolerant)
+        line, why = next(_unmade(root, set()), (0, ""))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line, why = mark.line + 1 if mark else 0, str(getattr(error, "problem", None) or error).strip()
+    if why:
+        said = "".join(text.splitlines()[line - 1 : line]) if line else ""
+        remedy = "indent with spaces: YAML takes no tabs there" if "\t" in said else "correct it: Ansible cannot read the file"
+        remedy = 'put a value that is a template in quotes: "{{ … }}"' if "{{" in said else remedy
+        return Problem(file, f"line {line}" if line else "(file)", why, remedy, "format")
+    if root is None or isinstance(root, yaml.MappingNode) or inventory:
+        return root
+    return Problem(file, "(file)", "is no map of variables", "write variable: value", "format")
+
+
+def unreadable_file(path: Path, why: str) -> Problem:
+    """A file that Ansible cannot take, with its place and remedy. *why*: Ansible's own words, for what only it can see (a vaulted file without its key)."""
+    found = _root(path)
+    remedy = "give the key of the vault: --vault-password-file or --vault-id" if "vault" in why else "correct it: Ansible cannot read the file"
+    return found if isinstance(found, Problem) else Problem(_shown(path), "(file)", " ".join(why.split()), remedy, "format")
+
+
+def vaulted(sources: Iterable[str]) -> list[Path]:
+    """Files of an inventory that are vaulted as a whole."""
+    def is_vaulted(path: Path) -> bool:
+        with contextlib.suppress(OSError), path.open("rb") as stream:
+            return stream.read(len(_VAULTED)) == _VAULTED.encode()
+        return False
+
+    return [path for path, _inventory in _files_of(sources) if is_vaulted(path)]
+
+
+#: How a file begins that is vaulted as a whole.
+_VAULTED = "$ANSIBLE_VAULT"
 
 
 def _unmade(node: Any, seen: set[int]) -> Iterator[tuple[int, str]]:

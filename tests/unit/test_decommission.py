@@ -244,9 +244,22 @@ def test_a_component_that_is_needed_is_refused_with_every_reason() -> None:
 def test_what_only_it_has_goes_from_every_managed_host() -> None:
     found = decommission(site(telegraf=["edge1"], telegraf_questdb=[]), "questdb")
     assert found == {
-        "refusals": [], "hosts": ["data1", "edge1"], "retired": ["questdb"],
+        "refusals": [], "notes": [], "hosts": ["data1", "edge1"], "retired": ["questdb"],
         "components": [{"component": "questdb", "artifacts": ["questdb"], "state": ["/d"], "credentials": ["mosquitto.quest"]}],
     }  # fmt: skip
+
+
+def test_who_takes_flink_away_is_told_what_is_then_stored_twice() -> None:
+    tags = [{"name": name, "unit": "psi", "unit_to": "kPa"} for name in "abcd"] + [{"name": "same", "unit": "kPa", "unit_to": "kPa"}, {"name": "bare"}]
+    sources = [{"id": "plc1", "tags": tags}, {"id": "line1"}]
+    model = site(telegraf=["data1"], telegraf_writer=["data1"])
+    model["contracts"]["flink"] = {"name": "flink"}
+    (note,) = decommission(model, "flink", "", sources)["notes"]
+    assert note.startswith("4 tags that Flink converted (plc1:a, plc1:b, plc1:c …)") and "questdb_table" in note
+    assert decommission(model, "flink", "", [{"id": "plc1", "tags": tags[4:]}])["notes"] == [], "nothing was converted"
+    assert decommission(model, "questdb", "", sources)["notes"] == [] == decommission(model, "", "edge1", sources)["notes"]
+    model["groups"]["telegraf_writer"] = []
+    assert decommission(model, "flink", "", sources)["notes"] == [], "nobody stores it"
 
 
 @pytest.mark.parametrize(

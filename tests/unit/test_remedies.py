@@ -28,12 +28,18 @@ AWAY = {
     "Failed to connect to the host via ssh: ansible@10.0.0.1: Permission denied (publickey).": "SSH refuses the login",
     "Failed to connect to the host via ssh: Host key verification failed.": "an SSH key that is not the known one",
     "Failed to connect to the host via ssh: ssh: Could not resolve hostname k1: Name or service not known": "name is not known",
+    "Received disconnect from 10.0.0.1 port 22:2: Too many authentication failures": "SSH refuses the login",
     "something that nobody has seen yet": "the host was not reached",
     "": "no reason given",
 }
 FAILED = {
     "Task failed: Premature end of stream waiting for become success.\n>>> Standard Error\nsudo: a password is required": "sudo refuses the user",
     "Missing sudo password": "sudo refuses the user",
+    "Premature end of stream waiting for become success.\n>>> Standard Error\nsudo: sorry, you must have a tty to run sudo": "sudo refuses the user",
+    "Premature end of stream waiting for become success.\n>>> Standard Error\n/bin/sh: 1: sudo: not found": "this host has no sudo",
+    "Task failed: Action failed: The module interpreter '/usr/bin/python3' was not found.": "no Python that Ansible can use",
+    "ansible-core requires a minimum of Python version 3.9. Current version: 3.7.3": "no Python that Ansible can use",
+    "WARNING: Your password has expired.\nPassword change required but no TTY available.": "the account of the connection has expired",
     "ansible is not in the sudoers file.": "sudo refuses the user",
     "Timeout (12s) waiting for privilege escalation prompt: ": "sudo refuses the user",
     "[Errno 28] No space left on device: '/etc/hnai/kafka/.a.hnai-new'": "a file system of this host is full",

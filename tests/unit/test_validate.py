@@ -327,6 +327,12 @@ def test_a_variable_of_which_nothing_can_be_read_accuses_no_other(data: dict[str
     assert {variable, "groups.kafka"} <= {item["key"] for item in errors(data)}, "what is wrong beside it is said"
 
 
+@pytest.mark.parametrize("zones", [None, {}])
+def test_without_zones_it_is_the_zones_that_lack(data: dict[str, Any], zones: Any) -> None:
+    data["zones"] = zones
+    assert [item["key"] for item in errors(data)] == ["hnai_zones"]
+
+
 @pytest.mark.parametrize(("change", "key"), [
     ({"kind": "Direct"}, "kind"), ({"sr": ["SR5.2"]}, "sr"), ({"expires": "soon"}, "expires"), ({"owner": "\u00a0\u200b-"}, "owner"),
     ({"limits": {"connections": 0}}, "limits"), ({"Owner": "x"}, "Owner"), ({"data_direction": "upwards"}, "data_direction"),

@@ -103,6 +103,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
         "group_vars/kafka.yml": "a: [1\n",
         "host_vars/a.yml": "- 1\n",
         "host_vars/b.yml/inner.yml": "a:\n  - b: 1\n    b: 2\n  - b: 1\na: 3\n",
+        "group_vars/all/other.yml": "z: 1\nd: 2\n",
         "host_vars/d": "a: 1\nb: 2030-02-30\n",
         "host_vars/e.json": '{\n\t"a": {},\n\t"a": 1\n}',
         "host_vars/f.yaml": "a: 0o8\nb: 012\nd: 2030-01-31\ne: =\nc: {{ a }}\n",
@@ -111,7 +112,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     (tmp_path / "host_vars/c.yml").write_bytes(b"a: \xff\n")
-    sources = [str(tmp_path / "hosts.yml"), "somewhere,", str(tmp_path / "gone.yml")]
+    (tmp_path / "more.yml").write_text("all: {}\n", encoding="utf-8")
+    sources = [str(tmp_path / "hosts.yml"), str(tmp_path / "more.yml"), "somewhere,", str(tmp_path / "gone.yml")]
     found = {Path(one.file).name: (one.key, one.message, one.remedy) for one in site.unreadable(sources)}
     assert set(found) == {"tabs.yml", "kafka.yml", "a.yml", "c.yml", "d", "f.yaml"}
     assert found["d"][:2] == ("line 2", "'2030-02-30': day is out of range for month")
@@ -126,7 +128,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
         ("inner.yml", "a[0].b"): "stands in line 2 and in line 3",
         ("inner.yml", "a"): "stands in line 1 and in line 5",
         ("e.json", "a"): "stands in line 2 and in line 3",
+        ("other.yml", "d"): "stands in good.yml too, and only what stands here counts",
     }
+    assert {(one.key, one.severity) for one in site.twice(sources) if one.severity != "error"} == {("d", "warning")}
 
 
 @pytest.mark.parametrize("source", ["hosts.yml", "."])

@@ -129,12 +129,21 @@ def test_everything_wrong_with_a_site_in_one_run(lab: Path, tmp_path: Path) -> N
     assert (ended["invariant"], ended["sr"]) == ("expiry", ["SR 2.1"])
 
 
-def test_a_file_that_ansible_cannot_read_is_named(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As outside of this checkout, whose setting reads the variables before any code of ours.
-    monkeypatch.setenv("ANSIBLE_RUN_VARS_PLUGINS", "demand")
-    (lab / "group_vars/all/slo.yml").write_text("hnai_slo:\n\thops: {}\n", encoding="utf-8")
+@pytest.mark.parametrize(("text", "place", "remedy"), [
+    ("hnai_slo:\n\thops: {}\n", "line 2: ", "indent with spaces"), ("a: 1\nhnai_slo: {{ slo }}\n", "line 2: ", "in quotes"),
+    ("a: 2030-02-30\n", "line 1: '2030-02-30': day is out of range", "correct it"), ("$ANSIBLE_VAULT;1.1;AES256\n3132\n", "(file): ", "the key of the vault"),
+])  # fmt: skip
+@pytest.mark.parametrize("checkout", [True, False])
+def test_a_file_that_ansible_cannot_read_is_named(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, place: str, remedy: str, checkout: bool
+) -> None:
+    """By the vars plugin, which a checkout's setting enables, and elsewhere by the callback."""
+    if not checkout:
+        monkeypatch.setenv("ANSIBLE_RUN_VARS_PLUGINS", "demand")
+        monkeypatch.setenv("ANSIBLE_VARS_ENABLED", "host_group_vars")
+    (lab / "group_vars/all/slo.yml").write_text(text, encoding="utf-8")
     code, _found, output = run(lab / "hosts.yml", tmp_path)
-    assert code != 0 and "group_vars/all/slo.yml: line 2: " in output and "remedy: indent with spaces" in output, output
+    assert code != 0 and f"group_vars/all/slo.yml: {place}" in output and "remedy: " in output and remedy in output, output
 
 
 def test_an_expired_conduit_stops_no_run_of_a_running_site(lab: Path, tmp_path: Path) -> None:

@@ -337,6 +337,9 @@ class Site:
         told = self._map(data, "zones", "hnai_zones")
         self.zones = self._read_zones(told)
         self._torn |= set(told) - set(self.zones)
+        if not told and self.groups.get(MANAGED_GROUP) and "hnai_zones" not in self.unread:
+            self.problem("hnai_zones", "hnai_zones", "is empty or missing: no host has a place", "write zone: {level, cidrs, purpose}")
+            self.unread.add("hnai_zones")
         self.nodes: dict[str, Node] = {}
         self._read_hosts(hosts)
         self.assets: dict[str, dict[str, Any]] = {}
