@@ -230,6 +230,7 @@ class Cluster:
         self.refuse: dict[str, Exception] = {}
         self.texts: list[str] = []
         self.sessions: list[dict[str, str]] = []
+        self.wishes: list[str] = []
 
     def submit(self, name: str, sql: str, session: dict[str, str], start: str | None) -> str:
         if sql in self.refuse:
@@ -241,7 +242,11 @@ class Cluster:
         self.jobs = [*self.jobs, Job(job, name, "RUNNING", int(1000 * self.clock) + len(self.texts))]
         return job
 
-    def stop(self, job_id: str) -> str:
+    def wish(self, job_id: str) -> str:
+        self.wishes.append(job_id)
+        return f"wish{len(self.wishes)}"
+
+    def stop(self, job_id: str, _wish: str = "") -> str:
         self.done.append(("stop", job_id))
         self.jobs = [job for job in self.jobs if job.id != job_id]
         return str(checkpoint(self.root / "savepoints", job_id, f"savepoint-{job_id}", 500 + len(self.done)))
@@ -264,7 +269,7 @@ def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
         (root / name).mkdir(parents=True)
     (root / "config/jobs.json").write_text(json.dumps({"jobs": ["a"], "session": {}}))
     found = Cluster(root)
-    for name in ("submit", "stop", "cancel"):
+    for name in ("submit", "wish", "stop", "cancel"):
         monkeypatch.setattr(jobs, name, getattr(found, name))
     monkeypatch.setattr(jobs, "running", lambda: found.jobs)
     monkeypatch.setattr(jobs, "watch", lambda _job: found.watched)
@@ -358,7 +363,7 @@ def test_a_kill_at_any_moment_of_an_upgrade_loses_nothing(tmp_path: Path, monkey
 
         declare(cluster, new)
         with monkeypatch.context() as mortal:
-            for name in ("submit", "stop", "cancel"):
+            for name in ("submit", "wish", "stop", "cancel"):
                 mortal.setattr(jobs, name, dying(getattr(cluster, name)))
             mortal.setattr(jobs.Keeper, "remember", dying(jobs.Keeper.remember))
             try:
@@ -584,20 +589,8 @@ def test_a_job_that_cannot_make_a_savepoint_is_replaced_from_its_newest_checkpoi
     assert cluster.done[1:] == [("cancel", "job1"), ("submit", "chk-8")]
 
 
-@pytest.mark.parametrize(("trace", "error"), [
-    ("a.B: x\nCaused by: CheckpointException: Checkpoint Coordinator is suspending.", OSError),  # An earlier wish took longer than it was waited for.
-    ("a.B: x\nCaused by: java.io.IOException: no space", jobs.Refused),
-])
-def test_a_job_that_ends_by_an_earlier_wish_is_not_cancelled(monkeypatch: pytest.MonkeyPatch, trace: str, error: type[Exception]) -> None:
-    """Its savepoint would be thrown away, and all since the last checkpoint before the wish come twice."""
-    done = {"status": {"id": "COMPLETED"}, "operation": {"failure-cause": {"stack-trace": trace}}}
-    monkeypatch.setattr(jobs, "call", lambda method, *_given: {"request-id": "r"} if method == "POST" else done)
-    with pytest.raises(error):
-        jobs.stop("j")
-
-
 @pytest.mark.parametrize("why", ["upgrade", "park"])
-def test_a_job_that_ends_because_it_was_asked_to_is_left_to_it(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+def test_a_job_is_asked_once_to_stop_and_its_savepoint_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     """The savepoint took longer than it was waited for: its sources have finished, its sinks not yet."""
     steps(cluster, 1)
     checkpoint(cluster.root / "checkpoints", "job1", "chk-1", 1)
@@ -606,33 +599,32 @@ def test_a_job_that_ends_because_it_was_asked_to_is_left_to_it(cluster: Cluster,
     else:
         declare(cluster, NEW)
 
-    def slow(_job: str) -> str:
-        raise OSError("no savepoint within 180 s")
+    def failed(_job: str, wish: str) -> str:
+        raise jobs.Refused(f"{wish}: no space")
+
+    if why == "park":
+        with monkeypatch.context() as full:
+            full.setattr(jobs, "stop", failed)
+            with pytest.raises(OSError, match="wish1: no space"):
+                steps(cluster, 1)
+        cluster.wishes.pop()
+
+    def slow(_job: str, wish: str) -> str:
+        raise OSError(f"{wish}: no savepoint within 180 s")
 
     with monkeypatch.context() as waiting:
         waiting.setattr(jobs, "stop", slow)
-        with pytest.raises(OSError, match="180 s"):
-            steps(cluster, 1)
-        cluster.clock += 181
-        cluster.jobs = [Job("job1", "a", "RUNNING", 1, whole=False, ending=True)]
-        with pytest.raises(OSError, match="its savepoint comes"):
-            steps(cluster, 1)
-    assert cluster.done == [("submit", "none")]
+        for whole in (True, False):
+            cluster.jobs = [Job("job1", "a", "RUNNING", 1, whole)]
+            with pytest.raises(OSError, match="wish1: no savepoint within 180 s"):
+                steps(cluster, 1)
+            cluster.clock += 181
+    assert (cluster.done, cluster.wishes) == ([("submit", "none")], ["job1"])
     (cluster.root / "config/park").unlink(missing_ok=True)
     checkpoint(cluster.root / "savepoints", "job1", "savepoint-job1", 400)
     cluster.jobs = []
     steps(cluster, 1)
     assert cluster.done[1:] == [("submit", "savepoint-job1")]
-
-
-def test_a_job_that_only_ends_to_some_part_is_replaced_from_its_newest_checkpoint(cluster: Cluster) -> None:
-    """One of its sources had an end: nobody asked the job to stop, and it never will."""
-    steps(cluster, 1)
-    checkpoint(cluster.root / "checkpoints", "job1", "chk-8", 100)
-    cluster.jobs = [cluster.jobs[0]._replace(whole=False, ending=True)]
-    declare(cluster, NEW)
-    steps(cluster, 2)
-    assert cluster.done[1:] == [("cancel", "job1"), ("submit", "chk-8")]
 
 
 def test_a_memory_of_the_first_release_is_understood(cluster: Cluster) -> None:

@@ -79,8 +79,6 @@ class Job(NamedTuple):
     state: str
     started_ms: int
     whole: bool = True
-    #: Its tasks finish, one after the other.
-    ending: bool = False
 
 
 class Action(NamedTuple):
@@ -256,8 +254,7 @@ def call(method: str, url: str, body: Any = None, timeout_s: float = 20.0) -> An
 def running() -> list[Job]:
     """All jobs that the JobManager knows."""
     return [
-        Job(job["jid"], job["name"], job["state"], job["start-time"], job["tasks"]["running"] == job["tasks"]["total"] > 0,
-            0 < job["tasks"]["finished"] == job["tasks"]["total"] - job["tasks"]["running"])
+        Job(job["jid"], job["name"], job["state"], job["start-time"], job["tasks"]["running"] == job["tasks"]["total"] > 0)
         for job in call("GET", REST + "/jobs/overview")["jobs"]
     ]
 
@@ -322,20 +319,22 @@ def _explained(match: re.Match[str]) -> str:
     return "EXPLAIN JSON_EXECUTION_PLAN " + ("STATEMENT SET" if match.group() else "")
 
 
-def stop(job_id: str, sleep: Callable[[float], None] = time.sleep) -> str:
-    """Stops a job with a savepoint; returns the savepoint's directory. Raises Refused, OSError."""
-    wish = {"targetDirectory": f"file://{SAVEPOINTS}/{job_id}", "drain": False, "formatType": "CANONICAL"}
-    request = call("POST", f"{REST}/jobs/{job_id}/stop", wish)["request-id"]
+def wish(job_id: str) -> str:
+    """Asks a job to stop with a savepoint; returns the request's id. Raises Refused, OSError."""
+    what = {"targetDirectory": f"file://{SAVEPOINTS}/{job_id}", "drain": False, "formatType": "CANONICAL"}
+    return str(call("POST", f"{REST}/jobs/{job_id}/stop", what)["request-id"])
+
+
+def stop(job_id: str, request: str = "", sleep: Callable[[float], None] = time.sleep) -> str:
+    """Waits until a job has stopped with a savepoint, as it was asked to or is asked now; returns the savepoint's directory. Raises Refused, OSError."""
+    request = request or wish(job_id)
     deadline = time.monotonic() + SAVEPOINT_S
     while True:
         answer = call("GET", f"{REST}/jobs/{job_id}/savepoints/{request}")
         if answer["status"]["id"] == "COMPLETED":
             done = answer["operation"]
             if "location" not in done:
-                trace = str(done.get("failure-cause", {}).get("stack-trace", ""))
-                if "Checkpoint Coordinator is suspending" in trace:
-                    raise OSError(f"{job_id} ends by an earlier wish: its savepoint comes, or it goes on")
-                words = re.findall(r"(?:Caused by: )?([\w.]+(?:Exception|Error)[^\\\n]*)", trace)
+                words = re.findall(r"(?:Caused by: )?([\w.]+(?:Exception|Error)[^\\\n]*)", str(done.get("failure-cause", {}).get("stack-trace", "")))
                 raise Refused(f"no savepoint of {job_id}: {words[-1] if words else done}")
             return str(done["location"]).removeprefix("file:")
         if time.monotonic() > deadline:
@@ -439,16 +438,23 @@ class Keeper:
             memory["savepoints"] = self._kept(memory["savepoints"] + [parked["savepoint"]])
         self.remember(name, memory)
 
-    def _savepoint(self, name: str, memory: dict[str, Any], wish: dict[str, Any], job: Job) -> str:
-        """Stops a job with a savepoint. Raises Refused for one that is not whole. One that ends because it was asked to, and took longer than it was waited
-        for or than the keeper lived, is left to it: else its savepoint would be thrown away, and all since the checkpoint before would come twice."""
-        if job.ending and self.now() - wish.get("asked", 0.0) < SAVEPOINT_S + PARK_S:
-            raise OSError(f"{job.id} ends by an earlier wish: its savepoint comes")
-        if job.state != "RUNNING" or not job.whole:
-            raise Refused(f"it is {job.state}, not all tasks run")
-        wish["asked"] = self.now()
-        self.remember(name, memory)
-        return stop(job.id)
+    def _savepoint(self, name: str, memory: dict[str, Any], why: dict[str, Any], job: Job) -> str:
+        """Stops a job with a savepoint. Raises OSError, Refused also for one that is not whole.
+
+        It is asked once, however long it takes and however often the keeper dies meanwhile: a second wish breaks the first, and while a job ends by one its
+        tasks finish one after the other. A savepoint that is thrown away means that all since the checkpoint before comes twice.
+        """
+        if not why.get("asked"):
+            if job.state != "RUNNING" or not job.whole:
+                raise Refused(f"it is {job.state}, not all tasks run")
+            why["asked"] = wish(job.id)
+            self.remember(name, memory)
+        try:
+            return stop(job.id, why["asked"])
+        except Refused:
+            why["asked"] = ""
+            self.remember(name, memory)
+            raise
 
     def _kept(self, savepoints: list[str]) -> list[str]:
         """Removes all but the newest ones from disk."""
