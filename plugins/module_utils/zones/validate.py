@@ -466,6 +466,9 @@ def _external(site: Site) -> list[Problem]:
                 wrong = f"{', '.join(sorted(set(map(str, value)) - keys))[:80]} is not part of the format"
             else:
                 wrong = next((f"{key}: {repr(one)[:80]} is no text" for key, one in value.items() if not (isinstance(one, str) and one.strip())), "")
+                for key, (shape, what) in _THEIRS.items() if not wrong else ():
+                    if key in value and not shape.match(value[key]):
+                        wrong = f"{key}: {repr(value[key])[:80]} is no {what}"
             if not wrong and {"address", "namespace"} & set(value):
                 wrong = _address(site, component, value)
                 remedy = f"write {variable}: {{owner: who runs it, address: https://NAME:PORT, ca: PEM of the authority that signed its certificate}}, "
@@ -478,6 +481,12 @@ def _external(site: Site) -> list[Problem]:
     return found
 
 
+#: What a host would refuse, or not find: how it is written, and what it is.
+_THEIRS = {
+    "config": (re.compile(r"^/\S+\Z"), "absolute path"),
+    "group": (re.compile(r"^[A-Za-z_][A-Za-z0-9_.-]*\Z"), "name of a group"),
+    "unit": (re.compile(r"^[A-Za-z0-9_.@:-]+\.service\Z"), "unit such as mosquitto.service"),
+}
 #: Namespaces of OpenBao and Vault, one in another.
 _NAMESPACE = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*/?\Z")
 
