@@ -125,7 +125,12 @@ def _missing(site: Site, flows: Iterable[Flow]) -> list[Problem]:
     approved = {*approved_book(site), *approvals(site.flawed)}
     groups: dict[tuple[str, str, str, int, str, str], list[Flow]] = {}
     for flow in flows if "hnai_conduits" not in site.unread else ():
-        if (flow.source, flow.target, flow.proto, flow.port) not in approved:
+        # Somebody approves it, and one of the two ends is misspelt there.
+        meant = any(
+            (flow.proto, flow.port) == (service.proto, service.port) and (flow.source in sources or flow.target in targets)
+            for sources, targets, service in site.halves
+        )
+        if not meant and (flow.source, flow.target, flow.proto, flow.port) not in approved:
             groups.setdefault((flow.component, flow.listener, flow.proto, flow.port, flow.why, flow.file), []).append(flow)
     found = []
     for (component, listener, proto, port, why, file), members in groups.items():
