@@ -350,6 +350,14 @@ def test_a_conduit_with_a_mistake_is_still_somebodys_approval(data: dict[str, An
     assert {("hnai_conduits[C-900]", "I1"), ("hnai_conduits[C-900].sr", "format"), ("hnai_conduits[C-900].expires", "expiry")} <= said
 
 
+@pytest.mark.parametrize(("end", "value"), [("from", {"group": "writers"}), ("from", "data1"), ("to", {"host": "kafka"}), ("to", {"zone": "l35"})])
+def test_a_misspelt_end_is_one_mistake(data: dict[str, Any], end: str, value: Any) -> None:
+    conduit(data, "C-401")[end] = value
+    assert [item["key"] for item in errors(data)] == [f"hnai_conduits[C-401].{end}"]
+    data["conduits"] = [item for item in data["conduits"] if item["id"] != "C-201"]
+    assert [item["invariant"] for item in errors(data) if "→" in item["key"]] == ["flow"], "what else nobody approves is said"
+
+
 def test_a_conduit_says_what_is_spoken_at_its_port(data: dict[str, Any]) -> None:
     data["ot_sources"].append({"id": "sep1", "asset": "plc1", "protocol": "modbus", "port": 502, "records_per_s": 1})
     service = conduit(data, "C-101")["service"]

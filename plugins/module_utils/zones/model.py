@@ -348,6 +348,8 @@ class Site:
         self.boundaries = self._read_boundaries(self._map(data, "boundaries", "hnai_boundaries"))
         self.flawed: list[Conduit] = []
         """Conduits that say who and what, and have a mistake: they open nothing, and are judged."""
+        self.halves: list[tuple[tuple[str, ...], tuple[str, ...], Service]] = []
+        """(initiators, targets, service) of conduits of which one end names nobody."""
         self.conduits: list[Conduit] = self._read_conduits(data.get("conduits") or [])
         self.services = self._read_management(self._map(data, "management", "hnai_management"))
         self.asked = self._read_asked()
@@ -948,6 +950,8 @@ class Site:
         needed_by = item.get("needed_by") or ""
         if not isinstance(needed_by, str) or (needed_by and not _says(needed_by)):
             self._wrong(ident, "needed_by", f"{_short(needed_by)} names nothing", "say in words what outside the contracts needs it, or remove the key")
+        if service is not None and bool(sources) != bool(targets):
+            self.halves.append((sources, targets, service))
         if service is None or not sources or not targets:
             return None
         expires = expires or datetime.date.max

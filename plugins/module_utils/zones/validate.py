@@ -125,7 +125,12 @@ def _missing(site: Site, flows: Iterable[Flow]) -> list[Problem]:
     approved = {*approved_book(site), *approvals(site.flawed)}
     groups: dict[tuple[str, str, str, int, str, str], list[Flow]] = {}
     for flow in flows if "hnai_conduits" not in site.unread else ():
-        if (flow.source, flow.target, flow.proto, flow.port) not in approved:
+        # Somebody approves it, and one of the two ends is misspelt there.
+        meant = any(
+            (flow.proto, flow.port) == (service.proto, service.port) and (flow.source in sources or flow.target in targets)
+            for sources, targets, service in site.halves
+        )
+        if not meant and (flow.source, flow.target, flow.proto, flow.port) not in approved:
             groups.setdefault((flow.component, flow.listener, flow.proto, flow.port, flow.why, flow.file), []).append(flow)
     found = []
     for (component, listener, proto, port, why, file), members in groups.items():
@@ -466,6 +471,9 @@ def _external(site: Site) -> list[Problem]:
                 wrong = f"{', '.join(sorted(set(map(str, value)) - keys))[:80]} is not part of the format"
             else:
                 wrong = next((f"{key}: {repr(one)[:80]} is no text" for key, one in value.items() if not (isinstance(one, str) and one.strip())), "")
+                for key, (shape, what) in _THEIRS.items() if not wrong else ():
+                    if key in value and not shape.match(value[key]):
+                        wrong = f"{key}: {repr(value[key])[:80]} is no {what}"
             if not wrong and {"address", "namespace"} & set(value):
                 wrong = _address(site, component, value)
                 remedy = f"write {variable}: {{owner: who runs it, address: https://NAME:PORT, ca: PEM of the authority that signed its certificate}}, "
@@ -478,6 +486,12 @@ def _external(site: Site) -> list[Problem]:
     return found
 
 
+#: What a host would refuse, or not find: how it is written, and what it is.
+_THEIRS = {
+    "config": (re.compile(r"^/\S+\Z"), "absolute path"),
+    "group": (re.compile(r"^[A-Za-z_][A-Za-z0-9_.-]*\Z"), "name of a group"),
+    "unit": (re.compile(r"^[A-Za-z0-9_.@:-]+\.service\Z"), "unit such as mosquitto.service"),
+}
 #: Namespaces of OpenBao and Vault, one in another.
 _NAMESPACE = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*/?\Z")
 
