@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stands import STORE
+from stands import ROOT, STORE
 
 from ansible_collections.hnai.platform.plugins.module_utils.openbao import drill, site
 from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import Client, wait_reachable
+from ansible_collections.hnai.platform.plugins.plugin_utils.store import build, locks
+from ansible_collections.hnai.platform.plugins.plugin_utils.store.core import Store
 
 DAY = 86400
 NAMES = ("authority", "keys", "openbao", "rotation")
@@ -37,10 +39,21 @@ def binary(target: Path) -> Path:
     """The server of the artifact store, unpacked."""
     manifest = STORE / "manifests/openbao-2.7.2-amd64.json"
     assert manifest.is_file(), f"{manifest} is not there: `make lab` fetches the server, HNAI_STORE_DIR names another store"
-    digest = json.loads(manifest.read_text(encoding="utf-8"))["digest"]
+    return _unpacked(json.loads(manifest.read_text(encoding="utf-8"))["digest"], "bin/bao", target)
+
+
+def vault(target: Path) -> Path:
+    """HashiCorp Vault 1.14.1, unpacked: MPL-2.0, and the newest whose whole source the Go proxy has. Built once into the artifact store (20 minutes)."""
+    lock = ROOT / "tests/stacks/vault-1.14.1.lock.json"
+    made = locks.read_lock(lock)
+    archive = locks.Archive("vault", made["name"], made["version"], locks.ARCH, tuple(made["parts"]), (), lock)
+    return _unpacked(build.ensure(Store(STORE, print), archive)["digest"], "bin/vault", target)
+
+
+def _unpacked(digest: str, member: str, target: Path) -> Path:
     with tarfile.open(STORE / "blobs/sha256" / digest[:2] / digest) as archive:
-        archive.extract("bin/bao", target, filter="data")
-    return target / "bin/bao"
+        archive.extract(member, target, filter="data")
+    return target / member
 
 
 def run(argv: Any) -> tuple[int, str, str]:

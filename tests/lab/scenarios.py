@@ -55,6 +55,7 @@ SCENARIOS = {
     "authority": "the intermediate authority and every certificate replaced under the stream, the controller killed in between; no client's handshake fails",
     "openbao-keys": "keyring, shares, PGP shares and authorities of an OpenBao on loopback, killed in between; snapshots restored, the site's own too",
     "stand-bao": "an OpenBao on loopback as its role makes it: faults of the server and of its secrets, each named by its own check; needs no lab",
+    "stand-vault": "HashiCorp Vault on loopback, as stand-bao asks a store of somebody else's: every rotation to its end, killed in between; needs no lab",
     "secrets": "no secret stands in a file, journal, argument, environment or log where nobody expects it, after a rotation that says all it can",
     "upgrade": "Kafka and Flink to another release and back under load, from a site that the older releases made",
     "broker-replace": "a broker's disk is lost and replaced under load, a replacement is interrupted three times, two of three brokers are lost and come back",

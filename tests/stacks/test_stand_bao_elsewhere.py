@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An OpenBao that somebody else runs, asked at its address: a real server on another loopback address, with a certificate of its own authority.
+"""An OpenBao or Vault that somebody else runs, asked at its address: a real server on another loopback address, with a certificate of its own authority.
 
-Its owner initialises and unseals it at his own listener. The site has the address, the authority and, in one of two servers' namespaces, a namespace; the
-modules run as the role calls them, one after another. Nothing of the lab is used but its inventory.
+Its owner initialises and unseals it at his own listener. The site has the address, the authority and, in one of the servers, a namespace; the modules run
+as the role calls them, one after another. Nothing of the lab is used but its inventory. What is asked of OpenBao (`stand-bao`) is asked of HashiCorp Vault,
+too (`stand-vault`).
 """
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,15 +23,16 @@ import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
 from conftest import ROOT
-from identity_stand import Controller
+from identity_stand import Controller, Killed, Life
 from jinja2 import StrictUndefined
 from jinja2.nativetypes import NativeEnvironment
 from stands import ask, said
 
 from ansible_collections.hnai.platform.plugins.action import openbao_site
 from ansible_collections.hnai.platform.plugins.filter.rotation import declared, rotations
-from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, elsewhere
-from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, NotFound
+from ansible_collections.hnai.platform.plugins.module_utils.openbao import authority, component, drill, elsewhere, inventory, seal_keys
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.bootstrap import Keys
+from ansible_collections.hnai.platform.plugins.module_utils.openbao.client import BaoError, Forbidden, NotFound, login
 from ansible_collections.hnai.platform.plugins.modules import approle_rotation, authority_rotation, openbao_component, openbao_retire, vault_rotate
 from ansible_collections.hnai.platform.plugins.modules import openbao_site as site_module
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, openbao_keys
@@ -51,15 +53,15 @@ EVERYTHING = 'path "*" {\n  capabilities = ["create", "read", "update", "delete"
 class Site:
     """The site's side: the controller's state, the role's variables, and whom it asks."""
 
-    def __init__(self, loop: loopback_bao.Loopback, state: Path, external: Mapping[str, str], token: str) -> None:
-        self.loop, self.state, self.owner = loop, state, token
+    def __init__(self, loop: loopback_bao.Loopback, state: Path, external: Mapping[str, str], token: str, vault: bool) -> None:
+        self.loop, self.state, self.owner, self.vault = loop, state, token, vault
         self.given = yaml.safe_load((ROLE / "defaults/main.yml").read_text(encoding="utf-8")) | {
             "hnai_site": "loop", "openbao_external": dict(external), "groups": sys.modules["lab_conftest"].Lab().groups,
             "__openbao_address": "https://127.0.0.1:1", "__openbao_version": "9", "hnai_openbao_deploy": {},
             "hnai_addresses": {"v4": "127.0.0.1", "v6": "::1"},
         }  # fmt: skip
         #: What a call would use that is not told where the server is: there is nobody.
-        self.nowhere = {"address": "https://127.0.0.1:1", "ca_file": "/nonexistent/ca.pem"}
+        self.nowhere = {"address": "https://127.0.0.1:1", "ca_file": str(state / "nowhere/ca.pem")}
 
     @property
     def external(self) -> dict[str, str]:
@@ -129,14 +131,15 @@ class Site:
         return (self.loop.directory / "audit.log").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module", params=["", "plants/pad1"], ids=["whole", "namespace"])
+@pytest.fixture(scope="module", params=["whole", "namespace", pytest.param("vault", marks=pytest.mark.scenario("stand-vault"))])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    bao, theirs = loopback_bao.binary(tmp_path_factory.mktemp("bao")), tmp_path_factory.mktemp("theirs")
+    vault = request.param == "vault"
+    bao, theirs = (loopback_bao.vault if vault else loopback_bao.binary)(tmp_path_factory.mktemp("bao")), tmp_path_factory.mktemp("theirs")
     cert, key, ca = loopback_bao.authority(theirs, THERE)
 
     def configuration(directory: Path, port: int) -> str:
         """The owner's listener, and the one that he offers."""
-        return loopback_bao.one_device(directory, port) + (
+        return (drill.configuration(str(directory), port) + "disable_mlock = true\n" if vault else loopback_bao.one_device(directory, port)) + (
             f'listener "tcp" {{\n  address = "{THERE}:{port}"\n  cluster_address = "{THERE}:{port + 1}"\n'
             f'  tls_cert_file = "{cert}"\n  tls_key_file = "{key}"\n}}\n'
         )
@@ -144,19 +147,21 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with loopback_bao.server(bao, configuration) as loop:
         loop.init = loop.client.call("POST", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
         loop.unseal(loop.init["keys_base64"])
-        loopback_bao.drill.active(loop.client)
+        drill.active(loop.client)
         external = {"owner": OWNER, "address": f"https://{THERE}:{loop.client.port}", "ca": ca.read_text(encoding="ascii")}
         token = str(loop.init["root_token"])
         owner = given(loop, "", token)
+        if vault:  # it takes its audit devices by API
+            loop.client.call("POST", "sys/audit/primary", {"type": "file", "options": {"file_path": str(loop.directory / "audit.log")}}, token=owner)
         # Others are on it, too.
         loop.client.call("POST", "sys/mounts/erp", {"type": "kv"}, token=owner)
-        if request.param:
-            external["namespace"], above = request.param, ""
-            for name in request.param.split("/"):
+        if request.param == "namespace":
+            external["namespace"], above = "plants/pad1", ""
+            for name in ("plants", "pad1"):
                 loop.client.call("POST", f"{above}sys/namespaces/{name}", {}, token=token)
                 above += name + "/"
             token = given(loop, above, token)
-        made = Site(loop, tmp_path_factory.mktemp("state"), external, owner)
+        made = Site(loop, tmp_path_factory.mktemp("state"), external, owner, vault)
         made.first = made.converge(token)
         yield made
 
@@ -220,24 +225,85 @@ def test_a_rotation_prepares_a_value_and_gives_it_back(site: Site) -> None:
     assert found["rotation"]["state"] == "IDLE"
 
 
-def test_a_secret_is_rotated_to_its_end(site: Site) -> None:
-    """Step by step as the playbook calls the module; of two controllers the second one changes nothing."""
-    run = {"path": SECRET, "kind": "backend", "expected": ["data1"], "owner": "a controller"}
-    before = site.theirs("GET", "hnai/data/" + SECRET)["data"]
-    found = site.ask(vault_rotate, state="prepared", run_id="whole", **run)
-    with pytest.raises(AssertionError, match=r"is open since .* Another controller works on it"):
-        site.ask(vault_rotate, state="prepared", run_id="other", **run | {"owner": "another controller"})
-    held = {"run_id": "whole", "fence": found["rotation"]["fence"]}
-    found = site.ask(vault_rotate, state="published", proof={"new_works": True, "wrong_refused": True}, **run | held)
-    acks = {"data1": found["rotation"]["fp_new"]}
-    for state, more in (("committed", {"acks": acks}), ("closed", {"proof": {"new_works": True, "old_refused": True, "no_old_session": True}})):
-        held["fence"] = found["rotation"]["fence"]
-        found = site.ask(vault_rotate, state=state, **run | held | more)
-    assert (found["rotation"]["last"]["outcome"], found["rotation"]["last"]["version"]) == ("rotated", before["metadata"]["version"] + 1)
+def rotate(site: Site, owner: str, dead: Sequence[str] = (), until: str = "closed") -> dict[str, Any]:
+    """A controller, from whatever is open to the end: step by step as the playbook calls the module."""
+    asked = {"path": SECRET, "kind": "backend", "expected": ["data1"], "owner": owner, "dead": list(dead)}
+    last = site.ask(vault_rotate, state="prepared", run_id=owner, **asked)["rotation"]
+    steps: dict[str, dict[str, Any]] = {
+        "prepared": {},
+        "published": {"proof": {"new_works": True, "wrong_refused": True}},
+        "committed": {"acks": {"data1": last["fp_new"]}},
+        "closed": {"proof": {"new_works": True, "old_refused": True, "no_old_session": True}},
+    }
+    for state in list(steps)[1 : list(steps).index(until) + 1]:
+        last = site.ask(vault_rotate, state=state, run_id=last["run_id"], fence=last["fence"], **asked, **steps[state])["rotation"]
+    return dict(last)
+
+
+def ended(site: Site, last: Mapping[str, Any], before: Mapping[str, Any], version: int) -> None:
+    """Exactly one new version, which the component reads, and nothing left of the run."""
+    assert (last["run_id"], last["last"]["outcome"], last["last"]["version"]) == ("", "rotated", version)
     read = site.ask(openbao_component, component="questdb", read=[SECRET])["secrets"][SECRET]
-    assert read == site.theirs("GET", "hnai/data/" + SECRET)["data"]["data"] != before["data"]
+    now = site.theirs("GET", "hnai/data/" + SECRET)["data"]
+    assert now["metadata"]["version"] == version and read == now["data"] != before["data"]
     with pytest.raises(NotFound):
         site.theirs("GET", f"hnai/data/{SECRET}/_next")
+
+
+def test_a_secret_is_rotated_to_its_end(site: Site) -> None:
+    """Of two controllers the second one changes nothing."""
+    before = site.theirs("GET", "hnai/data/" + SECRET)["data"]
+    rotate(site, "a controller", until="prepared")
+    with pytest.raises(AssertionError, match=r"is open since .* Another controller works on it"):
+        rotate(site, "another controller")
+    ended(site, rotate(site, "a controller"), before, before["metadata"]["version"] + 1)
+
+
+@pytest.mark.parametrize("until", ["prepared", "published", "committed"])
+def test_a_secret_that_is_erased_by_name_is_published_again(site: Site, until: str) -> None:
+    before = site.theirs("GET", "hnai/data/" + SECRET)["data"]
+    rotate(site, "erased", until=until)
+    site.theirs("DELETE", "hnai/metadata/" + SECRET)
+    ended(site, rotate(site, "erased"), before, 1)
+
+
+class Owners:
+    """Its owner's calls, where each of the two has his keys: https://developer.hashicorp.com/vault/api-docs/system/rotate, .../system/rekey."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str | None = None, wrap_ttl: str | None = None) -> dict[str, Any]:
+        if self.site.vault:
+            path = path.replace("sys/rotate/keyring", "sys/rotate").replace("sys/rotate/root/", "sys/rekey/")
+        return self.site.loop.client.call(method, path, body, token, wrap_ttl)
+
+
+def test_its_owners_keys_are_another_term_and_other_shares_while_a_rotation_is_open(site: Site) -> None:
+    """By the steps with which our own are rotated, verification included; then the server starts anew."""
+    before = site.theirs("GET", "hnai/data/" + SECRET)["data"]
+    rotate(site, "a controller", until="published")
+    owners, held, wanted = Owners(site), {"keys_base64": site.loop.init["keys_base64"]}, Keys(3, 2)
+    term = seal_keys.term(owners, site.owner)
+    owners.call("POST", "sys/rotate/keyring", {}, token=site.owner)
+    assert seal_keys.term(owners, site.owner) == term + 1
+    shares = seal_keys.Shares(owners, site.owner)
+    assert seal_keys.advance(shares, held, {}, wanted, 1) == {"step": "clear"}
+    lost = seal_keys.advance(shares, held, {"begun": True}, wanted, 1)["issued"]
+    issued = seal_keys.advance(shares, held, {"begun": True}, wanted, 1)["issued"]  # killed before they were stored: those never count
+    assert lost["keys_base64"] != issued["keys_base64"]
+    candidate = {**issued, "threshold": wanted.threshold}
+    found = seal_keys.advance(shares, held, candidate, wanted, 1)
+    assert found == {"step": "in_force", "proof": {"new_works": True, "old_refused": True}}
+    site.loop.init["keys_base64"] = issued["keys_base64"]
+    site.loop.restart()
+    ended(site, rotate(site, "a controller"), before, before["metadata"]["version"] + 1)
+
+
+def test_who_read_stands_in_its_audit_log(site: Site) -> None:
+    site.ask(openbao_component, component="questdb", read=[SECRET])
+    readers, begin, end = inventory.reads([site.log().splitlines()], "hnai")
+    assert "hnai-questdb" in readers[SECRET] and begin < readers[SECRET]["hnai-questdb"] <= end
 
 
 @pytest.mark.parametrize("path", authority.SCOPES)
@@ -268,6 +334,51 @@ def test_the_runs_own_identities_are_rotated_to_their_end(site: Site, monkeypatc
     assert controller.held.keys() == before.keys() and not site.converge().get("failed")
 
 
+def test_killed_after_any_call_the_next_controller_ends_it(site: Site) -> None:
+    # What these open lives for five minutes, for which a rotation of deploy without haste waits: it stands before this.
+    before, journal, plain = site.theirs("GET", "hnai/data/" + SECRET)["data"], f"hnai/data/{SECRET}/_rotation", elsewhere.Client.call
+    states = set()
+    for number in range(1, 300, 3):
+        life = Life(number)
+
+        def call(self: Any, *given: Any, life: Life = life, **named: Any) -> dict[str, Any]:
+            life.alive()
+            found = plain(self, *given, **named)
+            life.event()
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(elsewhere.Client, "call", call)
+            with contextlib.suppress(Killed):
+                rotate(site, f"c{number}", [f"c{one}" for one in range(number)])
+        last = site.theirs("GET", journal)["data"]["data"]
+        states.add(last["state"])
+        if last["last"].get("run_id", "").startswith("c"):
+            break
+    assert number > 20 and states >= {"PREPARED", "PUBLISHED", "COMMITTED", "IDLE"}
+    ended(site, last, before, before["metadata"]["version"] + 1)
+
+
+@pytest.mark.parametrize("path", ["approle/site-admin", "approle/deploy"])
+def test_an_identity_whose_controller_is_killed_after_any_event_is_alive_once(site: Site, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    api = elsewhere.connect({"external": site.external})
+    controller = Controller(api, site.state / "openbao/deploy.json")
+    before, key = controller.held, path.removeprefix("approle/").replace("-", "_")
+    # Each leaves behind what the last one looks at, so the moments are spread, and few.
+    seen = set(before)
+    for number in range(4, 64, 6):
+        with contextlib.suppress(Killed):
+            controller.rotate(path, monkeypatch, number, name="killed", reason="compromise")
+        seen |= set(controller.held)
+        for one in ("deploy", "site_admin"):
+            login(api, "approle", **controller.held[one])
+    found = controller.rotate(path, monkeypatch, name="killed", reason="compromise")
+    assert seen >= {"next", "old"} and (found["step"], found["rotation"]["last"]["proof"]["alive"]) == ("closed", 1)
+    assert controller.held[key] != before[key]
+    with pytest.raises(BaoError, match=r"(?i)invalid (role or )?secret id"):
+        login(api, "approle", **before[key])
+
+
 def test_authorities_and_identities_are_looked_at_for_their_rotation(site: Site) -> None:
     for path in ("pki/intermediate", "pki/root"):
         assert site.ask(authority_rotation, path=path, expected=["data1"])["rotation"]["state"] == "IDLE"
@@ -296,8 +407,10 @@ def test_what_is_loosened_there_is_named(site: Site) -> None:
 
 
 @pytest.fixture
-def like_vault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A STUB: OpenBao that answers as HashiCorp's documentation says of Vault (plugins/module_utils/openbao/elsewhere.py). Nothing was run against Vault."""
+def like_vault(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A STUB: OpenBao that answers as Vault does (plugins/module_utils/openbao/elsewhere.py); the real one needs none."""
+    if site.vault:
+        return
     plain = elsewhere.Client.call
 
     def call(self: Any, method: str, path: str, body: Any = None, *more: Any, **named: Any) -> dict[str, Any]:
@@ -336,7 +449,7 @@ def test_nobody_names_the_end_of_a_certificate_whatever_the_role_allows(site: Si
         with pytest.raises(Forbidden):
             api.call("POST", "pki_int/sign/hnai-questdb", {**asked, **more}, token=token)
     assert api.call("POST", "pki_int/sign/hnai-questdb", asked, token=token)["data"]["certificate"]
-    assert site.converge()["changes"] == ["PKI role hnai-questdb"]
+    assert site.converge()["changes"] == ([] if site.vault else ["PKI role hnai-questdb"])
 
 
 def test_another_authority_is_refused_before_anything_is_said(site: Site, tmp_path: Path) -> None:

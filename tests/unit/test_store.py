@@ -392,9 +392,10 @@ def _system_python() -> list[str]:
 GO = """
 case "$1 $2" in
 "version ") echo "go version go1.99 linux/amd64";;
-"mod download") mkdir -p "$(dirname "$0")/mod"; echo m > "$(dirname "$0")/mod/go.mod"; chmod a-w "$(dirname "$0")/mod"
-  echo '{"Sum": "h1:good", "Dir": "'"$(dirname "$0")"'/mod"}';;
-"build "*) while [ "$1" != -o ]; do shift; done; printf program > "$2"; env > "$0.env";;
+"mod download") mkdir -p "$(dirname "$0")/mod"; (cd "$(dirname "$0")/mod"; echo m > go.mod; echo s > go.sum; chmod a-w go.mod go.sum .)
+  echo '{"Sum": "h1:good", "GoModSum": "h1:mod", "Dir": "'"$(dirname "$0")"'/mod"}';;
+"mod edit") shift 2; echo "$@" >> go.mod;;
+"build "*) cat go.mod go.sum > "$0.sums"; while [ "$1" != -o ]; do shift; done; printf program > "$2"; env > "$0.env";;
 esac"""
 
 
@@ -413,6 +414,17 @@ class TestGo:
         text = (programs / "go.env").read_text()
         assert "CGO_ENABLED=0" in text
         assert "GOTOOLCHAIN=local" in text
+
+    def test_modules_of_the_same_repository_are_taken_as_they_are_published_and_pinned(self, store: Store, programs: Path, tmp_path: Path) -> None:
+        tool(programs, "go", GO)
+        sdk = {"module": "example.org/x/sdk", "version": "v1.0.1"}
+        found = golang.resolve(store, {**self.part, "published": [sdk]}, "demo", "demo")
+        assert found["published"] == [{**sdk, "sum": "h1:good", "mod_sum": "h1:mod"}]
+        golang.build(store, found, tmp_path, "demo", "demo")
+        edited = "-dropreplace=example.org/x/sdk -require=example.org/x/sdk@v1.0.1"
+        assert (programs / "go.sums").read_text().splitlines() == [
+            "m", edited, "s", "example.org/x/sdk v1.0.1 h1:good", "example.org/x/sdk v1.0.1/go.mod h1:mod"]
+        assert (programs / "mod/go.mod").read_text() == "m\n", "the cache stays as it is"
 
     def test_another_sum_is_refused(self, store: Store, programs: Path, tmp_path: Path) -> None:
         tool(programs, "go", GO)

@@ -5,6 +5,8 @@ All that differs from our own server stands here. It may be HashiCorp Vault: wha
 
 * SCAN and the capability ``scan`` are OpenBao's (2.2.0, https://openbao.org/docs/rfcs/scan-operation): the paths are listed folder by folder, and no
   policy names the capability, which Vault refuses (https://developer.hashicorp.com/vault/docs/concepts/policies#capabilities).
+* A path with a `+` gives the right to list only where it ends in the slash that a list ends in; Vault tries it without for paths in full alone (1.14.1,
+  vault/acl.go, AllowOperation; found by running it). OpenBao takes either.
 * A namespace is a header (https://openbao.org/docs/concepts/namespaces, https://developer.hashicorp.com/vault/docs/enterprise/namespaces). The state of
   the seal and of the cluster belong to no namespace, and audit devices, storage and the making of root to the root namespace alone.
 * Which end and beginning a certificate may be asked for is a setting of OpenBao's PKI roles (2.3, https://openbao.org/api-docs/secret/pki), as is the
@@ -34,13 +36,17 @@ _OWNERS = re.compile(r'path "sys/(?:audit|storage/|generate-root-token/|rotate/|
 #: A right to have a certificate signed, and what nobody may ask for: nobody of ours does.
 _SIGN = re.compile(r'(path "[^"]+/sign/[^"]+" \{\n  capabilities = \["update"\]\n)(?=\})')
 _UNASKED = '  denied_parameters = {\n    "not_after" = []\n    "not_before" = []\n  }\n'
+#: A right to list and nothing else, on a path with a wildcard.
+_LIST = re.compile(r'(path "[^"]*\+[^"]*[^"/])(" \{\n  capabilities = \["list"\]\n)')
 #: Settings of OpenBao's alone.
 _OPENBAOS = ("not_after_bound", "not_before_bound", "issuer_ref")
 
 
 def policy(text: str) -> str:
-    """A policy of ours as it is written there: without `scan`, without what is the owner's, and with the limits of roles that Vault has not."""
-    return _SIGN.sub(lambda found: found.group(1) + _UNASKED, _OWNERS.sub("", text.replace(', "scan"', "")))
+    """A policy of ours as it is written there: without `scan`, without what is the owner's, with the limits of roles that Vault has not, and lists by their
+    slash."""
+    there = _OWNERS.sub("", text.replace(', "scan"', ""))
+    return _LIST.sub(r"\1/\2", _SIGN.sub(lambda found: found.group(1) + _UNASKED, there))
 
 
 def understood(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:

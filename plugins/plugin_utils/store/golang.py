@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,24 @@ def _source(path: Path, scratch: Path) -> Path:
     return target
 
 
+def _publish(store: Store, modules: Iterable[Mapping[str, str]], source: Path, what: str, key: str) -> None:
+    """Modules of the same repository that go.mod replaces by their folder, which a module's archive does not contain: as they are published."""
+    for one in modules:
+        for name in ("go.mod", "go.sum"):
+            (source / name).chmod(0o600)
+        name, version_ = one["module"], one["version"]
+        store.run(
+            ["go", "mod", "edit", f"-dropreplace={name}", f"-require={name}@{version_}"],
+            what=f"{what}: {name}",
+            key=key,
+            cwd=source,
+            env=environment(),
+            package="golang-go",
+        )
+        with (source / "go.sum").open("a", encoding="ascii") as stream:
+            stream.write(f"{name} {version_} {one['sum']}\n{name} {version_}/go.mod {one['mod_sum']}\n")
+
+
 def build(store: Store, part: Mapping[str, Any], scratch: Path, what: str, key: str) -> tuple[list[Member], dict[str, str]]:
     """The program as a member, and what to record about the build."""
     go = version(store, what, key)
@@ -76,6 +94,7 @@ def build(store: Store, part: Mapping[str, Any], scratch: Path, what: str, key: 
         )
     store.say(f"{what}: building {part['package']} with {go} (minutes without a build cache)")
     source = _source(Path(found["Dir"]), scratch)
+    _publish(store, part.get("published", ()), source, what, key)
     program = scratch / "program"
     argv = ["go", "build", "-mod=readonly", "-trimpath", "-p", "2"]
     argv += ["-tags", part["tags"]] if part.get("tags") else []
@@ -106,6 +125,9 @@ def build(store: Store, part: Mapping[str, Any], scratch: Path, what: str, key: 
 def resolve(store: Store, part: Mapping[str, Any], what: str, key: str) -> dict[str, Any]:
     """The part with sum and, for the Go version that is running, the program's sha256 written anew."""
     fresh = {**part, "sum": module(store, part, what, key)["Sum"], "binaries": {}}
+    if part.get("published"):
+        had = [(one, module(store, one, what, key)) for one in part["published"]]
+        fresh["published"] = [{**one, "sum": there["Sum"], "mod_sum": there["GoModSum"]} for one, there in had]
     with store.scratch() as scratch:
         _members, notes = build(store, fresh, scratch, what, key)
     kept = part.get("binaries", {}) if fresh["sum"] == part.get("sum") else {}

