@@ -22,6 +22,7 @@ from opcua_stand import WRITING
 from plant_view import until
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import Reader, der, describe
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_load import Budget
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.write_channel import WriteChannel
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.write_probe import MARKER, Canary, canary_probe
 
@@ -209,7 +210,7 @@ def test_a_server_that_lies_is_claimed_by_the_audit_and_refuted_by_the_canary(st
         assert any("attributes are claims" in text for text in seen.record["not_tested"])
 
         def channel(user: str, password: str) -> WriteChannel:
-            return WriteChannel(target(pki, server.port, username=user, password=password))
+            return WriteChannel(target(pki, server.port, username=user, password=password), Budget(50, time.monotonic, asyncio.sleep))
 
         attempt = asyncio.run(canary_probe(lambda: channel("engineer", "e-secret"), lambda: channel("observer", "secret"), canary, Notes(), (), lambda: None))
     assert attempt.controlled, attempt
