@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.ssh_login import con
 
 STATES = ("looked", "prepared", "proven", "switched", "refused", "dropped", "discarded")
 LOGIN_S = 20.0
+#: So long a host that answers neither yes nor no is asked again, and so often.
+UNSAID_S, AGAIN_S = 120.0, 5.0
 REFUSED = "Permission denied"
 
 
@@ -56,10 +59,17 @@ class ActionModule(ActionBase):
                 raise AccessError(f"the new key does not open a new connection ({said}); the old one stays in use, a rerun tries again")
             return False
         if state == "refused":
-            good, said = self._login(keys, keys.old)
-            if good or REFUSED not in said:
-                raise AccessError("the old key still opens a connection" if good else f"whether the old key is refused cannot be said: {said}")
-            return False
+            end = time.monotonic() + UNSAID_S
+            while True:
+                good, said = self._login(keys, keys.old)
+                if good:
+                    raise AccessError("the old key still opens a connection")
+                if REFUSED in said:
+                    return False
+                if time.monotonic() >= end:
+                    raise AccessError(f"whether the old key is refused cannot be said: {said}")
+                # sshd lets an address wait that was refused often (PerSourcePenalties), and whoever comes where many are at its door (MaxStartups).
+                time.sleep(AGAIN_S)
         if self._task.check_mode:
             return state != "dropped" or keys.phase != IDLE
         return {"prepared": lambda: keys.prepare(comment), "switched": keys.switch, "dropped": keys.drop, "discarded": keys.discard}[state]()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.hnai.platform.plugins.action import ssh_access as action
 from ansible_collections.hnai.platform.plugins.plugin_utils import ssh_access
 from ansible_collections.hnai.platform.plugins.plugin_utils.ssh_access import IDLE, PREPARED, SWITCHED, AccessError, Keys, with_key
 
@@ -139,3 +140,28 @@ def test_a_proof_knows_one_key_alone(tmp_path: Path, command: list[str]) -> None
     told = subprocess.run([made[0], "-G", *made[1:-1]], check=True, capture_output=True, text=True, timeout=20).stdout.splitlines()
     assert [line for line in told if line.startswith("identityfile")] == ["identityfile /keys/site.next"]
     assert "identitiesonly yes" in told and "identityagent none" in told
+
+
+CLOSED = "kex_exchange_identification: Connection closed by remote host"
+DENIED = "ansible@10.0.0.1: Permission denied (publickey)."
+
+
+@pytest.mark.parametrize(("answers", "why"), [
+    ([(False, CLOSED), (False, CLOSED), (False, DENIED)], ""),
+    ([(False, CLOSED), (True, "")], "the old key still opens a connection"),
+    ([(False, CLOSED)] * 100, "whether the old key is refused cannot be said: kex_exchange"),
+])  # fmt: skip
+def test_a_door_that_is_closed_has_not_refused_the_old_key(
+    site: Site, monkeypatch: pytest.MonkeyPatch, answers: list[tuple[bool, str]], why: str,
+) -> None:
+    now, said = [0.0], iter(answers)
+    monkeypatch.setattr(action.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(action.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    made = action.ActionModule.__new__(action.ActionModule)
+    monkeypatch.setattr(made, "_login", lambda keys, key: next(said))
+    if not why:
+        assert made._step("refused", Keys(site.key, site.run), "") is False and now[0] == 2 * action.AGAIN_S
+        return
+    with pytest.raises(AccessError, match=why):
+        made._step("refused", Keys(site.key, site.run), "")
+    assert now[0] <= action.UNSAID_S
