@@ -17,7 +17,7 @@ description:
     C(rotate.yml) puts the steps together. A run that was killed is simply run again.
   - The action plugin of the same name says which process of which controller takes the step, and finds out whether the one that holds the
     secret has ended.
-  - With O(state=prepared) the result holds secrets, so that task needs C(no_log=true).
+  - With O(state=prepared) and O(state=current) the result holds secrets, so that task needs C(no_log=true).
 extends_documentation_fragment:
   - hnai.platform.openbao
   - hnai.platform.openbao.deploy
@@ -34,14 +34,15 @@ options:
     choices: [scram, scram_pair, mosquitto, vmauth, backend]
   state:
     description:
-      - V(planned) looks and says what a run would do. V(prepared) takes the secret and makes the new value, or goes on with the open run.
+      - V(planned) looks and says what a run would do. V(current) reads the value in force, and fails where a run is open. V(prepared) takes the
+        secret and makes the new value, or goes on with the open run.
       - V(published) takes the target's proof and makes the new value the newest version. V(committed) takes the consumers'
         acknowledgements; from then on there is only forward. V(closed) takes the proof that the old credential is dead.
       - V(restored), V(given_back) and V(rolled_back) are the steps of the way back, in which the old value is the newest version again,
         the consumers live on it, and the target knows only it.
     type: str
     default: planned
-    choices: [planned, prepared, published, committed, closed, restored, given_back, rolled_back]
+    choices: [planned, current, prepared, published, committed, closed, restored, given_back, rolled_back]
   grace:
     description: >-
       Seconds that the old credential stays valid after every consumer has acknowledged. Up to 200 are waited for; a longer time ends the
@@ -91,9 +92,13 @@ age_s:
   returned: O(state=planned)
   type: float
 secrets:
-  description: C(old) and C(new).
-  returned: O(state=prepared)
+  description: C(old) and C(new); C(current) with O(state=current).
+  returned: O(state=prepared), O(state=current)
   type: dict
+fingerprint:
+  description: Of the value in force, as the hosts say it of theirs.
+  returned: O(state=current)
+  type: str
 resumed:
   description: Whether a run was open already.
   returned: O(state=prepared)
@@ -152,7 +157,7 @@ def main() -> None:
     journal = found["rotation"]
     if module._diff:
         found["diff"] = {"before": "", "after": "%s: %s (run %s)\n" % (journal["path"], journal["state"], journal["run_id"] or "-")}
-    module.exit_json(changed=given["state"] != "planned", **found)
+    module.exit_json(changed=given["state"] not in ("planned", "current"), **found)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,12 @@ def test_a_rollback_restores_the_old_value_in_one_run(lab: Lab, tmp_path: Path) 
     # Half a second later a quick machine has committed, and what is committed only goes forward.
     kill(lab, WRITER, tmp_path / "killed.log", "Say which value they live on", 0, begins=True)
     was = looked(lab, WRITER)["rotation"]
+    held = lab.play("playbooks/rotate.yml", extra={"rotate_secret": WRITER.path, "mode": "verify"})
+    assert held.rc != 0 and f"run {was['run_id']} is open, at {was['state']}" in " ".join(held.stdout.split()), held.stdout[-2000:]
+    assert looked(lab, WRITER)["rotation"] == was, "it only looks"
     rotate(lab, WRITER, rotate_rollback=was["run_id"])
+    held = lab.play("playbooks/rotate.yml", extra={"rotate_secret": WRITER.path, "mode": "verify"})
+    assert held.rc == 0 and "each of 1 works at its target" in " ".join(held.stdout.split()), held.stdout[-2000:]
     now = looked(lab, WRITER)["rotation"]
     assert not now["open"]
     assert now["last"]["outcome"] == "rolled back"

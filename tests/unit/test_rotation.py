@@ -926,6 +926,19 @@ def take(bao: Bao, clock: Clock, **given: Any) -> dict[str, Any]:
     return rotate_steps.Steps(bao, "t", options, clock, clock.sleep).take()
 
 
+def test_the_value_in_force_is_read_only_where_there_is_one_alone() -> None:
+    bao, clock = Bao(), Clock()
+    with pytest.raises(RotationError, match="there is no value"):
+        take(bao, clock, state="current")
+    KvStore(bao, "t", "hnai").write(PATH, {"username": "telegraf-writer", "password": "old"}, 0)
+    found = take(bao, clock, state="current")
+    assert found["secrets"]["current"]["password"] == "old" and found["fingerprint"] == fingerprint(PATH, "old")
+    assert bao.kept.keys() == {PATH}, "it writes nothing"
+    take(bao, clock, state="prepared", run_id="r1")
+    with pytest.raises(RotationError, match="run r1 is open, at PREPARED"):
+        take(bao, clock, state="current")
+
+
 @pytest.mark.parametrize("grace", [0.0, 30.0])
 def test_call_by_call_as_the_playbook_makes_them(grace: float) -> None:
     bao, clock = Bao(), Clock()

@@ -14,7 +14,7 @@ from ..tsdb import rotate as tsdb_rotate
 from . import component, policies, site
 from .client import Api, Forbidden, Sealed, leave
 from .kv import KvStore
-from .rotation import BACK, COMMITTED, DRAINED, IDLE, PROVEN, Rotation, RotationError, View, plan
+from .rotation import BACK, COMMITTED, DRAINED, IDLE, PROVEN, Rotation, RotationError, View, fingerprint, material, plan
 
 Secret = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ KINDS: dict[str, Callable[[Secret, Callable[[], str]], dict[str, Any]]] = {
 }
 #: Old and new are not valid at the same time: the target changes over in one restart.
 WITHOUT_OVERLAP = ("backend",)
-STATES = ("planned", "prepared", "published", "committed", "closed", "restored", "given_back", "rolled_back")
+STATES = ("planned", "current", "prepared", "published", "committed", "closed", "restored", "given_back", "rolled_back")
 
 
 def following(path: str, kind: str, current: Secret) -> dict[str, Any]:
@@ -77,6 +77,16 @@ class Steps:
             "rotation": public(view), "age_s": max(0.0, self._now() - born), "version": number,
             "plan": plan(view, self._now(), given["max_age"], born, given["kind"] not in WITHOUT_OVERLAP, given["expected"]),
         }  # fmt: skip
+
+    def _current(self) -> dict[str, Any]:
+        """The value in force, and which one it is. Raises RotationError where there is none, or a run is open: two are valid then."""
+        view = self._run.look()
+        _version, value = self._store.read(self._given["path"])
+        if value is None:
+            raise RotationError("%s: there is no value: %s" % (view.path, self._planned()["plan"][0]))
+        if view.open:
+            raise RotationError("%s: run %s is open, at %s: the same rotation again ends it (docs/rotation.md)" % (view.path, view.run_id, view.state))
+        return {"rotation": public(view), "secrets": {"current": value}, "fingerprint": fingerprint(view.path, material(value))}
 
     def _prepared(self) -> dict[str, Any]:
         given = self._given
