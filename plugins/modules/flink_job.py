@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: flink_job
-short_description: A Flink SQL job, deployed, upgraded and taken back by its keeper
+short_description: A Flink job, a SQL statement or a jar, deployed, upgraded and taken back by its keeper
 description:
   - Runs on the JobManager's host. Declares a statement and waits until C(hnai-flink-jobs) has deployed it. That unit alone submits
     jobs, so a name never runs twice, and an upgrade goes on when this task is killed.
@@ -13,6 +13,9 @@ description:
     from the committed offsets or, where it says C(-- keeper:) C(replay_margin_s=N), from N seconds before them; sinks drop what
     comes twice by its key. State that does not fit is never allowed in. A statement that says C(-- keeper:) C(upgrade=replay) is always
     replayed.
+  - A jar is a program with state, whose C(main) the keeper runs with Flink's own client, without any credential. It is upgraded by savepoint, or by replay
+    with O(upgrade=replay); no plan is compared, so state that does not fit is found out by Flink, and the old jar goes on. A program that
+    calls its job by a name of its own, or sets more of its configuration in code than the interval of its checkpoints, is refused.
   - The new job is healthy when all its tasks run and it has completed checkpoints of its own. If not, the old statement goes on from
     the same savepoint, and the task fails with what the new one said.
   - A job that was never deployed before must show that it works, too - all tasks run, and it completes a checkpoint. If it fails again and again, the task
@@ -21,20 +24,42 @@ description:
   - Check mode prints which way it would go, and touches nothing.
 options:
   name:
-    description: Name of the job; the file C(/etc/hnai/flink/jobs/NAME.sql) declares it.
+    description: Name of the job; the file C(/etc/hnai/flink/jobs/NAME.sql), or C(NAME.job) of a jar, declares it.
     type: str
     required: true
   state:
-    description: Whether the job runs. Jobs of O(hnai.platform.flink#role:main:flink_jobs) are taken away there, not here.
+    description:
+      - Whether the job runs. Jobs of O(hnai.platform.flink#role:main:flink_jobs) and O(hnai.platform.flink#role:main:flink_jars) are taken away there, not
+        here.
     type: str
     choices: [present, absent]
     default: present
   sql:
-    description: The statement. Without it and O(src) the declared file is deployed as it lies.
+    description: The statement. Without it, O(src) and O(jar) the declared file is deployed as it lies.
     type: str
   src:
     description: File on the host that holds the statement.
     type: path
+  jar:
+    description: File on the host that holds the program. It is copied; what it contains decides whether the job changes.
+    type: path
+  sha256:
+    description: What O(jar) must be. With it check mode foretells a jar that is not on the host yet.
+    type: str
+  main:
+    description: Class whose C(main) starts the job; by default what the manifest of O(jar) says.
+    type: str
+  args:
+    description: Arguments of C(main). They are public - they stand in files, in the list of processes and in logs; a secret has no place here.
+    type: list
+    elements: str
+  parallelism:
+    description: How often each operator of O(jar) runs; by default as the cluster says.
+    type: int
+  upgrade:
+    description: With V(replay) a changed O(jar) begins without state, from wherever the program begins then; by default by savepoint.
+    type: str
+    choices: [savepoint, replay]
   upgrade_mode:
     description: With V(savepoint) a statement that would have to be replayed is refused before anything is touched.
     type: str
@@ -57,6 +82,13 @@ EXAMPLES = r"""
     name: flow_per_hour
     src: /srv/jobs/flow_per_hour.sql
     upgrade_mode: savepoint
+
+- name: Deploy a jar
+  hnai.platform.flink_job:
+    name: leaks
+    jar: /srv/jobs/leaks.jar
+    main: org.example.Leaks
+    args: [--tag, flow]
 """
 
 RETURN = r"""
@@ -86,6 +118,7 @@ rolled_back:
   type: bool
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -107,6 +140,25 @@ def read(path: str) -> str | None:
             return file.read()
     except FileNotFoundError:
         return None
+
+
+def bring(module: AnsibleModule, name: str) -> str:
+    """Puts the jar where the keeper looks for it; returns what declares it. Raises JobError, OSError."""
+    given = module.params
+    jar, sha256 = given["jar"], job.sha256_of(given["jar"])
+    # In check mode the role has not copied it.
+    if not sha256 and not (module.check_mode and given["sha256"]):
+        raise job.JobError("%s is not there" % jar)
+    if sha256 and not given["main"] and not job.main_class(jar):
+        raise job.JobError("%s: its manifest names no Main-Class: give main" % jar)
+    if sha256 and given["sha256"] not in (None, sha256):
+        raise job.JobError("%s: its sha256 is %s, not %s" % (jar, sha256, given["sha256"]))
+    target = os.path.join(host.STATE, "%s.%s.jar" % (name, sha256))
+    if not module.check_mode and job.sha256_of(target) != sha256:
+        owner = os.stat(host.STATE)
+        with open(jar, "rb") as file:
+            job.write(target, file.read(), (owner.st_uid, owner.st_gid))
+    return job.program(sha256 or given["sha256"], given["main"], given["args"], given["parallelism"], given["upgrade"])
 
 
 def ask(module: AnsibleModule, name: str, sql: str) -> job.Plan:
@@ -131,20 +183,25 @@ def absent(module: AnsibleModule, name: str) -> dict[str, Any]:
         return {"changed": False, "way": "none", "why": "not declared"}
     if not module.check_mode:
         os.unlink(path)
-        os.unlink(os.path.join(CONFIG, name + ".sql"))
+        for kind in ("sql", "job"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(CONFIG, name + "." + kind))
     return {"changed": True, "way": "none", "why": "the declaration was taken away, the keeper cancels the job"}
 
 
 def present(module: AnsibleModule, name: str) -> dict[str, Any]:
     """Declares, and waits for what comes of it. Raises JobError, OSError."""
     given = module.params
-    path = os.path.join(CONFIG, name + ".sql")
-    declared = read(path)
-    sql = given["sql"] if given["sql"] is not None else read(given["src"]) if given["src"] else declared
+    paths = {kind: os.path.join(CONFIG, name + "." + kind) for kind in ("job", "sql")}
+    before = "job" if os.path.exists(paths["job"]) else "sql"
+    declared = read(paths[before])
+    kind = "job" if given["jar"] else "sql" if given["sql"] is not None or given["src"] else before
+    path = paths[kind]
+    sql = bring(module, name) if given["jar"] else given["sql"] if given["sql"] is not None else read(given["src"]) if given["src"] else declared
     if sql is None:
         if module.check_mode:
             return {"changed": True, "way": "deploy", "why": "the statement is not on this host yet"}
-        raise job.JobError("%s is not there: give sql or src" % (given["src"] or path))
+        raise job.JobError("%s is not there: give sql, src or jar" % (given["src"] or path))
     try:
         plan = ask(module, name, sql)
     except job.JobError as error:
@@ -167,6 +224,10 @@ def present(module: AnsibleModule, name: str) -> dict[str, Any]:
     owner = os.stat(CONFIG)
     if sql != declared or plan.way == "rejected":
         job.write(path, sql, (owner.st_uid, owner.st_gid))
+        if kind != before:
+            # Of two files the keeper takes the jar's.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(paths[before])
     known = host.read_json(os.path.join(CONFIG, "jobs.json"))
     if name not in (known.get("jobs") or []) and not os.path.exists(os.path.join(CONFIG, name + ".json")):
         job.write(os.path.join(CONFIG, name + ".json"), "{}\n", (owner.st_uid, owner.st_gid))
@@ -193,7 +254,8 @@ def present(module: AnsibleModule, name: str) -> dict[str, Any]:
     if found.rolled_back:
         module.fail_json(msg="%s: the new statement was not healthy, the old one runs again as %s: %s" % (name, found.job_id, found.why), **result)
     if found.result == "refused":
-        module.fail_json(msg="%s: Flink does not take the statement, the old one goes on: %s" % (name, found.why), **result)
+        goes = ", the old one goes on" if found.job_id else ""
+        module.fail_json(msg="%s: Flink does not take the statement%s: %s" % (name, goes, found.why), **result)
     return result
 
 
@@ -205,11 +267,18 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "sql": {"type": "str"},
             "src": {"type": "path"},
+            "jar": {"type": "path"},
+            "sha256": {"type": "str"},
+            "main": {"type": "str"},
+            "args": {"type": "list", "elements": "str"},
+            "parallelism": {"type": "int"},
+            "upgrade": {"type": "str", "choices": ["savepoint", "replay"]},
             "upgrade_mode": {"type": "str", "choices": ["auto", "savepoint"], "default": "auto"},
             "retry": {"type": "bool", "default": False},
             "timeout": {"type": "float", "default": 900.0},
         },
-        mutually_exclusive=[("sql", "src")],
+        mutually_exclusive=[("sql", "src", "jar")],
+        required_by=dict.fromkeys(("sha256", "main", "args", "parallelism", "upgrade"), "jar"),
         supports_check_mode=True,
     )
     name = module.params["name"]

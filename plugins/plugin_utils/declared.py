@@ -28,6 +28,8 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_te
 
 #: The option that lists the conversions which the jobs know by themselves, as the role of Flink has them.
 _UNITS = "ot_collector_fidelity_units"
+#: Jobs of the role's own.
+_STATEMENTS = ("alerts", "normalise")
 #: What stands in paths, URIs and names of other systems.
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 #: A site where tests may break what they like, and any other.
@@ -154,6 +156,12 @@ def _jobs(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Itera
     told = _of_first(variables, groups, "flink")
     jobs, alerts = told.get("flink_jobs"), told.get("flink_alerts")
     listed = [str(one) for one in _listed(jobs)] if not is_template(jobs) else []
+    jars = [one for one in _listed(told.get("flink_jars")) if isinstance(one, Mapping) and not is_template(one)]
+    yield from _once(jars, "flink_jars", ("name",), file)
+    for number, name in enumerate(str(one.get("name")) for one in jars):
+        if not _PLAIN.fullmatch(name) or "." in name or name in _STATEMENTS:
+            message = f"{name[:60]!r} is no name for a job of your own"
+            yield Problem(file("flink_jars"), f"flink_jars[{number}].name", message, f"letters, digits, - and _; none of {', '.join(_STATEMENTS)}", "option")
     for name, times in Counter(listed).items():
         if times > 1:
             yield Problem(file("flink_jobs"), f"flink_jobs[{shown(name)}]", f"stands there {times} times", "declare each job once", "option")
@@ -246,8 +254,11 @@ def _apart(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Map
         return Problem(file(name), key, message, remedy, "option")
 
     slots, jobs = of("flink", "flink_slots"), of("flink", "flink_jobs")
-    if whole(slots) and isinstance(jobs, (list, tuple)) and int(slots) < len(jobs):
-        yield wrong("flink_slots", "flink_slots", f"{slots} for {len(jobs)} jobs: the rest would wait for ever", f"write {len(jobs)} or more")
+    # A job takes as many as its operators run side by side.
+    wide = [one.get("parallelism", 1) for one in _listed(of("flink", "flink_jars")) if isinstance(one, Mapping)]
+    needed = len(_listed(jobs)) + sum(int(one) for one in wide if whole(one))
+    if whole(slots) and int(slots) < needed:
+        yield wrong("flink_slots", "flink_slots", f"{slots} for jobs that take {needed}: the rest would wait for ever", f"write {needed} or more")
     slo, period = _of_first(variables, groups, "canary").get("hnai_slo"), of("canary", "canary_period_s")
     promised = slo.get("freshness_p95_s", 0) if isinstance(slo, Mapping) else 0
     if _is_number(period) and _is_number(promised) and 0 < promised < period * 5:

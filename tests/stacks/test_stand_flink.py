@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +34,7 @@ from plant_view import until
 from stands import Asked, Checks, Fault, Judged, artifact, ask, exercise, faults
 
 from ansible_collections.hnai.platform.plugins.module_utils.flink import host as flink_host
+from ansible_collections.hnai.platform.plugins.module_utils.flink import job as flink_job
 from ansible_collections.hnai.platform.plugins.module_utils.flink.health import NEVER, Host
 from ansible_collections.hnai.platform.plugins.modules import flink_health
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
@@ -60,6 +62,37 @@ GROUP BY window_start, window_end;
 TALKER = """CREATE TABLE numbers (`n` BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '5000');
 CREATE TABLE said (`n` BIGINT, `times` BIGINT) WITH ('connector' = 'print', 'standard-error' = 'true');
 INSERT INTO said SELECT `n`, COUNT(*) FROM numbers GROUP BY `n`;
+"""
+#: Counts in its state what it reads; a file says how far it has read, and counted. Of versions: {version}; what it does before it counts: {first}.
+COUNTER = """import java.nio.file.*;
+import org.apache.flink.api.common.functions.OpenContext;
+import org.apache.flink.api.common.state.*;
+import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
+import org.apache.flink.streaming.api.functions.KeyedProcessFunction;
+import org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink;
+import org.apache.flink.util.Collector;
+public class Counter {
+    static class Count extends KeyedProcessFunction<Boolean, Long, Long> {
+        final String file;
+        transient ValueState<Long> seen;
+        Count(String file) { this.file = file; }
+        @Override public void open(OpenContext context) { seen = getRuntimeContext().getState(new ValueStateDescriptor<>("seen", Long.class)); }
+        @Override public void processElement(Long value, Context context, Collector<Long> out) throws Exception {
+            {first}
+            seen.update(seen.value() == null ? 1 : seen.value() + 1);
+            Path hidden = Path.of(file + ".new");
+            Files.writeString(hidden, "{version} " + value + " " + seen.value());
+            Files.move(hidden, Path.of(file), StandardCopyOption.ATOMIC_MOVE);
+        }
+    }
+    static Long slow(Long value) throws InterruptedException { Thread.sleep(100); return value; }
+    public static void main(String[] args) throws Exception {
+        StreamExecutionEnvironment environment = StreamExecutionEnvironment.getExecutionEnvironment();
+        environment.fromSequence(0, 1000000).map(Counter::slow).uid("read").keyBy(value -> true).process(new Count(args[0])).uid("count")
+            .sinkTo(new DiscardingSink<>());
+        if (args.length > 1) environment.execute(args[1]); else environment.execute();
+    }
+}
 """
 
 
@@ -118,9 +151,11 @@ class Stand(Judged):
                 text = environment.from_string(text).render({**VALUES, "flink_jobs": self.jobs, "__flink_ports": self.ports})
             for there, here in (("/etc/hnai/flink", "etc"), ("/var/lib/hnai/flink", "state"), (f"/opt/hnai/flink/{VALUES['flink_version']}", release)):
                 text = text.replace(there, str(self.home / here))
+            text = text.replace("/usr/local/lib/hnai/flink/run", str(self.home / "run"))
             for name in ("rest", "gateway"):
                 text = text.replace(f"127.0.0.1:{PORTS[name]}", f"127.0.0.1:{self.ports[name]}")
             (self.home / target).write_text(text, encoding="utf-8")
+        (self.home / "run").chmod(0o755)
         self.declare("clock", CLOCK.format(events=self.plant.folder, share=100))
         for part in ("jobmanager", "gateway", "taskmanager"):
             self.start(part)
@@ -227,10 +262,30 @@ class Stand(Judged):
         if name != "clock":
             (self.home / f"etc/jobs/{name}.json").write_text("{}", encoding="utf-8")
 
+    def jar(self, version: str, first: str = "") -> str:
+        """A version of the counter; its sha256, by which it is declared."""
+        folder = self.home / version
+        folder.mkdir()
+        (folder / "Counter.java").write_text(COUNTER.replace("{first}", first).replace("{version}", version), encoding="ascii")
+        classes = f"{self.home / VALUES['flink_version'] / 'lib'}/*"
+        subprocess.run(["javac", "-nowarn", "-cp", classes, "Counter.java"], cwd=folder, check=True, timeout=300)
+        subprocess.run("jar --create --file jar --main-class Counter *.class", shell=True, cwd=folder, check=True, timeout=300)
+        assert flink_job.main_class(str(folder / "jar")) == "Counter"
+        sha256 = flink_job.sha256_of(str(folder / "jar"))
+        (folder / "jar").rename(self.home / sha256)
+        return sha256
+
+    def declare_jar(self, sha256: str, *args: str) -> None:
+        """What flink_job leaves for the keeper."""
+        shutil.copyfile(self.home / sha256, self.home / f"state/jobs/counter.{sha256}.jar")
+        declaration = flink_job.program(sha256, None, [str(self.home / "counted"), *args], None, None)
+        (self.home / "etc/jobs/counter.job").write_text(declaration, encoding="utf-8")
+        (self.home / "etc/jobs/counter.json").write_text("{}", encoding="utf-8")
+
     def forget(self, name: str) -> None:
         """The keeper cancels what nobody declares."""
-        for kind in ("json", "sql"):
-            (self.home / f"etc/jobs/{name}.{kind}").unlink()
+        for kind in ("json", "sql", "job"):
+            (self.home / f"etc/jobs/{name}.{kind}").unlink(missing_ok=True)
         until(f"{name} does not go", lambda: not self.alive(name), 60)
         (self.home / f"state/jobs/{name}.json").unlink(missing_ok=True)
 
@@ -551,3 +606,56 @@ def test_a_changed_statement_goes_on_from_a_savepoint_that_another_release_can_r
     assert (last["way"], last["previous"], f"file:{last['savepoint']}") == ("savepoint", old, told["external_path"])
     assert told["savepointFormat"] == "CANONICAL"
     stand.verdict("it is not well", stand.bad)
+
+
+def test_a_jar_goes_on_from_its_savepoint_and_back_to_the_old_one_by_itself(stand: Stand) -> None:
+    """Its counter shows that nothing is lost and nothing comes twice: it has counted all that it has read."""
+
+    def settled(result: str, before: str = "") -> dict[str, Any]:
+        def last() -> dict[str, Any]:
+            with contextlib.suppress(OSError):
+                memory = stand.memory("counter")
+                found = memory["last"] or {}
+                if found.get("result") == result and not memory["upgrade"] and found["digest"] != before:
+                    return found
+            return {}
+
+        return dict(until(f"it is not {result}", last, 240, 1))
+
+    def counts(version: str, more_than: int) -> int:
+        """How far this version has come."""
+
+        def read() -> int:
+            with contextlib.suppress(FileNotFoundError):
+                who, value, counted = (stand.home / "counted").read_text(encoding="ascii").split()
+                assert int(counted) == int(value) + 1
+                return int(counted) if who == version and int(counted) > more_than else 0
+            return 0
+
+        return int(until(f"{version} does not count", read, 120, 0.2))
+
+    first, second, third = stand.jar("first"), stand.jar("second"), stand.jar("third", 'if (value > 0) throw new IllegalStateException("third never works");')
+    kept = stand.home / "state/jobs"
+    try:
+        stand.declare_jar(first, "mine")
+        refused = settled("refused")
+        assert "the program calls its job 'mine' in code" in refused["why"]
+        assert not stand.alive("mine"), "known before anything runs"
+        stand.declare_jar(first)
+        settled("deployed")
+        far = counts("first", 20)
+        stand.declare_jar(second)
+        upgraded = settled("upgraded")
+        assert (upgraded["way"], bool(upgraded["savepoint"])) == ("savepoint", True)
+        far = counts("second", far)
+        assert not (kept / f"counter.{first}.jar").exists(), "the way back is not needed any more"
+        stand.declare_jar(third)
+        back = settled("rolled back")
+        assert "third never works" in back["why"]
+        counts("second", far)
+        memory = stand.memory("counter")
+        assert memory["started"]["from"] == back["savepoint"]
+        assert flink_job.sha256_of(str(kept / f"counter.{second}.jar")) == second
+        assert len(stand.alive("counter")) == 1
+    finally:
+        stand.forget("counter")

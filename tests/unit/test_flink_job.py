@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_a_first_deployment_must_prove_itself_and_a_statement_that_was_replaced_
     sql = "SELECT 1;\r\n"
     (tmp_path / "jobs.json").write_text('{"jobs": ["a"], "session": {}}')
     module = Module((0, "", ""))
-    module.params = {"sql": sql, "src": None, "upgrade_mode": "auto", "retry": False, "timeout": 5.0}
+    module.params = {"sql": sql, "src": None, "jar": None, "upgrade_mode": "auto", "retry": False, "timeout": 5.0}
     for name, what in {"CONFIG": str(tmp_path), "ask": lambda *_given: plan}.items():
         monkeypatch.setattr(flink_job, name, what)
     monkeypatch.setattr(flink_job.host, "memory", lambda _name: {**RUNS, "digest": plan.digest or job.digest(sql, {})})
@@ -236,3 +237,106 @@ def test_what_a_stopped_job_goes_on_from() -> None:
     assert job.parked({"a": {**stopped, "job_ids": ["j1", "j2", "j3"]}}, set())[1] == ["a"], "stopped was another one"
     assert job.parked({"a": {"job_ids": ["j1"], "parked": None}}, set())[1] == ["a"]
     assert job.parked({"a": {"job_ids": ["j1"], "parked": {"job_id": "j1", "savepoint": ""}}}, set())[0] == {"a": "its newest checkpoint"}
+
+
+def packed(path: Path, manifest: str | None) -> str:
+    with zipfile.ZipFile(path, "w") as jar:
+        if manifest is not None:
+            jar.writestr("META-INF/MANIFEST.MF", manifest)
+    return job.sha256_of(str(path))
+
+
+@pytest.mark.parametrize(("manifest", "main"), [
+    ("Manifest-Version: 1.0\r\nMain-Class: org.example.Leaks\r\n\r\n", "org.example.Leaks"), ("program-class: a.B\n", "a.B"),
+    ("Main-Class: org.example.a.long.nam\r\n e.Leaks\r\n", "org.example.a.long.name.Leaks"), ("Manifest-Version: 1.0\n", ""),
+    ("X-Main-Class: a.B\n", ""),
+])
+def test_what_a_jar_says_to_run(tmp_path: Path, manifest: str, main: str) -> None:
+    packed(tmp_path / "jar", manifest)
+    assert job.main_class(str(tmp_path / "jar")) == main
+
+
+def test_what_is_no_jar(tmp_path: Path) -> None:
+    packed(tmp_path / "empty", None)
+    (tmp_path / "text").write_text("x")
+    for name in ("empty", "text"):
+        with pytest.raises(JobError, match="is no jar"):
+            job.main_class(str(tmp_path / name))
+
+
+def test_all_that_a_jar_runs_with_is_part_of_its_digest() -> None:
+    one = ("1" * 64, "a.B", ["x"], 2, "replay")
+    others = [("2" * 64, *one[1:]), (one[0], "a.C", *one[2:]), (*one[:2], ["y"], 2, "replay"), (*one[:3], 3, "replay"), (*one[:4], "savepoint")]
+    assert len({job.digest(job.program(*each), {}) for each in [one, *others]}) == 6
+    assert job.program(one[0], None, [], None, "savepoint") == job.program(one[0], "", None, None, None) == json.dumps({"jar": one[0]}) + "\n"
+    with pytest.raises(JobError, match="no name of a class"):
+        job.program(one[0], "-Dx=y", None, None, None)
+
+
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(flink_job, "CONFIG", str(tmp_path / "config"))
+    monkeypatch.setattr(flink_job.host, "STATE", str(tmp_path / "state"))
+    for name in ("config", "state"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "config/jobs.json").write_text('{"jobs": [], "session": {}}')
+    options = dict.fromkeys(("sql", "src", "sha256", "main", "args", "parallelism", "upgrade"))
+    return {**options, "jar": str(tmp_path / "jar"), "upgrade_mode": "auto", "retry": False, "timeout": 5.0}
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"jar": "/nowhere"}, "/nowhere is not there"), ({"manifest": "X: y\n"}, "names no Main-Class: give main"),
+    ({"sha256": "0"}, "its sha256 is .*, not 0"), ({"main": "a b"}, "no name of a class"),
+])
+def test_a_jar_that_cannot_be_run_is_refused_before_anything_is_touched(
+    tmp_path: Path, given: dict[str, Any], change: dict[str, str], words: str
+) -> None:
+    packed(tmp_path / "jar", change.pop("manifest", "Main-Class: A\n"))
+    module = Module((0, "", ""))
+    module.params = {**given, **change}
+    with pytest.raises(JobError, match=words):
+        flink_job.present(module, "a")
+    assert [path.name for path in (tmp_path / "config").iterdir()] == ["jobs.json"]
+
+
+def test_a_jar_takes_the_place_of_a_statement_and_a_statement_that_of_a_jar(tmp_path: Path, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = packed(tmp_path / "jar", "Main-Class: A\n")
+    config, asked = tmp_path / "config", []
+
+    def ask(_module: Any, _name: str, text: str) -> Plan:
+        asked.append(text)
+        return Plan("savepoint", "", job.digest(text, {}), "j0")
+
+    monkeypatch.setattr(flink_job, "ask", ask)
+    monkeypatch.setattr(flink_job.host, "memory", lambda _name: {**RUNS, "digest": job.digest(asked[-1], {})})
+    module = Module((0, "", ""))
+    for text, change in (("SELECT 1;\n", {"sql": "SELECT 1;\n", "jar": None}), (job.program(sha256, None, ["x"], None, None), {"args": ["x"]})) * 2:
+        module.params = {**given, **change}
+        flink_job.present(module, "a")
+        there = {path.name: path.read_text() for path in config.iterdir()}
+        assert there == {"jobs.json": there["jobs.json"], "a.json": "{}\n", "a.job" if given["jar"] in module.params.values() else "a.sql": text}
+        assert asked[-1] == text
+    assert job.sha256_of(str(tmp_path / f"state/a.{sha256}.jar")) == sha256
+    module.params = dict(given, jar=None)
+    assert flink_job.present(module, "a")["changed"], "as it lies"
+    assert asked[-1] == job.program(sha256, None, ["x"], None, None)
+    flink_job.absent(module, "a")
+    assert [path.name for path in config.iterdir()] == ["jobs.json"]
+
+
+def test_check_mode_foretells_a_jar_that_is_not_on_the_host_yet(tmp_path: Path, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(flink_job, "ask", lambda _module, _name, text: asked.append(text) or Plan("savepoint", "", "1", "j0"))
+    module = Module((0, "", ""))
+    module.check_mode = True
+    module.params = {**given, "sha256": "1" * 64}
+    assert flink_job.present(module, "a")["way"] == "savepoint"
+    assert asked == [job.program("1" * 64, None, None, None, None)]
+    sha256 = packed(tmp_path / "jar", "Main-Class: A\n")
+    module.params = given
+    assert flink_job.present(module, "a")["changed"]
+    assert asked[1:] == [job.program(sha256, None, None, None, None)]
+    assert list((tmp_path / "state").iterdir()) == []
+    module.params = {**given, "jar": "/nowhere"}
+    with pytest.raises(JobError, match="/nowhere is not there"):
+        flink_job.present(module, "a")

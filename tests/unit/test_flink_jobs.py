@@ -228,9 +228,14 @@ class Cluster:
         self.watched: tuple[str, str] = ("", "")
         self.shapes: dict[str, list[list[Any]]] = {}
         self.refuse: dict[str, Exception] = {}
+        self.unfit: dict[str, str] = {}
         self.texts: list[str] = []
         self.sessions: list[dict[str, str]] = []
         self.wishes: list[str] = []
+
+    def rehearsed(self, sql: str) -> None:
+        if sql in self.unfit:
+            raise jobs.Refused(self.unfit[sql])
 
     def submit(self, name: str, sql: str, session: dict[str, str], start: str | None) -> str:
         if sql in self.refuse:
@@ -275,13 +280,20 @@ def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setattr(jobs, "watch", lambda _job: found.watched)
     monkeypatch.setattr(jobs, "explain", lambda _name, sql, _session: found.shapes.get(sql, []))
     monkeypatch.setattr(jobs, "behind", lambda _job: 0.0)
+    monkeypatch.setattr(jobs, "rehearse", lambda _name, sql, _session: found.rehearsed(sql))
     declare(found, OLD)
     return found
 
 
 def declare(cluster: Cluster, sql: str) -> None:
-    (cluster.root / "config/a.sql").write_text(sql)
-    os.utime(cluster.root / "config/a.sql", (1, 1))
+    jar = jobs.program(sql)
+    path = cluster.root / ("config/a.job" if jar else "config/a.sql")
+    path.write_text(sql)
+    os.utime(path, (1, 1))
+    if jar:
+        path = cluster.root / f"state/a.{jar['jar']}.jar"
+        path.touch()
+        os.utime(path, (int(jar["jar"]), int(jar["jar"])))
 
 
 def keeper(cluster: Cluster) -> Any:
@@ -330,16 +342,20 @@ def test_a_keeper_that_was_killed_before_it_knew_the_id_of_its_job_knows_it_agai
     assert cluster.done[-1] == ("stop", job.id)
 
 
+def jar(sha256: str, **more: Any) -> str:
+    return json.dumps({"jar": sha256, **more})
+
+
 class Killed(BaseException):
     """By SIGKILL: nothing catches it."""
 
 
 @pytest.mark.parametrize("verdict", ["healthy", "broken"])
-@pytest.mark.parametrize("way", ["savepoint", "replay"])
+@pytest.mark.parametrize("way", ["savepoint", "replay", "jar"])
 def test_a_kill_at_any_moment_of_an_upgrade_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, verdict: str) -> None:
     """Before and after everything that the keeper does to the cluster or its memory; and it is away for ten minutes."""
     text = "-- keeper: replay_margin_s=90\nCREATE TABLE r WITH ('scan.startup.mode' = 'group-offsets');\nINSERT INTO t SELECT %d;\n"
-    old, new = text % 1, text % 2
+    old, new = (text % 1, text % 2) if way != "jar" else (jar("1"), jar("2"))
     moment = 0
     while True:
         cluster = made(tmp_path / str(moment), monkeypatch)
@@ -374,6 +390,9 @@ def test_a_kill_at_any_moment_of_an_upgrade_loses_nothing(tmp_path: Path, monkey
                         checkpoint(cluster.root / "checkpoints", job.id, f"chk-{_step + 2}", 2000 + _step)
             except Killed:
                 cluster.clock += 600
+            if way == "jar":
+                left_there = {path.name for path in (cluster.root / "state").glob("*.jar")}
+                assert "a.1.jar" in left_there or keeper(cluster).recall("a")["digest"] == jobs.digest(new, {}), "the way back"
         killed = left[0] < 0
         cluster.watched = (verdict, "")
         known = steps(cluster, 12)
@@ -385,7 +404,7 @@ def test_a_kill_at_any_moment_of_an_upgrade_loses_nothing(tmp_path: Path, monkey
             if submitted == old and number:
                 assert start == "savepoint-job1", "the old one never without its state, and never from the new one's"
             elif submitted == new:
-                assert (way, start) == ("savepoint", "savepoint-job1")
+                assert way != "replay" and start == "savepoint-job1"
             elif number:
                 assert "'scan.startup.timestamp-millis' = '910000'" in submitted and (way, start) == ("replay", "none")
         if not killed:
@@ -756,3 +775,191 @@ def test_of_many_savepoints_the_newest_are_kept(cluster: Cluster, monkeypatch: p
         steps(cluster, 1)
     found = sorted(path.name for path in (cluster.root / "savepoints").glob("*/savepoint-*"))
     assert found == ["savepoint-job3", "savepoint-job4"]
+
+
+@pytest.mark.parametrize(("old", "new", "way"), [
+    (jar("1"), jar("2"), "savepoint"), (jar("1"), jar("1", args=["x"]), "savepoint"), (jar("1"), jar("2", upgrade="replay"), "replay"),
+    (OLD, jar("1"), "replay"), (jar("1"), OLD, "replay"),
+])
+def test_the_way_of_a_jar_is_the_savepoint_unless_it_says_otherwise(cluster: Cluster, old: str, new: str, way: str) -> None:
+    declare(cluster, old)
+    steps(cluster, 1)
+    if not jobs.program(new):
+        (cluster.root / "config/a.job").unlink()
+    declare(cluster, new)
+    assert jobs.outlook(keeper(cluster), "a", new)["way"] == way
+    steps(cluster, 2)
+    assert cluster.done[1:] == [("stop", "job1"), ("submit", "savepoint-job1" if way == "savepoint" else "none")]
+    assert cluster.texts == [old, new]
+
+
+def test_the_old_jar_stays_until_the_new_one_is_accepted(cluster: Cluster) -> None:
+    def there() -> set[str]:
+        return {path.name for path in (cluster.root / "state").glob("*.jar")}
+
+    (cluster.root / "state/a.b.1.jar").touch()
+    declare(cluster, jar("1"))
+    steps(cluster, 1)
+    declare(cluster, jar("2"))
+    steps(cluster, 2)
+    declare(cluster, jar("3"))
+    cluster.watched = ("broken", "bad")
+    steps(cluster, 2)
+    assert there() == {"a.1.jar", "a.2.jar", "a.3.jar", "a.b.1.jar"}
+    assert cluster.texts == [jar("1"), jar("2"), jar("1")]
+    cluster.watched = ("healthy", "")
+    steps(cluster, 4)
+    assert there() == {"a.3.jar", "a.b.1.jar"}, "a.b is another job"
+    declare(cluster, jar("4"))
+    steps(cluster, 3)
+    (cluster.root / "state/a.5.jar").touch()
+    steps(cluster, 1)
+    assert there() == {"a.4.jar", "a.5.jar", "a.b.1.jar"}, "the fifth is just being brought"
+
+
+def test_a_jar_that_is_declared_meanwhile_is_kept(cluster: Cluster) -> None:
+    for number in "12":
+        declare(cluster, jar(number))
+        steps(cluster, 2)
+    declare(cluster, jar("1", args=["x"]))
+    cluster.watched = ("healthy", "")
+    steps(cluster, 3)
+    assert cluster.texts[-1] == jar("1", args=["x"])
+    assert (cluster.root / "state/a.1.jar").exists()
+
+
+def test_a_program_that_fails_its_rehearsal_stops_nothing_and_starts_nothing(cluster: Cluster) -> None:
+    cluster.unfit = {jar("1"): "main throws", jar("3"): "another name"}
+    declare(cluster, jar("1"))
+    known = steps(cluster, 3)
+    assert (cluster.done, known["last"]["result"], known["rejected"]["why"]) == ([], "refused", "main throws")
+    assert jobs.outlook(keeper(cluster), "a", jar("1"))["way"] == "rejected"
+    declare(cluster, jar("2"))
+    steps(cluster, 1)
+    declare(cluster, jar("3"))
+    known = steps(cluster, 3)
+    assert (cluster.done, known["rejected"]["why"]) == ([("submit", "none")], "another name")
+
+
+def test_a_first_program_that_was_refused_is_tried_again_when_it_is_declared_again(cluster: Cluster) -> None:
+    cluster.unfit = {jar("1"): "main throws"}
+    declare(cluster, jar("1"))
+    steps(cluster, 2)
+    cluster.unfit = {}
+    os.utime(cluster.root / "config/a.job", (2000, 2000))
+    steps(cluster, 2)
+    assert cluster.texts == [jar("1")]
+
+
+def test_a_job_whose_jar_is_not_there_yet_keeps_no_other_waiting(cluster: Cluster) -> None:
+    (cluster.root / "config/jobs.json").write_text(json.dumps({"jobs": ["0", "a"], "session": {}}))
+    cluster.jobs = [Job("j", "0", "RUNNING", 1)]
+    with pytest.raises(OSError, match="0: it is declared, and neither its statement nor its jar is there yet"):
+        steps(cluster, 1)
+    assert cluster.done == [("submit", "none")]
+
+
+HANDED = "WARN  a.B c\njava.net.ConnectException: Connection refused\nCaused by: x.FlinkException: Failed to execute job '%s'.\n\t... 9 more\n"
+
+
+class Client:
+    """What Flink's client is asked, and what it says."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.content = root, b"a program"
+        self.sha256 = jobs.hashlib.sha256(self.content).hexdigest()
+        (root / f"a.{self.sha256}.jar").write_bytes(self.content)
+        monkeypatch.setattr(jobs, "STATE", root)
+        monkeypatch.setattr(jobs, "RUN", str(root / "run"))
+        self.says("", 0)
+
+    def says(self, text: str, code: int) -> None:
+        (self.root / "said").write_text(text)
+        (self.root / "run").write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" >{self.root}/asked\ncat {self.root}/said\nexit {code}\n")
+        (self.root / "run").chmod(0o755)
+
+    @property
+    def asked(self) -> list[str]:
+        return (self.root / "asked").read_text().split("\0")[:-1]
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
+    return Client(tmp_path, monkeypatch)
+
+
+def test_what_the_client_is_asked(client: Client) -> None:
+    told = {"jar": client.sha256, "main": "org.example.Leaks", "args": ["-s", "a b", "-Dpipeline.name=c"], "parallelism": 2}
+    assert jobs.client("a", told, {"pipeline.name": "b", "x": "1 ms", "execution.program-config.enabled": "true"}, "/s/1") == (True, "")
+    *options, _jar, first, second, third = client.asked
+    assert options == [
+        "client", "run", "-d", "-t", "remote", "-Dpipeline.name=a", "-Dx=1 ms", "-Dexecution.program-config.enabled=false",
+        "-Dexecution.program-config.wildcards=execution.checkpointing.interval", "-s", "file:///s/1", "-c", "org.example.Leaks", "-p", "2",
+    ]
+    assert [first, second, third] == told["args"]
+    assert not any("allowNonRestoredState" in one or one == "-n" for one in options)
+    jobs.client("a", {"jar": client.sha256}, {})
+    assert client.asked[8:] == [str(client.root / f"a.{client.sha256}.jar")]
+
+
+def test_a_jar_that_is_another_one_is_not_run(client: Client) -> None:
+    for change in (lambda path: path.write_bytes(b"another"), Path.unlink):
+        change(client.root / f"a.{client.sha256}.jar")
+        with pytest.raises(OSError, match="not there, or another one: deploy it again"):
+            jobs.client("a", {"jar": client.sha256}, {})
+    assert not (client.root / "asked").exists()
+
+
+@pytest.mark.parametrize(("said", "code", "error", "words"), [
+    (HANDED % "a", 1, None, ""),
+    (HANDED % "it's", 1, jobs.Refused, "calls its job \"it's\" in code"),
+    ("", 0, jobs.Refused, "the program starts no job"),
+    ("x.ProgramInvocationException: y\n\tat z\nCaused by: b.C: not allowed:\n - this\n\tat d\n\n---\n", 1, jobs.Refused, "a: b.C: not allowed: - this$"),
+    ("Could not build the program from JAR file: no class\n", 1, jobs.Refused, "no class"),
+    ("", 1, jobs.Refused, "it said nothing"),
+    ("Caused by: java.net.ConnectException: Connection refused\n\tat d\n", 1, OSError, "Connection refused"),
+])
+def test_what_a_rehearsal_tells(client: Client, said: str, code: int, error: type[Exception] | None, words: str) -> None:
+    client.says(said, code)
+    text = json.dumps({"jar": client.sha256})
+    if error is None:
+        jobs.rehearse("a", text, {})
+    else:
+        with pytest.raises(error, match=words):
+            jobs.rehearse("a", text, {})
+    given = dict(one[2:].split("=", 1) for one in client.asked if one.startswith("-D"))
+    assert f"http://{given['rest.address']}:{given['rest.port']}" != jobs.REST
+    assert "-s" not in client.asked
+
+
+def test_a_statement_has_no_rehearsal(client: Client) -> None:
+    jobs.rehearse("a", OLD, {})
+    assert not (client.root / "asked").exists()
+
+
+@pytest.mark.parametrize(("code", "name", "error"), [(0, "a", None), (0, "b", jobs.Refused), (0, None, jobs.Refused), (1, "a", jobs.Refused)])
+def test_a_job_that_is_not_what_was_asked_for_does_not_stay(
+    client: Client, monkeypatch: pytest.MonkeyPatch, code: int, name: str | None, error: type[Exception] | None
+) -> None:
+    """Also where the program started a second one."""
+    done: list[str] = []
+
+    def call(method: str, url: str) -> Any:
+        if method == "PATCH":
+            done.append(url)
+        elif name is None:
+            raise jobs.Refused("404")
+        return {"name": name}
+
+    client.says("", code)
+    monkeypatch.setattr(jobs, "call", call)
+    text = json.dumps({"jar": client.sha256})
+    if error is None:
+        job_id = jobs.submit("a", text, {}, "/s/1")
+        assert f"-D$internal.pipeline.job-id={job_id}" in client.asked
+        assert client.asked[client.asked.index("-s") + 1] == "file:///s/1"
+        assert done == []
+    else:
+        with pytest.raises(error):
+            jobs.submit("a", text, {}, None)
+        assert [url.endswith("?mode=cancel") for url in done] == [True]

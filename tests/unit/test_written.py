@@ -171,6 +171,10 @@ SOURCES = [{"id": "plc1", "protocol": "opcua", "tags": [{"name": "Level"}, {"nam
     ({"flink_jobs": ["normalise", "alerts"], "flink_alerts": [{"source": "plc1", "tag": "level", "low": 1, "high": 2, "rate": 1}]}, "", ""),
     ({"flink_jobs": ["normalise", "normalise"]}, "flink_jobs[normalise]", "2 times"),
     ({"flink_jobs": ["normalise", "alerts"]}, "flink_jobs", "nothing to watch"),
+    ({"flink_jars": [{"name": "leaks", "jar": "a.jar"}, {"name": "leaks2", "jar": "a.jar"}]}, "", ""),
+    ({"flink_jars": [{"name": "leaks", "jar": "a.jar"}] * 2}, "flink_jars[leaks].name", "2 times"),
+    ({"flink_jars": [{"name": "alerts", "jar": "a.jar"}]}, "flink_jars[0].name", "no name for a job of your own"),
+    ({"flink_jars": [{"name": "a.b", "jar": "a.jar"}]}, "flink_jars[0].name", "no name for a job of your own"),
     ({"flink_jobs": ["normalise"], "flink_alerts": [{"source": "drill", "tag": "x", "low": 1}]}, "flink_jobs", "lacks alerts"),
     ({"flink_alerts": [{"source": "plc1", "tag": "levle", "low": 1}]}, "flink_alerts[plc1/levle]", "no such tag"),
     ({"flink_alerts": [{"source": "plc1", "tag": "Level", "low": 1}]}, "flink_alerts[plc1/Level]", "no such tag"),
@@ -343,6 +347,7 @@ def test_each_limit_is_of_an_option_and_its_default_keeps_it() -> None:
 @pytest.mark.parametrize(("told", "keys"), [
     ({}, []),
     ({"flink_slots": 1}, ["flink_slots"]), ({"flink_slots": 1, "flink_jobs": ["normalise"]}, []), ({"flink_slots": 1, "flink_jobs": "{{ jobs }}"}, []),
+    ({"flink_jars": [{"name": "a", "jar": "a"}, {"name": "b", "jar": "b"}]}, []), ({"flink_jars": [{"parallelism": 3}], "flink_slots": 4}, ["flink_slots"]),
     ({"telegraf_metric_buffer_limit": 11999}, ["telegraf_metric_buffer_limit"]), ({"telegraf_metric_buffer_limit": 12000}, []),
     ({"kafka_min_insync_replicas": 4}, ["kafka_min_insync_replicas"]), ({"kafka_initial_controllers": ["h", "k9"]}, ["kafka_initial_controllers[k9]"]),
     ({"kafka_initial_controllers": "{{ groups['kafka'] }}"}, []), ({"kafka_config": {"listeners": "x", "num.io.threads": 1}}, ["kafka_config[listeners]"]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Flink SQL job as data: declared by a file, carried out by the keeper alone.
+"""A Flink job, a SQL statement or a jar, as data: declared by a file, carried out by the keeper alone.
 
 The keeper (roles/flink, jobs.py) is the only one that submits, stops and cancels jobs, so that a name never runs twice. What is here
 declares a statement, asks the keeper beforehand which way it would go, and waits until it says what came of it.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +68,35 @@ class Outcome:
 def digest(sql: str, session: Mapping[str, str]) -> str:
     """Of a statement and the properties that it runs with, as the keeper makes it."""
     return hashlib.sha256(json.dumps([sql, session]).encode()).hexdigest()
+
+
+def sha256_of(path: str) -> str:
+    """Of a file, '' where it is not there. Raises OSError."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def main_class(path: str) -> str:
+    """What the manifest of a jar says to run, '' for nothing. Raises JobError, OSError."""
+    try:
+        with zipfile.ZipFile(path) as jar:
+            # A line of a manifest goes on in the next one that begins with a space.
+            manifest = re.sub("\r?\n ", "", jar.read("META-INF/MANIFEST.MF").decode("utf-8", "replace"))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise JobError("%s is no jar: %s" % (path, error)) from error
+    found = re.search(r"^(?:program-class|Main-Class): *(\S+)", manifest, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def program(sha256: str, main: str | None, args: list[str] | None, parallelism: int | None, upgrade: str | None) -> str:
+    """What declares a jar to the keeper. Raises JobError."""
+    if main and not re.fullmatch(r"[\w$]+(\.[\w$]+)*", main):
+        raise JobError("main: %r is no name of a class" % main)
+    said = {"jar": sha256, "main": main, "args": args, "parallelism": parallelism, "upgrade": upgrade if upgrade == "replay" else None}
+    return json.dumps({key: value for key, value in said.items() if value}, sort_keys=True) + "\n"
 
 
 def parse_plan(text: str) -> Plan:
@@ -156,11 +187,11 @@ def works(
         sleep(2.0)
 
 
-def write(path: str, text: str, owner: tuple[int, int]) -> None:
+def write(path: str, content: str | bytes, owner: tuple[int, int]) -> None:
     """Atomic; owner: uid, gid. Raises OSError."""
     temporary = "%s.%d.new" % (path, os.getpid())  # Another run may write, too.
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
     os.chown(temporary, *owner)
     os.chmod(temporary, 0o640)
     os.replace(temporary, path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps every declared Flink SQL job running, exactly once by name, and carries a changed statement over.
+"""Keeps every declared Flink job, a SQL statement or a jar, running, exactly once by name, and carries a changed statement over.
 
 A standalone session cluster without ZooKeeper forgets its jobs when the JobManager restarts. This loop looks at the REST
 interface and, for each declared job that does not run, submits its statement through the SQL gateway, from the newest savepoint
@@ -14,12 +14,17 @@ plans of both statements:
 The new job is watched until it is whole and has completed checkpoints. If it fails, the old statement goes on from the savepoint
 and the new one is remembered as rejected until its file is written again.
 
+A jar is a program, handed over by Flink's own client, which runs its main here (see client). It shows no plan: its way is the savepoint, unless its
+declaration says replay, and Flink refuses state that does not fit. Before anything is stopped main is run up to the point where it would hand its job
+over (see rehearse). Jars lie beside the memory as <name>.<sha256>.jar, the old one until the new one is accepted.
+
 While the cluster itself changes its release the jobs are held (file `park`: {"release", "until"}): each stops with a savepoint (CANONICAL) and stays
 away until JobManager and gateway both say that release, or the time is over; then it goes on from its savepoint. Nobody has to let it go.
 
 `jobs.py plan NAME` reads a statement from stdin and prints as JSON which way it would go; it changes nothing.
 
-Files: jobs.json {"jobs": [name], "session": {key: value}}, <name>.sql beside it; <name>.json declares a job of its own beside jobs.json.
+Files: jobs.json {"jobs": [name], "session": {key: value}}, beside it <name>.sql, or <name>.job {"jar": sha256, "main", "args", "parallelism",
+"upgrade"}; <name>.json declares a job of its own beside jobs.json.
 <state>/<name>.json is the memory. Times in seconds since 1970.
 """
 
@@ -31,11 +36,14 @@ import json
 import os
 import re
 import shutil
+import socket
+import subprocess
 import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -45,6 +53,7 @@ CHECKPOINTS = Path("/var/lib/hnai/flink/checkpoints")
 SAVEPOINTS = Path("/var/lib/hnai/flink/savepoints")
 REST = "http://127.0.0.1:8081"
 GATEWAY = "http://127.0.0.1:8083"
+RUN = "/usr/local/lib/hnai/flink/run"
 PERIOD_S = 3.0
 #: How long a job that is not whole is waited for before its newest checkpoint stands in for a savepoint.
 PARK_S = 60.0
@@ -52,19 +61,24 @@ PARK_S = 60.0
 VERIFY_S = 300.0
 CHECKPOINTS_WANTED = 2
 SAVEPOINT_S = 180.0
+CLIENT_S = 300.0
 SAVEPOINTS_KEPT = 2
 #: Records that a source may be behind and still counts as caught up; how often it is asked.
 CAUGHT_UP, LOOK_EVERY_S = 2000, 30.0
 #: States in which Flink itself still works on a job.
 ALIVE = {"INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "RECONCILING", "FAILING", "CANCELLING", "SUSPENDED"}
 LEAVING = {"FAILING", "CANCELLING"}
-#: Of two plans that look the same one may have other types.
-UNFIT = "; the state does not fit although the plan looks the same: say '-- keeper: upgrade=replay' in the statement"
+#: Of two plans that look the same one may have other types, and a jar shows none.
+UNFIT = "; the state does not fit, which no plan told: say '-- keeper: upgrade=replay' in the statement, 'upgrade: replay' of a jar"
 #: What starts a job; what a file may do before; what of that would start one, too; and settings that are not the file's.
 STARTS = re.compile(r"(INSERT|EXECUTE\s+STATEMENT\s+SET)\b", re.IGNORECASE)
 PREPARES = re.compile(r"(CREATE|ALTER|DROP|USE|SET|RESET|LOAD|UNLOAD|ADD\s+JAR)\b", re.IGNORECASE)
 CREATES_AS = re.compile(r"CREATE\s+(OR\s+REPLACE\s+)?(MATERIALIZED\s+)?TABLE\b.*\bAS\s+(SELECT|WITH)\b", re.IGNORECASE | re.DOTALL)
 OURS = re.compile(r"(SET|RESET)\s+'(pipeline\.name|execution\.(state-recovery|savepoint)\.[^']*)'", re.IGNORECASE)
+#: Answers that say who could not be reached, and nothing about the job.
+AWAY = re.compile(r"ConnectException|TimeoutException|ConnectTimeout|ClosedChannel|Connection refused")
+#: What a program may set in code of all that its job is configured with: else it could let in state that does not fit, or take its checkpoints elsewhere.
+IN_CODE = {"execution.program-config.enabled": "false", "execution.program-config.wildcards": "execution.checkpointing.interval"}
 #: Options of a table that say what is read: offsets of one topic fit no other.
 READS = ("connector", "topic", "topic-pattern", "path")
 #: Operators without state of their own; of all others what they do must be the same for their state to fit.
@@ -121,8 +135,11 @@ def decide(wanted: str, alive: list[Job], memory: dict[str, Any], verdict: tuple
         if job is None or verdict[0] == "broken":
             return Action("give_up", job.id if job else "", verdict[1] or "it is gone")
         return Action("accept", job.id) if verdict[0] == "healthy" else Action("none")
-    if memory["digest"] and wanted not in (memory["digest"], (memory.get("rejected") or {}).get("digest")):
+    rejected = (memory.get("rejected") or {}).get("digest")
+    if memory["digest"] and wanted not in (memory["digest"], rejected):
         return Action("upgrade", job.id if job else "")
+    if not memory["digest"] and wanted == rejected:
+        return Action("none")
     return Action("none") if job else Action("start")
 
 
@@ -142,8 +159,16 @@ def newest_state(roots: list[Path], job_ids: list[str]) -> str | None:
     return None
 
 
+def program(text: str) -> dict[str, Any] | None:
+    """What declares a jar; None for a statement."""
+    return json.loads(text) if text.startswith("{") else None
+
+
 def options(sql: str) -> dict[str, str]:
-    """What a statement says to its keeper: `-- keeper: replay_margin_s=90, upgrade=replay`."""
+    """What a statement says to its keeper: `-- keeper: replay_margin_s=90, upgrade=replay`. A jar says it in its declaration."""
+    jar = program(sql)
+    if jar:
+        return {"upgrade": jar.get("upgrade", "")}
     found: dict[str, str] = {}
     for line in re.findall(r"^--[ ]*keeper:(.*)$", sql, re.MULTILINE):
         found.update(dict(re.findall(r"(\w+)=(\w+)", line)))
@@ -247,7 +272,7 @@ def call(method: str, url: str, body: Any = None, timeout_s: float = 20.0) -> An
         causes = re.findall(r"Caused by: ([^\\\n]+)", text) or [text[:300]]
         said = f"{method} {url}: {error.code}: {causes[-1]}"
         # The gateway wraps in the same way what it could not reach; that says nothing about the statement.
-        away = error.code in (502, 503, 504) or re.search(r"ConnectException|TimeoutException|ConnectTimeout|ClosedChannel|Connection refused", text)
+        away = error.code in (502, 503, 504) or AWAY.search(text)
         raise (OSError if away else Refused)(said) from error
 
 
@@ -284,8 +309,76 @@ class Session:
         return call("GET", f"{self.base}/operations/{operation}/result/0?rowFormat=JSON")
 
 
+def client(name: str, jar: dict[str, Any], properties: dict[str, str], start: str | None = None) -> tuple[bool, str]:
+    """Runs the main of a program by Flink's own client, which hands over to REST what it builds: whether it did, and what was said. Raises OSError."""
+    path = STATE / f"{name}.{jar['jar']}.jar"
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != jar["jar"]:
+        raise OSError(f"{path} is not there, or another one: deploy it again")
+    wanted = [f"-D{key}={value}" for key, value in {**properties, **IN_CODE, "pipeline.name": name}.items()]
+    wanted += ["-s", "file://" + start] if start else []
+    wanted += ["-c", jar["main"]] if jar.get("main") else []
+    wanted += ["-p", str(jar["parallelism"])] if jar.get("parallelism") else []
+    command = [RUN, "client", "run", "-d", "-t", "remote", *wanted, str(path), *jar.get("args", [])]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=CLIENT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{name}: main has not ended after {CLIENT_S:.0f} s") from error
+    return done.returncode == 0, done.stdout.decode(errors="replace")
+
+
+def failed(name: str, said: str) -> OSError | Refused:
+    """With the last cause in what the client said: the program's own words, or Flink's."""
+    causes = re.findall(r"^Caused by: (.+?)(?=\n\s+(?:at |\.{3} )|\n\n|\Z)", said, re.MULTILINE | re.DOTALL)
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith("\t")]
+    why = " ".join((causes or lines or ["it said nothing"])[-1].split())[:500]
+    return (OSError if AWAY.search(said) else Refused)(f"{name}: {why}")
+
+
+def rehearse(name: str, sql: str, session: dict[str, str]) -> None:
+    """Runs the main of a jar up to the point where it hands its job over, to a port of which nobody takes it. Raises Refused, OSError."""
+    jar = program(sql)
+    if not jar:
+        return
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        nowhere = {"rest.address": "127.0.0.1", "rest.port": str(nobody.getsockname()[1]), "rest.retry.max-attempts": "0"}
+        handed, said = client(name, jar, {**session, **nowhere})
+    built = re.search(r"Failed to execute job '(.*)'\.", said)
+    if built:
+        own_name(name, built[1])
+    elif handed:
+        raise Refused(f"{name}: the program starts no job")
+    else:
+        raise failed(name, said)
+
+
+def own_name(name: str, found: str) -> None:
+    """Raises Refused where a program calls its job otherwise."""
+    if found != name:
+        raise Refused(f"{name}: the program calls its job {found!r} in code: by what name a job runs is its keeper's to say; leave it out of execute()")
+
+
+def launch(name: str, jar: dict[str, Any], session: dict[str, str], start: str | None) -> str:
+    """Submits the job of a jar; returns its id. Raises Refused, OSError."""
+    # With an id that is known before: a program that starts a second job is refused by Flink, and what runs of it is stopped.
+    job_id = uuid.uuid4().hex
+    handed, said = client(name, jar, {**session, "$internal.pipeline.job-id": job_id}, start)
+    try:
+        if not handed:
+            raise failed(name, said)
+        own_name(name, call("GET", f"{REST}/jobs/{job_id}")["name"])
+    except (OSError, Refused):
+        with contextlib.suppress(OSError, Refused):
+            cancel(job_id)
+        raise
+    return job_id
+
+
 def submit(name: str, sql: str, session: dict[str, str], start: str | None) -> str:
-    """Submits one job through the gateway, from a savepoint or checkpoint; returns its id. Raises Refused, OSError."""
+    """Submits one job, a statement through the gateway, from a savepoint or checkpoint; returns its id. Raises Refused, OSError."""
+    jar = program(sql)
+    if jar:
+        return launch(name, jar, session, start)
     properties = dict(session, **{"pipeline.name": name})
     if start:
         properties["execution.state-recovery.path"] = "file://" + start
@@ -300,7 +393,9 @@ def submit(name: str, sql: str, session: dict[str, str], start: str | None) -> s
 
 
 def explain(name: str, sql: str, session: dict[str, str]) -> list[list[Any]]:
-    """Shape of a statement's plan; starts no job. Raises Refused, OSError."""
+    """Shape of a statement's plan, of a jar none; starts no job. Raises Refused, OSError."""
+    if program(sql):
+        return []
     wanted = checked(name, sql)
     with Session(name, dict(session)) as gateway:
         text = ""
@@ -463,11 +558,17 @@ class Keeper:
                 shutil.rmtree(old, ignore_errors=True)
         return savepoints[-SAVEPOINTS_KEPT:]
 
+    def declaration(self, name: str) -> Path:
+        """The file that says what a job is."""
+        jar = self.config / f"{name}.job"
+        return jar if jar.exists() else self.config / f"{name}.sql"
+
     def declared(self) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-        """Session properties, name → statement, name → digest of both."""
+        """Session properties, name → statement ('': it is not there yet), name → digest of both."""
         wanted = json.loads((self.config / "jobs.json").read_text())
         names = set(wanted["jobs"]) | {path.stem for path in self.config.glob("*.json") if path.name != "jobs.json"}
-        sql = {name: (self.config / f"{name}.sql").read_text() for name in sorted(names)}
+        files = {name: self.declaration(name) for name in sorted(names)}
+        sql = {name: path.read_text() if path.exists() else "" for name, path in files.items()}
         return wanted["session"], sql, {name: digest(text, wanted["session"]) for name, text in sql.items()}
 
     def step(self) -> None:
@@ -493,13 +594,15 @@ class Keeper:
 
     def advance(self, name: str, sql: str, wanted: str, session: dict[str, str], alive: list[Job]) -> None:
         """The next step of one job."""
+        if not sql:
+            raise OSError("it is declared, and neither its statement nor its jar is there yet")
         memory = self.recall(name)
         if memory["digest"] == wanted and not memory["sql"]:
             memory["sql"] = sql
         self._known_again(name, memory, alive)
         rejected = memory["rejected"]
         # Whatever else is declared, the statement that was given up is not asked for any more.
-        if rejected and (rejected["digest"] != wanted or (self.config / f"{name}.sql").stat().st_mtime > rejected["at"]):
+        if rejected and (rejected["digest"] != wanted or self.declaration(name).stat().st_mtime > rejected["at"]):
             memory["rejected"] = None
             self.remember(name, memory)
         upgrade = memory["upgrade"]
@@ -546,12 +649,10 @@ class Keeper:
     def _begin(self, name: str, sql: str, wanted: str, session: dict[str, str], memory: dict[str, Any], job: Job | None) -> None:
         """Decides the way, notes it, and stops the old job. A statement that Flink does not take is rejected at once; nothing is stopped."""
         try:
+            rehearse(name, sql, session)
             how, why = choose(name, memory, sql, session)
         except Refused as error:
-            say(f"{name}: the new statement is refused, the old one goes on: {error}")
-            memory["rejected"] = {"digest": wanted, "why": str(error), "at": self.now()}
-            memory["last"] = {"way": "none", "result": "refused", "why": str(error), "at": self.now(), "digest": wanted}
-            self.remember(name, memory)
+            self._refuse(name, wanted, memory, error)
             return
         say(f"upgrade {name} by {how}: {why}")
         if job and not memory["current"]:
@@ -565,6 +666,13 @@ class Keeper:
         self.remember(name, memory)
         if job:
             self._stop(name, memory, job)
+
+    def _refuse(self, name: str, wanted: str, memory: dict[str, Any], error: Refused) -> None:
+        """It is not asked for again."""
+        say(f"{name}: the new statement is refused, nothing was touched: {error}")
+        memory["rejected"] = {"digest": wanted, "why": str(error), "at": self.now()}
+        memory["last"] = {"way": "none", "result": "refused", "why": str(error), "at": self.now(), "digest": wanted}
+        self.remember(name, memory)
 
     def _stop(self, name: str, memory: dict[str, Any], job: Job) -> None:
         """With a savepoint; a job that is not whole cannot make one, its newest checkpoint is the way on."""
@@ -580,6 +688,11 @@ class Keeper:
         start = newest_state(self.roots, memory["job_ids"])
         if upgrade is None and not memory["digest"]:
             start = None
+            try:
+                rehearse(name, sql, session)
+            except Refused as error:
+                self._refuse(name, wanted, memory, error)
+                return
         elif upgrade is None or upgrade["phase"] == "returning":
             start = upgrade["start"] if upgrade else start
             wanted, sql, session = memory["digest"], memory["sql"] or sql, session if memory["session"] is None else memory["session"]
@@ -638,6 +751,16 @@ class Keeper:
             savepoints=self._kept(savepoints)
         )
         self.remember(name, memory)
+        self._clear(name, memory["sql"])
+
+    def _clear(self, name: str, accepted: str) -> None:
+        """Jars of before go: they were the way back. One that came since, or is declared, is to be deployed yet."""
+        wanted = [f"{name}.{jar['jar']}.jar" for jar in map(program, (accepted, self.declaration(name).read_text())) if jar]
+        if program(accepted):
+            since = (self.state / wanted[0]).stat().st_mtime
+            for path in self.state.glob("*.jar"):
+                if path.name.rsplit(".", 2)[0] == name and path.name not in wanted and path.stat().st_mtime < since:
+                    path.unlink()
 
     def _give_up(self, name: str, memory: dict[str, Any], action: Action) -> None:
         """The new job goes, the old statement comes back from where it stopped."""
@@ -671,6 +794,10 @@ def choose(name: str, memory: dict[str, Any], new: str, session: dict[str, str])
         return "replay", "the statement asks for it"
     if not old:
         return "replay", "nobody remembers the old statement"
+    if program(old) and program(new):
+        return "savepoint", "no plan tells whether the state of a jar fits: Flink refuses what does not, and the old one goes on"
+    if program(old) or program(new):
+        return "replay", "the state of a statement fits no jar, and the other way round"
     try:
         before = explain(name, old, session if memory["session"] is None else memory["session"])
     except Refused as error:
