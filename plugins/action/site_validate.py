@@ -12,6 +12,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.hnai.platform.plugins.module_utils.flink.job import main_class
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import fed_topics, needed_topics
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import clients, needed_flows
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
@@ -164,11 +165,14 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def _handed_over(site: Site, hostvars: Any, groups: Any) -> list[Problem]:
-        """Files of the sources that are to be mirrored: a run that lacks one would end at the collector, with all before it already changed."""
+        """Files of the sources that are to be mirrored, and jars: a run that lacks one would end at their component, with all before it already changed."""
         hosts, name = groups.get("ot_collector") or [], "hnai_ot_sources"
         declared = value_of(hostvars[hosts[0]], name, name, {}) if hosts and name in hostvars[hosts[0]] else ()
         found = sources.handed_over(declared, lambda path: Path(path).expanduser().read_text(encoding="utf-8"))
-        return [Problem(site.file(name), *one, "source") for one in found]
+        said = [Problem(site.file(name), *one, "source") for one in found]
+        hosts, name = groups.get("flink") or [], "flink_jars"
+        declared = value_of(hostvars[hosts[0]], name, name, {}) if hosts and name in hostvars[hosts[0]] else ()
+        return [*said, *(Problem(site.file(name), *one, "option") for one in sources.jars(declared, lambda path: main_class(str(Path(path).expanduser()))))]
 
     @staticmethod
     def _site_ca(site: Site, hostvars: Any, groups: Any, now: datetime.datetime) -> list[Problem]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hnai_ot_collector.registers import _FORMATS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.hnai.platform.plugins.module_utils.flink.job import main_class
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, sources
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -264,3 +266,20 @@ def test_what_the_plant_hands_over_can_be_read(tmp_path: Path) -> None:
         "server_certificate_file": "key holds no certificate (PEM)", "server_certificate_next_file": "der cannot be read on the controller: it is no text",
         "identity.password_file": ". cannot be read on the controller: Is a directory",
     }
+
+
+def test_a_jar_that_no_run_could_deploy_is_named_before_one(tmp_path: Path) -> None:
+    def lies(name: str, manifest: str = "") -> str:
+        with zipfile.ZipFile(tmp_path / name, "w") as jar:
+            jar.writestr("META-INF/MANIFEST.MF", manifest)
+        return str(tmp_path / name)
+
+    (tmp_path / "text.jar").write_text("no archive")
+    good, mute = lies("good.jar", "Main-Class: a.B\n"), lies("mute.jar")
+    declared = [None, {"name": "a", "jar": good}, {"name": "b", "jar": mute, "main": "a.B"}, {"name": "c", "jar": mute}, {"name": "d", "jar": "jars/x.jar"},
+                {"name": "e", "jar": str(tmp_path / "none.jar")}, {"name": "f", "jar": str(tmp_path / "text.jar")}]  # fmt: skip
+    told = {key: wrong for key, wrong, _remedy in sources.jars(declared, main_class)}
+    assert set(told) == {f"flink_jars[{number}].jar" for number in (3, 4, 5, 6)}
+    assert "names no Main-Class" in told["flink_jars[3].jar"] and "from the root" in told["flink_jars[4].jar"]
+    assert "No such file" in told["flink_jars[5].jar"] and "is no jar" in told["flink_jars[6].jar"]
+    assert list(sources.jars("{{ later }}", main_class)) == []
