@@ -12,13 +12,14 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.hnai.platform.plugins.module_utils.flink.job import main_class
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import fed_topics, needed_topics
 from ansible_collections.hnai.platform.plugins.module_utils.zones.flows import clients, needed_flows
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem, Site
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
 from ansible_collections.hnai.platform.plugins.plugin_utils import checks, contracts, observed, site_ca, sources
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
-from ansible_collections.hnai.platform.plugins.plugin_utils.declared import Known
+from ansible_collections.hnai.platform.plugins.plugin_utils.declared import Known, jars
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, record, zones
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import (
     add_names,
@@ -85,7 +86,7 @@ class ActionModule(ActionBase):
             said += mistakes(told, options(), groups, site.file, self._known(site))
             said += twice(given) + unheard(given, groups)
             if boolean(args.get("files", False)):
-                said += self._handed_over(site, task_vars["hostvars"], groups)
+                said += self._handed_over(site, task_vars["hostvars"], groups) + self._jars(site, task_vars["hostvars"], groups)
             said += self._site_ca(site, task_vars["hostvars"], task_vars["groups"], now)
             found = [problem.as_dict() for problem in [*sorted({*judge(site, data, today), *said}), *self._observed(site, task_vars["hostvars"])]]
             if args.get("export"):
@@ -169,6 +170,13 @@ class ActionModule(ActionBase):
         declared = value_of(hostvars[hosts[0]], name, name, {}) if hosts and name in hostvars[hosts[0]] else ()
         found = sources.handed_over(declared, lambda path: Path(path).expanduser().read_text(encoding="utf-8"))
         return [Problem(site.file(name), *one, "source") for one in found]
+
+    @staticmethod
+    def _jars(site: Site, hostvars: Any, groups: Any) -> list[Problem]:
+        """Programs of jobs: a run that lacks one would end at Flink."""
+        hosts, name = groups.get("flink") or [], "flink_jars"
+        declared = value_of(hostvars[hosts[0]], name, name, {}) if hosts and name in hostvars[hosts[0]] else ()
+        return [Problem(site.file(name), *one, "option") for one in jars(declared, main_class)]
 
     @staticmethod
     def _site_ca(site: Site, hostvars: Any, groups: Any, now: datetime.datetime) -> list[Problem]:

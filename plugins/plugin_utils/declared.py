@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import base
+from ansible_collections.hnai.platform.plugins.module_utils.flink.job import JobError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import quotas
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import SourceError, devices
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import ConfigError
@@ -185,6 +186,18 @@ def _jobs(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Itera
                 yield Problem(file("flink_alerts"), key, wrong, remedy, "option")
 
 
+def jars(declared: Any, main_class: Callable[[str], str]) -> Iterator[tuple[str, str, str]]:
+    """(key, what is wrong, remedy) of the programs of jobs, as they lie on the controller. *main_class*: what a jar says to run; JobError, OSError."""
+    for one in _listed(declared):
+        if isinstance(one, Mapping) and isinstance(one.get("jar"), str):
+            key, path = f"flink_jars[{shown(one.get('name'))}]", one["jar"][:200]
+            try:
+                if not main_class(one["jar"]) and not one.get("main"):
+                    yield f"{key}.main", f"the manifest of {path} names no Main-Class", "write the class whose main starts the job"
+            except (JobError, OSError) as error:
+                yield f"{key}.jar", f"{path}: {getattr(error, 'strerror', None) or error}", "write the path of a jar on the controller"
+
+
 #: Which topics the instances of Telegraf write and read: (option, group).
 _TOPICS = tuple((f"telegraf_{topic}_topic", f"telegraf_{group}") for topic, group in (
     ("raw", "shipper"), ("raw", "bridge"), ("writer", "writer"), ("writer", "questdb")))  # fmt: skip
@@ -256,7 +269,7 @@ def _apart(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Map
     slots, jobs = of("flink", "flink_slots"), of("flink", "flink_jobs")
     # A job takes as many as its operators run side by side.
     wide = [one.get("parallelism", 1) for one in _listed(of("flink", "flink_jars")) if isinstance(one, Mapping)]
-    needed = len(_listed(jobs)) + sum(int(one) for one in wide if whole(one))
+    needed = len(list(_listed(jobs))) + sum(int(one) for one in wide if whole(one))
     if whole(slots) and int(slots) < needed:
         yield wrong("flink_slots", "flink_slots", f"{slots} for jobs that take {needed}: the rest would wait for ever", f"write {needed} or more")
     slo, period = _of_first(variables, groups, "canary").get("hnai_slo"), of("canary", "canary_period_s")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.hnai.platform.plugins.module_utils.flink.job import main_class
 from ansible_collections.hnai.platform.plugins.plugin_utils import declared, limits, written
 from ansible_collections.hnai.platform.plugins.plugin_utils.declared import Known
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import broker_settings, options
@@ -190,6 +192,19 @@ def test_jobs_and_alerts(told: dict[str, Any], key: str, message: str) -> None:
     found = judged({"f": {"hnai_ot_sources": SOURCES, **told}}, {"flink": ["f"]})
     found = {name: said for name, said in found.items() if name.startswith("flink")}
     assert list(found) == ([key] if key else []) and all(message in said for said, _remedy in found.values())
+
+
+@pytest.mark.parametrize(("entry", "found"), [
+    ({"main": "a.B"}, []), ({}, [("flink_jars[leaks].main", "names no Main-Class")]), ({"jar": "nowhere"}, [("flink_jars[leaks].jar", "No such file")]),
+    ({"jar": "text"}, [("flink_jars[leaks].jar", "is no jar")]), ({"jar": 5}, []),
+])
+def test_the_programs_of_jobs_are_looked_at(tmp_path: Path, entry: dict[str, Any], found: list[tuple[str, str]]) -> None:
+    (tmp_path / "text").write_text("x")
+    with zipfile.ZipFile(tmp_path / "jar", "w") as file:
+        file.writestr("META-INF/MANIFEST.MF", "Manifest-Version: 1.0\n")
+    told = list(declared.jars([None, {"name": "leaks", "jar": "jar", **entry}], lambda path: main_class(str(tmp_path / path))))
+    assert [(key, words in wrong, bool(remedy)) for (key, wrong, remedy), (_key, words) in zip(told, found)] == [(key, True, True) for key, _words in found]
+    assert len(told) == len(found)
 
 
 MODBUS = {
