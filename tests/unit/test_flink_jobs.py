@@ -851,6 +851,19 @@ def test_a_first_program_that_was_refused_is_tried_again_when_it_is_declared_aga
     assert cluster.texts == [jar("1")]
 
 
+def test_a_first_program_that_is_refused_at_its_start_is_not_started_again_and_again(cluster: Cluster) -> None:
+    """It starts two jobs, say: of each attempt the first would run for a moment."""
+    asked: list[str] = []
+
+    def rehearsed(sql: str) -> None:
+        asked.append(sql)
+
+    cluster.refuse, cluster.rehearsed = {jar("1"): jobs.Refused("submitted already")}, rehearsed  # type: ignore[method-assign]
+    declare(cluster, jar("1"))
+    known = steps(cluster, 3)
+    assert (asked, known["submitting"], known["rejected"]["why"], known["last"]["result"]) == ([jar("1")], None, "submitted already", "refused")
+
+
 def test_a_job_whose_jar_is_not_there_yet_keeps_no_other_waiting(cluster: Cluster) -> None:
     (cluster.root / "config/jobs.json").write_text(json.dumps({"jobs": ["0", "a"], "session": {}}))
     cluster.jobs = [Job("j", "0", "RUNNING", 1)]

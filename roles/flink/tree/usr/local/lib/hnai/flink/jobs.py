@@ -669,7 +669,7 @@ class Keeper:
 
     def _refuse(self, name: str, wanted: str, memory: dict[str, Any], error: Refused) -> None:
         """It is not asked for again."""
-        say(f"{name}: the new statement is refused, nothing was touched: {error}")
+        say(f"{name}: what is declared is refused, and what ran goes on: {error}")
         memory["rejected"] = {"digest": wanted, "why": str(error), "at": self.now()}
         memory["last"] = {"way": "none", "result": "refused", "why": str(error), "at": self.now(), "digest": wanted}
         self.remember(name, memory)
@@ -712,6 +712,11 @@ class Keeper:
         try:
             job_id = submit(name, text, session, start)
         except Refused as error:
+            if not memory["digest"] and program(sql):
+                # Each attempt would run for a moment.
+                memory["submitting"] = None
+                self._refuse(name, wanted, memory, error)
+                return
             if not upgrade or upgrade["phase"] == "returning":
                 raise
             self._give_up(name, memory, Action("give_up", "", str(error)))
