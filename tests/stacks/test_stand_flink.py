@@ -88,7 +88,7 @@ public class Counter {
     static Long slow(Long value) throws InterruptedException { Thread.sleep(100); return value; }
     public static void main(String[] args) throws Exception {
         StreamExecutionEnvironment environment = StreamExecutionEnvironment.getExecutionEnvironment();
-        environment.fromSequence(0, 1000000).map(Counter::slow).uid("read").keyBy(value -> true).process(new Count(args[0])).uid("count")
+        environment.fromSequence(0, 1000000).map(Counter::slow).uid("read").keyBy(value -> true).process(new Count(args[0])).uid("{uid}")
             .sinkTo(new DiscardingSink<>());
         if (args.length > 1) environment.execute(args[1]); else environment.execute();
         if (args.length > 2) { environment.fromSequence(0, 1).sinkTo(new DiscardingSink<>()); environment.execute(args[2]); }
@@ -263,11 +263,11 @@ class Stand(Judged):
         if name != "clock":
             (self.home / f"etc/jobs/{name}.json").write_text("{}", encoding="utf-8")
 
-    def jar(self, version: str, first: str = "") -> str:
+    def jar(self, version: str, first: str = "", uid: str = "count") -> str:
         """A version of the counter; its sha256, by which it is declared."""
         folder = self.home / version
         folder.mkdir()
-        (folder / "Counter.java").write_text(COUNTER.replace("{first}", first).replace("{version}", version), encoding="ascii")
+        (folder / "Counter.java").write_text(COUNTER.replace("{first}", first).replace("{version}", version).replace("{uid}", uid), encoding="ascii")
         classes = f"{self.home / VALUES['flink_version'] / 'lib'}/*"
         subprocess.run(["javac", "-nowarn", "-cp", classes, "Counter.java"], cwd=folder, check=True, timeout=300)
         subprocess.run("jar --create --file jar --main-class Counter *.class", shell=True, cwd=folder, check=True, timeout=300)
@@ -655,6 +655,10 @@ def test_a_jar_goes_on_from_its_savepoint_and_back_to_the_old_one_by_itself(stan
         stand.declare_jar(third)
         back = settled("rolled back", "third never works")
         counts("second", far)
+        stand.declare_jar(stand.jar("fourth", uid="another"))
+        back = settled("rolled back", "say '-- keeper: upgrade=replay' in the statement, 'upgrade: replay' of a jar")
+        assert "Failed to rollback to checkpoint/savepoint" in back["why"]
+        far = counts("second", far)
         memory = stand.memory("counter")
         assert memory["started"]["from"] == back["savepoint"]
         assert flink_job.sha256_of(str(kept / f"counter.{second}.jar")) == second
