@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -445,6 +446,23 @@ def test_what_a_new_job_died_of_is_said_with_what_helps(monkeypatch: pytest.Monk
     assert jobs.watch(Job("j", "a", "RESTARTING", 1)) == ("broken", why)
 
 
+@pytest.mark.parametrize(("known", "why"), [(True, "the state does not fit"), (False, "it is gone")])
+def test_what_a_new_job_died_of_before_it_began_is_said(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, known: bool, why: str) -> None:
+    """The JobManager knows it still, unless it was started again."""
+    steps(cluster, 1)
+    declare(cluster, NEW)
+    steps(cluster, 2)
+    cluster.jobs = []
+
+    def watch(job: Any) -> tuple[str, str]:
+        if not known:
+            raise jobs.Refused("404")
+        return "broken", f"{job.id}: the state does not fit"
+
+    monkeypatch.setattr(jobs, "watch", watch)
+    assert steps(cluster, 2)["last"]["why"] == ("job2: " if known else "") + why
+
+
 def test_a_job_that_is_no_more_while_its_statement_changes_is_replayed_from_where_it_stood(cluster: Cluster) -> None:
     text = "-- keeper: replay_margin_s=90, upgrade=replay\nCREATE TABLE r WITH ('scan.startup.mode' = 'group-offsets');\nINSERT INTO t SELECT %d;\n"
     declare(cluster, text % 1)
@@ -851,6 +869,19 @@ def test_a_first_program_that_was_refused_is_tried_again_when_it_is_declared_aga
     assert cluster.texts == [jar("1")]
 
 
+def test_a_first_program_that_is_refused_at_its_start_is_not_started_again_and_again(cluster: Cluster) -> None:
+    """It starts two jobs, say: of each attempt the first would run for a moment."""
+    asked: list[str] = []
+
+    def rehearsed(sql: str) -> None:
+        asked.append(sql)
+
+    cluster.refuse, cluster.rehearsed = {jar("1"): jobs.Refused("submitted already")}, rehearsed  # type: ignore[method-assign]
+    declare(cluster, jar("1"))
+    known = steps(cluster, 3)
+    assert (asked, known["submitting"], known["rejected"]["why"], known["last"]["result"]) == ([jar("1")], None, "submitted already", "refused")
+
+
 def test_a_job_whose_jar_is_not_there_yet_keeps_no_other_waiting(cluster: Cluster) -> None:
     (cluster.root / "config/jobs.json").write_text(json.dumps({"jobs": ["0", "a"], "session": {}}))
     cluster.jobs = [Job("j", "0", "RUNNING", 1)]
@@ -917,6 +948,7 @@ def test_a_jar_that_is_another_one_is_not_run(client: Client) -> None:
     ("x.ProgramInvocationException: y\n\tat z\nCaused by: b.C: not allowed:\n - this\n\tat d\n\n---\n", 1, jobs.Refused, "a: b.C: not allowed: - this$"),
     ("Could not build the program from JAR file: no class\n", 1, jobs.Refused, "no class"),
     ("", 1, jobs.Refused, "it said nothing"),
+    ("Caused by: a.B: Failed to rollback to checkpoint/savepoint s\n\tat d\n", 1, jobs.Refused, re.escape("savepoint s" + jobs.UNFIT)),
     ("Caused by: java.net.ConnectException: Connection refused\n\tat d\n", 1, OSError, "Connection refused"),
 ])
 def test_what_a_rehearsal_tells(client: Client, said: str, code: int, error: type[Exception] | None, words: str) -> None:

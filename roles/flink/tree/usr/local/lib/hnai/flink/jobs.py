@@ -75,6 +75,7 @@ STARTS = re.compile(r"(INSERT|EXECUTE\s+STATEMENT\s+SET)\b", re.IGNORECASE)
 PREPARES = re.compile(r"(CREATE|ALTER|DROP|USE|SET|RESET|LOAD|UNLOAD|ADD\s+JAR)\b", re.IGNORECASE)
 CREATES_AS = re.compile(r"CREATE\s+(OR\s+REPLACE\s+)?(MATERIALIZED\s+)?TABLE\b.*\bAS\s+(SELECT|WITH)\b", re.IGNORECASE | re.DOTALL)
 OURS = re.compile(r"(SET|RESET)\s+'(pipeline\.name|execution\.(state-recovery|savepoint)\.[^']*)'", re.IGNORECASE)
+MISFIT = re.compile("StateMigrationException|Failed to rollback to checkpoint/savepoint")
 #: Answers that say who could not be reached, and nothing about the job.
 AWAY = re.compile(r"ConnectException|TimeoutException|ConnectTimeout|ClosedChannel|Connection refused")
 #: What a program may set in code of all that its job is configured with: else it could let in state that does not fit, or take its checkpoints elsewhere.
@@ -331,7 +332,7 @@ def failed(name: str, said: str) -> OSError | Refused:
     causes = re.findall(r"^Caused by: (.+?)(?=\n\s+(?:at |\.{3} )|\n\n|\Z)", said, re.MULTILINE | re.DOTALL)
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith("\t")]
     why = " ".join((causes or lines or ["it said nothing"])[-1].split())[:500]
-    return (OSError if AWAY.search(said) else Refused)(f"{name}: {why}")
+    return (OSError if AWAY.search(said) else Refused)(f"{name}: {why}{UNFIT if MISFIT.search(said) else ''}")
 
 
 def rehearse(name: str, sql: str, session: dict[str, str]) -> None:
@@ -444,7 +445,7 @@ def watch(job: Job) -> tuple[str, str]:
         lines = str(failed[0].get("stacktrace", "")).splitlines()
         causes = [line for line in lines if line.startswith("Caused by: ")]
         said = (causes[-1] if causes else lines[0] if lines else str(failed[0].get("exceptionName", "it failed")))[:500]
-        return "broken", said + (UNFIT if re.search("StateMigrationException|Failed to rollback to checkpoint/savepoint", "".join(lines)) else "")
+        return "broken", said + (UNFIT if MISFIT.search("".join(lines)) else "")
     if job.state != "RUNNING" or not job.whole:
         return "", f"{job.state}, not all tasks run"
     done = call("GET", f"{REST}/jobs/{job.id}/checkpoints")["counts"]["completed"]
@@ -607,6 +608,10 @@ class Keeper:
             self.remember(name, memory)
         upgrade = memory["upgrade"]
         verdict = ("", "")
+        if upgrade and upgrade["phase"] == "verifying" and not alive:
+            # State that finds no operator ends a job before it begins.
+            with contextlib.suppress(OSError, Refused):
+                verdict = ("broken", watch(Job(upgrade["new"], name, "FAILED", 0, False))[1])
         if upgrade and upgrade["phase"] == "verifying" and alive:
             new = next((job for job in alive if job.id == upgrade.get("new", job.id)), None)
             verdict = watch(new) if new else ("broken", "it is gone")
@@ -669,7 +674,7 @@ class Keeper:
 
     def _refuse(self, name: str, wanted: str, memory: dict[str, Any], error: Refused) -> None:
         """It is not asked for again."""
-        say(f"{name}: the new statement is refused, nothing was touched: {error}")
+        say(f"{name}: what is declared is refused, and what ran goes on: {error}")
         memory["rejected"] = {"digest": wanted, "why": str(error), "at": self.now()}
         memory["last"] = {"way": "none", "result": "refused", "why": str(error), "at": self.now(), "digest": wanted}
         self.remember(name, memory)
@@ -712,6 +717,11 @@ class Keeper:
         try:
             job_id = submit(name, text, session, start)
         except Refused as error:
+            if not memory["digest"] and program(sql):
+                # Each attempt would run for a moment.
+                memory["submitting"] = None
+                self._refuse(name, wanted, memory, error)
+                return
             if not upgrade or upgrade["phase"] == "returning":
                 raise
             self._give_up(name, memory, Action("give_up", "", str(error)))
