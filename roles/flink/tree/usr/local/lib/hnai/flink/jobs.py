@@ -611,7 +611,7 @@ class Keeper:
         if upgrade and upgrade["phase"] == "verifying" and not alive:
             # State that finds no operator ends a job before it begins.
             with contextlib.suppress(OSError, Refused):
-                verdict = ("broken", watch(Job(upgrade["new"], name, "FAILED", 0, False))[1])
+                verdict = ("broken", watch(Job(upgrade.get("new", ""), name, "FAILED", 0, False))[1])
         if upgrade and upgrade["phase"] == "verifying" and alive:
             new = next((job for job in alive if job.id == upgrade.get("new", job.id)), None)
             verdict = watch(new) if new else ("broken", "it is gone")
