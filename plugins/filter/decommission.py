@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: Who converts units on the way, and who then stores what comes.
-CONVERTER, WRITERS = "flink", ("telegraf_writer", "telegraf_questdb")
+CONVERTER = "flink"
+WRITERS = ("telegraf_writer", "telegraf_questdb")
 #: Without these a host is no host of the site, and without OpenBao there is nobody to ask: they go with the machine.
 BASE = ("host", "firewall", "openbao")
 

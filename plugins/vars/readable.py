@@ -1,7 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """Names the file of variables that Ansible cannot read. It gives no variable: it stands before Ansible's own plugin, where that reads before any callback."""
 
 from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: readable
+short_description: Names the file of variables that Ansible cannot read
+version_added: "0.1.0"
+author: hnai.platform maintainers (@hnai)
+description:
+  - Of a file in C(group_vars) or C(host_vars) that it cannot read ansible-core says what is wrong, but not where. Enabled before
+    P(ansible.builtin.host_group_vars#vars) it ends the run with file, line and remedy, as the C(ansible.cfg) of a checkout has it. Where it is not
+    enabled, a callback of the collection's playbooks does the same, unless C(run_vars_plugins = start) reads the files before there is any.
+  - It gives no variables.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,18 +23,6 @@ from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.plugins.vars import BaseVarsPlugin, host_group_vars
 
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import unreadable_file
-
-DOCUMENTATION = r"""
-name: readable
-short_description: Names the file of variables that Ansible cannot read
-version_added: "0.1.0"
-author: hnai.platform maintainers
-description:
-  - Of a file in C(group_vars) or C(host_vars) that it cannot read ansible-core says what is wrong, but not where. Enabled before
-    P(ansible.builtin.host_group_vars#vars) it ends the run with file, line and remedy, as the C(ansible.cfg) of a checkout has it. Where it is not
-    enabled, a callback of the collection's playbooks does the same, unless C(run_vars_plugins = start) reads the files before there is any.
-  - It gives no variables.
-"""
 
 
 class _Files(host_group_vars.VarsModule):

@@ -151,7 +151,7 @@ class Probe(Audit):
         self._say("begins", name, token)
         budget = self._budget(source)
         found = to_its_end(write_probe.service_probe(lambda: self._channel(source, state, target, budget),
-                                                      list(self._writer.SERVICES)))
+                                                     list(self._writer.SERVICES)))
         self._say("ends", name, token)
         check = self._add("OW6", name, expected="absent", hint="take the services away from this identity, or from the server")
         check.evidence = {"services": {one: code if isinstance(code, str) else "0x%08X" % code for one, code in found.items()}, "token": token.as_dict()}
