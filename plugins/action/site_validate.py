@@ -11,6 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 
 from ansible_collections.hnai.platform.plugins.module_utils.flink.job import main_class
 from ansible_collections.hnai.platform.plugins.module_utils.zones.acls import fed_topics, needed_topics
@@ -83,7 +84,7 @@ class ActionModule(ActionBase):
             groups = task_vars["groups"]
             told, given = written(task_vars["hostvars"], groups), task_vars.get("ansible_inventory_sources") or []
             said = evaluated(told, task_vars["hostvars"], {*options(), *OWN, "ansible_host"}, site.file)
-            said += mistakes(told, options(), groups, site.file, self._known(site))
+            said += mistakes(told, options(), groups, site.file, self._known(site, self._lent(task_vars)))
             said += twice(given) + unheard(given, groups)
             if boolean(args.get("files", False)):
                 said += self._handed_over(site, task_vars["hostvars"], groups)
@@ -128,6 +129,11 @@ class ActionModule(ActionBase):
                 self._display.display(f"!!! {problem['key']}: {problem['message']}", color="red")
         return result
 
+    def _lent(self, task_vars: dict[str, Any]) -> bool:
+        """Whether somebody gives this run the address of one host, and the run goes to that one alone."""
+        alone = bool(task_vars.get("ansible_limit")) and len(task_vars.get("ansible_play_hosts_all") or ()) == 1
+        return alone and "ansible_host" in load_extra_vars(self._loader)
+
     def _unheard(self, tags: list[str]) -> None:
         """Warn of tags that nothing of ours bears: a playbook that imports us may have its own, and a misspelt one would do nothing and end well."""
         known = {"all", "always", "tagged", "untagged", *PARTS, *record.SCOPES, *contracts.all()}
@@ -156,8 +162,9 @@ class ActionModule(ActionBase):
         return written
 
     @staticmethod
-    def _known(site: Site) -> Known:
+    def _known(site: Site, lent: bool) -> Known:
         return Known(
+            lent=lent,
             needed=needed_topics(site), fed=() if site.lost else fed_topics(site), users={principal for principal, *_rest in clients(site, "kafka")},
             settings=broker_settings(), checks=[entry.id for section in checks.load() for entry in section.entries],
             secrets={str(secret["path"]) for contract in site.contracts.values() for secret in contract.get("secrets") or ()},

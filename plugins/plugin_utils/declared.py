@@ -51,6 +51,8 @@ class Known:
     #: All checks; paths of all secrets of contracts.
     checks: Iterable[str] = ()
     secrets: Iterable[str] = ()
+    #: Whether the address is of this run, which goes to one host alone (--limit HOST -e ansible_host=…): it is no other host's then.
+    lent: bool = False
 
 
 NOTHING = Known()

@@ -39,7 +39,7 @@ def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
              file: Callable[[str], str], known: Known = NOTHING) -> list[Problem]:
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set."""
     found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, known.needed)]
-    found += [*_entrances(variables, file), *_places(variables, options, groups, file)]
+    found += [*_entrances(variables, file, known.lent), *_places(variables, options, groups, file)]
     return [*found, *declared.problems(variables, options, groups, file, known)]
 
 
@@ -54,7 +54,7 @@ def _options(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
         yield Problem(file(name), key, f"{complaint} (on {some(hosts)})", remedy, "option")
 
 
-def _entrances(variables: Mapping[str, Mapping[str, Any]], file: Callable[[str], str]) -> Iterator[Problem]:
+def _entrances(variables: Mapping[str, Mapping[str, Any]], file: Callable[[str], str], lent: bool) -> Iterator[Problem]:
     """Ways in that a run would shut behind itself: role host lets nobody in as root or by a password, the firewall nobody at another port."""
     seen: dict[tuple[str, str, str], list[str]] = {}
     machines: dict[tuple[str, str], str] = {}
@@ -65,7 +65,7 @@ def _entrances(variables: Mapping[str, Mapping[str, Any]], file: Callable[[str],
         if told.get("ansible_connection", "ssh") not in ("smart", "ssh"):
             continue
         way = (str(told.get("ansible_host", host)), str(told.get("ansible_port", SSH[1])))
-        if not is_template(list(way)) and machines.setdefault(way, host) != host:
+        if not lent and not is_template(list(way)) and machines.setdefault(way, host) != host:
             remedy = "give each host its own address: whatever is done to one would be done to the other"
             seen.setdefault(("ansible_host", f"{shown(way[0])} leads to {machines[way]} too", remedy), []).append(host)
         if told.get("ansible_become") in (False, "false", "no", "False"):

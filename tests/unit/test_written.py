@@ -431,6 +431,9 @@ def test_each_host_is_one_machine_and_none_is_the_controller() -> None:
     at = [{"ansible_host": "10.0.0.1"}, gate, {"ansible_host": "{{ at }}"}, {}]
     assert judged(dict(zip("abcd", at))) == {}, "a gateway with a port for each host is a way"
     assert judged({"a": at[0], "b": {}, "c": {"ansible_host": "b"}})["ansible_host"][0] == "b leads to b too (on c)"
+    everywhere = {"a": at[0], "b": at[0]}
+    assert "ansible_host" in judged(everywhere)
+    assert written.problems(everywhere, {}, {}, str, Known(lent=True)) == [], "-e ansible_host of a run that goes to one host alone is no other's address"
     said = judged({"a": {"ansible_connection": "local"}, "b": {"ansible_become": False}, "c": {"ansible_become": True}})
     assert {key: message.rpartition(" (on ")[2] for key, (message, _remedy) in said.items()} == {"ansible_connection": "a)", "ansible_become": "b)"}
 
