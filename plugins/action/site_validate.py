@@ -20,7 +20,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.zones.model import P
 from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import judge
 from ansible_collections.hnai.platform.plugins.plugin_utils import checks, contracts, observed, site_ca, sources
 from ansible_collections.hnai.platform.plugins.plugin_utils.contracts import ContractError
-from ansible_collections.hnai.platform.plugins.plugin_utils.declared import Known
+from ansible_collections.hnai.platform.plugins.plugin_utils.declared import Known, jars
 from ansible_collections.hnai.platform.plugins.plugin_utils.report import archive, html, record, zones
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import (
     add_names,
@@ -173,13 +173,15 @@ class ActionModule(ActionBase):
     @staticmethod
     def _handed_over(site: Site, hostvars: Any, groups: Any) -> list[Problem]:
         """Files of the sources that are to be mirrored, and jars: a run that lacks one would end at their component, with all before it already changed."""
-        hosts, name = groups.get("ot_collector") or [], "hnai_ot_sources"
-        declared = value_of(hostvars[hosts[0]], name, name, {}) if hosts and name in hostvars[hosts[0]] else ()
-        found = sources.handed_over(declared, lambda path: Path(path).expanduser().read_text(encoding="utf-8"))
-        said = [Problem(site.file(name), *one, "source") for one in found]
-        hosts, name = groups.get("flink") or [], "flink_jars"
-        declared = value_of(hostvars[hosts[0]], name, name, {}) if hosts and name in hostvars[hosts[0]] else ()
-        return [*said, *(Problem(site.file(name), *one, "option") for one in sources.jars(declared, lambda path: main_class(str(Path(path).expanduser()))))]
+
+        def declared(group: str, name: str) -> Any:
+            hosts = groups.get(group) or []
+            return value_of(hostvars[hosts[0]], name, name, {}) if hosts and name in hostvars[hosts[0]] else ()
+
+        plant, programs = "hnai_ot_sources", "flink_jars"
+        handed = sources.handed_over(declared("ot_collector", plant), lambda path: Path(path).expanduser().read_text(encoding="utf-8"))
+        lacking = jars(declared("flink", programs), lambda path: main_class(str(Path(path).expanduser())))
+        return [*(Problem(site.file(plant), *one, "source") for one in handed), *(Problem(site.file(programs), *one, "option") for one in lacking)]
 
     @staticmethod
     def _site_ca(site: Site, hostvars: Any, groups: Any, now: datetime.datetime) -> list[Problem]:

@@ -571,13 +571,14 @@ class Tree:
                     path = f"{inside}/{name}"
                     if path not in ours and not matches(path, self.foreign_ignore):
                         self.outcome.foreign.append(path)
+        known = ours | self._of_others(begun=True) if self.component == BASE else set()
         for top in UNITS if self.component == BASE else ():
             for found in glob.glob(self.host.at(f"{top}hnai-*")):
                 path = top + os.path.basename(found)
                 # Under our name and of no component: its own tree would not look there.
                 if os.path.isdir(found) or _unit_of(path) != os.path.basename(path):
                     continue
-                if path not in ours | self._of_others(begun=True) and not matches(path, self.foreign_ignore):
+                if path not in known and not matches(path, self.foreign_ignore):
                     self.outcome.foreign.append(path)
         self.outcome.foreign.sort()
 

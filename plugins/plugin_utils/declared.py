@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import base
+from ansible_collections.hnai.platform.plugins.module_utils.flink.job import JobError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import quotas
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import SourceError, devices
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import ConfigError
@@ -185,6 +186,28 @@ def _jobs(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Itera
             wrong, remedy = _watches(one)
             if wrong:
                 yield Problem(file("flink_alerts"), key, wrong, remedy, "option")
+
+
+def jars(declared: Any, main_of: Callable[[str], str]) -> Iterator[tuple[str, str, str]]:
+    """(key, what is wrong, remedy) of jobs that are jars, as they lie on the controller.
+
+    *declared*: evaluated. *main_of*: what a jar's manifest says to run, "" for nothing; OSError, JobError: it is none.
+    """
+    for number, job in enumerate(_listed(declared)):
+        path = job.get("jar") if isinstance(job, Mapping) else None
+        if not isinstance(path, str) or not path:
+            continue
+        wrong, remedy = "", "name a jar that lies on the controller"
+        if not path.startswith(("/", "~")):
+            wrong, remedy = "is not said from the root on", 'write "{{ inventory_dir }}/…"'
+        else:
+            try:
+                if not main_of(path) and not job.get("main"):
+                    wrong, remedy = "names no Main-Class in its manifest", "write main"
+            except (OSError, JobError) as error:
+                wrong = f"cannot be read on the controller: {getattr(error, 'strerror', None) or error}"
+        if wrong:
+            yield f"flink_jars[{number}].jar", f"{path} {wrong}", remedy
 
 
 #: Which topics the instances of Telegraf write and read: (option, group).

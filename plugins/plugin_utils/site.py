@@ -353,11 +353,8 @@ def _files_of(sources: Iterable[str]) -> Iterator[tuple[Path, bool]]:
         for path in [base] if base.is_file() else sorted(base.iterdir()) if base.is_dir() else ():
             if path.is_file() and path.suffix in (".yml", ".yaml"):
                 yield path, True
-        parts = list(_parts(base))
-        for kind, name in (("group_vars", "all"), ("group_vars", ""), ("host_vars", "")):
-            for folder, stem, taken in parts:
-                if folder == kind and (stem == "all" if name else (kind, stem) != ("group_vars", "all")):
-                    yield from ((path, False) for path in _inside(taken[0]))
+        for *_whose, taken in sorted(_parts(base), key=lambda one: one[:2] != ("group_vars", "all")):
+            yield from ((path, False) for path in _inside(taken[0]))
 
 
 #: How the name of a file of variables ends, in the order in which Ansible looks (DataLoader.find_vars_files): the first that is there is read.

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.hnai.platform.plugins.module_utils.flink.job import JobError
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import WIDTHS
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Problem
 
@@ -228,28 +227,6 @@ def handed_over(sources: Any, read: Callable[[str], str]) -> Iterator[tuple[str,
             if wrong:
                 remedy = f"let the plant's people hand over {what}: README of role ot_collector"
                 yield f"hnai_ot_sources[{shown(source.get('id'))}].{name}", f"{path[:200]} {wrong}", remedy
-
-
-def jars(declared: Any, main_of: Callable[[str], str]) -> Iterator[tuple[str, str, str]]:
-    """(key, what is wrong, remedy) of jobs that are jars, as they lie on the controller.
-
-    *declared*: evaluated. *main_of*: what a jar's manifest says to run, "" for nothing; OSError, JobError: it is none.
-    """
-    for number, job in enumerate(declared if isinstance(declared, (list, tuple)) else ()):
-        path = job.get("jar") if isinstance(job, Mapping) else None
-        if not isinstance(path, str) or not path:
-            continue
-        wrong, remedy = "", "name a jar that lies on the controller"
-        if not path.startswith(("/", "~")):
-            wrong, remedy = "is not said from the root on", 'write "{{ inventory_dir }}/…"'
-        else:
-            try:
-                if not main_of(path) and not job.get("main"):
-                    wrong, remedy = "names no Main-Class in its manifest", "write main"
-            except (OSError, JobError) as error:
-                wrong = f"cannot be read on the controller: {getattr(error, 'strerror', None) or error}"
-        if wrong:
-            yield f"flink_jars[{number}].jar", f"{path} {wrong}", remedy
 
 
 def unit_problems(units: Any) -> Iterator[tuple[str, str, str]]:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.hnai.platform.plugins.module_utils.flink.job import main_class
 from ansible_collections.hnai.platform.plugins.plugin_utils import contracts, sources
+from ansible_collections.hnai.platform.plugins.plugin_utils.declared import jars
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ("psi>kPa", "degF>degC")
@@ -278,8 +279,8 @@ def test_a_jar_that_no_run_could_deploy_is_named_before_one(tmp_path: Path) -> N
     good, mute = lies("good.jar", "Main-Class: a.B\n"), lies("mute.jar")
     declared = [None, {"name": "a", "jar": good}, {"name": "b", "jar": mute, "main": "a.B"}, {"name": "c", "jar": mute}, {"name": "d", "jar": "jars/x.jar"},
                 {"name": "e", "jar": str(tmp_path / "none.jar")}, {"name": "f", "jar": str(tmp_path / "text.jar")}]  # fmt: skip
-    told = {key: wrong for key, wrong, _remedy in sources.jars(declared, main_class)}
+    told = {key: wrong for key, wrong, _remedy in jars(declared, main_class)}
     assert set(told) == {f"flink_jars[{number}].jar" for number in (3, 4, 5, 6)}
     assert "names no Main-Class" in told["flink_jars[3].jar"] and "from the root" in told["flink_jars[4].jar"]
     assert "No such file" in told["flink_jars[5].jar"] and "is no jar" in told["flink_jars[6].jar"]
-    assert list(sources.jars("{{ later }}", main_class)) == []
+    assert list(jars("{{ later }}", main_class)) == []
