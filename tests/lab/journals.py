@@ -59,8 +59,8 @@ class Series:
             if set(item["metric"]) != {"__name__", "source"}:
                 continue
             series = found.setdefault(item["metric"]["__name__"], {})
-            for ms, value in zip(item["timestamps"], item["values"], strict=True):
-                series.setdefault(int(ms), []).append(math.nan if value is None else float(value))
+            for second, value in item["values"]:
+                series.setdefault(round(second * 1000), []).append(float(value))
         return cls(found)
 
     def get(self, name: str, start: int, end: int) -> dict[int, list[float]]:

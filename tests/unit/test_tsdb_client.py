@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any
@@ -29,9 +30,12 @@ class Wire:
         self.answer = (status, body if isinstance(body, bytes) else json.dumps(body).encode())
         self.error = error
         self.asked: list[tuple[str, str, dict[str, list[str]], Mapping[str, str], float]] = []
+        self.bodies: list[bytes] = []
 
     def __call__(self, method: str, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> tuple[int, bytes]:
-        self.asked.append((method, path, urllib.parse.parse_qs(body.decode()), headers, timeout_s))
+        parts = urllib.parse.urlsplit(path)
+        self.bodies.append(body)
+        self.asked.append((method, parts.path, urllib.parse.parse_qs(parts.query), headers, timeout_s))
         if self.error is not None:
             raise self.error
         return self.answer
@@ -46,7 +50,7 @@ def test_query_sends_the_login_the_expression_and_the_timeout() -> None:
     wire = Wire(body=vector(({"__name__": "whp", "source": "plc1"}, "12.5")))
     points = Store(wire, "dashboard", "s3cret", lambda: 2.5).query("whp", nocache="1")
     method, path, form, headers, timeout_s = wire.asked[0]
-    assert (method, path, timeout_s) == ("POST", "/api/v1/query", 2.5)
+    assert (method, path, timeout_s) == ("GET", "/api/v1/query", 2.5)
     assert form == {"query": ["whp"], "nocache": ["1"]}
     assert base64.b64decode(headers["Authorization"].split()[1]) == b"dashboard:s3cret"
     assert [(point.name, point.source, point.value) for point in points] == [("whp", "plc1", 12.5)]
@@ -80,20 +84,28 @@ def test_a_refusal_says_its_number_and_a_dead_store_no_password() -> None:
 
 
 def test_export_joins_the_blocks_of_a_series_and_sorts_them() -> None:
-    lines = [
-        {"metric": {"__name__": "c"}, "values": [3, None], "timestamps": [3000, 4000]},
-        {"metric": {"__name__": "c"}, "values": [1, 2], "timestamps": [1000, 2000]},
+    blocks = [
+        {"metric": {"__name__": "c"}, "values": [[3, "3"], [4, "NaN"]]},
+        {"metric": {"__name__": "c"}, "values": [[1, "1"], [1795845625.597, "2.5"], [2, "-Inf"]]},
     ]
-    body = b"\n".join(json.dumps(line).encode() for line in lines) + b"\n\n"
-    wire = Wire(body=body)
+    wire = Wire(body={"status": "success", "data": {"resultType": "matrix", "result": blocks}})
     (series,) = Store(wire).export("c", 0.5, 9)
-    assert list(series.times) == [1000, 2000, 3000, 4000]
-    assert list(series.values)[:3] == [1, 2, 3]
-    assert series.values[3] != series.values[3]
+    assert list(series.times) == [1000, 2000, 3000, 4000, 1795845625597]
+    assert [series.values[at] for at in (0, 1, 2, 4)] == [1, -math.inf, 3, 2.5]
+    assert math.isnan(series.values[3])
+    assert wire.asked[0][0] == "GET" and wire.bodies == [b""], "vmauth cuts answers to a request with a body"
     assert wire.asked[0][2]["start"] == ["0.500"]
     assert "reduce_mem_usage" not in wire.asked[0][2], "the store removes no duplicates with it"
     Store(wire).export("c", 0.5, 9, raw=True)
     assert wire.asked[1][2]["reduce_mem_usage"] == ["1"]
+
+
+@pytest.mark.parametrize("cut", range(1, 100))
+def test_an_export_that_was_cut_anywhere_is_none(cut: int) -> None:
+    whole = b'{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"__name__":"c"},"values":[[1,"1"],[2,"2"]]}]}}'
+    assert Store(Wire(body=whole)).export("c", 0, 9)
+    with pytest.raises(StoreError, match="no JSON"):
+        Store(Wire(body=whole[:cut])).export("c", 0, 9)
 
 
 def test_only_http_addresses() -> None:
