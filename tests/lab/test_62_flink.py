@@ -12,11 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import counter
 import pytest
 import yaml
-from conftest import Lab
+from conftest import Lab, Run
 from journals import TICKS_PER_MS
 from plant_view import now_ms, program, stored, until
+from stands import artifact
 
 pytestmark = pytest.mark.scenario("flink")
 SOURCE = "drill"
@@ -219,6 +221,42 @@ def test_a_changed_group_is_replayed_and_a_changed_filter_is_not(lab: Lab, tmp_p
     carried = deploy(lab, tmp_path, job, drill(key="n / 10 * 10", value="n", rate=6))
     assert carried["way"] == "savepoint"
     assert carried["savepoint"]
+
+
+def test_a_jar_of_the_site_is_deployed_upgraded_taken_back_and_taken_away(lab: Lab, tmp_path: Path) -> None:
+    """flink_jars by site.yml. What it counts shows that nothing is lost and nothing comes twice, whichever version runs."""
+    host, name, file = lab.groups["flink"][0], "counter", "/var/lib/hnai/flink/tmp/counted"
+    classes = artifact("flink", Path(lab.run(host, "readlink", "-f", "/opt/hnai/flink/current").stdout.strip()).name, tmp_path) / "lib"
+
+    def site(jar: Path | None, *arguments: str) -> Run:
+        more = {"flink_jars": [{"name": name, "jar": str(jar), "args": [file]}]} if jar else {}
+        return lab.play("site.yml", "--tags", "flink", *arguments, extra=more)
+
+    def counts(version: str, more_than: int) -> int:
+        """A count of this version beyond that one."""
+        return int(until(f"{version} does not count", lambda: counter.counted(lab.run(host, "cat", file).stdout, version, more_than), 120, 1))
+
+    first = counter.build(tmp_path / "first", classes, "first")
+    try:
+        plan = site(first, "--check")
+        assert plan.rc == 0 and f"{host}: Deploy the jars" in plan.changed(), plan.stdout[-3000:]
+        run = site(first)
+        assert run.rc == 0, run.stdout[-3000:]
+        far = counts("first", 20)
+        assert not bad(verdicts(lab, tmp_path, name))
+        assert site(first).changed() == []
+        run = site(counter.build(tmp_path / "second", classes, "second"))
+        assert run.rc == 0, run.stdout[-3000:]
+        far = counts("second", far)
+        run = site(counter.build(tmp_path / "third", classes, "third", 'if (value > 0) throw new IllegalStateException("third never works");'))
+        assert run.rc != 0 and "third never works" in run.stdout and "the old one runs again" in run.stdout, run.stdout[-3000:]
+        far = counts("second", far)
+        units(lab, "kill", "--signal=SIGKILL", "hnai-flink-taskmanager")
+        counts("second", far)
+    finally:
+        run = site(None)
+    assert run.rc == 0, run.stdout[-3000:]
+    until("the job does not go", lambda: not bad(verdicts(lab, tmp_path)), 120, 3)
 
 
 def units(lab: Lab, *argv: str) -> None:

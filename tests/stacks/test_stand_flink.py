@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import counter
 import jinja2
 import pytest
 import yaml
@@ -62,38 +63,6 @@ GROUP BY window_start, window_end;
 TALKER = """CREATE TABLE numbers (`n` BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '5000');
 CREATE TABLE said (`n` BIGINT, `times` BIGINT) WITH ('connector' = 'print', 'standard-error' = 'true');
 INSERT INTO said SELECT `n`, COUNT(*) FROM numbers GROUP BY `n`;
-"""
-#: Counts in its state what it reads; a file says how far it has read, and counted. Of versions: {version}; what it does before it counts: {first}.
-COUNTER = """import java.nio.file.*;
-import org.apache.flink.api.common.functions.OpenContext;
-import org.apache.flink.api.common.state.*;
-import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
-import org.apache.flink.streaming.api.functions.KeyedProcessFunction;
-import org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink;
-import org.apache.flink.util.Collector;
-public class Counter {
-    static class Count extends KeyedProcessFunction<Boolean, Long, Long> {
-        final String file;
-        transient ValueState<Long> seen;
-        Count(String file) { this.file = file; }
-        @Override public void open(OpenContext context) { seen = getRuntimeContext().getState(new ValueStateDescriptor<>("seen", Long.class)); }
-        @Override public void processElement(Long value, Context context, Collector<Long> out) throws Exception {
-            {first}
-            seen.update(seen.value() == null ? 1 : seen.value() + 1);
-            Path hidden = Path.of(file + ".new");
-            Files.writeString(hidden, "{version} " + value + " " + seen.value());
-            Files.move(hidden, Path.of(file), StandardCopyOption.ATOMIC_MOVE);
-        }
-    }
-    static Long slow(Long value) throws InterruptedException { Thread.sleep(100); return value; }
-    public static void main(String[] args) throws Exception {
-        StreamExecutionEnvironment environment = StreamExecutionEnvironment.getExecutionEnvironment();
-        environment.fromSequence(0, 1000000).map(Counter::slow).uid("read").keyBy(value -> true).process(new Count(args[0])).uid("{uid}")
-            .sinkTo(new DiscardingSink<>());
-        if (args.length > 1) environment.execute(args[1]); else environment.execute();
-        if (args.length > 2) { environment.fromSequence(0, 1).sinkTo(new DiscardingSink<>()); environment.execute(args[2]); }
-    }
-}
 """
 
 
@@ -265,15 +234,10 @@ class Stand(Judged):
 
     def jar(self, version: str, first: str = "", uid: str = "count") -> str:
         """A version of the counter; its sha256, by which it is declared."""
-        folder = self.home / version
-        folder.mkdir()
-        (folder / "Counter.java").write_text(COUNTER.replace("{first}", first).replace("{version}", version).replace("{uid}", uid), encoding="ascii")
-        classes = f"{self.home / VALUES['flink_version'] / 'lib'}/*"
-        subprocess.run(["javac", "-nowarn", "-cp", classes, "Counter.java"], cwd=folder, check=True, timeout=300)
-        subprocess.run("jar --create --file jar --main-class Counter *.class", shell=True, cwd=folder, check=True, timeout=300)
-        assert flink_job.main_class(str(folder / "jar")) == "Counter"
-        sha256 = flink_job.sha256_of(str(folder / "jar"))
-        (folder / "jar").rename(self.home / sha256)
+        made = counter.build(self.home / version, self.home / VALUES["flink_version"] / "lib", version, first, uid)
+        assert flink_job.main_class(str(made)) == "Counter"
+        sha256 = flink_job.sha256_of(str(made))
+        made.rename(self.home / sha256)
         return sha256
 
     def declare_jar(self, sha256: str, *args: str) -> None:
@@ -628,9 +592,7 @@ def test_a_jar_goes_on_from_its_savepoint_and_back_to_the_old_one_by_itself(stan
 
         def read() -> int:
             with contextlib.suppress(FileNotFoundError):
-                who, value, counted = (stand.home / "counted").read_text(encoding="ascii").split()
-                assert int(counted) == int(value) + 1
-                return int(counted) if who == version and int(counted) > more_than else 0
+                return counter.counted((stand.home / "counted").read_text(encoding="ascii"), version, more_than)
             return 0
 
         return int(until(f"{version} does not count", read, 120, 0.2))
