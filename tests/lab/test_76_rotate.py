@@ -143,6 +143,14 @@ def test_a_rollback_restores_the_old_value_in_one_run(lab: Lab, tmp_path: Path) 
     rotate(lab, WRITER, rotate_rollback=was["run_id"])
     held = lab.play("playbooks/rotate.yml", extra={"rotate_secret": WRITER.path, "mode": "verify"})
     assert held.rc == 0 and "each of 1 works at its target" in " ".join(held.stdout.split()), held.stdout[-2000:]
+    host, credential = lab.groups["telegraf_writer"][0], "/etc/credstore.encrypted/hnai-telegraf.kafka_writer"
+    since = lab.run(host, "stat", "-c", "@%Y", credential).stdout.strip()
+    try:
+        lab.run(host, "touch", credential)
+        held = lab.play("playbooks/rotate.yml", extra={"rotate_secret": WRITER.path, "mode": "verify"})
+        assert held.rc != 0 and f"a unit not started since: {host}" in " ".join(held.stdout.split()), held.stdout[-2000:]
+    finally:
+        lab.run(host, "touch", "-d", since, credential)
     now = looked(lab, WRITER)["rotation"]
     assert not now["open"]
     assert now["last"]["outcome"] == "rolled back"
