@@ -23,7 +23,7 @@ options:
     type: int
     default: 8083
   jobs:
-    description: Names of the declared jobs.
+    description: Names of the declared jobs; those that M(hnai.platform.flink_job) keeps on this host on its own are judged beside them.
     type: list
     elements: str
     required: true
@@ -85,7 +85,7 @@ leader:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.flink.health import Expected, check_all, rest
-from ansible_collections.hnai.platform.plugins.module_utils.flink.host import this_host
+from ansible_collections.hnai.platform.plugins.module_utils.flink.host import kept, this_host
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import VERDICT_ARGS, finish, start
 
 
@@ -109,7 +109,7 @@ def main() -> None:
     given = module.params
     report = start(module, "flink")
     expected = Expected(
-        jobs=given["jobs"], task_managers=given["task_managers"], slots_free=given["slots_free"], max_checkpoint_age_s=given["max_checkpoint_age"],
+        jobs=[*given["jobs"], *(name for name in kept() if name not in given["jobs"])], task_managers=given["task_managers"], slots_free=given["slots_free"], max_checkpoint_age_s=given["max_checkpoint_age"],
         max_watermark_age_s=given["max_watermark_age"], recent_s=given["recent"], high_availability=given["high_availability"],
         rest=given["port"], gateway=given["gateway_port"],
     )

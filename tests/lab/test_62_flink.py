@@ -155,7 +155,7 @@ def deploy(lab: Lab, folder: Path, name: str, sql: str, *arguments: str, **more:
 
 
 def verdicts(lab: Lab, folder: Path, *jobs: str) -> dict[str, str]:
-    """The worst status of each check id, what is not declared left out."""
+    """The worst status of each check id, what is not declared left out. *jobs*: declared beside the site's; what flink_job keeps is judged anyway."""
     declared = lab.var(lab.groups["flink"][0], "flink_jobs")
     result = play(lab, folder, {"hnai.platform.flink_health": {"jobs": [*declared, *jobs], "collect": True, "max_checkpoint_age": 40}})
     found: dict[str, str] = {}
@@ -202,10 +202,10 @@ def test_a_broken_statement_goes_back_by_itself(lab: Lab, tmp_path: Path, job: s
     assert result["rolled_back"]
     assert "ArithmeticException" in result["msg"]
     # A job that has just begun has no checkpoint of its own yet (H4, H9).
-    until("nobody says that an earlier statement runs, and that alone", lambda: bad(verdicts(lab, tmp_path, job)) == {"H3"}, 60, 3)
+    until("nobody says that an earlier statement runs, and that alone", lambda: bad(verdicts(lab, tmp_path)) == {"H3"}, 60, 3)
     again = deploy(lab, tmp_path, job, drill())
     assert not again.get("failed")
-    until("the job is not well", lambda: not bad(verdicts(lab, tmp_path, job)), 60, 3)
+    until("the job is not well", lambda: not bad(verdicts(lab, tmp_path)), 60, 3)
 
 
 def test_a_changed_group_is_replayed_and_a_changed_filter_is_not(lab: Lab, tmp_path: Path, job: str) -> None:
@@ -319,7 +319,7 @@ def test_backpressure_is_told(lab: Lab, tmp_path: Path) -> None:
     name = "drill"
     try:
         assert not deploy(lab, tmp_path, name, drill(rate=50_000_000)).get("failed")
-        until("nothing is held up", lambda: "H6" in bad(verdicts(lab, tmp_path, name)), 90, 3)
+        until("nothing is held up", lambda: "H6" in bad(verdicts(lab, tmp_path)), 90, 3)
     finally:
         play(lab, tmp_path, {"hnai.platform.flink_job": {"name": name, "state": "absent"}})
     whole_again(lab, tmp_path)

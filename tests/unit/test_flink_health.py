@@ -327,6 +327,13 @@ def test_the_host_reads_its_own_files(tmp_path: Path) -> None:
     assert flink_host.complete(str(tmp_path))
 
 
+def test_the_jobs_that_flink_job_keeps_are_known_from_their_files(tmp_path: Path) -> None:
+    for name in ("jobs.json", "windows.sql", "mine.sql", "mine.json", "leaks.job", "leaks.json"):
+        (tmp_path / name).touch()
+    assert flink_host.kept(str(tmp_path)) == ["leaks", "mine"]
+    assert flink_host.kept(str(tmp_path / "nowhere")) == []
+
+
 def test_what_lies_on_disk_of_a_job(tmp_path: Path) -> None:
     for path in ("checkpoints/j/chk-1", "checkpoints/j/shared", "savepoints/j/savepoint-j-1", "checkpoints/other/chk-2"):
         (tmp_path / path).mkdir(parents=True)

@@ -16,6 +16,8 @@ from ansible_collections.hnai.platform.plugins.module_utils.flink.health import 
 
 #: The keeper's memory (roles/flink, jobs.py): <name>.json per job, .keeper of its last look.
 STATE = "/var/lib/hnai/flink/jobs"
+#: What is declared (roles/flink): jobs.json names the role's jobs, <name>.json stands for each that flink_job keeps on its own.
+CONFIG = "/etc/hnai/flink/jobs"
 #: Who all units of Flink run as (roles/flink, sysusers.d).
 USER = "hnai-flink"
 _LISTEN = "0A"
@@ -50,6 +52,12 @@ def memory(name: str, state: str = STATE) -> Mapping[str, Any]:
         return read_json(os.path.join(state, name + ".json"))
     except FileNotFoundError:
         return {}
+
+
+def kept(config: str = CONFIG) -> list[str]:
+    """Names of the jobs that flink_job keeps on its own, beside those of the role."""
+    found = (os.path.basename(path)[: -len(".json")] for path in glob.glob(os.path.join(config, "*.json")))
+    return sorted(name for name in found if name != "jobs")
 
 
 def complete(path: str) -> bool:
