@@ -109,7 +109,8 @@ def main() -> None:
     given = module.params
     report = start(module, "flink")
     expected = Expected(
-        jobs=[*given["jobs"], *(name for name in kept() if name not in given["jobs"])], task_managers=given["task_managers"], slots_free=given["slots_free"], max_checkpoint_age_s=given["max_checkpoint_age"],
+        jobs=[*given["jobs"], *(name for name in kept() if name not in given["jobs"])], task_managers=given["task_managers"],
+        slots_free=given["slots_free"], max_checkpoint_age_s=given["max_checkpoint_age"],
         max_watermark_age_s=given["max_watermark_age"], recent_s=given["recent"], high_availability=given["high_availability"],
         rest=given["port"], gateway=given["gateway_port"],
     )

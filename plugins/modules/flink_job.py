@@ -128,6 +128,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.hnai.platform.plugins.module_utils.flink import health, host, job
 
+CONFIG = host.CONFIG
 KEEPER = "/usr/local/lib/hnai/flink/jobs.py"
 JOBMANAGER = health.rest("127.0.0.1", 8081)
 
@@ -175,23 +176,23 @@ def ask(module: AnsibleModule, name: str, sql: str) -> job.Plan:
 
 def absent(module: AnsibleModule, name: str) -> dict[str, Any]:
     """Takes the declaration away; the keeper cancels the job."""
-    path = os.path.join(host.CONFIG, name + ".json")
+    path = os.path.join(CONFIG, name + ".json")
     if not os.path.exists(path):
-        if name in (host.read_json(os.path.join(host.CONFIG, "jobs.json")).get("jobs") or []):
+        if name in (host.read_json(os.path.join(CONFIG, "jobs.json")).get("jobs") or []):
             raise job.JobError("%s is one of flink_jobs: take it off that list" % name)
         return {"changed": False, "way": "none", "why": "not declared"}
     if not module.check_mode:
         os.unlink(path)
         for kind in ("sql", "job"):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(host.CONFIG, name + "." + kind))
+                os.unlink(os.path.join(CONFIG, name + "." + kind))
     return {"changed": True, "way": "none", "why": "the declaration was taken away, the keeper cancels the job"}
 
 
 def present(module: AnsibleModule, name: str) -> dict[str, Any]:
     """Declares, and waits for what comes of it. Raises JobError, OSError."""
     given = module.params
-    paths = {kind: os.path.join(host.CONFIG, name + "." + kind) for kind in ("job", "sql")}
+    paths = {kind: os.path.join(CONFIG, name + "." + kind) for kind in ("job", "sql")}
     before = "job" if os.path.exists(paths["job"]) else "sql"
     declared = read(paths[before])
     kind = "job" if given["jar"] else "sql" if given["sql"] is not None or given["src"] else before
@@ -220,16 +221,16 @@ def present(module: AnsibleModule, name: str) -> dict[str, Any]:
     if module.check_mode or not changed:
         return result
     since = time.time()
-    owner = os.stat(host.CONFIG)
+    owner = os.stat(CONFIG)
     if sql != declared or plan.way == "rejected":
         job.write(path, sql, (owner.st_uid, owner.st_gid))
         if kind != before:
             # Of two files the keeper takes the jar's.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(paths[before])
-    known = host.read_json(os.path.join(host.CONFIG, "jobs.json"))
-    if name not in (known.get("jobs") or []) and not os.path.exists(os.path.join(host.CONFIG, name + ".json")):
-        job.write(os.path.join(host.CONFIG, name + ".json"), "{}\n", (owner.st_uid, owner.st_gid))
+    known = host.read_json(os.path.join(CONFIG, "jobs.json"))
+    if name not in (known.get("jobs") or []) and not os.path.exists(os.path.join(CONFIG, name + ".json")):
+        job.write(os.path.join(CONFIG, name + ".json"), "{}\n", (owner.st_uid, owner.st_gid))
     digest = plan.digest or job.digest(sql, known.get("session") or {})
     ours = read(path)
 
