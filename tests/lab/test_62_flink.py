@@ -250,8 +250,6 @@ def test_a_jar_of_the_site_is_deployed_upgraded_taken_back_and_taken_away(lab: L
         far = counts("second", far)
         run = site(counter.build(tmp_path / "third", classes, "third", 'if (value > 0) throw new IllegalStateException("third never works");'))
         assert run.rc != 0 and "third never works" in run.stdout and "the old one runs again" in run.stdout, run.stdout[-3000:]
-        far = counts("second", far)
-        units(lab, "kill", "--signal=SIGKILL", "hnai-flink-taskmanager")
         counts("second", far)
     finally:
         run = site(None)
