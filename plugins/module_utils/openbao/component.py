@@ -23,8 +23,8 @@ def explain(error: BaoError, what: str, remedy: str) -> VisitError:
     """*remedy* is that of a refusal; a server that cannot answer has another one."""
     if isinstance(error, Sealed):
         return VisitError(
-            "OpenBao is sealed or has no active node, nothing more was changed: run playbooks/components/openbao.yml where the controller has the keys, "
-            "else the key holders unseal it (docs/openbao-ceremony.md); then run again"
+            "OpenBao is sealed or has no active node, nothing more was changed; remedy: run playbooks/components/openbao.yml where the controller has "
+            "the keys, else the key holders unseal it (docs/openbao-ceremony.md); then run again"
         )
     if error.status == 429 or error.status >= 500:
         remedy = "OpenBao could not answer, which says nothing about rights: its log (journalctl -u hnai-openbao) says why; then run again"
