@@ -198,6 +198,15 @@ def test_an_empty_answer_means_that_nothing_arrives(samples: list[Point]) -> Non
     assert failed(site.judge()) == ["VM8"]
 
 
+def test_flags_that_were_cut_between_two_lines_are_none() -> None:
+    """Neither a door that somebody opened is overlooked, nor is the store accused of what the reader lost."""
+    site = Site()
+    for name in (*FLAGS, "tls"):
+        site.metrics = METRICS + 'flag{name="%s", value="x", is_set="true"} 1\nflag{name="version", value="false", is_set="false"} 1\n' % name
+        site.flags = {key: value for key, value in FLAGS.items() if key != name}
+        assert [(check.id, check.status) for check in site.judge().checks if check.status != "pass"] == [("VM2", "inconclusive"), ("VM3", "inconclusive")]
+
+
 def test_an_empty_answer_is_no_whole_one() -> None:
     site = Site()
     site.count = []

@@ -87,7 +87,7 @@ class Http:
         try:
             connection.request(method, self._prefix + path, body=body, headers=dict(headers))
             answer = connection.getresponse()
-            if answer.length is None and not answer.chunked:
+            if answer.status == 200 and answer.length is None and not answer.chunked:
                 raise http.client.HTTPException("the answer does not say where it ends")
             return answer.status, answer.read()
         finally:
