@@ -210,10 +210,13 @@ def observed(run: Run, state: Path, at: float, approved: Iterable[dict[str, Any]
     port, where: as in `Seen`, first, last: seconds since 1970, count: connections, open: now, users, processes, guessed, conduit: what approves it
     since, or ''}.
 
-    `approved` as for `firewall.uncovered`; `modes`: which boundaries there are. Raises FileNotFoundError where nft is absent.
+    `approved` as for `firewall.uncovered`; `modes`: which boundaries there are. Raises FileNotFoundError where nft is absent, FirewallError where it does
+    not say what it has written down.
     """
     approvals = book(approved)
-    rc, listing, _err = run(["nft", "-j", "list", "table", "inet", "hnai"], None)
+    rc, listing, err = run(["nft", "-j", "list", "table", "inet", "hnai"], None)
+    if rc != 0 and "No such file or directory" not in err:
+        raise FirewallError(f"nft does not list table inet hnai, so nobody knows which flows it has seen: {err.strip()[:200] or f'it ended with {rc}'}")
     observing = rc == 0 and '"observed_' in listing
     tables = [Table(listing, at)] if observing else []
     own = table_name(listing) if observing else ""

@@ -31,6 +31,12 @@ class Counter:
     time: float
     fields: Mapping[str, float]
 
+    def of(self, key: str) -> float:
+        """One of them. Raises ValueError where Telegraf does not say it: that is not 0."""
+        if key not in self.fields:
+            raise ValueError("Telegraf's counters have no %s" % key)
+        return self.fields[key]
+
 
 Book = Mapping[str, Sequence[Counter]]
 """{alias of the plugin: its counters, oldest first, of this process only}."""
@@ -76,8 +82,8 @@ def flow(counters: Sequence[Counter], key: str, window_s: float) -> Flow:
     older = [one for one in counters if one.time <= last.time - window_s]
     if older:
         begin = older[-1]
-        return Flow(last.fields.get(key, 0) - begin.fields.get(key, 0), last.time - begin.time, True)
-    return Flow(last.fields.get(key, 0), last.time - counters[0].time, False)
+        return Flow(last.of(key) - begin.of(key), last.time - begin.time, True)
+    return Flow(last.of(key), last.time - counters[0].time, False)
 
 
 class Disk:
@@ -113,7 +119,7 @@ class Disk:
         """Records that were cut off an oversized buffer at a start."""
         try:
             with open(os.path.join(self.path, instance, "dropped.json"), encoding="utf-8") as file:
-                return int(json.load(file).get("records", 0))
+                return int(json.load(file)["records"])
         except FileNotFoundError:
             return 0
 
@@ -167,7 +173,7 @@ def run(
             hint="what stands behind the instance does not take them: journalctl -u %s" % unit,
         ) as check:
             _moving(check, outputs, "metrics_written", params["idle_max"])
-            backlog = {alias: int(book[-1].fields.get("buffer_size", 0)) for alias, book in outputs.items()}
+            backlog = {alias: int(book[-1].of("buffer_size")) for alias, book in outputs.items()}
             check.evidence["backlog"] = backlog
             came = any(flow(book, "metrics_gathered", params["idle_max"]).amount > 0 for book in inputs.values())
             if check.observed and not came and not any(backlog[alias] for alias in check.observed):
@@ -175,10 +181,7 @@ def run(
         with report.check("TG4", "nothing was dropped", subject=instance, unit="records since it started", expected=0) as check:
             if not outputs:
                 raise RuntimeError("no counters (TG1)")
-            lost = sum(
-                book[-1].fields.get("metrics_dropped", 0) + book[-1].fields.get("metrics_rejected", 0)
-                for book in outputs.values()
-            )
+            lost = sum(book[-1].of("metrics_dropped") + book[-1].of("metrics_rejected") for book in outputs.values())
             check.observed = int(lost) + disk.dropped(instance)
             check.passed(check.observed == 0)
         size = disk.buffered(instance)
@@ -227,7 +230,7 @@ def _room(check: Check, params: Mapping[str, Any], disk: Disk, size: int, output
     left = max(0, min(free, limit - size) if not own else free)
     rates = {alias: flow(book, "metrics_added", 60.0) for alias, book in outputs.items()}
     rate = sum(one.amount / one.seconds for one in rates.values() if one.seconds > 0)
-    backlog = sum(book[-1].fields.get("buffer_size", 0) for book in outputs.values())
+    backlog = sum(book[-1].of("buffer_size") for book in outputs.values())
     each = size / backlog if backlog > 1000 else RECORD_BYTES
     check.evidence = {
         "buffered_bytes": size,

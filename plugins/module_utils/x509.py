@@ -16,6 +16,7 @@ NEW_KEY = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_cu
 _REQUEST = "CERTIFICATE REQUEST"
 _ANY = re.compile(r"-----BEGIN (CERTIFICATE|CERTIFICATE REQUEST)-----(.*?)-----END \1-----", re.DOTALL)
 _BLOCK = re.compile(r"-----BEGIN (CERTIFICATE|X509 CRL)-----(.*?)-----END \1-----", re.DOTALL)
+_WHOLE = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _INTEGER, _SEQUENCE, _UTC, _GENERALIZED, _VERSION = 0x02, 0x30, 0x17, 0x18, 0xA0
 
 
@@ -95,7 +96,7 @@ def validity(der: bytes, kind: str) -> Validity:
 
 
 def read_pem(text: str) -> list[Validity]:
-    """Every certificate and revocation list of a PEM text, in order. Raises X509Error where there is none."""
+    """Every certificate and revocation list of a PEM text, in order. Raises X509Error where there is none, or one of them was cut."""
     found = []
     for kind, body in _BLOCK.findall(text):
         try:
@@ -105,6 +106,8 @@ def read_pem(text: str) -> list[Validity]:
         found.append(validity(der, kind))
     if not found:
         raise X509Error("it holds no certificate and no revocation list")
+    if text.count("-----BEGIN ") != len(_WHOLE.findall(text)):
+        raise X509Error("it ends in the middle")
     return found
 
 

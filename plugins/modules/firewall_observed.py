@@ -113,7 +113,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.hnai.platform.plugins.module_utils.firewall import STATE
+from ansible_collections.hnai.platform.plugins.module_utils.firewall import STATE, FirewallError
 from ansible_collections.hnai.platform.plugins.module_utils.firewall_modes import Modes
 from ansible_collections.hnai.platform.plugins.module_utils.firewall_observed import observed
 from ansible_collections.hnai.platform.plugins.module_utils.firewall_run import run
@@ -131,7 +131,7 @@ def main() -> None:
     try:
         modes = Modes("observe", module.params["boundaries"])
         module.exit_json(changed=False, **observed(run, STATE, time.time(), module.params["approved"], modes))
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except (FirewallError, OSError, ValueError, subprocess.TimeoutExpired) as error:
         module.fail_json(msg=f"firewall_observed: {error}")
 
 

@@ -82,6 +82,10 @@ def result_of(ended: fanout.Ended, seconds: float) -> tuple[str, str]:
         return "", f"the check module was not done after {seconds:g} s and was killed"
     lines = [line for line in ended.out.splitlines() if line.startswith("{")]
     if lines:
+        try:
+            json.loads(lines[-1])
+        except ValueError:
+            return "", f"the answer of the check module was cut after {len(lines[-1])} characters: is there room in {tempfile.gettempdir()}?"
         return lines[-1], ""
     said = (ended.err.strip() or ended.out.strip()).splitlines()
     return "", f"the check module ended with {ended.code}: {said[-1] if said else 'it said nothing'}"

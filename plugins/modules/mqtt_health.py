@@ -209,9 +209,9 @@ def main() -> None:
         if not since:
             raise OSError("%s does not run, so nobody knows since when" % params["unit"])
         found = command("journalctl", "-q", "-o", "cat", "-g", words, *more, "_SYSTEMD_INVOCATION_ID=" + since)
-        # 1 without a word: no such line.
-        if found.returncode and found.stderr.strip():
-            raise OSError("journalctl: " + found.stderr.strip())
+        # 1 without a word: no such line. One that was killed says no word either.
+        if found.returncode not in (0, 1) or (found.returncode and found.stderr.strip()):
+            raise OSError("journalctl: %s" % (found.stderr.strip() or "ended with %d" % found.returncode))
         return found.stdout.splitlines()
 
     run(report, params, Sources(

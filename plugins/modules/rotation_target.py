@@ -285,10 +285,10 @@ def adapter_for(module: AnsibleModule, host: Host, stack: contextlib.ExitStack, 
             return stack.enter_context(contextlib.closing(Asking(server, refusals, ca_file, username, password)))
 
         def in_flight() -> int:
-            page = inner.text("/metrics")
-            if tsdb_rotate.IN_FLIGHT + " " not in page:
-                raise CannotTell("vmauth shows no %s" % tsdb_rotate.IN_FLIGHT)
-            return int(parse_metrics(page, tsdb_rotate.IN_FLIGHT))
+            try:
+                return int(parse_metrics(inner.text("/metrics"), tsdb_rotate.IN_FLIGHT))
+            except StoreError as error:
+                raise CannotTell("vmauth does not say what is in flight: %s" % error) from error
 
         return tsdb_rotate.VmauthAdapter(connect, store, remove, reload, in_flight)
     return mqtt_rotate.MosquittoAdapter(lambda user, word: Session(given["servers"][0], refusals, ca_file, user, word), store, remove, reload)

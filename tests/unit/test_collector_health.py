@@ -129,12 +129,50 @@ def test_a_node_of_a_collector_that_does_not_run_is_not_judged() -> None:
     assert "OC9" not in verdict({"protocol": "sparkplug", "node": NODE}, top={"now": NOW - 60 * S})
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_status_without_a_field_turns_no_check_into_another(wrong: bool) -> None:
+    """As an older or a newer collector writes it."""
+    bad = {"last_heard": NOW - 99 * S, "failed": {"t": "0x8"}, "open_gaps": 1, "clock_offset_s": 9.0, "small_queues": {"t": 1}, "state": "locked"}
+    node = {**NODE, **({"alive": False, "unknown_now": {"x": 1}, "last_loss": NOW - S, "lag_s": 99.0} if wrong else {})}
+    for source in ({"protocol": "opcua"}, {"protocol": "sparkplug", "node": node}):
+        body = copy.deepcopy({**STATUS, "outlet": {**STATUS["outlet"], "dropped": int(wrong)}})
+        body["sources"][0].update({**source, **(bad if wrong else {})})
+
+        def judged(one: dict[str, Any]) -> dict[str, str]:
+            report, problem = Report("ot_collector"), ""
+            status: dict[str, Any] | None = None
+            try:
+                status = collector.decode(json.dumps(one), "f")
+            except collector.StatusError as error:
+                problem = str(error)
+            collector.judge(report, status, problem, NOW, ["plc1"], 15.0, 2.0, 60.0)
+            return {check.id: check.status for check in report.checks if check.id != "OC0"}
+
+        whole = judged(body)
+        for part in (body, body["sources"][0], body["outlet"], body["sources"][0].get("node", {})):
+            for key in list(part):
+                kept = part.pop(key)
+                got = judged(body)
+                part[key] = kept
+                assert {name: status for name, status in got.items() if status not in (whole.get(name, status), "inconclusive")} == {}, key
+
+
+@pytest.mark.parametrize("cut", range(40))
+def test_a_status_that_was_cut_is_none(cut: int) -> None:
+    whole = json.dumps(STATUS)
+    with pytest.raises(collector.StatusError):
+        collector.decode(whole[: len(whole) * cut // 40], "f")
+
+
 @pytest.mark.parametrize(("record", "limit", "status", "words"), [
     (None, 0.0, "skipped", "never audited"),
     ({"verdict": "claimed", "scope": {"at": 900.0}}, 0.0, "pass", ""),
     ({"verdict": "claimed", "scope": {"at": 900.0}}, 99.0, "fail", "100 s old"),
     ({"verdict": "claimed", "scope": {"at": 900.0}}, 101.0, "pass", ""),
     ({"verdict": "proven"}, 99.0, "fail", "? s old"),
+    ({"verdict": "", "scope": {"at": 999.0}}, 0.0, "inconclusive", "no reason known"),
+    ({"verdict": None, "scope": {"at": 999.0}}, 0.0, "inconclusive", "no reason known"),
+    ({"verdict": "of another release", "scope": {"at": 999.0}}, 0.0, "inconclusive", "no reason known"),
     ({"verdict": "refuted", "reason": "OA8: node x", "scope": {"at": 999.0}}, 0.0, "fail", "node x"),
     ({"verdict": "inconclusive", "reason": "no answer", "scope": {"at": 999.0}}, 0.0, "inconclusive", "no answer"),
 ])

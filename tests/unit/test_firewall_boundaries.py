@@ -118,7 +118,7 @@ def test_what_goes_on_to_be_observed_is_neither_cut_nor_forgotten(tmp_path: Path
     seen.forget(tmp_path, mixed)
     assert sorted(path.name for path in folder.glob("*")) == ["4.json", "5.json", "run001.open"]
     assert {path.stat().st_mtime for path in folder.glob("*")} == {1_700_000_000}
-    left = seen.observed(lambda _argv, _stdin: (1, "", ""), tmp_path, 1_700_000_000.0, [], mixed)["flows"]
+    left = seen.observed(lambda _argv, _stdin: (1, "", "Error: No such file or directory"), tmp_path, 1_700_000_000.0, [], mixed)["flows"]
     assert {(one["source"], one["target"], *one["where"]) for one in left} == {
         (*plant, "forward", "forward_plant"), (*rest, "spoof_plant")
     }, left  # fmt: skip

@@ -13,6 +13,7 @@ import yaml
 
 from ansible_collections.hnai.platform.plugins.action import firewall as action
 from ansible_collections.hnai.platform.plugins.module_utils import firewall_observed as seen
+from ansible_collections.hnai.platform.plugins.module_utils.firewall import FirewallError
 from ansible_collections.hnai.platform.plugins.module_utils.firewall_modes import Modes
 from ansible_collections.hnai.platform.plugins.module_utils.zones import nft, observe
 from ansible_collections.hnai.platform.plugins.module_utils.zones.model import Site
@@ -73,6 +74,20 @@ def result(state: Path, text: str, items: list[dict[str, Any]], conntrack: str =
         return (0, SOCKETS, "") if argv[0] == "ss" else (0, conntrack if "ipv4" in argv else "", "")
 
     return seen.observed(run, state, AT, items, Modes("observe"))
+
+
+@pytest.mark.parametrize(("code", "said"), [(1, "Operation not permitted (you must be root)"), (-9, "")])
+def test_an_nft_that_says_nothing_has_not_seen_nothing(tmp_path: Path, code: int, said: str) -> None:
+    """Whoever took it for an empty list would enforce, and cut what is open."""
+    with pytest.raises(FirewallError, match="nobody knows which flows"):
+        seen.observed(lambda argv, _stdin: (code, "", said) if argv[0] == "nft" else (0, "", ""), tmp_path, AT, [], Modes("observe"))
+
+
+@pytest.mark.parametrize("cut", range(0, 400, 7))
+def test_a_listing_that_was_cut_is_none(tmp_path: Path, cut: int) -> None:
+    text = listing(SETS)
+    with pytest.raises(ValueError):
+        result(tmp_path, text[: len(text) - 1 - cut], [])
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def cluster(**change: Any) -> dict[str, Any]:
         CHECKPOINTS: checkpoints(), CONFIG: CONFIGURED,
         RESTARTS: [{"value": "0"}], UPTIME: [{"value": "1000"}],
         EXCEPTIONS: {"exceptionHistory": {"entries": [], "truncated": False}},
-        "/jobs/j": {"vertices": [{"id": "v", "name": "Source", "status": "RUNNING"}]},
+        "/jobs/j": {"vertices": [{"id": "v", "name": "Source", "status": "RUNNING", "parallelism": 1}]},
         PRESSURE: {"status": "ok", "backpressureLevel": "ok"},
         WATERMARKS: [{"id": "0.currentInputWatermark", "value": str(ms(12))}],
         **jobs({}),
@@ -270,6 +270,46 @@ def test_metrics_that_come_only_when_asked_twice_are_waited_for() -> None:
 
 def test_metrics_that_never_come_are_inconclusive() -> None:
     assert verdicts(look(cluster(**{RESTARTS: []}))) == {**WHOLE, "H5": "inconclusive"}
+
+
+def lacking(answer: Any) -> Iterator[Any]:
+    """The answer without each of its fields, one at a time."""
+    for key, value in list(answer.items() if isinstance(answer, dict) else enumerate(answer) if isinstance(answer, list) else ()):
+        if isinstance(answer, dict):
+            yield {name: one for name, one in answer.items() if name != key}
+        for other in lacking(value):
+            yield {**answer, key: other} if isinstance(answer, dict) else [*answer[:key], other, *answer[key + 1:]]
+
+
+def each(report: Report) -> dict[tuple[str, str], str]:
+    return {(check.id, check.subject): check.status for check in report.checks}
+
+
+@pytest.mark.parametrize("case", ["all well", *FAULTS])
+def test_an_answer_without_a_field_changes_no_verdict_into_another(case: str) -> None:
+    change, on, expected, _wrong = FAULTS.get(case, ({}, None, {}, {}))
+    answers = cluster(**change)
+    whole = each(look(answers, on, **expected))
+    for path, answer in answers.items():
+        for less in lacking(answer) if not isinstance(answer, Exception) else ():
+            got = each(look({**answers, path: less}, on, **expected))
+            if got["H1", ""] != "pass":  # Of what release the JobManager is, the gateway cannot be asked.
+                got.pop(("H9", "gateway"))
+            assert {key: status for key, status in got.items() if status not in (whole.get(key, status), "inconclusive")} == {}, (path, less)
+
+
+@pytest.mark.parametrize("body", [b"", b'{"jobs":[', b"<html>502 Bad Gateway</html>"])
+def test_an_answer_that_is_no_json_is_an_os_error(body: bytes) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with listener.accept()[0] as peer:
+            peer.recv(4096)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    threading.Thread(target=answer, daemon=True).start()
+    with listener, pytest.raises(OSError, match="GET /jobs/j: "):
+        rest("127.0.0.1", listener.getsockname()[1])("/jobs/j", 5.0)
 
 
 @pytest.fixture

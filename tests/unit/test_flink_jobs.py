@@ -6,7 +6,9 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -510,6 +512,38 @@ def test_a_job_that_somebody_started_before_is_not_taken_for_the_keepers(cluster
     memory = {**keeper(cluster).recall("a"), "digest": "1", "sql": OLD, "submitting": {"digest": "1", "sql": OLD, "from": None, "at": 1000.0}}
     keeper(cluster).remember("a", memory)
     assert steps(cluster, 1)["job_ids"] == []
+
+
+def test_a_memory_that_cannot_be_read_is_not_taken_for_none(cluster: Cluster) -> None:
+    """Its job would begin without state, beside the checkpoints from which it is to go on."""
+    steps(cluster, 1)
+    path = keeper(cluster).state / "a.json"
+    whole = path.read_text()
+    submitted, cluster.jobs = len(cluster.texts), []
+    for cut in range(len(whole)):
+        path.write_text(whole[:cut])
+        with pytest.raises(OSError, match=r"a: .*a\.json: .*begins without state"):
+            steps(cluster, 1)
+    assert len(cluster.texts) == submitted
+    path.write_text(whole)
+    assert steps(cluster, 1)["digest"] == jobs.digest(OLD, {})
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20])
+def test_an_answer_that_was_cut_says_nothing_about_a_job(cut: int) -> None:
+    body = b'{"jobs":[],"errors":[]}'[:cut]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for length in (len(body), 23):  # ended as if it were whole; ended too early
+                with listener.accept()[0] as peer:
+                    peer.recv(4096)
+                    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (length, body))
+
+        threading.Thread(target=answer, daemon=True).start()
+        for _look in range(2):
+            with pytest.raises((OSError, KeyError)):
+                jobs.call("GET", "http://127.0.0.1:%d/jobs/overview" % listener.getsockname()[1])["jobs"]
 
 
 def test_an_upgrade_goes_by_savepoint_and_is_accepted_when_healthy(cluster: Cluster) -> None:

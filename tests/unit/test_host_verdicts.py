@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def test_what_is_not_understood_is_refused_by_name(task: dict[str, Any], said: s
     (Ended(0, '\n{"changed": false}\n', "warning", False), '{"changed": false}', ""),
     (Ended(1, 'noise\n{"failed": true, "msg": "no"}\n', "", False), '{"failed": true, "msg": "no"}', ""),
     (Ended(1, "", "Traceback\n  x\nValueError: no good\n", False), "", "the check module ended with 1: ValueError: no good"),
+    (Ended(1, '{"changed": false, "chec\n', "OSError: [Errno 28] No space left on device", False), "",
+     f"the answer of the check module was cut after 24 characters: is there room in {tempfile.gettempdir()}?"),
     (Ended(-11, "", "", False), "", "the check module ended with -11: it said nothing"),
     (Ended(-9, '{"half": 1}', "", True), "", "the check module was not done after 65 s and was killed"),
 ])

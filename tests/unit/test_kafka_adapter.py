@@ -81,6 +81,12 @@ class Client:
         parts = [types.SimpleNamespace(error_code=code) for code in self.answers["elected"]]
         return types.SimpleNamespace(error_code=0, replica_election_results=[types.SimpleNamespace(partition_result=parts)])
 
+    def describe_user_scram_credentials(self) -> dict[str, Any]:
+        return dict(self.answers["users"])
+
+    def describe_features(self) -> dict[str, Any]:
+        return dict(self.answers["features"])
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -112,6 +118,25 @@ def test_a_refusal_is_an_error_without_the_password(admin: tuple[adapter.Admin, 
     with pytest.raises(KafkaError, match="flink: iterations too high") as error:
         one.alter_users([(User("flink", "s3cret"), "SCRAM-SHA-512")], [])
     assert "s3cret" not in str(error.value)
+
+
+def test_a_user_of_whom_a_broker_does_not_speak_is_not_passed_over(admin: tuple[adapter.Admin, Client]) -> None:
+    one, client = admin
+    known = {"error": None, "credential_infos": [{"mechanism": 1, "iterations": 4096}]}
+    client.answers["users"] = {"flink": known}
+    assert one.users() == {"flink": {"SCRAM-SHA-256": 4096}}
+    client.answers["users"] = {"flink": known, "eve": {"error": "not now", "credential_infos": []}}
+    with pytest.raises(KafkaError, match="user eve: not now"):
+        one.users()
+
+
+def test_a_broker_that_has_just_started_has_no_level_0(admin: tuple[adapter.Admin, Client]) -> None:
+    one, client = admin
+    client.answers["features"] = {"metadata.version": {"supported": (1, 29), "finalized": (29, 29)}, "kraft.version": {"supported": (0, 1)}}
+    assert one.features() == {"metadata.version": (29, 29), "kraft.version": (0, 1)}
+    client.answers["features"] = {"metadata.version": {"supported": (1, 29)}, "kraft.version": {"supported": (0, 1)}}
+    with pytest.raises(KafkaError, match="does not say what is finalized"):
+        one.features()
 
 
 def test_the_lead_is_given_back_as_far_as_brokers_are_there(admin: tuple[adapter.Admin, Client]) -> None:

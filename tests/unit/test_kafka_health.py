@@ -773,6 +773,7 @@ def test_a_port_that_nobody_declared_fails(pki: Path, right_port: int) -> None:
     found = of_listener(right_port, True, pki, [right_port, 9092])
     assert statuses(found) == {"S1": "pass", "S2": "pass", "S4": "pass", "S4 others": "fail"}
     assert "9092" in found["S4", "others"].reason
+    assert of_listener(right_port, True, pki, [])["S4", "others"].status == "inconclusive", "it listens nowhere: nothing was judged"
 
 
 @pytest.mark.parametrize("mutual", [True, False])

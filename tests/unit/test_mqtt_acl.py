@@ -515,6 +515,8 @@ def test_the_built_in_database_asks_client_id_then_user_then_all() -> None:
 def test_an_export_that_is_cut_or_missing_is_named() -> None:
     cut = database(users={"data": [], "meta": {"count": 200, "hasnext": True}}, all={"rules": []})
     assert any("cut" in one for one in cut.unknown) and any("no clients" in one for one in cut.unknown)
+    with pytest.raises(AclError, match="no export"):
+        database(users={"code": "INTERNAL_ERROR", "message": "timeout"}, clients=[], all=[])
     with pytest.raises(AclError):
         database(users={"data": [{"username": "u", "rules": [{"permission": "maybe", "action": "publish", "topic": "a"}]}]}, clients=[], all=[])
 

@@ -332,6 +332,8 @@ BRIDGES: list[tuple[str, str]] = [
     (counters(step=0, buffer_size=5).splitlines()[-1], "fail"),
     ("", "inconclusive"),
     ("not json", "inconclusive"),
+    *((counters().replace(field, "of_another_release"), "inconclusive")
+      for field in ("metrics_dropped", "metrics_rejected", "metrics_written", "metrics_added", "buffer_size", "write_time_ns")),
 ]
 
 

@@ -42,6 +42,7 @@ class Script:
 
     def sendall(self, data: bytes) -> None:
         self.sent += data
+        self.data += b"\xd0\x00" if data == b"\xc0\x00" else b""
 
     def settimeout(self, seconds: float) -> None:
         self.timeouts.append(seconds)
@@ -73,6 +74,31 @@ def test_packets_are_those_of_the_standard() -> None:
     assert [length(n).hex() for n in (0, 127, 128, 16384)] == ["00", "7f", "8001", "808001"]
 
 
+class Slow(Script):
+    """A broker that takes a second to send anything."""
+
+    def recv(self, most: int) -> bytes:
+        if self.timeouts[-1] < 1.0:
+            raise socket.timeout("quiet")
+        return super().recv(most)
+
+
+def test_silence_counts_when_a_slow_broker_has_answered() -> None:
+    session = client(Slow(ACCEPTED + SUBACK + publish("ot/a/c", b"x") + publish("$SYS/broker/publish/messages/dropped", b"7")))
+    session.subscribe(["ot/#"])
+    assert next(iter(session.messages(0.2, 1.0))).payload == b"x", "whoever has seen enough reads no further"
+    assert [message.payload for message in session.messages(0.2, 1.0)] == [b"7"], "the answer to the first ping is none to the second"
+
+
+def test_a_broker_that_answers_no_ping_has_kept_no_silence() -> None:
+    script = Script(ACCEPTED + SUBACK)
+    session = client(script)
+    script.sendall = lambda data: None  # type: ignore[method-assign]
+    session.subscribe(["ot/#"])
+    with pytest.raises(socket.timeout):
+        list(session.messages(0.2, 1.0))
+
+
 def test_a_session_reads_what_is_retained_and_leaves_politely() -> None:
     script = Script(ACCEPTED + publish("ot/a/b", b"early") + SUBACK + publish("ot/a/c", b"x" * 300, qos=1))
     with client(script) as session:
@@ -85,7 +111,7 @@ def test_a_session_reads_what_is_retained_and_leaves_politely() -> None:
 
 def test_a_busy_topic_is_never_quiet_so_there_is_a_limit() -> None:
     ticks = iter(range(100))
-    script = Script(ACCEPTED + SUBACK + publish("t", b"1", False) * 50, size=1000)
+    script = Script(ACCEPTED + SUBACK + b"\xd0\x00" + publish("t", b"1", False) * 50, size=1000)
     with client(script, clock=lambda: next(ticks)) as session:
         session.subscribe(["#"])
         assert 0 < len(list(session.messages(0.2, 10.0))) < 12
@@ -146,7 +172,7 @@ def test_a_publish_is_told_how_it_was_taken(answer: bytes, code: int) -> None:
         assert session.publish("hnai-health/deny", b"x") == code
         assert list(session.messages(0.1, 1.0)) == [Message("ot/a/b", b"first", False)], "what came before the answer is kept, without its properties"
         assert list(session.messages(0.1, 1.0)) == [], "and given once"
-    assert script.sent.endswith(publish_packet(1, "hnai-health/deny", b"x", 1) + b"\xe0\x00")
+    assert script.sent.endswith(publish_packet(1, "hnai-health/deny", b"x", 1) + b"\xc0\x00" * 2 + b"\xe0\x00")
 
 
 def test_an_answer_to_something_else_is_none() -> None:

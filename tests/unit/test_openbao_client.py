@@ -17,6 +17,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.openbao.client impor
     BaoError,
     Client,
     Forbidden,
+    Foreign,
     NotFound,
     Sealed,
     Unreachable,
@@ -126,13 +127,21 @@ def test_decode_errors(status: int, kind: type[BaoError]) -> None:
         decode("GET", "p", status, b'{"errors": ["e"]}')
     assert caught.value.status == status and caught.value.errors == ["e"]
     assert decode_kind(500, b'{"errors": ["local node not active but active cluster node not found"]}') is Sealed
-    assert decode_kind(502, b"<html>Bad Gateway</html>") is BaoError
+    assert decode_kind(502, b"<html>Bad Gateway</html>") is Foreign
 
 
 def decode_kind(status: int, raw: bytes) -> type[BaoError]:
     with pytest.raises(BaoError) as caught:
         decode("GET", "p", status, raw)
     return caught.type
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 405])
+def test_an_answer_that_was_cut_or_is_a_proxys_refuses_nothing_and_lists_nothing(status: int) -> None:
+    whole = b'{"errors":["permission denied"]}'
+    for raw in (*(whole[:cut] for cut in range(len(whole))), b"<html>403 Forbidden</html>", b"404 page not found\n"):
+        assert decode_kind(status, raw) is Foreign
+    assert decode_kind(503, b"<html>no server is available</html>") is Sealed
 
 
 def test_decode_answers() -> None:

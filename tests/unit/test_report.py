@@ -419,6 +419,13 @@ def test_nothing_in_a_record_becomes_markup(text: str, value: Any) -> None:
     assert "img" not in parser.tags
 
 
+def test_a_module_that_checked_nothing_gave_no_verdict() -> None:
+    arrived = record.collect({"kafka1": {"kafka_verdict": {"component": "kafka", "status": "inconclusive", "checks": []}}}, CONTRACTS)
+    assert not arrived.verdicts
+    (one,) = record.missing_verdicts([record.Expectation("kafka", "kafka_health", ("kafka1",))], arrived)
+    assert one["status"] == "inconclusive" and "made no check" in one["summary"]
+
+
 #: What a module that is broken, or a host that is somebody else's, may put where a check or its evidence belongs.
 HOSTILE = "<img src=x onerror=alert(1)>\"'>\udce9\x00"
 ANYTHING = st.recursive(
@@ -432,7 +439,7 @@ FIELDS = {**dict.fromkeys((*check(), "reason", "explain", "subject"), ANYTHING),
 RESULTS = st.dictionaries(st.sampled_from(("component", "version", "module", "started_at", "ended_at", "raw")), ANYTHING)
 
 
-@given(RESULTS, st.lists(ANYTHING | st.fixed_dictionaries({}, optional=FIELDS), max_size=3))
+@given(RESULTS, st.lists(ANYTHING | st.fixed_dictionaries({}, optional=FIELDS), min_size=1, max_size=3))
 def test_what_no_module_should_say_is_inconclusive_and_ends_no_verdict(more: dict[str, Any], checks: list[Any]) -> None:
     arrived = record.collect({"kafka1": {"kafka_verdict": {**more, "checks": checks}}}, CONTRACTS)
     ours = built(*arrived.verdicts)

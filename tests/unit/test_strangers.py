@@ -64,9 +64,12 @@ class Machine(KeptOwners):
         super().__init__(str(root))
         self.obeyed = "port 22\npermitrootlogin no\nauthorizedkeysfile .ssh/authorized_keys /etc/ssh/authorized_keys/%u\nauthorizedkeyscommand none\n"
         self.rc = 0
+        self.ends: dict[str, int] = {}
         self.environment = "LANG=C.UTF-8\nPATH=/usr/sbin:/usr/bin\nMY_LD_X=1\n"
 
     def run(self, argv: list[str], stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+        if argv[0] in self.ends:
+            return Completed(self.ends[argv[0]], b"", b"")
         if argv[0] == "dpkg-query":
             return Completed(0, f" /etc/nftables.conf {hashlib.md5(NFT.encode(), usedforsecurity=False).hexdigest()}\n".encode(), b"")
         if argv == ["systemctl", "show-environment"]:
@@ -85,6 +88,13 @@ def host(tmp_path: Path) -> Machine:
 def put(root: Path, path: str, text: str) -> None:
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).write_text(text)
+
+
+@pytest.mark.parametrize(("command", "code"), [("systemctl", 1), ("systemctl", -9), ("dpkg-query", 2), ("/usr/sbin/sshd", 0), ("/usr/sbin/sshd", 255)])
+def test_a_command_that_failed_has_not_said_that_nothing_is_there(host: Machine, command: str, code: int) -> None:
+    host.ends[command] = code
+    with pytest.raises(HostError):
+        look(host)
 
 
 def look(host: Machine, *ignore: str) -> list[str]:

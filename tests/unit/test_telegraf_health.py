@@ -39,6 +39,7 @@ def lines(rate_in: float = 200, rate_kafka: float = 200, rate_mqtt: float = 200,
                     metrics_written=rate * seconds,
                     buffer_size=(rate_in - rate) * seconds + backlog,
                     metrics_dropped=dropped,
+                    metrics_rejected=0,
                 )
             )
     return result
@@ -87,6 +88,21 @@ def test_a_healthy_instance_passes() -> None:
 )
 def test_each_fault_fails_its_check(changes: dict[str, float], bad: dict[str, str]) -> None:
     assert judge(lines(**changes)) == {**WELL, **bad}
+
+
+@pytest.mark.parametrize(
+    ("field", "unsaid"),
+    [("metrics_dropped", "TG4"), ("metrics_rejected", "TG4"), ("metrics_written", "TG3"), ("metrics_gathered", "TG2 TG3"), ("buffer_size", "TG3 TG5")],
+)
+def test_what_telegraf_does_not_say_is_not_zero(field: str, unsaid: str) -> None:
+    without = [one.replace('"%s"' % field, '"of_another_release"') for one in lines()]
+    assert judge(without) == {**WELL, **dict.fromkeys(unsaid.split(), "inconclusive")}
+
+
+def test_every_line_that_was_cut_is_left_out() -> None:
+    whole = lines(dropped=2)
+    last = len(whole[-1])
+    assert {judge([*whole[:-1], whole[-1][:cut]])["TG4"] for cut in range(last)} == {"fail"}
 
 
 def test_a_stopped_instance_fails_and_nothing_else_is_known() -> None:

@@ -100,6 +100,13 @@ def test_the_start_is_read_from_the_metrics(replay: ModuleType) -> None:
         replay.started("up 1\n")
 
 
+def test_a_page_that_was_cut_names_no_other_start(replay: ModuleType) -> None:
+    page = "vm_app_start_timestamp 1795634902\n"
+    for cut in range(len(page)):
+        with pytest.raises(ValueError, match="no vm_app_start_timestamp"):
+            replay.started(page[:cut])
+
+
 def test_the_same_store_is_left_alone(world: World) -> None:
     world.live(300)
     assert world.commits == []

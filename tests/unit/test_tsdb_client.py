@@ -6,6 +6,8 @@ from __future__ import annotations
 import base64
 import json
 import math
+import socket
+import threading
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any
@@ -114,11 +116,62 @@ def test_only_http_addresses() -> None:
 
 
 def test_flags_and_metrics() -> None:
-    flags = parse_flags('-retentionPeriod="31d"\n-influxSkipSingleField="true"\nnoise\n')
+    flags = parse_flags('-retentionPeriod="31d"\n-influxSkipSingleField="true"\n')
     assert flags == {"retentionPeriod": "31d", "influxSkipSingleField": "true"}
     page = 'vm_rows_ignored_total{reason="a"} 2\nvm_rows_ignored_total{reason="b"} 3\nvm_rows_ignored_total_x 9\n'
     assert parse_metrics(page, "vm_rows_ignored_total") == 5
-    assert parse_metrics(page, "absent") == 0
+    with pytest.raises(StoreError, match="no absent"):
+        parse_metrics(page, "absent")
+
+
+PAGE = (
+    'vm_rows_invalid_total{type="influx"} 0\nvm_rows_ignored_total{reason="big_timestamp"} 12\nvm_rows_ignored_total{reason="small_timestamp"} 30\n'
+    'vm_storage_is_read_only{path="/d"} 1\nflag{name="dedup.minScrapeInterval", value="1ms", is_set="true"} 1\n'
+)
+
+
+@pytest.mark.parametrize("cut", range(len(PAGE)))
+def test_a_page_of_metrics_that_was_cut_anywhere_says_the_same_or_nothing(cut: int) -> None:
+    for name, value in (("vm_rows_ignored_total", 42), ("vm_storage_is_read_only", 1), ("vm_rows_invalid_total", 0)):
+        if cut > PAGE.index("\n", PAGE.index("\n", PAGE.rindex(name)) + 1):
+            assert parse_metrics(PAGE[:cut], name) == value
+        else:
+            with pytest.raises(StoreError, match="the page of metrics"):
+                parse_metrics(PAGE[:cut], name)
+
+
+@pytest.mark.parametrize("page", ["", "<html>\n<title>502 Bad Gateway</title>\n</html>\n", '{"status":"success"}\n', "vm_rows_ignored_total\nx 1\n"])
+def test_another_page_has_no_metrics_and_no_flags(page: str) -> None:
+    with pytest.raises(StoreError, match="no vm_rows_ignored_total"):
+        parse_metrics(page, "vm_rows_ignored_total")
+    with pytest.raises(StoreError, match="no list of flags"):
+        parse_flags(page)
+
+
+def test_flags_that_were_cut_in_a_line_are_none() -> None:
+    whole = '-httpAuth.password="secret"\n-search.latencyOffset="0s"\n-x="a \\"b\\" c"\n'
+    assert parse_flags(whole)["search.latencyOffset"] == "0s"
+    for cut in range(len(whole)):
+        if not whole[:cut].endswith('"\n'):
+            with pytest.raises(StoreError, match="no list of flags"):
+                parse_flags(whole[:cut])
+
+
+@pytest.mark.parametrize("head", ["Connection: close\r\n", "Content-Length: 9\r\n", "Transfer-Encoding: chunked\r\n"])
+def test_an_answer_whose_end_nobody_would_miss_is_none(head: str) -> None:
+    body = "6\r\na 1\nb \r\n" if "chunked" in head else "a 1\nb 2"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as one:
+                one.recv(4096)
+                one.sendall(("HTTP/1.1 200 OK\r\n%s\r\n%s" % (head, body)).encode())
+
+        served = threading.Thread(target=answer)
+        served.start()
+        with pytest.raises(StoreError):
+            Store(Http("http://127.0.0.1:%d" % listening.getsockname()[1])).text("/metrics")
+        served.join(5)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("1ms", 0.001), ("0s", 0), ("90m", 5400), ("31d", 2678400), ("1", 2678400), ("2y", 63072000)])

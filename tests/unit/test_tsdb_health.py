@@ -31,7 +31,7 @@ FLAGS = {
 }
 PARAMS = {"retention": "31d", "min_free_mib": 512, "latency_offset_max": 1.0, "ingest_window": 60.0, "storage_path": "/d", "memory_flush": "2s",
           "backend_url": "http://127.0.0.1:8429"}
-METRICS = "vm_rows_ignored_total 0\nvm_rows_invalid_total 0\nvm_storage_is_read_only{path=\"/d\"} 0\n"
+METRICS = "vm_rows_ignored_total 0\nvm_rows_invalid_total 0\nvm_storage_is_read_only{path=\"/d\"} 0\nvm_app_uptime_seconds 5\n"
 
 
 class Site:
@@ -41,6 +41,7 @@ class Site:
         self.flags = dict(FLAGS)
         self.metrics = METRICS
         self.samples: list[Point] = [Point({}, 0.0, 900.0)]
+        self.count: list[Point] = [Point({}, 0.0, 12.0)]
         self.partial = False
         self.statuses = {"anonymous": 401, "impostor": 401, "local": 401, "reader": 400}
         self.words = b'missing route for "/x"'
@@ -54,7 +55,8 @@ class Site:
             def query(self, expression: str) -> list[Point]:
                 if site.partial and expression != "1":
                     raise StorePartial("the answer is partial (isPartial)")
-                return site.samples if "count_over_time" in expression else [Point({}, 0.0, 1.0)]
+                known = {"1": [Point({}, 0.0, 1.0)], 'count({__name__=~".+:status"}) or vector(0)': site.count}
+                return known.get(expression, site.samples)
 
             def text(self, path: str) -> str:
                 return "".join('-%s="%s"\n' % item for item in site.flags.items()) if path == "/flags" else site.metrics
@@ -183,7 +185,7 @@ def test_a_read_only_store_and_one_that_does_not_say() -> None:
     site = Site()
     site.metrics = METRICS.replace('{path="/d"} 0', '{path="/d"} 1')
     assert failed(site.judge()) == ["VM7"]
-    for page, unsaid in (("vm_rows_ignored_total 0\nvm_rows_invalid_total 0\n", "VM7"), (METRICS.replace("ignored", "x"), "VM6"),
+    for page, unsaid in (("vm_rows_ignored_total 0\nvm_rows_invalid_total 0\nx 1\n", "VM7"), (METRICS.replace("ignored", "x"), "VM6"),
                          (METRICS.replace("invalid", "x"), "VM6")):
         site.metrics = page
         assert [(check.id, check.status) for check in site.judge().checks if check.status != "pass"] == [(unsaid, "inconclusive")]
@@ -194,6 +196,21 @@ def test_an_empty_answer_means_that_nothing_arrives(samples: list[Point]) -> Non
     site = Site()
     site.samples = samples
     assert failed(site.judge()) == ["VM8"]
+
+
+def test_flags_that_were_cut_between_two_lines_are_none() -> None:
+    """Neither a door that somebody opened is overlooked, nor is the store accused of what the reader lost."""
+    site = Site()
+    for name in (*FLAGS, "tls"):
+        site.metrics = METRICS + 'flag{name="%s", value="x", is_set="true"} 1\nflag{name="version", value="false", is_set="false"} 1\n' % name
+        site.flags = {key: value for key, value in FLAGS.items() if key != name}
+        assert [(check.id, check.status) for check in site.judge().checks if check.status != "pass"] == [("VM2", "inconclusive"), ("VM3", "inconclusive")]
+
+
+def test_an_empty_answer_is_no_whole_one() -> None:
+    site = Site()
+    site.count = []
+    assert [(check.id, check.status) for check in site.judge().checks if check.status != "pass"] == [("VM9", "inconclusive")]
 
 
 def test_a_partial_answer_fails() -> None:

@@ -126,6 +126,9 @@ def ring(count: int, age: float = 1.5, blind: int = 0, source: str = "plc1") -> 
 
 def test_a_torn_line_is_left_out() -> None:
     assert len(parse_observations([*ring(3), '{"time": 1, "newe', "null", "[]"])) == 3
+    whole = ring(1)[0]
+    assert not parse_observations(whole[:cut] for cut in range(len(whole)))
+    assert not parse_observations([json.dumps({"time": NOW, "took": 0.1})]), "of another release: no look that saw nothing"
 
 
 def test_what_the_operator_could_not_see_drives_the_p95() -> None:

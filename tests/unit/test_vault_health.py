@@ -9,7 +9,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -278,6 +278,38 @@ def test_a_visit_that_hangs_leaves_the_rest_inconclusive_not_broken(world: World
     assert checks["BAO03"]["status"] == "inconclusive"
     assert {checks[name]["status"] for name in ("BAO04", "BAO07", "BAO09", "BAO10")} == {"inconclusive"}
     assert {checks[name]["status"] for name in ("BAO01", "BAO02", "BAO08", "BAO11", "BAO12")} == {"pass"}
+
+
+def lacking(answer: Any) -> Iterator[Any]:
+    """The answer without each of its fields, one at a time; what bears a name is no field."""
+    for key, value in answer.items() if isinstance(answer, dict) else ():
+        if not key.endswith("/") and not key.isdigit():
+            yield {name: one for name, one in answer.items() if name != key}
+        yield from ({**answer, key: other} for other in lacking(value))
+
+
+def test_an_answer_without_a_field_turns_no_check_into_another(world: World) -> None:
+    """Healthy first; then with all wrong that may be."""
+    for wrong in (False, True):
+        if wrong:
+            world.bao.answers["auth/token/lookup-accessor"]["data"]["policies"] = ["root"]
+            world.bao.answers["sys/policies/acl"]["data"]["keys"].append("eve")
+            world.bao.answers["auth/hnai/role"]["data"]["keys"].append("hnai-eve")
+            world.bao.answers["pki_root/issuers"]["data"]["key_info"]["2"] = {"issuer_name": "theirs", "key_id": "k"}
+            world.bao.answers["identity/entity/id/e1"]["data"]["policies"] = ["deploy"]
+            world.bao.answers["sys/storage/raft/autopilot/state"]["data"]["healthy"] = False
+            world.bao.answers["sys/storage/raft/configuration"]["data"]["config"]["servers"].append({"node_id": "eve", "leader": False, "voter": False})
+            world.bao.answers["hnai/config"]["data"]["cas_required"] = False
+            world.bao.answers["pki_int/cert/ca_chain"] = {"data": {"certificate": authority(20)}}
+        whole = {name: check["status"] for name, check in world.run().items()}
+        answers = dict(world.bao.answers)
+        for path, answer in answers.items():
+            # A setting of the mount that another server does not know is not set.
+            for less in lacking(answer) if path != "hnai/config" else ():
+                world.bao.answers = {**answers, path: less}
+                got = {name: check["status"] for name, check in world.run().items()}
+                assert {name: status for name, status in got.items() if status not in (whole.get(name, status), "inconclusive")} == {}, (path, less)
+        world.bao.answers = answers
 
 
 def test_a_device_whose_file_is_gone_fails_and_is_named(world: World) -> None:

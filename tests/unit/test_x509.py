@@ -33,6 +33,9 @@ def test_a_certificate_as_openssl_says_it(tmp_path: Path, end: str) -> None:
     assert one.begin == datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()
     assert one.end == datetime(int(end[:4]), 1, 2, 3, 4, 5, tzinfo=timezone.utc).timestamp()
     assert len(x509.read_pem(text * 3)) == 3
+    for cut in range(len(text.strip())):
+        with pytest.raises(x509.X509Error):
+            x509.read_pem(text + text[:cut] if "-----BEGIN " in text[:cut] else text[:cut])
 
 
 @pytest.mark.parametrize("text", ["", "-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n",

@@ -99,7 +99,7 @@ def rest(host: str, port: int) -> Get:
             if answer.status != 200:
                 raise OSError("GET %s: %d %s" % (path, answer.status, body[:200].decode("utf-8", "replace")))
             return json.loads(body)
-        except http.client.HTTPException as error:
+        except (http.client.HTTPException, ValueError) as error:
             raise OSError("GET %s: %s" % (path, error or type(error).__name__)) from error
         finally:
             connection.close()
@@ -132,7 +132,11 @@ class _Judge:
             explain=self.curl("/overview"),
         ) as check:
             overview = self.get("/overview")
-            self.jobs = self.get("/jobs/overview")["jobs"]
+            jobs = self.get("/jobs/overview")["jobs"]
+            unsaid = sorted({key for job in jobs for key in ("jid", "name", "state", "start-time") if key not in job})
+            if unsaid:
+                raise OSError("/jobs/overview names a job without %s" % ", ".join(unsaid))
+            self.jobs = jobs
             self.report.version = str(overview["flink-version"])
             check.observed = "%d jobs running, %d task managers" % (overview["jobs-running"], overview["taskmanagers"])
             check.evidence = dict(overview)
@@ -207,13 +211,13 @@ class _Judge:
                 check.fail("the job was submitted without checkpoints: a restart begins anew")
                 return
             answer = self.get("/jobs/%s/checkpoints" % job_id)
-            newest = (answer["latest"] or {}).get("completed")
+            newest = answer["latest"]["completed"]
             kept = ("id", "end_to_end_duration", "state_size", "external_path")
             since_ms = (self.now() - want.recent_s) * 1000.0
-            failed = [one for one in answer.get("history") or [] if one["status"] == "FAILED" and one["trigger_timestamp"] >= since_ms]
-            p95 = _number(((answer.get("summary") or {}).get("end_to_end_duration") or {}).get("p95"))
+            failed = [one for one in answer["history"] if one["status"] == "FAILED" and one["trigger_timestamp"] >= since_ms]
+            p95 = _number(answer["summary"]["end_to_end_duration"]["p95"])
             check.evidence = {
-                "counts": answer["counts"], "interval_ms": interval, "timeout_ms": config.get("timeout"), "p95_ms": p95, "failed_lately": len(failed),
+                "counts": answer["counts"], "interval_ms": interval, "timeout_ms": config["timeout"], "p95_ms": p95, "failed_lately": len(failed),
                 "newest": newest and {key: newest[key] for key in kept if key in newest},
             }
             self.seen[name].checkpoints = dict(answer["counts"])
@@ -227,7 +231,7 @@ class _Judge:
                            "the newest is of a time to come: the clock went back, and nobody knows how old it is")
             elif failed and failed[0]["trigger_timestamp"] > newest["trigger_timestamp"]:
                 check.fail("the last one failed: %s" % str(failed[0].get("failure_message") or "no reason given").split("\n")[0][:200])
-            elif p95 is not None and config.get("timeout") and p95 >= config["timeout"] / 2.0:
+            elif p95 is not None and p95 >= config["timeout"] / 2.0:
                 check.fail("they take %.1f s (P95), the timeout is %.1f s" % (p95 / 1000.0, config["timeout"] / 1000.0))
             else:
                 check.passed(True)
@@ -242,18 +246,19 @@ class _Judge:
         ) as check:
             since_ms = (self.now() - self.expected.recent_s) * 1000.0
             # Each of them is a job of its own, with no restart: the keeper submits what Flink gave up.
-            ended = [one for one in self.jobs or [] if one["name"] == name and one["state"] == "FAILED" and one.get("end-time", -1) >= since_ms]
+            ended = [one for one in self.jobs or [] if one["name"] == name and one["state"] == "FAILED" and one["end-time"] >= since_ms]
             if len(ended) > 1:
                 check.observed = len(ended)
                 check.fail("Flink gave it up %d times within %.0f s, and the keeper began it anew: /jobs/%s/exceptions"
                            % (len(ended), self.expected.recent_s, ended[-1]["jid"]))
                 return
             restarts = self.metric(job_id, "numRestarts")
-            if restarts is None:
+            uptime_ms = self.metric(job_id, "uptime") if restarts else 0.0
+            if restarts is None or uptime_ms is None:
                 check.inconclusive("the JobManager gave no metrics of the job within %.0f s" % METRICS_S)
                 return
             check.observed = int(restarts)
-            steady = check.observed == 0 or (self.metric(job_id, "uptime") or 0) >= self.expected.recent_s * 1000.0
+            steady = check.observed == 0 or uptime_ms >= self.expected.recent_s * 1000.0
             check.passed(steady, "%d restarts, the last one within %.0f s" % (check.observed, self.expected.recent_s))
 
     def exceptions(self, name: str, job: Mapping[str, Any]) -> None:
@@ -305,7 +310,11 @@ class _Judge:
         ) as check:
             values: list[float] = []
             for vertex in vertices:
-                values += [float(one["value"]) for one in self.get("/jobs/%s/vertices/%s/watermarks" % (job["jid"], vertex["id"]))]
+                told = [float(one["value"]) for one in self.get("/jobs/%s/vertices/%s/watermarks" % (job["jid"], vertex["id"]))]
+                if 0 < len(told) < vertex["parallelism"]:
+                    check.inconclusive("%d of %d subtasks of %s have told theirs" % (len(told), vertex["parallelism"], vertex["name"][:60]))
+                    return
+                values += told
             running_s = self.now() - job["start-time"] / 1000.0
             if not values or min(values) <= NO_WATERMARK:
                 text = "no watermark yet, the job started %.0f s ago" % running_s
@@ -363,7 +372,7 @@ class _Judge:
         try:
             vertices = self.get("/jobs/%s" % job["jid"])["vertices"]
             unknown = self.deaf()
-        except OSError as error:
+        except (OSError, KeyError) as error:
             unknown = str(error)
         if unknown:
             for id_, title in (("H6", "job %s: no vertex is held up"), *((("H7", "job %s: event time goes on"),) if has_time else ())):
@@ -390,7 +399,7 @@ class _Judge:
             if state != "active" or abs(age) > 900:
                 check.fail("it does not run" if state != "active" else "it hangs" if age > 0 else "its last look is of a time to come: the clock went back")
             else:
-                check.passed(not status.get("trouble"), "it looks and can do nothing: %s" % status.get("trouble"))
+                check.passed(not status["trouble"], "it looks and can do nothing: %s" % status["trouble"])
 
     def gateway(self) -> None:
         """H9: by it the keeper submits. Nothing else asks it while all jobs run."""
@@ -416,22 +425,22 @@ class _Judge:
                 if job["name"] not in self.expected.jobs or job["state"] in GONE:
                     continue
                 answer = self.get("/jobs/%s/checkpoints" % job["jid"])
-                newest = (answer["latest"] or {}).get("completed")
+                newest = answer["latest"]["completed"]
                 if newest is None:
                     fresh = self.now() - job["start-time"] / 1000.0 < self.expected.settle_s
                     (young if fresh else problems).append("%s: no checkpoint" % job["name"])
                     continue
-                path = str(newest.get("external_path", ""))
+                path = str(newest["external_path"])
                 found[job["name"]] = path
                 kept = self.get("/jobs/%s/checkpoints/config" % job["jid"])["externalization"]
-                if not kept.get("enabled") or kept.get("delete_on_cancellation"):
+                if not kept["enabled"] or kept["delete_on_cancellation"]:
                     problems.append("%s: is thrown away with the job" % job["name"])
                 elif not path.removeprefix("file:").startswith(self.host.checkpoints + "/"):
                     problems.append("%s: %s is not where the keeper looks for it (%s)" % (job["name"], path, self.host.checkpoints))
                 elif not self.host.complete(path.removeprefix("file:")):
                     # A newer one may have replaced it between the two looks.
-                    newest = (self.get("/jobs/%s/checkpoints" % job["jid"])["latest"] or {}).get("completed") or newest
-                    path = str(newest.get("external_path", ""))
+                    newest = self.get("/jobs/%s/checkpoints" % job["jid"])["latest"]["completed"] or newest
+                    path = str(newest["external_path"])
                     if not self.host.complete(path.removeprefix("file:")):
                         problems.append("%s: %s is not there or not complete" % (job["name"], path))
             alive = {job["name"] for job in self.jobs or [] if job["state"] not in GONE}

@@ -173,8 +173,8 @@ def works(
         try:
             here: Mapping[str, Any] = next((one for one in get("/jobs/overview", CALL_S)["jobs"] if one["jid"] == job_id), {"state": "not there"})
             failed = get("/jobs/%s/exceptions" % job_id, CALL_S)["exceptionHistory"]["entries"]
-            done = (get("/jobs/%s/checkpoints" % job_id, CALL_S)["latest"] or {}).get("completed")
-        except OSError as error:
+            done = get("/jobs/%s/checkpoints" % job_id, CALL_S)["latest"]["completed"]
+        except (OSError, KeyError) as error:
             why = str(error)
         else:
             failures |= {(job_id, int(one["timestamp"])) for one in failed}

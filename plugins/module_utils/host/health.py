@@ -70,9 +70,12 @@ def looping(shown: str, uptime_s: float) -> dict[str, str]:
 
 
 def offset_s(tracking: str) -> float | None:
-    """Worst-case error in seconds from ``chronyc -c tracking`` (chronyc(1)): |system time| + root dispersion + root delay / 2."""
+    """Worst-case error in seconds from ``chronyc -c tracking`` (chronyc(1)): |system time| + root dispersion + root delay / 2; None where no source is
+    followed. Raises ValueError where the answer is none, or is not whole."""
     fields = tracking.strip().split(",")
-    if len(fields) < 13 or fields[2] == "0":
+    if len(fields) < 13:
+        raise ValueError("chronyc gave no tracking: %r" % tracking[:80])
+    if fields[2] == "0":
         return None
     return abs(float(fields[4])) + float(fields[11]) + float(fields[10]) / 2
 
@@ -80,7 +83,7 @@ def offset_s(tracking: str) -> float | None:
 def time_source(tracking: str) -> str:
     """Name or address of the source that chronyd follows; "" for none."""
     fields = tracking.strip().split(",")
-    return fields[1] if len(fields) > 12 and fields[2] != "0" else ""
+    return fields[1] if fields[2] != "0" else ""
 
 
 def unwritten(wanted: Mapping[str, str], proc: Path = Path("/proc/sys")) -> tuple[dict[str, str], list[str]]:

@@ -112,10 +112,18 @@ def _inside(host: Host, pattern: str) -> list[str]:
 def _sshd_effective(host: Host) -> dict[str, str]:
     """What sshd obeys outside of Match blocks; empty where there is none yet. Raises HostError where it does not say."""
     done = host.run(["/usr/sbin/sshd", "-T"])
-    if done.rc not in (0, 127):
+    if done.rc not in (0, 127) or (done.rc == 0 and not done.text.strip()):
         raise HostError(f"{SSHD}: sshd -T does not say what it obeys: {done.message}")
     lines = done.text.splitlines() if done.rc == 0 else []
     return {key: value.strip() for key, _, value in (line.partition(" ") for line in reversed(lines))}
+
+
+def _said(host: Host, argv: list[str], fine: Sequence[int] = (0, 127)) -> str:
+    """What a command says; nothing where it is not installed. Raises HostError where it failed: nothing found is not what it said."""
+    done = host.run(argv)
+    if done.rc not in fine:
+        raise HostError(f"{' '.join(argv)}: {done.message or f'ended with {done.rc}'}")
+    return done.text
 
 
 def _sshd_lines(text: str) -> Iterator[tuple[str, str]]:
@@ -215,12 +223,13 @@ def _loaded(host: Host, owned: set[str]) -> Iterator[str]:
     for path in [one for place in ("/etc/systemd", "/run/systemd") for one in _inside(host, f"{place}/journald.conf.d/*.conf")]:
         if path not in owned:
             yield f"{path}: says what the journal keeps, too"
-    for line in LOADING.findall(host.run(["systemctl", "show-environment"]).text):
+    for line in LOADING.findall(_said(host, ["systemctl", "show-environment"])):
         yield f"systemctl set-environment: every unit is started with {line}"
     for path in [one for pattern in PYTHON for one in _inside(host, pattern)]:
         yield f"{path}: every Python of the host runs it"
     if os.path.exists(host.at("/etc/nftables.conf")):
-        recorded = re.search(r"/etc/nftables\.conf ([0-9a-f]{32})", host.run(["dpkg-query", "-W", "-f", "${Conffiles}", "nftables"]).text)
+        # 1: the package is not there.
+        recorded = re.search(r"/etc/nftables\.conf ([0-9a-f]{32})", _said(host, ["dpkg-query", "-W", "-f", "${Conffiles}", "nftables"], (0, 1, 127)))
         text = read_file(host, "/etc/nftables.conf") or b""
         if recorded and hashlib.md5(text, usedforsecurity=False).hexdigest() != recorded.group(1):  # As dpkg records it.
             yield "/etc/nftables.conf: is not the package's; nftables.service loads it, which first takes all rules away"

@@ -236,6 +236,9 @@ class Admin:
     def features(self) -> dict[str, tuple[int, int]]:
         """Feature → (finalized level, highest level that this broker supports)."""
         answer = self._call(self._client.describe_features)
+        # Of a broker that has just started, nothing is finalized yet (epoch -1).
+        if not any("finalized" in item for item in answer.values()):
+            raise KafkaError("describe_features: the broker does not say what is finalized")
         return {name: (item.get("finalized", (0, 0))[1], item.get("supported", (0, 0))[1]) for name, item in answer.items()}
 
     def raise_features(self, levels: Mapping[str, int]) -> None:
@@ -405,9 +408,11 @@ class Admin:
     def users(self) -> dict[str, dict[str, int]]:
         """User → mechanism → iterations."""
         answer = self._call(self._client.describe_user_scram_credentials)
+        unsaid = [f"user {name}: {info['error']}" for name, info in sorted(answer.items()) if info["error"]]
+        if unsaid:
+            raise KafkaError("describe_user_scram_credentials: " + "; ".join(unsaid[:5]))
         return {
-            name: {users.NUMBERS[int(item["mechanism"])]: item["iterations"] for item in info["credential_infos"]}
-            for name, info in answer.items() if not info["error"]
+            name: {users.NUMBERS[int(item["mechanism"])]: item["iterations"] for item in info["credential_infos"]} for name, info in answer.items()
         }
 
     def _known(self, brokers: Iterable[Mapping[str, Any]]) -> tuple[dict[int, set[Login]], dict[int, str]]:

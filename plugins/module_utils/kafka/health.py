@@ -629,6 +629,9 @@ class Health:
         declared = {listener.port for listener in listeners}
         surplus = {port: address for port, address in ports.items() if port not in declared}
         c.observed, c.expected, c.evidence = sorted(ports), sorted(declared), {"undeclared": surplus}
+        if not ports:
+            c.inconclusive("its process listens nowhere yet")
+            return
         c.passed(not surplus, f"listens on undeclared port {', '.join(map(str, sorted(surplus)))}")
 
     # -- all --------------------------------------------------------------------------------------------------------

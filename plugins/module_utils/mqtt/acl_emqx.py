@@ -184,7 +184,7 @@ def parse_database(documents: Mapping[str, str], name: str) -> tuple[list[Entry]
         try:
             body = json.loads(documents[kind])
             meta = body.get("meta") or {} if isinstance(body, Mapping) else {}
-            entries = body.get("data", body.get("rules", [])) if isinstance(body, Mapping) else body
+            entries = body["data" if "data" in body else "rules"] if isinstance(body, Mapping) else body
             if kind == "all":
                 rules = [rule for one in entries for rule in one.get("rules", [one])]
                 found += [_raw(rule, Atom("all"), "%s[%d]" % (where, number)) for number, rule in enumerate(rules)]

@@ -399,9 +399,9 @@ def _bridge(check: Check, params: Mapping[str, Any], where: Sources) -> None:
     window = params["bridge_window"]
     written, added = flow(book, "metrics_written", window), flow(book, "metrics_added", window)
     lost = sum(flow(book, key, window).amount for key in ("metrics_dropped", "metrics_rejected"))
-    waiting = book[-1].fields.get("buffer_size", 0.0)
+    waiting = book[-1].of("buffer_size")
     rate = written.amount / written.seconds if written.seconds > 0 else 0.0
-    flush = book[-1].fields.get("write_time_ns", 0.0) / 1e9
+    flush = book[-1].of("write_time_ns") / 1e9
     check.evidence = {
         "lost": int(lost), "waiting": int(waiting), "taken": int(added.amount), "delivered": int(written.amount),
         "window_s": round(written.seconds, 1), "write_s": round(flush, 4),

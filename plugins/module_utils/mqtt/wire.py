@@ -169,6 +169,8 @@ class Client:
         self._version = version
         self._identifier = 0
         self._early: list[Message] = []
+        #: Sent, and not answered yet.
+        self._pings = 0
         self._buffer = b""
         self._socket = dial()
         try:
@@ -243,14 +245,19 @@ class Client:
                 return body
 
     def messages(self, quiet_s: float, limit_s: float) -> Iterator[Message]:
-        """What comes, until nothing came for *quiet_s* seconds, or for *limit_s* in all (a busy topic is never quiet)."""
+        """What comes, until nothing came for *quiet_s* seconds, or for *limit_s* in all (a busy topic is never quiet); but not before the broker has
+        answered a ping: what it had to send by now stands before the answer, and until then silence says nothing."""
         while self._early:
             yield self._early.pop(0)
+        self._socket.sendall(b"\xc0\x00")
+        self._pings += 1
         end = self._clock() + limit_s
-        while self._clock() < end:
+        while self._pings > 0 or self._clock() < end:
             try:
-                kind, flags, body = self._packet(quiet_s)
+                kind, flags, body = self._packet(None if self._pings > 0 else quiet_s)
             except socket.timeout:
+                if self._pings > 0:
+                    raise
                 return
             if kind == PUBLISH:
                 yield parse_publish(flags, body, self._version)
@@ -275,7 +282,9 @@ class Client:
                     raise MqttError("a packet length of more than four bytes")
             if size > MAX_PACKET:
                 raise MqttError("a packet of %d bytes" % size)
-            return kept[0] >> 4, kept[0] & 0x0F, self._read(size)
+            body = self._read(size)
+            self._pings -= kept[0] >> 4 == PINGRESP
+            return kept[0] >> 4, kept[0] & 0x0F, body
         except socket.timeout:
             self._buffer = kept + self._buffer
             raise

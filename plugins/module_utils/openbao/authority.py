@@ -290,7 +290,7 @@ class Pki:
 
     def _issuers(self, mount: str) -> dict[str, dict[str, Any]]:
         try:
-            return dict(self._call("LIST", mount + "/issuers").get("key_info") or {})
+            return dict(self._call("LIST", mount + "/issuers")["key_info"])
         except NotFound:
             return {}
 
@@ -461,7 +461,7 @@ class Pki:
 
     def _call_list(self, path: str) -> dict[str, dict[str, Any]]:
         try:
-            return dict(self._call("LIST", path).get("key_info") or {})
+            return dict(self._call("LIST", path)["key_info"])
         except NotFound:
             return {}
 
@@ -502,7 +502,7 @@ class Pki:
 def living(api: Api, mount: str) -> dict[str, dict[str, Any]]:
     """{id: issuer_name, key_id, …} of the issuers of a mount that are not retired. A site's own root has no key_id. Needs no token."""
     try:
-        listed = api.call("LIST", mount + "/issuers")["data"].get("key_info") or {}
+        listed = api.call("LIST", mount + "/issuers")["data"]["key_info"]
     except NotFound:
         return {}
     return {issuer: info for issuer, info in listed.items() if not str(info.get("issuer_name") or "").startswith(RETIRED)}

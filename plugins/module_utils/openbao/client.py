@@ -65,6 +65,10 @@ class Sealed(BaoError):
     """503: sealed, or no active node."""
 
 
+class Foreign(BaoError):
+    """No answer of OpenBao's, whatever its status: a proxy gave it, or cut it."""
+
+
 class Unreachable(Exception):
     """No answer: not running, not listening, certificate not trusted, or too late."""
 
@@ -190,11 +194,10 @@ class Client:
 def decode(method: str, path: str, status: int, raw: bytes) -> dict[str, Any]:
     """The answer as a dict, or the error that *status* means."""
     try:
-        data = json.loads(raw) if raw else {}
+        data = {} if status == 204 else json.loads(raw)
     except ValueError as error:
-        if status < 300:
-            raise BaoError(method, path, status, ["the answer is no JSON: something else than OpenBao gave it"]) from error
-        data = {}
+        # Of 503 somebody before it says the same: nobody is there to ask.
+        raise (Sealed if status == 503 else Foreign)(method, path, status, ["the answer is no JSON: something else than OpenBao gave it"]) from error
     if not isinstance(data, dict):
         data = {"data": data}
     if status < 300:

@@ -179,7 +179,7 @@ def active(client: Api, sleep: Callable[[float], None] = time.sleep, limit_s: fl
 def contents(api: Api, token: str, mount: str, rounds: int = 2000) -> dict[str, list[Any]]:
     """{path: [newest version, fingerprint of its value]}. A destroyed version has no fingerprint."""
     try:
-        paths = sorted(api.call("SCAN", mount + "/metadata/", token=token)["data"].get("keys") or [])
+        paths = sorted(api.call("SCAN", mount + "/metadata/", token=token)["data"]["keys"])
     except NotFound:
         paths = []
     store = KvStore(api, token, mount)

@@ -86,7 +86,7 @@ class Elsewhere(Client):
         return super().call(method, path, body, token, wrap_ttl)
 
     def _below(self, path: str, token: str | None, folder: str = "") -> Iterator[str]:
-        for name in super().call("LIST", path + folder, token=token)["data"].get("keys") or ():
+        for name in super().call("LIST", path + folder, token=token)["data"]["keys"]:
             if not name.endswith("/"):
                 yield folder + name
                 continue

@@ -16,7 +16,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.x509 import read_pem
 
 from . import component, loosened, policies, strangers
 from .authority import living
-from .client import Api, BaoError, Forbidden, NotFound, leave, login
+from .client import Api, BaoError, Forbidden, Foreign, NotFound, leave, login
 
 #: Bytes at the end of an audit file in which the check's own request must stand: some 5 000 entries, so that it is found behind those of busy clients.
 TAIL = 1 << 24
@@ -85,7 +85,7 @@ class Visit:
 
 def tokens(api: Api, token: str, wait: Callable[[float], None] = time.sleep, most: int | None = None) -> tuple[int, list[dict[str, Any]]]:
     """(how many tokens live, what each of the first *most* is, without it of all). *token*: of the identity ``hnai-openbao``."""
-    accessors = api.call("LIST", "auth/token/accessors", token=token)["data"].get("keys") or []
+    accessors = api.call("LIST", "auth/token/accessors", token=token)["data"]["keys"]
     found, refused = [], False
     if len(accessors) > 1:  # One is this visit's own.
         wait(LOGIN_S)
@@ -147,7 +147,7 @@ def recorded(path: str, request_id: str) -> bool:
 
 def audit_paths(devices: Mapping[str, Any]) -> dict[str, str]:
     """{device: file path, or type for one that is no file}."""
-    return {name.rstrip("/"): str((device.get("options") or {}).get("file_path") or device.get("type")) for name, device in sorted(devices.items())}
+    return {name.rstrip("/"): str(device["options"]["file_path"] if device["type"] == "file" else device["type"]) for name, device in sorted(devices.items())}
 
 
 def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host: Host) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
             check.observed, check.expected, check.unit = "an active node", "an active node", ""
             check.passed(True)
         elif not found.error:
-            voters = [server for server in found.raft if server.get("voter")]
+            voters = [server for server in found.raft if server["voter"]]
             facts["voters"] = len(voters)
             check.observed = len(voters)
             check.raw("raft.json", json.dumps({"servers": found.raft, "autopilot": found.autopilot}, sort_keys=True, indent=1))
@@ -224,10 +224,10 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
                 "healthy": found.autopilot.get("healthy"),
                 "failure_tolerance": found.autopilot.get("failure_tolerance"),
             }
-            leaders = [server for server in found.raft if server.get("leader")]
+            leaders = [server for server in found.raft if server["leader"]]
             # It has the whole store, and counts for nothing: who joined it?
-            copies = sorted(str(server.get("node_id")) for server in found.raft if not server.get("voter"))
-            check.passed(len(voters) == want.voters and len(leaders) == 1 and found.autopilot.get("healthy") is True and not copies,
+            copies = sorted(str(server.get("node_id")) for server in found.raft if not server["voter"])
+            check.passed(len(voters) == want.voters and len(leaders) == 1 and found.autopilot["healthy"] is True and not copies,
                          "%s has a copy of the store, and no vote" % ", ".join(copies) if copies else "")
 
     files: dict[str, str] = {}
@@ -304,7 +304,7 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
         explain="bao list auth/token/accessors; bao token lookup -accessor <each>",
     ) as check:
         if logged_in(check):
-            roots = [token for token in found.tokens if "root" in (token.get("policies") or [])]
+            roots = [token for token in found.tokens if "root" in (token["policies"] or [])]
             check.observed = len(roots)
             check.evidence = {"tokens": found.accessors, "accessors": [token.get("accessor") for token in roots]}
             if not found.tokens:
@@ -392,10 +392,10 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
                 api.call("GET", "sys/generate-root/attempt")
                 check.observed = "allowed"
             except BaoError as error:
-                if error.status not in (403, 404, 405):
+                if isinstance(error, Foreign) or error.status not in (403, 404, 405):
                     raise
                 check.observed = "refused"
-            needed, shares = (int(known().get(key) or 0) for key in ("t", "n")) if want.threshold else (0, 0)
+            needed, shares = (int(known()[key]) for key in ("t", "n")) if want.threshold else (0, 0)
             few = needed < want.threshold
             check.evidence = {"shares": shares, "needed": needed, "declared": want.threshold}
             said = "%d of %d key shares make root, declared are %d" % (needed, shares, want.threshold) if few else ""

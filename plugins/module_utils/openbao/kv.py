@@ -47,7 +47,7 @@ class KvStore:
     def paths(self) -> list[str]:
         """Every path of the mount, those included whose newest version was deleted. SCAN is OpenBao's; HashiCorp Vault answers 405 (BaoError)."""
         try:
-            return sorted(self._api.call("SCAN", self._mount + "/metadata/", token=self._token)["data"].get("keys") or [])
+            return sorted(self._api.call("SCAN", self._mount + "/metadata/", token=self._token)["data"]["keys"])
         except NotFound:
             return []
 
@@ -59,7 +59,7 @@ class KvStore:
         except NotFound:
             return 0, "", ""
         number = int(data["current_version"])
-        newest = (data.get("versions") or {}).get(str(number), {})
+        newest = data["versions"][str(number)] if number else {}
         # It names a time to come where the mount or the secret says how long versions live.
         until = str(newest.get("deletion_time") or "")
         if newest.get("destroyed") or (until and instant(until) <= self._now()):

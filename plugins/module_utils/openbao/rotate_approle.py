@@ -134,7 +134,7 @@ class AppRoleAdapter:
         """(role, secret_id) of components: ``deploy`` alone issues them. Raises Forbidden naming the remedy."""
         if self._name != "deploy":
             return []
-        roles = self._as_keeper("LIST", "auth/%s/role" % COMPONENT_AUTH)["data"].get("keys") or []
+        roles = self._as_keeper("LIST", "auth/%s/role" % COMPONENT_AUTH)["data"]["keys"]
         return [(role, one) for role in roles for one in living(self._api, self._keeper, role, COMPONENT_AUTH)]
 
     def _opened(self, *mounts: str) -> list[str]:
@@ -159,7 +159,7 @@ def living(api: Api, keeper: str, role: str, mount: str = IDENTITY_AUTH) -> list
     """Every secret_id of an AppRole that is alive, oldest first. *keeper*: a token of hnai-rotation. Raises Forbidden naming the remedy."""
     path = "auth/%s/role/%s" % (mount, role)
     try:
-        accessors = api.call("LIST", path + "/secret-id", token=keeper)["data"].get("keys") or []
+        accessors = api.call("LIST", path + "/secret-id", token=keeper)["data"]["keys"]
     except NotFound:
         return []
     except Forbidden as error:

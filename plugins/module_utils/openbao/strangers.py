@@ -52,11 +52,13 @@ class Listing:
 
     def names(self, path: str) -> set[str]:
         """LIST."""
-        return set(self._ask("LIST", path).get("keys") or ())
+        found = self._ask("LIST", path)
+        return set(found["keys"] if found else ())
 
     def issuers(self, mount: str) -> dict[str, str]:
         """{id: name} of the authorities of a mount that are not retired."""
-        found = self._ask("LIST", mount + "/issuers").get("key_info") or {}
+        answer = self._ask("LIST", mount + "/issuers")
+        found = answer["key_info"] if answer else {}
         names = {ident: str(one.get("issuer_name") or "") for ident, one in found.items()}
         return {ident: name for ident, name in names.items() if not name.startswith(RETIRED)}
 
@@ -119,13 +121,13 @@ def holders(listing: Listing, tokens: Iterable[Mapping[str, Any]], own: Own) -> 
     for kind in ("entity", "group"):
         for ident in sorted(listing.names("identity/%s/id" % kind)):
             one = listing.read("identity/%s/id/%s" % (kind, ident))
-            held = set(one.get("policies") or ())
+            held = set((one["policies"] if one else ()) or ())
             if held & own.policies if own.shared else held:
                 found.append("%s %s with %s" % (kind, one.get("name") or ident, ", ".join(sorted(held))))
     logins = tuple("auth/%s/" % mount for mount in AUTH_MOUNTS)
     for token in tokens:
-        held = {*(token.get("policies") or ()), *(token.get("identity_policies") or ())}
+        held = {*(token["policies"] or ()), *(token.get("identity_policies") or ())}
         theirs = not held & own.policies if own.shared else held <= WRAPPING
-        if "root" not in held and not theirs and not str(token.get("path", "")).startswith(logins):
+        if "root" not in held and not theirs and not str(token["path"]).startswith(logins):
             found.append("token %s with %s (%s)" % (token.get("accessor"), ", ".join(sorted(held)), token.get("path")))
     return found

@@ -87,6 +87,8 @@ class Http:
         try:
             connection.request(method, self._prefix + path, body=body, headers=dict(headers))
             answer = connection.getresponse()
+            if answer.status == 200 and answer.length is None and not answer.chunked:
+                raise http.client.HTTPException("the answer does not say where it ends")
             return answer.status, answer.read()
         finally:
             connection.close()
@@ -147,16 +149,8 @@ class Store:
 
     def query(self, expression: str, **arguments: str) -> list[Point]:
         """/api/v1/query, an instant vector. Raises StoreError."""
-        status, body = self._read("/api/v1/query", dict(arguments, query=expression))
-        if status != 200:
-            raise StoreRefused(status, body.decode("utf-8", "replace"))
-        answer = decode(body)
-        data = answer.get("data") or {}
-        if answer.get("status") != "success" or data.get("resultType") != "vector":
-            raise StoreError("the answer to a query is no vector: %s" % str(answer)[:200])
-        if answer.get("isPartial"):
-            raise StorePartial("the answer is partial (isPartial): a part of the store did not answer")
-        return [Point(item["metric"], float(item["value"][0]), float(item["value"][1])) for item in data.get("result", [])]
+        found = self._read("/api/v1/query", dict(arguments, query=expression), "vector")
+        return [Point(item["metric"], float(item["value"][0]), float(item["value"][1])) for item in found]
 
     def export(self, selector: str, start_s: float, end_s: float, raw: bool = False) -> list[Samples]:
         """/api/v1/export between two instants (unix seconds): what a reader gets, duplicates removed as for every query.
@@ -166,11 +160,8 @@ class Store:
         one document.
         """
         wanted = {"match[]": selector, "start": "%.3f" % start_s, "end": "%.3f" % end_s, "format": "promapi"}
-        status, body = self._read("/api/v1/export", dict(wanted, reduce_mem_usage="1") if raw else wanted)
-        if status != 200:
-            raise StoreRefused(status, body.decode("utf-8", "replace"))
         merged: dict[str, tuple[dict[str, str], list[tuple[int, float]]]] = {}
-        for item in decode(body)["data"]["result"]:
+        for item in self._read("/api/v1/export", dict(wanted, reduce_mem_usage="1") if raw else wanted, "matrix"):
             key = json.dumps(item["metric"], sort_keys=True)
             entry = merged.setdefault(key, (item["metric"], []))
             entry[1].extend((round(time * 1000), float(value)) for time, value in item["values"])
@@ -181,11 +172,18 @@ class Store:
             result.append(Samples(labels, [time for time, _value in pairs], [value for _time, value in pairs]))
         return result
 
-    def _read(self, path: str, arguments: Mapping[str, str]) -> tuple[int, bytes]:
-        """Status and body of a GET: a request with a body loses the end of one long answer in fifty at vmauth (1.112), which
+    def _read(self, path: str, arguments: Mapping[str, str], kind: str) -> list[dict[str, Any]]:
+        """The series of the answer to a GET: a request with a body loses the end of one long answer in fifty at vmauth (1.112), which
         closes the store's connection when its own server has closed that body (http.ErrBodyReadAfterClose) before it was read out.
         """
-        return self.send("GET", path + "?" + urllib.parse.urlencode(arguments))
+        answer = decode(self.text(path + "?" + urllib.parse.urlencode(arguments)))
+        data = answer.get("data") or {}
+        found = data.get("result")
+        if answer.get("status") != "success" or data.get("resultType") != kind or not isinstance(found, list):
+            raise StoreError("the answer is no %s: %s" % (kind, str(answer)[:200]))
+        if answer.get("isPartial"):
+            raise StorePartial("the answer is partial (isPartial): a part of the store did not answer")
+        return found
 
     def send(self, method: str, path: str, body: bytes = b"", content_type: str = "") -> tuple[int, bytes]:
         """Status and body of a request, whatever they are. Raises StoreError where there is no answer."""
@@ -198,7 +196,7 @@ class Store:
             raise StoreError("%s: %s" % (type(error).__name__, error)) from error
 
 
-def decode(body: bytes) -> dict[str, Any]:
+def decode(body: bytes | str) -> dict[str, Any]:
     """A JSON object. Raises StoreError."""
     try:
         value = json.loads(body)
@@ -210,23 +208,21 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def parse_flags(page: str) -> dict[str, str]:
-    """{flag: value} of the page /flags (only the flags that were set)."""
-    flags = {}
-    for line in page.splitlines():
-        name, sep, value = line.strip().partition("=")
-        if sep and name.startswith("-"):
-            flags[name[1:]] = value.strip('"')
-    return flags
+    """{flag: value} of the page /flags (only the flags that were set). Raises StoreError where it is another page, or was cut in a line."""
+    found = re.findall(r'^-([^=\s]+)="(.*)"\n', page, re.MULTILINE)
+    if not found or "".join('-%s="%s"\n' % one for one in found) != page:
+        raise StoreError("this is no list of flags, or the end of it is missing: %r" % page[-80:])
+    return dict(found)
 
 
 def parse_metrics(page: str, name: str) -> float:
-    """Sum over the series of metric *name* on a page of the Prometheus text format; 0.0 where there is none."""
-    total = 0.0
-    for line in page.splitlines():
-        head, _space, value = line.rpartition(" ")
-        if head == name or head.startswith(name + "{"):
-            total += float(value)
-    return total
+    """Sum over the series of metric *name* on a page of the Prometheus text format. Raises StoreError where the page has none, or may have been cut in
+    them: they stand together, so that only what follows shows that they are all."""
+    lines = [line.rpartition(" ") for line in page.split("\n")[:-1]]
+    mine = [number for number, (head, _space, _value) in enumerate(lines) if head == name or head.startswith(name + "{")]
+    if not mine or mine[-1] + 1 == len(lines):
+        raise StoreError("the page of metrics has no %s, or ends in it: %r" % (name, page[-80:]))
+    return sum(float(lines[number][2]) for number in mine)
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}

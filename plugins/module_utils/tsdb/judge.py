@@ -127,12 +127,13 @@ class Observation:
 
 
 def parse_observations(lines: Iterable[str]) -> list[Observation]:
-    """Lines of the observer's ring. A torn last line (it is being written) is left out. Sorted by time."""
+    """Lines of the observer's ring. A torn last line (it is being written) is left out, and so is one that says neither what was shown nor why nothing
+    was: it is no look that saw nothing. Sorted by time."""
     result = []
     for line in lines:
         try:
             item = json.loads(line)
-            newest = {str(source): float(time) for source, time in (item.get("newest") or {}).items()}
+            newest = {str(source): float(time) for source, time in ({} if item.get("error") else item["newest"]).items()}
             result.append(
                 Observation(float(item["time"]), float(item.get("took") or 0.0), newest, str(item.get("error") or ""))
             )

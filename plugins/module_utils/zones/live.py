@@ -238,7 +238,10 @@ def collect(name: str, timeout: float = 10.0) -> dict[str, Any]:
             data += piece
     if not data:
         raise OSError("the receiver gave no answer")
-    answer = dict(json.loads(zlib.decompress(data)))
+    try:
+        answer = dict(json.loads(zlib.decompress(data)))
+    except zlib.error as error:
+        raise OSError(f"the receiver's answer was cut: {error}") from error
     answer["seen"] = packed(answer["seen"])
     return answer
 

@@ -232,6 +232,9 @@ def collect(variables: Mapping[str, Mapping[str, Any]], components: Iterable[str
                         continue
                     arrived.reasons.setdefault((component, host), _no_verdict(result))
                     continue
+                if not checks:
+                    arrived.reasons.setdefault((component, host), "the check module made no check")
+                    continue
                 arrived.come.add((host, name))
                 checks = [_check(check, component) for check in checks]
                 # A task with run_once registers the same result for every host. What a visit brings is each host's own, even in the same millisecond.

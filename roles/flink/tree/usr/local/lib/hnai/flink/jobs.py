@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -275,6 +276,8 @@ def call(method: str, url: str, body: Any = None, timeout_s: float = 20.0) -> An
         # The gateway wraps in the same way what it could not reach; that says nothing about the statement.
         away = error.code in (502, 503, 504) or AWAY.search(text)
         raise (OSError if away else Refused)(said) from error
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError(f"{method} {url}: {error or type(error).__name__}") from error
 
 
 def running() -> list[Job]:
@@ -477,21 +480,28 @@ class Keeper:
         """{"digest", "sql", "session": of the statement that runs, "job_ids": [str], "upgrade": {"digest", "sql", "session", "way", "why", "phase", "old",
         "new", "start", "since", "position", "asked"} or null, "rejected": {"digest", "why", "at"} or null, "last": {"way", "result", …}, "current": when its
         sources were caught up, "parked": {"job_id", "since", "savepoint", "why"} or null, "started": {"job_id", "from": savepoint or null, "at"} or
-        null, "submitting": {"digest", "sql", "session", "from", "at"} of a job whose id is not known yet, or null}.
+        null, "submitting": {"digest", "sql", "session", "from", "at"} of a job whose id is not known yet, or null}. Raises OSError: whoever took a memory
+        that cannot be read for none would begin without state.
         """
         empty: dict[str, Any] = {
             "digest": "", "sql": "", "session": None, "job_ids": [], "savepoints": [], "upgrade": None, "rejected": None, "last": None, "current": 0.0,
             "parked": None, "started": None, "submitting": None,
         }
+        path = self.state / f"{name}.json"
         try:
-            return dict(empty, **json.loads((self.state / f"{name}.json").read_text()))
-        except (OSError, ValueError):
+            return dict(empty, **json.loads(path.read_text()))
+        except FileNotFoundError:
             return empty
+        except (ValueError, TypeError) as error:
+            raise OSError(f"{path}: {error}; bring it back, or remove it: then the job begins without state") from error
 
     def remember(self, name: str, memory: dict[str, Any]) -> None:
         """Atomic, so that a kill leaves the old or the new memory."""
         temporary = self.state / f".{name}.json"
-        temporary.write_text(json.dumps(dict(memory, job_ids=memory["job_ids"][-20:])))
+        with temporary.open("w") as file:
+            file.write(json.dumps(dict(memory, job_ids=memory["job_ids"][-20:])))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, self.state / f"{name}.json")
 
     def looked(self, trouble: str) -> None:
