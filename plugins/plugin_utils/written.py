@@ -38,7 +38,7 @@ _HIDDEN = tuple(f"/{name}" for name in ("home", "root", "run", "tmp", "var/tmp",
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
              file: Callable[[str], str], known: Known = NOTHING) -> list[Problem]:
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set."""
-    found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, known.needed)]
+    found = [*_options(variables, options, file), *_own(variables, options, groups, file), *_topics(variables, options, groups, file, known.needed)]
     found += [*_entrances(variables, file, known.lent), *_places(variables, options, groups, file)]
     return [*found, *declared.problems(variables, options, groups, file, known)]
 
@@ -123,6 +123,8 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
     if complaint:
         kind, choices = option.get("type", "str"), option.get("choices")
         remedy = f"one of: {', '.join(map(str, choices))}" if choices else f"write {_SCALARS[kind][1] if kind in _SCALARS else f'a {kind}'}"
+        if kind in ("dict", "list") and isinstance(value, str):
+            remedy += " without quotes; an inventory in INI has it as Python writes it: {'a': True, 'b': [1, 2]}"
         remedy = "put it in quotes" if kind == "str" and isinstance(value, bool) and not choices else remedy
         yield key, complaint, remedy
     elif key not in OWN and option.get("type") not in ("dict", "list") and isinstance(value, (int, float, str)):
@@ -151,7 +153,8 @@ def against(option: Mapping[str, Any], value: Any) -> str:
     if not isinstance(value, (bool, int, float, str, Mapping, list, tuple)):
         return ""  # nothing, or what only its reader can open: a vaulted value, a date
     if kind in ("dict", "list"):
-        fits = isinstance(value, Mapping) if kind == "dict" else isinstance(value, (list, tuple, str))
+        # A role takes "a, b" for a list, and a list that is in quotes for one text.
+        fits = isinstance(value, Mapping) if kind == "dict" else isinstance(value, (list, tuple)) or (isinstance(value, str) and value.strip()[:1] not in "[{")
         return "" if fits else f"{shown} is no {kind}"
     if isinstance(value, (Mapping, list, tuple)):
         return f"{shown} is no {kind}"
@@ -164,7 +167,8 @@ def against(option: Mapping[str, Any], value: Any) -> str:
     return f"{shown} is unknown" if choices and value not in choices else ""
 
 
-def _own(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any], groups: Mapping[str, Iterable[str]]) -> Iterator[Problem]:
+def _own(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any], groups: Mapping[str, Iterable[str]],
+         file: Callable[[str], str]) -> Iterator[Problem]:
     for name, group in OWN.items():
         holders: dict[str, list[str]] = {}
         for host in groups.get(group) or ():
@@ -177,13 +181,13 @@ def _own(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any],
                 continue
             if number < 0:
                 wrong = "is missing" if value is None else f"{repr(value)[:40]} is no id"
-                yield Problem("inventory", f"{host}: {name}", wrong, "write a number from 0 that no other host has", "option")
+                yield Problem(file(name), f"{host}: {name}", wrong, "write a number from 0 that no other host has", "option")
             else:
                 holders.setdefault(str(number), []).append(host)
         for value, hosts in holders.items():
             if len(hosts) > 1:
                 message = f"{shown(value)} is the id of {', '.join(hosts)}"
-                yield Problem("inventory", f"{hosts[-1]}: {name}", message, "give each host one of its own", "option")
+                yield Problem(file(name), f"{hosts[-1]}: {name}", message, "give each host one of its own", "option")
 
 
 def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],

@@ -22,7 +22,7 @@ LAB = "inventories/lab/hosts.yml"
 def run(tmp_path: Path, verb: str, *more: str, inventory: str = LAB) -> tuple[int, str]:
     """(exit code, output). No host may be looked for: what is said must be said before."""
     tools = tmp_path / "bin"
-    tools.mkdir()
+    tools.mkdir(exist_ok=True)
     (tools / "ssh").write_text('#!/bin/sh\ntouch "$0.called"\nexit 255\n', encoding="utf-8")
     (tools / "ssh").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "HNAI_STATE_DIR": str(tmp_path), "ANSIBLE_NOCOLOR": "1"}
@@ -48,6 +48,23 @@ def test_a_run_that_would_judge_nothing_is_refused(tmp_path: Path, given: list[s
 def test_an_inventory_without_managed_hosts_is_refused(tmp_path: Path) -> None:
     code, output = run(tmp_path, "verify", inventory="somewhere,")
     assert code != 0 and "the group managed has no host here" in output, output
+
+
+def test_an_inventory_that_ansible_left_off_in_the_middle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a checkout it only warns, and goes on with what stands before the mistake."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/hosts").write_text("[managed]\nkafka1 ansible_host=192.0.2.1\n[openbao]\nkafka1\n[managed:vars]\nhnai_site: x\n", encoding="utf-8")
+    (tmp_path / "ansible.cfg").touch()
+    monkeypatch.setenv("ANSIBLE_CONFIG", str(tmp_path / "ansible.cfg"))
+    for verb in ("rotate", "validate"):
+        code, output = run(tmp_path, verb, inventory=str(tmp_path / "site"))
+        assert code != 0 and f"-i {tmp_path}/site/hosts is not read, or not to its end" in " ".join(output.split()), output
+
+
+@pytest.mark.parametrize(("verb", "given"), [("rotate", []), ("upgrade", ["--tags", "kafka"]), ("kafka_features", [])])
+def test_a_verb_without_a_site_is_refused(tmp_path: Path, verb: str, given: list[str]) -> None:
+    code, output = run(tmp_path, verb, *given, inventory="somewhere,")
+    assert code != 0 and "Nothing was begun" in output and "inventory (-i)" in output, output
 
 
 def test_a_check_is_explained_under_the_tag_of_its_component(tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ def test_what_a_role_would_take_is_taken(variables: dict[str, Any]) -> None:
         ("x_mode", "enforced", "'enforced' is unknown", "one of: enforce, observe"),
         ("x_list", {"a": 1}, "{'a': 1} is no list", "a list"),
         ("x_map", "a", "'a' is no dict", "a dict"),
+        ("x_map", "{'a': true}", "is no dict", "as Python writes it: {'a': True"),
+        ("x_list", "[{a: 1}]", "'[{a: 1}]' is no list", "as Python writes it"),
     ],
 )
 def test_what_a_role_would_refuse_is_refused(name: str, value: Any, message: str, remedy: str) -> None:
