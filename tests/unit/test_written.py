@@ -148,6 +148,12 @@ KAFKA = {name: {"type": kind, "default": default} for name, kind, default in
         ({"kafka_topics": [{**TOPIC, "config": {"retention.ms": 1000}}]}, "kafka_topics[ot.raw].config.retention.ms", "declared outage of 600 s"),
         ({"kafka_topics": [{**TOPIC, "config": {"retention.ms": -1}}]}, "", ""),
         ({"kafka_topics": [{**TOPIC, "config": {"retention.ms": "{{ a }}"}}]}, "", ""),
+        ({"kafka_topics": [{**TOPIC, "config": {"retention.ms": "1h"}}]}, "kafka_topics[ot.raw].config.retention.ms", "'1h' is no number"),
+        ({"kafka_topics": [{**TOPIC, "config": {"retention.bytes": -5}}]}, "kafka_topics[ot.raw].config.retention.bytes", "'-5' is no number"),
+        ({"kafka_topics": [{**TOPIC, "config": {"retention.msec": 1}}]}, "kafka_topics[ot.raw].config.retention.msec", "is no setting of a topic"),
+        ({"kafka_topics": [{**TOPIC, "config": {"cleanup.policy": "compct"}}]}, "kafka_topics[ot.raw].config.cleanup.policy", "'compct' is unknown"),
+        ({"kafka_topics": [{**TOPIC, "config": {"cleanup.policy": "compact, delete", "segment.jitter.ms": 5, "local.retention.ms": -2, "new.one": 1,
+                                                "flush.messages": 1, "index.interval.bytes": 4096, "file.delete.delay.ms": 60000}}]}, "", ""),
     ],
 )
 def test_topics_that_the_brokers_would_refuse(variables: dict[str, Any], key: str, message: str) -> None:
@@ -203,11 +209,15 @@ CANARY = {"id": "c", "for": "sep1", "address": "127.0.2.1", "host": "plc1", "por
 
 @pytest.mark.parametrize(("canary", "key", "message"), [
     (CANARY, "", ""), ({**CANARY, "for": "sep9"}, "modbus_filter_canaries[0].for", "no Modbus source"),
-    ({**CANARY, "port": 502}, "modbus_filter_canaries", "where a device is"), ({**CANARY, "address": "127.0.1.1"}, "modbus_filter_canaries", "stands twice"),
+    ({**CANARY, "port": 502}, "modbus_filter_canaries[0]", "where the device sep1 is"), ({**CANARY, "address": "127.0.1.1"}, "modbus_filter_canaries", "stands twice"),
+    ({**CANARY, "host": "10.0.2.1", "port": 502}, "modbus_filter_canaries[0]", "stands where the device sep1 is"),
+    ({**CANARY, "host": "FD00::1", "port": "502"}, "modbus_filter_canaries[0]", "stands where the device sep1 is"),
+    ({**CANARY, "host": "10.0.2.1"}, "", ""), ({**CANARY, "host": "plc7"}, "modbus_filter_canaries[0].host", "'plc7' is no asset"),
     ({**CANARY, "port": "{{ p }}"}, "", ""), ({"id": "c", "for": "sep1"}, "modbus_filter_canaries", "cannot be read"),
 ])
 def test_a_canary_of_the_filter(canary: dict[str, Any], key: str, message: str) -> None:
-    found = judged({"e": {"hnai_ot_sources": [MODBUS], "modbus_filter_canaries": [canary]}}, {"modbus_filter": ["e"]})
+    assets = {"plc1": {"addresses": {"v4": "10.0.2.1", "v6": "fd00::1"}}}
+    found = judged({"e": {"hnai_ot_sources": [MODBUS], "modbus_filter_canaries": [canary], "hnai_assets": assets}}, {"modbus_filter": ["e"]})
     assert list(found) == ([key] if key else []) and all(message in said for said, _remedy in found.values())
 
 
@@ -253,6 +263,11 @@ def test_what_is_said_of_a_source_names_one_that_is() -> None:
     found = [key for key in judged({"e": told}, {"ot_collector": ["e"]}) if key.startswith("ot_collector")]
     assert found == ["ot_collector_audit_exceptions[1].source", "ot_collector_trust_statements[1].source", "ot_collector_audit_accept_drift[1]",
                      "ot_collector_write_canaries[plc9]"]
+
+
+def test_an_exception_has_an_owner_and_a_reason() -> None:
+    told = {"ot_collector_audit_exceptions": [{"owner": " ", "reason": "-"}, {"owner": "well pad", "reason": "R1"}]}
+    assert list(judged({"e": told}, {"ot_collector": ["e"]})) == ["ot_collector_audit_exceptions[0].owner", "ot_collector_audit_exceptions[0].reason"]
 
 
 def test_a_day_is_one() -> None:

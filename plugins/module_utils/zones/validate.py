@@ -613,7 +613,7 @@ def _endpoints(site: Site) -> list[Problem]:
             name = "endpoint"
             try:
                 url = urlsplit(str(source[name] or ""))
-                dialled = url.hostname if url.scheme == "opc.tcp" else ""
+                dialled = url.hostname if url.scheme == "opc.tcp" and url.username is None else ""
             except ValueError:
                 dialled = ""
             if not dialled:
