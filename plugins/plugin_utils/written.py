@@ -23,6 +23,14 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_te
 
 #: Variables by which members of a group differ: {variable: group}.
 OWN = {"kafka_node_id": "kafka"}
+#: Variables by which they do not: read of one of them, for all; said otherwise of another host, in silence nobody would read it, or the cluster be two.
+ALIKE = {
+    "managed": ("hnai_assets", "hnai_boundaries", "hnai_break_glass", "hnai_conduits", "hnai_environment", "hnai_management", "hnai_ot_sources", "hnai_site",
+                "hnai_slo", "hnai_units", "hnai_zones"),
+    "kafka": ("kafka_cluster_id", "kafka_extra_acls", "kafka_initial_controllers", "kafka_min_insync_replicas", "kafka_quotas", "kafka_replication_factor",
+              "kafka_topics", "kafka_version"),
+    "flink": ("flink_alerts", "flink_jars", "flink_jobs", "flink_version"),
+}  # fmt: skip
 #: How the roles themselves read a scalar. A text is read from any scalar.
 _SCALARS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "bool": (check_type_bool, "true or false"),
@@ -38,7 +46,7 @@ _HIDDEN = tuple(f"/{name}" for name in ("home", "root", "run", "tmp", "var/tmp",
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
              file: Callable[[str], str], known: Known = NOTHING) -> list[Problem]:
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set."""
-    found = [*_options(variables, options, file), *_own(variables, options, groups, file), *_topics(variables, options, groups, file, known.needed)]
+    found = [*_options(variables, options, file), *_own(variables, options, groups, file), *_alike(variables, options, groups, file), *_topics(variables, options, groups, file, known.needed)]
     found += [*_entrances(variables, file, known.lent), *_places(variables, options, groups, file)]
     return [*found, *declared.problems(variables, options, groups, file, known)]
 
@@ -188,6 +196,18 @@ def _own(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any],
             if len(hosts) > 1:
                 message = f"{shown(value)} is the id of {', '.join(hosts)}"
                 yield Problem(file(name), f"{hosts[-1]}: {name}", message, "give each host one of its own", "option")
+
+
+def _alike(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
+           file: Callable[[str], str]) -> Iterator[Problem]:
+    for group, names in ALIKE.items():
+        hosts = [host for host in groups.get(group) or () if host in variables] if group != "managed" else list(variables)
+        for name in names:
+            told = [variables[host].get(name, options.get(name, {}).get("default")) for host in hosts]
+            others = [host for host, value in zip(hosts, told) if value is not told[0] and value != told[0]]
+            if others:
+                message = f"is another on {some(others)} than on {hosts[0]}"
+                yield Problem(file(name), name, message, f"say it once, in group_vars/{'all' if group == 'managed' else group}", "option")
 
 
 def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],

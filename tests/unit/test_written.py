@@ -119,6 +119,19 @@ def test_a_broker_has_an_id_of_its_own(second: Any, message: str) -> None:
     assert [(one.key, one.message) for one in found] == ([("k2: kafka_node_id", message)] if message else [])
 
 
+def test_what_is_of_the_whole_is_said_once() -> None:
+    options = {"kafka_version": {"default": "4.3.1"}, "kafka_heap": {}}
+    groups = {"kafka": ["a", "b"], "managed": ["a", "b", "c"]}
+
+    def found(**other: Any) -> list[str]:
+        told = {"a": {"hnai_slo": {"x": 1}, "kafka_version": "4.3.1"}, "b": {"hnai_slo": {"x": 1}, **other}, "c": {"hnai_slo": {"x": 1}, "kafka_version": "1"}}
+        return [f"{one.key} {one.message}" for one in written._alike(told, options, groups, str)]
+
+    assert found() == found(kafka_heap="2g") == []
+    assert found(kafka_version="4.2.2") == ["kafka_version is another on b than on a"]
+    assert found(hnai_slo={"x": 2}, kafka_topics=[]) == ["hnai_slo is another on b than on a", "kafka_topics is another on b than on a"]
+
+
 def test_what_an_option_is_made_of_is_looked_at_too() -> None:
     inner = {"name": {"type": "str", "required": True, "description": "Its name."}, "size": {"type": "int"}}
     option = {"x_things": {"type": "list", "elements": "dict", "options": inner}, "x_numbers": {"type": "list", "elements": "int"}}
