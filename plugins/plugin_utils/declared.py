@@ -118,6 +118,17 @@ def _site(first: Mapping[str, Any], file: Callable[[str], str], ids: frozenset[s
     for name in ("hnai_site", "hnai_environment", "hnai_state_dir") if ids else ():
         if first.get(name) is None:
             yield Problem(file(name), name, "is missing", "write it into group_vars/all: docs/site-model.md, Site and verify variables", "option")
+    for name in ("hnai_state_dir", "hnai_store_dir"):
+        value = first.get(name)
+        if value is not None and not is_template(value) and not (isinstance(value, str) and value.startswith(("/", "~"))):
+            message = f"{repr(value)[:60]} would lie wherever a run is started from"
+            yield Problem(file(name), name, message, "write an absolute path on the controller", "option")
+    age, name = first.get("hnai_full_verdict_max_age"), "hnai_full_verdict_max_age"
+    if age is not None and not is_template(age) and not (whole(age) and int(age) >= 0):
+        yield Problem(file(name), name, f"{repr(age)[:60]} is no number of seconds", "write a whole number", "option")
+    for name in _LISTS:
+        if first.get(name) is not None and not is_template(first[name]) and not isinstance(first[name], (list, tuple)):
+            yield Problem(file(name), name, f"{repr(first[name])[:60]} is no list", "write a list of ids of checks, such as [HO6]", "option")
     for name in _LISTS if ids else ():
         for one in _listed(first.get(name)):
             if not is_template(one) and str(one) not in ids and not str(one).startswith("V-"):

@@ -318,6 +318,15 @@ def test_what_a_site_is_called(value: Any, good: bool) -> None:
     assert (list(judged({"a": {"hnai_site": "north-1"}})), list(judged({"a": {"hnai_environment": "north-1"}}))) == ([], ["hnai_environment"])
 
 
+@pytest.mark.parametrize(("name", "good", "wrong"), [
+    ("hnai_state_dir", ["/srv/hnai", "~/hnai", "{{ lookup('env', 'X') }}"], ["state", "", 5]), ("hnai_full_verdict_max_age", [0, "86400"], ["30d", -1]),
+    ("hnai_store_dir", ["/srv"], ["./store"]), ("hnai_expected_skips", [[], ["HO6"], "{{ skips }}"], ["HO6", {"HO6": 1}]),
+])  # fmt: skip
+def test_what_a_site_says_of_itself(name: str, good: list[Any], wrong: list[Any]) -> None:
+    assert [list(judged({"a": {name: value}})) for value in good] == [[]] * len(good)
+    assert [list(judged({"a": {name: value}})) for value in wrong] == [[name]] * len(wrong)
+
+
 def test_what_no_site_can_be_without() -> None:
     found = written.problems({"a": {"hnai_site": "north", "hnai_environment": "production"}}, {}, {}, str, Known(checks=["HO6"]))
     assert [(one.key, one.message) for one in found] == [("hnai_state_dir", "is missing")]
@@ -348,7 +357,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGxLZ0tKc0lYc0d3b3VwZ0dKQ0t3WmpRZ3R3c
     ("host_ssh_max_startups", ["30", "30:30:120"], ["lots", "30:30"]), ("host_journal_max", ["256M", "1G", "0"], ["many", "-1", "1.5G"]),
     ("host_access_keys", [[KEY], [f'from="10.0.0.1" {KEY}']], [["nonsense"], [KEY + "\n" + KEY]]),
     ("host_operators", [[{"name": "eve", "uid": 1100, "keys": [KEY]}]], [
-        [{"name": "root", "uid": 1100, "keys": [KEY]}], [{"name": "a/b", "uid": 1100, "keys": []}], [{"name": "eve", "uid": 1100, "keys": ["x"]}]]),
+        [{"name": "eve", "uid": 0, "keys": [KEY]}], [{"name": "hnai-kafka", "uid": 1100, "keys": [KEY]}], [{"name": "root", "uid": 1100, "keys": [KEY]}], [{"name": "a/b", "uid": 1100, "keys": []}], [{"name": "eve", "uid": 1100, "keys": ["x"]}]]),
     ("firewall_foreign_tables", [["inet docker"]], [["nat"], ["inet"]]),
     ("openbao_kv_mount", ["hnai"], ["a/b", ""]), ("openbao_ssh_host_mount", ["", "a"], ["a b"]),
     ("openbao_pki_mounts", [{"root": "a", "intermediate": "b"}], [{"root": "a/", "intermediate": "b"}]),
@@ -368,7 +377,7 @@ def test_an_option_is_what_its_reader_takes(name: str, good: list[Any], wrong: l
 
 def test_each_limit_is_of_an_option_and_its_default_keeps_it() -> None:
     known = options(ROOT)
-    tables = [*limits._NUMBERS, *limits._LEAST_SIZE, *limits._TIMES, *limits._FOR_EVER, *(re.split(r"[.\[]", key)[0] for key in limits._TEXTS)]
+    tables = [*limits._LEAST_SIZE, *limits._TIMES, *limits._FOR_EVER, *(re.split(r"[.\[]", key)[0] for key in (*limits._NUMBERS, *limits._TEXTS))]
     assert set(tables) <= set(known)
     defaults = {name: option["default"] for name, option in known.items() if "default" in option}
     assert written.problems({"a": defaults}, known, {}, str) == []
