@@ -24,7 +24,8 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "firewall_revert_after_s": (5, 3600), "flink_window_s": (1, 99), "flink_out_of_order_s": (0, 99), "flink_slots": (1, 1024),
     "flink_checkpoint_interval_ms": (100, 3600000), "flink_checkpoints_retained": (1, 100), "flink_state_ttl_ms": (1000, _MOST),
     # Below stand Debian's own accounts, 0 is root.
-    "host_operators[].uid": (1000, 4294967293), "host_max_time_error_s": (0.000001, _MOST), "kafka_default_partitions": (1, 10000), "kafka_leader_rebalance_s": (1, _MOST),
+    "host_operators[].uid": (1000, 4294967293),
+    "host_max_time_error_s": (0.000001, _MOST), "kafka_default_partitions": (1, 10000), "kafka_leader_rebalance_s": (1, _MOST),
     # KIP-1030: 1 MiB at least. A session that never has to log in again outlives its password.
     "kafka_segment_bytes": (1048576, 2147483647), "kafka_scram_iterations": (8192, 16384), "kafka_reauth_ms": (10000, 86400000),
     "kafka_limit_nofile": (1024, 1048576), "kafka_offsets_retention_minutes": (1, 2147483647), "kafka_stop_timeout_s": (5, 3600),

@@ -146,7 +146,8 @@ SOURCES: dict[str, dict[str, Rule]] = {
     "mqtt": {**_COMMON, "topic": Text(_TEXT, "no topic", "write line/<id of the source>, the only one that a line may speak at", needed=True)},
     "sparkplug": {
         **_COMMON,
-        "group": _level("group", _GROUP), "node": _level("node"), "repeat_s": Number(1), "keepalive_s": Number(5, 300, whole=True), "connect_timeout_s": Number(1),
+        "group": _level("group", _GROUP), "node": _level("node"),
+        "repeat_s": Number(1), "keepalive_s": Number(5, 300, whole=True), "connect_timeout_s": Number(1),
     },
 }
 PROTOCOLS = tuple(sorted(SOURCES))

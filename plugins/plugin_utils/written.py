@@ -46,7 +46,8 @@ _HIDDEN = tuple(f"/{name}" for name in ("home", "root", "run", "tmp", "var/tmp",
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
              file: Callable[[str], str], known: Known = NOTHING) -> list[Problem]:
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set."""
-    found = [*_options(variables, options, file), *_own(variables, options, groups, file), *_alike(variables, options, groups, file), *_topics(variables, options, groups, file, known.needed)]
+    found = [*_options(variables, options, file), *_own(variables, options, groups, file), *_alike(variables, options, groups, file)]
+    found += _topics(variables, options, groups, file, known.needed)
     found += [*_entrances(variables, file, known.lent), *_places(variables, options, groups, file)]
     return [*found, *declared.problems(variables, options, groups, file, known)]
 

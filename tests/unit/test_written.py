@@ -222,7 +222,8 @@ CANARY = {"id": "c", "for": "sep1", "address": "127.0.2.1", "host": "plc1", "por
 
 @pytest.mark.parametrize(("canary", "key", "message"), [
     (CANARY, "", ""), ({**CANARY, "for": "sep9"}, "modbus_filter_canaries[0].for", "no Modbus source"),
-    ({**CANARY, "port": 502}, "modbus_filter_canaries[0]", "where the device sep1 is"), ({**CANARY, "address": "127.0.1.1"}, "modbus_filter_canaries", "stands twice"),
+    ({**CANARY, "port": 502}, "modbus_filter_canaries[0]", "where the device sep1 is"),
+    ({**CANARY, "address": "127.0.1.1"}, "modbus_filter_canaries", "stands twice"),
     ({**CANARY, "host": "10.0.2.1", "port": 502}, "modbus_filter_canaries[0]", "stands where the device sep1 is"),
     ({**CANARY, "host": "FD00::1", "port": "502"}, "modbus_filter_canaries[0]", "stands where the device sep1 is"),
     ({**CANARY, "host": "10.0.2.1"}, "", ""), ({**CANARY, "host": "plc7"}, "modbus_filter_canaries[0].host", "'plc7' is no asset"),
@@ -357,7 +358,8 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGxLZ0tKc0lYc0d3b3VwZ0dKQ0t3WmpRZ3R3c
     ("host_ssh_max_startups", ["30", "30:30:120"], ["lots", "30:30"]), ("host_journal_max", ["256M", "1G", "0"], ["many", "-1", "1.5G"]),
     ("host_access_keys", [[KEY], [f'from="10.0.0.1" {KEY}']], [["nonsense"], [KEY + "\n" + KEY]]),
     ("host_operators", [[{"name": "eve", "uid": 1100, "keys": [KEY]}]], [
-        [{"name": "eve", "uid": 0, "keys": [KEY]}], [{"name": "hnai-kafka", "uid": 1100, "keys": [KEY]}], [{"name": "root", "uid": 1100, "keys": [KEY]}], [{"name": "a/b", "uid": 1100, "keys": []}], [{"name": "eve", "uid": 1100, "keys": ["x"]}]]),
+        [{"name": "eve", "uid": 0, "keys": [KEY]}], [{"name": "hnai-kafka", "uid": 1100, "keys": [KEY]}],
+        [{"name": "root", "uid": 1100, "keys": [KEY]}], [{"name": "a/b", "uid": 1100, "keys": []}], [{"name": "eve", "uid": 1100, "keys": ["x"]}]]),
     ("firewall_foreign_tables", [["inet docker"]], [["nat"], ["inet"]]),
     ("openbao_kv_mount", ["hnai"], ["a/b", ""]), ("openbao_ssh_host_mount", ["", "a"], ["a b"]),
     ("openbao_pki_mounts", [{"root": "a", "intermediate": "b"}], [{"root": "a/", "intermediate": "b"}]),
