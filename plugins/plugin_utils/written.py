@@ -7,11 +7,13 @@ Values that are templates are left to the roles. Pure: what Ansible read in, fin
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import topics
@@ -31,6 +33,8 @@ ALIKE = {
               "kafka_topics", "kafka_version"),
     "flink": ("flink_alerts", "flink_jars", "flink_jobs", "flink_version"),
 }  # fmt: skip
+#: What stands for a value that could not be evaluated, which was said (`site.evaluated`).
+_UNSAID = "{{ }}"
 #: How the roles themselves read a scalar. A text is read from any scalar.
 _SCALARS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "bool": (check_type_bool, "true or false"),
@@ -205,10 +209,17 @@ def _alike(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Map
         hosts = [host for host in groups.get(group) or () if host in variables] if group != "managed" else list(variables)
         for name in names:
             told = [variables[host].get(name, options.get(name, {}).get("default")) for host in hosts]
-            others = [host for host, value in zip(hosts, told) if value is not told[0] and value != told[0]]
+            others = [host for host, value in zip(hosts, told) if _differ(value, told[0])]
             if others:
                 message = f"is another on {some(others)} than on {hosts[0]}"
                 yield Problem(file(name), name, message, f"say it once, in group_vars/{'all' if group == 'managed' else group}", "option")
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two values are known to; what is vaulted and cannot be opened is not."""
+    with contextlib.suppress(AnsibleError):
+        return one is not other and _UNSAID not in (one, other) and bool(one != other)
+    return False
 
 
 def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,9 +128,20 @@ def test_what_is_of_the_whole_is_said_once() -> None:
         told = {"a": {"hnai_slo": {"x": 1}, "kafka_version": "4.3.1"}, "b": {"hnai_slo": {"x": 1}, **other}, "c": {"hnai_slo": {"x": 1}, "kafka_version": "1"}}
         return [f"{one.key} {one.message}" for one in written._alike(told, options, groups, str)]
 
-    assert found() == found(kafka_heap="2g") == []
+    assert found() == found(kafka_heap="2g") == found(kafka_version="{{ }}") == []
     assert found(kafka_version="4.2.2") == ["kafka_version is another on b than on a"]
     assert found(hnai_slo={"x": 2}, kafka_topics=[]) == ["hnai_slo is another on b than on a", "kafka_topics is another on b than on a"]
+
+
+def test_what_cannot_be_opened_hides_no_other_mistake() -> None:
+    class Vaulted(dict[str, Any]):
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            raise AnsibleError("no vault secrets found")
+
+    told = {"a": {"hnai_slo": Vaulted(), "hnai_site": "x"}, "b": {"hnai_slo": Vaulted(), "hnai_site": "y"}}
+    assert [one.key for one in written._alike(told, {}, {}, str)] == ["hnai_site"]
 
 
 def test_what_an_option_is_made_of_is_looked_at_too() -> None:
