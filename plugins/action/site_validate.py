@@ -77,15 +77,15 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"today {args['today']!r} is not YYYY-MM-DD") from error
         exported: list[str] = []
         try:
-            self._unheard([*(task_vars.get("ansible_run_tags") or ()), *(task_vars.get("ansible_skip_tags") or ())])
             data = collect(task_vars["hostvars"], task_vars["groups"])
             add_names(data, task_vars["hostvars"], task_vars.get("ansible_inventory_sources") or [])
+            data["files"].update(dict.fromkeys(load_extra_vars(self._loader), "-e"))
             site = Site.from_dict(data)
             groups = task_vars["groups"]
             told, given = written(task_vars["hostvars"], groups), task_vars.get("ansible_inventory_sources") or []
             said = evaluated(told, task_vars["hostvars"], {*options(), *OWN, "ansible_host"}, site.file)
             said += mistakes(told, options(), groups, site.file, self._known(site, self._lent(task_vars)))
-            said += twice(given) + unheard(given, groups)
+            said += twice(given) + unheard(given, groups) + self._unheard(task_vars)
             if boolean(args.get("files", False)):
                 said += self._handed_over(site, task_vars["hostvars"], groups)
             said += self._site_ca(site, task_vars["hostvars"], task_vars["groups"], now)
@@ -134,13 +134,21 @@ class ActionModule(ActionBase):
         alone = bool(task_vars.get("ansible_limit")) and len(task_vars.get("ansible_play_hosts_all") or ()) == 1
         return alone and "ansible_host" in load_extra_vars(self._loader)
 
-    def _unheard(self, tags: list[str]) -> None:
-        """Warn of tags that nothing of ours bears: a playbook that imports us may have its own, and a misspelt one would do nothing and end well."""
+    def _unheard(self, task_vars: dict[str, Any]) -> list[Problem]:
+        """Tags that nothing of ours bears: a misspelt one would do nothing and end well, or what it was to leave out. A playbook that imports us may have
+        its own: there it is a warning."""
         known = {"all", "always", "tagged", "untagged", *PARTS, *record.SCOPES, *contracts.all()}
-        strange = [tag for tag in tags if tag not in known]
-        if strange:
-            parts = ", ".join(sorted(known - {"all", "always", "tagged", "untagged"}))
-            self._display.warning(f"--tags {', '.join(strange)}: nothing of hnai.platform bears it, so it chooses nothing there; there are {parts}")
+        folder, root = task_vars.get("playbook_dir"), contracts.COLLECTION_ROOT
+        ours = folder is not None and Path(folder).resolve() in (root.resolve(), (root / "playbooks").resolve())
+        remedy = f"there are {', '.join(sorted(known - {'all', 'always', 'tagged', 'untagged'}))}"
+        found = []
+        for option, name in (("--tags", "ansible_run_tags"), ("--skip-tags", "ansible_skip_tags")):
+            strange = ", ".join(tag for tag in task_vars.get(name) or () if tag not in known)
+            if strange and ours:
+                found.append(Problem(option, strange, "nothing bears it", remedy, "name"))
+            elif strange:
+                self._display.warning(f"{option} {strange}: nothing of hnai.platform bears it, so it chooses nothing there; {remedy}")
+        return found
 
     def _export(self, site: Site, today: datetime.date, args: dict[str, Any], task_vars: dict[str, Any]) -> list[str]:
         """Writes drawing, evidence and the tables for other firewalls; nothing in check mode. Returns the paths."""

@@ -118,6 +118,17 @@ def _site(first: Mapping[str, Any], file: Callable[[str], str], ids: frozenset[s
     for name in ("hnai_site", "hnai_environment", "hnai_state_dir") if ids else ():
         if first.get(name) is None:
             yield Problem(file(name), name, "is missing", "write it into group_vars/all: docs/site-model.md, Site and verify variables", "option")
+    for name in ("hnai_state_dir", "hnai_store_dir"):
+        value = first.get(name)
+        if value is not None and not is_template(value) and not (isinstance(value, str) and value.startswith(("/", "~"))):
+            message = f"{repr(value)[:60]} would lie wherever a run is started from"
+            yield Problem(file(name), name, message, "write an absolute path on the controller", "option")
+    age, name = first.get("hnai_full_verdict_max_age"), "hnai_full_verdict_max_age"
+    if age is not None and not is_template(age) and not (whole(age) and int(age) >= 0):
+        yield Problem(file(name), name, f"{repr(age)[:60]} is no number of seconds", "write a whole number", "option")
+    for name in _LISTS:
+        if first.get(name) is not None and not is_template(first[name]) and not isinstance(first[name], (list, tuple)):
+            yield Problem(file(name), name, f"{repr(first[name])[:60]} is no list", "write a list of ids of checks, such as [HO6]", "option")
     for name in _LISTS if ids else ():
         for one in _listed(first.get(name)):
             if not is_template(one) and str(one) not in ids and not str(one).startswith("V-"):
@@ -340,6 +351,9 @@ def _excused(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, It
     for name, day in (("ot_collector_audit_exceptions", "expires"), ("ot_collector_trust_statements", "date")):
         for number, one in enumerate(one for one in _listed(told.get(name)) if isinstance(one, Mapping)):
             said.append((name, f"{name}[{number}].source", one.get("source")))
+            for key in ("owner", "reason") if day == "expires" else ():
+                if isinstance(one.get(key), str) and not any(map(str.isalnum, one[key])):
+                    yield Problem(file(name), f"{name}[{number}].{key}", f"{one[key][:60]!r} names nobody", "say who took it, and why", "option")
             if one.get(day) is not None and not is_template(one[day]) and not _is_day(str(one[day])):
                 yield Problem(file(name), f"{name}[{number}].{day}", f"{repr(one[day])[:60]} is no day", 'write "YYYY-MM-DD"', "option")
     name = "ot_collector_audit_accept_drift"
@@ -387,6 +401,28 @@ def _ceremony(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, 
         yield Problem(file("openbao_audit_devices"), "openbao_audit_devices", "would leave OpenBao without an answer when one fails", remedy, "option")
 
 
+def _canary_places(filtered: Sequence[Mapping[str, Any]], canaries: Sequence[Mapping[str, Any]], assets: Any, file: str, name: str) -> Iterator[Problem]:
+    """A canary is written to. By another name of the same asset it would be a device of the process."""
+    if not isinstance(assets, Mapping) or is_template([assets, list(filtered)]):
+        return
+    names = {}
+    for asset, said in assets.items():
+        addresses = said.get("addresses") if isinstance(said, Mapping) else None
+        for one in (asset, *(addresses.values() if isinstance(addresses, Mapping) else ())):
+            names[str(one).lower()] = str(asset)
+    devices_at = {(names.get(str(one.get("host")).lower()), str(one.get("port", 502))): str(one.get("id")) for one in filtered}
+    for number, one in enumerate(one if "host" in one else {} for one in canaries):
+        if not one:
+            continue
+        there = names.get(str(one.get("host")).lower())
+        other = devices_at.get((there, str(one.get("port"))))
+        if there is None:
+            message = f"{repr(one.get('host'))[:60]} is no asset of hnai_assets by its name or address"
+            yield Problem(file, f"{name}[{number}].host", message, f"one of: {', '.join(sorted(set(names.values())))[:200]}", "option")
+        elif other is not None:
+            yield Problem(file, f"{name}[{number}]", f"stands where the device {shown(other)} is", "give the canary an address or a port of its own", "option")
+
+
 def _canaries(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
     """What the Modbus filter would refuse on its host, said by its own core."""
     told, name = _of_first(variables, groups, "modbus_filter"), "modbus_filter_canaries"
@@ -400,6 +436,10 @@ def _canaries(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, I
             remedy = f"one of: {', '.join(sorted(known))[:200]}"
             yield Problem(file(name), f"{name}[{number}].for", f"{repr(one.get('for'))[:60]} is no Modbus source", remedy, "option")
             return
+    wrong = list(_canary_places(filtered, canaries, told.get("hnai_assets"), file(name), name))
+    if wrong:
+        yield from wrong
+        return
     try:
         filter_config(json.dumps({"status_file": "/", "devices": devices(filtered, canaries)}), name)
     except (SourceError, ConfigError) as error:

@@ -23,6 +23,8 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "canary_completeness": (0.000001, 1), "canary_period_s": (0.05, 60), "canary_window_s": (1, 86400),
     "firewall_revert_after_s": (5, 3600), "flink_window_s": (1, 99), "flink_out_of_order_s": (0, 99), "flink_slots": (1, 1024),
     "flink_checkpoint_interval_ms": (100, 3600000), "flink_checkpoints_retained": (1, 100), "flink_state_ttl_ms": (1000, _MOST),
+    # Below stand Debian's own accounts, 0 is root.
+    "host_operators[].uid": (1000, 4294967293),
     "host_max_time_error_s": (0.000001, _MOST), "kafka_default_partitions": (1, 10000), "kafka_leader_rebalance_s": (1, _MOST),
     # KIP-1030: 1 MiB at least. A session that never has to log in again outlives its password.
     "kafka_segment_bytes": (1048576, 2147483647), "kafka_scram_iterations": (8192, 16384), "kafka_reauth_ms": (10000, 86400000),
@@ -61,6 +63,7 @@ def _shaped(pattern: str) -> Callable[[str], bool]:
 
 
 _ACCOUNT = (_shaped(r"(?!root$)[a-z_][a-z0-9_-]{0,31}"), "write the name of an account: small letters, digits, _ and -, not root")
+_PERSON = (_shaped(r"(?!root$|hnai-)[a-z_][a-z0-9_-]{0,31}"), f"{_ACCOUNT[1]}, and none of ours (hnai-…)")
 _ID = (_shaped(r"([A-Za-z0-9_-]{22})?"), "write 22 characters of base64 as kafka-storage random-uuid gives them, or leave it empty")
 _DISK = (_shaped(r"[0-9]+[KMGT]?"), "write a size as journald.conf(5) has it, such as 256M")
 _HTTPS = (_shaped(r"https://[^/\s@]+(/\S*)?"), "write https://HOST:PORT")
@@ -73,7 +76,7 @@ _USER = (_shaped(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"), "write letters, digits, . 
 _TEXTS: dict[str, tuple[Callable[[str], bool], str]] = {
     "canary_store_url": _HTTPS, "telegraf_store_url": _HTTPS, "telegraf_questdb_url": _HTTPS,
     "firewall_foreign_tables[]": (_shaped(r"(inet|ip|ip6|arp|bridge|netdev) \S+"), "write family and name, such as inet docker"),
-    "host_access_keys[]": _KEY, "host_operators[].keys[]": _KEY, "host_operators[].name": _ACCOUNT, "modbus_filter_mirror_users[]": _ACCOUNT,
+    "host_access_keys[]": _KEY, "host_operators[].keys[]": _KEY, "host_operators[].name": _PERSON, "modbus_filter_mirror_users[]": _ACCOUNT,
     "host_journal_max": _DISK, "host_journal_keep_free": _DISK,
     "host_ssh_max_startups": (_shaped(r"[0-9]+(:[0-9]+:[0-9]+)?"), "write it as sshd_config(5) has it, such as 30:30:120"),
     "kafka_bind_address": (_address, "write an address of the host, or leave it empty"), "kafka_cluster_id": _ID, "kafka_directory_id": _ID,

@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -339,22 +340,63 @@ def _opened(value: Any) -> None:
 
 
 def variable_files(sources: Iterable[str]) -> dict[str, str]:
-    """Variable → the inventory file that sets it (the most specific last), relative to the working directory if below it."""
-    found: dict[str, str] = {}
-    for path, inventory in _files_of(sources):
+    """Variable → the inventory file that sets it (the most specific), relative to the working directory if below it; of INI with its section."""
+    sources, told = list(sources), []
+    for path in _ini_files(sources):
+        sections: dict[tuple[int, str], set[str]] = {}
+        for section, host, name, _line in _ini(path):
+            sections.setdefault((4 if host else 0 if section == "all:vars" else 2, name), set()).add(section)
+        # What stands in several is some host's own.
+        told += [(rank, name, _shown(path) + (f" [{min(all_of)}]" if len(all_of) == 1 else "")) for (rank, name), all_of in sections.items()]
+    for path, whose in _files_of(sources):
         content = _mapping(path)
-        found.update(dict.fromkeys(_inventory_names(content) if inventory else content, _shown(path)))
+        rank = {"": 0, "group_vars/all": 1}.get(whose, 5 if whose.startswith("host_vars/") else 3)
+        told += [(rank, name, _shown(path)) for name in (content if whose else _inventory_names(content))]
+    return {name: file for _rank, name, file in sorted(told, key=lambda one: one[0])}
+
+
+def _files_of(sources: Iterable[str]) -> Iterator[tuple[Path, str]]:
+    """(YAML file of an inventory, whose variables it has: group_vars/all; "": it is the inventory itself), the most specific last."""
+    for base in map(Path, sources):
+        for path in _inventories(base):
+            if path.suffix in (".yml", ".yaml"):
+                yield path, ""
+        for kind, stem, taken in sorted(_parts(base), key=lambda one: one[:2] != ("group_vars", "all")):
+            yield from ((path, f"{kind}/{stem}") for path in _inside(taken[0]))
+
+
+def _inventories(base: Path) -> list[Path]:
+    return [path for path in ([base] if base.is_file() else sorted(base.iterdir()) if base.is_dir() else ()) if path.is_file()]
+
+
+_SECTION = re.compile(r"\[([^:\]\s]+)(?::(\w+))?\]")
+
+
+def _ini_files(sources: Iterable[str]) -> list[Path]:
+    """Files of an inventory that are written as INI."""
+    found = []
+    for path in (path for base in map(Path, sources) for path in _inventories(base)):
+        with contextlib.suppress(OSError, UnicodeError):
+            if path.suffix not in (".yml", ".yaml", ".json", ".toml") and not os.access(path, os.X_OK):
+                found += [path] if any(map(_SECTION.match, path.read_text(encoding="utf-8").splitlines())) else []
     return found
 
 
-def _files_of(sources: Iterable[str]) -> Iterator[tuple[Path, bool]]:
-    """(YAML file of an inventory, whether it is the inventory itself and not variables), the most specific last."""
-    for base in map(Path, sources):
-        for path in [base] if base.is_file() else sorted(base.iterdir()) if base.is_dir() else ():
-            if path.is_file() and path.suffix in (".yml", ".yaml"):
-                yield path, True
-        for *_whose, taken in sorted(_parts(base), key=lambda one: one[:2] != ("group_vars", "all")):
-            yield from ((path, False) for path in _inside(taken[0]))
+def _ini(path: Path) -> Iterator[tuple[str, str, str, int]]:
+    """(section, host or "", variable, line) of an inventory in INI."""
+    group, kind = "ungrouped", None
+    for number, line in enumerate(map(str.strip, path.read_text(encoding="utf-8").splitlines()), 1):
+        if not line or line[0] in "#;":
+            continue
+        section = _SECTION.match(line)
+        if section:
+            group, kind = section.groups()
+        elif kind == "vars":
+            yield f"{group}:vars", "", line.partition("=")[0].strip(), number
+        elif kind is None:
+            with contextlib.suppress(ValueError):
+                host, *rest = shlex.split(line, comments=True)
+                yield from ((group, host, one.partition("=")[0], number) for one in rest)
 
 
 #: How the name of a file of variables ends, in the order in which Ansible looks (DataLoader.find_vars_files): the first that is there is read.
@@ -425,6 +467,14 @@ def _form(sources: tuple[str, ...]) -> tuple[list[Problem], list[Problem]]:
     bad: list[Problem] = []
     double: list[Problem] = []
     first_of: dict[tuple[Path, str], str] = {}
+    for path in _ini_files(sources):
+        lines: dict[tuple[str, str, str], int] = {}
+        for section, host, name, line in _ini(path):
+            first = lines.get((section, host, name))
+            if first:
+                message = f"stands in line {first} and in line {line}: only the last would count"
+                double.append(Problem(f"{_shown(path)} [{section}]", f"{host}: {name}" if host else name, message, "take one of them out", "format"))
+            lines[section, host, name] = line
     for file, root in _composed(sources):
         if isinstance(root, Problem):
             bad.append(root)
@@ -448,8 +498,8 @@ def _keys(root: Any) -> set[str]:
 
 def _composed(sources: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """(file, its YAML node, or the problem that it has none)."""
-    for path, inventory in _files_of(sources):
-        yield _shown(path), _root(path, inventory)
+    for path, whose in _files_of(sources):
+        yield _shown(path), _root(path, not whose)
 
 
 def _root(path: Path, inventory: bool = False) -> Any:
@@ -486,7 +536,7 @@ def vaulted(sources: Iterable[str]) -> list[Path]:
             return stream.read(len(_VAULTED)) == _VAULTED.encode()
         return False
 
-    return [path for path, _inventory in _files_of(sources) if is_vaulted(path)]
+    return [path for path, _whose in _files_of(sources) if is_vaulted(path)]
 
 
 #: How a file begins that is vaulted as a whole.

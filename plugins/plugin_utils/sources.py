@@ -27,6 +27,8 @@ SOURCE = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_-]*\Z")
 NAME = re.compile(r"^[a-zA-Z_][a-zA-Z0-9_]*\Z")
 NODE = re.compile(r"^(?:nsu=(?P<uri>[^;]+);)?(?P<kind>[sigb])=(?P<id>.+)\Z")
 SEGMENT = re.compile(r"^[^/+#\x00]+\Z")
+#: STATE is where the hosts of Sparkplug speak, and no group.
+_GROUP = re.compile(r"^(?!STATE\Z)[^/+#\x00]+\Z")
 _METRIC = re.compile(r"^(?!bdSeq\Z).+\Z", re.DOTALL)
 _TEXT = re.compile(r"^.+\Z", re.DOTALL)
 _ANY_TEXT = re.compile(r"^.*\Z", re.DOTALL)
@@ -98,8 +100,8 @@ def _name(pattern: re.Pattern[str]) -> Text:
     return Text(pattern, "no plain name", f"write what looks like {pattern.pattern[:-2]}", needed=True)
 
 
-def _level(what: str) -> Text:
-    return Text(SEGMENT, "no level of an MQTT topic", f"write the {what} id of the edge node, without / + #", needed=True)
+def _level(what: str, pattern: re.Pattern[str] = SEGMENT) -> Text:
+    return Text(pattern, "no level of an MQTT topic", f"write the {what} id of the edge node, without / + #", needed=True)
 
 
 _LIMITS: dict[str, Rule] = {
@@ -144,7 +146,8 @@ SOURCES: dict[str, dict[str, Rule]] = {
     "mqtt": {**_COMMON, "topic": Text(_TEXT, "no topic", "write line/<id of the source>, the only one that a line may speak at", needed=True)},
     "sparkplug": {
         **_COMMON,
-        "group": _level("group"), "node": _level("node"), "repeat_s": Number(1), "keepalive_s": Number(5, 300, whole=True), "connect_timeout_s": Number(1),
+        "group": _level("group", _GROUP), "node": _level("node"),
+        "repeat_s": Number(1), "keepalive_s": Number(5, 300, whole=True), "connect_timeout_s": Number(1),
     },
 }
 PROTOCOLS = tuple(sorted(SOURCES))
@@ -247,6 +250,7 @@ def _all(sources: list[Mapping[str, Any]], conversions: frozenset[str] | None) -
         if times > 1:
             yield f"hnai_ot_sources[{shown(ident)}].id", f"is used {times} times", "give each source an id of its own"
     yield from _alone([one for one in sources if one.get("protocol") == "modbus"])
+    yield from _dialled_twice(sources)
     for source in sources:
         key, protocol = f"hnai_ot_sources[{shown(source.get('id'))}]", source.get("protocol")
         if not isinstance(protocol, str) or protocol not in SOURCES:
@@ -259,10 +263,15 @@ def _all(sources: list[Mapping[str, Any]], conversions: frozenset[str] | None) -
         if not is_template(tags) and not (isinstance(tags, (list, tuple)) and tags and all(isinstance(tag, Mapping) for tag in tags)):
             yield f"{key}.tags", f"{repr(tags)[:60]} is no list of tags", "write what is mirrored: a list of {name, type, …}"
         listed = [tag for tag in tags if isinstance(tag, Mapping)] if isinstance(tags, (list, tuple)) else []
-        names = Counter(str(tag.get("name")) for tag in listed)
+        # The store has them in small letters.
+        names = Counter(str(tag.get("name")).lower() for tag in listed)
         canary = source.get("canary")
-        if canary is not None and not is_template([canary, tags]) and str(canary) not in names:
-            yield f"{key}.canary", f"{repr(canary)[:60]} is none of its tags", "name the tag that counts up"
+        if canary is not None and not is_template([canary, tags]):
+            meant = next((tag for tag in listed if str(tag.get("name")) == str(canary)), None)
+            if meant is None:
+                yield f"{key}.canary", f"{repr(canary)[:60]} is none of its tags", "name the tag that counts up"
+            elif meant.get("kind") == "on_change" or (meant.get("type") in TYPES and meant["type"] not in _NUMERIC):
+                yield f"{key}.canary", f"{repr(canary)[:60]} does not count: it is {meant.get('type')}, {meant.get('kind', 'cyclic')}", "name a cyclic number"
         for name, times in names.items():
             if times > 1:
                 yield f"{key}.tags[{shown(name)}]", f"this name is used {times} times: two tags would be one series", "name each tag once"
@@ -311,6 +320,25 @@ def _alone(sources: list[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
         if isinstance(address, str) and address and not is_template(address) and holders.setdefault(address, ident) != ident:
             message = f"stands for {shown(holders[address])} too"
             yield f"hnai_ot_sources[{shown(ident)}].filter.address", message, "give each device one of its own, as 127.0.1.2"
+
+
+def _dialled_twice(sources: list[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """A device has one session of ours and its budget once."""
+    holders: dict[tuple[Any, ...], str] = {}
+    for source in sources:
+        ident, where, protocol = str(source.get("id")), source.get("asset") or source.get("host"), source.get("protocol")
+        if protocol == "opcua" and isinstance(source.get("endpoint"), str):
+            scheme, _slashes, rest = source["endpoint"].rstrip("/").partition("://")
+            server, _slash, path = rest.partition("/")
+            port = server.rpartition("]")[2].rpartition(":")[2]
+            device: tuple[Any, ...] = (scheme, str(where or server), port, path)
+        elif protocol == "modbus":
+            device = (protocol, str(where), str(source.get("port", 502)), str(source.get("unit", 1)))
+        else:
+            continue
+        if not is_template(list(device)) and holders.setdefault(device, ident) != ident:
+            message = f"reads the device of {shown(holders[device])} too, which would bear both"
+            yield f"hnai_ot_sources[{shown(ident)}]", message, "put the tags of one device into one source"
 
 
 def _together(key: str, source: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -7,11 +7,13 @@ Values that are templates are left to the roles. Pure: what Ansible read in, fin
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
 
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import topics
@@ -23,6 +25,16 @@ from ansible_collections.hnai.platform.plugins.plugin_utils.sources import is_te
 
 #: Variables by which members of a group differ: {variable: group}.
 OWN = {"kafka_node_id": "kafka"}
+#: Variables by which they do not: read of one of them, for all; said otherwise of another host, in silence nobody would read it, or the cluster be two.
+ALIKE = {
+    "managed": ("hnai_assets", "hnai_boundaries", "hnai_break_glass", "hnai_conduits", "hnai_environment", "hnai_management", "hnai_ot_sources", "hnai_site",
+                "hnai_slo", "hnai_units", "hnai_zones"),
+    "kafka": ("kafka_cluster_id", "kafka_extra_acls", "kafka_initial_controllers", "kafka_min_insync_replicas", "kafka_quotas", "kafka_replication_factor",
+              "kafka_topics", "kafka_version"),
+    "flink": ("flink_alerts", "flink_jars", "flink_jobs", "flink_version"),
+}  # fmt: skip
+#: What stands for a value that could not be evaluated, which was said (`site.evaluated`).
+_UNSAID = "{{ }}"
 #: How the roles themselves read a scalar. A text is read from any scalar.
 _SCALARS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "bool": (check_type_bool, "true or false"),
@@ -38,7 +50,8 @@ _HIDDEN = tuple(f"/{name}" for name in ("home", "root", "run", "tmp", "var/tmp",
 def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
              file: Callable[[str], str], known: Known = NOTHING) -> list[Problem]:
     """All of them. *variables*: of each managed host, as they are written. *options*: of all roles, by name. *file*: where a variable is set."""
-    found = [*_options(variables, options, file), *_own(variables, options, groups), *_topics(variables, options, groups, file, known.needed)]
+    found = [*_options(variables, options, file), *_own(variables, options, groups, file), *_alike(variables, options, groups, file)]
+    found += _topics(variables, options, groups, file, known.needed)
     found += [*_entrances(variables, file, known.lent), *_places(variables, options, groups, file)]
     return [*found, *declared.problems(variables, options, groups, file, known)]
 
@@ -123,6 +136,8 @@ def _inside(option: Mapping[str, Any], key: str, value: Any) -> Iterator[tuple[s
     if complaint:
         kind, choices = option.get("type", "str"), option.get("choices")
         remedy = f"one of: {', '.join(map(str, choices))}" if choices else f"write {_SCALARS[kind][1] if kind in _SCALARS else f'a {kind}'}"
+        if kind in ("dict", "list") and isinstance(value, str):
+            remedy += " without quotes; an inventory in INI has it as Python writes it: {'a': True, 'b': [1, 2]}"
         remedy = "put it in quotes" if kind == "str" and isinstance(value, bool) and not choices else remedy
         yield key, complaint, remedy
     elif key not in OWN and option.get("type") not in ("dict", "list") and isinstance(value, (int, float, str)):
@@ -151,7 +166,8 @@ def against(option: Mapping[str, Any], value: Any) -> str:
     if not isinstance(value, (bool, int, float, str, Mapping, list, tuple)):
         return ""  # nothing, or what only its reader can open: a vaulted value, a date
     if kind in ("dict", "list"):
-        fits = isinstance(value, Mapping) if kind == "dict" else isinstance(value, (list, tuple, str))
+        # A role takes "a, b" for a list, and a list that is in quotes for one text.
+        fits = isinstance(value, Mapping) if kind == "dict" else isinstance(value, (list, tuple)) or (isinstance(value, str) and value.strip()[:1] not in "[{")
         return "" if fits else f"{shown} is no {kind}"
     if isinstance(value, (Mapping, list, tuple)):
         return f"{shown} is no {kind}"
@@ -164,7 +180,8 @@ def against(option: Mapping[str, Any], value: Any) -> str:
     return f"{shown} is unknown" if choices and value not in choices else ""
 
 
-def _own(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any], groups: Mapping[str, Iterable[str]]) -> Iterator[Problem]:
+def _own(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any], groups: Mapping[str, Iterable[str]],
+         file: Callable[[str], str]) -> Iterator[Problem]:
     for name, group in OWN.items():
         holders: dict[str, list[str]] = {}
         for host in groups.get(group) or ():
@@ -177,13 +194,32 @@ def _own(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any],
                 continue
             if number < 0:
                 wrong = "is missing" if value is None else f"{repr(value)[:40]} is no id"
-                yield Problem("inventory", f"{host}: {name}", wrong, "write a number from 0 that no other host has", "option")
+                yield Problem(file(name), f"{host}: {name}", wrong, "write a number from 0 that no other host has", "option")
             else:
                 holders.setdefault(str(number), []).append(host)
         for value, hosts in holders.items():
             if len(hosts) > 1:
                 message = f"{shown(value)} is the id of {', '.join(hosts)}"
-                yield Problem("inventory", f"{hosts[-1]}: {name}", message, "give each host one of its own", "option")
+                yield Problem(file(name), f"{hosts[-1]}: {name}", message, "give each host one of its own", "option")
+
+
+def _alike(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],
+           file: Callable[[str], str]) -> Iterator[Problem]:
+    for group, names in ALIKE.items():
+        hosts = [host for host in groups.get(group) or () if host in variables] if group != "managed" else list(variables)
+        for name in names:
+            told = [variables[host].get(name, options.get(name, {}).get("default")) for host in hosts]
+            others = [host for host, value in zip(hosts, told) if _differ(value, told[0])]
+            if others:
+                message = f"is another on {some(others)} than on {hosts[0]}"
+                yield Problem(file(name), name, message, f"say it once, in group_vars/{'all' if group == 'managed' else group}", "option")
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two values are known to; what is vaulted and cannot be opened is not."""
+    with contextlib.suppress(AnsibleError):
+        return one is not other and _UNSAID not in (one, other) and bool(one != other)
+    return False
 
 
 def _topics(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]],

@@ -111,9 +111,14 @@ def test_whatever_a_survey_answers_passes_the_verb(template: dict[str, Any]) -> 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_checks_its_arguments_before_anything_else(verb: str) -> None:
     plays = load_plays(verb)
-    if options_of(verb):
-        assert plays[0].get("validate_argspec") == verb
-        assert plays[0]["tags"] == ["always"]
+    if verb == "site":
+        assert set(plays[0]["vars"]["validate_of"]) == {"site", "validate", "verify"}
+    else:
+        assert (plays[0].get("validate_argspec"), plays[0]["tags"], plays[0]["hosts"]) == (verb, ["always"], "{{ ansible_limit | default('localhost') }}")
+        parts = {task.get("ansible.builtin.import_tasks"): task.get("vars", {}) for task in plays[0]["tasks"]}
+        assert verb in parts["parts/arguments.yml"]["arguments_of"]
+        # These say in words of their own what they do not take.
+        assert verb in {"plan", "upgrade", "validate", "verify"} or {"parts/whole.yml", "parts/reached.yml"} & set(parts)
     text = (ROOT / f"playbooks/{verb}.yml").read_text(encoding="utf-8")
     told = set(re.findall(r"-e (?:'\{\")?([a-z_]+)\b(?==|\")", text.partition("- name:")[0]))
     assert told <= set(options_of(verb)), "the head of the playbook and its argument spec say the same"

@@ -156,3 +156,14 @@ def test_every_play_is_linear_whatever_the_site_has_by_default() -> None:
     plays = [(name, play) for name in names for play in yaml.safe_load(text_of(name)) if "hosts" in play]
     assert len(plays) > 50
     assert not [f"{name}: {play['name']}" for name, play in plays if play.get("strategy") != "linear"]
+
+
+def test_an_option_that_is_true_or_false_is_read_as_one() -> None:
+    """From -e and from an inventory in INI it is a text, and the text "false" holds in a condition. A module reads its arguments itself."""
+    specs = [yaml.safe_load(text_of(name))["argument_specs"] for name in FILES if re.fullmatch(r"roles/\w+/meta/argument_specs\.yml", name)]
+    names = {name for spec in specs for entry in spec.values() for name, option in (entry.get("options") or {}).items() if option.get("type") == "bool"}
+    assert len(names) > 3
+    read = [name for name in FILES if re.match(r"roles/\w+/(tasks|vars|tree|templates)/", name)]
+    lines = [(name, line) for name in read for line in text_of(name).splitlines() if not line.lstrip().startswith("#")]
+    use = re.compile(rf"\b({'|'.join(sorted(names))})\b(?! \| bool\b)")
+    assert not [f"{name}: {line.strip()}" for name, line in lines if use.search(line) and not re.fullmatch(r"\s*\w+: \"\{\{ \w+ \}\}\"", line)]

@@ -103,6 +103,9 @@ def test_the_lab_is_accused_of_nothing() -> None:
     (changed("modbus", limits__newperminute=6), "[s].limits.newperminute", "nothing reads"),
     (changed("modbus", limits=6), "[s].limits", "6 is no map"),
     (changed("modbus", canary="gone"), "[s].canary", "none of its tags"),
+    (changed("modbus", canary="u"), "[s].canary", "does not count: it is bool, cyclic"),
+    (changed("opcua", canary="t", tags__0__kind="on_change", tags__0__type="int"), "[s].canary", "does not count: it is int, on_change"),
+    (changed("modbus", tags__0__name="U"), "[s].tags[u]", "two tags would be one series"),
     (changed("modbus", tags=None), "[s].tags", "no list of tags"),
     (changed("modbus", tags={"t": {}}), "[s].tags", "no list of tags"),
     (changed("modbus", tags__0__name="a b"), "[s].tags[a b].name", "no plain name"),
@@ -144,6 +147,7 @@ def test_the_lab_is_accused_of_nothing() -> None:
     (changed("mqtt", topic="spBv1.0/g/NCMD/e"), "[s].topic", "not where the bridge hears it"),
     (changed("mqtt", topic=...), "[s].topic", "is missing"),
     (changed("sparkplug", group="a/b"), "[s].group", "no level of an MQTT topic"),
+    (changed("sparkplug", group="STATE"), "[s].group", "no level of an MQTT topic"),
     (changed("sparkplug", node=None), "[s].node", "is missing"),
     (changed("sparkplug", keepalive_s=1), "[s].keepalive_s", "1 cannot be"),
     (changed("sparkplug", tags__0__metric="bdSeq"), "[s].tags[t].metric", "no metric"),
@@ -158,9 +162,15 @@ def test_a_mistake_is_named_by_its_key(source: dict[str, Any], key: str, message
 
 
 def test_what_two_sources_may_not_share() -> None:
-    other = changed("modbus", id="z")
+    other = changed("modbus", id="z", unit=2)
     assert judged(GOOD["modbus"], GOOD["opcua"]) == {"[s].id": "is used 2 times"}
     assert judged(GOOD["modbus"], other) == {"[z].filter.address": "stands for s too"}
+    twin = changed("modbus", id="z", filter={"address": "127.0.1.2"})
+    assert judged(GOOD["modbus"], twin) == {"[z]": "reads the device of s too, which would bear both"}
+    assert judged(GOOD["modbus"], {**twin, "port": 1502}) == judged(GOOD["modbus"], {**twin, "asset": "plc2"}) == {}
+    assert list(judged(GOOD["opcua"], changed("opcua", id="z", endpoint="opc.tcp://PLC1.site:4840"))) == ["[z]"]
+    assert judged(GOOD["opcua"], changed("opcua", id="z", endpoint="opc.tcp://plc1:4841")) == {}
+    assert judged(GOOD["opcua"], changed("opcua", id="z", endpoint="opc.tcp://plc1:4840/other")) == {}
 
 
 def test_without_flink_a_value_is_stored_as_it_comes() -> None:

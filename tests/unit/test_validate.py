@@ -273,6 +273,7 @@ def test_break_glass_is_loud_and_ends_by_the_hour(data: dict[str, Any], since: s
         ({"to": {"asset": "nothing"}}, "to", "format"),
         ({"from": {"group": "nobody"}}, "from", "format"),
         ({"to": {"host": "data1"}}, "to", "format"),
+        ({"from": {"host": "kafka1"}, "to": {"host": "kafka1"}, "needed_by": "people"}, "to", "format"),
         ({"service": {"proto": "any", "port": 1}}, "service.proto", "I5"),
         ({"service": {"proto": "icmp", "port": 1}}, "service.proto", "I5"),
         ({"service": {"proto": "tcp", "port": "1-65535"}}, "service.port", "I5"),
@@ -611,6 +612,14 @@ def test_retention_for_ever_is_long_enough(data: dict[str, Any]) -> None:
     assert errors(data) == []
     data["defaults"]["kafka_retention_ms"] = 1000
     assert {item["key"] for item in errors(data)} == {f"kafka{n}: kafka_retention_ms" for n in (1, 2, 3)}
+
+
+def test_a_host_whose_modules_would_find_no_library(data: dict[str, Any]) -> None:
+    data["contracts"]["probe"] = {"name": "probe", "levels": ["l3", "l35"], "listens": [], "connects": []}
+    data["groups"]["probe"] = [host for component in ("kafka", "ot_collector") for host in data["groups"][component]]
+    assert not errors(data)
+    data["groups"]["probe"].remove("kafka2")
+    assert [(item["key"], item["message"].partition(":")[0]) for item in errors(data)] == [("groups.probe", "lacks kafka2")]
 
 
 def test_a_component_that_stands_nowhere_is_named(data: dict[str, Any]) -> None:

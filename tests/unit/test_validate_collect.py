@@ -152,7 +152,7 @@ def test_what_ansible_passes_over_is_said(tmp_path: Path, monkeypatch: pytest.Mo
         "host_vars/edge2.yml": ("warning", "no host is called edge2: nothing reads it", "rename it, or remove it"),
         "host_vars/kafka1.json": ("error", "is not read: kafka1.yaml stands beside it", "put both into one"),
     }
-    read = [path.as_posix() for path, inventory in site._files_of([source]) if not inventory]
+    read = [path.as_posix() for path, whose in site._files_of([source]) if whose]
     assert read == ["group_vars/all.yml", "group_vars/README.md", "group_vars/kafka/a.yml", "group_vars/mosquito.yml", "group_vars/pad1",
                     "host_vars/edge1.site.yml", "host_vars/edge2.yml", "host_vars/edge2.site", "host_vars/kafka1.yaml"]  # fmt: skip
     assert site.variable_files([source])["a"] == "host_vars/kafka1.yaml"
@@ -373,3 +373,41 @@ def test_a_filter_takes_the_text_and_reads_it_once(monkeypatch: pytest.MonkeyPat
     assert texts == [filters[name](model, *more) for name, more in (("nft_ruleset", [host]), ("nft_approved", [host]), ("kafka_acls", []))]
     with pytest.raises(AnsibleFilterError, match="needs the site model"):
         filters["kafka_acls"]("no model")
+
+
+INI = """# a comment
+[all:vars]
+hnai_site=here
+
+[kafka:vars]
+kafka_heap = 1g
+kafka_heap = 2g
+kafka_reauth_ms=1
+
+[kafka]  # three
+kafka[1:3] hnai_zone=l35 kafka_rack='a # b'  # kafka_node_id=1
+
+[edge]
+edge1 hnai_zone=l3 hnai_debian=12 hnai_debian=13
+[site:children]
+kafka
+"""
+
+
+def test_of_an_inventory_in_ini_the_section_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"hosts": INI, "group_vars/all.yml": "hnai_site: there\nhnai_slo: {}\n", "group_vars/kafka.yml": "kafka_reauth_ms: 2\n",
+                       "host_vars/kafka1.yml": "kafka_node_id: 1\n", "run.sh": "#!/bin/sh\n[x]\n"}.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "run.sh").chmod(0o755)
+    for source in ("hosts", "."):
+        assert site.variable_files([source]) == {
+            "hnai_site": "group_vars/all.yml", "hnai_slo": "group_vars/all.yml", "kafka_reauth_ms": "group_vars/kafka.yml",
+            "kafka_node_id": "host_vars/kafka1.yml", "kafka_heap": "hosts [kafka:vars]", "kafka_rack": "hosts [kafka]", "hnai_debian": "hosts [edge]",
+            "hnai_zone": "hosts",
+        }  # fmt: skip
+        assert [(one.file, one.key, one.message.partition(":")[0]) for one in site.twice([source])] == [
+            ("hosts [kafka:vars]", "kafka_heap", "stands in line 6 and in line 7"), ("hosts [edge]", "edge1: hnai_debian", "stands in line 14 and in line 14")
+        ]  # fmt: skip
+        assert not site.unreadable([source])

@@ -13,15 +13,22 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
+from ansible_collections.hnai.platform.plugins.plugin_utils.arguments import unread
+
 ROOT = Path(__file__).parents[2]
 LAB = "inventories/lab/hosts.yml"
 
 
 def run(tmp_path: Path, verb: str, *more: str, inventory: str = LAB) -> tuple[int, str]:
-    """(exit code, output)."""
-    environment = {**os.environ, "HNAI_STATE_DIR": str(tmp_path), "ANSIBLE_NOCOLOR": "1"}
+    """(exit code, output). No host may be looked for: what is said must be said before."""
+    tools = tmp_path / "bin"
+    tools.mkdir(exist_ok=True)
+    (tools / "ssh").write_text('#!/bin/sh\ntouch "$0.called"\nexit 255\n', encoding="utf-8")
+    (tools / "ssh").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "HNAI_STATE_DIR": str(tmp_path), "ANSIBLE_NOCOLOR": "1"}
     command = [str(Path(sys.executable).with_name("ansible-playbook")), str(ROOT / f"playbooks/{verb}.yml"), "-i", inventory, *more]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert not (tools / "ssh.called").exists(), done.stdout + done.stderr
     return done.returncode, done.stdout + done.stderr
 
 
@@ -43,6 +50,23 @@ def test_an_inventory_without_managed_hosts_is_refused(tmp_path: Path) -> None:
     assert code != 0 and "the group managed has no host here" in output, output
 
 
+def test_an_inventory_that_ansible_left_off_in_the_middle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a checkout it only warns, and goes on with what stands before the mistake."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/hosts").write_text("[managed]\nkafka1 ansible_host=192.0.2.1\n[openbao]\nkafka1\n[managed:vars]\nhnai_site: x\n", encoding="utf-8")
+    (tmp_path / "ansible.cfg").touch()
+    monkeypatch.setenv("ANSIBLE_CONFIG", str(tmp_path / "ansible.cfg"))
+    for verb in ("rotate", "validate"):
+        code, output = run(tmp_path, verb, inventory=str(tmp_path / "site"))
+        assert code != 0 and f"-i {tmp_path}/site/hosts is not read, or not to its end" in " ".join(output.split()), output
+
+
+@pytest.mark.parametrize(("verb", "given"), [("rotate", []), ("upgrade", ["--tags", "kafka"]), ("kafka_features", [])])
+def test_a_verb_without_a_site_is_refused(tmp_path: Path, verb: str, given: list[str]) -> None:
+    code, output = run(tmp_path, verb, *given, inventory="somewhere,")
+    assert code != 0 and "Nothing was begun" in output and "inventory (-i)" in output, output
+
+
 def test_a_check_is_explained_under_the_tag_of_its_component(tmp_path: Path) -> None:
     code, output = run(tmp_path, "verify", "--tags", "kafka", "-e", "explain=Q1")
     assert code == 0 and "no record yet says what was seen" in output, output
@@ -62,6 +86,49 @@ def test_a_rotation_that_contradicts_itself_is_refused(tmp_path: Path, given: li
     """One of the two would be passed over, and the operator would not know which."""
     code, output = run(tmp_path, "rotate", *(word for one in given for word in ("-e", one)))
     assert code != 0 and "say rotate_secret or rotate_component" in output, output
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    (["rotate_secret=pki/leaf"], "rotate_secret=pki/leaf: besides those of contracts there are pki/intermediate, pki/root"),
+    (["rotate_secret=openbao/shards"], "openbao/keyring, openbao/shares"),
+    (["rotate_secret=kafka/nothing"], "no placed component declares kafka/nothing"),
+    (["rotate_secret=pki/intermediate", "rotate_outside_trust=me"], "rotate_outside_trust is for pki/root"),
+    (["rotate_grace_s=-5"], "rotate_grace_s is a number of seconds from 0"),
+])  # fmt: skip
+def test_a_rotation_of_nothing_ends_before_the_first_host(tmp_path: Path, given: list[str], said: str) -> None:
+    code, output = run(tmp_path, "rotate", *(word for one in given for word in ("-e", one)))
+    assert code != 0 and said in output, output
+
+
+@pytest.mark.parametrize(("verb", "given", "said"), [
+    ("rotate", ["-e", "rotate_dryrun=true"], "-e rotate_dryrun is read by nobody (did you mean rotate_dry_run?)"),
+    ("rotate", ["-e", "rotate_only=kafka"], "-e rotate_only is read by nobody"),
+    ("upgrade", ["--tags", "kafka", "-e", "kafka_verson=4.2.2"], "-e kafka_verson is read by nobody (did you mean kafka_version?)"),
+    ("kafka_replace", ["-e", "replace=kafka1", "-e", "replce_later=kafka2"], "did you mean replace_later?"),
+    ("verify", ["-e", "profle=full"], "did you mean profile?"),
+    ("site", ["-e", '{"__kafka_dir": "/x", "kafka_heep": "1g"}'], "-e __kafka_dir is the collection's own and no option (take it out); -e kafka_heep is"),
+])  # fmt: skip
+def test_a_misspelt_argument_is_not_done_without(tmp_path: Path, verb: str, given: list[str], said: str) -> None:
+    code, output = run(tmp_path, verb, *given)
+    assert code != 0 and said in output, output
+
+
+def test_an_operators_own_variable_is_his() -> None:
+    assert not unread({"awx_job_id", "__mine", "replace_it_all", "lab_x", "format", "kafka_heap"}, {"format"}, {"kafka_heap"}, ["kafka_", "hnai_"])
+    assert len(unread({"__hnai_x", "_kafka_x", "hnai_x", "formats"}, {"format"}, {"kafka_heap"}, ["kafka_", "hnai_"])) == 3
+
+
+@pytest.mark.parametrize(("verb", "given", "said"), [
+    ("site", ["--limit", "plc1"], "--limit plc1 names no host of the group managed"),
+    ("site", ["--skip-tags", "kafak"], "--skip-tags: kafak"),
+    ("upgrade", ["--tags", "kafka", "--limit", "plc1"], "leave out --limit and --skip-tags"),
+    ("upgrade", ["--tags", "flink", "--skip-tags", "flink"], "leave out --limit and --skip-tags"),
+    ("opcua_trust", ["--limit", "kafka1"], "name a host of the group ot_collector (edge1)"),
+    ("artifacts", ["--limit", "kafka1"], "leave out --limit, --tags and --skip-tags"),
+])  # fmt: skip
+def test_a_run_that_would_choose_nothing_is_refused(tmp_path: Path, verb: str, given: list[str], said: str) -> None:
+    code, output = run(tmp_path, verb, *given)
+    assert code != 0 and said in output, output
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,6 +88,8 @@ def test_what_a_role_would_take_is_taken(variables: dict[str, Any]) -> None:
         ("x_mode", "enforced", "'enforced' is unknown", "one of: enforce, observe"),
         ("x_list", {"a": 1}, "{'a': 1} is no list", "a list"),
         ("x_map", "a", "'a' is no dict", "a dict"),
+        ("x_map", "{'a': true}", "is no dict", "as Python writes it: {'a': True"),
+        ("x_list", "[{a: 1}]", "'[{a: 1}]' is no list", "as Python writes it"),
     ],
 )
 def test_what_a_role_would_refuse_is_refused(name: str, value: Any, message: str, remedy: str) -> None:
@@ -115,6 +118,30 @@ def test_a_broker_has_an_id_of_its_own(second: Any, message: str) -> None:
     variables = {"k1": {"kafka_node_id": 1}, "k2": {"kafka_node_id": second}}
     found = written.problems(variables, {"kafka_node_id": {"type": "int", "required": True}}, {"kafka": ["k1", "k2", "gone"]}, str)
     assert [(one.key, one.message) for one in found] == ([("k2: kafka_node_id", message)] if message else [])
+
+
+def test_what_is_of_the_whole_is_said_once() -> None:
+    options = {"kafka_version": {"default": "4.3.1"}, "kafka_heap": {}}
+    groups = {"kafka": ["a", "b"], "managed": ["a", "b", "c"]}
+
+    def found(**other: Any) -> list[str]:
+        told = {"a": {"hnai_slo": {"x": 1}, "kafka_version": "4.3.1"}, "b": {"hnai_slo": {"x": 1}, **other}, "c": {"hnai_slo": {"x": 1}, "kafka_version": "1"}}
+        return [f"{one.key} {one.message}" for one in written._alike(told, options, groups, str)]
+
+    assert found() == found(kafka_heap="2g") == found(kafka_version="{{ }}") == []
+    assert found(kafka_version="4.2.2") == ["kafka_version is another on b than on a"]
+    assert found(hnai_slo={"x": 2}, kafka_topics=[]) == ["hnai_slo is another on b than on a", "kafka_topics is another on b than on a"]
+
+
+def test_what_cannot_be_opened_hides_no_other_mistake() -> None:
+    class Vaulted(dict[str, Any]):
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            raise AnsibleError("no vault secrets found")
+
+    told = {"a": {"hnai_slo": Vaulted(), "hnai_site": "x"}, "b": {"hnai_slo": Vaulted(), "hnai_site": "y"}}
+    assert [one.key for one in written._alike(told, {}, {}, str)] == ["hnai_site"]
 
 
 def test_what_an_option_is_made_of_is_looked_at_too() -> None:
@@ -146,6 +173,12 @@ KAFKA = {name: {"type": kind, "default": default} for name, kind, default in
         ({"kafka_topics": [{**TOPIC, "config": {"retention.ms": 1000}}]}, "kafka_topics[ot.raw].config.retention.ms", "declared outage of 600 s"),
         ({"kafka_topics": [{**TOPIC, "config": {"retention.ms": -1}}]}, "", ""),
         ({"kafka_topics": [{**TOPIC, "config": {"retention.ms": "{{ a }}"}}]}, "", ""),
+        ({"kafka_topics": [{**TOPIC, "config": {"retention.ms": "1h"}}]}, "kafka_topics[ot.raw].config.retention.ms", "'1h' is no number"),
+        ({"kafka_topics": [{**TOPIC, "config": {"retention.bytes": -5}}]}, "kafka_topics[ot.raw].config.retention.bytes", "'-5' is no number"),
+        ({"kafka_topics": [{**TOPIC, "config": {"retention.msec": 1}}]}, "kafka_topics[ot.raw].config.retention.msec", "is no setting of a topic"),
+        ({"kafka_topics": [{**TOPIC, "config": {"cleanup.policy": "compct"}}]}, "kafka_topics[ot.raw].config.cleanup.policy", "'compct' is unknown"),
+        ({"kafka_topics": [{**TOPIC, "config": {"cleanup.policy": "compact, delete", "segment.jitter.ms": 5, "local.retention.ms": -2, "new.one": 1,
+                                                "flush.messages": 1, "index.interval.bytes": 4096, "file.delete.delay.ms": 60000}}]}, "", ""),
     ],
 )
 def test_topics_that_the_brokers_would_refuse(variables: dict[str, Any], key: str, message: str) -> None:
@@ -201,11 +234,16 @@ CANARY = {"id": "c", "for": "sep1", "address": "127.0.2.1", "host": "plc1", "por
 
 @pytest.mark.parametrize(("canary", "key", "message"), [
     (CANARY, "", ""), ({**CANARY, "for": "sep9"}, "modbus_filter_canaries[0].for", "no Modbus source"),
-    ({**CANARY, "port": 502}, "modbus_filter_canaries", "where a device is"), ({**CANARY, "address": "127.0.1.1"}, "modbus_filter_canaries", "stands twice"),
+    ({**CANARY, "port": 502}, "modbus_filter_canaries[0]", "where the device sep1 is"),
+    ({**CANARY, "address": "127.0.1.1"}, "modbus_filter_canaries", "stands twice"),
+    ({**CANARY, "host": "10.0.2.1", "port": 502}, "modbus_filter_canaries[0]", "stands where the device sep1 is"),
+    ({**CANARY, "host": "FD00::1", "port": "502"}, "modbus_filter_canaries[0]", "stands where the device sep1 is"),
+    ({**CANARY, "host": "10.0.2.1"}, "", ""), ({**CANARY, "host": "plc7"}, "modbus_filter_canaries[0].host", "'plc7' is no asset"),
     ({**CANARY, "port": "{{ p }}"}, "", ""), ({"id": "c", "for": "sep1"}, "modbus_filter_canaries", "cannot be read"),
 ])
 def test_a_canary_of_the_filter(canary: dict[str, Any], key: str, message: str) -> None:
-    found = judged({"e": {"hnai_ot_sources": [MODBUS], "modbus_filter_canaries": [canary]}}, {"modbus_filter": ["e"]})
+    assets = {"plc1": {"addresses": {"v4": "10.0.2.1", "v6": "fd00::1"}}}
+    found = judged({"e": {"hnai_ot_sources": [MODBUS], "modbus_filter_canaries": [canary], "hnai_assets": assets}}, {"modbus_filter": ["e"]})
     assert list(found) == ([key] if key else []) and all(message in said for said, _remedy in found.values())
 
 
@@ -253,6 +291,11 @@ def test_what_is_said_of_a_source_names_one_that_is() -> None:
                      "ot_collector_write_canaries[plc9]"]
 
 
+def test_an_exception_has_an_owner_and_a_reason() -> None:
+    told = {"ot_collector_audit_exceptions": [{"owner": " ", "reason": "-"}, {"owner": "well pad", "reason": "R1"}]}
+    assert list(judged({"e": told}, {"ot_collector": ["e"]})) == ["ot_collector_audit_exceptions[0].owner", "ot_collector_audit_exceptions[0].reason"]
+
+
 def test_a_day_is_one() -> None:
     told = {"ot_collector_audit_exceptions": [{"expires": "soon"}], "ot_collector_trust_statements": [{"date": "31.12.2026"}]}
     assert list(judged({"e": told}, {"ot_collector": ["e"]})) == ["ot_collector_audit_exceptions[0].expires", "ot_collector_trust_statements[0].date"]
@@ -288,6 +331,15 @@ def test_what_a_site_is_called(value: Any, good: bool) -> None:
     assert (list(judged({"a": {"hnai_site": "north-1"}})), list(judged({"a": {"hnai_environment": "north-1"}}))) == ([], ["hnai_environment"])
 
 
+@pytest.mark.parametrize(("name", "good", "wrong"), [
+    ("hnai_state_dir", ["/srv/hnai", "~/hnai", "{{ lookup('env', 'X') }}"], ["state", "", 5]), ("hnai_full_verdict_max_age", [0, "86400"], ["30d", -1]),
+    ("hnai_store_dir", ["/srv"], ["./store"]), ("hnai_expected_skips", [[], ["HO6"], "{{ skips }}"], ["HO6", {"HO6": 1}]),
+])  # fmt: skip
+def test_what_a_site_says_of_itself(name: str, good: list[Any], wrong: list[Any]) -> None:
+    assert [list(judged({"a": {name: value}})) for value in good] == [[]] * len(good)
+    assert [list(judged({"a": {name: value}})) for value in wrong] == [[name]] * len(wrong)
+
+
 def test_what_no_site_can_be_without() -> None:
     found = written.problems({"a": {"hnai_site": "north", "hnai_environment": "production"}}, {}, {}, str, Known(checks=["HO6"]))
     assert [(one.key, one.message) for one in found] == [("hnai_state_dir", "is missing")]
@@ -318,6 +370,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGxLZ0tKc0lYc0d3b3VwZ0dKQ0t3WmpRZ3R3c
     ("host_ssh_max_startups", ["30", "30:30:120"], ["lots", "30:30"]), ("host_journal_max", ["256M", "1G", "0"], ["many", "-1", "1.5G"]),
     ("host_access_keys", [[KEY], [f'from="10.0.0.1" {KEY}']], [["nonsense"], [KEY + "\n" + KEY]]),
     ("host_operators", [[{"name": "eve", "uid": 1100, "keys": [KEY]}]], [
+        [{"name": "eve", "uid": 0, "keys": [KEY]}], [{"name": "hnai-kafka", "uid": 1100, "keys": [KEY]}],
         [{"name": "root", "uid": 1100, "keys": [KEY]}], [{"name": "a/b", "uid": 1100, "keys": []}], [{"name": "eve", "uid": 1100, "keys": ["x"]}]]),
     ("firewall_foreign_tables", [["inet docker"]], [["nat"], ["inet"]]),
     ("openbao_kv_mount", ["hnai"], ["a/b", ""]), ("openbao_ssh_host_mount", ["", "a"], ["a b"]),
@@ -338,7 +391,7 @@ def test_an_option_is_what_its_reader_takes(name: str, good: list[Any], wrong: l
 
 def test_each_limit_is_of_an_option_and_its_default_keeps_it() -> None:
     known = options(ROOT)
-    tables = [*limits._NUMBERS, *limits._LEAST_SIZE, *limits._TIMES, *limits._FOR_EVER, *(re.split(r"[.\[]", key)[0] for key in limits._TEXTS)]
+    tables = [*limits._LEAST_SIZE, *limits._TIMES, *limits._FOR_EVER, *(re.split(r"[.\[]", key)[0] for key in (*limits._NUMBERS, *limits._TEXTS))]
     assert set(tables) <= set(known)
     defaults = {name: option["default"] for name, option in known.items() if "default" in option}
     assert written.problems({"a": defaults}, known, {}, str) == []

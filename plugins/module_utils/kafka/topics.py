@@ -7,13 +7,23 @@ moves or loses data: deleting a topic, shrinking it, changing its replication fa
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 #: Not compared with what is declared: check B8 is about it.
 _UNCLEAN = "unclean.leader.election.enable"
+#: Settings that a broker would refuse in the middle of a run: numbers (-1 is for ever), and words.
+_NUMBER = re.compile(r"(-1|[0-9]{1,18})\Z")
+_COUNTED = re.compile(r"(retention|segment|flush|delete\.retention|file\.delete\.delay|max\.message|index\.interval)\.?[a-z.]*\.(ms|bytes|messages)\Z")
+_WORDS = {
+    "cleanup.policy": ("compact", "delete", "compact,delete", "delete,compact"), "message.timestamp.type": ("CreateTime", "LogAppendTime"),
+    "compression.type": ("gzip", "lz4", "none", "producer", "snappy", "uncompressed", "zstd"),
+}  # fmt: skip
+_USUAL = (*_WORDS, _UNCLEAN, "delete.retention.ms", "max.compaction.lag.ms", "max.message.bytes", "min.compaction.lag.ms", "min.insync.replicas",
+          "retention.bytes", "retention.ms", "segment.bytes", "segment.ms")  # fmt: skip
 NAME = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,247}[a-z0-9])?$")
 
 
@@ -76,8 +86,21 @@ def check(declared: Sequence[Topic], brokers: int) -> list[str]:
                             "restart; give less than replication_factor")
         if topic.config.get(_UNCLEAN, "false") != "false":
             problems.append(f"{key}.config.unclean.leader.election.enable: loses acknowledged records; remove it")
+        problems += [f"{key}.config.{name}: {wrong}" for name, wrong in _settings(topic.config)]
     problems += [f"kafka_topics[{name}]: is there twice; remove one" for name in sorted({n for n in names if names.count(n) > 1})]
     return problems
+
+
+def _settings(config: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(name, what is wrong and the remedy) of settings; what is not known here is left to the brokers."""
+    for name, value in config.items():
+        near = difflib.get_close_matches(name, _USUAL, n=1, cutoff=0.9)
+        if name in _WORDS and value.replace(" ", "") not in _WORDS[name]:
+            yield name, f"{value[:60]!r} is unknown; use one of: {', '.join(_WORDS[name])}"
+        elif _COUNTED.match(name) and not _NUMBER.match(value):
+            yield name, f"{value[:60]!r} is no number; write a whole number from 0, or -1"
+        elif near and name not in _USUAL and not _COUNTED.match(name):
+            yield name, f"is no setting of a topic; did you mean {near[0]}?"
 
 
 def differences(declared: Iterable[Topic], present: Mapping[str, Topic]) -> list[str]:

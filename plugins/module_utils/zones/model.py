@@ -926,6 +926,9 @@ class Site:
         sources = self._endpoint(ident, "from", item.get("from"))
         targets = self._endpoint(ident, "to", item.get("to"))
         service = self._service(ident, item.get("service"), targets)
+        # A group may have one host today; one host never leads anywhere.
+        if sources and item.get("from") == item.get("to") and "group" not in item["from"]:
+            self._wrong(ident, "to", "is where it comes from: it approves nothing", "name the other end, or remove the conduit")
         if service is not None and service.component:
             targets = self._cut(ident, service, targets)
         limits = item.get("limits") or {}

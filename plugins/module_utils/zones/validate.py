@@ -72,6 +72,8 @@ SITE_VARIABLES = frozenset(
 )
 #: Child group of the collector's hosts that hear Sparkplug B edge nodes.
 HEARING = "ot_collector_sparkplug"
+#: Components whose modules import what only the probe environment has (roles/probe).
+_PROBED = ("kafka", "ot_collector")
 #: Of Debian, as targets may run them.
 RELEASES = ("12", "13")
 #: Of hnai_slo beside its hops: the most that each may be.
@@ -110,6 +112,7 @@ def judge(site: Site, data: Mapping[str, Any], today: datetime.date) -> list[Pro
     found += _unaudited(site)
     found += expiry(site, today)
     found += _placement(site)
+    found += _unprobed(site)
     found += _releases(site)
     found += _ports(site)
     found += _external(site)
@@ -399,6 +402,18 @@ def _placement(site: Site) -> list[Problem]:
     return found
 
 
+def _unprobed(site: Site) -> list[Problem]:
+    """Hosts whose modules would find no library, in the middle of a run."""
+    there = set(site.groups.get("probe", ()))
+    found = []
+    for component in _PROBED if "probe" in site.contracts else ():
+        lacking = [host for host in site.placed(component) if host not in there]
+        if lacking:
+            message = f"lacks {', '.join(lacking)}: the modules of {component} find their libraries in the probe environment"
+            found.append(Problem("inventory", "groups.probe", message, "put every host of the component into the group probe", "level"))
+    return found
+
+
 def _releases(site: Site) -> list[Problem]:
     """Each host's Debian is one that there is, and one that every component on it is made for."""
     found = []
@@ -613,7 +628,7 @@ def _endpoints(site: Site) -> list[Problem]:
             name = "endpoint"
             try:
                 url = urlsplit(str(source[name] or ""))
-                dialled = url.hostname if url.scheme == "opc.tcp" else ""
+                dialled = url.hostname if url.scheme == "opc.tcp" and url.username is None else ""
             except ValueError:
                 dialled = ""
             if not dialled:
