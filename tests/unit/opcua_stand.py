@@ -93,7 +93,7 @@ class OneHost(Heard):
 def collecting(places: Places, now: float) -> None:
     """The collector says *now* (unix s) that it has been connected for ten minutes."""
     places.status.write_text(json.dumps({"now": int(now * 1e7), "sources": [
-        {"source": "plc-1", "state": "connected", "detail": "", "since": int((now - 600) * 1e7)}]}))
+        {"source": "plc-1", "protocol": "opcua", "state": "connected", "detail": "", "since": int((now - 600) * 1e7)}]}))
 
 
 def mirrors_places(stand: Stand, folder: Path) -> Places:

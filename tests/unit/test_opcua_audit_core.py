@@ -396,7 +396,7 @@ NOW = 1_800_000_000.0
 
 
 def state(**change: Any) -> dict[str, Any]:
-    source = {"source": "plc1", "state": "connected", "detail": "", "since": int((NOW - 600) * 1e7), **change}
+    source = {"source": "plc1", "protocol": "opcua", "state": "connected", "detail": "", "since": int((NOW - 600) * 1e7), **change}
     return {"now": int(NOW * 1e7), "sources": [source]}
 
 

@@ -37,7 +37,7 @@ class Metric:
 
 def starlark(name: str) -> dict[str, Any]:
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters["to_json"] = json.dumps
+    environment.filters["to_json"], environment.filters["bool"] = json.dumps, bool
     source = environment.from_string((ROLE / "templates" / (name + ".star.j2")).read_text()).render(hnai_ot_sources=SOURCES, telegraf_questdb_table="ot")
 
     def decode(text: str, default: Any) -> Any:

@@ -96,7 +96,7 @@ class Site:
             self.entries.append({"id": name, "protocol": "opcua", "endpoint": stand.url, "identity": {"username": "observer"},
                                  "limits": {"connections": 2, "new_per_minute": 60}, "tags": []})
         self.places.status.write_text(json.dumps({"now": int(self.now * 1e7), "started": int((self.now - 900) * 1e7), "sources": [
-            {"source": name, "state": "connected", "detail": "", "since": int((self.now - 600) * 1e7)} for name in plant]}))
+            {"source": name, "protocol": "opcua", "state": "connected", "detail": "", "since": int((self.now - 600) * 1e7)} for name in plant]}))
 
     def dialler(self, report: Report | None = None, write: bool = True) -> Dialler:
         options = audit_host.Options(CLIENT_URI, "", [], [], 60.0, write)
