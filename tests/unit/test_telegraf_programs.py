@@ -346,7 +346,7 @@ def shipper() -> str:
     """The shipper's configuration out of the role's templates."""
     places = [str(ROLE / "templates"), str(ROLE / "tree/etc/hnai/telegraf")]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(places), trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False)
-    environment.filters["to_json"] = json.dumps
+    environment.filters["to_json"], environment.filters["bool"] = json.dumps, bool
     environment.filters["regex_replace"] = lambda text, pattern, with_: re.sub(pattern, with_, text)
     values = yaml.safe_load((ROLE / "defaults/main.yml").read_text(encoding="utf-8"))
     values.update(instance="shipper", groups={"kafka": ["kafka1"]}, telegraf_mqtt_host="edge1", telegraf_collector_command=["collector"], ansible_managed="x",
