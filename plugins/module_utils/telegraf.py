@@ -134,6 +134,8 @@ def run(
     remembered: Callable[[str], float] = lambda instance: 0.0,
 ) -> None:
     """Make TG1 to TG6 for each instance. *remembered*: when a replay wrote its memory, unix s, 0 where there is none."""
+    if not params["instances"]:
+        report.skip("TG1", "the instance runs and counts", "no instance is declared here")
     for instance in params["instances"]:
         unit = "hnai-telegraf-%s.service" % instance
         written: Book = {}

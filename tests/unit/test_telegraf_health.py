@@ -75,6 +75,13 @@ def test_a_healthy_instance_passes() -> None:
     assert judge(lines()) == WELL
 
 
+def test_no_instance_is_said_and_not_left_out() -> None:
+    """A module that made no check gave no verdict."""
+    report = Report("telegraf")
+    run(report, {**PARAMS, "instances": []}, lambda unit: "active", lambda instance: [], FakeDisk(), lambda: NOW)  # type: ignore[arg-type]
+    assert [(check.id, check.status) for check in report.checks] == [("TG1", "skipped")]
+
+
 @pytest.mark.parametrize(
     ("changes", "bad"),
     [

@@ -301,3 +301,12 @@ def test_a_dead_store_is_inconclusive() -> None:
     report = Report("canary")
     freshness_checks.run(report, PARAMS, dead, lambda: NOW)
     assert {check.status for check in report.checks} == {"inconclusive"}
+
+
+def test_a_site_without_sources_is_said_and_asks_nothing() -> None:
+    """A module that made no check gave no verdict."""
+    report, store = Report("canary"), FakeStore()
+    freshness_checks.run(report, {**PARAMS, "sources": []}, lambda: store, lambda: NOW)
+    freshness_checks.run_questdb(report, {**PARAMS, "sources": [], "table": "ot"}, lambda: store, lambda: NOW)
+    assert [(check.id, check.status) for check in report.checks] == [("FR1", "skipped"), ("FR2", "skipped"), ("FR3", "skipped")]
+    assert not store.asked
