@@ -92,6 +92,22 @@ def watched(values: dict[str, str], folder: Path) -> Iterator[dict[str, Any]]:
             seen.update(json.loads(process.stdout.read()))
 
 
+def test_a_machine_that_can_open_none_of_its_credentials_has_them_again_by_one_command(lab: Lab) -> None:
+    """A new mainboard, or a disk that was restored into another machine: what lies there was encrypted for the old one."""
+    host, store = lab.groups["victoriametrics"][0], "/etc/credstore.encrypted"
+    before = lab.run(host, "ls", store).stdout
+    lab.run(host, "rm", "/var/lib/systemd/credential.secret")
+    lab.run(host, "systemctl", "restart", "hnai-victoriametrics-auth.service", check=False)
+    run = lab.play("site.yml", "--limit", host)
+    assert run.rc == 0, run.stdout[-3000:]
+    assert lab.run(host, "ls", store).stdout == before
+    assert not lab.run(host, "systemctl", "--failed", "--no-legend", "hnai-*").stdout
+    lab.run(host, "sh", "-c", f"rm {store}/hnai-*")
+    run = lab.play("site.yml", "--limit", host)
+    assert run.rc == 0, run.stdout[-3000:]
+    assert lab.run(host, "ls", store).stdout == before
+
+
 def test_the_search_finds_what_is_planted(lab: Lab) -> None:
     """The control: a file, a journal, an argument and an environment, in plain and inside of a basic authentication."""
     value = secrets.token_urlsafe(24)
