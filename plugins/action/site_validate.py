@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
@@ -138,12 +139,13 @@ class ActionModule(ActionBase):
         """Tags that nothing of ours bears: a misspelt one would do nothing and end well, or what it was to leave out. A playbook that imports us may have
         its own: there it is a warning."""
         known = {"all", "always", "tagged", "untagged", *PARTS, *record.SCOPES, *contracts.all()}
-        folder, root = task_vars.get("playbook_dir"), contracts.COLLECTION_ROOT
-        ours = folder is not None and Path(folder).resolve() in (root.resolve(), (root / "playbooks").resolve())
+        root, begun = contracts.COLLECTION_ROOT.resolve(), [str(one) for one in context.CLIARGS.get("args") or ()]
+        # playbook_dir is ours, too, where another playbook imports one of ours.
+        ours = all(one.startswith("hnai.platform.") or Path(one).resolve().parent in (root, root / "playbooks") for one in begun)
         remedy = f"there are {', '.join(sorted(known - {'all', 'always', 'tagged', 'untagged'}))}"
         found = []
         for option, name in (("--tags", "ansible_run_tags"), ("--skip-tags", "ansible_skip_tags")):
-            strange = ", ".join(tag for tag in task_vars.get(name) or () if tag not in known)
+            strange = ", ".join(sorted({*(task_vars.get(name) or ())} - known))
             if strange and ours:
                 found.append(Problem(option, strange, "nothing bears it", remedy, "name"))
             elif strange:

@@ -147,7 +147,7 @@ MISTAKES = (
     ("group_vars/all/ot_sources.yml", "hnai_ot_sources[plc1].tags[export_rate]", "used 2 times"),
     ("group_vars/all/slo.yml", "hnai_slo.hops.collector_to_kafka", "is incomplete"),
     ("hosts.yml", "data1: hnai_addresses.v6", "is not in zone l4"),
-    ("inventory", "kafka2: kafka_node_id", "1 is the id of kafka1, kafka2"),
+    ("hosts.yml", "kafka2: kafka_node_id", "1 is the id of kafka1, kafka2"),
     ("hosts.yml", "sec2: hnai_debian", "'11' is no release"),
 )
 

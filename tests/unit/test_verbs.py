@@ -131,6 +131,17 @@ def test_a_run_that_would_choose_nothing_is_refused(tmp_path: Path, verb: str, g
     assert code != 0 and said in output, output
 
 
+def test_a_playbook_that_imports_ours_has_tags_of_its_own(tmp_path: Path) -> None:
+    """Molecule's own among them: it skips `notest`."""
+    book = tmp_path / "theirs.yml"
+    book.write_text(f"- import_playbook: {ROOT}/playbooks/validate.yml\n", encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), str(book), "-i", LAB, "--skip-tags", "molecule-notest,notest"]
+    environment = {**os.environ, "HNAI_STATE_DIR": str(tmp_path), "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "--skip-tags molecule-notest, notest: nothing of hnai.platform bears it" in " ".join(done.stderr.split()), done.stderr
+
+
 @pytest.mark.parametrize(
     ("starts", "closing", "begun", "restarted"),
     [
