@@ -101,7 +101,7 @@ def test_a_machine_that_can_open_none_of_its_credentials_has_them_again_by_one_c
     run = lab.play("site.yml", "--limit", host)
     assert run.rc == 0, run.stdout[-3000:]
     assert lab.run(host, "ls", store).stdout == before
-    assert not lab.run(host, "systemctl", "--failed", "--no-legend", "hnai-*").stdout
+    assert not lab.run(host, "systemctl", "list-units", "--failed", "--no-legend", "hnai-*").stdout
     lab.run(host, "sh", "-c", f"rm {store}/hnai-*")
     run = lab.play("site.yml", "--limit", host)
     assert run.rc == 0, run.stdout[-3000:]
