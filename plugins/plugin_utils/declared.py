@@ -411,8 +411,8 @@ def _canary_places(filtered: Sequence[Mapping[str, Any]], canaries: Sequence[Map
         for one in (asset, *(addresses.values() if isinstance(addresses, Mapping) else ())):
             names[str(one).lower()] = str(asset)
     devices_at = {(names.get(str(one.get("host")).lower()), str(one.get("port", 502))): str(one.get("id")) for one in filtered}
-    for number, one in enumerate(one if "host" in one else {} for one in canaries):
-        if not one:
+    for number, one in enumerate(canaries):
+        if "host" not in one:
             continue
         there = names.get(str(one.get("host")).lower())
         other = devices_at.get((there, str(one.get("port"))))
