@@ -60,7 +60,9 @@ class CallbackModule(CallbackBase):
         elif (host, task._uuid) in self.loops and state != "unreachable":
             return
         stats = (content.get("ansible_stats") or {}).get("data") or {}
-        self.file = str(stats.get("hnai_plan_file") or self.file)
+        if stats.get("hnai_plan_file"):
+            self.file = str(stats["hnai_plan_file"])
+            self._write("")  # a plan of a whole site takes minutes: where it cannot go is said before
         action = task.resolved_action or task.action
         self.events.append(Event(host, self.play, task.get_name(), action, role_of(task), content, self.serial, state))
 
@@ -97,12 +99,15 @@ class CallbackModule(CallbackBase):
         plan = gather(self.events)
         self._display.display("\n" + table(plan))
         if self.file:
-            path = Path(self.file).expanduser()
-            try:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path.write_text(json.dumps(plan, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            except OSError as error:
-                remedy = "-e plan_file=FILE names one that you may write"
-                self._display.error(f"{path}: {error.strerror}: the plan was not written\nremedy: {remedy}", wrap_text=False)
-            else:
-                self._display.display(f"\nAs JSON: {path}")
+            self._display.display(f"\nAs JSON: {self._write(json.dumps(plan, indent=1, sort_keys=True))}")
+
+    def _write(self, text: str) -> Path:
+        """To the file of the plan, whose path is returned; ends the run where that cannot be: a callback's exceptions are warnings to Ansible."""
+        path = Path(self.file).expanduser()
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            self._display.error(f"{path}: {error.strerror}: the plan was not written\nremedy: -e plan_file=FILE names one that you may write", wrap_text=False)
+            raise SystemExit(1) from error
+        return path

@@ -48,7 +48,7 @@ def test_what_is_skipped_takes_no_play_with_it() -> None:
     assert {name: set(tags.split(", ")) for name, tags in shown} == {
         "Arguments": {"always"},
         "Say how a check is repeated": every,
-        "Look for what this run started": {"verify"},
+        "Look for what this run started": every,
         "Wait for a whole window of the canary": every,
         "Collect the verdicts": every,
         "Collect what only a full verdict judges": every,

@@ -260,7 +260,17 @@ def test_the_callback_hears_no_other_run(callback: Any) -> None:
 
 def test_a_plan_that_cannot_be_written_is_shown_and_says_why(callback: Any, tmp_path: Path) -> None:
     callback.file = str(tmp_path)
-    callback.v2_playbook_on_stats(None)
+    with pytest.raises(SystemExit, match="1"):
+        callback.v2_playbook_on_stats(None)
     shown, error = callback.said
     assert "Plan: what a run" in shown
     assert f"{tmp_path}: Is a directory: the plan was not written" in error and "remedy: -e plan_file=" in error
+
+
+def test_a_plan_that_could_not_be_written_is_not_begun(tmp_path: Path) -> None:
+    given = ["-i", "inventories/lab/hosts.yml", "--check", "-e", f"plan_file={tmp_path}"]
+    done = subprocess.run([PLAYBOOK, "playbooks/plan.yml", *given], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"{tmp_path}: Is a directory: the plan was not written" in done.stderr
+    assert done.stdout.count("PLAY [") == 1, "no other play begins"
+    assert not (tmp_path / "bin/ssh.called").exists()

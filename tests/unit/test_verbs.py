@@ -80,7 +80,8 @@ def test_a_verb_of_the_whole_site_refuses_a_part_of_it(tmp_path: Path, verb: str
 
 @pytest.mark.parametrize("given", [
     ["rotate_secret=questdb/backend", "rotate_component=telegraf"], ["rotate_rollback=r1"], ["rotate_component=telegraf", "rotate_resume=r1"],
-    ["rotate_secret=questdb/backend", "rotate_resume=r1", "rotate_rollback=r1"],
+    ["rotate_secret=questdb/backend", "rotate_resume=r1", "rotate_rollback=r1"], ["rotate_secret=tls/kafka", "rotate_certificates=false"],
+    ["rotate_component=kafka", "rotate_certificates=false"],
 ])  # fmt: skip
 def test_a_rotation_that_contradicts_itself_is_refused(tmp_path: Path, given: list[str]) -> None:
     """One of the two would be passed over, and the operator would not know which."""
@@ -98,6 +99,16 @@ def test_a_rotation_that_contradicts_itself_is_refused(tmp_path: Path, given: li
 def test_a_rotation_of_nothing_ends_before_the_first_host(tmp_path: Path, given: list[str], said: str) -> None:
     code, output = run(tmp_path, "rotate", *(word for one in given for word in ("-e", one)))
     assert code != 0 and said in output, output
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    (["opcua_trust_back=true", "opcua_trust_force=true"], "goes with neither opcua_trust_force nor opcua_trust_again"),
+    (['{"opcua_trust_back": true, "opcua_trust_again": ["plc1"]}'], "goes with neither opcua_trust_force nor opcua_trust_again"),
+    (['{"opcua_trust_again": ["plc1", "cp9"]}'], "takes ids of OPC UA sources (plc1"),
+])  # fmt: skip
+def test_a_change_of_trust_that_cannot_be_is_refused(tmp_path: Path, given: list[str], said: str) -> None:
+    code, output = run(tmp_path, "opcua_trust", *(word for one in given for word in ("-e", one)))
+    assert code != 0 and said in " ".join(output.split()), output
 
 
 @pytest.mark.parametrize(("verb", "given", "said"), [
