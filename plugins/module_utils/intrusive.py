@@ -66,8 +66,8 @@ def _time(raw: Any) -> datetime:
     return datetime.strptime(str(raw), TIME).replace(tzinfo=timezone.utc)
 
 
-def _examine(raw: Mapping[str, Any], approvers: Mapping[str, Any], now: datetime, verify: Verify) -> Token:
-    """The token of an entry whose site and endpoint fit. Raises NotAuthorised with the reason."""
+def examine(raw: Mapping[str, Any], approvers: Mapping[str, Any]) -> tuple[datetime, datetime, str, str]:
+    """(begin, end, approver, public key) of a token as it is written, whatever the time and its signature. Raises NotAuthorised with the reason."""
     missing = [key for key in KEYS if not str(raw.get(key) or "").strip()]
     if missing:
         raise NotAuthorised("%s is missing" % ", ".join(missing))
@@ -76,15 +76,21 @@ def _examine(raw: Mapping[str, Any], approvers: Mapping[str, Any], now: datetime
     try:
         begin, end = _time(raw["from"]), _time(raw["to"])
     except ValueError:
-        raise NotAuthorised("from and to are written as 2026-01-31T08:00:00Z") from None
+        raise NotAuthorised("from and to are written as \"2026-01-31T08:00:00Z\", in quotes") from None
     if not timedelta(0) < end - begin <= LONGEST:
         raise NotAuthorised("its window is longer than 24 h, or ends before it begins")
-    if not begin <= now < end:
-        raise NotAuthorised("its window is %s to %s" % (raw["from"], raw["to"]))
     approver = str(raw["approver"])
     key = str(approvers.get(approver) or "").strip()
     if not key or "\n" in key:
         raise NotAuthorised("%s is no approver of this site" % approver)
+    return begin, end, approver, key
+
+
+def _valid(raw: Mapping[str, Any], approvers: Mapping[str, Any], now: datetime, verify: Verify) -> Token:
+    """The token of an entry whose site and endpoint fit. Raises NotAuthorised with the reason."""
+    begin, end, approver, key = examine(raw, approvers)
+    if not begin <= now < end:
+        raise NotAuthorised("its window is %s to %s" % (raw["from"], raw["to"]))
     signed = text(str(raw["site"]), str(raw["endpoint"]), str(raw["from"]), str(raw["to"]), approver)
     if not verify(approver, key, signed, str(raw["signature"])):
         raise NotAuthorised("the signature is not %s's" % approver)
@@ -100,7 +106,7 @@ def check(tokens: Iterable[Any], approvers: Mapping[str, Any], site: str, endpoi
         try:
             if str(raw.get("site")) != site:
                 raise NotAuthorised("it is for site %s" % raw.get("site"))
-            return _examine(raw, approvers, now, verify)
+            return _valid(raw, approvers, now, verify)
         except NotAuthorised as error:
             reasons.append("token %d: %s" % (number, error))
     if not site:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.hnai.platform.plugins.module_utils import intrusive
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import base
 from ansible_collections.hnai.platform.plugins.module_utils.flink.job import JobError
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import quotas
@@ -35,6 +36,8 @@ _STATEMENTS = ("alerts", "normalise")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 #: A site where tests may break what they like, and any other.
 _ENVIRONMENTS = ("lab", "production")
+#: One line of OpenSSH without options, as an approver's key must be.
+_PUBLIC_KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]{40,}={0,3}( .*)?")
 #: Lists of ids of checks.
 _LISTS = ("hnai_expected_skips", "hnai_full_expected_skips", "hnai_allow_inconclusive")
 
@@ -78,6 +81,7 @@ def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
     conversions = {*options.get(_UNITS, {}).get("default", ()), *map(str, units if isinstance(units, Mapping) else ())} if groups.get("flink") else None
     wrong = list(sources.problems(first.get("hnai_ot_sources"), file("hnai_ot_sources"), conversions))
     yield from wrong or _canaries(variables, groups, file)
+    yield from wrong or _tokens(variables, groups, file)
 
 
 def _of_first(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], group: str) -> Mapping[str, Any]:
@@ -446,3 +450,58 @@ def _canaries(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, I
         yield Problem(file(name), name, " ".join(str(error).split()), "correct the canary, or filter of the source", "option")
     except (KeyError, TypeError, ValueError) as error:
         yield Problem(file(name), name, f"cannot be read: {error!r}"[:160], "write {id, for, address, host, port, record_port}", "option")
+
+
+def _tokens(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
+    """Tokens that would never allow anything, and approvers whose signature could not be checked. One whose time is over does no harm."""
+    for group in ("ot_collector", "modbus_filter"):
+        told = _of_first(variables, groups, group)
+        approvers, tokens = told.get("hnai_intrusive_approvers"), told.get("hnai_intrusive_tokens")
+        if (approvers is None and tokens is None) or is_template([approvers, tokens]):
+            continue
+        wrong = False
+        if not isinstance(approvers or {}, Mapping):
+            yield Problem(file("hnai_intrusive_approvers"), "hnai_intrusive_approvers", "is no mapping", "write {NAME: 'ssh-ed25519 AAAA…'}", "option")
+            return
+        for name, key in (approvers or {}).items():
+            if not isinstance(key, str) or not _PUBLIC_KEY.fullmatch(key.strip()):
+                remedy = "write a public key as ssh-keygen made it, on one line and without options: ssh-ed25519 AAAA…"
+                yield Problem(file("hnai_intrusive_approvers"), f"hnai_intrusive_approvers[{shown(name)}]", "is no SSH public key", remedy, "option")
+                wrong = True
+        if not isinstance(tokens or [], (list, tuple)):
+            yield Problem(file("hnai_intrusive_tokens"), "hnai_intrusive_tokens", "is no list", f"write a list of {{{', '.join(intrusive.KEYS)}}}", "option")
+            return
+        there = _probed(told)
+        for number, one in enumerate(tokens or ()):
+            for message, remedy in _token(one, approvers or {}, told.get("hnai_site"), there):
+                remedy += ": docs/runbooks/ot-audit.md, A token"
+                yield Problem(file("hnai_intrusive_tokens"), f"hnai_intrusive_tokens[{number}]", message, remedy, "option")
+                wrong = True
+        if wrong:
+            return
+
+
+def _probed(told: Mapping[str, Any]) -> frozenset[str]:
+    """What a token may be for: servers by OPC UA, canaries of the Modbus filter."""
+    declared, canaries = ([one for one in _listed(told.get(name)) if isinstance(one, Mapping)] for name in ("hnai_ot_sources", "modbus_filter_canaries"))
+    servers = {str(one.get("endpoint")) for one in declared if one.get("protocol") == "opcua"}
+    return frozenset(servers | {f"modbus://{one.get('host')}:{one.get('port')}" for one in canaries})
+
+
+def _token(one: Any, approvers: Mapping[str, Any], site: Any, there: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """(message, remedy) of one that is wrong."""
+    if not isinstance(one, Mapping):
+        yield f"{repr(one)[:60]} is no token", f"write {{{', '.join(intrusive.KEYS)}}}"
+        return
+    strange = sorted(str(key) for key in one if key not in intrusive.KEYS)
+    if strange:
+        yield f"{', '.join(strange)[:60]}: unknown", f"a token has {', '.join(intrusive.KEYS)}"
+    try:
+        intrusive.examine(one, approvers)
+    except intrusive.NotAuthorised as error:
+        yield str(error), "have it signed again, or take it out"
+        return
+    if str(one["site"]) != str(site):
+        yield f"is for the site {repr(one['site'])[:60]}", f"this one is {site}; take it out"
+    if there and str(one["endpoint"]) not in there:
+        yield f"is for {repr(one['endpoint'])[:80]}, which nobody probes", f"one of: {', '.join(sorted(there))[:200]}"

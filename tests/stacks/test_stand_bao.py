@@ -22,6 +22,7 @@ from typing import Any
 import loopback_bao
 import pytest
 import yaml
+from ansible.plugins.filter.core import to_bool
 from conftest import ROOT
 from jinja2 import Environment, StrictUndefined
 from jinja2.nativetypes import NativeEnvironment
@@ -53,7 +54,9 @@ def yaml_of(path: str) -> Any:
 def configuration(given: Mapping[str, Any], host: str, directory: Path, port: int) -> str:
     """The role's openbao.hcl for a host, with its files below *directory* and on loopback alone."""
     template = (ROLE / "tree/etc/hnai/openbao/openbao.hcl.j2").read_text(encoding="utf-8")
-    text = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False).from_string(template).render(
+    environment = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False)
+    environment.filters["bool"] = to_bool
+    text = environment.from_string(template).render(
         given, ansible_managed="test", inventory_hostname=host, __openbao_ports={"api": port, "cluster": port + 1}, openbao_storage_path=directory / "raft",
     )  # fmt: skip
     for on_host, here in (

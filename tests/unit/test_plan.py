@@ -269,7 +269,8 @@ def test_a_plan_that_cannot_be_written_is_shown_and_says_why(callback: Any, tmp_
 
 def test_a_plan_that_could_not_be_written_is_not_begun(tmp_path: Path) -> None:
     given = ["-i", "inventories/lab/hosts.yml", "--check", "-e", f"plan_file={tmp_path}"]
-    done = subprocess.run([PLAYBOOK, "playbooks/plan.yml", *given], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=600, check=False)
+    command = [PLAYBOOK, "playbooks/plan.yml", *given]
+    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"{tmp_path}: Is a directory: the plan was not written" in done.stderr
     assert done.stdout.count("PLAY [") == 1, "no other play begins"

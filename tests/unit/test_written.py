@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ansible.errors import AnsibleError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.hnai.platform.plugins.module_utils.zones.validate import SITE_VARIABLES
 from ansible_collections.hnai.platform.plugins.plugin_utils import declared, limits, written
 from ansible_collections.hnai.platform.plugins.plugin_utils.declared import Known
 from ansible_collections.hnai.platform.plugins.plugin_utils.site import broker_settings, options
@@ -245,6 +247,39 @@ def test_a_canary_of_the_filter(canary: dict[str, Any], key: str, message: str) 
     assets = {"plc1": {"addresses": {"v4": "10.0.2.1", "v6": "fd00::1"}}}
     found = judged({"e": {"hnai_ot_sources": [MODBUS], "modbus_filter_canaries": [canary], "hnai_assets": assets}}, {"modbus_filter": ["e"]})
     assert list(found) == ([key] if key else []) and all(message in said for said, _remedy in found.values())
+
+
+KEY = "ssh-ed25519 " + "A" * 68
+TOKEN = {"site": "lab", "endpoint": "modbus://plc1:1502", "from": "2026-01-31T08:00:00Z", "to": "2026-01-31T10:00:00Z", "approver": "j.doe", "signature": "s"}
+
+
+@pytest.mark.parametrize(("told", "key", "message"), [
+    ({}, "", ""), ({"tokens": None, "approvers": None}, "", ""), ({"tokens": [TOKEN]}, "", ""), ({"approvers": {"j.doe": f"{KEY} j@doe"}}, "", ""),
+    ({"tokens": [{**TOKEN, "endpoint": "opc.tcp://plc1:4840/"}]}, "", ""), ({"tokens": "{{ tokens }}"}, "", ""),
+    ({"approvers": [KEY]}, "hnai_intrusive_approvers", "is no mapping"),
+    ({"approvers": {"j.doe": f"no-pty {KEY}"}}, "hnai_intrusive_approvers[j.doe]", "no SSH"),
+    ({"approvers": {"j.doe": f"{KEY}\n{KEY}"}}, "hnai_intrusive_approvers[j.doe]", "no SSH"), ({"tokens": TOKEN}, "hnai_intrusive_tokens", "is no list"),
+    ({"tokens": ["t"]}, "hnai_intrusive_tokens[0]", "'t' is no token"), ({"tokens": [TOKEN, {**TOKEN, "by": "x"}]}, "hnai_intrusive_tokens[1]", "by: unknown"),
+    ({"tokens": [{**TOKEN, "approver": "jdoe"}]}, "hnai_intrusive_tokens[0]", "jdoe is no approver"),
+    ({"tokens": [{**TOKEN, "from": datetime(2026, 1, 31, 8, tzinfo=timezone.utc)}]}, "hnai_intrusive_tokens[0]", "in quotes"),
+    ({"tokens": [{**TOKEN, "to": "2026-02-28T08:00:00Z"}]}, "hnai_intrusive_tokens[0]", "longer than 24 h"),
+    ({"tokens": [{**TOKEN, "site": "pad2"}]}, "hnai_intrusive_tokens[0]", "is for the site 'pad2'"),
+    ({"tokens": [{**TOKEN, "endpoint": "modbus://plc1:502"}]}, "hnai_intrusive_tokens[0]", "which nobody probes"),
+])
+def test_tokens_for_what_is_intrusive(told: dict[str, Any], key: str, message: str) -> None:
+    site = {"hnai_site": "lab", "modbus_filter_canaries": [CANARY], "hnai_intrusive_approvers": {"j.doe": KEY},
+            "hnai_ot_sources": [MODBUS, {"id": "plc1", "protocol": "opcua", "endpoint": "opc.tcp://plc1:4840/"}]}
+    given = {**site, **{f"hnai_intrusive_{name}": value for name, value in told.items()}}
+    found = {one.key: one.message for one in declared._tokens({"e": given}, {"ot_collector": ["e"], "modbus_filter": ["e"]}, str)}
+    assert list(found) == ([key] if key else []) and all(message in said for said in found.values()), found
+
+
+def test_what_tasks_read_of_a_site_is_known_to_validate() -> None:
+    """Or whoever follows the documentation is told that nothing reads it."""
+    texts = [path.read_text("utf-8") for place in ("roles", "playbooks") for path in (ROOT / place).rglob("*.yml") if "lab" not in path.parts]
+    read = {name for text in texts for name in re.findall(r"(?<![\w/.-])hnai_[a-z_]+(?= \| d(?:efault)?\()", text)}
+    said = {name for text in texts for name in re.findall(r"(?:register: |^ *|\")(hnai_[a-z_]+)(?=\"?:|$)", text, re.M)}
+    assert "hnai_intrusive_tokens" in read and not read - said - SITE_VARIABLES - set(options()), read - said - SITE_VARIABLES - set(options())
 
 
 @pytest.mark.parametrize(("told", "keys"), [

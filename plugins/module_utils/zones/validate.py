@@ -56,6 +56,8 @@ SITE_VARIABLES = frozenset(
         "hnai_allow_inconclusive",
         "hnai_full_verdict_max_age",
         "hnai_interfaces",
+        "hnai_intrusive_approvers",
+        "hnai_intrusive_tokens",
         "hnai_management",
         "hnai_openbao_deploy",
         "hnai_ot_sources",
