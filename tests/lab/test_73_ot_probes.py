@@ -58,6 +58,7 @@ def approver(lab: Lab, tmp_path: Path) -> Approver:
 def judged(lab: Lab, family: str, extra: dict[str, Any]) -> tuple[int, dict[str, str], dict[str, str]]:
     """(exit code, {id: worst status}, {id: reason}) of `verify --tags ot -e profile=full`, of the checks whose id begins with *family*."""
     run = lab.play("playbooks/verify.yml", "--tags", "ot", extra={"profile": "full", **extra}, timeout=900)
+    assert "Nothing was begun" not in run.stdout, run.stdout
     record = json.loads((lab.state / "verdicts" / "latest" / "record.json").read_text(encoding="utf-8"))
     worst = ["fail", "inconclusive", "skipped", "pass"]
     statuses: dict[str, str] = {}
