@@ -26,11 +26,12 @@ class X509Error(ValueError):
 
 @dataclass(frozen=True)
 class Validity:
-    """From when to when (unix s). *end* is None for a revocation list that never says when the next one comes."""
+    """From when to when (unix s). *end* is None for a revocation list that never says when the next one comes. *root*: its issuer has its own name."""
 
     kind: str
     begin: float
     end: float | None
+    root: bool = False
 
 
 def _read(data: bytes, at: int) -> tuple[int, int, int]:
@@ -80,14 +81,16 @@ def validity(der: bytes, kind: str) -> Validity:
             raise X509Error("no sequence (tag 0x%02x)" % tag)
         at = begin
     if kind == "CERTIFICATE":
-        for tag in (_VERSION, _INTEGER, _SEQUENCE, _SEQUENCE):
+        for tag in (_VERSION, _INTEGER, _SEQUENCE):
             at = _skip(der, at, tag)
-        tag, at, _end = _read(der, at)
+        issuer, at = at, _skip(der, at, _SEQUENCE)
+        issued_by = der[issuer:at]
+        tag, at, after = _read(der, at)
         if tag != _SEQUENCE:
             raise X509Error("no validity")
         begins, at = _time(der, at)
         ends, _at = _time(der, at)
-        return Validity("certificate", begins, ends)
+        return Validity("certificate", begins, ends, root=der[after:_skip(der, after, _SEQUENCE)] == issued_by)
     for tag in (_INTEGER, _SEQUENCE, _SEQUENCE):
         at = _skip(der, at, tag)
     begins, at = _time(der, at)

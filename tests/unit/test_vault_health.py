@@ -25,13 +25,16 @@ NOW = 1_800_000_000.0
 
 
 @functools.cache
-def authority(days: int) -> str:
-    """A certificate of that many days from now on."""
+def authority(days: int, issued: bool = False) -> str:
+    """A certificate of that many days from now on: a root, or *issued* by one."""
+    made = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout"]
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "key", "-out", "cert", "-days",
-             str(days), "-subj", "/CN=x"], cwd=folder, check=True, capture_output=True, timeout=60)
-        return (Path(folder) / "cert").read_text()
+        subprocess.run([*made, "key", "-x509", "-out", "cert", "-days", str(days), "-subj", "/CN=x"], cwd=folder, check=True, capture_output=True, timeout=60)
+        if issued:
+            subprocess.run([*made, "own.key", "-out", "csr", "-subj", "/CN=y"], cwd=folder, check=True, capture_output=True, timeout=60)
+            subprocess.run(["openssl", "x509", "-req", "-in", "csr", "-CA", "cert", "-CAkey", "key", "-CAcreateserial", "-days", str(days), "-out", "cert2"],
+                           cwd=folder, check=True, capture_output=True, timeout=60)
+        return (Path(folder) / ("cert2" if issued else "cert")).read_text()
 
 
 #: NOW is a fixed day; this authority outlives it.
@@ -443,6 +446,16 @@ def test_which_authority_ends_and_whose_it_is(world: World, days: tuple[int, ...
     world.bao.answers["pki_root/issuers"] = {"data": {"key_info": {"1": {"key_id": "k" if keyed else ""}, "2": {"issuer_name": "retired-1", "key_id": ""}}}}
     check = world.run()["BAO12"]
     assert check["status"] == "fail" and check["observed"] == pytest.approx(min(days), abs=2.0) and re.search(words, check["reason"])
+
+
+@pytest.mark.parametrize(("lives", "words"), [
+    ((400,), "nobody can tell when the root ends"), ((400, 3650), "nobody can tell"), ((1000, 100), "^CA 1 above it ends"),
+])  # fmt: skip
+def test_a_chain_without_its_root_is_not_taken_for_whole(world: World, lives: tuple[int, ...], words: str) -> None:
+    shift = int((NOW - time.time()) / DAY)
+    world.bao.answers["pki_int/cert/ca_chain"] = {"data": {"certificate": "".join(authority(shift + one, issued=True) for one in lives)}}
+    check = world.run()["BAO12"]
+    assert check["status"] == "fail" and re.search(words, check["reason"]), check
 
 
 @pytest.mark.parametrize(("answer", "status"), [

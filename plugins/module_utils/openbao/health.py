@@ -412,12 +412,17 @@ def run(report: Report, api: Api, deploy: Mapping[str, str], want: Wanted, host:
     ) as check:
         # Unauthenticated, as every client that verifies a certificate may ask.
         chain = read_pem(str(api.call("GET", want.pki + "/cert/ca_chain")["data"]["certificate"]))
-        names = ["the intermediate", *("CA %d above it" % number for number in range(1, len(chain) - 1)), "the root"]
+        names = ["the intermediate", *("CA %d above it" % number for number in range(1, len(chain)))]
+        if chain[-1].root:
+            names[-1] = "the root"
         ends = {name: round(((one.end or 0.0) - host.now()) / 86400.0, 1) for name, one in zip(names, chain)}
         first = min(ends, key=lambda name: ends[name])
         check.observed, check.evidence = ends[first], {"days_left": ends}
         theirs = any(not info.get("key_id") for info in living(api, want.pki_root).values())
-        check.passed(ends[first] >= want.ca_days, _ends(first, ends[first], theirs))
+        if ends[first] >= want.ca_days and not chain[-1].root:
+            check.fail("nobody can tell when the root ends: the chain that %s gives stops below it; its owner adds the root's certificate" % want.pki)
+        else:
+            check.passed(ends[first] >= want.ca_days, _ends(first, ends[first], theirs))
     if want.own:
         with report.check(
             "BAO13",
