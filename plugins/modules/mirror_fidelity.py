@@ -203,15 +203,19 @@ def recorded(params: Mapping[str, Any], host: Host, write: bool) -> dict[str, An
     recorder = Recorder(Report("ot_collector", deadline_s=None), Places(state=Path(params["state_dir"])), options, host)
     result = {}
     for source in sources_of(params["sources"]):
-        budget = float((source.get("limits") or {}).get("reads_per_second", 50))
-        result[str(source["id"])] = dataclasses.asdict(recorder.take(source, chosen(params, source), params["window"], budget))
+        result[str(source["id"])] = dataclasses.asdict(recorder.take(source, chosen(params, source), params["window"], budget_of(source)))
     return result
 
 
 def chosen(params: Mapping[str, Any], source: Mapping[str, Any]) -> list[Tag]:
     """The tags of a source, the same on both sides; only the comparison needs units."""
     units = params["units"] if params["action"] == "join" else _AnyUnit()
-    return choose(source.get("tags") or [], params["tags"], params["seed"], units)
+    return choose(source.get("tags") or [], params["tags"], params["seed"], units, budget_of(source))
+
+
+def budget_of(source: Mapping[str, Any]) -> float:
+    """Readings per second that the source bears."""
+    return float((source.get("limits") or {}).get("reads_per_second", 50))
 
 
 class _AnyUnit(dict[str, Any]):

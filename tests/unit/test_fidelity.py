@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,25 @@ def test_what_a_slow_recorder_did_not_see_is_not_held_against_the_store() -> Non
     stored["pressure:status"][110_500] = 0.0
     recording.pause_ms = 1000.0
     found = join(recording, [PRESSURE], stored, "plc1")
-    assert not found.extra and len(found.unseen) == 1
+    assert not found.extra and len(found.unseen) == 1 and found.slow == ["pressure"], "the recording has no hole there"
+
+
+def test_a_few_that_fell_into_pauses_are_left_out_and_many_leave_too_little() -> None:
+    times = range(100_000, 160_000, 1000)
+    stored = {"pressure": dict.fromkeys(times, 650.0), "pressure:status": dict.fromkeys(times, 0.0)}
+
+    def recorded(*missed: int) -> Recording:
+        return Recording(times[0], times[-1], {"pressure": [[at, 100.0, 0] for at in times if at not in missed]}, 1200.0, {"pressure": 1100.0}, 120)
+
+    tag = Tag("pressure", "n", 1000.0, 6.5)
+    found = join(recorded(110_000, 130_000), [tag], stored, "plc1")
+    assert not (found.extra or found.missing or found.values or found.slow) and len(found.unseen) == 2 and found.joined == 52
+    assert join(recorded(110_000, 130_000, 140_000), [tag], stored, "plc1").slow == ["pressure"]
+    assert judged(recorded(110_000, 130_000), lambda: stored, [tag]) == dict.fromkeys(IDS, "pass")
+    change = dataclasses.replace(tag, cyclic=False)
+    assert join(recorded(110_000), [change], stored, "plc1").slow == ["pressure"], "how many there were nobody knows"
+    quick = dataclasses.replace(recorded(110_000), pauses_ms={"pressure": 600.0})
+    assert len(join(quick, [tag], stored, "plc1").extra) == 1, "another tag's pause is none of this one"
 
 
 def mark(stored: dict[str, dict[int, float]], start: int, *lost: int) -> None:
@@ -322,7 +341,7 @@ def test_the_recorder_keeps_to_its_budget_and_sees_each_sample_once() -> None:
         now[0] += 0.01
         return [(int(now[0]) * 1000, now[0] // 1, 0), (None, None, 0x80000000)]
 
-    tags = [Tag("a", "x", 1000.0), Tag("b", "y", 500.0)]
+    tags = [Tag("a", "x", 1000.0), Tag("b", "y", 1000.0)]
     found = asyncio.run(record(read, tags, 10.0, 4.0, lambda: now[0], sleep))
     assert [at for at, _value, _status in found.samples["a"]] == [1000_000 + 1000 * number for number in range(11)] and found.samples["b"] == []
     assert all(count == 2 for _at, count in asked)
@@ -331,6 +350,29 @@ def test_the_recorder_keeps_to_its_budget_and_sees_each_sample_once() -> None:
     assert found.timeless == {"b": [0x80000000]}
     times = found.read_ms["a"]
     assert times["1000000"][0] is None and times["1005000"][1] - times["1005000"][0] == pytest.approx(500.0)
+
+
+def test_a_tag_that_is_sampled_sooner_is_read_sooner_and_no_more_tags_than_the_budget_bears() -> None:
+    now, asked = [1000.0], []
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    async def read(nodes: list[str]) -> list[tuple[int | None, Any, int]]:
+        asked.append((round(now[0] - 1000.0, 2), nodes))
+        # The server has another value every 500 ms: readings as far apart as these would see every other one, or each twice.
+        return [(int(now[0] * 2) * 500, now[0] // 0.5, 0) for _node in nodes]
+
+    tags = [Tag("slow", "s", 1000.0), Tag("swift", "q", 500.0), Tag("third", "t", 1600.0)]
+    found = asyncio.run(record(read, tags, 4.0, 50.0, lambda: now[0], sleep))
+    assert asked[:5] == [(0.0, ["s", "q", "t"]), (0.25, ["q"]), (0.5, ["s", "q"]), (0.75, ["q", "t"]), (1.0, ["s", "q"])]
+    assert found.pauses_ms == pytest.approx({"slow": 500.0, "swift": 250.0, "third": 750.0}) and found.pause_ms == pytest.approx(750.0)
+    assert [at for at, _value, _status in found.samples["swift"]] == [1000_000 + 500 * number for number in range(9)]
+    declared = [{"name": "t%02d" % number, "node": "n", "sampling_ms": 500 if number == 7 else 1000} for number in range(30)]
+    for budget in (5.0, 20.0, 50.0, 1000.0):
+        picked = choose(declared, 20, 1, {}, budget)
+        assert 1 <= len(picked) <= 20 and sum(2000.0 / tag.sampling_ms for tag in picked) <= max(0.9 * budget, 4.0)
+    assert len(choose(declared, 20, 1, {}, 1000.0)) == 20 and len(choose(declared, 20, 1, {}, 20.0)) in (8, 9)
 
 
 def test_the_recorder_keeps_another_status_at_the_same_time_and_a_nan_once() -> None:

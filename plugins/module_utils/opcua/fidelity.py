@@ -3,13 +3,15 @@
 Meanwhile the store is polled for what it shows: how long a sample took.
 
 Pure but for *channel*, which reads. Times are ms since 1970, cut as the store cuts them; a status is OPC UA's uint32. A recorder reads each
-tag at least twice per sample, as fast as the load budget allows; a sample that the store has and the recorder has not is only held against the
-store when no pause of the recorder was as long as the tag's sampling interval.
+tag at least twice per sample: two readings once a sample would see every other one when they fall together with the server's clock. So many tags
+as the load budget bears are chosen. A sample that the store has and the recorder has not is only held against the store when no pause of the
+recorder was as long as the tag's sampling interval; a few, where the recording has a hole, are left out of the comparison.
 """
 from __future__ import annotations
 
 import math
 import random
+from bisect import bisect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +25,10 @@ BAD_TYPE_MISMATCH = 0x80740000
 """What the record says of a value of another type than the model declares, and of none."""
 QUICK = 0.75
 """Of the sampling interval: samples that follow each other sooner need not all be in a subscription, and not the same ones in a recording."""
+HOLE = 2 * QUICK
+"""Of the sampling interval: as far apart, at least, are the recorded neighbours of a sample that fell into a pause."""
+PAUSES = 0.05
+"""Of the samples of a cyclic tag that were compared: as many may have fallen into the recorder's own pauses."""
 WHOLE = 1 << 53
 """Whole numbers up to here are exact in the store."""
 TOLERANCE = 1e-9
@@ -44,7 +50,7 @@ class Tag:
 
 @dataclass
 class Recording:
-    """What the server said: {tag: [[source time, value, status]]}, in order, each once. *pause_ms*: the longest between two reads;
+    """What the server said: {tag: [[source time, value, status]]}, in order, each once. *pause_ms*: the longest between two reads, *pauses_ms*: by tag;
     *timeless*: {tag: statuses that came without a source time}; *read_ms*: {tag: {source time: [the last read without it or None, the first with
     it]}} in unix ms, source times as text (JSON's keys)."""
 
@@ -52,16 +58,21 @@ class Recording:
     end_ms: int = 0
     samples: dict[str, list[list[Any]]] = field(default_factory=dict)
     pause_ms: float = 0.0
+    pauses_ms: dict[str, float] = field(default_factory=dict)
     reads: int = 0
     error: str = ""
     timeless: dict[str, list[int]] = field(default_factory=dict)
     read_ms: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
 
+    def pause_of(self, tag: Tag) -> float:
+        """The longest between two reads of it, in ms."""
+        return self.pauses_ms.get(tag.name, self.pause_ms)
+
 
 @dataclass
 class Findings:
     """Texts by kind; *joined*: samples that were found on both sides; *marked*: missing, and a gap's mark says so; *quick*: tags of which the
-    server has more samples than are asked for."""
+    server has more samples than are asked for; *slow*: tags of which more fell into the recorder's pauses than can be left out."""
 
     joined: int = 0
     missing: list[str] = field(default_factory=list)
@@ -69,40 +80,61 @@ class Findings:
     unseen: list[str] = field(default_factory=list)
     marked: list[str] = field(default_factory=list)
     quick: list[str] = field(default_factory=list)
+    slow: list[str] = field(default_factory=list)
     values: list[str] = field(default_factory=list)
     statuses: list[str] = field(default_factory=list)
     gaps_ms: dict[str, dict[str, int]] = field(default_factory=dict)
     quiet: list[str] = field(default_factory=list)
 
 
-def choose(tags: Sequence[Mapping[str, Any]], count: int, seed: int, units: Mapping[str, Mapping[str, Any]]) -> list[Tag]:
-    """*count* of the tags that the store can hold (no strings), the same ones for the same *seed*. Raises KeyError for a unit pair not in *units*."""
+def choose(tags: Sequence[Mapping[str, Any]], count: int, seed: int, units: Mapping[str, Mapping[str, Any]], budget_per_s: float = math.inf) -> list[Tag]:
+    """*count* of the tags that the store can hold (no strings), the same ones for the same *seed*; fewer where *budget_per_s* does not bear two readings
+    per sample of each. Raises KeyError for a unit pair not in *units*."""
     able = sorted((one for one in tags if one.get("type") != "string"), key=lambda one: str(one["name"]))
-    found = []
+    found: list[Tag] = []
     for one in random.Random(seed).sample(able, min(count, len(able))):
         unit, to = str(one.get("unit") or ""), str(one.get("unit_to") or one.get("unit") or "")
         conversion: Mapping[str, Any] = {"scale": 1, "offset": 0} if unit == to else units["%s>%s" % (unit, to)]
-        found.append(Tag(str(one["name"]), str(one["node"]), float(one.get("sampling_ms", 1000)), float(conversion["scale"]),
-                         float(conversion["offset"]), one.get("kind", "cyclic") == "cyclic", str(one.get("type") or "double")))
+        tag = Tag(str(one["name"]), str(one["node"]), float(one.get("sampling_ms", 1000)), float(conversion["scale"]),
+                  float(conversion["offset"]), one.get("kind", "cyclic") == "cyclic", str(one.get("type") or "double"))
+        # A tenth is the alarm's own.
+        if not found or _load([*found, tag]) <= 0.9 * budget_per_s:
+            found.append(tag)
     return sorted(found, key=lambda tag: tag.name)
+
+
+def _turns(tags: Sequence[Tag]) -> tuple[float, list[int]]:
+    """(seconds between two turns, in every how many of them each tag is read): twice per sample at least."""
+    every = min(tag.sampling_ms for tag in tags) / 2000.0
+    return every, [max(1, int(tag.sampling_ms / 2000.0 / every + 1e-9)) for tag in tags]
+
+
+def _load(tags: Sequence[Tag]) -> float:
+    """Readings per second."""
+    every, turns = _turns(tags)
+    return sum(1.0 / (every * turn) for turn in turns)
 
 
 async def record(read: Callable[[list[str]], Awaitable[list[tuple[int | None, Any, int]]]], tags: Sequence[Tag], window_s: float,
                  budget_per_s: float, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> Recording:
     """Read *tags* for *window_s*. *read* gives (source time in ms or None, value, status) per node, in order; *clock* unix seconds."""
     result = Recording(samples={tag.name: [] for tag in tags}, read_ms={tag.name: {} for tag in tags})
-    every = max(min(tag.sampling_ms for tag in tags) / 2000.0, len(tags) / budget_per_s)
-    begin = last = clock()
+    every, turns = _turns(tags)
+    every *= max(1.0, _load(tags) / budget_per_s)
+    begin = clock()
     result.begin_ms = int(begin * 1000)
+    last: dict[str, float] = {}
     number = 0
     while True:
-        answers = await read([tag.node for tag in tags])
+        due = [tag for tag, turn in zip(tags, turns) if number % turn == 0]
+        answers = await read([tag.node for tag in due])
         now = clock()
-        before = last * 1000.0 if number else None
-        if number:
-            result.pause_ms = max(result.pause_ms, (now - last) * 1000.0)
-        last, number = now, number + 1
-        for tag, (at, value, status) in zip(tags, answers):
+        number += 1
+        for tag, (at, value, status) in zip(due, answers):
+            before = last[tag.name] * 1000.0 if tag.name in last else None
+            if before is not None:
+                result.pauses_ms[tag.name] = max(result.pauses_ms.get(tag.name, 0.0), now * 1000.0 - before)
+            last[tag.name] = now
             known = result.samples[tag.name]
             if at is None:
                 timeless = result.timeless.setdefault(tag.name, [])
@@ -115,6 +147,7 @@ async def record(read: Callable[[list[str]], Awaitable[list[tuple[int | None, An
         if now - begin >= window_s:
             break
         await sleep(max(0.0, begin + number * every - clock()))
+    result.pause_ms = max(result.pauses_ms.values(), default=0.0)
     result.reads, result.end_ms = number, int(clock() * 1000)
     return result
 
@@ -215,7 +248,9 @@ def join(recording: Recording, tags: Iterable[Tag], stored: Mapping[str, Mapping
         if quick:
             found.quick.append(tag.name)
         # A recorder slower than the samples sees some of them, and none where the server stamps each reading anew.
-        blind = quick or (recording.pause_ms >= tag.sampling_ms and not met)
+        paused = recording.pause_of(tag) >= tag.sampling_ms
+        blind = quick or (paused and not met)
+        fallen = strange = 0
         gap, later = False, iter(sorted(statuses))
         latest = next(later, None)
         for at in inside:
@@ -225,6 +260,7 @@ def join(recording: Recording, tags: Iterable[Tag], stored: Mapping[str, Mapping
             if at not in statuses:
                 text = "%s (status %s)" % (where, " or ".join(_hex(status) for _, status in seen[at]))
                 (found.marked if gap else found.unseen if blind else found.missing).append(text)
+                strange += blind and not gap
                 continue
             found.joined += 1
             if statuses[at] not in [status for _, status in seen[at]]:
@@ -241,10 +277,18 @@ def join(recording: Recording, tags: Iterable[Tag], stored: Mapping[str, Mapping
             elif not any(_same(values[at], number, tag) for number in numbers):
                 found.values.append("%s: the server said %r, which is %r, the store holds %r" % (where, said[at], expected, values[at]))
         timeless = recording.timeless.get(tag.name, [])
+        said_at = sorted(seen)
         for at in held:
             if at not in seen and at not in marks and not (statuses[at] in timeless and at not in values):
                 one = "%s/%s at %d (status %s)" % (source, tag.name, at, _hex(statuses[at]))
-                (found.unseen if blind or recording.pause_ms >= tag.sampling_ms else found.extra).append(one)
+                (found.unseen if blind or paused else found.extra).append(one)
+                after = bisect(said_at, at)
+                if tag.cyclic and said_at[after] - said_at[after - 1] >= HOLE * tag.sampling_ms:
+                    fallen += 1
+                else:
+                    strange += blind or paused
+        if strange or fallen > PAUSES * met:
+            found.slow.append(tag.name)
         for at in sorted(set(values) - set(statuses)):
             if first <= at <= last:
                 found.extra.append("%s/%s at %d: a value without a status" % (source, tag.name, at))

@@ -68,9 +68,9 @@ def judge(report: Report, source: str, recording: Recording, tags: Sequence[Tag]
             check.inconclusive("cyclic and silent at the server: %s" % ", ".join(name + without_time(name) for name in quiet))
         elif found.quick:
             check.inconclusive("the server has samples sooner than the tag is sampled, so none can be called missing: %s" % ", ".join(found.quick))
-        elif found.unseen:
-            check.inconclusive("%d samples of the store fell into pauses of the recorder (%d ms): longer window, fewer tags" % (
-                len(found.unseen), recording.pause_ms))
+        elif found.slow:
+            check.inconclusive("%d samples of the store fell into pauses of the recorder (%d ms), too many of %s: longer window, fewer tags" % (
+                len(found.unseen), recording.pause_ms, ", ".join(found.slow)))
         else:
             check.passed(found.joined > 0, "no sample was found on both sides")
 
