@@ -80,8 +80,9 @@ def problems(variables: Mapping[str, Mapping[str, Any]], options: Mapping[str, M
     # Without Flink a value is stored as it comes.
     conversions = {*options.get(_UNITS, {}).get("default", ()), *map(str, units if isinstance(units, Mapping) else ())} if groups.get("flink") else None
     wrong = list(sources.problems(first.get("hnai_ot_sources"), file("hnai_ot_sources"), conversions))
-    yield from wrong or _canaries(variables, groups, file)
-    yield from wrong or _tokens(variables, groups, file)
+    yield from wrong
+    yield from _canaries(variables, groups, file, not wrong)
+    yield from _tokens(variables, groups, file)
 
 
 def _of_first(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], group: str) -> Mapping[str, Any]:
@@ -427,22 +428,25 @@ def _canary_places(filtered: Sequence[Mapping[str, Any]], canaries: Sequence[Map
             yield Problem(file, f"{name}[{number}]", f"stands where the device {shown(other)} is", "give the canary an address or a port of its own", "option")
 
 
-def _canaries(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
-    """What the Modbus filter would refuse on its host, said by its own core."""
+def _canaries(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str],
+              sound: bool = True) -> Iterator[Problem]:
+    """What the Modbus filter would refuse on its host, said by its own core where the sources are *sound*."""
     told, name = _of_first(variables, groups, "modbus_filter"), "modbus_filter_canaries"
     declared, canaries = told.get("hnai_ot_sources"), told.get(name) or []
     filtered = [one for one in declared if isinstance(one, Mapping) and one.get("protocol") == "modbus"] if isinstance(declared, (list, tuple)) else []
     if is_template([filtered, canaries]) or not filtered or not isinstance(canaries, (list, tuple)) or not all(isinstance(one, Mapping) for one in canaries):
         return
-    known = {str(one.get("id")) for one in filtered}
-    for number, one in enumerate(canaries):
-        if str(one.get("for")) not in known:
-            remedy = f"one of: {', '.join(sorted(known))[:200]}"
-            yield Problem(file(name), f"{name}[{number}].for", f"{repr(one.get('for'))[:60]} is no Modbus source", remedy, "option")
-            return
+    # Of a source that is wrong nobody knows whether it is one of Modbus.
+    known = {str(one.get("id")) for one in (filtered if sound else declared) if isinstance(one, Mapping)}
+    strange = [number for number, one in enumerate(canaries) if str(one.get("for")) not in known]
+    for number in strange:
+        remedy = f"one of: {', '.join(sorted(known))[:200]}"
+        yield Problem(file(name), f"{name}[{number}].for", f"{repr(canaries[number].get('for'))[:60]} is no Modbus source", remedy, "option")
     wrong = list(_canary_places(filtered, canaries, told.get("hnai_assets"), file(name), name))
-    if wrong:
-        yield from wrong
+    yield from wrong
+    if wrong or strange:
+        return
+    if not sound:
         return
     try:
         filter_config(json.dumps({"status_file": "/", "devices": devices(filtered, canaries)}), name)

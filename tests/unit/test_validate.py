@@ -297,6 +297,15 @@ def test_a_malformed_conduit(data: dict[str, Any], change: dict[str, Any], key: 
     assert (f"hnai_conduits[C-201].{key}", invariant) in {(item["key"], item["invariant"]) for item in errors(data)}
 
 
+@pytest.mark.parametrize("change", [{"level": 7}, {"level": "four"}, {"side": "inside"}])
+def test_a_zone_whose_level_nobody_knows_still_has_its_networks(data: dict[str, Any], change: dict[str, Any]) -> None:
+    data["zones"]["l4"].update(change)
+    data["hosts"]["data1"]["addresses"]["v4"] = "10.0.99.1"
+    data["zones"]["l3"]["cidrs"][0] = data["zones"]["l4"]["cidrs"][0]
+    found = {(problem["key"], problem["invariant"]) for problem in errors(data)}
+    assert {(f"hnai_zones.l4.{next(iter(change))}", "I1"), ("hnai_zones.l3.cidrs", "I7"), ("data1: hnai_addresses.v4", "I10")} <= found
+
+
 @pytest.mark.parametrize(("part", "name", "change", "keys"), [
     ("zones", "l35", {"level": "3,5"}, ["hnai_zones.l35.level"]),
     ("zones", "l2", {"level": None}, ["hnai_zones.l2.level"]),
@@ -625,6 +634,14 @@ def test_a_host_whose_modules_would_find_no_library(data: dict[str, Any]) -> Non
 def test_a_component_that_stands_nowhere_is_named(data: dict[str, Any]) -> None:
     data["groups"]["store"] = []
     assert "groups.store" in {item["key"] for item in errors(data)}
+
+
+def test_a_source_is_held_against_a_conduit_that_has_a_mistake(data: dict[str, Any]) -> None:
+    conduit(data, "C-101")["reason"] = ""
+    data["ot_sources"][0]["limits"] = {"new_per_minute": 60}
+    assert {"hnai_conduits[C-101].reason", "hnai_ot_sources[plc1].limits.new_per_minute"} <= {problem["key"] for problem in errors(data)}
+    conduit(data, "C-101").update(reason="as before", limits={"connections": "two"})
+    assert [problem["key"] for problem in errors(data)] == ["hnai_conduits[C-101].limits"], "what it approves nobody knows"
 
 
 @pytest.mark.parametrize(("told", "wrong"), [

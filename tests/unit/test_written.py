@@ -249,6 +249,13 @@ def test_a_canary_of_the_filter(canary: dict[str, Any], key: str, message: str) 
     assert list(found) == ([key] if key else []) and all(message in said for said, _remedy in found.values())
 
 
+def test_a_wrong_source_hides_no_wrong_canary() -> None:
+    canaries = [{**CANARY, "for": "sep9"}, {**CANARY, "id": "d", "for": "sep8", "port": 502}]
+    told = {"hnai_ot_sources": [{**MODBUS, "port": 0}], "modbus_filter_canaries": canaries, "hnai_assets": {"plc1": {}}}
+    found = judged({"e": told}, {"modbus_filter": ["e"]})
+    assert {"hnai_ot_sources[sep1].port", "modbus_filter_canaries[0].for", "modbus_filter_canaries[1].for"} <= set(found)
+
+
 KEY = "ssh-ed25519 " + "A" * 68
 TOKEN = {"site": "lab", "endpoint": "modbus://plc1:1502", "from": "2026-01-31T08:00:00Z", "to": "2026-01-31T10:00:00Z", "approver": "j.doe", "signature": "s"}
 

@@ -311,6 +311,8 @@ class Site:
         self.legless = False
         """A leg of a router or of another host in several zones could not be read."""
         self._torn: set[str] = set()
+        #: Zones of which only the networks could be read: what stands there is held against these.
+        self._halves: dict[str, Zone] = {}
         for key, why in sorted(self._map(data, "broken", "").items()):
             self.problem(key.rpartition(" ")[2], key, f"cannot be evaluated: {why}", "correct the template, or give the key of the vault")
             self.unread.add(key)
@@ -336,7 +338,7 @@ class Site:
         self.break_glass: list[dict[str, Any]] = self._maps(data, "break_glass", "hnai_break_glass", "write {id, owner, reason, since, hours}")
         told = self._map(data, "zones", "hnai_zones")
         self.zones = self._read_zones(told)
-        self._torn |= set(told) - set(self.zones)
+        self._torn |= set(told) - set(self.zones) - set(self._halves)
         if not told and self.groups.get(MANAGED_GROUP) and "hnai_zones" not in self.unread:
             self.problem("hnai_zones", "hnai_zones", "is empty or missing: no host has a place", "write zone: {level, cidrs, purpose}")
             self.unread.add("hnai_zones")
@@ -505,6 +507,11 @@ class Site:
             for extra in sorted(set(map(str, zone)) - _ZONE_KEYS - TRANSLATION):
                 # A misspelt `island` would open what it was meant to close.
                 self.problem("hnai_zones", f"{key}.{extra}", "is not part of the format", "remove it or use one of: " + ", ".join(sorted(_ZONE_KEYS)))
+            before = len(self.problems)
+            cidrs = self._cidrs(f"{key}.cidrs", zone.get("cidrs"))
+            if len(self.problems) > before:
+                self._torn.add(name)
+            self._halves[name] = Zone(name, 0.0, cidrs)
             level = numbered(zone.get("level"))
             if isinstance(level, bool) or not isinstance(level, (int, float)) or level not in LEVELS:
                 self.problem("hnai_zones", f"{key}.level", f"{_short(level)} is not a level", "write a number: 0, 1, 2, 3, 4 or 5, and 3.5 for the IDMZ", "I1")
@@ -516,13 +523,11 @@ class Site:
             island = zone.get("island", False)
             if not isinstance(island, bool):
                 self.problem("hnai_zones", f"{key}.island", f"{_short(island)} is neither true nor false", "write true or false", "I4")
-            before = len(self.problems)
-            cidrs = self._cidrs(f"{key}.cidrs", zone.get("cidrs"))
-            if len(self.problems) > before:
-                self._torn.add(name)
             # What cannot be read counts as an island: nothing is opened by a mistake.
             zones[name] = Zone(name, float(level), cidrs, str(side or ""), island is not False)
-        self._overlaps(zones)
+        self._overlaps(self._halves)
+        for name in zones:
+            del self._halves[name]
         return zones
 
     def _cidrs(self, key: str, value: Any) -> tuple[Network, ...]:
@@ -622,6 +627,8 @@ class Site:
                 if not self._unreadable(host.get("zone"), f"{name}: hnai_zone"):
                     message, remedy = f"{_short(host.get('zone'))} is no zone", "use one of: " + ", ".join(sorted(self.zones))
                     self.problem("hnai_zone", f"{name}: hnai_zone", message, remedy)
+                elif half := self._halves.get(str(host.get("zone"))):
+                    self._addresses("hnai_addresses", f"{name}: hnai_addresses", host.get("addresses"), half)
                 continue
             v4, v6 = self._addresses("hnai_addresses", f"{name}: hnai_addresses", host.get("addresses"), zone)
             legs = self._read_legs("hnai_interfaces", f"{name}: hnai_interfaces", host.get("interfaces"))
@@ -646,7 +653,7 @@ class Site:
 
     def _unreadable(self, zone: Any, key: str = "") -> bool:
         """Is a zone not there because something else is wrong, which was said?"""
-        return bool(self.unread & {"hnai_zones", key}) or (isinstance(zone, str) and zone in self._torn)
+        return bool(self.unread & {"hnai_zones", key}) or (isinstance(zone, str) and (zone in self._torn or zone in self._halves))
 
     def _read_seconds(self, name: str, data: Any, zone: Zone) -> dict[str, tuple[str, str]]:
         if not isinstance(data, Mapping):
@@ -702,7 +709,8 @@ class Site:
             if zone is None or name in self.nodes:
                 self.lost.add(name)
             if zone is None and self._unreadable(asset.get("zone")):
-                pass
+                if half := self._halves.get(str(asset.get("zone"))):
+                    self._addresses("hnai_assets", f"{key}.addresses", asset.get("addresses"), half)
             elif zone is None:
                 message, remedy = f"{_short(asset.get('zone'))} is no zone", "use one of: " + ", ".join(sorted(self.zones))
                 self.problem("hnai_assets", f"{key}.zone", message, remedy)

@@ -654,11 +654,13 @@ def _endpoints(site: Site) -> list[Problem]:
 def _faster_than_approved(site: Site) -> list[Problem]:
     """A source that may be dialled more often than its conduit lets through would be cut by the router when it is needed most: after an outage."""
     found = []
+    unsaid = {problem.key for problem in site.problems}
+    known = [one for one in (*site.conduits, *site.flawed) if f"hnai_conduits[{one.id}].limits" not in unsaid]
     for index, source in enumerate(site.sources):
         asset, port = source_endpoint(site, source)
         told = source.get("limits")
         wanted = {"new_per_minute": 6, **(told if isinstance(told, Mapping) else {})}
-        for conduit in site.conduits:
+        for conduit in known:
             if asset not in conduit.targets or conduit.service.port != port or source.get("protocol") not in ("opcua", "modbus"):
                 continue
             approved = conduit.limited(site.zones[site.nodes[asset].zone].level <= 2)
