@@ -12,6 +12,8 @@ import os
 import random
 import re
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,3 +212,68 @@ def served(lab: Lab) -> str:
     """Serial on the broker's port, as openssl reads it on its host."""
     pem = lab.run("edge1", "openssl", "s_client", "-connect", "edge1:8883", "-CAfile", "/etc/hnai/mosquitto/tls/ca.pem").stdout
     return lab.run("edge1", "openssl", "x509", "-noout", "-serial", stdin=pem).stdout.strip().split("=")[1].lower().lstrip("0")
+
+
+def lives(lab: Lab) -> dict[str, str]:
+    """{host: which life each unit of ours lives}."""
+    ask = "systemctl show --property=Id,InvocationID,NRestarts 'hnai-*.service'"
+    return lab.each(lab.groups["managed"], lambda host: "" if host == lab.groups["openbao"][0] else lab.run(host, "sh", "-c", ask).stdout)
+
+
+@contextmanager
+def sealed(lab: Lab) -> Iterator[None]:
+    """OpenBao after a restart; the lab's keys open it again."""
+    lab.run(lab.groups["openbao"][0], "systemctl", "restart", "hnai-openbao.service", timeout=120)
+    try:
+        yield
+    finally:
+        opened = lab.play("site.yml", "--tags", "openbao", "--skip-tags", "verify", timeout=RUN_S)
+        assert opened.rc == 0, opened.stdout[-3000:]
+
+
+@contextmanager
+def dark(lab: Lab) -> Iterator[None]:
+    """Nothing passes the router to OpenBao's host, established connections included."""
+    router, comment = lab.groups["router"][0], "hnai-test-dark"
+    there = lab.var(lab.groups["openbao"][0], "hnai_addresses")
+    for family, address in (("ip", there["v4"]), ("ip6", there["v6"])):
+        lab.run(router, "nft", "insert", "rule", "inet", "hnai", "forward", family, "daddr", address, "drop", "comment", f'"{comment}"')
+    try:
+        yield
+    finally:
+        for line in lab.run(router, "nft", "-a", "list", "chain", "inet", "hnai", "forward").stdout.splitlines():
+            if comment in line:
+                lab.run(router, "nft", "delete", "rule", "inet", "hnai", "forward", "handle", line.rsplit(" ", 1)[1])
+
+
+@pytest.mark.parametrize(("without", "words"), [(sealed, ("OpenBao is sealed", "remedy: ")), (dark, ("sec1", "UNREACHABLE"))])
+@pytest.mark.parametrize("midway", [False, True], ids=["from the start", "in the middle"])
+def test_without_openbao_nothing_stops_and_the_run_says_so(
+    lab: Lab, tmp_path: Path, without: Callable[[Lab], AbstractContextManager[None]], words: tuple[str, ...], midway: bool) -> None:
+    """The clients live on what they have. When it is back the same run goes to its end."""
+    before, version, start = lives(lab), looked(lab, WRITER)["version"], now_ms()
+    output = tmp_path / "run.log"
+    with ExitStack() as away:
+        if not midway:
+            away.enter_context(without(lab))
+        command = [str(ROOT / ".venv/bin/ansible-playbook"), *argv(lab, WRITER)]
+        with output.open("wb") as stream, subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=stream, stderr=subprocess.STDOUT) as run:
+            try:
+                if midway:
+                    until("it has not begun", lambda: f"TASK [{MOMENTS[1]}]" in output.read_text(encoding="utf-8"), RUN_S, 0.2)
+                    away.enter_context(without(lab))
+                assert run.wait(RUN_S) != 0
+            finally:
+                run.kill()
+        said = " ".join(output.read_text(encoding="utf-8").split())
+        assert all(word in said for word in words), said[-4000:]
+        assert lives(lab) == before, "a unit was restarted"
+        end = now_ms()
+        until("nothing flows meanwhile", lambda: now_ms() - end > 15_000, 60, 1)
+        tags = source(lab, WRITER.stream)["tags"]
+        store = stored(lab, [WRITER.stream], start, end)[WRITER.stream]
+        account = compare(journal(lab, WRITER.device, start, end - 5_000), tags, store, start, end - 5_000)
+        assert account.samples and account.whole, account.text()
+    rotate(lab, WRITER)
+    found = looked(lab, WRITER)
+    assert not found["rotation"]["open"] and found["version"] == version + 1
