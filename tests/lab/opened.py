@@ -43,10 +43,10 @@ def without_rules(found: dict[tuple[str, str], str], planted: dict[str, str]) ->
 
 
 @contextmanager
-def opened(lab: Lab, host: str, chain: str, *match: str) -> Iterator[None]:
+def opened(lab: Lab, host: str, chain: str, *match: str, verdict: str = "accept") -> Iterator[None]:
     """A rule too many, first in a chain of our table; taken away in every case."""
     try:
-        lab.run(host, "nft", "insert", "rule", "inet", "hnai", chain, *match, "accept", "comment", f'"{COMMENT}"')
+        lab.run(host, "nft", "insert", "rule", "inet", "hnai", chain, *match, verdict, "comment", f'"{COMMENT}"')
         yield
     finally:
         for line in lab.run(host, "nft", "-a", "list", "chain", "inet", "hnai", chain).stdout.splitlines():

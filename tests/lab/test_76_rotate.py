@@ -22,6 +22,7 @@ import pytest
 from conftest import ROOT, Lab
 from journals import compare, marks, once, unmarked
 from killing import chance, kill_a_run
+from opened import opened
 from plant_view import journal, now_ms, source, stored, until
 
 pytestmark = pytest.mark.scenario("rotate")
@@ -234,16 +235,10 @@ def sealed(lab: Lab) -> Iterator[None]:
 @contextmanager
 def dark(lab: Lab) -> Iterator[None]:
     """Nothing passes the router to OpenBao's host, established connections included."""
-    router, comment = lab.groups["router"][0], "hnai-test-dark"
-    there = lab.var(lab.groups["openbao"][0], "hnai_addresses")
-    for family, address in (("ip", there["v4"]), ("ip6", there["v6"])):
-        lab.run(router, "nft", "insert", "rule", "inet", "hnai", "forward", family, "daddr", address, "drop", "comment", f'"{comment}"')
-    try:
+    router, there = lab.groups["routers"][0], lab.var(lab.groups["openbao"][0], "hnai_addresses")
+    with (opened(lab, router, "forward", "ip", "daddr", there["v4"], verdict="drop"),
+          opened(lab, router, "forward", "ip6", "daddr", there["v6"], verdict="drop")):
         yield
-    finally:
-        for line in lab.run(router, "nft", "-a", "list", "chain", "inet", "hnai", "forward").stdout.splitlines():
-            if comment in line:
-                lab.run(router, "nft", "delete", "rule", "inet", "hnai", "forward", "handle", line.rsplit(" ", 1)[1])
 
 
 @pytest.mark.parametrize(("without", "words"), [(sealed, ("OpenBao is sealed", "remedy: ")), (dark, ("sec1", "UNREACHABLE"))])
