@@ -142,9 +142,17 @@ def test_a_run_that_would_choose_nothing_is_refused(tmp_path: Path, verb: str, g
     assert code != 0 and said in output, output
 
 
+@pytest.mark.parametrize("given", [["--skip-tags", "verify,always"], ["--start-at-task", "Collect the verdicts"]])
+@pytest.mark.parametrize("verb", ["site", "rotate", "../site"])
+def test_what_judges_a_run_is_not_left_out(tmp_path: Path, verb: str, given: list[str]) -> None:
+    code, output = run(tmp_path, verb, *given)
+    assert code == 1 and "PLAY [" not in output and f"{'--start-at-task' if len(given[1]) > 15 else '--skip-tags always'} would leave out" in output, output
+
+
 def test_a_playbook_that_imports_ours_has_tags_of_its_own(tmp_path: Path) -> None:
     """Molecule's own among them: it skips `notest`."""
     (tmp_path / "theirs.yml").write_text(f"- import_playbook: {ROOT}/playbooks/validate.yml\n", encoding="utf-8")
+    assert run(tmp_path, f"{tmp_path}/theirs", "--skip-tags", "always")[0] == 0
     code, output = run(tmp_path, f"{tmp_path}/theirs", "--skip-tags", "molecule-notest,notest")
     assert code == 0, output
     assert "--skip-tags molecule-notest, notest: nothing of hnai.platform bears it" in " ".join(output.split()), output
