@@ -54,7 +54,8 @@ class CallbackModule(CallbackBase):
         content = dict(result.result)
         parts = [content.get("msg"), content.get("module_stderr")]
         text = "\n".join(str(part) for part in parts if part)
-        self.heard.append(Said(result.host.get_name(), text, away))
+        # Of a delegated task it is the other host that was not reached.
+        self.heard.append(Said(str(result.task.delegate_to or result.host.get_name()), text, away))
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """A failure."""

@@ -36,6 +36,19 @@ KINDS = (
         "this host has no Python that Ansible can use",
         "`apt install python3` at its console, and ansible_python_interpreter: /usr/bin/python3; Debian 12 and 13 bring one that fits",
     ),
+    _kind(
+        r"^(task failed: )?timeout \(\d+s\) waiting for privilege escalation prompt",
+        "the host took the connection and did not answer in time",
+        "it is wedged, far too slow, or the way to it was cut meanwhile: load, memory and disks at its console; `ssh -vv {host} sudo -n true` by the same "
+        "way shows where it stops",
+        True,
+    ),
+    _kind(
+        r"https://\S+:8200: .*(refused|timed out|reset|unreachable|no route)",
+        "OpenBao does not answer",
+        "`systemctl status hnai-openbao` on its host says why, `site.yml --tags openbao` starts and opens it; nothing that runs stops without it, and the "
+        "same run again goes on where this one ended",
+    ),
     _kind(r"\bsudo: (command )?not found", "this host has no sudo", "`apt install sudo` at its console, then what docs/brownfield.md says of Ways in"),
     _kind(
         r"password (has |is )?expired|password change required|account (has |is )?expired|required to change your password",

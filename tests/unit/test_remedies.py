@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +33,7 @@ AWAY = {
     "Failed to connect to the host via ssh: Host key verification failed.": "an SSH key that is not the known one",
     "Failed to connect to the host via ssh: ssh: Could not resolve hostname k1: Name or service not known": "name is not known",
     "Received disconnect from 10.0.0.1 port 22:2: Too many authentication failures": "SSH refuses the login",
+    "Task failed: Timeout (32s) waiting for privilege escalation prompt: ": "took the connection and did not answer in time",
     "something that nobody has seen yet": "the host was not reached",
     "": "no reason given",
 }
@@ -46,6 +51,7 @@ FAILED = {
     "cp: error writing '/etc/x': Disk quota exceeded": "a file system of this host is full",
     "Failed to create temporary directory. In some cases, you may have been able to authenticate": "no temporary directory",
     "[Errno 30] Read-only file system: '/etc/x'": "is read-only",
+    "Publish the new value: https://127.0.0.1:8200: [Errno 111] Connection refused": "OpenBao does not answer",
     "Task failed: Timed out after 180 second(s).": "took the connection and did not answer in time",
 }
 
@@ -224,3 +230,17 @@ def test_an_inventory_that_ansible_has_read_already_is_not_read_again(when: str,
     monkeypatch.setattr(module.C, "RUN_VARS_PLUGINS", when, raising=False)
     module.CallbackModule().v2_playbook_on_start(None)
     assert seen == read
+
+
+def test_of_a_delegated_task_the_other_host_is_named(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[2] / "playbooks" / "callback_plugins", tmp_path / "callback_plugins")
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n", encoding="utf-8")
+    (tmp_path / "ssh").chmod(0o755)
+    task = {"name": "Ask", "ansible.builtin.ping": {}, "delegate_to": "other", "vars": {"ansible_connection": "ssh"}}
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "here", "gather_facts": False, "tasks": [task]}]), encoding="utf-8")
+    (tmp_path / "hosts").write_text("here ansible_connection=local\nother\n", encoding="utf-8")
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(tmp_path / "none.cfg"), "ANSIBLE_SSH_EXECUTABLE": str(tmp_path / "ssh"), "ANSIBLE_NOCOLOR": "1"}
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(tmp_path / "hosts"), str(tmp_path / "play.yml")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "other: the host was not reached" in done.stderr and "here: " not in done.stderr.rpartition("PLAY RECAP")[2], done.stderr
