@@ -437,7 +437,7 @@ def _canaries(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, I
     if is_template([filtered, canaries]) or not filtered or not isinstance(canaries, (list, tuple)) or not all(isinstance(one, Mapping) for one in canaries):
         return
     # Of a source that is wrong nobody knows whether it is one of Modbus.
-    known = {str(one.get("id")) for one in (filtered if sound else declared) if isinstance(one, Mapping)}
+    known = {str(one.get("id")) for one in (filtered if sound else _listed(declared)) if isinstance(one, Mapping)}
     strange = [number for number, one in enumerate(canaries) if str(one.get("for")) not in known]
     for number in strange:
         remedy = f"one of: {', '.join(sorted(known))[:200]}"
