@@ -246,7 +246,8 @@ def dark(lab: Lab) -> Iterator[None]:
     (dark, False, ("sec1", "UNREACHABLE", "remedy: ")), (dark, True, ("sec1: the host ", "remedy: ")),
 ])  # fmt: skip
 def test_without_openbao_nothing_stops_and_the_run_says_so(
-    lab: Lab, tmp_path: Path, without: Callable[[Lab], AbstractContextManager[None]], midway: bool, words: tuple[str, ...]) -> None:
+    lab: Lab, tmp_path: Path, without: Callable[[Lab], AbstractContextManager[None]], midway: bool, words: tuple[str, ...],
+) -> None:  # fmt: skip
     """The clients live on what they have. When it is back the same run goes to its end."""
     before, version, start = lives(lab), looked(lab, WRITER)["version"], now_ms()
     output = tmp_path / "run.log"
