@@ -54,6 +54,9 @@ class CallbackModule(CallbackBase):
         content = dict(result.result)
         parts = [content.get("msg"), content.get("module_stderr")]
         text = "\n".join(str(part) for part in parts if part)
+        # Of a loop each item was heard for itself.
+        if away and "results" in content:
+            return
         # Of a delegated task it is the other host that was not reached.
         self.heard.append(Said(str(result.task.delegate_to or result.host.get_name()), text, away))
 
@@ -63,8 +66,8 @@ class CallbackModule(CallbackBase):
             self._heard(result, False)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
-        """A failure in a loop."""
-        self._heard(result, False)
+        """A failure in a loop, or a host that does not answer there."""
+        self._heard(result, bool(result.result.get("unreachable")))
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         """A host that does not answer."""

@@ -44,7 +44,7 @@ KINDS = (
         True,
     ),
     _kind(
-        r"https://\S+:8200: .*(refused|timed out|reset|unreachable|no route)",
+        r"https://\S+:8200: .*(refused|timed out|reset|closed connection|unreachable|no route)",
         "OpenBao does not answer",
         "`systemctl status hnai-openbao` on its host says why, `site.yml --tags openbao` starts and opens it; nothing that runs stops without it, and the "
         "same run again goes on where this one ended",

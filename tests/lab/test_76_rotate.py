@@ -266,11 +266,11 @@ def test_without_openbao_nothing_stops_and_the_run_says_so(
         said = " ".join(output.read_text(encoding="utf-8").split())
         assert all(word in said for word in words) and "declare the secret in a contract" not in said, said[-4000:]
         assert lives(lab) == before, "a unit was restarted"
-        end = now_ms()
-        until("nothing flows meanwhile", lambda: now_ms() - end > 15_000, 60, 1)
-        tags = source(lab, WRITER.stream)["tags"]
-        store = stored(lab, [WRITER.stream], start, end)[WRITER.stream]
-        account = compare(journal(lab, WRITER.device, start, end - 5_000), tags, store, start, end - 5_000)
+        ended = now_ms()
+        until("nothing flows meanwhile", lambda: now_ms() - ended > 20_000, 60, 1)
+        tags, end = source(lab, WRITER.stream)["tags"], now_ms() - 8_000
+        store = stored(lab, [WRITER.stream], start, end + 5_000)[WRITER.stream]
+        account = compare(journal(lab, WRITER.device, start, end), tags, store, start, end)
         assert account.samples and account.whole, account.text()
     rotate(lab, WRITER)
     found = looked(lab, WRITER)

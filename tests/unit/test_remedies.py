@@ -52,6 +52,7 @@ FAILED = {
     "Failed to create temporary directory. In some cases, you may have been able to authenticate": "no temporary directory",
     "[Errno 30] Read-only file system: '/etc/x'": "is read-only",
     "Publish the new value: https://127.0.0.1:8200: [Errno 111] Connection refused": "OpenBao does not answer",
+    "https://127.0.0.1:8200: Remote end closed connection without response": "OpenBao does not answer",
     "Task failed: Timed out after 180 second(s).": "took the connection and did not answer in time",
 }
 
@@ -232,15 +233,17 @@ def test_an_inventory_that_ansible_has_read_already_is_not_read_again(when: str,
     assert seen == read
 
 
-def test_of_a_delegated_task_the_other_host_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", [{}, {"loop": [1, 2]}])
+def test_of_a_delegated_task_the_other_host_is_named(tmp_path: Path, loop: dict[str, Any]) -> None:
     shutil.copytree(Path(__file__).parents[2] / "playbooks" / "callback_plugins", tmp_path / "callback_plugins")
     (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n", encoding="utf-8")
     (tmp_path / "ssh").chmod(0o755)
-    task = {"name": "Ask", "ansible.builtin.ping": {}, "delegate_to": "other", "vars": {"ansible_connection": "ssh"}}
+    task = {"name": "Ask", "ansible.builtin.ping": {}, "delegate_to": "other", "vars": {"ansible_connection": "ssh"}, **loop}
     (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "here", "gather_facts": False, "tasks": [task]}]), encoding="utf-8")
     (tmp_path / "hosts").write_text("here ansible_connection=local\nother\n", encoding="utf-8")
     environment = {**os.environ, "ANSIBLE_CONFIG": str(tmp_path / "none.cfg"), "ANSIBLE_SSH_EXECUTABLE": str(tmp_path / "ssh"), "ANSIBLE_NOCOLOR": "1"}
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(tmp_path / "hosts"), str(tmp_path / "play.yml")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 4, done.stdout + done.stderr
-    assert "other: the host was not reached" in done.stderr and "here: " not in done.stderr.rpartition("PLAY RECAP")[2], done.stderr
+    assert done.stderr.count("the host was not reached") == done.stderr.count("other: the host was not reached") == 1
+    assert "here: " not in done.stderr.rpartition("PLAY RECAP")[2], done.stderr
