@@ -49,7 +49,7 @@ SCENARIOS = {
     "mqtt-acl": "the audit of who could command by MQTT, with a right too many and a line too few at the broker",
     "sparkplug": "a line's Sparkplug B stream, decoded, is its own journal: line, decoder and broker killed, aliases changed, numbers left out",
     "opcua-trust": "the plant's server discovered; the collector's OPC UA certificate replaced when the plant has accepted the new one",
-    "rotate": "passwords rotated under the stream, the controller killed in between",
+    "rotate": "passwords rotated under the stream, the controller killed in between; OpenBao sealed and out of reach, before and meanwhile",
     "rotate-all": "every secret and certificate rotated at once under continuous clients: no failed login but the rotation's own, no record lost",
     "access": "the run's own SSH key, its identities in OpenBao and the certificates of the hosts' SSH keys replaced, the controller killed in each step",
     "authority": "the intermediate authority and every certificate replaced under the stream, the controller killed in between; no client's handshake fails",
