@@ -179,6 +179,15 @@ def test_a_structure_that_cannot_be_decoded_costs_itself_and_a_notification_does
     assert ua_binary.extensionobject_from_binary is ua_channel._unpack_structure
 
 
+def test_a_length_below_nothing_leads_nobody_back() -> None:
+    """A text of -15 bytes would be read again and again."""
+    from asyncua.common.utils import Buffer, NotEnoughData
+
+    for move in (Buffer(bytes(20)).read, Buffer(bytes(20)).skip):
+        with pytest.raises(NotEnoughData, match="a length of -15"):
+            move(-15)
+
+
 def test_index_comes_from_todays_namespace_table() -> None:
     channel = FakeChannel(["http://opcfoundation.org/UA/", "urn:server", "urn:foreign", "urn:plant"])
     run(source(), [channel], 0.15)

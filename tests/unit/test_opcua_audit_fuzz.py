@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from asyncua import ua
-from asyncua.common.utils import Buffer
+from asyncua.common.utils import Buffer, NotEnoughData
 from opcua_hostile import HUGE, TARGET, Space, audit, decode, mutate, response
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_codec
@@ -55,6 +55,22 @@ def test_every_cut_and_every_huge_count_is_survived() -> None:
             decode(data[:at])
             for count in HUGE[:2]:
                 decode(data[:at] + struct.pack("<I", count) + data[at + 4:])
+
+
+#: 16 776 973 diagnostic infos in 126 bytes: a text of -15 bytes led asyncua back to the first of them. An hour of fuzzing found it.
+ROUND_AND_ROUND = bytes.fromhex(
+    "01007a025a47c31d1f7fdd0100000000000400000001000000010000006100000002000000038c030000001c000000687474703a2f2f6f7063666f756e6461"
+    "74696f6e2e6f72172f55412f0500000075726e3a73050000009739d3d57b619ec375726e3a7000000000030dffff0000b17adc0100f1ffffff7fffffff0000"
+)
+
+
+def test_a_length_below_nothing_leads_nobody_back() -> None:
+    begin = time.monotonic()
+    assert decode(ROUND_AND_ROUND) == ["NotEnoughData", "broken", "broken"]
+    assert time.monotonic() - begin < 5.0
+    for move in (Buffer(bytes(20)).read, Buffer(bytes(20)).skip):
+        with pytest.raises(NotEnoughData, match="a length of -15"):
+            move(-15)
 
 
 @pytest.mark.parametrize("encoding", [0x80, 0xC0, 0x40, 0x97, 0x98, 0x99, 24, 23, 25])

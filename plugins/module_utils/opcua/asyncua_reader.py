@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 try:
     from asyncua import Client, ua
     from asyncua.client.ua_client import UaClient, UASocketProtocol
+    from asyncua.common.utils import Buffer, NotEnoughData
     from asyncua.crypto import security_policies, uacrypto
     from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary
     from cryptography import x509
@@ -98,6 +99,21 @@ def check_reading(request: Any) -> None:
     name = type(request).__name__
     if name not in READING:
         raise Forbidden("%s is not a reading service; the audit never sends it" % name)
+
+
+def _forwards(move: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
+    """A length below nothing (-15 of a text) leads asyncua back to bytes that it has read; in an array of so many elements for hours."""
+
+    def forwards(self: Any, size: int) -> Any:
+        if size < 0:
+            raise NotEnoughData("a length of %d" % size)
+        return move(self, size)
+
+    return forwards
+
+
+if not MISSING:
+    Buffer.read, Buffer.skip = _forwards(Buffer.read), _forwards(Buffer.skip)
 
 
 class ClosedProtocol(UASocketProtocol):
