@@ -62,12 +62,21 @@ ROUND_AND_ROUND = bytes.fromhex(
     "01007a025a47c31d1f7fdd0100000000000400000001000000010000006100000002000000038c030000001c000000687474703a2f2f6f7063666f756e6461"
     "74696f6e2e6f72172f55412f0500000075726e3a73050000009739d3d57b619ec375726e3a7000000000030dffff0000b17adc0100f1ffffff7fffffff0000"
 )
+#: 50 331 838 nulls, which take no bytes, where a header is read otherwise by asyncua than by us.
+NOTHING_AT_ALL = bytes.fromhex(
+    "01007a0216e560c8277fdd0100000000000000000001000000010000006100004002000000038c030000001c000000687474703a2f2f6f5063666f756e6400"
+    "74696f6e2e6f72672f55412f0500000075726e3a730500000075726e3a7000007770abc0be0000030d0000f46b8192b17adc01000000000000"
+)
+
+
+@pytest.mark.parametrize("data", [ROUND_AND_ROUND, NOTHING_AT_ALL])
+def test_few_bytes_are_not_many_elements(data: bytes) -> None:
+    begin = time.monotonic()
+    assert set(decode(data)) <= {"NotEnoughData", "broken"}
+    assert time.monotonic() - begin < 2.0
 
 
 def test_a_length_below_nothing_leads_nobody_back() -> None:
-    begin = time.monotonic()
-    assert decode(ROUND_AND_ROUND) == ["NotEnoughData", "broken", "broken"]
-    assert time.monotonic() - begin < 5.0
     for move in (Buffer(bytes(20)).read, Buffer(bytes(20)).skip):
         with pytest.raises(NotEnoughData, match="a length of -15"):
             move(-15)
