@@ -18,6 +18,7 @@ from typing import Any
 from ansible_collections.hnai.platform.plugins.module_utils import intrusive
 from ansible_collections.hnai.platform.plugins.module_utils.credentials import base
 from ansible_collections.hnai.platform.plugins.module_utils.flink.job import JobError
+from ansible_collections.hnai.platform.plugins.module_utils.host.keys import parse as parse_keys
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import quotas
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.devices import SourceError, devices
 from ansible_collections.hnai.platform.plugins.module_utils.modbus.filter import ConfigError
@@ -36,8 +37,6 @@ _STATEMENTS = ("alerts", "normalise")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 #: A site where tests may break what they like, and any other.
 _ENVIRONMENTS = ("lab", "production")
-#: One line of OpenSSH without options, as an approver's key must be.
-_PUBLIC_KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]{40,}={0,3}( .*)?")
 #: Lists of ids of checks.
 _LISTS = ("hnai_expected_skips", "hnai_full_expected_skips", "hnai_allow_inconclusive")
 
@@ -444,9 +443,7 @@ def _canaries(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, I
         yield Problem(file(name), f"{name}[{number}].for", f"{repr(canaries[number].get('for'))[:60]} is no Modbus source", remedy, "option")
     wrong = list(_canary_places(filtered, canaries, told.get("hnai_assets"), file(name), name))
     yield from wrong
-    if wrong or strange:
-        return
-    if not sound:
+    if wrong or strange or not sound:
         return
     try:
         filter_config(json.dumps({"status_file": "/", "devices": devices(filtered, canaries)}), name)
@@ -458,31 +455,31 @@ def _canaries(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, I
 
 def _tokens(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]], file: Callable[[str], str]) -> Iterator[Problem]:
     """Tokens that would never allow anything, and approvers whose signature could not be checked. One whose time is over does no harm."""
-    for group in ("ot_collector", "modbus_filter"):
-        told = _of_first(variables, groups, group)
-        approvers, tokens = told.get("hnai_intrusive_approvers"), told.get("hnai_intrusive_tokens")
-        if (approvers is None and tokens is None) or is_template([approvers, tokens]):
-            continue
-        wrong = False
-        if not isinstance(approvers or {}, Mapping):
-            yield Problem(file("hnai_intrusive_approvers"), "hnai_intrusive_approvers", "is no mapping", "write {NAME: 'ssh-ed25519 AAAA…'}", "option")
-            return
-        for name, key in (approvers or {}).items():
-            if not isinstance(key, str) or not _PUBLIC_KEY.fullmatch(key.strip()):
-                remedy = "write a public key as ssh-keygen made it, on one line and without options: ssh-ed25519 AAAA…"
-                yield Problem(file("hnai_intrusive_approvers"), f"hnai_intrusive_approvers[{shown(name)}]", "is no SSH public key", remedy, "option")
-                wrong = True
-        if not isinstance(tokens or [], (list, tuple)):
-            yield Problem(file("hnai_intrusive_tokens"), "hnai_intrusive_tokens", "is no list", f"write a list of {{{', '.join(intrusive.KEYS)}}}", "option")
-            return
-        there = _probed(told)
-        for number, one in enumerate(tokens or ()):
-            for message, remedy in _token(one, approvers or {}, told.get("hnai_site"), there):
-                remedy += ": docs/runbooks/ot-audit.md, A token"
-                yield Problem(file("hnai_intrusive_tokens"), f"hnai_intrusive_tokens[{number}]", message, remedy, "option")
-                wrong = True
-        if wrong:
-            return
+    # The two groups that try something; mostly it is one host with both.
+    found = [list(_authorised(_of_first(variables, groups, group), file)) for group in ("ot_collector", "modbus_filter")]
+    yield from dict.fromkeys(problem for one in found for problem in one)
+
+
+def _authorised(told: Mapping[str, Any], file: Callable[[str], str]) -> Iterator[Problem]:
+    who, what = "hnai_intrusive_approvers", "hnai_intrusive_tokens"
+    approvers, tokens = told.get(who) or {}, told.get(what) or []
+    if is_template([approvers, tokens]):
+        return
+    if not isinstance(approvers, Mapping):
+        yield Problem(file(who), who, "is no mapping", "write {NAME: 'ssh-ed25519 AAAA…'}", "option")
+        return
+    for name, key in approvers.items():
+        keys = parse_keys(key) if isinstance(key, str) and "\n" not in key.strip() else []
+        if len(keys) != 1 or keys[0].options or not keys[0].type.islower():
+            remedy = "write a public key as ssh-keygen made it, on one line and without options: ssh-ed25519 AAAA…"
+            yield Problem(file(who), f"{who}[{shown(name)}]", "is no SSH public key", remedy, "option")
+    if not isinstance(tokens, (list, tuple)):
+        yield Problem(file(what), what, "is no list", f"write a list of {{{', '.join(intrusive.KEYS)}}}", "option")
+        return
+    there = _probed(told)
+    for number, one in enumerate(tokens):
+        for message, remedy in _token(one, approvers, told.get("hnai_site"), there):
+            yield Problem(file(what), f"{what}[{number}]", message, f"{remedy}: docs/runbooks/ot-audit.md, A token", "option")
 
 
 def _probed(told: Mapping[str, Any]) -> frozenset[str]:

@@ -495,6 +495,7 @@ class Site:
 
     def _read_zones(self, data: Mapping[str, Any]) -> dict[str, Zone]:
         zones: dict[str, Zone] = {}
+        placed: dict[str, Zone] = {}
         for name, zone in sorted(data.items()):
             key = f"hnai_zones.{name}"
             if not isinstance(zone, Mapping):
@@ -511,7 +512,7 @@ class Site:
             cidrs = self._cidrs(f"{key}.cidrs", zone.get("cidrs"))
             if len(self.problems) > before:
                 self._torn.add(name)
-            self._halves[name] = Zone(name, 0.0, cidrs)
+            placed[name] = Zone(name, 0.0, cidrs)
             level = numbered(zone.get("level"))
             if isinstance(level, bool) or not isinstance(level, (int, float)) or level not in LEVELS:
                 self.problem("hnai_zones", f"{key}.level", f"{_short(level)} is not a level", "write a number: 0, 1, 2, 3, 4 or 5, and 3.5 for the IDMZ", "I1")
@@ -525,9 +526,8 @@ class Site:
                 self.problem("hnai_zones", f"{key}.island", f"{_short(island)} is neither true nor false", "write true or false", "I4")
             # What cannot be read counts as an island: nothing is opened by a mistake.
             zones[name] = Zone(name, float(level), cidrs, str(side or ""), island is not False)
-        self._overlaps(self._halves)
-        for name in zones:
-            del self._halves[name]
+        self._overlaps(placed)
+        self._halves = {name: zone for name, zone in placed.items() if name not in zones}
         return zones
 
     def _cidrs(self, key: str, value: Any) -> tuple[Network, ...]:
