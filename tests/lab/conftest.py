@@ -19,8 +19,8 @@ from typing import Any
 import ansible_runner
 import pytest
 
-# Tests say `from conftest import Lab`, and share the programs beside this file.
-sys.path.insert(0, str(Path(__file__).parent))
+# Tests say `from conftest import Lab`, and share the programs beside this file and those of all suites.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 sys.modules["conftest"] = sys.modules[__name__]
 
 import scenarios

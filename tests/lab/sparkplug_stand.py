@@ -27,11 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from put_programs import COLLECTOR_CORES, put_program
 from stands import unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
-CORES = ROOT / "plugins/module_utils"
-COLLECTOR_CORES = ("mqtt/sparkplug", "mqtt/sparkplug_node", "mqtt/subscriber")
 PASSWORDS = {"line1": "l-secret", "ot-sparkplug": "s-secret"}
 ACL = """user line1
 topic write line/line1/#
@@ -102,15 +101,6 @@ def hashed(passwords: Mapping[str, str]) -> str:
         digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101, 64)
         lines.append(f"{user}:$7$101${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}\n")
     return "".join(lines)
-
-
-def put_program(role: str, name: str, cores: tuple[str, ...], home: Path) -> Path:
-    """A program as its role puts it onto a host; *cores*: the collection's own files that come with it, below module_utils."""
-    target = home / name
-    shutil.copytree(ROOT / "roles" / role / "tree/usr/local/lib/hnai" / name, target, ignore=shutil.ignore_patterns("*.j2", "__pycache__"))
-    for core in cores:
-        shutil.copy(CORES / f"{core}.py", target / f"hnai_{name}")
-    return target
 
 
 class Tap:
@@ -211,8 +201,8 @@ class Stand:
         (home / "credentials/line").write_text(PASSWORDS["line1"], encoding="ascii")
         (home / "credentials/mqtt_user").write_text("ot-sparkplug", encoding="ascii")
         (home / "credentials/mqtt_password").write_text(PASSWORDS["ot-sparkplug"], encoding="ascii")
-        self._line_program = put_program("ot_simulator", "ot_simulator", ("mqtt/sparkplug",), home)
-        self._collector_program = put_program("ot_collector", "ot_collector", COLLECTOR_CORES, home)
+        self._line_program = put_program("ot_simulator", ("mqtt/sparkplug",), home)
+        self._collector_program = put_program("ot_collector", COLLECTOR_CORES, home)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.start_broker()
         self.tap = Tap(home, self.port)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import kit
+from put_programs import collector_here
 
-sys.path.insert(0, str(kit.ROOT / "roles/ot_collector/tree/usr/local/lib/hnai/ot_collector"))
+collector_here()
 
 from hnai_ot_collector import config, health, opcua, stream
 from hnai_ot_collector.record import Record

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import kit  # puts tests/unit on the path
 from modbus_stand import FEW, Canary, Machine, device
-from sparkplug_stand import put_program
+from put_programs import put_program
 from stands import Checks, Judged
 from test_73_ot_probes import APPROVER, Approver
 
@@ -67,7 +67,7 @@ class FilterStand(Judged):
         self.status.unlink(missing_ok=True)
         copy = self.home / ("program-%d" % time.monotonic_ns())
         copy.mkdir()
-        program = put_program("modbus_filter", "modbus_filter", CORES, copy)
+        program = put_program("modbus_filter", CORES, copy)
         for name, old, new in ([*PASSED_ON, *holes] if holes else []):
             path = program / "hnai_modbus_filter" / name
             text = path.read_text(encoding="utf-8")

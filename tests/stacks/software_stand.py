@@ -23,7 +23,7 @@ from typing import Any
 import kit  # puts tests/unit on the path
 from namespaces import PATHS, lacks
 from opcua_stand import CLIENT_URI, PLANT, Stand
-from sparkplug_stand import COLLECTOR_CORES, put_program
+from put_programs import COLLECTOR_CORES, put_program
 from stands import STORE, Checks, Judged
 
 from ansible_collections.hnai.platform.plugins.module_utils.artifact import install_archive
@@ -113,7 +113,7 @@ class SoftwareStand(Judged):
             (home / name).mkdir()
         self.telegraf = installed("telegraf", self.opt, "amd64") / "bin/telegraf"
         self.environment = installed("ot_collector", self.opt, interpreter())
-        self.program = put_program("ot_collector", "ot_collector", COLLECTOR_CORES, home)
+        self.program = put_program("ot_collector", COLLECTOR_CORES, home)
         self.declare()
         self.plc = Stand(home / "server")
         self.plc.address, self.plc.port = PLC, 4840

@@ -13,10 +13,12 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What tests import by its bare name: what lies beside them, what all suites share, and the programs that are packages.
-PROGRAMS = [f"roles/{name}/tree/usr/local/lib/hnai/{name}" for name in ("ot_collector", "ot_simulator")]
-sys.path[:0] = [str(ROOT / path) for path in ("tests/unit", "tests", *PROGRAMS)]
+sys.path[:0] = [str(ROOT / path) for path in ("tests/unit", "tests", "roles/ot_simulator/tree/usr/local/lib/hnai/ot_simulator")]
 
 from namespaces import lacks
+from put_programs import collector_here
+
+collector_here()
 
 SSHD = os.geteuid() == 0 and Path("/usr/sbin/sshd").exists()
 

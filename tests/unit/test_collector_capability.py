@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from put_programs import COLLECTOR_CORES, put_program
 
 from ansible_collections.hnai.platform.plugins.lookup import tree_digests
 from ansible_collections.hnai.platform.plugins.module_utils.collector import audit, egress, foreign, gobuild, programs, telegraf
@@ -316,8 +317,8 @@ def test_the_client_of_the_collector_refuses_and_an_opened_one_is_found(tmp_path
         assert done.returncode == 0, done.stderr
         return programs.open_paths(json.loads(done.stdout))
 
-    assert told(PROGRAM) == []
-    opened = shutil.copytree(PROGRAM, tmp_path / "opened")
+    opened = put_program("ot_collector", COLLECTOR_CORES, tmp_path)
+    assert told(opened) == []
     for name, old, new in (
         ("ua_channel.py", '"PublishRequest",\n})', '"PublishRequest", "CallRequest",\n})'),
         ("ua_channel.py", "        check_reading(request)\n", "        if type(request).__name__ != 'WriteRequest':\n            check_reading(request)\n"),
@@ -332,17 +333,12 @@ def test_the_client_of_the_collector_refuses_and_an_opened_one_is_found(tmp_path
 
 # -- what is declared ---------------------------------------------------------------------------------------------
 def test_the_role_declares_what_it_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    core = ROOT / "plugins/module_utils/mqtt"
+    there = put_program("ot_collector", COLLECTOR_CORES, tmp_path)
     # How a template is rendered is config_tree's own (test_config_tree_action).
-    monkeypatch.setattr(tree_digests, "rendered", lambda _templar, source, *_others: (core / source.stem).read_bytes())
+    monkeypatch.setattr(tree_digests, "rendered", lambda _templar, source, *_others: (there / "hnai_ot_collector" / source.stem).read_bytes())
     lookup = tree_digests.LookupModule()
     lookup.set_options = lambda **_kwargs: None
     (files,) = lookup.run(["ot_collector", "/usr/local/lib/hnai/ot_collector"])
-    # As a host has it: what is a template there lies here as the collection's own file.
-    there = shutil.copytree(PROGRAM, tmp_path / "there")
-    for template in there.rglob("*.j2"):
-        template.with_suffix("").write_text((core / template.stem).read_text())
-        template.unlink()
     assert "__main__.py" in files and "hnai_ot_collector/sparkplug.py" in files and programs.differs(there, files) == []
     with pytest.raises(Exception, match="brings no file"):
         lookup.run(["ot_collector", "/nowhere"])

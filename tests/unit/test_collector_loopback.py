@@ -24,10 +24,9 @@ import yaml
 from asyncua import Client, ua
 from asyncua.crypto import uacrypto
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
+from put_programs import COLLECTOR_CORES, put_program, tree
 
 ROOT = Path(__file__).resolve().parents[2]
-SIMULATOR = ROOT / "roles/ot_simulator/tree/usr/local/lib/hnai/ot_simulator"
-COLLECTOR = ROOT / "roles/ot_collector/tree/usr/local/lib/hnai/ot_collector"
 START_S = 90
 
 
@@ -105,7 +104,7 @@ def running(home: Path, faults: dict[str, Any]) -> Iterator[Plant]:
     }), encoding="utf-8")
     with open(home / "simulator.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, "-I", str(SIMULATOR), "opcua", "--config", str(home / "simulator.json"), "--control", str(home / "control")],
+            [sys.executable, "-I", str(tree("ot_simulator")), "opcua", "--config", str(home / "simulator.json"), "--control", str(home / "control")],
             env={**os.environ, "CREDENTIALS_DIRECTORY": str(home / "credentials")}, stderr=log)
     try:
         deadline = time.monotonic() + START_S
@@ -121,7 +120,10 @@ def running(home: Path, faults: dict[str, Any]) -> Iterator[Plant]:
 
 def collect(site: Plant, name: str, until: Any) -> tuple[list[dict[str, Any]], str, int]:
     """Run the collector until *until*(records so far) or a deadline; returns records, log and exit code."""
-    command = [sys.executable, "-I", str(COLLECTOR), "--config", str(site.configuration(name))]
+    program = site.home / "ot_collector"
+    if not program.exists():
+        put_program("ot_collector", COLLECTOR_CORES, site.home)
+    command = [sys.executable, "-I", str(program), "--config", str(site.configuration(name))]
     environment = {**os.environ, "CREDENTIALS_DIRECTORY": str(site.home / "credentials")}
     with open(site.home / ("%s.out" % name), "wb") as out, open(site.home / ("%s.log" % name), "wb") as log:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=log)

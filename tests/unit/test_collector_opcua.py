@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import datetime
 import logging
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 from asyncua import ua
+from asyncua.common.utils import Buffer, NotEnoughData
+from asyncua.ua import ua_binary
 from hnai_ot_collector import config, health, opcua, record, stream, ua_channel
 from hnai_ot_collector.ua_channel import IdentityRejected, ItemResult, LinkError, Notification, TooManyOperations, Value
 
@@ -153,9 +156,6 @@ def test_the_socket_itself_refuses_a_write() -> None:
 
 
 def test_times_keep_their_100_ns() -> None:
-    from asyncua.common.utils import Buffer
-    from asyncua.ua import ua_binary
-
     filetime = T0 + 7 + ua_channel.FILETIME_EPOCH
     decoded = ua_binary.Primitives.DateTime.unpack(Buffer(filetime.to_bytes(8, "little")))
     assert ua_channel._ticks(decoded) == T0 + 7
@@ -163,8 +163,6 @@ def test_times_keep_their_100_ns() -> None:
 
 
 def test_a_structure_that_cannot_be_decoded_costs_itself_and_a_notification_does_not_vanish() -> None:
-    from asyncua.common.utils import Buffer
-    from asyncua.ua import ua_binary
 
     def coded(kind: int, body: bytes, length: int | None = None) -> Buffer:
         size = len(body) if length is None else length
@@ -181,11 +179,18 @@ def test_a_structure_that_cannot_be_decoded_costs_itself_and_a_notification_does
 
 def test_a_length_below_nothing_leads_nobody_back() -> None:
     """A text of -15 bytes would be read again and again."""
-    from asyncua.common.utils import Buffer, NotEnoughData
-
     for move in (Buffer(bytes(20)).read, Buffer(bytes(20)).skip):
         with pytest.raises(NotEnoughData, match="a length of -15"):
             move(-15)
+
+
+@pytest.mark.parametrize(("kind", "count", "room"), [(ua.VariantType.Null, 1, 20), (ua.VariantType.Boolean, 25, 20), (ua.VariantType.Variant, 2**31 - 1, 20)])
+def test_a_notification_announces_no_more_elements_than_it_has_bytes(kind: Any, count: int, room: int) -> None:
+    """Of nulls, which take none, the server's word would fill the collector's memory. As many as there are bytes are made."""
+    hostile = bytes([0x80 | kind.value]) + struct.pack("<i", count) + bytes(room)
+    with pytest.raises(NotEnoughData, match=f"{count} elements in {room + 4} bytes"):
+        ua_binary.variant_from_binary(Buffer(hostile))
+    assert ua_binary.variant_from_binary(Buffer(b"\x81\x14\0\0\0" + bytes(20))).Value == [False] * 20
 
 
 def test_index_comes_from_todays_namespace_table() -> None:

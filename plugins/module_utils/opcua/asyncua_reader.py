@@ -25,9 +25,7 @@ from urllib.parse import urlsplit
 try:
     from asyncua import Client, ua
     from asyncua.client.ua_client import UaClient, UASocketProtocol
-    from asyncua.common.utils import Buffer, NotEnoughData
     from asyncua.crypto import security_policies, uacrypto
-    from asyncua.ua import ua_binary
     from asyncua.ua.ua_binary import struct_from_binary, struct_to_binary
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
@@ -40,7 +38,7 @@ except ImportError as error:
 else:
     MISSING = ""
 
-from . import audit_codec
+from . import asyncua_bounds, audit_codec
 from .audit_types import (
     BAD,
     BadAnswer,
@@ -102,38 +100,8 @@ def check_reading(request: Any) -> None:
         raise Forbidden("%s is not a reading service; the audit never sends it" % name)
 
 
-def _forwards(move: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
-    """A length below nothing (-15 of a text) leads asyncua back to bytes that it has read; in an array of so many elements for hours."""
-
-    def forwards(self: Any, size: int) -> Any:
-        if size < 0:
-            raise NotEnoughData("a length of %d" % size)
-        return move(self, size)
-
-    return forwards
-
-
-def _counted(make: Callable[[Any], Callable[[Any], Any]]) -> Callable[[Any], Callable[[Any], Any]]:
-    """An array announces no more elements than there are bytes: of nulls, which take none, asyncua would make as many as it is told."""
-
-    def made(kind: Any) -> Callable[[Any], Any]:
-        decode, bare = make(kind), kind == ua.VariantType.Null
-
-        def counted(data: Any) -> Any:
-            if isinstance(data, Buffer):
-                count = int.from_bytes(data.copy(4).read(4), "little", signed=True)
-                if count > (0 if bare else len(data)):
-                    raise NotEnoughData("%d elements in %d bytes" % (count, len(data)))
-            return decode(data)
-
-        return counted
-
-    return made
-
-
 if not MISSING:
-    Buffer.read, Buffer.skip = _forwards(Buffer.read), _forwards(Buffer.skip)
-    ua_binary._create_uatype_array_deserializer = _counted(ua_binary._create_uatype_array_deserializer)
+    asyncua_bounds.bound()
 
 
 class ClosedProtocol(UASocketProtocol):

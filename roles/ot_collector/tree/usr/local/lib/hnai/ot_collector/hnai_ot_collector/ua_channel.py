@@ -14,7 +14,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,14 +22,13 @@ from typing import Any
 
 from asyncua import Client, ua
 from asyncua.client.ua_client import UaClient, UASocketProtocol
-from asyncua.common.utils import Buffer, NotEnoughData
 from asyncua.crypto import security_policies, uacrypto
 from asyncua.ua import ua_binary
 from asyncua.ua.ua_binary import struct_from_binary
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from . import dial
+from . import asyncua_bounds, dial
 from .config import OpcuaSource
 
 log = logging.getLogger("hnai")
@@ -169,20 +168,7 @@ def _unpack_structure(data: Any) -> Any:
 
 
 ua_binary.extensionobject_from_binary = _unpack_structure
-
-
-def _forwards(move: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
-    """A length below nothing (-15 of a text) leads asyncua back to bytes that it has read; in an array of so many elements for hours."""
-
-    def forwards(self: Any, size: int) -> Any:
-        if size < 0:
-            raise NotEnoughData(f"a length of {size}")
-        return move(self, size)
-
-    return forwards
-
-
-Buffer.read, Buffer.skip = _forwards(Buffer.read), _forwards(Buffer.skip)
+asyncua_bounds.bound()
 
 
 def _ticks(moment: Any) -> int | None:
