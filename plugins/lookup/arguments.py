@@ -17,6 +17,11 @@ options:
   _terms:
     description: The verbs that run; what looks like one of their arguments is held to be meant as one.
     required: true
+  idle:
+    description: Arguments of these verbs that the rest of the command line leaves without a reader (of a component whose tag was not given).
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -54,6 +59,7 @@ class LookupModule(LookupBase):
 
     def run(self, terms: list[Any], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
         """The sentences."""
+        self.set_options(var_options=variables, direct=kwargs)
         partly = [] if C.INVENTORY_ANY_UNPARSED_IS_FAILED else self._partly(list((variables or {}).get("ansible_inventory_sources") or []))
         given = set(map(str, load_extra_vars(self._loader)))
         playbooks, roles = contracts.COLLECTION_ROOT / "playbooks", [path.name for path in contracts.COLLECTION_ROOT.glob("roles/*")]
@@ -68,7 +74,8 @@ class LookupModule(LookupBase):
         known = {*SITE_VARIABLES, *options(), *map(contracts.external_variable, roles), *(variables or {}).get("groups", ())}
         known = known.union(*takes.values(), *(re.findall(r"\w+", text) for text in texts))
         verbs = [str(verb) for verb in terms if any(name.startswith(f"{verb}_") for name in taken)]
-        return partly + unread(given, taken, known, [f"{name}_" for name in (*roles, *verbs, "hnai")])
+        idle = [f"-e {name} is of another component than this run's (take it out)" for name in sorted(given.intersection(self.get_option("idle")))]
+        return partly + idle + unread(given, taken, known, [f"{name}_" for name in (*roles, *verbs, "hnai")])
 
     def _partly(self, sources: list[str]) -> list[str]:
         """Sources of the inventory that Ansible passed over: it warns, keeps what stands before the mistake, and goes on with a part of the site."""

@@ -276,6 +276,7 @@ def test_break_glass_is_loud_and_ends_by_the_hour(data: dict[str, Any], since: s
         ({"from": {"host": "kafka1"}, "to": {"host": "kafka1"}, "needed_by": "people"}, "to", "format"),
         ({"service": {"proto": "any", "port": 1}}, "service.proto", "I5"),
         ({"service": {"proto": "icmp", "port": 1}}, "service.proto", "I5"),
+        ({"service": {"proto": "icmp", "port": 70000}}, "service.port", "I5"),
         ({"service": {"proto": "tcp", "port": "1-65535"}}, "service.port", "I5"),
         ({"service": {"proto": "tcp", "port": 0}}, "service.port", "I5"),
         ({"service": {"component": "kafka", "listener": "l5"}}, "service", "format"),

@@ -115,6 +115,7 @@ def test_a_change_of_trust_that_cannot_be_is_refused(tmp_path: Path, given: list
     ("rotate", ["-e", "rotate_dryrun=true"], "-e rotate_dryrun is read by nobody (did you mean rotate_dry_run?)"),
     ("rotate", ["-e", "rotate_only=kafka"], "-e rotate_only is read by nobody"),
     ("upgrade", ["--tags", "kafka", "-e", "kafka_verson=4.2.2"], "-e kafka_verson is read by nobody (did you mean kafka_version?)"),
+    ("upgrade", ["--tags", "kafka", "-e", "flink_version=2.2.0"], "-e flink_version is of another component than this run's (take it out)"),
     ("kafka_replace", ["-e", "replace=kafka1", "-e", "replce_later=kafka2"], "did you mean replace_later?"),
     ("verify", ["-e", "profle=full"], "did you mean profile?"),
     ("site", ["-e", '{"__kafka_dir": "/x", "kafka_heep": "1g"}'], "-e __kafka_dir is the collection's own and no option (take it out); -e kafka_heep is"),

@@ -1039,13 +1039,12 @@ class Site:
             return Service(listener["proto"], listener["port"], component, name)
         for key in sorted(map(str, set(value) - {"proto", "port", "app", "ops"})):
             self._wrong(ident, f"service.{key}", "is not part of the format", remedy)
-        proto, port = value.get("proto"), value.get("port")
+        proto, number = value.get("proto"), _port(value.get("port"))
         if proto not in ("tcp", "udp"):
             self._wrong(ident, "service.proto", f"{_short(proto)} is not one protocol", "write tcp or udp", "I5")
-            return None
-        number = _port(port)
         if number is None:
-            self._wrong(ident, "service.port", f"{_short(port)} is not one port", "write a number from 1 to 65535; one conduit per port", "I5")
+            self._wrong(ident, "service.port", f"{_short(value.get('port'))} is not one port", "write a number from 1 to 65535; one conduit per port", "I5")
+        if number is None or proto not in ("tcp", "udp"):
             return None
         ops = value.get("ops") or []
         return Service(proto, number, "", "", str(value.get("app") or ""), tuple(map(str, ops)) if isinstance(ops, (list, tuple)) else ())
