@@ -90,10 +90,10 @@ class OneHost(Heard):
         return Completed(0, Path(argv[-2]).read_bytes(), b"")
 
 
-def collecting(places: Places, now: float) -> None:
-    """The collector says *now* (unix s) that it has been connected for ten minutes."""
+def collecting(places: Places, now: float, pin: str = "") -> None:
+    """The collector says *now* (unix s) that it has been connected for ten minutes, to a server with the certificate *pin* (sha256)."""
     places.status.write_text(json.dumps({"now": int(now * 1e7), "sources": [
-        {"source": "plc-1", "protocol": "opcua", "state": "connected", "detail": "", "since": int((now - 600) * 1e7)}]}))
+        {"source": "plc-1", "protocol": "opcua", "state": "connected", "detail": "", "since": int((now - 600) * 1e7), "pin": pin}]}))
 
 
 def mirrors_places(stand: Stand, folder: Path) -> Places:

@@ -51,6 +51,7 @@ class FakeChannel:
         self.acknowledged: list[int] = []
         self.aborted = self.closed = False
         self.at_most = 9
+        self.pin = "ab" * 32
         self.waiting: list[Any] = []
         self.read_nodes: list[str] = []
         self.present: dict[str, Value] = {}
@@ -201,7 +202,7 @@ def test_index_comes_from_todays_namespace_table() -> None:
 
 def test_a_namespace_that_is_not_there_costs_only_its_tags_and_is_named() -> None:
     out, state, _, _ = run(source(), [FakeChannel(["http://opcfoundation.org/UA/"])], 0.15)
-    assert state.state == "connected"
+    assert state.state == "connected" and state.as_dict()["pin"] == "ab" * 32
     assert state.failed == dict.fromkeys(("t0", "t1", "t2"), 0x80340000)
     assert {(r.tag, r.status) for r in out} == {("t%d" % n, 0x80340000) for n in range(3)}
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from asyncua import ua
 from asyncua.common.utils import ServiceError
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509 import load_pem_x509_certificate
-from opcua_stand import CLIENT_URI, PLANT, WRITING, Stand, mirrors_host
+from opcua_stand import CLIENT_URI, PLANT, WRITING, Stand, collecting, mirrors_host
 
 from ansible_collections.hnai.platform.plugins.module_utils import credentials
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_host
@@ -70,6 +71,22 @@ def test_an_audit_keeps_what_the_next_one_needs(site: Any, stand: Stand) -> None
     assert status["OA19"] == "pass"
     status, _ = audit(site)
     assert status["OA19"] == "pass"
+
+
+def test_of_two_pins_the_audit_takes_the_one_that_the_collector_met(site: Any, stand: Stand) -> None:
+    """While a server changes its certificate two are pinned; one of them is not what the file holds first."""
+    places, _source, _host, now = site
+    (places.servers / "plc-1.pem").write_bytes(stand.client_pair[0] + stand.server_pair[0])
+    old, new = (load_pem_x509_certificate(pair[0]).fingerprint(SHA256()).hex() for pair in (stand.client_pair, stand.server_pair))
+    for met in ("", old, "f" * 64):
+        collecting(places, now, met)
+        assert audit(site)[1]["verdict"] == "inconclusive", met
+    collecting(places, now, new)
+    status, record = audit(site)
+    assert (record["verdict"], status["OA6"], record["scope"]["server_certificate_sha256"]) == ("claimed", "pass", new)
+    # What the collector says of itself pins nothing.
+    (places.servers / "plc-1.pem").write_bytes(stand.client_pair[0])
+    assert audit(site)[1]["verdict"] == "inconclusive"
 
 
 def test_a_refuted_address_space_is_not_accepted(site: Any, stand: Stand) -> None:

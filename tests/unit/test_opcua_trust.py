@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -153,16 +154,17 @@ def test_the_collector_finds_the_one_of_two_pins_that_the_server_has(site: Site,
              "tags": [{"name": "a", "node": "nsu=urn:x;s=A", "type": "double"}]}
     source = collector_config(entry)
 
-    async def dial() -> None:
+    async def dial() -> str:
         channel = ua_channel.Channel(source, "secret")
         await channel.open()
         await channel.close(5.0)
+        return channel.pin
 
     with pytest.raises(ua_channel.LinkError):
         asyncio.run(dial())
     assert not site.plant["plc1"].services["ActivateSession"], "nothing secret was sent for a certificate that the server does not have"
-    asyncio.run(dial())
-    asyncio.run(dial())
+    met = hashlib.sha256(bytes(site.plant["plc1"].server.iserver.endpoints[0].ServerCertificate)).hexdigest()
+    assert [asyncio.run(dial()), asyncio.run(dial())] == [met, met], "audits go by it"
     assert site.plant["plc1"].services["ActivateSession"] == 2, "and it stays with the one that was right"
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -31,6 +32,12 @@ from .audit_types import NO_ASYNCUA, AuditError
 from .collector import StatusError, decode
 
 T = TypeVar("T")
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def pems(raw: bytes) -> list[bytes]:
+    """The certificates of a PEM text one by one; a DER file is one."""
+    return _PEM.findall(raw) or [raw]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,10 +279,16 @@ class Audit:
         """sha256 of the pinned certificate of each source that has one."""
         found = {}
         for one in sources:
-            path = self.places.servers / ("%s.pem" % one["id"])
-            if path.exists():
-                found[str(one["id"])] = self._reader.describe(self._reader.der(path.read_bytes())).sha256
+            if (self.places.servers / ("%s.pem" % one["id"])).exists():
+                found[str(one["id"])] = self._reader.describe(self._pin(str(one["id"]))).sha256
         return found
+
+    def _pin(self, name: str) -> bytes:
+        """DER of the pinned certificate. While a change is announced there are two: that of the collector's last session, else the first."""
+        pinned = [self._reader.der(one) for one in pems((self.places.servers / ("%s.pem" % name)).read_bytes())]
+        status, _problem = self._status()
+        last = {str(one.get("pin")) for one in (status or {}).get("sources", []) if one["source"] == name}
+        return next((one for one in pinned if self._reader.describe(one).sha256 in last), pinned[0])
 
     def _target(self, source: Mapping[str, Any]) -> Any:
         """Where and as whom: the collector's own certificate, key, pin and password. Raises AuditError naming what is missing."""
@@ -293,6 +306,7 @@ class Audit:
             if stored is None:
                 raise AuditError("the password of %s cannot be decrypted (credential %s of ot_collector)" % (username, credential_name(name)))
             password = stored.decode("utf-8")
+        data["server_certificate"] = self._pin(name)
         addresses, _ = self._addresses(source)
         return self._reader.Target(
             endpoint=str(source["endpoint"]), policy=str(source.get("policy") or "Basic256Sha256"), mode=str(source.get("mode") or "SignAndEncrypt"),
@@ -305,13 +319,16 @@ class Audit:
         found = socket.getaddrinfo(where.hostname, port, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(entry[4][0]) for entry in found)), port
 
+    def _status(self) -> tuple[dict[str, Any] | None, str]:
+        """What the collector says of itself, or why it says nothing."""
+        try:
+            return decode(self.places.status.read_text(encoding="utf-8"), str(self.places.status)), ""
+        except (OSError, StatusError) as error:
+            return None, str(error)
+
     def _gate(self, source: Mapping[str, Any], state: State) -> float:
         """Seconds to wait. Raises AuditError when the connection is not ours to take."""
-        status, problem = None, ""
-        try:
-            status = decode(self.places.status.read_text(encoding="utf-8"), str(self.places.status))
-        except (OSError, StatusError) as error:
-            problem = str(error)
+        status, problem = self._status()
         addresses, port = self._addresses(source)
         open_now = sum(audit_gate.connections(path.read_text(encoding="ascii"), addresses, port)
                        for path in (self.places.proc / "tcp", self.places.proc / "tcp6") if path.exists())

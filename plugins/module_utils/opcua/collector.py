@@ -7,6 +7,7 @@ The file (``/run/hnai/ot_collector/collector.status.json``, written every second
      "sources": [{"source", "protocol", "tags", "state", "detail", "since", "last_heard", "attempts", "connects", "losses",
                   "clock_offset_s", "failed": {tag: "0x…"}, "small_queues": {tag: n}, "limits", "subscription",
                   "samples", "bad", "repeats", "gaps": {reason: n}, "open_gaps", "last_gap", "last_sample",
+                  "pin": only of OPC UA, sha256 of the certificate that the server had at our last session,
                   "node": only of a Sparkplug B edge node {"born", "alive", "doubtful", "dead_devices", "unknown_now": {what: n}, "lag_s",
                   "last_loss", "retained", and the counts of sparkplug_node.Counts}}],
      "outlet": {"depth", "limit", "sent", "dropped", "blocked_s"}}

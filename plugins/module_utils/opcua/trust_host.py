@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..hostfiles import HostError, atomic_write, ensure_directory
 from . import trust_judge
-from .audit_host import Audit, State, sources_of, to_its_end
+from .audit_host import Audit, State, pems, sources_of, to_its_end
 from .audit_types import NO_ASYNCUA, AuditError, Certificate
-from .collector import StatusError, decode
 from .trust import Crypto, Statement, Trust, TrustError, Wanted
 
 TICKS_PER_S = 10_000_000
 KEPT = 20
 """Most unknown certificates of one source that are kept for review."""
-
-
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
-
-
-def pems(raw: bytes) -> list[bytes]:
-    """The certificates of a PEM text one by one; a DER file is one."""
-    return _PEM.findall(raw) or [raw]
 
 
 class Dialler(Audit):
@@ -56,10 +46,7 @@ class Dialler(Audit):
 
     def started(self) -> float:
         """When the running collector began, unix s; 0 = not known."""
-        try:
-            begin = decode(self.places.status.read_text(encoding="utf-8"), str(self.places.status)).get("started")
-        except (OSError, StatusError):
-            return 0.0
+        begin = (self._status()[0] or {}).get("started")
         return begin / TICKS_PER_S if isinstance(begin, int) else 0.0
 
     # -- judgement ----------------------------------------------------------------------------------------

@@ -30,9 +30,11 @@ class Health:
     limits: dict[str, int] = field(default_factory=dict)
     subscription: dict[str, float] = field(default_factory=dict)
     node: dict[str, Any] | None = None
+    pin: str = ""
 
-    def connected(self) -> None:
-        """A session is open."""
+    def connected(self, pin: str = "") -> None:
+        """A session is open; *pin*: sha256 of the certificate of an OPC UA server, one of those that are pinned."""
+        self.pin = pin
         self.state, self.detail, self.since = "connected", "", self.now()
         self.connects += 1
 
@@ -52,7 +54,9 @@ class Health:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        more = {} if self.node is None else {"node": self.node}
+        more: dict[str, Any] = {} if self.node is None else {"node": self.node}
+        if self.pin:
+            more["pin"] = self.pin
         return {
             **more,
             "source": self.source, "protocol": self.protocol, "tags": self.tags, "state": self.state, "detail": self.detail,

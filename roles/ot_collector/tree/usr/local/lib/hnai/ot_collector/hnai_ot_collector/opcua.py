@@ -124,7 +124,7 @@ class OpcuaCollector:
         try:
             await channel.open()
             self.lock.accepted()
-            health.connected()
+            health.connected(channel.pin)
             self._pacer.connected()
             self._log.info("I! %s: session open", source.id)
             await self._work(channel)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import socket
 import struct
@@ -266,6 +267,8 @@ class Channel:
         self._ua: Any = None
         self._renew: asyncio.Task[None] | None = None
         self._subscription = 0
+        self.pin = ""
+        """sha256 of the server's certificate, once the session is open."""
         self.requests = 0
 
     # -- connection ---------------------------------------------------------------------------------------
@@ -324,6 +327,7 @@ class Channel:
         if client.session_timeout > 1000 * SESSION_S:
             log.warning("W! %s: the server keeps a session that is lost for %d s, %d were asked for: kills of the collector may use its sessions up",
                         source.id, client.session_timeout // 1000, source.session_timeout_s)
+        self.pin = hashlib.sha256(pin).hexdigest()
         self._ua.protocol.timeout = source.request_timeout_s
         self._renew = asyncio.create_task(self._renew_channel())
 
