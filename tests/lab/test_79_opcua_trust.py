@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plant's server discovered: the tags that the inventory declares. Then another certificate for the collector, with the plant's engineer in between.
+"""The plant's server discovered: the tags that the inventory declares. Then another certificate for the collector, with the plant's engineer in between;
+and another one for the server, which its owner announced.
 
-The server's own record counts sessions and refusals. Afterwards the collector has its old certificate again, and the lab is as it was.
+The server's own record counts sessions and refusals. Afterwards the collector has its old certificate again, and the lab is as it was; the server
+keeps its new one.
 """
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
+import shutil
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,9 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Lab, Run
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from plant_view import collector, source, until
 
 pytestmark = pytest.mark.scenario("opcua-trust")
@@ -200,3 +208,69 @@ def verb_check(lab: Lab) -> tuple[Run, dict[str, Any]]:
     told = [event["event_data"]["res"]["trust"] for event in run.events
             if event["event_data"]["task"] == "Look, and make a key" and "trust" in event["event_data"].get("res", {})]
     return run, told[-1]
+
+
+def renewed(old: bytes) -> tuple[bytes, bytes]:
+    """(key, certificate) in PEM: another key, and for the rest what the old certificate says."""
+    key, before = rsa.generate_private_key(65537, 2048), x509.load_pem_x509_certificate(old)
+    after = x509.CertificateBuilder().subject_name(before.subject).issuer_name(before.subject).public_key(key.public_key()).serial_number(
+        x509.random_serial_number()).not_valid_before(before.not_valid_before_utc).not_valid_after(before.not_valid_after_utc)
+    for one in before.extensions:
+        if not isinstance(one.value, (x509.SubjectKeyIdentifier, x509.AuthorityKeyIdentifier)):
+            after = after.add_extension(one.value, one.critical)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()), after.sign(
+        key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def sha256(pem: bytes) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest()
+
+
+@pytest.fixture
+def announced(lab: Lab, tmp_path: Path) -> Iterator[tuple[Path, bytes, bytes]]:
+    """(inventory with both pins of plc1, the next key, the next certificate); afterwards the certificate that the server has is the only pin."""
+    vendor = lab.state / "lab" / "plc1"
+    folder = Path(shutil.copytree(lab.inventory.parent, tmp_path / "site"))
+    old = (vendor / "opcua-server.pem").read_bytes()
+    key, new = renewed(old)
+    for name, pem in (("old", old), ("next", new)):
+        (tmp_path / f"{name}.pem").write_bytes(pem)
+    sources = folder / "group_vars/all/ot_sources.yml"
+    line = '    server_certificate_file: "{{ hnai_state_dir }}/lab/plc1/opcua-server.pem"\n'
+    text = sources.read_text(encoding="utf-8")
+    assert text.count(line) == 1
+    sources.write_text(text.replace(line, f"    server_certificate_file: {tmp_path}/old.pem\n    server_certificate_next_file: {tmp_path}/next.pem\n"),
+                       encoding="utf-8")
+    yield folder / lab.inventory.name, key, new
+    for playbook, *tags in (("playbooks/lab/simulators.yml",), ("site.yml", "--tags", "ot_collector,telegraf", "--skip-tags", "verify")):
+        run = lab.play(playbook, *tags, timeout=900)
+        assert run.rc == 0, run.stdout[-3000:]
+    connected(lab)
+    assert len(pinned(lab)) == 1
+
+
+def pinned(lab: Lab) -> list[str]:
+    text = lab.run(edge(lab), "cat", "/etc/hnai/ot_collector/servers/plc1.pem").stdout
+    return [sha256(f"{one}-----END CERTIFICATE-----\n".encode()) for one in text.split("-----END CERTIFICATE-----")[:-1]]
+
+
+def test_a_server_that_changes_its_announced_certificate_is_read_and_audited_on(lab: Lab, announced: tuple[Path, bytes, bytes]) -> None:
+    inventory, key, new = announced
+    vendor = lab.state / "lab" / "plc1"
+    old = (vendor / "opcua-server.pem").read_bytes()
+    connected(lab)
+    run = lab.play("site.yml", "--tags", "ot_collector,telegraf", "--skip-tags", "verify", inventory=inventory, timeout=900)
+    assert run.rc == 0, run.stdout[-3000:]
+    assert pinned(lab) == [sha256(old), sha256(new)]
+    until("the collector is connected with the old one", lambda: collector(lab)["plc1"].get("pin") == sha256(old), 120)
+    # Its owner switches.
+    (vendor / "opcua-server.key").write_bytes(key)
+    (vendor / "opcua-server.pem").write_bytes(new)
+    run = lab.play("playbooks/lab/simulators.yml", timeout=900)
+    assert run.rc == 0, run.stdout[-3000:]
+    until("the collector took the other pin", lambda: (collector(lab)["plc1"]["state"], collector(lab)["plc1"].get("pin")) == ("connected", sha256(new)), 180)
+    lab.play("playbooks/verify.yml", "--tags", "ot", inventory=inventory, timeout=600)
+    record = json.loads((lab.state / "verdicts/latest/record.json").read_text(encoding="utf-8"))
+    found = {check["id"]: check for verdict in record["verdicts"] for check in verdict["checks"] if check["id"].startswith("OA")}
+    assert not {id: check.get("reason") for id, check in found.items() if check["status"] in ("fail", "inconclusive")}
+    assert found["OA6"]["status"] == "pass" and found["OA6"]["observed"] == sha256(new)
