@@ -141,6 +141,20 @@ def test_a_mark_explains_what_is_missing_up_to_the_next_sample_and_no_more() -> 
     assert [text.split()[2] for text in found.missing] == ["110000", "111000"] and len(found.marked) == 1
 
 
+def test_after_a_restart_a_gap_is_marked_at_its_end_too() -> None:
+    """Its begin is that of the collector's memory, which is older than the last that was stored."""
+    recording, stored = faithful()
+    mark(stored, 107_000, 110_000, 111_000)
+    assert len(join(recording, [PRESSURE], stored, "plc1").missing) == 2, "the samples behind the mark ended it"
+    stored["pressure:status"][111_999] = float(fidelity.BAD_NO_COMMUNICATION)
+    found = join(recording, [PRESSURE], stored, "plc1")
+    assert not (found.missing or found.extra) and [text.split()[2] for text in found.marked] == ["110000", "111000"]
+    # The mark of a gap that begins behind what is missing explains nothing of it.
+    recording, stored = faithful()
+    mark(stored, 111_000, 110_000, 111_000)
+    assert len(join(recording, [PRESSURE], stored, "plc1").missing) == 2
+
+
 def test_a_gaps_mark_that_the_server_said_itself_is_a_sample() -> None:
     recording, stored = faithful()
     recording.samples["pressure"][10][1:] = [None, fidelity.BAD_NO_COMMUNICATION]

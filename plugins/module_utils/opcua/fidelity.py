@@ -243,6 +243,8 @@ def join(recording: Recording, tags: Iterable[Tag], stored: Mapping[str, Mapping
             found.quiet.append(tag.name)
         found.gaps_ms[tag.name] = {"server": _longest(inside), "store": _longest(held)}
         marks = {at for at in statuses if statuses[at] == BAD_NO_COMMUNICATION and at not in seen and at not in values}
+        # After a restart of the collector a gap has a mark at its end, too: what was told after its memory was written stands behind the first one.
+        ends = {at for at in marks if at + 1 in statuses and at - 1 not in statuses}
         met = sum(at in statuses for at in inside)
         quick = _is_quick(inside, tag.sampling_ms)
         if quick:
@@ -259,8 +261,9 @@ def join(recording: Recording, tags: Iterable[Tag], stored: Mapping[str, Mapping
             where = "%s/%s at %d" % (source, tag.name, at)
             if at not in statuses:
                 text = "%s (status %s)" % (where, " or ".join(_hex(status) for _, status in seen[at]))
-                (found.marked if gap else found.unseen if blind else found.missing).append(text)
-                strange += blind and not gap
+                told = gap or latest in ends
+                (found.marked if told else found.unseen if blind else found.missing).append(text)
+                strange += blind and not told
                 continue
             found.joined += 1
             if statuses[at] not in [status for _, status in seen[at]]:

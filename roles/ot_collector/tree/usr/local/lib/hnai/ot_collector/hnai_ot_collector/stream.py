@@ -6,6 +6,9 @@ Pure: knows no protocol, takes the clock and the way out as parameters.
 A gap of a tag begins after the last sample that was delivered (cyclic) or after the last moment at which the source was
 known to be alive (on change: silence is no loss), and ends before the first sample after it. Samples strictly between
 may be missing; nothing else is. It is announced when noticed (``to`` null) and closed when data flows again.
+
+Its mark (Bad_NoCommunication) stands right behind its begin. After a restart that begin is early: what was told after the memory
+was written stands behind the mark, and so the end has one, too, right before the first sample.
 """
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .record import BAD_NO_COMMUNICATION, TICKS_PER_MS, TICKS_PER_S, Record, fit, overflowed
+
+RESTART = "collector_restart"
 
 
 @dataclass
@@ -74,7 +79,7 @@ class Stream:
             if state is not None:
                 state.source_ts, state.status = int(last[0]), int(last[1])
                 state.alive = int(last[2]) if len(last) > 2 else None
-                state.gap = Gap(self._gap_start(state), "collector_restart")
+                state.gap = Gap(self._gap_start(state), RESTART)
 
     def now(self) -> int:
         """The stream's clock, in ticks."""
@@ -125,6 +130,9 @@ class Stream:
             self._gap(name, state, gap.start, max(gap.start, self._clock()), gap.reason, lost=0)
         elif gap is not None:
             self._gap(name, state, gap.start, max(gap.start, source_ts), gap.reason)
+            if gap.reason == RESTART and source_ts - gap.start > 2 * TICKS_PER_MS:
+                self._record(name, state, value=None, status=BAD_NO_COMMUNICATION, source_ts=source_ts - TICKS_PER_MS, server_ts=None,
+                             ts_origin="collector")
         elif not again and overflowed(status) and state.source_ts is not None:
             self._gap(name, state, min(state.source_ts, source_ts), max(state.source_ts, source_ts), "server_queue_overflow")
         state.value, state.status, state.source_ts, state.server_ts = value, status, source_ts, server_ts
