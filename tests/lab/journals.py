@@ -241,11 +241,12 @@ def unmarked(missing_at: Mapping[str, Iterable[int]], values: Mapping[str, Mappi
 
 
 def once(series: Series) -> tuple[Series, int]:
-    """The same with what was written twice there once; and how often that was. What differs stays as it is."""
+    """The same with what was written twice there once; and how often that was. What differs stays as it is, but for the last of the digits
+    that the store keeps, which another block of it rounds otherwise."""
     found: dict[str, dict[int, list[float]]] = {}
     count = 0
     for name, samples in series.values.items():
-        found[name] = {ms: values[:1] if len(set(values)) == 1 else values for ms, values in samples.items()}
+        found[name] = {ms: values[:1] if all(math.isclose(one, values[0], rel_tol=1e-13) for one in values) else values for ms, values in samples.items()}
         count += sum(len(values) - len(found[name][ms]) for ms, values in samples.items())
     return Series(found), count
 
