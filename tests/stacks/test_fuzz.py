@@ -48,12 +48,17 @@ class Coverage:
             self.fresh = True
 
 
+def peak_mib() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def test_hostile_bytes_for_a_while(seed: int) -> None:
     rng, space = random.Random(seed), Space()
     corpus = [space.answer(audit_codec.READ_ID, audit_codec.read_request([(audit_codec.numeric(2, 70001), attribute) for attribute in (2, 25, 18)])),
               space.answer(audit_codec.READ_ID, audit_codec.read_request([(audit_codec.numeric(0, number), 13) for number in (2255, 2257)])),
               space.answer(audit_codec.BROWSE_ID, audit_codec.browse_request([audit_codec.numeric(0, 85), audit_codec.numeric(0, 33)], 9))]
-    begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin, before = time.monotonic(), peak_mib()
     ends: dict[str, int] = {}
     runs = audits = 0
     with Coverage() as coverage:
@@ -64,6 +69,7 @@ def test_hostile_bytes_for_a_while(seed: int) -> None:
             for end in decode(data):
                 ends[end] = ends.get(end, 0) + 1
             assert time.monotonic() - started < 5.0, data.hex()
+            assert peak_mib() - before < 200, data.hex()
             runs += 1
             if coverage.fresh:
                 corpus.append(data)
@@ -72,6 +78,6 @@ def test_hostile_bytes_for_a_while(seed: int) -> None:
                 assert facts.complete or facts.error or facts.result.unread or facts.result.truncated
                 assert "unforeseen" not in facts.error, facts.error
                 audits += 1
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = peak_mib() - before
     print("%d inputs, %d audits, %d kept, %d jumps, memory +%.0f MiB, ends %s" % (runs, audits, len(corpus), len(coverage.seen), grown, ends))
     assert grown < 200 and runs > 100 and len(corpus) > 3

@@ -6,18 +6,19 @@ import asyncio
 import random
 import struct
 import time
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from asyncua import ua
 from asyncua.common.utils import Buffer, NotEnoughData
-from opcua_hostile import HUGE, TARGET, Space, audit, decode, mutate, response
+from opcua_hostile import HUGE, TARGET, Space, audit, decode, library, mutate, response
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_codec
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import CHUNK_LIMIT, ClosedProtocol, Reader
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import CHUNK_LIMIT, OBJECTS_LIMIT, ClosedProtocol, FastReader, Reader
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_codec import Broken, Decoder, groups_request, header, read_request
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import BadAnswer
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import BadAnswer, TooMany
 
 NODE = audit_codec.numeric(2, 5)
 
@@ -72,7 +73,7 @@ NOTHING_AT_ALL = bytes.fromhex(
 @pytest.mark.parametrize("data", [ROUND_AND_ROUND, NOTHING_AT_ALL])
 def test_few_bytes_are_not_many_elements(data: bytes) -> None:
     begin = time.monotonic()
-    assert set(decode(data)) <= {"NotEnoughData", "broken"}
+    assert set(decode(data)) <= {"NotEnoughData", "broken", "Broken"}
     assert time.monotonic() - begin < 2.0
 
 
@@ -80,6 +81,48 @@ def test_a_length_below_nothing_leads_nobody_back() -> None:
     for move in (Buffer(bytes(20)).read, Buffer(bytes(20)).skip):
         with pytest.raises(NotEnoughData, match="a length of -15"):
             move(-15)
+
+
+def test_a_matrix_has_no_places_without_values() -> None:
+    """15 bytes with the dimension 999 999: asyncua filled it with empty lists, 71 MiB, and an answer has room for thousands of them."""
+    matrix = bytes([1, 0xC3]) + struct.pack("<i2sii", 2, b"ab", 1, 999_999)
+    data = response(ua.ReadResponse())[:-8] + struct.pack("<i", 500) + matrix * 500 + struct.pack("<i", 0)
+    tracemalloc.start()
+    try:
+        assert library(data, header(data)[1], True) == "library"
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_diagnostics_of_results_that_are_not_there_are_given_to_nobody() -> None:
+    """Each takes one byte, and asyncua makes an object of it."""
+    one = struct.pack("<iBBBi", 1, 1, 1, 0, 1) + bytes(1)
+    assert Decoder(one).survivable()
+    with pytest.raises(Broken, match="diagnostics"):
+        Decoder(one[:-5] + struct.pack("<i", 2) + bytes(2)).survivable()
+
+
+@pytest.mark.parametrize("kind", [Reader, FastReader])
+def test_a_large_answer_is_asked_for_in_parts_where_the_library_would_decode_it(kind: type[Reader]) -> None:
+    """What our own decoder understands needs no objects, and may be larger."""
+    large = ua.DataValue(ua.Variant("x" * OBJECTS_LIMIT, ua.VariantType.String))
+    odd = ua.DataValue(ua.Variant([ua.KeyValuePair(ua.QualifiedName("x", 0), ua.Variant(1))], ua.VariantType.ExtensionObject))
+    for results in ([large], [large, odd]):
+        answer = ua.ReadResponse()
+        answer.Results = results
+
+        async def send(*_given: Any, data: bytes = response(answer)) -> Buffer:
+            return Buffer(data)
+
+        reader = kind(TARGET)
+        reader._ua = SimpleNamespace(_send_request=send, protocol=SimpleNamespace(send_bytes=send))
+        asked = [(reader.node("ns=2;i=1"), 13)] * len(results)
+        if kind is FastReader and odd not in results:
+            assert len(asyncio.run(reader.read(asked))) == 1
+            continue
+        with pytest.raises(TooMany, match="an answer of 104"):
+            asyncio.run(reader.read(asked))
 
 
 @pytest.mark.parametrize("encoding", [0x80, 0xC0, 0x40, 0x97, 0x98, 0x99, 24, 23, 25])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What asyncua 2.1 does not bound when it decodes what a server sent: lengths below nothing, and elements that take no bytes.
+"""What asyncua 2.1 does not bound when it decodes what a server sent: lengths below nothing, elements that take no bytes, and places of a matrix
+that has none.
 
 Lies with the audits and with the collector. OPC 10000-6, 5.2.2.4 and 5.2.5: a length is -1 (null) or the number of what follows.
 """
@@ -15,6 +16,9 @@ try:
 except ImportError:
     # asyncua_reader says what is missing.
     ua = Buffer = NotEnoughData = ua_binary = None
+
+CHUNK_LIMIT = 1 << 20
+"""Most bytes of one chunk."""
 
 
 def _forwards(move: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
@@ -50,3 +54,11 @@ def bound() -> None:
     """Bounds asyncua's decoder in this process, before it decodes anything. Raises NotEnoughData from then on, in the decoder."""
     Buffer.read, Buffer.skip = _forwards(Buffer.read), _forwards(Buffer.skip)
     ua_binary._create_uatype_array_deserializer = _counted(ua_binary._create_uatype_array_deserializer)
+    # A matrix stays the row of values that it came as: nobody here reads one, and the dimensions are a server's word for up to a million empty places.
+    ua_binary._reshape = lambda flat, _dimensions: flat
+
+
+def limit(link: Any, size: int) -> None:
+    """Most bytes of one answer to a UaClient that has said hello. The server's acknowledgement had put its own limits there, which may be none."""
+    limits = link.protocol._connection._limits
+    limits.max_message_size, limits.max_chunk_count, limits.max_recv_buffer = size, size // 4096, CHUNK_LIMIT

@@ -39,6 +39,7 @@ else:
     MISSING = ""
 
 from . import asyncua_bounds, audit_codec
+from .asyncua_bounds import CHUNK_LIMIT, limit
 from .audit_types import (
     BAD,
     BadAnswer,
@@ -72,8 +73,10 @@ REFERENCES_PER_NODE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MS = timedelta(milliseconds=1)
 CLOSE_S = 0.05
-CHUNK_LIMIT, MESSAGE_LIMIT = 1 << 20, 64 << 20
-"""Most bytes of one chunk and of one answer; a server that sends more does not end."""
+MESSAGE_LIMIT = 64 << 20
+"""Most bytes of one answer; a server that sends more does not end."""
+OBJECTS_LIMIT = 1 << 20
+"""Most bytes of an answer that asyncua decodes: it makes objects of two hundred times as many."""
 # Status codes (OPC 10000-6, A.2), as numbers: this file is importable without asyncua.
 SIZE = {"BadTooManyOperations": 0x80100000, "BadRequestTooLarge": 0x80B80000, "BadResponseTooLarge": 0x80B90000,
         "BadEncodingLimitsExceeded": 0x80080000, "BadTcpMessageTooLarge": 0x80800000}
@@ -334,6 +337,12 @@ def endpoint_of(one: Any) -> Endpoint:
                      for token in one.UserIdentityTokens or []))
 
 
+def bearable(size: int) -> None:
+    """Raises TooMany for an answer that asyncua is not given: fewer at a time, then."""
+    if size > OBJECTS_LIMIT:
+        raise TooMany("an answer of %d bytes" % size)
+
+
 def abrupt(link: Any) -> Any:
     """The transport of a ClosedClient, if it has one. Whoever ends the connection now, we reset it: nothing half-closed counts against the conduit."""
     transport = getattr(getattr(link, "protocol", None), "transport", None)
@@ -404,9 +413,7 @@ class Reader:
         self._dialled = True
         client.max_messagesize = MESSAGE_LIMIT
         await client.send_hello()
-        # The acknowledgement put the server's limits here, which may be none.
-        limits = self._ua.protocol._connection._limits
-        limits.max_message_size, limits.max_chunk_count, limits.max_recv_buffer = MESSAGE_LIMIT, MESSAGE_LIMIT // 4096, CHUNK_LIMIT
+        limit(self._ua, OBJECTS_LIMIT)
         await client.open_secure_channel()
         parameters = ua.GetEndpointsParameters()
         parameters.EndpointUrl = target.endpoint
@@ -423,6 +430,7 @@ class Reader:
                 raise IdentityRejected("%s (0x%08X) for user %s; nobody tries again" % (
                     error.__class__.__name__, error.code, target.username or "(anonymous)"), error.code) from error
             raise
+        limit(self._ua, MESSAGE_LIMIT)
         self._ua.protocol.timeout = target.request_timeout_s
         self._renew = asyncio.ensure_future(self._renew_channel())
         return Opened(
@@ -480,6 +488,7 @@ class Reader:
     async def _call(self, request: Any, response: type) -> Any:
         async def ask() -> Any:
             data = await self._ua._send_request(request, self._target.request_timeout_s)
+            bearable(len(data))
             if response is ua.ReadResponse:
                 # Six bytes can be two thousand million nulls to asyncua.
                 whole = bytes(data)
@@ -503,7 +512,7 @@ class Reader:
             if error.code in BUSY.values():
                 raise Busy(status) from error
             raise LinkLost("%s ends the audit: %s" % (name, status)) from error
-        except Forbidden:
+        except (Forbidden, TooMany):
             raise
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise LinkLost("no answer to %s in %.0f s" % (name, self._target.request_timeout_s)) from error
@@ -656,6 +665,7 @@ class FastReader(Reader):
             except audit_codec.Broken:
                 raise
             except audit_codec.Surprise:
+                bearable(len(data))
                 if response is ua.ReadResponse:
                     audit_codec.Decoder(data[begin:]).survivable()
                 self.surprises += 1

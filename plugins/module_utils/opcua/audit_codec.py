@@ -358,12 +358,15 @@ class Decoder:
 
     def survivable(self) -> bool:
         """Whether a decoder that makes objects of everything may have these results of a Read: each takes bytes of its own, and none of them is a
-        structure that only this decoder would refuse. Raises Broken."""
-        for _ in range(self._count(1)):
+        structure that only this decoder would refuse; and no more diagnostics than results. Raises Broken."""
+        count = self._count(1)
+        for _ in range(count):
             mask = self._u8()
             if mask & 1:
                 self._skip_variant()
             self._take((4 if mask & 2 else 0) + (8 if mask & 4 else 0) + (2 if mask & 0x10 else 0) + (8 if mask & 8 else 0) + (2 if mask & 0x20 else 0))
+        if self._count(1) > count:
+            raise Broken("diagnostics of more results than there are")
         return True
 
     def _skip_variant(self) -> None:

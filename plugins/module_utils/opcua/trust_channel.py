@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from .asyncua_reader import MISSING, ClosedClient, endpoint_of, reset
+from .asyncua_bounds import limit
+from .asyncua_reader import MISSING, OBJECTS_LIMIT, ClosedClient, endpoint_of, reset
 from .audit_types import AuditError, Endpoint, LinkLost, Refused
 
 if not MISSING:
@@ -34,6 +35,7 @@ async def _ask(endpoint: str, address: str, policy: str, mode: str, timeout_s: f
     try:
         await link.connect_socket(address or str(where.hostname), where.port or 4840)
         await client.send_hello()
+        limit(link, OBJECTS_LIMIT)
         await client.open_secure_channel()
         parameters = ua.GetEndpointsParameters()
         parameters.EndpointUrl = endpoint

@@ -34,6 +34,8 @@ from .config import OpcuaSource
 
 log = logging.getLogger("hnai")
 SESSION_S = 60
+MESSAGE_LIMIT = 100 << 20
+"""Most bytes of one answer, as asyncua has it until a server says otherwise."""
 FILETIME_EPOCH = 116444736000000000
 """Ticks from 1601-01-01Z to 1970-01-01Z."""
 READING = frozenset({
@@ -308,6 +310,7 @@ class Channel:
         )
         await client.connect_socket()
         await client.send_hello()
+        asyncua_bounds.limit(self._ua, MESSAGE_LIMIT)
         await client.open_secure_channel()
         try:
             await client.create_session()
