@@ -94,13 +94,11 @@ def sessions_free(values: Mapping[str, Any]) -> int | None:
 def _seldom() -> Iterator[None]:
     """A walk keeps what it makes: Python's collector of cycles would look at all of it again and again, a twelfth of the CPU at 100 000 nodes."""
     before = gc.get_threshold()
-    gc.freeze()
     gc.set_threshold(100_000, 20, 50)
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 async def gather(channel: Channel, plan: Plan, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]],
