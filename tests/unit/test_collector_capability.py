@@ -280,7 +280,9 @@ def child() -> Iterator[tuple[subprocess.Popen[str], int, int]]:
         port = server.getsockname()[1]
         program = ("import socket, subprocess, sys, time\n"
                    "one = socket.create_server(('127.0.0.1', 0)); two = socket.create_connection(('127.0.0.1', %d))\n"
-                   "below = subprocess.Popen(['/bin/sleep', '30'])\n"
+                   # Its answer says that it is more than a fork: right after exec a process has no arguments yet.
+                   "below = subprocess.Popen(['/bin/cat'], stdin=-1, stdout=-1)\n"
+                   "below.stdin.write(b'x'); below.stdin.flush(); below.stdout.read(1)\n"
                    "print(one.getsockname()[1], flush=True)\nsys.stdin.read(); below.kill(); below.wait()" % port)
         process = subprocess.Popen([sys.executable, "-I", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                    env={"TELEGRAF_CONFIG_PATH": "/x", "SECRET": "y"})
@@ -298,7 +300,7 @@ def test_what_proc_says_of_a_process(child: tuple[subprocess.Popen[str], int, in
     proc, pid = Proc(), parent.pid
     (tmp_path / "late").write_text("")
     first, *below = proc.tree(pid)
-    assert first.argv[1:3] == ("-I", "-c") and first.parent == os.getpid() and [one.argv for one in below] == [("/bin/sleep", "30")]
+    assert first.argv[1:3] == ("-I", "-c") and first.parent == os.getpid() and [one.argv for one in below] == [("/bin/cat",)]
     assert abs(first.started - time.time()) < 10
     assert changed_since([tmp_path / "late"], first.started) and not changed_since([Path(__file__)], first.started)
     assert {(one.text if one.listens else one.peer_port) for one in proc.sockets(pid)} == {"tcp listens on 127.0.0.1 port %d" % listening, connected}
