@@ -164,7 +164,6 @@ def test_times_keep_their_100_ns() -> None:
 
 
 def test_a_structure_that_cannot_be_decoded_costs_itself_and_a_notification_does_not_vanish() -> None:
-
     def coded(kind: int, body: bytes, length: int | None = None) -> Buffer:
         size = len(body) if length is None else length
         return Buffer(ua_binary.nodeid_to_binary(ua.NodeId(kind)) + b"\x01" + size.to_bytes(4, "little") + body + b"rest")
@@ -185,11 +184,11 @@ def test_a_length_below_nothing_leads_nobody_back() -> None:
             move(-15)
 
 
-@pytest.mark.parametrize(("kind", "count", "room"), [(ua.VariantType.Null, 1, 20), (ua.VariantType.Boolean, 25, 20), (ua.VariantType.Variant, 2**31 - 1, 20)])
-def test_a_notification_announces_no_more_elements_than_it_has_bytes(kind: Any, count: int, room: int) -> None:
+@pytest.mark.parametrize(("kind", "count"), [(ua.VariantType.Null, 1), (ua.VariantType.Boolean, 25), (ua.VariantType.Variant, 2**31 - 1)])
+def test_a_notification_announces_no_more_elements_than_it_has_bytes(kind: Any, count: int) -> None:
     """Of nulls, which take none, the server's word would fill the collector's memory. As many as there are bytes are made."""
-    hostile = bytes([0x80 | kind.value]) + struct.pack("<i", count) + bytes(room)
-    with pytest.raises(NotEnoughData, match=f"{count} elements in {room + 4} bytes"):
+    hostile = bytes([0x80 | kind.value]) + struct.pack("<i", count) + bytes(20)
+    with pytest.raises(NotEnoughData, match=f"{count} elements in 24 bytes"):
         ua_binary.variant_from_binary(Buffer(hostile))
     assert ua_binary.variant_from_binary(Buffer(b"\x81\x14\0\0\0" + bytes(20))).Value == [False] * 20
 

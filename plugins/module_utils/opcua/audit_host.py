@@ -279,13 +279,14 @@ class Audit:
         """sha256 of the pinned certificate of each source that has one."""
         found = {}
         for one in sources:
-            if (self.places.servers / ("%s.pem" % one["id"])).exists():
-                found[str(one["id"])] = self._reader.describe(self._pin(str(one["id"]))).sha256
+            path = self.places.servers / ("%s.pem" % one["id"])
+            if path.exists():
+                found[str(one["id"])] = self._reader.describe(self._pin(str(one["id"]), path.read_bytes())).sha256
         return found
 
-    def _pin(self, name: str) -> bytes:
-        """DER of the pinned certificate. While a change is announced there are two: that of the collector's last session, else the first."""
-        pinned = [self._reader.der(one) for one in pems((self.places.servers / ("%s.pem" % name)).read_bytes())]
+    def _pin(self, name: str, raw: bytes) -> bytes:
+        """DER of the pinned certificate. While a change is announced *raw* has two: that of the collector's last session, else the first."""
+        pinned = [self._reader.der(one) for one in pems(raw)]
         status, _problem = self._status()
         last = {str(one.get("pin")) for one in (status or {}).get("sources", []) if one["source"] == name}
         return next((one for one in pinned if self._reader.describe(one).sha256 in last), pinned[0])
@@ -306,7 +307,7 @@ class Audit:
             if stored is None:
                 raise AuditError("the password of %s cannot be decrypted (credential %s of ot_collector)" % (username, credential_name(name)))
             password = stored.decode("utf-8")
-        data["server_certificate"] = self._pin(name)
+        data["server_certificate"] = self._pin(name, data["server_certificate"])
         addresses, _ = self._addresses(source)
         return self._reader.Target(
             endpoint=str(source["endpoint"]), policy=str(source.get("policy") or "Basic256Sha256"), mode=str(source.get("mode") or "SignAndEncrypt"),
