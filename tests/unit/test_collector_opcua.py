@@ -156,6 +156,21 @@ def test_the_socket_itself_refuses_a_write() -> None:
     asyncio.run(go())
 
 
+def test_a_chunk_without_an_end_is_not_waited_for() -> None:
+    """asyncua would keep what comes until 4 GiB of it are there."""
+    async def go() -> list[Any]:
+        protocol = ua_channel._Protocol(1.0)
+        lost: list[Any] = []
+        protocol._fail_all_pending = lost.append
+        protocol.data_received(b"MSGF" + struct.pack("<I", ua_channel.asyncua_bounds.CHUNK_LIMIT) + b"x")
+        assert not lost
+        protocol.receive_buffer = None
+        protocol.data_received(b"MSGF" + struct.pack("<I", ua_channel.asyncua_bounds.CHUNK_LIMIT + 1) + b"x")
+        return lost
+
+    assert [str(one) for one in asyncio.run(go())] == ["the server announces a chunk of 1048577 bytes"]
+
+
 def test_times_keep_their_100_ns() -> None:
     filetime = T0 + 7 + ua_channel.FILETIME_EPOCH
     decoded = ua_binary.Primitives.DateTime.unpack(Buffer(filetime.to_bytes(8, "little")))

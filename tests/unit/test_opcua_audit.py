@@ -16,6 +16,7 @@ from asyncua import ua
 from opcua_stand import CLIENT_URI, PLANT, SERVER_URI, WRITING, Proxy, Stand, key_pair
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import asyncua_reader, audit_run
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_bounds import CHUNK_LIMIT
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import READING, FastReader, Reader, Target, check_reading, der, describe
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_judge import Context, Judge
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_policy import Policy, parse
@@ -354,6 +355,18 @@ def test_the_codec_encodes_three_services() -> None:
 
     with pytest.raises(Forbidden):
         asyncio.run(go())
+
+
+@pytest.mark.parametrize("kind", [Reader, FastReader])
+def test_answers_have_our_bounds_whatever_the_server_acknowledges(clean: Stand, kind: type[Reader]) -> None:
+    async def go() -> list[int]:
+        reader = kind(target(clean))
+        await reader.open()
+        limits = reader._ua.protocol._connection._limits
+        await reader.close()
+        return [limits.max_message_size, limits.max_chunk_count, limits.max_recv_buffer]
+
+    assert asyncio.run(go()) == [asyncua_reader.MESSAGE_LIMIT, asyncua_reader.MESSAGE_LIMIT // 4096, CHUNK_LIMIT]
 
 
 def test_the_reader_opens_once() -> None:

@@ -17,7 +17,8 @@ from asyncua.ua.ua_binary import struct_from_binary
 from opcua_hostile import HUGE, TARGET, Space, audit, decode, library, mutate, response
 
 from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_codec
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import CHUNK_LIMIT, OBJECTS_LIMIT, ClosedProtocol, FastReader, Reader
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_bounds import CHUNK_LIMIT
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.asyncua_reader import OBJECTS_LIMIT, ClosedProtocol, FastReader, Reader
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_codec import Broken, Decoder, groups_request, header, read_request
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import BadAnswer, TooMany
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import hashlib
 import json
+import socket
+import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncua import ua
+from asyncua.ua.ua_binary import struct_to_binary
 from hnai_ot_collector import config, ua_channel
 from opcua_stand import CLIENT_URI, SERVER_URI
 from trust_ca import Authority, weak
 from trust_stand import NAMES, Site, crl, der, odd, present, servers
 
-from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_host, trust_judge
-from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import Certificate
+from ansible_collections.hnai.platform.plugins.module_utils.opcua import audit_host, trust_channel, trust_judge
+from ansible_collections.hnai.platform.plugins.module_utils.opcua.audit_types import AuditError, Certificate
 from ansible_collections.hnai.platform.plugins.module_utils.opcua.trust import Crypto, Outcome, Statement
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
 
@@ -166,6 +172,59 @@ def test_the_collector_finds_the_one_of_two_pins_that_the_server_has(site: Site,
     met = hashlib.sha256(bytes(site.plant["plc1"].server.iserver.endpoints[0].ServerCertificate)).hexdigest()
     assert [asyncio.run(dial()), asyncio.run(dial())] == [met, met], "audits go by it"
     assert site.plant["plc1"].services["ActivateSession"] == 2, "and it stays with the one that was right"
+
+
+def test_what_the_collector_takes_is_bounded_whatever_the_server_acknowledges(site: Site, tmp_path: Path) -> None:
+    pins = tmp_path / "pin.pem"
+    pins.write_bytes(site.plant["plc1"].server_pair[0])
+    entry = {"id": "one", "protocol": "opcua", "endpoint": site.plant["plc1"].url, "username": "observer", "application_uri": CLIENT_URI,
+             "certificate": str(site.places.pki / "cert.pem"), "private_key": str(site.places.pki / "key.pem"),
+             "server_certificate": str(pins), "tags": [{"name": "a", "node": "nsu=urn:x;s=A", "type": "double"}]}
+
+    async def dial() -> list[int]:
+        channel = ua_channel.Channel(collector_config(entry), "secret")
+        await channel.open()
+        limits = channel._ua.protocol._connection._limits
+        await channel.close(5.0)
+        return [limits.max_message_size, limits.max_recv_buffer]
+
+    assert asyncio.run(dial()) == [ua_channel.MESSAGE_LIMIT, ua_channel.asyncua_bounds.CHUNK_LIMIT]
+
+
+def endless(server: socket.socket, sent: list[int]) -> None:
+    """Acknowledges without limits, opens a channel, and answers what is asked then in parts that never end."""
+    link, _peer = server.accept()
+    with link, contextlib.suppress(OSError):
+        link.settimeout(20)
+        hello, opening = link.recv(65536), b""
+        assert hello[:4] == b"HELF"
+        link.sendall(b"ACKF" + struct.pack("<IIIIII", 28, 0, 65536, 65536, 0, 0))
+        opening = link.recv(65536)
+        opened = ua.OpenSecureChannelResponse()
+        opened.Parameters.SecurityToken.ChannelId = opened.Parameters.SecurityToken.TokenId = 1
+        opened.Parameters.SecurityToken.RevisedLifetime = 60000
+        policy = b"http://opcfoundation.org/UA/SecurityPolicy#None"
+        body = struct.pack("<II", 1, len(policy)) + policy + struct.pack("<ii", -1, -1) + struct.pack("<I", 1)
+        body += opening[12 + 4 + len(policy) + 8 + 4:][:4] + bytes(struct_to_binary(opened))
+        link.sendall(b"OPNF" + struct.pack("<I", len(body) + 8) + body)
+        asked = link.recv(65536)
+        for number in range(2, 2002):
+            part = struct.pack("<III", 1, 1, number) + asked[20:24] + bytes(60000)
+            link.sendall(b"MSGC" + struct.pack("<I", len(part) + 8) + part)
+            sent.append(len(part))
+
+
+def test_an_answer_without_an_end_is_left_where_it_grows_too_large() -> None:
+    sent: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        thread = threading.Thread(target=endless, args=(server, sent))
+        thread.start()
+        with pytest.raises(AuditError):
+            trust_channel.presented("opc.tcp://127.0.0.1:%d/" % server.getsockname()[1], "", "Basic256Sha256", "SignAndEncrypt", 15.0)
+        thread.join(30)
+    # 120 MB would be sent; what is on its way in the system's buffers is not read.
+    assert 16 <= len(sent) < 400
 
 
 def test_one_certificate_at_two_servers(site: Site) -> None:

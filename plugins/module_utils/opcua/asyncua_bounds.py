@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What asyncua 2.1 does not bound when it decodes what a server sent: lengths below nothing, elements that take no bytes, and places of a matrix
-that has none.
+"""What asyncua 2.1 does not bound of what a server sent: chunks without an end, lengths below nothing, elements that take no bytes, and places of a
+matrix that has none.
 
 Lies with the audits and with the collector. OPC 10000-6, 5.2.2.4 and 5.2.5: a length is -1 (null) or the number of what follows.
 """
@@ -11,11 +11,13 @@ from typing import Any
 
 try:
     from asyncua import ua
+    from asyncua.client.ua_client import UASocketProtocol
     from asyncua.common.utils import Buffer, NotEnoughData
     from asyncua.ua import ua_binary
 except ImportError:
     # asyncua_reader says what is missing.
     ua = Buffer = NotEnoughData = ua_binary = None
+    UASocketProtocol = object
 
 CHUNK_LIMIT = 1 << 20
 """Most bytes of one chunk."""
@@ -62,3 +64,15 @@ def limit(link: Any, size: int) -> None:
     """Most bytes of one answer to a UaClient that has said hello. The server's acknowledgement had put its own limits there, which may be none."""
     limits = link.protocol._connection._limits
     limits.max_message_size, limits.max_chunk_count, limits.max_recv_buffer = size, size // 4096, CHUNK_LIMIT
+
+
+class BoundedSocket(UASocketProtocol):
+    """asyncua keeps what has come of a chunk until all of it is there, and looks at its limits afterwards: up to 4 GiB by the server's word."""
+
+    def _process_received_data(self, data: bytes) -> None:
+        size = int.from_bytes(data[4:8], "little")
+        if len(data) >= 8 and size > CHUNK_LIMIT:
+            self._fail_all_pending(ConnectionError("the server announces a chunk of %d bytes" % size))
+            self.disconnect_socket()
+            return
+        super()._process_received_data(data)

@@ -39,7 +39,7 @@ else:
     MISSING = ""
 
 from . import asyncua_bounds, audit_codec
-from .asyncua_bounds import CHUNK_LIMIT, limit
+from .asyncua_bounds import BoundedSocket, limit
 from .audit_types import (
     BAD,
     BadAnswer,
@@ -107,7 +107,7 @@ if not MISSING:
     asyncua_bounds.bound()
 
 
-class ClosedProtocol(UASocketProtocol):
+class ClosedProtocol(BoundedSocket):
     """The socket; the last place before bytes are made. An error of the decoder ends what waits, too."""
 
     def _send_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -132,10 +132,6 @@ class ClosedProtocol(UASocketProtocol):
         return await asyncio.wait_for(future, timeout)
 
     def _process_received_data(self, data: bytes) -> None:
-        if len(data) >= 8 and int.from_bytes(data[4:8], "little") > CHUNK_LIMIT:
-            self._fail_all_pending(ConnectionError("the server announces a chunk of %d bytes" % int.from_bytes(data[4:8], "little")))
-            self.disconnect_socket()
-            return
         try:
             super()._process_received_data(data)
         except Exception as error:

@@ -188,7 +188,7 @@ def check_reading(request: Any) -> None:
         raise Forbidden("%s is not a reading service; the collector never sends it" % name)
 
 
-class _Protocol(UASocketProtocol):
+class _Protocol(asyncua_bounds.BoundedSocket):
     """The socket; the last place before bytes are made."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
