@@ -59,10 +59,14 @@ class ActionModule(ActionBase):
         if args.get("step", "all") != "all":
             raise AnsibleActionFail("firewall: step is set by the action; leave it out")
         first = self._step("check", args, task_vars)
+        for table in first.get("foreign") or []:
+            self._display.warning(
+                f"{task_vars['inventory_hostname']}: nft table {table} is not ours; it is left alone: remove it, or declare it in firewall_foreign_tables"
+            )
         if first.get("failed") or not first.get("changed") or self._task.check_mode:
             result.update(first)
             return result
-        result.update({key: first[key] for key in ("reasons", "diff") if key in first})
+        result.update({key: first[key] for key in ("reasons", "diff", "foreign") if key in first})
         own = self._own_command(task_vars)
         proofs = [self._commands(group, task_vars) for group in args.get("proof_hosts") or []]
         # Only what answered before is asked for afterwards: a host that is down must not keep a router from changing.

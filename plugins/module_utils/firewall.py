@@ -21,7 +21,7 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -104,6 +104,14 @@ class Firewall:
         if rc == 0 and "flags dynamic" in out:
             rc, out, _err = self.run(["nft", "-s", "-t", "list", *TABLE.split()], None)
         return out if rc == 0 else ""
+
+    def strangers(self, declared: Collection[str]) -> list[str]:
+        """Tables of others that are not among `declared`, as `inet NAME`. Raises FirewallError where nft does not say."""
+        rc, out, err = self.run(["nft", "list", "tables"], None)
+        if rc != 0:
+            raise FirewallError(f"nft list tables: {err.strip() or f'ended with {rc}'}")
+        found = [line.strip().partition("table ")[2] for line in out.splitlines() if line.strip()]
+        return [table for table in found if table not in declared and f"table {table}" not in (TABLE, firewall_proof.TABLE)]
 
     def observing(self) -> bool:
         """Whether the confirmed ruleset, or a boundary in it, observes."""

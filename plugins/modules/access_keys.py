@@ -20,7 +20,8 @@ description:
     keys in files of other users; what sshd obeys otherwise than C(/etc/ssh/sshd_config.d/10-hnai.conf) says; lines of C(sudoers); users that share a
     number; members of groups that are as good as root; C(/etc/ld.so.preload) and what else every program, unit or Python is
     given; programs in C(/usr/local) that stand before the distribution's;
-    C(/etc/nftables.conf); units and drop-ins of others that concern ours; another address of a host of the site in C(/etc/hosts).
+    C(/etc/nftables.conf); units and drop-ins of others that concern ours; another address of a host of the site in C(/etc/hosts); files of
+    C(sysctl.d) that are read after ours and say otherwise.
 options:
   user:
     description: Whom runs log in as. Required with O(keys). Without it RV(foreign) leaves out what is of the user who became root by sudo.

@@ -137,6 +137,11 @@ options:
         description: Why it is to be cut.
         type: str
         required: true
+  foreign:
+    description: Tables of others that the site knows of, as C(inet NAME).
+    type: list
+    elements: str
+    default: []
   look_s:
     description: How long it is looked before a change which conduits carry something, in seconds.
     type: float
@@ -189,6 +194,11 @@ confirmed:
   description: Whether the ruleset is confirmed at the end.
   returned: when something changed
   type: bool
+foreign:
+  description: Tables of others that nobody declared. They are named by a warning and left alone; what they do is C(ZS4)'s matter.
+  returned: where nft is installed
+  type: list
+  elements: str
 deleted_connections:
   description: Tracked connections that were deleted because no conduit covers them.
   returned: when something changed and O(approved) is given
@@ -250,8 +260,10 @@ APPROVED = {
 def check(module: AnsibleModule, firewall: Firewall, modes: Modes) -> dict[str, Any]:
     """Is there something to do, would nft take it, and may a host that observes enforce?"""
     ruleset = module.params["ruleset"]
+    foreign: list[str] = []
     diff = [{"before": firewall.confirmed_text(), "after": ruleset, "before_header": "confirmed", "after_header": "approved conduits"}]
     try:
+        foreign = firewall.strangers(module.params["foreign"])
         reasons = firewall.reasons(ruleset)
         if reasons:
             firewall.check(ruleset)
@@ -266,7 +278,7 @@ def check(module: AnsibleModule, firewall: Firewall, modes: Modes) -> dict[str, 
         if not module.check_mode:
             raise
         reasons = ["nft is not installed yet"]
-    return {"changed": bool(reasons), "reasons": reasons, "diff": diff}
+    return {"changed": bool(reasons), "reasons": reasons, "diff": diff, "foreign": foreign}
 
 
 def settle(module: AnsibleModule, firewall: Firewall, modes: Modes) -> dict[str, Any]:
@@ -289,6 +301,7 @@ def main() -> None:
             "approved_by": {"type": "str", "default": ""},
             "boundaries": {"type": "list", "elements": "dict", "default": [], "options": BOUNDARY},
             "cut_flows": {"type": "list", "elements": "dict", "default": [], "options": FLOW},
+            "foreign": {"type": "list", "elements": "str", "default": []},
             "look_s": {"type": "float", "default": 3.0},
             "revert_after_s": {"type": "int", "default": 30},
             "step": {"type": "str", "choices": ["all", "check", "look", "apply", "still", "settle"], "default": "all"},

@@ -105,6 +105,7 @@ def drifts(lab: Lab) -> dict[str, Drift]:
     acl, foreign, ours = "/etc/hnai/mosquitto/acl", f"/etc/hnai/mosquitto/{MARK}", f"/etc/hnai/mosquitto/old-{MARK}"
     jar, key = f"/opt/hnai/kafka/current/libs/{MARK}.jar", "/root/.ssh/authorized_keys2"
     ran, credential = "/run/hnai/hnai-victoriametrics-auth.service.restart", "/etc/credstore.encrypted/hnai-telegraf.kafka_bridge"
+    later, redirects = f"/etc/sysctl.d/99-{MARK}.conf", "net.ipv4.conf.all.accept_redirects"
     mechanism = "/usr/local/lib/hnai/telegraf/mechanism"
 
     def enabled(name: str) -> Callable[[Lab, str], str]:
@@ -126,6 +127,8 @@ def drifts(lab: Lab) -> dict[str, Drift]:
         "foreign jar": Drift(third, shell(appended(jar, MARK)), seen("echo"), (f"libs/{MARK}.jar", "left alone"), stays=jar),
         "key of root": Drift(edge, shell("mkdir -p -m 0700 /root/.ssh; " + appended(key, public_key())), seen("echo"),
                              (f"{key}: opens the host for root", MARK, "left alone"), stays=key),
+        "sysctl of the next start": Drift(second, shell(appended(later, f"{redirects} = 1")), seen("echo"),
+                                          (f"{later}: {redirects} is 1 from the next start on, not 0", "left alone"), stays=later),
         "account of a service": Drift(store, shell("usermod --shell /bin/bash hnai-questdb"), seen("getent passwd hnai-questdb"),
                                       ("hnai-questdb shell /bin/bash",), frozenset({(store, "questdb", TREE)})),
         "release changed": Drift(store, shell("chmod 4755 /opt/hnai/telegraf/current/bin/telegraf"),
@@ -181,12 +184,12 @@ def drifts(lab: Lab) -> dict[str, Drift]:
 
 
 EVERY = (
-    "file content", "mode", "owner", "foreign file", "foreign jar", "key of root", "account of a service", "release changed",
+    "file content", "mode", "owner", "foreign file", "foreign jar", "key of root", "sysctl of the next start", "account of a service", "release changed",
     "file of ours once", "unit disabled", "unit edited", "change taken up", "unit stopped", "old digest",
     "package removed", "topic setting", "extra ACL", "missing ACL", "Mosquitto ACL line", "Flink job cancelled", "nft rule", "sysctl", "authorized key",
     "key file of nobody", "credential readable", "certificate replaced",
 )  # fmt: skip
-STAYS = ("foreign file", "foreign jar", "key of root")
+STAYS = ("foreign file", "foreign jar", "key of root", "sysctl of the next start")
 State = dict[str, dict[str, list[Any]]]
 
 

@@ -328,6 +328,14 @@ def test_a_rule_added_by_hand_is_seen_and_repaired(host: Host, firewall: Firewal
     assert firewall.reasons(GOOD) == []
 
 
+def test_tables_of_others_are_named_unless_the_site_knows_of_them(tmp_path: Path) -> None:
+    said = "table inet hnai\ntable inet hnai_proof\ntable ip filter\ntable inet f2b-table\n"
+    firewall = Firewall(lambda argv, _stdin: (0, said, "") if argv == ["nft", "list", "tables"] else (1, "", ""), tmp_path)
+    assert firewall.strangers(["inet f2b-table"]) == ["ip filter"]
+    with pytest.raises(FirewallError, match="nft list tables: Operation not permitted"):
+        Firewall(lambda _argv, _stdin: (1, "", "Operation not permitted\n"), tmp_path).strangers([])
+
+
 def test_counters_and_handles_are_no_drift() -> None:
     def listing(handle: int, packets: int, port: int) -> str:
         expr = [{"match": {"right": port}}, {"counter": {"packets": packets, "bytes": packets * 60}}, {"accept": None}]

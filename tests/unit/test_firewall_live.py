@@ -156,7 +156,9 @@ def test_a_rule_added_by_hand_is_shown_and_goes_and_a_foreign_table_stays(host: 
     theirs = "table inet theirs { chain x { type filter hook input priority 10; policy accept; tcp dport 9 drop; }; }"
     assert host.firewall.drift() == ("", "")
     host.place.nft("add", "rule", "inet", "hnai", "input", "tcp", "dport", "4444", "accept")
+    assert host.firewall.strangers([]) == []
     host.place.nft("-f", "-", stdin=theirs)
+    assert host.firewall.strangers([]) == ["inet theirs"] and host.firewall.strangers(["inet theirs"]) == []
     assert host.firewall.reasons(rules(5001, 5002)) == ["the loaded table was changed by hand"]
     confirmed, loaded = host.firewall.drift()
     assert set(loaded.splitlines()) - set(confirmed.splitlines()) == {"\t\ttcp dport 4444 accept"}

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.hnai.platform.plugins.module_utils.config_tree import DROP_INS, REGISTRY_DIRECTORY
-from ansible_collections.hnai.platform.plugins.module_utils.host import accounts, keys, ssh_certificate
+from ansible_collections.hnai.platform.plugins.module_utils.host import accounts, keys, ssh_certificate, sysctl
 from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host, HostError, read_file
 
 SSHD, SSHD_DROP_INS = "/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d"
@@ -59,6 +59,8 @@ MANAGERS = ("system.conf.d/*.conf", "system-generators/*", "system-environment-g
 LOADING = re.compile(r"^(?:LD_\w+|PYTHON\w+|CLASSPATH|\w*JAVA_(?:TOOL_)?OPTIONS)=.*", re.MULTILINE)
 #: What Python takes in at every start, for whom no package of the distribution puts files here.
 PYTHON = ("/usr/local/lib/python3*/dist-packages/*.pth", "/usr/local/lib/python3*/dist-packages/*customize.py")
+#: Where systemd-sysctl reads, by the files' names over all places; of one name in several the first counts (sysctl.d(5)).
+SYSCTL = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def found(host: Host, declared: Declared) -> list[str]:
         *_loaded(host, owned),
         *_units(host, owned),
         *_names(host),
+        *_kernel(host, owned),
         *_authorities(host, declared),
     ]
     return [sentence for sentence in dict.fromkeys(every) if not any(fnmatch.fnmatchcase(sentence, pattern) for pattern in declared.ignore)]
@@ -296,6 +299,22 @@ def _names(host: Host) -> Iterator[str]:
         for name in names:
             if name in site and name != own and address not in site[name]:
                 yield f"/etc/hosts: {name} is {address} in a line outside of our block"
+
+
+def _kernel(host: Host, owned: set[str]) -> Iterator[str]:
+    """What the next start puts in force instead of what a tree of ours says. Patterns never do: a key that is named is left out of them."""
+    files: dict[str, str] = {}
+    for path in [one for place in SYSCTL for one in _inside(host, f"{place}/*.conf")]:
+        files.setdefault(os.path.basename(path), path)
+    wanted: dict[str, str] = {}
+    last: dict[str, tuple[str, str]] = {}
+    for _name, path in sorted(files.items()):
+        said = sysctl.parse(_text(host, path))
+        last.update({key: (value, path) for key, value in said.items()})
+        wanted.update(said if path in owned else {})
+    for key, value in sorted(wanted.items()):
+        if last[key][0] != value:
+            yield f"{last[key][1]}: {key} is {last[key][0]} from the next start on, not {value}"
 
 
 def _hosts(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
