@@ -54,6 +54,25 @@ _PORT_TAKEN = re.compile(r"address (is )?already in use|EADDRINUSE|could not bin
 _RUNNING_STATES = ("active", "reloading", "refreshing")
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A port that somebody listens on; `unit` is empty where it is of none."""
+
+    address: str
+    port: str
+    unit: str
+    sentence: str
+
+    def stands_in_the_way_of(self, wanted: str) -> bool:
+        """`wanted`: PORT on every address, or ADDRESS:PORT."""
+        address, _, port = wanted.rpartition(":")
+        return port == self.port and (not address or self.address in ("*", "0.0.0.0", "::", address))
+
+
+def _freed(sentence: str) -> str:
+    return f"{sentence}; remedy: stop it, or give one of the two another port"
+
+
 # -- digests ------------------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +217,7 @@ class Request:
     restart_on: tuple[str, ...] = ()
     restart_ignore: tuple[str, ...] = ()
     reload_on: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
     enabled: bool | None = True
     state: str = "started"
     rolling: bool = False
@@ -331,7 +351,7 @@ class Unit:
             return
         done = self.host.run(command, timeout=self.ask.timeout_s)
         if done.rc != 0:
-            raise HostError(f"{self.ask.name}: {' '.join(command)} failed: {done.message}\n{self._evidence()}")
+            raise HostError(f"{self.ask.name}: {' '.join(command)} failed: {done.message}\n{self.evidence()}")
 
     def _enable(self, shown: dict[str, str]) -> None:
         is_enabled = shown["UnitFileState"] in ("enabled", "enabled-runtime", "alias")
@@ -415,6 +435,7 @@ class Unit:
             self.outcome.actions.append(action)
             self.outcome.state = "active"
             return
+        self._ports_are_free()
         if shown["ActiveState"] == "failed":
             self.host.run(["systemctl", "reset-failed", self.ask.name])
         # "restart" also where nothing runs: it ends a pending auto-restart, "start" would join it. Not waited for here: units that are
@@ -422,6 +443,13 @@ class Unit:
         self._do(action, ["systemctl", "restart", "--no-block", self.ask.name])
         self._deadline = self.clock() + self.ask.timeout_s
         self._rest = lambda: self._started(shown, desired)
+
+    def _ports_are_free(self) -> None:
+        """A product may say that it has no port when systemd has long called it active, and be started again for ever."""
+        held = self._held() if self.ask.ports else []
+        taken = [one.sentence for one in held if any(one.stands_in_the_way_of(port) for port in self.ask.ports)]
+        if taken:
+            raise HostError("\n".join([f"{self.ask.name}: is not started, it would have no port", *map(_freed, dict.fromkeys(taken))]))
 
     def _started(self, shown: dict[str, str], desired: dict[str, bytes]) -> None:
         """The start that was queued has ended well, and what runs is recorded."""
@@ -451,7 +479,7 @@ class Unit:
             if not self._undecided(shown):
                 return shown
             if self.clock() > deadline:
-                raise HostError(f"{self.ask.name}: still {shown['ActiveState']} ({shown['SubState']}) after {self.ask.timeout_s:g} s\n" + self._evidence())
+                raise HostError(f"{self.ask.name}: still {shown['ActiveState']} ({shown['SubState']}) after {self.ask.timeout_s:g} s\n" + self.evidence())
             self.sleep(0.2)
 
     def _settle(self, shown: dict[str, str], fresh: bool = False) -> None:
@@ -478,7 +506,7 @@ class Unit:
         if shown["ConditionResult"] == "no" and shown["ActiveState"] == "inactive":
             raise HostError(
                 f"{name}: inactive because a start condition failed (systemd calls that success); "
-                f"the Condition= line that failed is named below\n{self._evidence()}"
+                f"the Condition= line that failed is named below\n{self.evidence()}"
             )
         if self._once(shown) and shown["ActiveState"] == "inactive" and shown["Result"] == "success":
             return
@@ -488,10 +516,10 @@ class Unit:
         what = "it ended and was started again by systemd" if not same else f"it is {shown['ActiveState']} ({shown['SubState']})"
         raise HostError(
             f"{name}: does not stay active: {what}, result {shown['Result']}, exit status {shown['ExecMainStatus']}; "
-            f"the cause is in the lines below, after the repair run the same play again\n{self._evidence()}"
+            f"the cause is in the lines below, after the repair run the same play again\n{self.evidence()}"
         )
 
-    def _evidence(self) -> str:
+    def evidence(self) -> str:
         """The last 20 lines that the unit logged, or its status where there is no journalctl."""
         journal = self.host.run(["journalctl", "--unit", self.ask.name, "--lines", "20", "--no-pager", "--output", "short-iso"])
         status = self.host.run(["systemctl", "status", "--no-pager", "--full", "--lines", "0" if journal.rc == 0 else "20", self.ask.name])
@@ -504,22 +532,24 @@ class Unit:
             return []
         # Times are full of numbers, too.
         words_of_it = re.sub(r"\d{4}-\d\d-\d\d[T ]\S+", "", "\n".join(re.findall(r"(?im)^.*(?:port|listen|bind|in use|address).*$", text)))
+        held = self._held()
+        named = [one.sentence for one in held if re.search(rf"(?<!\d){one.port}(?!\d)", words_of_it)]
+        some = named or [one.sentence for one in held if not one.unit.startswith("hnai-")]
+        return [_freed(sentence) for sentence in dict.fromkeys(some)][:5]
+
+    def _held(self) -> list[_Held]:
+        """Every port that somebody else listens on."""
         held = []
         for line in self.host.run(["ss", "-Hltnup"]).text.splitlines():
             words = line.split()
             who = re.search(r'\(\("([^"]+)",pid=(\d+)', line)
             if len(words) < 5 or who is None:
                 continue
-            unit = self._unit_of(who.group(2))
-            if unit == self.ask.name:
-                continue
-            port = words[4].rpartition(":")[2]
-            named = re.search(rf"(?<!\d){port}(?!\d)", words_of_it) is not None
-            sentence = f"{words[0]} port {port} is held by {who.group(1)} (pid {who.group(2)}, {unit or 'no unit'})"
-            if named or not unit.startswith("hnai-"):
-                held.append((not named, sentence))
-        some = [sentence for other, sentence in held if not other] or [sentence for _other, sentence in held]
-        return [f"{sentence}; remedy: stop it, or give one of the two another port" for sentence in dict.fromkeys(some)][:5]
+            (address, _, port), unit = words[4].rpartition(":"), self._unit_of(who.group(2))
+            if unit != self.ask.name:
+                sentence = f"{words[0]} port {port} is held by {who.group(1)} (pid {who.group(2)}, {unit or 'no unit'})"
+                held.append(_Held(address.strip("[]").partition("%")[0], port, unit, sentence))
+        return held
 
     def _unit_of(self, pid: str) -> str:
         """The unit that a process belongs to; empty where it belongs to none."""

@@ -98,11 +98,15 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Host
 from ansible_collections.hnai.platform.plugins.module_utils.kafka import gate
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.adapter import KAFKA_ARGS, Admin, Connection
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.state import KafkaError, Snapshot, Unreachable
 from ansible_collections.hnai.platform.plugins.module_utils.kafka.storage import accepts
 from ansible_collections.hnai.platform.plugins.module_utils.probe_env import ProbeMissing
+from ansible_collections.hnai.platform.plugins.module_utils.unit import Request, Unit
+
+UNIT = "hnai-kafka.service"
 
 
 def main() -> None:
@@ -173,8 +177,10 @@ def main() -> None:
     }
     if reasons and asking != "ranked" and not module.check_mode:
         what = {"allowed": f"node {node} may not be restarted", "ready": f"node {node} is not back"}.get(asking, "the cluster is not whole again")
+        # One that does not come up says itself why.
+        own = "" if serving() else f"\n{Unit(Host(), Request(UNIT)).evidence()}"
         module.fail_json(msg=f"{what} after {waited:.0f} s: {'; '.join(reasons)}. Nothing was restarted by this; correct the cause and run "
-                             "again, what is pending stays pending", **result)
+                             f"again, what is pending stays pending{own}", **result)
     module.exit_json(changed=False, **result)
 
 

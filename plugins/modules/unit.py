@@ -48,6 +48,11 @@ options:
         type: list
         elements: str
         default: []
+      ports:
+        description: As O(ports).
+        type: list
+        elements: str
+        default: []
   restart_on:
     description: >-
       Paths or globs. Directories count recursively by content; a symbolic link counts by its target and by the
@@ -63,6 +68,13 @@ options:
     default: []
   reload_on:
     description: Paths or globs whose change is taken up by C(systemctl reload). The unit must have C(ExecReload).
+    type: list
+    elements: str
+    default: []
+  ports:
+    description: >-
+      Ports that the unit takes, as C(9091) (on every address) or C(127.0.0.1:9001). While somebody else listens there it is not started, and the error
+      says who. For products that end for want of a port only when systemd has called them active, or that wait.
     type: list
     elements: str
     default: []
@@ -171,7 +183,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Hos
 from ansible_collections.hnai.platform.plugins.module_utils.unit import Outcome, Request, Unit, converge_all
 
 #: What each unit has of its own.
-_OWN = ("restart_on", "restart_ignore", "reload_on")
+_OWN = ("restart_on", "restart_ignore", "reload_on", "ports")
 #: What holds for all units of the task.
 _SHARED = ("enabled", "state", "rolling", "force_restart", "settle_s", "timeout_s")
 
@@ -215,7 +227,7 @@ def main() -> None:
     host = Host()
     shared: dict[str, Any] = {**{option: given[option] for option in _SHARED}, "predicted_changes": tuple(given["predicted_changes"])}
     requests = [
-        Request(one["name"], tuple(one["restart_on"]), tuple(one["restart_ignore"]), tuple(one["reload_on"]), **shared)
+        Request(one["name"], tuple(one["restart_on"]), tuple(one["restart_ignore"]), tuple(one["reload_on"]), tuple(one["ports"]), **shared)
         for one in (given["units"] if given["name"] is None else [given])
     ]
     try:

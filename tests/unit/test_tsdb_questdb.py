@@ -6,6 +6,10 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
+import os
+import socket
+import subprocess
+import sys
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
@@ -212,6 +216,25 @@ class Server:
 
 def test_the_check_knows_the_columns_of_the_program(schema: ModuleType) -> None:
     assert (dict(schema.COLUMNS), schema.KEYS) == (TYPES, KEYS)
+
+
+def test_a_server_that_has_ended_is_not_waited_for(
+    schema: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        (tmp_path / "schema.json").write_text(json.dumps({"url": "http://127.0.0.1:%d" % closed.getsockname()[1], "username": "x"}))
+        (tmp_path / "backend").write_text("secret")
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait(20)
+        monkeypatch.setenv("MAINPID", str(gone.pid))
+        assert schema.main([str(tmp_path / "schema.json")]) == 1
+        assert "the server has ended" in capsys.readouterr().err
+        monkeypatch.setenv("MAINPID", str(os.getpid()))
+        monkeypatch.setattr(schema, "WAIT_S", 1.0)
+        assert schema.main([str(tmp_path / "schema.json")]) == 1
+        assert "no answer in 1 s" in capsys.readouterr().err
 
 
 def test_a_table_that_is_right_is_left_alone(schema: ModuleType) -> None:

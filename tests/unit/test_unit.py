@@ -580,6 +580,55 @@ tcp   LISTEN 0      100             [::]:8883          [::]:*    users:(("python
 """
 
 
+def listening(tmp_path: Path) -> Systemd:
+    """SOCKETS, each of a unit."""
+    machine = Systemd(tmp_path)
+    machine.sockets = SOCKETS
+    for pid, unit in ((7, "chrony.service"), (8, "ssh.service"), (9, NAME), (42, "foreign.service")):
+        path = Path(machine.at(f"/proc/{pid}/cgroup"))
+        path.parent.mkdir(parents=True)
+        path.write_text(f"9:name=systemd:/system.slice/{unit}\n8:pids:/\n")
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("port", "holder"),
+    [
+        ("8883", "python3 (pid 42, foreign.service)"),
+        ("10.0.0.1:8883", "python3 (pid 42, foreign.service)"),
+        ("127.0.0.1:123", "chronyd (pid 7, chrony.service)"),
+        ("8884", ""),
+        ("883", ""),
+    ],
+)
+def test_nothing_is_started_where_somebody_else_has_its_port(tmp_path: Path, port: str, holder: str) -> None:
+    """Kafka says it a minute later, and systemd starts it again and again. 8884 is the unit's own."""
+    machine = listening(tmp_path)
+
+    def start() -> Outcome:
+        return Unit(machine, replace(REQUEST, ports=("1", port)), clock=machine.clock, sleep=machine.sleep).converge()
+
+    if not holder:
+        assert "started" in start().actions
+        return
+    with pytest.raises(HostError) as caught:
+        start()
+    assert str(caught.value).splitlines() == [
+        f"{NAME}: is not started, it would have no port",
+        f"{'udp' if port.endswith('123') else 'tcp'} port {port.rpartition(':')[2]} is held by {holder}; remedy: stop it, or give one of the two another port",
+    ]
+    assert machine.starts == 0
+
+
+def test_a_port_of_another_address_is_free(tmp_path: Path) -> None:
+    machine = listening(tmp_path)
+    Path(machine.at("/proc/9/cgroup")).write_text("9:name=systemd:/system.slice/other.service\n")
+    Unit(machine, replace(REQUEST, ports=("127.0.0.2:8884",)), clock=machine.clock, sleep=machine.sleep).converge()
+    with pytest.raises(HostError, match="8884 is held by x"):
+        Unit(machine, replace(REQUEST, restart_on=("/etc",), ports=("127.0.0.1:8884",)), clock=machine.clock, sleep=machine.sleep).converge()
+    assert machine.starts == 1, "nor is one that runs restarted into it"
+
+
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [
@@ -592,12 +641,8 @@ tcp   LISTEN 0      100             [::]:8883          [::]:*    users:(("python
     ],
 )  # fmt: skip
 def test_who_holds_the_port_is_named(tmp_path: Path, reason: bytes, expected: list[str]) -> None:
-    machine = Systemd(tmp_path)
-    machine.exits, machine.reason, machine.sockets = ("failed", "exit-code"), reason, SOCKETS
-    for pid, unit in ((7, "chrony.service"), (8, "ssh.service"), (9, NAME), (42, "foreign.service")):
-        path = Path(machine.at(f"/proc/{pid}/cgroup"))
-        path.parent.mkdir(parents=True)
-        path.write_text(f"9:name=systemd:/system.slice/{unit}\n8:pids:/\n")
+    machine = listening(tmp_path)
+    machine.exits, machine.reason = ("failed", "exit-code"), reason
     with pytest.raises(HostError) as caught:
         Unit(machine, REQUEST, clock=machine.clock, sleep=machine.sleep).converge()
     said = [line for line in str(caught.value).splitlines() if "is held by" in line]
