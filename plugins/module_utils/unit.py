@@ -50,7 +50,7 @@ _PROPERTIES = (
     "Job",
 )
 #: How products say that they could not have a port.
-_PORT_TAKEN = re.compile(r"address (is )?already in use|EADDRINUSE|could not bind|failed to bind|\[98\]", re.IGNORECASE)
+_PORT_TAKEN = re.compile(r"address (is )?already in use|EADDRINUSE|could not bind|failed to bind|BindException|\[98\]", re.IGNORECASE)
 _RUNNING_STATES = ("active", "reloading", "refreshing")
 
 
@@ -548,7 +548,7 @@ class Unit:
             (address, _, port), unit = words[4].rpartition(":"), self._unit_of(who.group(2))
             if unit != self.ask.name:
                 sentence = f"{words[0]} port {port} is held by {who.group(1)} (pid {who.group(2)}, {unit or 'no unit'})"
-                held.append(_Held(address.strip("[]").partition("%")[0], port, unit, sentence))
+                held.append(_Held(re.sub(r"^\[(?:::ffff:)?|%.*|\]$", "", address), port, unit, sentence))
         return held
 
     def _unit_of(self, pid: str) -> str:

@@ -575,7 +575,7 @@ def test_check_mode_takes_the_predictions_of_earlier_tasks(host: Systemd) -> Non
 
 SOCKETS = b"""udp   UNCONN 0      0            0.0.0.0:123        0.0.0.0:*    users:(("chronyd",pid=7,fd=5))
 tcp   LISTEN 0      128          0.0.0.0:22         0.0.0.0:*    users:(("sshd",pid=8,fd=3))
-tcp   LISTEN 0      100        127.0.0.1:8884       0.0.0.0:*    users:(("x",pid=9,fd=6))
+tcp   LISTEN 0      100 [::ffff:127.0.0.1]:8884             *:*    users:(("x",pid=9,fd=6))
 tcp   LISTEN 0      100             [::]:8883          [::]:*    users:(("python3",pid=42,fd=3),("python3",pid=43,fd=3))
 """
 
@@ -637,6 +637,7 @@ def test_a_port_of_another_address_is_free(tmp_path: Path) -> None:
             ["tcp port 8883 is held by python3 (pid 42, foreign.service)"],
         ),
         (b"2026-11-26T22:22:22+0000 h x[9]: OSError: [Errno 98] EADDRINUSE", ["udp port 123 ", "tcp port 22 ", "tcp port 8883 "]),
+        (b"2026-11-26T22:22:22+0000 h x[9]: java.net.BindException: Could not start on any port in range 1-2", ["udp port 123 ", "tcp port 22 ", "tcp port 8883 "]),
         (b"2026-11-26T22:22:22+0000 h x[9]: port 8883 does not please me", []),
     ],
 )  # fmt: skip
