@@ -105,7 +105,7 @@ def drifts(lab: Lab) -> dict[str, Drift]:
     acl, foreign, ours = "/etc/hnai/mosquitto/acl", f"/etc/hnai/mosquitto/{MARK}", f"/etc/hnai/mosquitto/old-{MARK}"
     jar, key = f"/opt/hnai/kafka/current/libs/{MARK}.jar", "/root/.ssh/authorized_keys2"
     ran, credential = "/run/hnai/hnai-victoriametrics-auth.service.restart", "/etc/credstore.encrypted/hnai-telegraf.kafka_bridge"
-    later, redirects = f"/etc/sysctl.d/99-{MARK}.conf", "net.ipv4.conf.all.accept_redirects"
+    later, redirects = f"/etc/sysctl.d/zz-{MARK}.conf", "net.ipv4.conf.all.accept_redirects"
     mechanism = "/usr/local/lib/hnai/telegraf/mechanism"
 
     def enabled(name: str) -> Callable[[Lab, str], str]:

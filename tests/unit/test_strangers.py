@@ -53,12 +53,12 @@ FILES = {
     "usr/bin/java": "",
     "usr/local/bin/site-tool": "",
     "var/lib/hnai/trees/kafka.json": json.dumps({"files": ["/etc/systemd/system/" + name for name in UNITS], "directories": []}),
-    "var/lib/hnai/trees/host.json": json.dumps({"files": ["/etc/systemd/journald.conf.d/hnai.conf", "/etc/sysctl.d/60-hnai.conf"], "directories": []}),
-    "etc/sysctl.d/60-hnai.conf": "-net.ipv4.conf.all.accept_redirects = 0\n-kernel.kptr_restrict = 2\n",
-    "etc/sysctl.d/50-before.conf": "kernel.kptr_restrict = 0\n",
-    "etc/sysctl.d/99-hidden.conf": "",
-    "usr/lib/sysctl.d/99-hidden.conf": "kernel.kptr_restrict = 0\n",
-    "usr/lib/sysctl.d/70-pattern.conf": "net.ipv4.conf.*.accept_redirects = 1\nfs.protected_fifos = 1\n",
+    "var/lib/hnai/trees/host.json": json.dumps({"files": ["/etc/systemd/journald.conf.d/hnai.conf", "/etc/sysctl.d/99-zz-hnai.conf"], "directories": []}),
+    "etc/sysctl.d/99-zz-hnai.conf": "-net.ipv4.conf.all.accept_redirects = 0\n-kernel.kptr_restrict = 2\n",
+    "usr/lib/sysctl.d/99-protect-links.conf": "kernel.kptr_restrict = 0\n",
+    "etc/sysctl.d/zz-hidden.conf": "",
+    "usr/lib/sysctl.d/zz-hidden.conf": "kernel.kptr_restrict = 0\n",
+    "usr/lib/sysctl.d/zz-pattern.conf": "net.ipv4.conf.*.accept_redirects = 1\nfs.protected_fifos = 1\n",
 }
 
 
@@ -176,7 +176,7 @@ PLANTS = [
     (added("etc/systemd/system/eve.timer", "[Unit]\nConflicts=hnai-kafka.service\n"), "/etc/systemd/system/eve.timer: a unit of nobody that names hnai-kafka"),
     (added("etc/systemd/system/eve.service", "ExecStop=x hnai-kafka\n"), "/etc/systemd/system/eve.service: a unit of nobody that names hnai-kafka"),
     (added("etc/systemd/system/multi-user.target.d/x.conf", "Conflicts=hnai-kafka.service\n"), "/etc/systemd/system/multi-user.target.d/x.conf: a unit of"),
-    (added("run/sysctl.d/99-x.conf", "net/ipv4/conf/all/accept_redirects=1\n"), "/run/sysctl.d/99-x.conf: net.ipv4.conf.all.accept_redirects is 1 from"),
+    (added("run/sysctl.d/zz-x.conf", "net/ipv4/conf/all/accept_redirects=1\n"), "/run/sysctl.d/zz-x.conf: net.ipv4.conf.all.accept_redirects is 1 from"),
     (added("etc/hosts", "10.9.9.9 kafka2\n"), "/etc/hosts: kafka2 is 10.9.9.9 in a line outside of our block"),
     (
         lambda host: put(Path(host.root), "etc/hosts", "# Your system has configured 'manage_etc_hosts' as True.\n" + FILES["etc/hosts"]),
