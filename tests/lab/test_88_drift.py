@@ -127,7 +127,7 @@ def drifts(lab: Lab) -> dict[str, Drift]:
         "foreign jar": Drift(third, shell(appended(jar, MARK)), seen("echo"), (f"libs/{MARK}.jar", "left alone"), stays=jar),
         "key of root": Drift(edge, shell("mkdir -p -m 0700 /root/.ssh; " + appended(key, public_key())), seen("echo"),
                              (f"{key}: opens the host for root", MARK, "left alone"), stays=key),
-        "sysctl of the next start": Drift(second, shell(appended(later, f"{redirects} = 1")), seen("echo"),
+        "sysctl of the next start": Drift(second, shell(appended(later, f"# {MARK}\n{redirects} = 1")), seen("echo"),
                                           (f"{later}: {redirects} is 1 from the next start on, not 0", "left alone"), stays=later),
         "account of a service": Drift(store, shell("usermod --shell /bin/bash hnai-questdb"), seen("getent passwd hnai-questdb"),
                                       ("hnai-questdb shell /bin/bash",), frozenset({(store, "questdb", TREE)})),
