@@ -30,6 +30,8 @@ DESIRED = "/etc/hnai/digests"
 RUNNING = "/run/hnai"
 #: Units that are no service cannot run a command at start; what they run is recorded for them, here: it survives a reboot.
 RECORDED = "/var/lib/hnai/digests"
+#: In a directory with data of a unit (sandbox.service.j2 knows it, too).
+MARKER = ".hnai-data"
 ARTIFACT_MANIFEST = ".hnai-manifest"
 _PROPERTIES = (
     "LoadState",
@@ -218,6 +220,7 @@ class Request:
     restart_ignore: tuple[str, ...] = ()
     reload_on: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
     enabled: bool | None = True
     state: str = "started"
     rolling: bool = False
@@ -295,6 +298,7 @@ class Unit:
         if self.ask.state == "stopped":
             self._stop(shown)
             return
+        self._data_are_there()
         desired = {"restart": self._desired_restart(), "reload": manifest(self.host, self.ask.reload_on)}
         running = {kind: self._running(kind) for kind in desired}
         self._describe(shown, running, desired)
@@ -308,7 +312,32 @@ class Unit:
     def finish(self) -> Outcome:
         """Waits until the unit has come up and stays."""
         self._rest()
+        if not self.check and self.ask.state == "started":
+            self._remember_data()
         return self.outcome
+
+    # -- what it stored ---------------------------------------------------------------------------------------------
+
+    def _data_are_there(self) -> None:
+        """What an unmounted file system leaves is an empty directory, and a unit that is started on it begins anew beside what it had."""
+        record = f"{RECORDED}/{self.ask.name}.data"
+        known = (read_file(self.host, record) or b"").decode("utf-8", "replace").splitlines()
+        for path in self.ask.data:
+            if path in known and not os.path.lexists(self.host.at(f"{path}/{MARKER}")):
+                raise HostError(
+                    f"{self.ask.name}: {path}: the data that this unit stored here are not there: not mounted, or lost; remedy: mount the file system, "
+                    f"or restore a backup; to begin anew on purpose remove {record} first"
+                )
+
+    def _remember_data(self) -> None:
+        there = [path for path in self.ask.data if os.path.isdir(self.host.at(path))]
+        for path in there:
+            if not os.path.lexists(self.host.at(f"{path}/{MARKER}")):
+                atomic_write(self.host, f"{path}/{MARKER}", b"", 0o644, 0, 0)
+        record, content = f"{RECORDED}/{self.ask.name}.data", "".join(f"{path}\n" for path in there).encode()
+        if there and read_file(self.host, record) != content:
+            ensure_directory(self.host, RECORDED, 0o755, 0, 0)
+            atomic_write(self.host, record, content, 0o644, 0, 0)
 
     # -- asking -----------------------------------------------------------------------------------------------------
 

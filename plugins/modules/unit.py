@@ -53,6 +53,11 @@ options:
         type: list
         elements: str
         default: []
+      data:
+        description: As O(data).
+        type: list
+        elements: str
+        default: []
   restart_on:
     description: >-
       Paths or globs. Directories count recursively by content; a symbolic link counts by its target and by the
@@ -75,6 +80,13 @@ options:
     description: >-
       Ports that the unit takes, as C(9091) (on every address) or C(127.0.0.1:9001). While somebody else listens there it is not started, and the error
       says who. For products that end for want of a port only when systemd has called them active, or that wait.
+    type: list
+    elements: str
+    default: []
+  data:
+    description: >-
+      Directories in which the unit stores. Where it did and they are empty now (a file system that is not mounted), nothing is done to it and the error
+      says so, in check mode too. A unit that must not even be started by systemd then has C(sandbox_data) of role C(component).
     type: list
     elements: str
     default: []
@@ -183,7 +195,7 @@ from ansible_collections.hnai.platform.plugins.module_utils.hostfiles import Hos
 from ansible_collections.hnai.platform.plugins.module_utils.unit import Outcome, Request, Unit, converge_all
 
 #: What each unit has of its own.
-_OWN = ("restart_on", "restart_ignore", "reload_on", "ports")
+_OWN = ("restart_on", "restart_ignore", "reload_on", "ports", "data")
 #: What holds for all units of the task.
 _SHARED = ("enabled", "state", "rolling", "force_restart", "settle_s", "timeout_s")
 
@@ -227,7 +239,7 @@ def main() -> None:
     host = Host()
     shared: dict[str, Any] = {**{option: given[option] for option in _SHARED}, "predicted_changes": tuple(given["predicted_changes"])}
     requests = [
-        Request(one["name"], tuple(one["restart_on"]), tuple(one["restart_ignore"]), tuple(one["reload_on"]), tuple(one["ports"]), **shared)
+        Request(one["name"], tuple(one["restart_on"]), tuple(one["restart_ignore"]), tuple(one["reload_on"]), tuple(one["ports"]), tuple(one["data"]), **shared)
         for one in (given["units"] if given["name"] is None else [given])
     ]
     try:

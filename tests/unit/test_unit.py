@@ -544,6 +544,38 @@ def test_one_that_fails_keeps_no_other_from_being_judged(host: Systemd, tmp_path
     assert not converge(host).changed
 
 
+# -- data that must not vanish unnoticed
+
+
+def test_nothing_is_done_where_the_data_of_a_unit_are_not(host: Systemd, tmp_path: Path) -> None:
+    """An unmounted file system leaves an empty directory."""
+    book = f"/var/lib/hnai/digests/{NAME}.data"
+    request = replace(REQUEST, data=("/srv/data",))
+    data = Path(host.at("/srv/data"))
+    assert converge(host, request).changed, "the first start: the unit itself makes the directory"
+    write(tmp_path, "srv/data/segment", "1")
+    assert not converge(host, request).changed
+    mounted = data.rename(tmp_path / "elsewhere")
+    data.mkdir()
+    write(tmp_path, "etc/hnai/x/x.conf", "a = 2")
+    done = len(host.commands)
+    for check in (True, False):
+        with pytest.raises(HostError, match=rf"^{NAME}: /srv/data: the data .* not mounted, or lost; remedy: mount .* remove {book}"):
+            converge(host, request, check=check)
+    assert (len(host.commands), list(data.iterdir())) == (done, []), "nothing was begun there"
+    Path(host.at("/srv/other")).mkdir()
+    assert "restarted" in converge(host, replace(request, data=("/srv/other",))).actions, "another place was meant"
+    data.rmdir()
+    mounted.rename(data)
+    converge(host, request)
+    (data / ".hnai-data").unlink()
+    with pytest.raises(HostError):
+        converge(host, request)
+    Path(host.at(book)).unlink()
+    assert not converge(host, request).changed, "on purpose"
+    assert (data / ".hnai-data").exists()
+
+
 # -- check mode
 
 

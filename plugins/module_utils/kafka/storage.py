@@ -145,15 +145,16 @@ def refusal(wanted: Wanted, witness: bool, registered: Callable[[], bool | None]
                     "Nothing was formatted")
         return ""
     if witness:
-        return (f"{wanted.log_dir} is empty, but this host was formatted before: its data is lost. It is not formatted again, because a voter "
-                f"that forgot its votes can lose acknowledged records. Restore the directory, or replace the broker: {verb}")
+        return (f"{wanted.log_dir} is empty, but this host was formatted before: its data are not mounted, or lost. It is not formatted again, because a "
+                f"voter that forgot its votes can lose acknowledged records; remedy: mount the file system, or restore the directory; if it is lost, "
+                f"replace the broker: {verb}")
     if me is None:
         return (f"node {wanted.node_id} is not in kafka_initial_controllers: it is no member of the first quorum, and is added to a running "
                 "one instead of being formatted as a first member")
     known = registered()
     if known:
-        return (f"{wanted.log_dir} is empty, but the running cluster {wanted.cluster()} knows broker {wanted.node_id}: its data is lost. "
-                f"Restore the directory, or replace the broker: {verb}")
+        return (f"{wanted.log_dir} is empty, but the running cluster {wanted.cluster()} knows broker {wanted.node_id}: its data are not mounted, or "
+                f"lost; remedy: mount the file system, or restore the directory; if it is lost, replace the broker: {verb}")
     if not wanted.bootstrap:
         return (f"{wanted.log_dir} is empty and kafka_bootstrap is not declared; if this is the first deployment of this cluster set "
                 f"kafka_bootstrap: true in the inventory, if it is not, the disk was lost: {verb}")

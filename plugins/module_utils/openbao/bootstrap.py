@@ -177,8 +177,8 @@ class Bootstrap:
             if controller_has_keys and lost_store != "initialise":
                 raise BootstrapError(
                     "the store is empty, but the controller holds the keys of an earlier one (openbao/init.json in "
-                    "hnai_state_dir). Restore the raft snapshot; or, if that store is really gone, say "
-                    "openbao_lost_store: initialise"
+                    "hnai_state_dir): it is not mounted, or lost; remedy: mount the file system and start the server anew, or restore the "
+                    "raft snapshot; or, if that store is really gone, say openbao_lost_store: initialise"
                 )
             answer = self._initialise(result)
             status = self.api.call("GET", "sys/seal-status")
