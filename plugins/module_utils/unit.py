@@ -383,14 +383,18 @@ class Unit:
             raise HostError(f"{self.ask.name}: {' '.join(command)} failed: {done.message}\n{self.evidence()}")
 
     def _enable(self, shown: dict[str, str]) -> None:
-        is_enabled = shown["UnitFileState"] in ("enabled", "enabled-runtime", "alias")
+        silenced = self._silenced()
+        is_enabled = shown["UnitFileState"] in ("enabled", "enabled-runtime", "alias") and not silenced
         possible = shown["UnitFileState"] in ("disabled", "enabled", "enabled-runtime", "linked", "alias") or shown["LoadState"] == "not-found"
         if self.ask.enabled is None or not possible or is_enabled == self.ask.enabled:
             return
-        self._do(
-            "enabled" if self.ask.enabled else "disabled",
-            ["systemctl", "enable" if self.ask.enabled else "disable", self.ask.name],
-        )
+        word = "disable" if not self.ask.enabled else "reenable" if silenced else "enable"
+        self._do("enabled" if self.ask.enabled else "disabled", ["systemctl", word, self.ask.name])
+
+    def _silenced(self) -> list[str]:
+        """Links that would start the unit and lead to /dev/null: systemctl calls it enabled, and systemd leaves it out at boot."""
+        links = [one for kind in ("wants", "requires") for one in glob.glob(self.host.at(f"/etc/systemd/system/*.{kind}/{glob.escape(self.ask.name)}"))]
+        return [one for one in links if os.path.islink(one) and os.readlink(one) == os.devnull]
 
     def _stop(self, shown: dict[str, str]) -> None:
         if shown["ActiveState"] not in ("inactive", "failed"):
@@ -591,7 +595,7 @@ class Unit:
         def lines(manifests: dict[str, bytes | None]) -> str:
             return "".join(f"{kind}: {line}\n" for kind, content in manifests.items() for line in (content or b"").decode("utf-8", "replace").splitlines()[1:])
 
-        self.outcome.before = f"state: {shown['ActiveState']}\nenabled: {shown['UnitFileState'] or 'no'}\n" + lines(running)
+        self.outcome.before = f"state: {shown['ActiveState']}\nenabled: {'by a link to /dev/null' if self._silenced() else shown['UnitFileState'] or 'no'}\n" + lines(running)
         enabled = shown["UnitFileState"] if self.ask.enabled is None else "enabled" if self.ask.enabled else "disabled"
         if shown["UnitFileState"] in ("static", "indirect", "generated", "transient"):
             enabled = shown["UnitFileState"]

@@ -131,8 +131,11 @@ class Systemd(Host):
                 self.start()
         elif argv[1] == "reload":
             self.reloads += 1
-        elif argv[1] in ("enable", "disable"):
-            self.unit["UnitFileState"] = argv[1] + "d"
+        elif argv[1] in ("enable", "disable", "reenable"):
+            self.unit["UnitFileState"] = argv[1].removeprefix("re") + "d"
+            for link in Path(self.at("/etc/systemd/system")).glob(f"*.wants/{NAME}") if argv[1] == "reenable" else ():
+                link.unlink()
+                link.symlink_to(f"../{NAME}")
         elif argv[1] == "stop":
             self.unit.update(ActiveState="inactive", SubState="dead")
         elif argv[1] == "daemon-reload":
@@ -541,6 +544,21 @@ def test_one_that_fails_keeps_no_other_from_being_judged(host: Systemd, tmp_path
     with pytest.raises(HostError, match=r"(?s)there is no such unit.*does not stay active"):
         converge_all([Unit(one, REQUEST, clock=one.clock, sleep=one.sleep) for one in (broken, missing, host)])
     assert host.starts == 1
+    assert not converge(host).changed
+
+
+def test_a_unit_that_only_looks_enabled_is_enabled(host: Systemd) -> None:
+    """systemd leaves out what a link to /dev/null wants."""
+    converge(host)
+    link = Path(host.at(f"/etc/systemd/system/multi-user.target.wants/{NAME}"))
+    link.parent.mkdir(parents=True)
+    link.symlink_to(f"../{NAME}")
+    assert not converge(host).changed
+    link.unlink()
+    link.symlink_to("/dev/null")
+    seen = converge(host, check=True)
+    assert (seen.actions, "enabled: by a link to /dev/null\n" in seen.before) == (["enabled"], True)
+    assert (converge(host).actions, host.commands[-1]) == (["enabled"], "reenable")
     assert not converge(host).changed
 
 
