@@ -595,7 +595,8 @@ class Unit:
         def lines(manifests: dict[str, bytes | None]) -> str:
             return "".join(f"{kind}: {line}\n" for kind, content in manifests.items() for line in (content or b"").decode("utf-8", "replace").splitlines()[1:])
 
-        self.outcome.before = f"state: {shown['ActiveState']}\nenabled: {'by a link to /dev/null' if self._silenced() else shown['UnitFileState'] or 'no'}\n" + lines(running)
+        was = "by a link to /dev/null" if self._silenced() else shown["UnitFileState"] or "no"
+        self.outcome.before = f"state: {shown['ActiveState']}\nenabled: {was}\n" + lines(running)
         enabled = shown["UnitFileState"] if self.ask.enabled is None else "enabled" if self.ask.enabled else "disabled"
         if shown["UnitFileState"] in ("static", "indirect", "generated", "transient"):
             enabled = shown["UnitFileState"]
