@@ -45,7 +45,7 @@ class Expected:
     high_availability: bool = False
     rest: int = 8081
     gateway: int = 8083
-    inner: Sequence[int] = (6121, 6122, 6123, 6124, 6125, 6126)
+    inner: Sequence[int] = (6121, 6122, 6123, 6124, 6127, 6128)
 
     @property
     def ports(self) -> tuple[int, ...]:
