@@ -17,6 +17,7 @@ import pytest
 from ansible_collections.hnai.platform.plugins.module_utils.flink import host as flink_host
 from ansible_collections.hnai.platform.plugins.module_utils.flink.health import NEVER, NO_WATERMARK, Expected, Host, check_all, rest
 from ansible_collections.hnai.platform.plugins.module_utils.verdict import Report
+from ansible_collections.hnai.platform.plugins.plugin_utils import contracts
 
 NOW = 100_000.0
 CHECKPOINTS = "/jobs/j/checkpoints"
@@ -392,3 +393,7 @@ def test_listening_sockets_of_both_families() -> None:
         me = pwd.getpwuid(os.getuid()).pw_name
         assert ("127.0.0.1", mine.getsockname()[1]) in flink_host.own_listeners(me)
     assert flink_host.own_listeners("hnai-nobody-at-all") == []
+
+
+def test_every_port_of_the_contract_may_be_reached_from_its_host_only() -> None:
+    assert sorted(Expected(jobs=()).ports) == sorted(contracts.ports("flink").values())
