@@ -60,15 +60,16 @@ _RUNNING_STATES = ("active", "reloading", "refreshing")
 class _Held:
     """A port that somebody listens on; `unit` is empty where it is of none."""
 
+    proto: str
     address: str
     port: str
     unit: str
     sentence: str
 
     def stands_in_the_way_of(self, wanted: str) -> bool:
-        """`wanted`: PORT on every address, or ADDRESS:PORT."""
+        """`wanted`: PORT of TCP on every address, or ADDRESS:PORT."""
         address, _, port = wanted.rpartition(":")
-        return port == self.port and (not address or self.address in ("*", "0.0.0.0", "::", address))
+        return (self.proto, self.port) == ("tcp", port) and (not address or self.address in ("*", "0.0.0.0", "::", address))
 
 
 def _freed(sentence: str) -> str:
@@ -581,7 +582,7 @@ class Unit:
             (address, _, port), unit = words[4].rpartition(":"), self._unit_of(who.group(2))
             if unit != self.ask.name:
                 sentence = f"{words[0]} port {port} is held by {who.group(1)} (pid {who.group(2)}, {unit or 'no unit'})"
-                held.append(_Held(re.sub(r"^\[(?:::ffff:)?|%.*|\]$", "", address), port, unit, sentence))
+                held.append(_Held(words[0], re.sub(r"^\[(?:::ffff:)?|%.*|\]$", "", address), port, unit, sentence))
         return held
 
     def _unit_of(self, pid: str) -> str:

@@ -78,7 +78,7 @@ options:
     default: []
   ports:
     description: >-
-      Ports that the unit takes, as C(9091) (on every address) or C(127.0.0.1:9001). While somebody else listens there it is not started, and the error
+      TCP ports that the unit takes, as C(9091) (on every address) or C(127.0.0.1:9001). While somebody else listens there it is not started, and the error
       says who. For products that end for want of a port only when systemd has called them active, or that wait.
     type: list
     elements: str
