@@ -53,6 +53,9 @@ _PROPERTIES = (
 )
 #: How products say that they could not have a port.
 _PORT_TAKEN = re.compile(r"address (is )?already in use|EADDRINUSE|could not bind|failed to bind|BindException|\[98\]", re.IGNORECASE)
+#: UnitFileState that enable and disable may change; the last is ours (_silenced).
+_SILENCED = "by a link to /dev/null"
+_CHANGEABLE = ("disabled", "enabled", "enabled-runtime", "linked", "alias", _SILENCED)
 _RUNNING_STATES = ("active", "reloading", "refreshing")
 
 
@@ -296,6 +299,8 @@ class Unit:
             raise HostError(
                 f"{self.ask.name}: the unit is masked, someone decided that it must not start; 'systemctl unmask {self.ask.name}' on the host lifts that"
             )
+        if shown["UnitFileState"] in _CHANGEABLE and self._silenced():
+            shown["UnitFileState"] = _SILENCED
         if self.ask.state == "stopped":
             self._stop(shown)
             return
@@ -384,18 +389,17 @@ class Unit:
             raise HostError(f"{self.ask.name}: {' '.join(command)} failed: {done.message}\n{self.evidence()}")
 
     def _enable(self, shown: dict[str, str]) -> None:
-        silenced = self._silenced()
-        is_enabled = shown["UnitFileState"] in ("enabled", "enabled-runtime", "alias") and not silenced
-        possible = shown["UnitFileState"] in ("disabled", "enabled", "enabled-runtime", "linked", "alias") or shown["LoadState"] == "not-found"
+        is_enabled = shown["UnitFileState"] in ("enabled", "enabled-runtime", "alias")
+        possible = shown["UnitFileState"] in _CHANGEABLE or shown["LoadState"] == "not-found"
         if self.ask.enabled is None or not possible or is_enabled == self.ask.enabled:
             return
-        word = "disable" if not self.ask.enabled else "reenable" if silenced else "enable"
+        word = "disable" if not self.ask.enabled else "reenable" if shown["UnitFileState"] == _SILENCED else "enable"
         self._do("enabled" if self.ask.enabled else "disabled", ["systemctl", word, self.ask.name])
 
-    def _silenced(self) -> list[str]:
-        """Links that would start the unit and lead to /dev/null: systemctl calls it enabled, and systemd leaves it out at boot."""
+    def _silenced(self) -> bool:
+        """Whether there are links that would start the unit and lead to /dev/null: systemctl calls it enabled, and systemd leaves it out at boot."""
         links = [one for kind in ("wants", "requires") for one in glob.glob(self.host.at(f"/etc/systemd/system/*.{kind}/{glob.escape(self.ask.name)}"))]
-        return [one for one in links if os.path.islink(one) and os.readlink(one) == os.devnull]
+        return any(os.path.islink(one) and os.readlink(one) == os.devnull for one in links)
 
     def _stop(self, shown: dict[str, str]) -> None:
         if shown["ActiveState"] not in ("inactive", "failed"):
@@ -596,8 +600,7 @@ class Unit:
         def lines(manifests: dict[str, bytes | None]) -> str:
             return "".join(f"{kind}: {line}\n" for kind, content in manifests.items() for line in (content or b"").decode("utf-8", "replace").splitlines()[1:])
 
-        was = "by a link to /dev/null" if self._silenced() else shown["UnitFileState"] or "no"
-        self.outcome.before = f"state: {shown['ActiveState']}\nenabled: {was}\n" + lines(running)
+        self.outcome.before = f"state: {shown['ActiveState']}\nenabled: {shown['UnitFileState'] or 'no'}\n" + lines(running)
         enabled = shown["UnitFileState"] if self.ask.enabled is None else "enabled" if self.ask.enabled else "disabled"
         if shown["UnitFileState"] in ("static", "indirect", "generated", "transient"):
             enabled = shown["UnitFileState"]

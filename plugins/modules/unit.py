@@ -239,7 +239,7 @@ def main() -> None:
     host = Host()
     shared: dict[str, Any] = {**{option: given[option] for option in _SHARED}, "predicted_changes": tuple(given["predicted_changes"])}
     requests = [
-        Request(one["name"], tuple(one["restart_on"]), tuple(one["restart_ignore"]), tuple(one["reload_on"]), tuple(one["ports"]), tuple(one["data"]), **shared)
+        Request(one["name"], **{**shared, **{option: tuple(one[option]) for option in _OWN}})
         for one in (given["units"] if given["name"] is None else [given])
     ]
     try:

@@ -196,8 +196,7 @@ def endless(server: socket.socket, sent: list[int]) -> None:
     link, _peer = server.accept()
     with link, contextlib.suppress(OSError):
         link.settimeout(20)
-        hello, opening = link.recv(65536), b""
-        assert hello[:4] == b"HELF"
+        assert link.recv(65536)[:4] == b"HELF"
         link.sendall(b"ACKF" + struct.pack("<IIIIII", 28, 0, 65536, 65536, 0, 0))
         opening = link.recv(65536)
         opened = ua.OpenSecureChannelResponse()
@@ -205,7 +204,7 @@ def endless(server: socket.socket, sent: list[int]) -> None:
         opened.Parameters.SecurityToken.RevisedLifetime = 60000
         policy = b"http://opcfoundation.org/UA/SecurityPolicy#None"
         body = struct.pack("<II", 1, len(policy)) + policy + struct.pack("<ii", -1, -1) + struct.pack("<I", 1)
-        body += opening[12 + 4 + len(policy) + 8 + 4:][:4] + bytes(struct_to_binary(opened))
+        body += opening[28 + len(policy):][:4] + bytes(struct_to_binary(opened))
         link.sendall(b"OPNF" + struct.pack("<I", len(body) + 8) + body)
         asked = link.recv(65536)
         for number in range(2, 2002):
